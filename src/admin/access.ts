@@ -7,7 +7,7 @@ import type { Surroundings } from '../lib/process.ts'
 import type { CacheApi, Naming, RegistryApi, StatusReport } from './api.ts'
 import { type AdminClient, type AdminTunnel, createAdminClient, openTunnel } from './client.ts'
 import { findMirrorHere, type FoundMirror } from './find-mirror.ts'
-import { configuredNaming, ownAddresses } from './names.ts'
+import { loadNaming, createAddressCheck } from './names.ts'
 import { type ContainerPlace, type MirrorState, assertDataOnHost } from './state.ts'
 import { refuseOthersPlaces } from './sudo.ts'
 
@@ -36,9 +36,9 @@ export async function openCacheAccess(surroundings: Surroundings): Promise<Cache
 }
 
 async function cacheNaming(surroundings: Surroundings, urls: string[]): Promise<Omit<Naming, 'images'>> {
-  const config = await configuredNaming(surroundings)
+  const config = await loadNaming(surroundings)
   return {
-    isOurs: ownAddresses([...urls, ...config.cache], config.names),
+    isOurs: createAddressCheck([...urls, ...config.cache], config.names),
     defaultUpstream: config.defaultUpstream,
   }
 }
@@ -62,9 +62,9 @@ async function registryNaming(
   urls: string[],
   networks: string[] = [],
 ): Promise<Omit<Naming, 'images'>> {
-  const config = await configuredNaming(surroundings)
+  const config = await loadNaming(surroundings)
   const names = [...config.names, ...networks.map((url) => new URL(url).hostname)]
-  return { isOurs: ownAddresses([...urls, ...config.registry], names), defaultUpstream: undefined }
+  return { isOurs: createAddressCheck([...urls, ...config.registry], names), defaultUpstream: undefined }
 }
 
 /** Loads the settings of the stopped mirror; a running one alone may write to its stores. */
@@ -79,7 +79,7 @@ async function loadStopped(surroundings: Surroundings): Promise<{ config: Config
 export async function mirrorStatus(surroundings: Surroundings): Promise<StatusReport | undefined> {
   const here = await findMirrorHere(surroundings)
   if (here === undefined) return undefined
-  const report = completed(await adminClientHere(here).status())
+  const report = withDefaults(await adminClientHere(here).status())
   const engine = remoteEngine(here.running)
   return { ...report, ...(engine !== undefined && { engine }), ...(here.user && { user: here.user.name }) }
 }
@@ -90,7 +90,9 @@ export function adminClientHere({ running, paths, user }: FoundMirror): AdminCli
 }
 
 /** A mirror of an older version, which a newer command may ask, does not say everything. */
-function completed(report: Partial<Pick<StatusReport, 'networks' | 'refusedRegistries'>> & StatusReport): StatusReport {
+function withDefaults(
+  report: Partial<Pick<StatusReport, 'networks' | 'refusedRegistries'>> & StatusReport,
+): StatusReport {
   const { cache, storage } = report as {
     cache: Partial<StatusReport['cache']>
     storage: Partial<StatusReport['storage']>
@@ -110,18 +112,18 @@ export function remoteEngine({ container }: Pick<MirrorState, 'container'>): str
 }
 
 /** The admin client of a running mirror; `owner`: the user whose mirror it is, where that is not ours. */
-export function adminClientOf(running: MirrorState, paths: MirrorPaths, owner?: number): AdminClient {
+export function adminClientOf(running: MirrorState, paths: MirrorPaths, tokenOwner?: number): AdminClient {
   const [url] = running.endpoints.admin
   if (url === undefined)
     throw new MirrorError(`The mirror (pid ${running.pid}) has no admin address.`, {
       exit: exitCode.missing,
       hints: ['mirror down && mirror up'],
     })
-  const tunnel = running.container && tunnelTo(running.container)
-  return createAdminClient({ url, tokenFile: paths.tokenFile, tokenOwner: owner, timeoutMs: 10_000, tunnel })
+  const tunnel = running.container && createTunnel(running.container)
+  return createAdminClient({ url, tokenFile: paths.tokenFile, tokenOwner: tokenOwner, timeoutMs: 10_000, tunnel })
 }
 
-function tunnelTo({ id, engine, elsewhere }: ContainerPlace): AdminTunnel | undefined {
+function createTunnel({ id, engine, elsewhere }: ContainerPlace): AdminTunnel | undefined {
   if (engine === undefined || elsewhere === undefined) return undefined
   return {
     to: engineHost(engine),

@@ -46,7 +46,7 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     const { request } = process.getBuiltinModule('node:http')
     const connection = await tunnel?.connect()
     const silence = connection && setIdleTimeout(connection, timeoutMs)
-    const sent = request(new URL(path, reachable(url)), {
+    const sent = request(new URL(path, toReachableUrl(url)), {
       method,
       ...(connection ? { createConnection: () => connection } : { agent: false }),
       timeout: timeoutMs,
@@ -56,30 +56,30 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
         ...(token !== undefined && { authorization: `Bearer ${token}` }),
       },
     })
-    const onSilence = async () => {
+    const onTimeout = async () => {
       if (!mayTakeLong || !(await isAlive()))
-        return void sent.destroy(unreachable(`it was silent for ${timeoutMs / 1000} s`))
+        return void sent.destroy(unreachableError(`it was silent for ${timeoutMs / 1000} s`))
       // A request tells of a time-out once; its connection tells of each.
-      sent.socket?.once('timeout', () => void onSilence())
+      sent.socket?.once('timeout', () => void onTimeout())
       if (silence) silence.restart()
       else sent.socket?.setTimeout(timeoutMs)
     }
     const response = await new Promise<IncomingMessage>((resolve, reject) => {
-      sent.once('timeout', () => void onSilence())
+      sent.once('timeout', () => void onTimeout())
       sent.once('response', resolve)
-      sent.once('error', (error) => reject(isLoss(error) ? unreachable(error.message, error) : error))
+      sent.once('error', (error) => reject(isConnectionLost(error) ? unreachableError(error.message, error) : error))
       sent.end(body && JSON.stringify(body))
     })
     // A time-out while the body arrives surfaces where the body is read.
     sent.on('error', (error) => response.destroy(error))
     const status = response.statusCode ?? 0
-    if (status >= 200 && status < 300) return textIn(response)
-    throw refused(status, await wholeOf(textIn(response)))
+    if (status >= 200 && status < 300) return readText(response)
+    throw refusedError(status, await readAll(readText(response)))
   }
 
   async function isAlive(): Promise<boolean> {
     try {
-      await wholeOf(await ask('GET', '/healthz'))
+      await readAll(await ask('GET', '/healthz'))
       return true
     } catch (error) {
       // One that cannot fetch works all the same.
@@ -87,16 +87,16 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     }
   }
 
-  async function* textIn(response: IncomingMessage): AsyncGenerator<string> {
+  async function* readText(response: IncomingMessage): AsyncGenerator<string> {
     try {
       for await (const text of response.setEncoding('utf8')) yield text as string
     } catch (error) {
       if (!(error instanceof Error) || codeOf(error) !== 'ECONNRESET') throw error
-      throw unreachable('it broke off in the middle of its answer', error)
+      throw unreachableError('it broke off in the middle of its answer', error)
     }
   }
 
-  function unreachable(why: string, cause?: unknown): MirrorError {
+  function unreachableError(why: string, cause?: unknown): MirrorError {
     return new MirrorError(`The mirror does not answer on ${where}: ${why}.`, {
       exit: exitCode.missing,
       hints: ['mirror logs', 'mirror down && mirror up'],
@@ -104,18 +104,18 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     })
   }
 
-  function refused(status: number, answer: string): MirrorError {
+  function refusedError(status: number, answer: string): MirrorError {
     if (status === 401 || status === 403)
       return new MirrorError(`The mirror on ${where} refuses the token in ${tokenFile}.`, {
         hints: ['mirror down && mirror up   (makes a new token)'],
       })
     const hints = status === 503 ? ['Run the command again in a moment', 'mirror logs'] : ['mirror logs']
-    return new MirrorError(`The mirror on ${where} answered ${status}: ${reasonIn(answer)}`, { hints })
+    return new MirrorError(`The mirror on ${where} answered ${status}: ${readReason(answer)}`, { hints })
   }
 
-  const status = async (): Promise<StatusReport> => jsonOf(await ask('GET', '/api/status'))
+  const status = async (): Promise<StatusReport> => parseJson(await ask('GET', '/api/status'))
   const post = async <T>(path: string, body: object): Promise<T> =>
-    jsonOf(await ask('POST', path, { body, mayTakeLong: true }))
+    parseJson(await ask('POST', path, { body, mayTakeLong: true }))
 
   return {
     status,
@@ -125,24 +125,24 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
       prune: (request) => post('/api/cache/prune', request),
       async *verify(request, signal) {
         const answer = await ask('POST', '/api/cache/verify', { body: request, signal, mayTakeLong: true })
-        for await (const line of linesOf(answer)) yield JSON.parse(line) as VerifyProgress
+        for await (const line of splitLines(answer)) yield JSON.parse(line) as VerifyProgress
       },
     },
     registry: {
-      list: async () => jsonOf(await ask('GET', '/api/registry')),
+      list: async () => parseJson(await ask('GET', '/api/registry')),
       damaged: async () => (await status()).registry.damaged ?? [],
       remove: (request) => post('/api/registry/rm', request),
       gc: (request) => post('/api/registry/gc', request),
       prune: (request) => post('/api/registry/prune', request),
     },
-    offerProbeImage: async () => jsonOf(await ask('POST', '/api/canary')),
-    endProbeImage: async (id) => jsonOf(await ask('POST', '/api/canary/end', { body: { id } })),
-    stop: async () => void (await wholeOf(await ask('POST', '/api/stop'))),
+    offerProbeImage: async () => parseJson(await ask('POST', '/api/canary')),
+    endProbeImage: async (id) => parseJson(await ask('POST', '/api/canary/end', { body: { id } })),
+    stop: async () => void (await readAll(await ask('POST', '/api/stop'))),
   }
 }
 
 /** The message of the specification's JSON body; any other body as it is. */
-function reasonIn(answer: string): string {
+function readReason(answer: string): string {
   const errors = parseObject(answer)?.['errors']
   const [first] = Array.isArray(errors) ? (errors as unknown[]) : []
   const message = isObject(first) ? first['message'] : undefined
@@ -150,21 +150,21 @@ function reasonIn(answer: string): string {
 }
 
 /** Of the connection, or of what it leads through. */
-function isLoss(error: Error): boolean {
+function isConnectionLost(error: Error): boolean {
   return isConnectionFailure(error) || error instanceof ExecError
 }
 
-async function jsonOf<T>(answer: AsyncIterable<string>): Promise<T> {
-  return JSON.parse(await wholeOf(answer)) as T
+async function parseJson<T>(answer: AsyncIterable<string>): Promise<T> {
+  return JSON.parse(await readAll(answer)) as T
 }
 
-async function wholeOf(answer: AsyncIterable<string>): Promise<string> {
+async function readAll(answer: AsyncIterable<string>): Promise<string> {
   let whole = ''
   for await (const text of answer) whole += text
   return whole
 }
 
-async function* linesOf(answer: AsyncIterable<string>): AsyncGenerator<string> {
+async function* splitLines(answer: AsyncIterable<string>): AsyncGenerator<string> {
   let rest = ''
   for await (const text of answer) {
     const lines = (rest + text).split('\n')
@@ -187,7 +187,7 @@ async function readToken(tokenFile: string, owner: number | undefined): Promise<
 }
 
 /** A listener on every address is asked on the loopback one: others may be behind a firewall, and need the token for reading. */
-function reachable(url: string): string {
+function toReachableUrl(url: string): string {
   return url.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:')
 }
 
@@ -201,7 +201,7 @@ interface HealthRequest {
 }
 
 /** More than any answer to this question. */
-const mostCharacters = 10_000
+const maxHealthLength = 10_000
 
 /** Whether a mirror's admin listener answers there; one that says that it cannot fetch is there all the same. */
 export async function isHealthy(
@@ -211,13 +211,13 @@ export async function isHealthy(
   const challenge = randomBytes(16).toString('hex')
   const url = new URL('/healthz', adminUrl)
   if (instance !== undefined) url.searchParams.set('challenge', challenge)
-  const answer = await ask(url, timeoutMs, await connect?.())
+  const answer = await requestHealth(url, timeoutMs, await connect?.())
   if (answer === undefined || instance === undefined) return answer !== undefined
   return parseObject(answer)?.['proof'] === healthProof(instance, challenge)
 }
 
 /** The body of a 200, or of a 503 in which a mirror describes itself; undefined for anything else. */
-function ask(url: URL, timeout: number, connection: Duplex | undefined): Promise<string | undefined> {
+function requestHealth(url: URL, timeout: number, connection: Duplex | undefined): Promise<string | undefined> {
   const by = connection ? { createConnection: () => connection } : { agent: false as const }
   if (connection) setIdleTimeout(connection, timeout)
   return new Promise((resolve) => {
@@ -225,7 +225,7 @@ function ask(url: URL, timeout: number, connection: Duplex | undefined): Promise
       let text = ''
       response.setEncoding('utf8').on('data', (part: string) => {
         text += part
-        if (text.length > mostCharacters) request.destroy()
+        if (text.length > maxHealthLength) request.destroy()
       })
       response.once('end', () => {
         const isDegraded = response.statusCode === 503 && parseObject(text)?.['status'] === 'degraded'
@@ -250,7 +250,7 @@ function setIdleTimeout(connection: Duplex, timeoutMs: number): { restart(): voi
 }
 
 /** Joins its stdin and stdout with a port of the container; whoever hangs up ends it. */
-const joined = (port: number) =>
+const tunnelProgram = (port: number) =>
   `const s=require('node:net').connect(${port},'127.0.0.1');` +
   `s.on('error',(e)=>{console.error(e.message);process.exit(1)});` +
   `s.pipe(process.stdout);process.stdin.pipe(s);` +
@@ -266,7 +266,7 @@ export async function openTunnel(
   port: number,
 ): Promise<Duplex> {
   try {
-    return await containers.converse(container, [nodeInImage, '-e', joined(port)])
+    return await containers.exec(container, [nodeInImage, '-e', tunnelProgram(port)])
   } catch (error) {
     if (!(error instanceof DockerError)) throw error
     throw new MirrorError(`The mirror in the container cannot be reached: ${error.message}.`, {

@@ -39,7 +39,7 @@ export async function findMirrorHere(surroundings: Surroundings): Promise<FoundM
   const callers = surroundings.callers ?? surroundings
   const isLeftOut = Boolean(callers.env['MIRROR_HOME']) && !surroundings.env['MIRROR_HOME']
   const isRoots = !isLeftOut && (!looksAtOwners(surroundings) || isOnlyRoots(paths.stateFile))
-  const own = isRoots ? await findOwn(paths) : undefined
+  const own = isRoots ? await findOwnMirror(paths) : undefined
   const user = own === undefined ? await invokingUser(surroundings) : undefined
   if (user === undefined) return own
   // With a home of root's own that was named, nothing else is meant.
@@ -53,7 +53,7 @@ export async function findMirrorHere(surroundings: Surroundings): Promise<FoundM
   return undefined
 }
 
-async function findOwn(paths: MirrorPaths): Promise<FoundMirror | undefined> {
+async function findOwnMirror(paths: MirrorPaths): Promise<FoundMirror | undefined> {
   const running = await findRunning(paths.stateFile)
   return running && { running, paths, user: undefined }
 }
@@ -73,36 +73,36 @@ async function findRunningOf(stateFile: string, uid: number): Promise<MirrorStat
   if (state === undefined) return undefined
   const { container } = state
   if (container?.elsewhere || (container?.engine && container.engine.kind !== 'socket')) return undefined
-  if (!state.container && (await isOfAnother(state.pid, uid))) return undefined
-  const checked = { ...state, endpoints: ownEndpoints(state.endpoints) }
+  if (!state.container && (await belongsToOtherUser(state.pid, uid))) return undefined
+  const checked = { ...state, endpoints: filterOwnEndpoints(state.endpoints) }
   return (await isRunning(checked)) ? checked : undefined
 }
 
-async function isOfAnother(pid: number, uid: number): Promise<boolean> {
+async function belongsToOtherUser(pid: number, uid: number): Promise<boolean> {
   if (!Number.isSafeInteger(pid) || pid <= 0) return true
   const process = await ifVisible(stat(`/proc/${pid}`))
   return process !== undefined && process.uid !== uid
 }
 
-function ownEndpoints({ cache, registry, admin, networks }: Endpoints): Endpoints {
+function filterOwnEndpoints({ cache, registry, admin, networks }: Endpoints): Endpoints {
   const own = new Set(ownInterfaces().map(({ address }) => address))
   const isOwn = (host: string) =>
     host === 'localhost' ||
     (isIP(host) !== 0 && (host.startsWith('127.') || ['::1', '0.0.0.0', '::'].includes(host) || own.has(host)))
-  const isHere = (url: string) => isOwn(hostOf(url))
+  const isHere = (url: string) => isOwn(parseHost(url))
   return {
     cache: cache.filter(isHere),
     registry: registry.filter(isHere),
     admin: admin.filter(isHere),
     // A mirror in a container is called by name in its networks.
     networks: Object.fromEntries(
-      Object.entries(networks).filter(([, url]) => isHere(url) || hostOf(url) === mirrorName),
+      Object.entries(networks).filter(([, url]) => isHere(url) || parseHost(url) === mirrorName),
     ),
   }
 }
 
 /** Empty for what is no plain URL of a mirror. */
-function hostOf(text: string): string {
+function parseHost(text: string): string {
   const url = URL.canParse(text) ? new URL(text) : undefined
   if (url === undefined || !/^https?:$/.test(url.protocol)) return ''
   if (url.pathname !== '/' || url.search !== '' || url.hash !== '' || url.username !== '') return ''
@@ -128,7 +128,7 @@ export async function findInvokingUser(
   run: RunCommand = runCommand,
 ): Promise<InvokingUser | undefined> {
   if (process.geteuid?.() !== 0) return undefined
-  const who = env['SUDO_UID'] ?? env['DOAS_USER'] ?? env['PKEXEC_UID'] ?? ownerOf(callers?.homedir)
+  const who = env['SUDO_UID'] ?? env['DOAS_USER'] ?? env['PKEXEC_UID'] ?? readOwner(callers?.homedir)
   if (who === undefined || !/^[\w][\w.-]*\$?$/.test(who)) return undefined
   // macOS has no getent, and its id knows the same line.
   const said =
@@ -142,7 +142,7 @@ export async function findInvokingUser(
   return { name, uid: Number(uid), home }
 }
 
-function ownerOf(home: string | undefined): string | undefined {
+function readOwner(home: string | undefined): string | undefined {
   const owner = home === undefined ? undefined : statSync(home, { throwIfNoEntry: false })?.uid
   return owner === 0 ? undefined : owner?.toString()
 }
@@ -173,12 +173,12 @@ export interface DeadMirror {
 export async function findDeadMirror(paths: MirrorPaths, surroundings: Surroundings): Promise<DeadMirror | undefined> {
   const state = await readState(paths.stateFile)
   if (state === undefined) return undefined
-  return state.container ? deadContainer(state, surroundings) : deadProcess(state, paths)
+  return state.container ? describeDeadContainer(state, surroundings) : describeDeadProcess(state, paths)
 }
 
-async function deadProcess(state: ProcessMirrorState, paths: MirrorPaths): Promise<DeadMirror> {
+async function describeDeadProcess(state: ProcessMirrorState, paths: MirrorPaths): Promise<DeadMirror> {
   const { runtime, version, pid, startedAt, logFile } = state
-  const lastSeen = await lastSign([join(paths.stateDir, 'stats.json'), paths.stateFile, logFile])
+  const lastSeen = await readLastSign([join(paths.stateDir, 'stats.json'), paths.stateFile, logFile])
   return {
     runtime,
     version,
@@ -200,7 +200,7 @@ async function wasRebooted({ processIdentity, startedAt }: ProcessMirrorState): 
 }
 
 /** When one of the files that a running mirror writes was last written; wall clock ms. */
-async function lastSign(files: readonly (string | undefined)[]): Promise<number | undefined> {
+async function readLastSign(files: readonly (string | undefined)[]): Promise<number | undefined> {
   const times: number[] = []
   for (const file of files) {
     if (file === undefined) continue
@@ -213,7 +213,7 @@ async function lastSign(files: readonly (string | undefined)[]): Promise<number 
   return times.length === 0 ? undefined : Math.max(...times)
 }
 
-async function deadContainer(
+async function describeDeadContainer(
   { runtime, version, startedAt, container: { id, name, engine } }: ContainerMirrorState,
   surroundings: Surroundings,
 ): Promise<DeadMirror> {

@@ -24,7 +24,7 @@ interface AdminOptions {
   readonly logger: Logger
 }
 
-const largestBody = 1024 * 1024
+const maxBodyBytes = 1024 * 1024
 const defaultIdleMs = 30_000
 
 /** Health, status, metrics and control; see admin-api.ts for the shapes. */
@@ -33,7 +33,7 @@ export function createAdminHandler(
 ): (request: IncomingMessage, response: ServerResponse) => void {
   return (request, response) => {
     const client = new ClientAbort(request, response)
-    answer(request, response, options).catch((failure: unknown) => {
+    handleRequest(request, response, options).catch((failure: unknown) => {
       // Nobody is left to be told, and a client that leaves is no failure of ours.
       if (client.hasHappened) return response.destroy()
       if (isOutOfDescriptors(failure)) return sendError(request, response, outOfDescriptors())
@@ -46,7 +46,7 @@ export function createAdminHandler(
   }
 }
 
-async function answer(
+async function handleRequest(
   request: IncomingMessage,
   response: ServerResponse,
   { api, guard, token, instance, idle }: AdminOptions,
@@ -68,11 +68,11 @@ async function answer(
   if (request.method !== 'POST') throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
   // A page in a browser may send a POST anywhere; its Origin gives it away.
   if (request.headers.origin !== undefined) throw new OciError('DENIED', 403, 'Browsers may not change anything here.')
-  return tellUnwritable(() => change(path, request, response, { api, idle }))
+  return tellUnwritable(() => handleChange(path, request, response, { api, idle }))
 }
 
 /** Does what a POST asks for. */
-async function change(
+async function handleChange(
   path: string,
   request: IncomingMessage,
   response: ServerResponse,
@@ -134,7 +134,7 @@ function checkToken(request: IncomingMessage, token: string): void {
 }
 
 async function readJson(request: IncomingMessage, idle: number): Promise<Record<string, unknown>> {
-  const bytes = await readSmallBody(request, largestBody, idle)
+  const bytes = await readSmallBody(request, maxBodyBytes, idle)
   const value = bytes.length === 0 ? {} : await readJsonObject(bytes)
   if (value) return value
   throw new OciError('UNKNOWN', 400, 'The body is not a JSON object.')
@@ -149,14 +149,14 @@ async function sendProgress(
   response: ServerResponse,
   steps: (signal: AbortSignal) => AsyncIterable<VerifyProgress>,
 ): Promise<void> {
-  const gone = new AbortController()
-  response.once('close', () => gone.abort())
-  const progress = steps(gone.signal)[Symbol.asyncIterator]()
+  const clientLeft = new AbortController()
+  response.once('close', () => clientLeft.abort())
+  const progress = steps(clientLeft.signal)[Symbol.asyncIterator]()
   // What keeps it from beginning is answered with a status of its own.
   const first = await progress.next()
   response.writeHead(200, { 'content-type': 'application/x-ndjson' })
   for (let step = first; !step.done; step = await progress.next()) {
-    if (gone.signal.aborted) return void (await progress.return?.())
+    if (clientLeft.signal.aborted) return void (await progress.return?.())
     response.write(`${JSON.stringify(step.value)}\n`)
   }
   response.end()
@@ -173,11 +173,16 @@ function changeRegistry(
     case '/api/registry/rm':
       return registry.remove({ names: parseNames(body), dryRun })
     case '/api/registry/gc':
-      return registry.gc({ untagged: body['untagged'] === true, grace: amountOf(body, 'grace'), dryRun })
+      return registry.gc({ untagged: body['untagged'] === true, grace: parseAmount(body, 'grace'), dryRun })
     case '/api/registry/prune': {
       const { repository } = body
       const only = typeof repository === 'string' ? { repository } : {}
-      return registry.prune({ olderThan: amountOf(body, 'olderThan'), keep: amountOf(body, 'keep'), ...only, dryRun })
+      return registry.prune({
+        olderThan: parseAmount(body, 'olderThan'),
+        keep: parseAmount(body, 'keep'),
+        ...only,
+        dryRun,
+      })
     }
   }
 }
@@ -188,7 +193,7 @@ function parseNames({ names }: Record<string, unknown>): string[] {
   throw new OciError('UNKNOWN', 400, 'The body needs "names", a list of image names.')
 }
 
-function amountOf(body: Record<string, unknown>, field: string): number {
+function parseAmount(body: Record<string, unknown>, field: string): number {
   const value = body[field]
   if (typeof value === 'number' && Number.isFinite(value) && value >= 0) return value
   throw new OciError('UNKNOWN', 400, `The body needs "${field}", a number.`)

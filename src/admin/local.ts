@@ -8,7 +8,7 @@ import { openPushedStore, type PushedStore } from '../registry/repositories.ts'
 import { openStore, type Store } from '../store/open-store.ts'
 import { verifyStore } from '../store/verify.ts'
 import type { CacheApi, RegistryApi } from './api.ts'
-import { damagedReports, imageReports } from './status.ts'
+import { listDamagedReports, listImageReports } from './status.ts'
 
 const common = { logger: silentLogger, clock: systemClock }
 
@@ -51,7 +51,7 @@ export function createCacheApi(store: Store, evictor: Evictor, onRemoved: () => 
   return {
     async list() {
       await store.blobs.ready
-      return imageReports({ store })
+      return listImageReports({ store })
     },
     async remove({ names, dryRun }) {
       try {
@@ -75,7 +75,7 @@ export function createRegistryApi({ repositories }: PushedStore, maintenance: Re
   return {
     list: async () =>
       (await maintenance.list()).map((image) => ({ ...image, pushedAt: new Date(image.pushedAt).toISOString() })),
-    damaged: () => Promise.resolve(damagedReports({ damaged: repositories.damaged })),
+    damaged: () => Promise.resolve(listDamagedReports({ damaged: repositories.damaged })),
     remove: ({ names, dryRun }) => maintenance.remove(names, dryRun),
     gc: (request) => maintenance.gc(request),
     prune: (request) => maintenance.prune({ ...request, repository: request.repository }),

@@ -30,13 +30,13 @@ export function readUserNames(given: readonly string[], naming: Naming): UserNam
 
 function readUserName(given: string, naming: Naming): UserName {
   const bare = withoutAddress(given.trim(), naming)
-  const { path, tag, digest } = partsOf(bare)
+  const { path, tag, digest } = splitName(bare)
   const fullDigest = digest === undefined ? undefined : completeDigest(given, path, digest, naming)
   if (path === '') return { given, name: fullDigest ?? bare, others: [] }
-  const { repository, isShort } = repositoryOf(path, naming)
+  const { repository, isShort } = parseRepository(path, naming)
   const suffix = fullDigest !== undefined ? `@${fullDigest}` : tag !== undefined ? `:${tag}` : ''
   const name = repository + suffix
-  return { given, name, others: isShort ? sameShortName(name, path + suffix, naming.images) : [] }
+  return { given, name, others: isShort ? findSameShortNames(name, path + suffix, naming.images) : [] }
 }
 
 /** Without a scheme, and without an address of the mirror itself. */
@@ -47,7 +47,7 @@ function withoutAddress(text: string, { isOurs }: Naming): string {
 }
 
 /** A digest wins over a tag, as it does for clients. */
-function partsOf(text: string): { path: string; tag: string | undefined; digest: string | undefined } {
+function splitName(text: string): { path: string; tag: string | undefined; digest: string | undefined } {
   // As lists print it: the first digits, and that there are more.
   const match = /^(?:(.*)@)?(sha(?:256|512):[0-9a-f]*)…?$/.exec(text)
   if (match && (match[1] !== undefined || !text.includes('/')))
@@ -60,12 +60,12 @@ function withoutTag(text: string): { path: string; tag: string | undefined } {
   return colon === -1 ? { path: text, tag: undefined } : { path: text.slice(0, colon), tag: text.slice(colon + 1) }
 }
 
-const fewestDigits = 'sha256:'.length + 6
+const minDigestLength = 'sha256:'.length + 6
 
 /** The digest that begins so, of the images that are there. */
 function completeDigest(given: string, path: string, digest: string, naming: Naming): string {
-  if (parseDigest(digest) || digest.length < fewestDigits) return digest
-  const repository = path === '' ? undefined : repositoryOf(path, naming).repository
+  if (parseDigest(digest) || digest.length < minDigestLength) return digest
+  const repository = path === '' ? undefined : parseRepository(path, naming).repository
   const isMeant = ({ name, digest: of }: ListedImage) =>
     of.startsWith(digest) &&
     (repository === undefined || name.startsWith(`${repository}@`) || name.startsWith(`${repository}:`))
@@ -78,7 +78,7 @@ function completeDigest(given: string, path: string, digest: string, naming: Nam
 }
 
 /** The repository with its registry, by the rules that requests are read by. */
-function repositoryOf(path: string, { defaultUpstream }: Naming): { repository: string; isShort: boolean } {
+function parseRepository(path: string, { defaultUpstream }: Naming): { repository: string; isShort: boolean } {
   if (defaultUpstream === undefined) return { repository: path, isShort: false }
   try {
     const route = parseRoute(`/v2/${encodeURI(path)}/tags/list`, 'proxy')
@@ -94,13 +94,13 @@ function repositoryOf(path: string, { defaultUpstream }: Naming): { repository: 
   }
 }
 
-function sameShortName(name: string, short: string, images: readonly ListedImage[]): string[] {
+function findSameShortNames(name: string, short: string, images: readonly ListedImage[]): string[] {
   const isSame = (other: string) => belongsTo(other.slice(other.indexOf('/') + 1), short) && !belongsTo(other, name)
   return images.flatMap(({ name: other }) => (isSame(other) ? [other] : []))
 }
 
 /** `docker.io/library/redis:7` for `redsi:7`: what is before the last slash may be missing. */
-function nearestShort(name: string, names: readonly string[]): string | undefined {
+function findNearestShort(name: string, names: readonly string[]): string | undefined {
   const found = nearest(shortName(name), names.map(shortName))
   return names.find((other) => shortName(other) === found)
 }
@@ -113,24 +113,24 @@ function belongsTo(image: string, name: string): boolean {
   return image === name || image.startsWith(`${name}:`) || image.startsWith(`${name}@`)
 }
 
-const mostNear = 3
+const maxSimilar = 3
 
 /** Names of images that a name which is not there may have meant. */
 export function similarNames({ name, others }: UserName, images: readonly ListedImage[]): string[] {
   const { path } = withoutTag(name.replace(/@.*$/, ''))
   const names = images.map((image) => image.name)
-  const mistyped = nearest(name, names) ?? nearestShort(name, names)
+  const mistyped = nearest(name, names) ?? findNearestShort(name, names)
   const near = [
     ...others,
     ...names.filter((other) => belongsTo(other, path)),
     ...names.filter((other) => baseName(other) === baseName(name)),
     ...(mistyped === undefined ? [] : [mistyped]),
   ]
-  return [...new Set(near)].slice(0, mostNear)
+  return [...new Set(near)].slice(0, maxSimilar)
 }
 
 /** Says whether a host is an address of a listener: one of its ports, at this machine by any of its names. */
-export function ownAddresses(urls: readonly string[], names: readonly string[] = []): (host: string) => boolean {
+export function createAddressCheck(urls: readonly string[], names: readonly string[] = []): (host: string) => boolean {
   const known = new Set([...ownNames, ...names.map((name) => name.toLowerCase())])
   const ports = new Set<string>()
   for (const url of urls) {
@@ -169,7 +169,7 @@ export async function removeByName(
   const missing = read.filter(({ name }) => removal.unknown.includes(name))
   const notes = read.flatMap(({ given: text, name, others }) =>
     others.length > 0 && !removal.unknown.includes(name)
-      ? [`${text} means ${name}; this image of another registry stays: ${others.slice(0, mostNear).join(', ')}`]
+      ? [`${text} means ${name}; this image of another registry stays: ${others.slice(0, maxSimilar).join(', ')}`]
       : [],
   )
   return { ...removal, unknown: missing.map(({ given: text }) => text), missing, notes }
@@ -191,7 +191,7 @@ export function notFoundError(
 }
 
 /** What mirror.yaml says about names. A file that is broken says nothing: a mirror that runs can be worked with all the same. */
-export async function configuredNaming(
+export async function loadNaming(
   surroundings: Surroundings,
 ): Promise<{ cache: string[]; registry: string[]; names: string[]; defaultUpstream: string }> {
   const config = await loadConfig({ ...surroundings, paths: mirrorPaths(surroundings) }).catch((error: unknown) => {
@@ -199,13 +199,13 @@ export async function configuredNaming(
     throw error
   })
   return {
-    cache: urlsOf(config.cache.listen),
-    registry: urlsOf(config.registry.listen),
+    cache: toUrls(config.cache.listen),
+    registry: toUrls(config.registry.listen),
     names: config.allowedHosts,
     defaultUpstream: config.defaultUpstream,
   }
 }
 
-function urlsOf(listen: readonly ListenAddress[]): string[] {
+function toUrls(listen: readonly ListenAddress[]): string[] {
   return listen.map(({ host, port }) => `http://${host.includes(':') ? `[${host}]` : host}:${port}`)
 }

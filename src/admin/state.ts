@@ -14,16 +14,16 @@ import { isHealthy } from './client.ts'
 
 /** What a mirror wrote about itself; a file that is damaged counts as absent. */
 export async function readState(stateFile: string): Promise<MirrorState | undefined> {
-  const text = await readText(stateFile)
+  const text = await readStateText(stateFile)
   return text === undefined ? undefined : parseState(text)
 }
 
 /** Whether the file says exactly this. */
 async function hasState(stateFile: string, state: MirrorState): Promise<boolean> {
-  return (await readText(stateFile)) === renderState(state)
+  return (await readStateText(stateFile)) === renderState(state)
 }
 
-async function readText(stateFile: string): Promise<string | undefined> {
+async function readStateText(stateFile: string): Promise<string | undefined> {
   try {
     return await readSmallFile(stateFile)
   } catch (error) {
@@ -84,7 +84,7 @@ export function parseState(text: string): MirrorState | undefined {
   const common = {
     version,
     startedAt,
-    configHashes: stringsOf(configHashes),
+    configHashes: toStringRecord(configHashes),
     endpoints: parseEndpoints(value['endpoints']),
   }
   if (isObject(container)) return { ...common, runtime: 'container', container: parseContainer(container) }
@@ -117,7 +117,7 @@ function parseContainer({
     name: String(name),
     instance: typeof instance === 'string' ? instance : undefined,
     volume: typeof volume === 'string' ? volume : undefined,
-    credentials: textsOf(credentials),
+    credentials: toStrings(credentials),
     handedOverAt: String(handedOverAt),
     ...(isObject(engine) && { engine: parseEndpoint(engine) }),
     ...(isObject(elsewhere) && { elsewhere: { adminPort: Number(elsewhere['adminPort']) } }),
@@ -126,18 +126,18 @@ function parseContainer({
 
 function parseEndpoints(value: Record<string, unknown>): Endpoints {
   return {
-    cache: textsOf(value['cache']),
-    registry: textsOf(value['registry']),
-    admin: textsOf(value['admin']),
-    networks: stringsOf(value['networks']),
+    cache: toStrings(value['cache']),
+    registry: toStrings(value['registry']),
+    admin: toStrings(value['admin']),
+    networks: toStringRecord(value['networks']),
   }
 }
 
-function textsOf(value: unknown): string[] {
+function toStrings(value: unknown): string[] {
   return Array.isArray(value) ? value.filter((text) => typeof text === 'string') : []
 }
 
-function stringsOf(value: unknown): Record<string, string> {
+function toStringRecord(value: unknown): Record<string, string> {
   if (!isObject(value)) return {}
   return Object.fromEntries(
     Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === 'string'),
@@ -175,7 +175,7 @@ export function keepState({ stateFile, state, logger, everyMs = 5000 }: KeepStat
       await first
       const now = state()
       if (await hasState(stateFile, now)) return
-      if (!(await isAnothers(stateFile, now))) await writeState(stateFile, now)
+      if (!(await belongsToOther(stateFile, now))) await writeState(stateFile, now)
     },
     logger,
     failure: 'could not write the state file',
@@ -194,7 +194,7 @@ export function keepState({ stateFile, state, logger, everyMs = 5000 }: KeepStat
 }
 
 /** Whether the file is the one of another mirror that runs. */
-async function isAnothers(stateFile: string, own: MirrorState): Promise<boolean> {
+async function belongsToOther(stateFile: string, own: MirrorState): Promise<boolean> {
   try {
     const running = await findRunning(stateFile)
     return running !== undefined && pidOf(running) !== pidOf(own)
@@ -293,7 +293,7 @@ export async function isContainerUp(place: ContainerPlace, { admin }: Endpoints)
     engine ?? (await findDockerEndpoint({ platform: process.platform, env: process.env, homedir: homedir() }))
   if (endpoint === undefined) return false
   try {
-    return await runs(endpoint, id)
+    return await isContainerRunning(endpoint, id)
   } catch (error) {
     if (!(error instanceof MirrorError)) throw error
     // Without an engine on this machine there is no container either.
@@ -307,7 +307,7 @@ export async function isContainerUp(place: ContainerPlace, { admin }: Endpoints)
   }
 }
 
-async function runs(endpoint: DockerEndpoint, id: string): Promise<boolean> {
+async function isContainerRunning(endpoint: DockerEndpoint, id: string): Promise<boolean> {
   const { openEngineAt } = await import('../docker/dockerode-engine.ts')
   const { containers } = await openEngineAt(endpoint)
   const found = await containers.find(id)
@@ -316,28 +316,28 @@ async function runs(endpoint: DockerEndpoint, id: string): Promise<boolean> {
 
 /** Notes that what is cached is in a volume of the Docker engine, where only a container reaches it. */
 export async function writeVolumeMarker(stateDir: string, volume: string, engine: DockerEndpoint): Promise<void> {
-  await writeFileAtomic(fileIn(stateDir), `${JSON.stringify({ volume, engine })}\n`)
+  await writeFileAtomic(volumeMarkerPath(stateDir), `${JSON.stringify({ volume, engine })}\n`)
 }
 
 /** A mirror with its data on this machine's disk is up, or the volume is gone. */
 export async function removeVolumeMarker(stateDir: string): Promise<void> {
-  await rm(fileIn(stateDir), { force: true })
+  await rm(volumeMarkerPath(stateDir), { force: true })
 }
 
 /** Whether what is cached is in a volume of the Docker engine. */
 async function hasVolumeMarker(stateDir: string): Promise<boolean> {
-  return (await read(stateDir)) !== undefined
+  return (await readVolumeMarker(stateDir)) !== undefined
 }
 
 /** The engine of that volume; undefined where there is none, and where nobody has noted it. */
 export async function volumeMarkerEngine(stateDir: string): Promise<DockerEndpoint | undefined> {
-  const engine = parseObject((await read(stateDir)) ?? '')?.['engine']
+  const engine = parseObject((await readVolumeMarker(stateDir)) ?? '')?.['engine']
   return isObject(engine) ? parseEndpoint(engine) : undefined
 }
 
-async function read(stateDir: string): Promise<string | undefined> {
+async function readVolumeMarker(stateDir: string): Promise<string | undefined> {
   try {
-    return await readFile(fileIn(stateDir), 'utf8')
+    return await readFile(volumeMarkerPath(stateDir), 'utf8')
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return undefined
     throw error
@@ -353,7 +353,7 @@ export async function assertDataOnHost(stateDir: string): Promise<void> {
   })
 }
 
-function fileIn(stateDir: string): string {
+function volumeMarkerPath(stateDir: string): string {
   return join(stateDir, 'resting.json')
 }
 

@@ -49,14 +49,14 @@ export function createStatusReport(
     running: true,
     runtime: context.runtime,
     pid: process.pid,
-    startedAt: iso(context.startedAt),
+    startedAt: toIso(context.startedAt),
     uptimeSeconds: Math.max(0, Math.round((Date.now() - context.startedAt) / 1000)),
-    since: iso(stats.since),
+    since: toIso(stats.since),
     endpoints: context.endpoints,
     networks: context.networks,
     sendBlob: sent.kind,
-    cache: counters(stats.totals, stats.hitRatio),
-    upstreams: upstreamReports(stats.upstreams, [...upstreams.all()]),
+    cache: toCounters(stats.totals, stats.hitRatio),
+    upstreams: toUpstreamReports(stats.upstreams, [...upstreams.all()]),
     storage: {
       path: store.layout.home,
       bytes,
@@ -68,35 +68,35 @@ export function createStatusReport(
       minFree: context.minFree,
     },
     registry: {
-      ...registryCounters(pushed),
+      ...toRegistryCounters(pushed),
       ...(pushed && { networks: context.registryNetworks }),
     },
     ...(context.troubles.length > 0 && { troubles: [...context.troubles] }),
     refusedHosts: Object.fromEntries(stats.refusedHosts),
     refusedRegistries: Object.fromEntries(stats.refusedRegistries),
-    images: imageReports({ store }),
+    images: listImageReports({ store }),
   }
 }
 
 /** What is cached, as images. Those by which the mirror checks clients are none of its user's. */
-export function imageReports({ store }: Pick<StatusSources, 'store'>): ImageReport[] {
+export function listImageReports({ store }: Pick<StatusSources, 'store'>): ImageReport[] {
   const images = listImages(store.refs, store.blobs.sizes).filter(({ repository }) => !isProbeImageName(repository))
   return images.map(({ name, digest, bytes, pulls, lastPulled, checkedAt }) => {
     const report: ImageReport = { name, digest, bytes, pulls }
-    if (lastPulled !== undefined) report.lastPulled = iso(lastPulled)
-    if (checkedAt !== undefined) report.checkedAt = iso(checkedAt)
+    if (lastPulled !== undefined) report.lastPulled = toIso(lastPulled)
+    if (checkedAt !== undefined) report.checkedAt = toIso(checkedAt)
     return report
   })
 }
 
-function registryCounters(pushed: StatusSources['pushed']): StatusReport['registry'] {
+function toRegistryCounters(pushed: StatusSources['pushed']): StatusReport['registry'] {
   const counts = { repositories: 0, tags: 0, manifests: 0 }
   for (const { tags, manifests } of pushed?.store.repositories.all() ?? []) {
     if (manifests.size > 0) counts.repositories += 1
     counts.tags += tags.size
     counts.manifests += manifests.size
   }
-  const damaged = pushed ? damagedReports(pushed.store.repositories) : []
+  const damaged = pushed ? listDamagedReports(pushed.store.repositories) : []
   return {
     ...counts,
     bytes: pushed?.store.blobs.usage.bytes ?? 0,
@@ -105,11 +105,11 @@ function registryCounters(pushed: StatusSources['pushed']): StatusReport['regist
   }
 }
 
-function counters(totals: Totals, hitRatio: number): StatusReport['cache'] {
+function toCounters(totals: Totals, hitRatio: number): StatusReport['cache'] {
   return { ...totals, hitRatio: Math.round(hitRatio * 10_000) / 10_000 }
 }
 
-function upstreamReports(
+function toUpstreamReports(
   counted: ReadonlyMap<string, { hits: number; misses: number; bytesFromUpstream: number }>,
   asked: readonly { readonly host: string; health(): UpstreamHealth }[],
 ): Record<string, UpstreamReport> {
@@ -119,8 +119,8 @@ function upstreamReports(
     const { host } = upstream
     const { state, rateLimit, lastError } = upstream.health()
     const counts = reports.get(host) ?? { hits: 0, misses: 0, bytesFromUpstream: 0 }
-    const quota = rateLimit && { ...rateLimit, source: rateLimit.source ?? '', at: iso(rateLimit.at) }
-    const failure = lastError && { ...lastError, message: cleanText(lastError.message), at: iso(lastError.at) }
+    const quota = rateLimit && { ...rateLimit, source: rateLimit.source ?? '', at: toIso(rateLimit.at) }
+    const failure = lastError && { ...lastError, message: cleanText(lastError.message), at: toIso(lastError.at) }
     reports.set(host, {
       ...counts,
       state,
@@ -131,21 +131,21 @@ function upstreamReports(
   return Object.fromEntries(reports)
 }
 
-const longestText = 300
+const maxTextLength = 300
 
 /** What an upstream said: of limited length, without control characters. */
 function cleanText(text: string): string {
   return redact(text)
-    .slice(0, longestText)
+    .slice(0, maxTextLength)
     .replaceAll(/\p{Cc}/gu, '?')
 }
 
-function iso(milliseconds: number): string {
+function toIso(milliseconds: number): string {
   return new Date(milliseconds).toISOString()
 }
 
 /** The repositories whose record is damaged. */
-export function damagedReports({ damaged }: Pick<PushedRepositories, 'damaged'>): DamagedRepositoryReport[] {
+export function listDamagedReports({ damaged }: Pick<PushedRepositories, 'damaged'>): DamagedRepositoryReport[] {
   return damaged.map(({ name, path, original, reason, isServed }) => ({
     ...(name !== undefined && { repository: name }),
     path,

@@ -16,7 +16,7 @@ export function refuseOthersPlaces(surroundings: Surroundings): void {
   if (!looksAtOwners(surroundings)) return
   const { env, cwd, callers } = surroundings
   const named = pathsOfOthers({ ...callers?.env, ...env }, cwd).find(({ name }) => name.startsWith('MIRROR_'))
-  if (named) throw refusal(`${named.name}=${named.value}`, named)
+  if (named) throw foreignFileError(`${named.name}=${named.value}`, named)
   const { configFile, dataDir, stateDir } = mirrorPaths(surroundings)
   for (const path of [configFile, dataDir, stateDir]) refuseOthersFile(path, path, surroundings)
 }
@@ -29,7 +29,7 @@ export function refuseOthersFile(
 ): void {
   if (!looksAtOwners(surroundings)) return
   const found = findForeign(resolve(surroundings.cwd, path))
-  if (found) throw refusal(what, { why: describeForeign(found), owner: found.owner })
+  if (found) throw foreignFileError(what, { why: describeForeign(found), owner: found.owner })
 }
 
 /** The same for those of these flags that are given. */
@@ -62,7 +62,7 @@ export function explainRootsFile(failure: Error, surroundings: Surroundings): Mi
   const seen = isOurs ? nearestVisible(path) : undefined
   // A file that is ours can be in a folder that is not; the home folder itself is somebody else's business.
   const roots =
-    seen && [seen, dirname(seen)].find((one) => one.length > surroundings.homedir.length && ownerOf(one) === 0)
+    seen && [seen, dirname(seen)].find((one) => one.length > surroundings.homedir.length && readOwner(one) === 0)
   if (!roots) return undefined
   return new MirrorError(`No permission to use ${path}: root owns ${roots}.`, {
     hints: [`sudo chown -R "$(id -un)": ${shellWord(roots)}   (mirror as root may have left it)`],
@@ -73,12 +73,12 @@ export function explainRootsFile(failure: Error, surroundings: Surroundings): Mi
 /** The path, or the folder above it, that this user can see. */
 function nearestVisible(path: string): string {
   let at = path
-  while (ownerOf(at) === undefined && at !== dirname(at)) at = dirname(at)
+  while (readOwner(at) === undefined && at !== dirname(at)) at = dirname(at)
   return at
 }
 
 /** Undefined for what is not there, and for what this user may not look at. */
-function ownerOf(path: string): number | undefined {
+function readOwner(path: string): number | undefined {
   try {
     return lstatSync(path, { throwIfNoEntry: false })?.uid
   } catch (error) {
@@ -93,7 +93,7 @@ export function describeInvoker(leftOut: readonly Pick<LeftOut, 'owner'>[]): str
   return owner === undefined ? 'without sudo' : `without sudo, as ${userName(owner)}`
 }
 
-function refusal(what: string, { why, owner }: Pick<LeftOut, 'why' | 'owner'>): MirrorError {
+function foreignFileError(what: string, { why, owner }: Pick<LeftOut, 'why' | 'owner'>): MirrorError {
   return new MirrorError(
     `As root, mirror uses nothing that other users can change, and they can change ${what}: ${why}.`,
     {
@@ -107,9 +107,9 @@ function refusal(what: string, { why, owner }: Pick<LeftOut, 'why' | 'owner'>): 
 }
 
 /** What sudo takes away, and root needs to find the same engine and files; root leaves it out where others can change the place. */
-const obeyed = ['DOCKER_HOST', 'CONTAINERS_REGISTRIES_CONF'] as const
+const trustedVariables = ['DOCKER_HOST', 'CONTAINERS_REGISTRIES_CONF'] as const
 /** The same to find the same mirror: root looks there for the user's mirror, too, and obeys nothing that it finds. */
-const lookedAt = ['MIRROR_HOME', 'XDG_STATE_HOME'] as const
+const locatingVariables = ['MIRROR_HOME', 'XDG_STATE_HOME'] as const
 
 /** Where to look, for tests. */
 interface Programs {
@@ -133,15 +133,15 @@ export async function rootCommand(
   if (platform === 'win32' || isRoot) return ['mirror', ...words].join(' ')
   const search = folders ?? (await securePath())
   const [node, run] = [execPath ?? process.execPath, program ?? join(packageRoot(), 'bin', 'run.js')]
-  const isFound = (await isFirst('mirror', run, search)) && (await isFirst('node', node, search))
+  const isFound = (await isFirstInFolders('mirror', run, search)) && (await isFirstInFolders('node', node, search))
   const mirror = isFound ? ['mirror'] : [shellWord(node), shellWord(run)]
-  const carried = [...obeyed.filter((name) => wouldObey(name, env[name], cwd)), ...lookedAt]
+  const carried = [...trustedVariables.filter((name) => isTrusted(name, env[name], cwd)), ...locatingVariables]
   const variables = carried.flatMap((name) => (env[name] ? [`${name}=${shellWord(env[name])}`] : []))
   return ['sudo', ...(variables.length > 0 ? ['env', ...variables] : []), ...mirror, ...words].join(' ')
 }
 
 /** Whether root would use what a variable names (docs/decisions/0020). */
-function wouldObey(name: string, value: string | undefined, cwd: string): boolean {
+function isTrusted(name: string, value: string | undefined, cwd: string): boolean {
   try {
     return pathsOfOthers({ [name]: value }, cwd).length === 0
   } catch (error) {
@@ -158,7 +158,7 @@ async function securePath(): Promise<string[]> {
 }
 
 /** Whether the first program of that name in these folders is this one. */
-async function isFirst(name: string, file: string, folders: readonly string[]): Promise<boolean> {
+async function isFirstInFolders(name: string, file: string, folders: readonly string[]): Promise<boolean> {
   for (const folder of folders) {
     const path = join(folder, name)
     try {

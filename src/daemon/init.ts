@@ -8,7 +8,7 @@ import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { makeFolder, writeFileAtomic } from '../lib/fs.ts'
 import type { Surroundings } from '../lib/process.ts'
 import { autostartSpec, renderLaunchAgent, renderSystemdUnit } from './autostart.ts'
-import { containerPorts } from './container/desired.ts'
+import { toContainerPorts } from './container/desired.ts'
 import { localImage } from './container/image.ts'
 
 /** The choices for a new mirror.yaml; all other keys have their default. */
@@ -120,7 +120,7 @@ export async function renderTemplate(request: TemplateRequest): Promise<string> 
     case 'caddy':
     case 'compose':
     case 'k8s': {
-      const ports = containerPorts(config)
+      const ports = toContainerPorts(config)
       const { maxSize } = config.cache
       return fill(await read(files[name]), {
         IMAGE: checkedImage(request.image ?? localImage),

@@ -22,7 +22,7 @@ import { freeSpace } from '../store/blob-writer.ts'
 import { credentialHostOf } from '../upstream/credentials.ts'
 import { createServerApi } from './admin-actions.ts'
 import { compose, type RegistryParts } from './compose.ts'
-import { hostCheck, type HostHandoff } from './container/handoff.ts'
+import { createHostCheck, type HostHandoff } from './container/handoff.ts'
 import {
   type ListenerOpener,
   type NetworkListeners,
@@ -108,7 +108,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     const cacheListeners = await listenAll(config.cache.listen, openCache, closing)
     endpoints.cache.push(...cacheListeners.map(({ url }) => url))
 
-    const isFromHost = hostCheck(options.env ?? process.env)
+    const isFromHost = createHostCheck(options.env ?? process.env)
     const openRegistry = registryOpener(parts.pushed, config, {
       guard,
       sending,

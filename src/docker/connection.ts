@@ -7,7 +7,7 @@ import { ownGroup, signalGroup } from '../lib/process.ts'
 import { engineHost, type SshEndpoint } from './endpoint.ts'
 
 /** ssh's last words are its reason; what came before is banners. */
-const mostWords = 2000
+const maxStderrLength = 2000
 
 /**
  * A connection to the Docker engine of another machine, by the user's own ssh and in the way of the `docker` command. What ssh
@@ -17,7 +17,7 @@ const mostWords = 2000
 export class SshConnection extends Duplex {
   readonly #child: ChildProcessByStdio<Socket, Socket, Socket>
   readonly #endpoint: SshEndpoint
-  #said = ''
+  #stderr = ''
   #hasAnswered = false
   #idle: NodeJS.Timeout | undefined
 
@@ -35,10 +35,12 @@ export class SshConnection extends Duplex {
       this.#hasAnswered = true
       if (!this.push(chunk)) stdout.pause()
     })
-    stderr.setEncoding('utf8').on('data', (text: string) => (this.#said = (this.#said + text).slice(-mostWords)))
+    stderr
+      .setEncoding('utf8')
+      .on('data', (text: string) => (this.#stderr = (this.#stderr + text).slice(-maxStderrLength)))
     // One that has ended tells why by its exit code.
     stdin.on('error', () => {})
-    this.#child.once('error', (error) => this.destroy(this.#failure(error)))
+    this.#child.once('error', (error) => this.destroy(this.#createError(error)))
     this.#child.once('close', (code) => this.#end(code))
   }
 
@@ -96,10 +98,10 @@ export class SshConnection extends Duplex {
   #end(code: number | null): void {
     if (this.destroyed) return
     if (code === 0 || (code === null && this.#hasAnswered)) this.push(null)
-    else this.destroy(this.#failure())
+    else this.destroy(this.#createError())
   }
 
-  #failure(cause?: Error): MirrorError {
+  #createError(cause?: Error): MirrorError {
     const where = engineHost(this.#endpoint)
     if (errnoOf(cause) === 'ENOENT')
       return new MirrorError(`The Docker engine at ${where} is reached by ssh, which is not on this machine.`, {
@@ -107,7 +109,7 @@ export class SshConnection extends Duplex {
         hints: ['install ssh, or choose another engine: docker context ls'],
         cause,
       })
-    const lines = (cause?.message ?? this.#said).split('\n').map((line) => line.trim())
+    const lines = (cause?.message ?? this.#stderr).split('\n').map((line) => line.trim())
     const words = lines.filter(Boolean).slice(-3).join(' / ').replace(/\.$/, '') || 'ssh ended without a word'
     return new MirrorError(`No Docker engine answers at ${where}: ${words}.`, {
       exit: exitCode.missing,
@@ -145,7 +147,7 @@ export class ExecError extends Error {
  * that ends it.
  * https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerAttach
  */
-export function execStream(attached: Duplex): Duplex {
+export function createExecStream(attached: Duplex): Duplex {
   let header = Buffer.alloc(0)
   let left = 0
   let said = ''
@@ -198,7 +200,10 @@ export function execStream(attached: Duplex): Duplex {
  * https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerAttach
  * A stream that is cut when the signal aborts ends quietly.
  */
-export async function* linesOfLog(stream: AsyncIterable<Buffer | string>, signal: AbortSignal): AsyncGenerator<string> {
+export async function* readLogLines(
+  stream: AsyncIterable<Buffer | string>,
+  signal: AbortSignal,
+): AsyncGenerator<string> {
   // A line may be cut anywhere, and the two streams mix between lines only.
   const texts = new Map<number, { decoder: StringDecoder; rest: string }>()
   let bytes = Buffer.alloc(0)

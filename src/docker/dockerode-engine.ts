@@ -5,12 +5,12 @@ import type Dockerode from 'dockerode'
 import { errnoOf, exitCode, isConnectionFailure, MirrorError, systemError } from '../lib/errors.ts'
 import type { Surroundings } from '../lib/process.ts'
 import { type Clock, systemClock } from '../lib/time.ts'
-import { execStream, linesOfLog } from './connection.ts'
+import { createExecStream, readLogLines } from './connection.ts'
 import {
   awaitProgress,
   ignoreNotModified,
   openClient,
-  orUnasked,
+  undefinedIfUnanswered,
   orUndefinedIf404,
   readInfo,
   readProgress,
@@ -18,7 +18,7 @@ import {
   toState,
   translateErrors,
   undefinedIfUnavailable,
-  untilEnd,
+  awaitEventsEnd,
 } from './dockerode.ts'
 import { type DockerEndpoint, engineHost, findDockerChoice, findDockerEndpoint, isRemoteEngine } from './endpoint.ts'
 import {
@@ -85,10 +85,10 @@ function createConnect(endpoint: DockerEndpoint): Connect {
  * engine is not there or refuses this user.
  */
 export async function openEngine(surroundings: Surroundings, recorded?: DockerEndpoint): Promise<DockerEngine> {
-  return openEngineAt(recorded ?? (await chosenEndpoint(surroundings)))
+  return openEngineAt(recorded ?? (await findChosenEndpoint(surroundings)))
 }
 
-async function chosenEndpoint({ platform, env, homedir }: Surroundings): Promise<DockerEndpoint> {
+async function findChosenEndpoint({ platform, env, homedir }: Surroundings): Promise<DockerEndpoint> {
   const endpoint = await findDockerEndpoint({ platform, env, homedir })
   if (endpoint !== undefined) return endpoint
   const { by = 'Nothing', host } = (await findDockerChoice({ env, homedir })) ?? {}
@@ -112,7 +112,7 @@ export async function openEngineAt(endpoint: DockerEndpoint): Promise<DockerEngi
     if (isRemoteEngine(endpoint)) await pingRemote(client)
     else await client.ping()
   } catch (error) {
-    throw unreachable(error, endpoint)
+    throw unreachableError(error, endpoint)
   }
   return createDockerEngine(endpoint, { connect })
 }
@@ -126,7 +126,7 @@ async function pingRemote(client: Dockerode): Promise<void> {
   })
 }
 
-function unreachable(error: unknown, endpoint: DockerEndpoint): unknown {
+function unreachableError(error: unknown, endpoint: DockerEndpoint): unknown {
   const code = errnoOf(error)
   if (!isConnectionFailure(error) && !(error instanceof DockerError)) return error
   const where = endpoint.kind === 'socket' ? endpoint.path : engineHost(endpoint).replace('tcp://', '')
@@ -152,7 +152,7 @@ function createContainers(ask: Ask): DockerContainers {
       const found = await orUndefinedIf404(ask((client) => client.getContainer(container).inspect()))
       return found && toState(found)
     },
-    async publishing(port) {
+    async findPublishing(port) {
       const listed = await ask((client) => client.listContainers())
       return listed.flatMap(({ Names, Ports }) =>
         (Ports ?? [])
@@ -184,16 +184,16 @@ function createContainers(ask: Ask): DockerContainers {
       const stop = () => stream.destroy()
       signal.addEventListener('abort', stop, { once: true })
       try {
-        if (!signal.aborted) yield* linesOfLog(stream, signal)
+        if (!signal.aborted) yield* readLogLines(stream, signal)
       } finally {
         signal.removeEventListener('abort', stop)
         stop()
       }
     },
-    async converse(container, command) {
+    async exec(container, command) {
       const streams = { AttachStdin: true, AttachStdout: true, AttachStderr: true, Tty: false }
       const program = await ask((client) => client.getContainer(container).exec({ ...streams, Cmd: [...command] }))
-      return execStream(await ask(() => program.start({ hijack: true, stdin: true, Tty: false, Detach: false })))
+      return createExecStream(await ask(() => program.start({ hijack: true, stdin: true, Tty: false, Detach: false })))
     },
     wait: async (container) =>
       ((await ask((client) => client.getContainer(container).wait())) as { StatusCode: number }).StatusCode,
@@ -305,12 +305,12 @@ function createNetworks(
     async watch(onChange, signal) {
       let isPresent: boolean | undefined
       while (!signal.aborted) {
-        const hasAnswered = await orUnasked(async () => {
+        const hasAnswered = await undefinedIfUnanswered(async () => {
           const events = await (await connect()).getEvents({ filters: { type: ['network'] }, abortSignal: signal })
           // Calls back after subscribing, so that no change in between is missed.
           isPresent = true
           onChange()
-          await untilEnd(events, onChange, signal)
+          await awaitEventsEnd(events, onChange, signal)
           return true
         })
         if (signal.aborted) return

@@ -12,7 +12,7 @@ import {
   type ContainerState,
   DockerError,
   type DockerEngineInfo,
-  imageArchitecture,
+  toImageArchitecture,
   type PublishedPort,
 } from './engine.ts'
 
@@ -42,7 +42,11 @@ export async function openClient(endpoint: DockerEndpoint): Promise<Dockerode> {
 }
 
 /** Each event calls back; resolves when the engine goes away or the signal aborts. */
-export async function untilEnd(events: NodeJS.ReadableStream, onEvent: () => void, signal: AbortSignal): Promise<void> {
+export async function awaitEventsEnd(
+  events: NodeJS.ReadableStream,
+  onEvent: () => void,
+  signal: AbortSignal,
+): Promise<void> {
   await new Promise<void>((resolve) => {
     const stop = () => {
       signal.removeEventListener('abort', stop)
@@ -73,7 +77,7 @@ export async function undefinedIfUnavailable<T>(ask: () => Promise<T>): Promise<
 }
 
 /** The same where it is tried again in any case. */
-export async function orUnasked<T>(ask: () => Promise<T>): Promise<T | undefined> {
+export async function undefinedIfUnanswered<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
     return await undefinedIfUnavailable(ask)
   } catch (error) {
@@ -112,23 +116,31 @@ async function* translateStreamErrors<T>(answer: AsyncIterable<T>): AsyncGenerat
 
 function toDockerError(error: unknown): unknown {
   if (!(error instanceof Error)) return error
-  if (lost.has(codeOf(error) ?? ''))
+  if (connectionLostCodes.has(codeOf(error) ?? ''))
     return new MirrorError(`The Docker engine has stopped answering: ${error.message}.`, {
       exit: exitCode.missing,
       hints: ['docker info   (says what is wrong)'],
       cause: error,
     })
   if (!('statusCode' in error) || typeof error.statusCode !== 'number') return error
-  const said = 'json' in error ? messageOf(error.json) : undefined
+  const said = 'json' in error ? readMessage(error.json) : undefined
   const message = (said ?? error.message).trim().replace(/\.$/, '')
   // podman says 500 where Docker says that something is in conflict.
   const status = /already (in use|exists|used)|container state improper/.test(message) ? 409 : error.statusCode
   return new DockerError(status, message, { cause: error })
 }
 
-const lost = new Set(['ECONNREFUSED', 'ECONNRESET', 'ENOENT', 'EPIPE', 'ETIMEDOUT', 'EHOSTUNREACH', 'ENETUNREACH'])
+const connectionLostCodes = new Set([
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'ENOENT',
+  'EPIPE',
+  'ETIMEDOUT',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+])
 
-function messageOf(value: unknown): string | undefined {
+function readMessage(value: unknown): string | undefined {
   return typeof value === 'object' && value !== null && 'message' in value && typeof value.message === 'string'
     ? value.message
     : undefined
@@ -141,12 +153,12 @@ export async function readProgress(answer: AsyncIterable<unknown>): Promise<stri
   for await (const chunk of answer) {
     const lines = (rest + String(chunk)).split('\n')
     rest = lines.pop()!
-    for (const line of lines) failure = errorIn(line) ?? failure
+    for (const line of lines) failure = parseProgressError(line) ?? failure
   }
-  return errorIn(rest) ?? failure
+  return parseProgressError(rest) ?? failure
 }
 
-function errorIn(line: string): string | undefined {
+function parseProgressError(line: string): string | undefined {
   return line.includes('"error"') ? (JSON.parse(line) as { error?: string }).error : undefined
 }
 
@@ -179,7 +191,7 @@ export async function readInfo(client: Dockerode, abortSignal?: AbortSignal): Pr
     version: said.ServerVersion ?? Version ?? '',
     operatingSystem: said.OperatingSystem ?? '',
     hostName: said.Name ?? '',
-    architecture: imageArchitecture(said.Architecture ?? ''),
+    architecture: toImageArchitecture(said.Architecture ?? ''),
     os: said.OSType ?? '',
     imageStore: (said.DriverStatus ?? []).some(([, value]) => value.startsWith('io.containerd.snapshotter.'))
       ? 'containerd'
@@ -279,7 +291,7 @@ export function toState(found: Dockerode.ContainerInspectInfo): ContainerState {
     running: State.Running && !State.Restarting,
     restarting: State.Restarting,
     exitCode: State.ExitCode,
-    ...endOf(State),
+    ...toEnd(State),
     startedAt: State.StartedAt,
     networks: Object.keys(NetworkSettings.Networks ?? {}),
     ports: bindings.flatMap(([port, at]) =>
@@ -289,7 +301,7 @@ export function toState(found: Dockerode.ContainerInspectInfo): ContainerState {
 }
 
 /** When and how a container ended. */
-function endOf({ FinishedAt, OOMKilled }: { FinishedAt?: string; OOMKilled?: boolean }): Partial<ContainerState> {
+function toEnd({ FinishedAt, OOMKilled }: { FinishedAt?: string; OOMKilled?: boolean }): Partial<ContainerState> {
   // The year 1 is the engine's word for never.
   const hasEnded = FinishedAt !== undefined && FinishedAt !== '' && !FinishedAt.startsWith('0001-')
   return { ...(hasEnded && { finishedAt: FinishedAt }), ...(OOMKilled === true && { outOfMemory: true }) }

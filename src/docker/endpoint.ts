@@ -40,14 +40,14 @@ export async function findDockerChoice({
     const tlsFolder = env['DOCKER_TLS_VERIFY'] ? resolve(env['DOCKER_CERT_PATH'] || folder) : undefined
     return { by: 'DOCKER_HOST', host: env['DOCKER_HOST'], tlsFolder }
   }
-  const context = env['DOCKER_CONTEXT'] || stringAt(await readJson(join(folder, 'config.json')), 'currentContext')
+  const context = env['DOCKER_CONTEXT'] || readStringAt(await readJson(join(folder, 'config.json')), 'currentContext')
   if (!context || context === 'default') return undefined
   const id = createHash('sha256').update(context).digest('hex')
   const meta = await readJson(join(folder, 'contexts', 'meta', id, 'meta.json'))
   const tls = join(folder, 'contexts', 'tls', id, 'docker')
   return {
     by: `The Docker context ${context}`,
-    host: stringAt(meta, 'Endpoints', 'docker', 'Host'),
+    host: readStringAt(meta, 'Endpoints', 'docker', 'Host'),
     tlsFolder: (await isFolder(tls)) ? tls : undefined,
   }
 }
@@ -80,7 +80,7 @@ async function readJson(path: string): Promise<unknown> {
   }
 }
 
-function stringAt(value: unknown, ...keys: string[]): string | undefined {
+function readStringAt(value: unknown, ...keys: string[]): string | undefined {
   let at = value
   for (const key of keys) at = typeof at === 'object' && at !== null ? (at as Record<string, unknown>)[key] : undefined
   return typeof at === 'string' ? at : undefined
@@ -143,12 +143,12 @@ function parseSshHost(text: string): SshEndpoint | undefined {
     text,
   )
   const host = found?.[2]?.replace(/^\[|\]$/g, '')
-  const user = decoded(found?.[1])
+  const user = decodeUser(found?.[1])
   if (host === undefined || host.startsWith('-') || (found?.[1] !== undefined && user === undefined)) return undefined
   return { kind: 'ssh', host, user, port: found?.[3] === undefined ? undefined : Number(found[3]) }
 }
 
-function decoded(text: string | undefined): string | undefined {
+function decodeUser(text: string | undefined): string | undefined {
   try {
     return text && decodeURIComponent(text)
   } catch (error) {

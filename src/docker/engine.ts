@@ -144,7 +144,7 @@ export interface ContainerSpec {
   readonly labels: Readonly<Record<string, string>>
   readonly ports: readonly PublishedPort[]
   /** The folder in the container that keeps what is written; nothing else can be written to but /tmp. */
-  readonly data: { readonly at: string; readonly from: DataPlace }
+  readonly data: { readonly at: string; readonly from: DataSource }
   /** Bytes. */
   readonly memory: number
   /** Restarted whenever it ends, until it is stopped. Otherwise it stays as it ended. */
@@ -162,7 +162,7 @@ export interface PublishedPort {
   readonly outside: number
 }
 
-export type DataPlace = { readonly volume: string } | { readonly folder: string }
+export type DataSource = { readonly volume: string } | { readonly folder: string }
 
 /** A container as it is. */
 export interface ContainerState {
@@ -205,7 +205,7 @@ export interface LogRequest {
 export interface DockerContainers {
   find(container: string): Promise<ContainerState | undefined>
   /** The running containers that publish this TCP port of the engine's host, once for each address. */
-  publishing(port: number): Promise<PublishingContainer[]>
+  findPublishing(port: number): Promise<PublishingContainer[]>
   /** Its id. */
   create(spec: ContainerSpec): Promise<string>
   start(container: string): Promise<void>
@@ -223,7 +223,7 @@ export interface DockerContainers {
    * Runs a program in a running container: the stream is its stdin and stdout. What it says on stderr is the stream's
    * error, a ExecError, once it has ended.
    */
-  converse(container: string, command: readonly string[]): Promise<Duplex>
+  exec(container: string, command: readonly string[]): Promise<Duplex>
   /** Its exit code, once it has ended. */
   wait(container: string): Promise<number>
 }
@@ -240,9 +240,9 @@ export async function ensureNetworks(
   const kind = kindNetworkName(env)
   for (const name of names) {
     if ((await networks.find(name)) !== undefined) continue
-    if (name !== kind) throw missing(name)
+    if (name !== kind) throw missingNetworkError(name)
     try {
-      await makeKindNetwork(networks, name)
+      await createKindNetwork(networks, name)
     } catch (error) {
       if (!(error instanceof DockerError)) throw error
       throw new MirrorError(`The network ${name} cannot be made: ${error.message}.`, {
@@ -253,7 +253,7 @@ export async function ensureNetworks(
   }
 }
 
-function missing(name: string): MirrorError {
+function missingNetworkError(name: string): MirrorError {
   return new MirrorError(`There is no Docker network named ${name}, and it is not the mirror's to make.`, {
     exit: exitCode.usage,
     hints: [
@@ -274,14 +274,14 @@ export function networkNames(names: readonly string[], env: Readonly<Record<stri
   return [...new Set(names.map((name) => (name === 'kind' ? kindNetworkName(env) : name)))]
 }
 
-const attempts = 5
+const maxAttempts = 5
 
 /**
  * Makes kind's network as kind itself makes it (pkg/cluster/internal/providers/docker/network.go): masquerading, with the MTU
  * of the engine's own bridge and an IPv6 subnet that follows from the name; IPv4 alone where there is no IPv6. kind takes a
  * network of its name as it is, so one without IPv6 would stay so.
  */
-export async function makeKindNetwork(networks: DockerNetworks, name: string): Promise<void> {
+export async function createKindNetwork(networks: DockerNetworks, name: string): Promise<void> {
   const mtu = (await networks.find('bridge'))?.options['com.docker.network.driver.mtu']
   const options = {
     'com.docker.network.bridge.enable_ip_masquerade': 'true',
@@ -289,7 +289,7 @@ export async function makeKindNetwork(networks: DockerNetworks, name: string): P
   }
   for (let attempt = 0; ; attempt++) {
     try {
-      return await networks.create({ name, ipv6Subnet: kindSubnet(name, attempt), options })
+      return await networks.create({ name, ipv6Subnet: computeKindSubnet(name, attempt), options })
     } catch (error) {
       if (!(error instanceof DockerError)) throw error
       // Somebody, kind perhaps, was quicker.
@@ -298,8 +298,8 @@ export async function makeKindNetwork(networks: DockerNetworks, name: string): P
         return networks.create({ name, ipv6Subnet: undefined, options })
       // podman masquerades without being told, and knows no such option.
       if (/unsupported .*option/i.test(error.message))
-        return networks.create({ name, ipv6Subnet: kindSubnet(name, attempt), options: {} })
-      if (!isOverlap(error) || attempt + 1 === attempts) throw error
+        return networks.create({ name, ipv6Subnet: computeKindSubnet(name, attempt), options: {} })
+      if (!isOverlap(error) || attempt + 1 === maxAttempts) throw error
     }
   }
 }
@@ -309,7 +309,7 @@ function isOverlap({ message }: DockerError): boolean {
 }
 
 /** An IPv6 subnet of fc00::/8 from the SHA-1 of the name and the number of the attempt, as kind computes it. */
-export function kindSubnet(name: string, attempt: number): string {
+export function computeKindSubnet(name: string, attempt: number): string {
   const number = Buffer.alloc(4)
   number.writeInt32LE(attempt)
   const hash = createHash('sha1').update(name).update(number).digest()
@@ -317,7 +317,7 @@ export function kindSubnet(name: string, attempt: number): string {
   return `fc00:${groups.join(':')}::/64`
 }
 
-const names: Readonly<Record<string, string>> = {
+const architectureNames: Readonly<Record<string, string>> = {
   x64: 'amd64',
   x86_64: 'amd64',
   aarch64: 'arm64',
@@ -329,6 +329,6 @@ const names: Readonly<Record<string, string>> = {
 }
 
 /** What images call an architecture that Node or the kernel names: `x64` and `x86_64` are `amd64`. */
-export function imageArchitecture(name: string): string {
-  return names[name] ?? name
+export function toImageArchitecture(name: string): string {
+  return architectureNames[name] ?? name
 }

@@ -116,7 +116,7 @@ export function dockerEngineContract(open: OpenEngine): void {
     expect(found).toMatchObject({ running: true, ports: [{ inside: 7000, outside: expect.any(Number) }] })
     const { outside } = found!.ports[0]!
     expect(outside).toBeGreaterThan(0)
-    expect(await containers.publishing(outside)).toStrictEqual([{ name: 'waits', address: '127.0.0.1' }])
+    expect(await containers.findPublishing(outside)).toStrictEqual([{ name: 'waits', address: '127.0.0.1' }])
     await containers.rename('waits', 'waits-on')
     expect(await containers.find('waits')).toBeUndefined()
     expect(await containers.find('waits-on')).toMatchObject({
@@ -125,11 +125,11 @@ export function dockerEngineContract(open: OpenEngine): void {
       running: true,
       ports: found!.ports,
     })
-    expect(await containers.publishing(1)).toStrictEqual([])
+    expect(await containers.findPublishing(1)).toStrictEqual([])
     await containers.stop(id, 1)
     await containers.stop(id, 1)
     expect(await containers.find(id)).toMatchObject({ running: false })
-    expect(await containers.publishing(outside)).toStrictEqual([])
+    expect(await containers.findPublishing(outside)).toStrictEqual([])
     await containers.remove(id)
   })
 
@@ -137,13 +137,13 @@ export function dockerEngineContract(open: OpenEngine): void {
     const { engine, shell } = await open()
     const { containers, volumes } = engine
     const id = await containers.create(spec(shell, 'talks', '/bin/busybox sleep 60'))
-    expect(await refusal(containers.converse(id, ['/bin/busybox', 'cat']))).toBe(409)
+    expect(await refusal(containers.exec(id, ['/bin/busybox', 'cat']))).toBe(409)
     await containers.start(id)
-    const echo = await containers.converse(id, ['/bin/busybox', 'cat'])
+    const echo = await containers.exec(id, ['/bin/busybox', 'cat'])
     const content = Buffer.alloc(300_000, 'talk')
     echo.end(content)
     expect(Buffer.concat(await echo.toArray()).equals(content)).toBe(true)
-    const failing = await containers.converse(id, ['/bin/busybox', 'sh', '-c', 'echo no more >&2; exit 1', 'exit'])
+    const failing = await containers.exec(id, ['/bin/busybox', 'sh', '-c', 'echo no more >&2; exit 1', 'exit'])
     await expect(failing.toArray()).rejects.toMatchObject({ name: 'ProgramError', message: 'no more' })
     await containers.stop(id, 1)
     await containers.remove(id)

@@ -1,4 +1,4 @@
-import type { ContainerOrder, DesiredContainer } from '../../src/daemon/container/spec.ts'
+import type { ApplyRequest, DesiredContainer } from '../../src/daemon/container/spec.ts'
 import { systemClock } from '../../src/lib/time.ts'
 import { createFakeEngine, type FakeEngine } from './fake-engine.ts'
 
@@ -34,15 +34,15 @@ export function engineWithImage(): FakeEngine {
   return docker
 }
 
-export function orderFor(desired: DesiredContainer, difference: Partial<ContainerOrder> = {}): ContainerOrder {
+export function orderFor(desired: DesiredContainer, difference: Partial<ApplyRequest> = {}): ApplyRequest {
   return {
     desired,
     instance: `of ${desired.memory}`,
-    handed: Buffer.from('tar'),
+    exportArchive: Buffer.from('tar'),
     clock: systemClock,
     signal: new AbortController().signal,
-    settle: () => Promise.resolve(),
-    putBack: () => Promise.resolve(),
+    onReady: () => Promise.resolve(),
+    onRestored: () => Promise.resolve(),
     ...difference,
   }
 }

@@ -106,7 +106,7 @@ export function createFakeEngine(info: Partial<DockerEngineInfo> = {}): FakeEngi
       async find(name) {
         return findContainer(name)?.state
       },
-      async publishing(port) {
+      async findPublishing(port) {
         const running = [...containers.values()].filter(({ state }) => state.running)
         return running
           .filter(({ state }) => state.ports.some(({ outside }) => outside === port))
@@ -171,7 +171,7 @@ export function createFakeEngine(info: Partial<DockerEngineInfo> = {}): FakeEngi
       async *logs(name, { lines }) {
         yield* mustFind(name).log.slice(-lines)
       },
-      async converse(name, command) {
+      async exec(name, command) {
         const { state, server } = mustFind(name)
         if (!state.running) throw new DockerError(409, `container ${state.id} is not running`)
         if (command.includes('cat')) return new PassThrough()

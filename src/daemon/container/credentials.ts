@@ -24,7 +24,7 @@ import { createCredentials, credentialHostOf, renderExportedCredentials } from '
 import { dockerConfigPath } from '../../upstream/docker-credentials.ts'
 import type { Credential } from '../../upstream/identity.ts'
 import { UpstreamError } from '../../upstream/upstream.ts'
-import { dataFolder, exportedFileNames, exportFolder, exportFolderOf, homeFolder, instanceOf } from './spec.ts'
+import { dataFolder, exportedFileNames, exportFolder, getExportFolder, homeFolder, getInstance } from './spec.ts'
 import { findOwnContainer, withCommandLockIfFree, wrapDockerError } from './stop.ts'
 
 /**
@@ -125,7 +125,7 @@ export function createExportArchive({ files, instance, token, user }: ExportArch
   const owner = { uid, gid }
   const home = posix.relative(dataFolder, homeFolder)
   const all = posix.relative(dataFolder, exportFolder)
-  const handed = posix.relative(dataFolder, exportFolderOf(instance))
+  const handed = posix.relative(dataFolder, getExportFolder(instance))
   const folders = [home, all, handed, `${handed}/docker`, ...(token === undefined ? [] : [`${home}/state`])]
   const folder = (path: string): TarEntry => ({ path, mode: 0o700, ...owner, content: { kind: 'folder' } })
   const file = (path: string, content: string | Uint8Array): TarEntry => ({
@@ -143,7 +143,7 @@ export function createExportArchive({ files, instance, token, user }: ExportArch
 
 /** The bytes of files of this machine. Throws a MirrorError (exit 2) for one that cannot be read. */
 export async function readExportedFiles(paths: Readonly<Record<string, string>>): Promise<ExportedFiles> {
-  const entries = Object.entries(paths).map(async ([name, path]) => [name, await read(path)] as const)
+  const entries = Object.entries(paths).map(async ([name, path]) => [name, await readExportedFile(path)] as const)
   return Object.fromEntries(await Promise.all(entries))
 }
 
@@ -154,7 +154,7 @@ export function hashFiles(files: ExportedFiles): string {
   return hash.digest('hex').slice(0, 16)
 }
 
-async function read(path: string): Promise<Buffer> {
+async function readExportedFile(path: string): Promise<Buffer> {
   try {
     return await readFile(path)
   } catch (error) {
@@ -177,7 +177,7 @@ export async function sendEndpoints(
 ): Promise<void> {
   const files = { [exportedFileNames.endpoints]: JSON.stringify(endpoints) }
   const { id, user } = container
-  const archive = await createExportArchive({ files, instance: instanceOf(container) ?? '', token: undefined, user })
+  const archive = await createExportArchive({ files, instance: getInstance(container) ?? '', token: undefined, user })
   await wrapDockerError('The container cannot be told its addresses', containers.unpack(id, dataFolder, archive))
 }
 
@@ -198,7 +198,7 @@ export async function refreshCredentials(surroundings: Surroundings, clock: Cloc
   const text = await exportCredentials(credentials, config, surroundings.env, clock)
   const archive = await createExportArchive({
     files: { [exportedFileNames.credentials]: text },
-    instance: instanceOf(found) ?? '',
+    instance: getInstance(found) ?? '',
     token: undefined,
     user: found.user,
   })

@@ -36,15 +36,15 @@ interface PreparedDesired {
 
 const extraCaFile = 'extra-ca.pem'
 const defaultMemory = 512 * 1024 ** 2
-const leastMemory = 64 * 1024 ** 2
+const minMemory = 64 * 1024 ** 2
 
 /** Throws a MirrorError (exit 2) for files that cannot be read and settings that cannot be. */
 export async function prepareDesired(input: DesiredContainerInput, info: DockerEngineInfo): Promise<PreparedDesired> {
   const { surroundings, paths, config, credentials } = input
   const { env } = surroundings
-  const ports = containerPorts(config)
-  const inside = containerConfig(config, ports, credentials)
-  const certificates = await exportedCertificates(env)
+  const ports = toContainerPorts(config)
+  const inside = createContainerConfig(config, ports, credentials)
+  const certificates = await readExtraCertificates(env)
   const files = {
     ...(await readExportedFiles(inside.files)),
     ...(certificates && { [extraCaFile]: certificates }),
@@ -56,7 +56,7 @@ export async function prepareDesired(input: DesiredContainerInput, info: DockerE
   const { networks: _, ...hashes } = configHashes(config, folder ?? volumeName)
   return {
     files,
-    warnings: [...addressWarnings(config), ...containerProxyWarnings(env)],
+    warnings: [...listAddressWarnings(config), ...listProxyWarnings(env)],
     container: {
       version: input.version,
       owner: paths.stateDir,
@@ -64,43 +64,43 @@ export async function prepareDesired(input: DesiredContainerInput, info: DockerE
       files: hashFiles(files),
       ports,
       data: folder === undefined ? { volume: volumeName } : { folder },
-      user: userFor(folder, info),
-      memory: memoryOf(env['MIRROR_MEMORY']),
-      env: proxyEnvironment(env),
+      user: chooseUser(folder, info),
+      memory: parseMemory(env['MIRROR_MEMORY']),
+      env: pickProxyVariables(env),
       extraCa: certificates ? extraCaFile : undefined,
       engine: info,
-      isInVm: isEnclosed(info, surroundings.platform),
+      isInVm: isEngineInVm(info, surroundings.platform),
     },
   }
 }
 
 /** A folder of the caller's is written to as the caller, whom a rootless engine calls root. */
-function userFor(folder: string | undefined, { isRootless }: DockerEngineInfo): string {
+function chooseUser(folder: string | undefined, { isRootless }: DockerEngineInfo): string {
   if (folder === undefined) return imageUser
   if (isRootless || process.getuid === undefined || process.getgid === undefined) return isRootless ? '0:0' : imageUser
   return `${process.getuid()}:${process.getgid()}`
 }
 
 /** Docker Desktop, and any engine for Linux containers on another system, lives in a virtual machine. */
-function isEnclosed({ isRootless, operatingSystem }: DockerEngineInfo, platform: Surroundings['platform']): boolean {
+function isEngineInVm({ isRootless, operatingSystem }: DockerEngineInfo, platform: Surroundings['platform']): boolean {
   return isRootless || operatingSystem === 'Docker Desktop' || platform !== 'linux'
 }
 
-function memoryOf(text: string | undefined): number {
+function parseMemory(text: string | undefined): number {
   if (text === undefined || text === '') return defaultMemory
   const size = parseSize(text)
-  if (size !== undefined && size >= leastMemory) return size
+  if (size !== undefined && size >= minMemory) return size
   throw new MirrorError(`${JSON.stringify(text)} is no amount of memory: a size of at least 64MiB.`, {
     exit: exitCode.usage,
     hints: ['mirror up --runtime container --memory 512MiB'],
   })
 }
 
-function proxyEnvironment(env: Surroundings['env']): Record<string, string> {
+function pickProxyVariables(env: Surroundings['env']): Record<string, string> {
   return Object.fromEntries(proxyVariables.flatMap((name) => (env[name] ? [[name, env[name]]] : [])))
 }
 
-function containerProxyWarnings(env: Surroundings['env']): string[] {
+function listProxyWarnings(env: Surroundings['env']): string[] {
   const proxies = [...readProxies(env).all]
   const local = proxies.filter(([, { isLocal }]) => isLocal)
   const telling = proxies.filter(([, { credential }]) => credential && credential.password !== '')
@@ -111,7 +111,7 @@ function containerProxyWarnings(env: Surroundings['env']): string[] {
   ]
 }
 
-function addressWarnings({ cache, registry }: Config): string[] {
+function listAddressWarnings({ cache, registry }: Config): string[] {
   const listening = [cache.listen, registry.listen]
   const others = listening.flat().filter((address) => !isLocal(address))
   const further = listening.flatMap(([first, ...more]) =>
@@ -136,15 +136,15 @@ interface ContainerConfig {
 }
 
 /** On the container's own addresses, IPv4 and IPv6, on the ports that are configured; free ones become the usual ones. */
-export function containerPorts({ cache, registry, admin }: Config): ContainerPorts {
+export function toContainerPorts({ cache, registry, admin }: Config): ContainerPorts {
   return {
-    cache: portOf(cache.listen, 5055),
-    registry: registry.enabled ? portOf(registry.listen, 5001) : undefined,
-    admin: portOf(admin.listen, 5056),
+    cache: toPublishedPort(cache.listen, 5055),
+    registry: registry.enabled ? toPublishedPort(registry.listen, 5001) : undefined,
+    admin: toPublishedPort(admin.listen, 5056),
   }
 }
 
-function portOf([first]: ListenAddress[], usual: number): PublishedPort {
+function toPublishedPort([first]: ListenAddress[], usual: number): PublishedPort {
   const outside = first?.port ?? 0
   return { inside: outside === 0 ? usual : outside, outside }
 }
@@ -153,10 +153,14 @@ function portOf([first]: ListenAddress[], usual: number): PublishedPort {
  * The same configuration for the inside of a container: other addresses, files that were handed over, no networks to look
  * for, and credentials only for the registries whose credentials are handed over.
  */
-export function containerConfig(config: Config, ports: ContainerPorts, handedOver: readonly string[]): ContainerConfig {
+export function createContainerConfig(
+  config: Config,
+  ports: ContainerPorts,
+  handedOver: readonly string[],
+): ContainerConfig {
   const files: Record<string, string> = {}
   /** A name of its own for each file; two may be called `ca.pem`. */
-  const handed = (path: string) => {
+  const exportFile = (path: string) => {
     const known = Object.keys(files).find((name) => files[name] === path)
     const name = known ?? `${Object.keys(files).length}-${basename(path).replaceAll(/[^\w.-]/g, '_')}`
     files[name] = path
@@ -165,44 +169,44 @@ export function containerConfig(config: Config, ports: ContainerPorts, handedOve
   const { cache, registry, tls } = config
   const inside = renderConfig({
     ...config,
-    cache: { ...cache, listen: everywhere(ports.cache.inside) },
+    cache: { ...cache, listen: allAddresses(ports.cache.inside) },
     registry: {
       ...registry,
-      listen: everywhere(ports.registry?.inside ?? 5001),
-      auth: registry.auth && { htpasswd: handed(registry.auth.htpasswd) },
+      listen: allAddresses(ports.registry?.inside ?? 5001),
+      auth: registry.auth && { htpasswd: exportFile(registry.auth.htpasswd) },
     },
-    admin: { listen: everywhere(ports.admin.inside) },
+    admin: { listen: allAddresses(ports.admin.inside) },
     networks: [],
-    allowedHosts: namesOutside(config),
+    allowedHosts: listHostNames(config),
     upstreams: Object.fromEntries(
       Object.entries(config.upstreams).map(([host, upstream]) => [
         host,
         {
           ...upstream,
-          ca: upstream.ca === undefined ? undefined : handed(upstream.ca),
+          ca: upstream.ca === undefined ? undefined : exportFile(upstream.ca),
           credentials: { from: handedOver.includes(host) ? 'docker-config' : 'anonymous' },
         },
       ]),
     ),
     // Its authority is for clients' configuration, which is written here.
-    tls: tls && { cert: handed(tls.cert), key: handed(tls.key), ca: undefined },
+    tls: tls && { cert: exportFile(tls.cert), key: exportFile(tls.key), ca: undefined },
   })
-  const lent = Object.fromEntries(handedOver.map((host) => [host, { credentials: 'docker-config' }]))
-  const document = { ...inside, upstreams: { ...lent, ...inside.upstreams } }
+  const exported = Object.fromEntries(handedOver.map((host) => [host, { credentials: 'docker-config' }]))
+  const document = { ...inside, upstreams: { ...exported, ...inside.upstreams } }
   return { text: `${JSON.stringify(document, null, 2)}\n`, files }
 }
 
 /** IPv4 comes in there, too. */
-const everywhere = (port: number) => [{ host: '::', port }]
+const allAddresses = (port: number) => [{ host: '::', port }]
 
 /** A container does not know by which names and addresses clients reach the machine that it runs on. */
-function namesOutside({ allowedHosts, cache, registry, admin }: Config): string[] {
+function listHostNames({ allowedHosts, cache, registry, admin }: Config): string[] {
   const listening = [cache, registry, admin].flatMap(({ listen }) => listen.map(({ host }) => host))
-  const outside = [...machineNames(), ...listening].filter((host) => isUnknownInside(host) && isName(host))
+  const outside = [...machineNames(), ...listening].filter((host) => isHostAddress(host) && isName(host))
   return [...new Set([...allowedHosts, ...outside])]
 }
 
-function isUnknownInside(host: string): boolean {
+function isHostAddress(host: string): boolean {
   return host !== '0.0.0.0' && host !== '::' && !isLoopbackAddress(host)
 }
 
@@ -215,10 +219,10 @@ function isName(host: string): boolean {
  * PEM text of the authorities that Node trusts on this machine beyond its own: those of NODE_EXTRA_CA_CERTS, and of the system
  * where Node is told to use them. A container has neither. Throws a MirrorError (exit 2) for a file that cannot be read.
  */
-async function exportedCertificates(env: Readonly<Record<string, string | undefined>>): Promise<string | undefined> {
+async function readExtraCertificates(env: Readonly<Record<string, string | undefined>>): Promise<string | undefined> {
   const file = env['NODE_EXTRA_CA_CERTS']
-  const own = file ? [await read(file)] : []
-  const all = [...own, ...(usesSystemStore(env) ? systemCertificates() : [])].filter((text) => text.trim() !== '')
+  const own = file ? [await readCertificates(file)] : []
+  const all = [...own, ...(usesSystemStore(env) ? readSystemCertificates() : [])].filter((text) => text.trim() !== '')
   return all.length === 0 ? undefined : all.map((text) => `${text.trim()}\n`).join('')
 }
 
@@ -228,12 +232,12 @@ function usesSystemStore(env: Readonly<Record<string, string | undefined>>): boo
 }
 
 /** Newer Node only; older Node knows no NODE_USE_SYSTEM_CA either. In an order that does not change. */
-function systemCertificates(): string[] {
+function readSystemCertificates(): string[] {
   if (!('getCACertificates' in tls) || typeof tls.getCACertificates !== 'function') return []
   return [...new Set(tls.getCACertificates('system') as string[])].toSorted()
 }
 
-async function read(path: string): Promise<string> {
+async function readCertificates(path: string): Promise<string> {
   try {
     return await readFile(path, 'utf8')
   } catch (cause) {
@@ -246,7 +250,7 @@ async function read(path: string): Promise<string> {
 }
 
 /** What a user should know of an engine whose network hears all that is said to it. */
-export function clearTextWarnings({
+export function listClearTextWarnings({
   endpoint,
   isRemote: isElsewhere,
 }: Pick<DockerEngine, 'endpoint' | 'isRemote'>): string[] {
@@ -257,7 +261,7 @@ export function clearTextWarnings({
 }
 
 /** Throws a MirrorError (exit 2) when a folder is asked for that would be another machine's. */
-export function refuseFolderElsewhere(
+export function refuseRemoteFolder(
   { endpoint, isRemote: isElsewhere }: Pick<DockerEngine, 'endpoint' | 'isRemote'>,
   env: Surroundings['env'],
 ): void {

@@ -11,7 +11,7 @@ import { every } from '../../lib/time.ts'
 import type { ConnectionClose } from '../../server/push.ts'
 import { isOutOfDescriptors } from '../../server/respond.ts'
 import { type ExportedCredential, readExportedCredentials } from '../../upstream/credentials.ts'
-import { exportedFileNames, exportFolderOf, vmEngineVariable } from './spec.ts'
+import { exportedFileNames, getExportFolder, vmEngineVariable } from './spec.ts'
 
 /** What a mirror in a container is told about the world outside of it. */
 export interface HostHandoff {
@@ -28,7 +28,7 @@ export interface HostHandoff {
 /** Undefined for a mirror that is not in a container of ours. */
 export function openHostHandoff(
   env: Readonly<Record<string, string | undefined>>,
-  folderOf: (instance: string) => string = exportFolderOf,
+  folderOf: (instance: string) => string = getExportFolder,
 ): HostHandoff | undefined {
   const instance = env['MIRROR_INSTANCE']
   if (!instance) return undefined
@@ -45,13 +45,13 @@ export function openHostHandoff(
     },
     credentials: () => readExportedCredentials(join(folder, exportedFileNames.credentials), Date.now()),
     async removeOthers() {
-      const others = (await namesIn(dirname(folder))).filter((name) => name !== basename(folder))
+      const others = (await listNames(dirname(folder))).filter((name) => name !== basename(folder))
       for (const name of others) await rm(join(dirname(folder), name), { recursive: true, force: true })
     },
   }
 }
 
-async function namesIn(folder: string): Promise<string[]> {
+async function listNames(folder: string): Promise<string[]> {
   try {
     return await readdir(folder)
   } catch (error) {
@@ -60,19 +60,19 @@ async function namesIn(folder: string): Promise<string[]> {
   }
 }
 
-const lookMs = 1000
+const pollMs = 1000
 
 /**
  * Removes what was handed to the mirrors before this one, credentials and keys among it, as soon as this one is there to stay;
  * until then one of them may be put back. Returns how to stop looking.
  */
-export function removePredecessorExports(handoff: HostHandoff, logger: Logger, everyMs = lookMs): () => void {
-  const look = async () => {
+export function removePredecessorExports(handoff: HostHandoff, logger: Logger, everyMs = pollMs): () => void {
+  const check = async () => {
     if ((await handoff.endpoints()) === undefined) return
     stop()
     await handoff.removeOthers()
   }
-  const stop = every(everyMs, look, (error) =>
+  const stop = every(everyMs, check, (error) =>
     logger.warn({ error: describeFailure(error) }, 'what was handed to the mirror before this one cannot be removed'),
   )
   return stop
@@ -90,7 +90,7 @@ export function isInContainer(env: Readonly<Record<string, string | undefined>>)
  * How a process in a container tells its host's connections from other containers'; undefined outside of containers. The check
  * throws the system's error when no file descriptors are left: a client asks again after that, but not after a refusal.
  */
-export function hostCheck(
+export function createHostCheck(
   env: Readonly<Record<string, string | undefined>>,
   {
     readRoutes = () => readFileSync('/proc/net/route', 'utf8'),
@@ -101,8 +101,8 @@ export function hostCheck(
   const isEnclosed = env[vmEngineVariable] === '1'
   return (connection) =>
     isFromHost(connection, {
-      gateways: defaultGateways(unlessUnknown(readRoutes) ?? ''),
-      subnets: isEnclosed ? unlessUnknown(() => subnetsOf(interfaces())) : undefined,
+      gateways: parseDefaultGateways(undefinedIfUnknown(readRoutes) ?? ''),
+      subnets: isEnclosed ? undefinedIfUnknown(() => listSubnets(interfaces())) : undefined,
     })
 }
 
@@ -132,30 +132,33 @@ function isWithin(address: string, subnets: readonly string[]): boolean {
   const list = new BlockList()
   for (const subnet of subnets) {
     const [network = '', prefix] = subnet.split('/')
-    list.addSubnet(network, Number(prefix), familyOf(network))
+    list.addSubnet(network, Number(prefix), getFamily(network))
   }
-  return list.check(address, familyOf(address))
+  return list.check(address, getFamily(address))
 }
 
-function familyOf(address: string): 'ipv4' | 'ipv6' {
+function getFamily(address: string): 'ipv4' | 'ipv6' {
   return isIP(address) === 6 ? 'ipv6' : 'ipv4'
 }
 
-function subnetsOf(interfaces: readonly NetworkInterfaceInfo[]): string[] {
+function listSubnets(interfaces: readonly NetworkInterfaceInfo[]): string[] {
   return interfaces.flatMap(({ cidr }) => cidr ?? [])
 }
 
 /** The IPv4 gateways of the default routes in a `/proc/net/route`. Its numbers are in the byte order of the machine. */
-export function defaultGateways(routes: string): string[] {
+export function parseDefaultGateways(routes: string): string[] {
   return routes
     .split('\n')
     .slice(1)
     .map((line) => line.trim().split(/\s+/))
-    .filter(([, destination, gateway, , , , , mask]) => destination === none && mask === none && gateway !== none)
+    .filter(
+      ([, destination, gateway, , , , , mask]) =>
+        destination === zeroAddress && mask === zeroAddress && gateway !== zeroAddress,
+    )
     .map(([, , gateway = '']) => toAddress(gateway))
 }
 
-const none = '00000000'
+const zeroAddress = '00000000'
 
 function toAddress(hex: string): string {
   const numbers = [...Buffer.from(hex, 'hex')]
@@ -163,7 +166,7 @@ function toAddress(hex: string): string {
 }
 
 /** Undefined where the system does not tell: then nobody is known to be the host by it. */
-function unlessUnknown<T>(read: () => T): T | undefined {
+function undefinedIfUnknown<T>(read: () => T): T | undefined {
   try {
     return read()
   } catch (error) {

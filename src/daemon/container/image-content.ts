@@ -22,7 +22,7 @@ export interface ImageContent {
 }
 
 /** A digest over paths and bytes, hex. Hashing 100 MB takes a moment, so it is noted in `memoFile` by fingerprint. */
-export async function contentDigest(content: ImageContent, memoFile: string): Promise<string> {
+export async function computeContentDigest(content: ImageContent, memoFile: string): Promise<string> {
   const made = JSON.stringify([content.texts, content.folders])
   const key = createHash('sha256').update(made).update(content.fingerprint).digest('hex')
   const memo = await readMemo(memoFile)
@@ -43,7 +43,7 @@ export async function contentDigest(content: ImageContent, memoFile: string): Pr
 }
 
 /** The content as entries of a tar archive, each folder before what is in it. */
-export async function* imageEntries(content: ImageContent): AsyncGenerator<TarEntry> {
+export async function* createImageEntries(content: ImageContent): AsyncGenerator<TarEntry> {
   const { texts, folders } = content
   const made = new Set<string>()
   for (const { path, mode, user } of folders) {
@@ -80,22 +80,22 @@ async function readMemo(path: string): Promise<Record<string, unknown>> {
 }
 
 /** Where the digest of an image's content is noted. */
-export function memoFileIn(stateDir: string): string {
+export function memoFilePath(stateDir: string): string {
   return join(stateDir, 'image.json')
 }
 
 /** An image from the Node of this machine: the content of its root. Undefined where ldd(1) cannot tell what Node needs. */
-export async function nodeImageContent(
+export async function createNodeImageContent(
   root: string,
   execPath: string,
   runCommand: RunCommand,
 ): Promise<ImageContent | undefined> {
-  const node = await nodeFiles(execPath, runCommand)
+  const node = await listNodeFiles(execPath, runCommand)
   if (node === undefined) return undefined
-  const tree = await packageTree(root)
+  const tree = await buildPackageTree(root)
   return {
-    fingerprint: await fingerprintOf([...(await stampsOf(tree)), ...node]),
-    files: async () => [...node, ...(await treeFiles(tree, packageFolder.slice(1)))],
+    fingerprint: await computeFingerprint([...(await listStampedFiles(tree)), ...node]),
+    files: async () => [...node, ...(await listTreeFiles(tree, packageFolder.slice(1)))],
     texts: {
       // Only these two sources of names are in the image.
       'etc/nsswitch.conf': 'passwd: files\ngroup: files\nhosts: files dns\n',
@@ -107,40 +107,40 @@ export async function nodeImageContent(
 }
 
 /** What the Dockerfile builds an image from. */
-export async function buildContext(root: string): Promise<ImageContent> {
-  const tree = await packageTree(root)
+export async function createBuildContext(root: string): Promise<ImageContent> {
+  const tree = await buildPackageTree(root)
   const dockerfile = await readFile(join(root, 'templates', 'Dockerfile'), 'utf8')
   return {
-    fingerprint: await fingerprintOf(await stampsOf(tree)),
-    files: () => treeFiles(tree, 'mirror'),
+    fingerprint: await computeFingerprint(await listStampedFiles(tree)),
+    files: () => listTreeFiles(tree, 'mirror'),
     texts: { Dockerfile: dockerfile },
     folders: [dataEntry],
   }
 }
 
 /** The image that the Dockerfile starts from. */
-export function baseImage(dockerfile: string): string {
+export function parseBaseImage(dockerfile: string): string {
   return /^FROM\s+(\S+)/m.exec(dockerfile)![1]!
 }
 
 /** A new volume gets owner and mode of the image's folder. */
 const dataEntry = { path: 'data', mode: 0o700, user: 1000 }
 
-async function treeFiles(tree: readonly PackagePlace[], folder: string): Promise<PlacedFile[]> {
-  const files = await Promise.all(tree.map(packageFiles))
+async function listTreeFiles(tree: readonly PlacedPackage[], folder: string): Promise<PlacedFile[]> {
+  const files = await Promise.all(tree.map(listPackageFiles))
   return files.flat().map(({ source, path }) => ({ source, path: `${folder}/${path}` }))
 }
 
 /** Installed packages are known by their package.json; our own code is looked at file by file. */
-async function stampsOf(tree: readonly PackagePlace[]): Promise<PlacedFile[]> {
+async function listStampedFiles(tree: readonly PlacedPackage[]): Promise<PlacedFile[]> {
   const [own, ...others] = tree
   return [
-    ...(await packageFiles(own!)),
+    ...(await listPackageFiles(own!)),
     ...others.map(({ path, source }) => ({ path, source: join(source, 'package.json') })),
   ]
 }
 
-async function fingerprintOf(files: readonly PlacedFile[]): Promise<string> {
+async function computeFingerprint(files: readonly PlacedFile[]): Promise<string> {
   const stamps = files.map(async ({ source, path }) => {
     const { size, mtimeMs, ino } = await stat(source)
     return [path, source, size, mtimeMs, ino]
@@ -155,7 +155,7 @@ const nameServices = /^lib(nss_(files|dns)|resolv)\.so\.2$/
  * A Node binary and the shared libraries it is linked with, as ldd(1) finds them, at the same paths; the paths begin below
  * the root. Undefined where there is no ldd, or it does not understand the binary.
  */
-async function nodeFiles(execPath: string, runCommand: RunCommand): Promise<PlacedFile[] | undefined> {
+async function listNodeFiles(execPath: string, runCommand: RunCommand): Promise<PlacedFile[] | undefined> {
   const binary = await realpath(execPath)
   const listed = await runCommand('ldd', [binary], { timeoutMs: 10_000 })
   if (listed === undefined) return undefined
@@ -184,10 +184,10 @@ interface PlacedFile {
 /** What of our own package runs. */
 const ownParts = ['package.json', 'oclif.manifest.json', 'bin', 'dist', 'templates']
 /** What of a package nobody runs. */
-const idle = /\.(d\.[cm]?ts|map|md|markdown|flow)$/i
+const unusedFiles = /\.(d\.[cm]?ts|map|md|markdown|flow)$/i
 
 /** A package in the tree that is made of it and its dependencies. */
-interface PackagePlace {
+interface PlacedPackage {
   /** Relative to the root's folder; empty for the root itself. */
   readonly path: string
   /** Where it really is. */
@@ -198,7 +198,7 @@ interface PackagePlace {
  * A package and everything it depends on, wherever a package manager has put it, as a tree in which each finds its own
  * version: hoisted where the place is free, else below whoever needs it.
  */
-export async function packageTree(root: string): Promise<PackagePlace[]> {
+export async function buildPackageTree(root: string): Promise<PlacedPackage[]> {
   const placed = new Map<string, string>([['', await realpath(root)]])
   const queue = ['']
   // Breadth first: what a package finds on its way up is there before it looks.
@@ -206,14 +206,14 @@ export async function packageTree(root: string): Promise<PackagePlace[]> {
     const home = placed.get(place)!
     const { dependencies = {}, optionalDependencies = {} } = await readManifest(home)
     const names = Object.keys({ ...dependencies, ...optionalDependencies }).toSorted()
-    const sources = await Promise.all(names.map((name) => resolve(home, name)))
+    const sources = await Promise.all(names.map((name) => resolvePackage(home, name)))
     for (const [at, name] of names.entries()) {
       const source = sources[at]
       if (source === undefined) {
         if (name in optionalDependencies) continue
         throw new Error(`${name}, which ${home} depends on, is not installed`)
       }
-      const found = nearest(placed, place, name)
+      const found = resolveInTree(placed, place, name)
       if (found === source) continue
       const path = posix.join(found === undefined ? '' : place, 'node_modules', name)
       placed.set(path, source)
@@ -224,30 +224,30 @@ export async function packageTree(root: string): Promise<PackagePlace[]> {
 }
 
 /** The files of a package in such a tree. */
-export async function packageFiles({ path, source }: PackagePlace): Promise<PlacedFile[]> {
-  if (path !== '') return filesIn(source, path, (name) => !idle.test(name))
+export async function listPackageFiles({ path, source }: PlacedPackage): Promise<PlacedFile[]> {
+  if (path !== '') return listFiles(source, path, (name) => !unusedFiles.test(name))
   const parts = await Promise.all(
-    ownParts.map((part) => filesIn(join(source, part), part, (name) => !name.endsWith('.d.ts'))),
+    ownParts.map((part) => listFiles(join(source, part), part, (name) => !name.endsWith('.d.ts'))),
   )
   return parts.flat()
 }
 
 /** What a package at the place would get for the name, as Node looks for it. */
-function nearest(placed: ReadonlyMap<string, string>, place: string, name: string): string | undefined {
-  for (let at = place; ; at = parentPlace(at)) {
+function resolveInTree(placed: ReadonlyMap<string, string>, place: string, name: string): string | undefined {
+  for (let at = place; ; at = parentPath(at)) {
     const found = placed.get(posix.join(at, 'node_modules', name))
     if (found !== undefined || at === '') return found
   }
 }
 
 /** `node_modules/a/node_modules/@b/c` is in `node_modules/a`, that is in the root. */
-function parentPlace(place: string): string {
+function parentPath(place: string): string {
   const at = place.lastIndexOf('node_modules/')
   return place.slice(0, Math.max(0, at - 1))
 }
 
 /** Where the package really is that one in this folder would load. */
-async function resolve(home: string, name: string): Promise<string | undefined> {
+async function resolvePackage(home: string, name: string): Promise<string | undefined> {
   for (let folder = home; ; folder = dirname(folder)) {
     const candidate = join(folder, 'node_modules', name)
     if (await isThere(join(candidate, 'package.json'))) return realpath(candidate)
@@ -265,10 +265,10 @@ async function readManifest(home: string): Promise<Manifest> {
 }
 
 /** A file, or all in a folder but what is installed below it. Sorted, so that the same tree makes the same list. */
-async function filesIn(source: string, path: string, wanted: (path: string) => boolean): Promise<PlacedFile[]> {
+async function listFiles(source: string, path: string, wanted: (path: string) => boolean): Promise<PlacedFile[]> {
   const found = await stat(source)
   if (found.isFile()) return wanted(path) ? [{ source, path }] : []
   const names = (await readdir(source)).toSorted().filter((name) => name !== 'node_modules' && name !== '.git')
-  const inside = names.map((name) => filesIn(join(source, name), posix.join(path, name), wanted))
+  const inside = names.map((name) => listFiles(join(source, name), posix.join(path, name), wanted))
   return (await Promise.all(inside)).flat()
 }

@@ -5,7 +5,7 @@ import {
   type ContainerSpec,
   DockerError,
   type DockerEngineInfo,
-  imageArchitecture,
+  toImageArchitecture,
   type ImageState,
 } from '../../docker/engine.ts'
 import { unlessAborted } from '../../lib/async.ts'
@@ -13,12 +13,12 @@ import { exitCode, MirrorError } from '../../lib/errors.ts'
 import type { RunCommand } from '../../lib/process.ts'
 import { tarOf } from '../../lib/tar.ts'
 import {
-  baseImage,
-  buildContext,
-  contentDigest,
+  parseBaseImage,
+  createBuildContext,
+  computeContentDigest,
   type ImageContent,
-  imageEntries,
-  nodeImageContent,
+  createImageEntries,
+  createNodeImageContent,
 } from './image-content.ts'
 import { dataFolder, homeFolder, imageUser, program } from './spec.ts'
 import { catchDockerError, wrapDockerError } from './stop.ts'
@@ -66,10 +66,11 @@ export async function ensureImage(
   info: DockerEngineInfo,
   request: ImageRequest,
 ): Promise<ImageState> {
-  if (request.wanted !== undefined) return fits(await obtain(engine, request.wanted, request), request.wanted, info)
+  if (request.wanted !== undefined)
+    return assertPlatform(await findOrPull(engine, request.wanted, request), request.wanted, info)
   if (request.published !== undefined) {
-    const published = await orUnavailable(obtain(engine, request.published, request))
-    if (published !== undefined) return fits(published, request.published, info)
+    const published = await ignoreMirrorError(findOrPull(engine, request.published, request))
+    if (published !== undefined) return assertPlatform(published, request.published, info)
   }
   return ensureLocalImage(engine, info, request)
 }
@@ -80,69 +81,69 @@ async function ensureLocalImage(
   request: ImageRequest,
 ): Promise<ImageState> {
   const { host, root, memoFile, say } = request
-  const sameMachine = host.platform === info.os && imageArchitecture(host.arch) === info.architecture
-  const ofNode = sameMachine ? await nodeImageContent(root, host.execPath, request.runCommand) : undefined
-  const context = await buildContext(root)
+  const sameMachine = host.platform === info.os && toImageArchitecture(host.arch) === info.architecture
+  const ofNode = sameMachine ? await createNodeImageContent(root, host.execPath, request.runCommand) : undefined
+  const context = await createBuildContext(root)
   const digests = {
-    node: ofNode && (await contentDigest(ofNode, memoFile)),
-    dockerfile: await contentDigest(context, memoFile),
+    node: ofNode && (await computeContentDigest(ofNode, memoFile)),
+    dockerfile: await computeContentDigest(context, memoFile),
   }
   const present = await engine.images.find(localImage)
   const made = present?.labels[contentLabel]
   if (present && made !== undefined && (made === digests.node || made === digests.dockerfile)) return present
 
-  const base = baseImage(context.texts['Dockerfile']!)
+  const base = parseBaseImage(context.texts['Dockerfile']!)
   const build = () => buildImage(engine, context, digests.dockerfile)
-  const ended = endOfSupport(host.nodeVersion, host.now)
+  const ended = findEndOfLife(host.nodeVersion, host.now)
   if (ofNode && ended !== undefined) {
     say(`Node ${host.nodeVersion} of this machine gets no fixes since ${ended}; looking for ${base} to run on instead.`)
-    if ((await orUnavailable(obtain(engine, base, request))) !== undefined) return build()
+    if ((await ignoreMirrorError(findOrPull(engine, base, request))) !== undefined) return build()
     say(`${base} cannot be had, so the container runs on Node ${host.nodeVersion}.`)
   }
   if (ofNode) {
     say('Making the image from the Node of this machine.')
     const labels = { [contentLabel]: digests.node! }
-    await unlessRefused(engine.images.import(localImage, labels, tarOf(imageEntries(ofNode))))
+    await wrapImageError(engine.images.import(localImage, labels, tarOf(createImageEntries(ofNode))))
     const image = (await engine.images.find(localImage))!
-    const failure = await tried(engine, image, request)
+    const failure = await tryImage(engine, image, request)
     if (failure === undefined) return image
     await engine.images.remove(localImage)
     say(`This machine's Node does not run in a container (${failure}); building on ${base} instead.`)
   } else say(`Building the image on ${base}.`)
-  await obtain(engine, base, request)
+  await findOrPull(engine, base, request)
   return build()
 }
 
 /** Removes an image that was made here and that nothing runs any more; somebody else's stays. */
-export async function removeMade({ images }: DockerEngine, id: string): Promise<void> {
+export async function removeLocalImage({ images }: DockerEngine, id: string): Promise<void> {
   if ((await images.find(id))?.labels[contentLabel] !== undefined) await images.remove(id)
 }
 
 /** The trial of an image. Nobody takes one for good whose trial was broken off. */
-async function tried(
+async function tryImage(
   engine: DockerEngine,
   { id }: ImageState,
   { network, signal }: ImageRequest,
 ): Promise<string | undefined> {
   try {
-    return await wrapDockerError('The new image cannot be tried', smokeRun(engine, id, network, signal))
+    return await wrapDockerError('The new image cannot be tried', runTrial(engine, id, network, signal))
   } catch (error) {
     await catchDockerError(engine.images.remove(localImage))
     throw error
   }
 }
 
-function unlessRefused(image: Promise<void>): Promise<void> {
+function wrapImageError(image: Promise<void>): Promise<void> {
   return wrapDockerError('The Docker engine cannot make the image', image, 'docker system df   (is there room?)')
 }
 
 async function buildImage(engine: DockerEngine, context: ImageContent, digest: string): Promise<ImageState> {
-  await unlessRefused(engine.images.build(localImage, { [contentLabel]: digest }, tarOf(imageEntries(context))))
+  await wrapImageError(engine.images.build(localImage, { [contentLabel]: digest }, tarOf(createImageEntries(context))))
   return (await engine.images.find(localImage))!
 }
 
 /** One that is there, or can be pulled. */
-async function obtain(engine: DockerEngine, name: string, { signal, say }: ImageRequest): Promise<ImageState> {
+async function findOrPull(engine: DockerEngine, name: string, { signal, say }: ImageRequest): Promise<ImageState> {
   const present = await engine.images.find(name)
   if (present !== undefined) return present
   const enough = AbortSignal.timeout(pullMs)
@@ -160,7 +161,7 @@ async function obtain(engine: DockerEngine, name: string, { signal, say }: Image
   return (await engine.images.find(name))!
 }
 
-async function orUnavailable(image: Promise<ImageState>): Promise<ImageState | undefined> {
+async function ignoreMirrorError(image: Promise<ImageState>): Promise<ImageState | undefined> {
   try {
     return await image
   } catch (error) {
@@ -169,7 +170,7 @@ async function orUnavailable(image: Promise<ImageState>): Promise<ImageState | u
   }
 }
 
-function fits(image: ImageState, name: string, info: DockerEngineInfo): ImageState {
+function assertPlatform(image: ImageState, name: string, info: DockerEngineInfo): ImageState {
   if (image.os === info.os && image.architecture === info.architecture) return image
   throw new MirrorError(
     `The image ${name} is for ${image.os}/${image.architecture}, but the Docker engine runs ${info.os}/${info.architecture}.`,
@@ -183,13 +184,13 @@ function fits(image: ImageState, name: string, info: DockerEngineInfo): ImageSta
   )
 }
 
-const seconds = 30
+const trialSeconds = 30
 
 /** Looks a name up, where there is a network with names, starts a server on free ports and waits for it to say that it is ready. */
-const trial = `
+const trialProgram = `
 const dns = require('node:dns'), { fork } = require('node:child_process')
 const fail = (why) => { console.log(why); process.exit(1) }
-setTimeout(() => fail('no answer within ${seconds} s'), ${seconds * 1000}).unref()
+setTimeout(() => fail('no answer within ${trialSeconds} s'), ${trialSeconds * 1000}).unref()
 dns.lookup(process.env.NAME_TO_LOOK_UP, (error) => {
   if (error) return fail('names cannot be looked up: ' + error.code)
   const server = fork('${program}', ['serve'], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
@@ -206,7 +207,7 @@ dns.lookup(process.env.NAME_TO_LOOK_UP, (error) => {
  * Whether an image works: undefined when it does, else what went wrong. Leaves nothing behind, also when the signal aborts. The container's own name on a
  * network of the user's is one that only the engine's name server knows; the default bridge has no such thing.
  */
-async function smokeRun(
+async function runTrial(
   { containers, networks, volumes }: Pick<DockerEngine, 'containers' | 'networks' | 'volumes'>,
   image: string,
   network: string | undefined,
@@ -217,7 +218,7 @@ async function smokeRun(
     name,
     image,
     entrypoint: [nodeInImage],
-    command: ['-e', trial],
+    command: ['-e', trialProgram],
     env: {
       MIRROR_HOME: homeFolder,
       MIRROR_DATA: dataFolder,
@@ -252,7 +253,7 @@ async function smokeRun(
 }
 
 /** The days on which Node's releases get their last fix. https://github.com/nodejs/Release#release-schedule */
-const lastDays: Readonly<Record<string, string>> = {
+const endsOfLife: Readonly<Record<string, string>> = {
   20: '2026-04-30',
   21: '2024-06-01',
   22: '2027-04-30',
@@ -263,7 +264,7 @@ const lastDays: Readonly<Record<string, string>> = {
 }
 
 /** The day after which this Node (`v22.1.0`) gets no more fixes, if that is over; `now` in ms. One that is not known yet is new. */
-function endOfSupport(version: string, now: number): string | undefined {
-  const day = lastDays[/^v?(\d+)/.exec(version)?.[1] ?? '']
+function findEndOfLife(version: string, now: number): string | undefined {
+  const day = endsOfLife[/^v?(\d+)/.exec(version)?.[1] ?? '']
   return day !== undefined && Date.parse(`${day}T23:59:59Z`) < now ? day : undefined
 }

@@ -4,19 +4,19 @@ import { type DockerEndpoint, engineHost, isRemoteEngine } from '../../docker/en
 import { type DockerEngine, type ContainerState, DockerError, type PublishedPort } from '../../docker/engine.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import type { Clock } from '../../lib/time.ts'
-import { removeMade } from './image.ts'
+import { removeLocalImage } from './image.ts'
 import {
   containerAliases,
   containerName,
-  type ContainerOrder,
+  type ApplyRequest,
   type ContainerPlan,
   type ContainerPorts,
-  containerSpec,
+  createContainerSpec,
   type DesiredContainer,
   dataFolder,
   replacedName,
   ownerOf,
-  volumeLabels,
+  createVolumeLabels,
   volumeName,
 } from './spec.ts'
 import {
@@ -48,16 +48,16 @@ export async function refuseForeignVolume(
 
 /** Throws a MirrorError that names the container which has one of the ports already, where ours is published. */
 export async function refuseTakenPorts({ containers }: DockerEngine, ports: ContainerPorts): Promise<void> {
-  for (const [name, port] of namedPorts(ports)) {
+  for (const [name, port] of listPorts(ports)) {
     if (port.outside === 0) continue
-    const holders = await containers.publishing(port.outside)
-    const other = holders.find((holder) => holder.name !== containerName && publishedOn.includes(holder.address))
-    if (other !== undefined) throw portTaken(name, port.outside, `the container ${other.name}`)
+    const holders = await containers.findPublishing(port.outside)
+    const other = holders.find((holder) => holder.name !== containerName && publishedAddresses.includes(holder.address))
+    if (other !== undefined) throw portTakenError(name, port.outside, `the container ${other.name}`)
   }
 }
 
 /** Where a port of ours is in the way; the engine publishes IPv6 apart from IPv4. */
-const publishedOn = ['127.0.0.1', '0.0.0.0']
+const publishedAddresses = ['127.0.0.1', '0.0.0.0']
 
 /**
  * Has the container as it is wished, and returns when the mirror in it answers. Throws a MirrorError when it does not; then
@@ -66,23 +66,23 @@ const publishedOn = ['127.0.0.1', '0.0.0.0']
 export async function applyContainerPlan(
   engine: DockerEngine,
   plan: ContainerPlan,
-  order: ContainerOrder,
+  order: ApplyRequest,
 ): Promise<ContainerState> {
-  if (plan.action === 'create') return makeContainer(engine, order)
-  if (plan.action === 'replace') return replaceContainer(engine, order, () => makeContainer(engine, order))
+  if (plan.action === 'create') return createAndStart(engine, order)
+  if (plan.action === 'replace') return replaceContainer(engine, order, () => createAndStart(engine, order))
   const { containers, networks } = engine
   const { id, restarting } = (await containers.find(containerName))!
   // One that is just starting reads its files: while they are replaced they are not its own for a moment.
-  if (plan.action === 'keep') await answered(engine, id, order)
-  await handOver(engine, id, order)
-  for (const network of plan.connect) await join(engine, network, id)
+  if (plan.action === 'keep') await awaitAnswer(engine, id, order)
+  await sendExports(engine, id, order)
+  for (const network of plan.connect) await joinNetwork(engine, network, id)
   for (const network of plan.disconnect)
     await wrapDockerError(`The container cannot leave the network ${network}`, networks.disconnect(network, id))
-  if (plan.action === 'keep') return untilItAnswers(engine, id, order)
+  if (plan.action === 'keep') return awaitReady(engine, id, order)
   try {
     order.signal.throwIfAborted()
-    await start(engine, id, order.desired.ports)
-    return await untilItAnswers(engine, id, order)
+    await startContainer(engine, id, order.desired.ports)
+    return await awaitReady(engine, id, order)
   } catch (error) {
     // Stopped again, as it was: a process that it was to replace needs the ports.
     if (!restarting) await catchDockerError(stopContainer(engine, id))
@@ -90,17 +90,17 @@ export async function applyContainerPlan(
   }
 }
 
-async function makeContainer(engine: DockerEngine, order: ContainerOrder): Promise<ContainerState> {
+async function createAndStart(engine: DockerEngine, order: ApplyRequest): Promise<ContainerState> {
   const { desired, signal, instance } = order
-  const newVolume = await makeVolume(engine, desired)
+  const newVolume = await createVolume(engine, desired)
   let id: string | undefined
   try {
     id = await createContainer(engine, desired, instance)
-    await handOver(engine, id, order)
-    for (const network of desired.networks) await join(engine, network, id)
+    await sendExports(engine, id, order)
+    for (const network of desired.networks) await joinNetwork(engine, network, id)
     signal.throwIfAborted()
-    await start(engine, id, desired.ports)
-    return await untilItAnswers(engine, id, order)
+    await startContainer(engine, id, desired.ports)
+    return await awaitReady(engine, id, order)
   } catch (error) {
     // One that never worked is of no use; what another one has cached is kept. Stopped first, it lets go of the store.
     if (id !== undefined) await catchDockerError(removeContainer(engine, id))
@@ -111,27 +111,30 @@ async function makeContainer(engine: DockerEngine, order: ContainerOrder): Promi
 }
 
 /** The volume's name when there was none before. */
-async function makeVolume({ volumes }: DockerEngine, { data, owner }: DesiredContainer): Promise<string | undefined> {
+async function createVolume({ volumes }: DockerEngine, { data, owner }: DesiredContainer): Promise<string | undefined> {
   if ('folder' in data || (await volumes.find(data.volume)) !== undefined) return undefined
-  await wrapDockerError(`The volume ${data.volume} cannot be made`, volumes.create(data.volume, volumeLabels(owner)))
+  await wrapDockerError(
+    `The volume ${data.volume} cannot be made`,
+    volumes.create(data.volume, createVolumeLabels(owner)),
+  )
   return data.volume
 }
 
-async function untilItAnswers(engine: DockerEngine, id: string, order: ContainerOrder): Promise<ContainerState> {
-  const container = await answered(engine, id, order)
-  await order.settle(container)
+async function awaitReady(engine: DockerEngine, id: string, order: ApplyRequest): Promise<ContainerState> {
+  const container = await awaitAnswer(engine, id, order)
+  await order.onReady(container)
   return container
 }
 
-function answered(
+function awaitAnswer(
   engine: DockerEngine,
   id: string,
-  { clock, signal, desired }: ContainerOrder,
+  { clock, signal, desired }: ApplyRequest,
 ): Promise<ContainerState> {
   return awaitContainer(engine, { id, admin: desired.ports.admin.inside, clock, signal })
 }
 
-function handOver({ containers }: DockerEngine, id: string, { handed }: ContainerOrder): Promise<void> {
+function sendExports({ containers }: DockerEngine, id: string, { exportArchive: handed }: ApplyRequest): Promise<void> {
   return wrapDockerError(
     'The configuration cannot be handed to the container',
     containers.unpack(id, dataFolder, handed),
@@ -139,7 +142,7 @@ function handOver({ containers }: DockerEngine, id: string, { handed }: Containe
   )
 }
 
-function join({ networks }: DockerEngine, network: string, id: string): Promise<void> {
+function joinNetwork({ networks }: DockerEngine, network: string, id: string): Promise<void> {
   return wrapDockerError(
     `The container cannot join the network ${network}`,
     networks.connect(network, id, containerAliases),
@@ -153,7 +156,7 @@ async function createContainer(
   instance: string,
 ): Promise<string> {
   try {
-    return await containers.create(containerSpec(desired, instance))
+    return await containers.create(createContainerSpec(desired, instance))
   } catch (error) {
     if (!(error instanceof DockerError)) throw error
     if (error.status === 409)
@@ -165,27 +168,27 @@ async function createContainer(
   }
 }
 
-async function start(engine: DockerEngine, id: string, ports: ContainerPorts): Promise<void> {
+async function startContainer(engine: DockerEngine, id: string, ports: ContainerPorts): Promise<void> {
   try {
     await engine.containers.start(id)
   } catch (error) {
     if (!(error instanceof DockerError)) throw error
     if (/port is already allocated|address already in use|Bind for/i.test(error.message)) {
       await refuseTakenPorts(engine, ports)
-      const taken = namedPorts(ports).find(([, { outside }]) => error.message.includes(`:${outside}`))
-      if (taken) throw portTaken(taken[0], taken[1].outside, unknownProgram, error)
+      const taken = listPorts(ports).find(([, { outside }]) => error.message.includes(`:${outside}`))
+      if (taken) throw portTakenError(taken[0], taken[1].outside, unknownProgram, error)
     }
     throw new MirrorError(`The container cannot be started: ${error.message}.`, { cause: error })
   }
 }
 
-function namedPorts(ports: ContainerPorts): [string, PublishedPort][] {
+function listPorts(ports: ContainerPorts): [string, PublishedPort][] {
   return Object.entries(ports).filter((entry): entry is [string, PublishedPort] => entry[1] !== undefined)
 }
 
 const unknownProgram = 'another program'
 
-function portTaken(name: string, port: number, who: string, cause?: unknown): MirrorError {
+function portTakenError(name: string, port: number, who: string, cause?: unknown): MirrorError {
   const other = port + 1000 <= 65_535 ? port + 1000 : port - 1000
   return new MirrorError(`Port ${port} (${name}) is already in use by ${who}.`, {
     hints: [
@@ -203,7 +206,7 @@ function portTaken(name: string, port: number, who: string, cause?: unknown): Mi
  */
 async function replaceContainer(
   engine: DockerEngine,
-  order: ContainerOrder,
+  order: ApplyRequest,
   make: () => Promise<ContainerState>,
 ): Promise<ContainerState> {
   // Looked at again: making an image may have taken minutes, and the name may be somebody else's by now.
@@ -219,24 +222,24 @@ async function replaceContainer(
     signal.throwIfAborted()
     made = await make()
   } catch (error) {
-    const refusal = await catchDockerError(putBack(engine, before, order))
-    throw isUp(before) ? describeRollback(error, { refusal, signal }) : error
+    const refusal = await catchDockerError(restoreContainer(engine, before, order))
+    throw wasUp(before) ? describeRollback(error, { refusal, signal }) : error
   }
   // Should it stay, the next `up` or `down` removes it.
   await catchDockerError(engine.containers.remove(id))
-  if (before.image !== made.image) await catchDockerError(removeMade(engine, before.image))
+  if (before.image !== made.image) await catchDockerError(removeLocalImage(engine, before.image))
   return made
 }
 
-async function putBack(engine: DockerEngine, before: ContainerState, order: ContainerOrder): Promise<void> {
+async function restoreContainer(engine: DockerEngine, before: ContainerState, order: ApplyRequest): Promise<void> {
   const { id } = before
-  if (isUp(before)) return order.putBack(await startAgain(engine, id, order.clock))
+  if (wasUp(before)) return order.onRestored(await startAgain(engine, id, order.clock))
   const now = await engine.containers.find(id)
   if (now !== undefined && now.name !== containerName) await engine.containers.rename(id, containerName)
 }
 
 /** One that somebody has stopped is not started by a failure. */
-function isUp({ running, restarting }: ContainerState): boolean {
+function wasUp({ running, restarting }: ContainerState): boolean {
   return running || restarting
 }
 
@@ -287,7 +290,7 @@ export async function refuseOtherEngine(
   throw new MirrorError(`${what} on ${engineHost(noted)}, and Docker is at ${engineHost(engine.endpoint)} now.`, {
     exit: exitCode.usage,
     hints: [
-      `${choosing(noted)} mirror up   (there)`,
+      `${dockerVariables(noted)} mirror up   (there)`,
       running === undefined
         ? 'mirror up --runtime container   (another one, with nothing in it yet)'
         : 'mirror down   (ends that one)',
@@ -295,7 +298,7 @@ export async function refuseOtherEngine(
   })
 }
 
-function choosing(endpoint: DockerEndpoint): string {
+function dockerVariables(endpoint: DockerEndpoint): string {
   const tlsFolder = endpoint.kind === 'tcp' ? endpoint.tlsFolder : undefined
   const tls = tlsFolder === undefined ? '' : ` DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=${tlsFolder}`
   return `DOCKER_HOST=${engineHost(endpoint)}${tls}`

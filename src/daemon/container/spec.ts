@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { nodeInImage } from '../../admin/client.ts'
-import type { ContainerSpec, ContainerState, DataPlace, DockerEngineInfo, PublishedPort } from '../../docker/engine.ts'
+import type { ContainerSpec, ContainerState, DataSource, DockerEngineInfo, PublishedPort } from '../../docker/engine.ts'
 import { parseObject } from '../../lib/json.ts'
 import { mirrorName, mirrorServiceName } from '../../lib/network.ts'
 import type { Clock } from '../../lib/time.ts'
@@ -41,7 +41,7 @@ export interface DesiredContainer {
   readonly ports: ContainerPorts
   /** Each exists. */
   readonly networks: readonly string[]
-  readonly data: DataPlace
+  readonly data: DataSource
   readonly user: string
   /** Bytes. */
   readonly memory: number
@@ -89,50 +89,52 @@ export function ownerOf({ labels }: Pick<ContainerState, 'labels'>): string | un
 }
 
 /** Which mirror lives in the container; undefined for one that is none of ours. */
-export function instanceOf({ labels }: Pick<ContainerState, 'labels'>): string | undefined {
+export function getInstance({ labels }: Pick<ContainerState, 'labels'>): string | undefined {
   return labels[label.instance]
 }
 
 /** The port in the container where its mirror says how it is; undefined for one that is none of ours. */
-export function adminPortOf({ labels }: Pick<ContainerState, 'labels'>): number | undefined {
+export function getAdminPort({ labels }: Pick<ContainerState, 'labels'>): number | undefined {
   const port = Number(labels[label.adminPort])
   return Number.isSafeInteger(port) ? port : undefined
 }
 
 /** Where a port of the container is published. */
-export function publishedAt({ ports }: Pick<ContainerState, 'ports'>, inside: number): number | undefined {
+export function getHostPort({ ports }: Pick<ContainerState, 'ports'>, inside: number): number | undefined {
   return ports.find((port) => port.inside === inside)?.outside
 }
 
 /** What tells our volume from another mirror's, and from what only has its name. */
-export function volumeLabels(owner: string): Record<string, string> {
+export function createVolumeLabels(owner: string): Record<string, string> {
   return { [label.owner]: owner }
 }
 
-function versionOf({ labels }: Pick<ContainerState, 'labels'>): string | undefined {
+function getVersion({ labels }: Pick<ContainerState, 'labels'>): string | undefined {
   return labels[label.version]
 }
 
 /** Compares what is wished with what is. Labels are the memory; only networks are looked at themselves. */
-export function planContainer(desired: DesiredContainer, actual: ContainerState | undefined): ContainerPlan {
-  if (actual === undefined) return { action: 'create' }
+export function planContainer(desired: DesiredContainer, existing: ContainerState | undefined): ContainerPlan {
+  if (existing === undefined) return { action: 'create' }
   const changed = [
-    ...(versionOf(actual) === desired.version ? [] : ['version']),
-    ...(actual.image === desired.image.id ? [] : ['image']),
-    ...differences(read(actual.labels[label.config]), desired.configHashes),
-    ...differences(read(actual.labels[label.settings]), settingHashes(desired)),
+    ...(getVersion(existing) === desired.version ? [] : ['version']),
+    ...(existing.image === desired.image.id ? [] : ['image']),
+    ...listChangedKeys(parseLabel(existing.labels[label.config]), desired.configHashes),
+    ...listChangedKeys(parseLabel(existing.labels[label.settings]), hashSettings(desired)),
   ]
   if (changed.length > 0) return { action: 'replace', changed }
-  const connect = desired.networks.filter((name) => !actual.networks.includes(name))
-  const disconnect = actual.networks.filter((name) => !baseNetworks.includes(name) && !desired.networks.includes(name))
-  return { action: actual.running ? 'keep' : 'start', connect, disconnect }
+  const connect = desired.networks.filter((name) => !existing.networks.includes(name))
+  const disconnect = existing.networks.filter(
+    (name) => !baseNetworks.includes(name) && !desired.networks.includes(name),
+  )
+  return { action: existing.running ? 'keep' : 'start', connect, disconnect }
 }
 
 /** The network it is made on, as Docker and as podman call it: always there, and ports can always be published from it. */
 const baseNetworks = ['bridge', 'podman']
 
 /** The container to make. `instance`: new for every one. */
-export function containerSpec(desired: DesiredContainer, instance: string): ContainerSpec {
+export function createContainerSpec(desired: DesiredContainer, instance: string): ContainerSpec {
   const { image, engine } = desired
   return {
     name: containerName,
@@ -141,8 +143,8 @@ export function containerSpec(desired: DesiredContainer, instance: string): Cont
     command: ['serve'],
     env: {
       ...desired.env,
-      ...placeVariables(exportFolderOf(instance)),
-      ...(desired.extraCa !== undefined && { NODE_EXTRA_CA_CERTS: `${exportFolderOf(instance)}/${desired.extraCa}` }),
+      ...pathVariables(getExportFolder(instance)),
+      ...(desired.extraCa !== undefined && { NODE_EXTRA_CA_CERTS: `${getExportFolder(instance)}/${desired.extraCa}` }),
       MIRROR_INSTANCE: instance,
       ...(desired.isInVm && { [vmEngineVariable]: '1' }),
     },
@@ -151,7 +153,7 @@ export function containerSpec(desired: DesiredContainer, instance: string): Cont
       [label.version]: desired.version,
       [label.owner]: desired.owner,
       [label.config]: JSON.stringify(desired.configHashes),
-      [label.settings]: JSON.stringify(settingHashes(desired)),
+      [label.settings]: JSON.stringify(hashSettings(desired)),
       [label.instance]: instance,
       [label.adminPort]: String(desired.ports.admin.inside),
     },
@@ -159,7 +161,7 @@ export function containerSpec(desired: DesiredContainer, instance: string): Cont
     data: { at: dataFolder, from: desired.data },
     memory: desired.memory,
     restarts: true,
-    healthCheck: [nodeInImage, '-e', healthProgram(desired.ports.admin.inside)],
+    healthCheck: [nodeInImage, '-e', createHealthProgram(desired.ports.admin.inside)],
     // Only these two drivers know the options; others look after themselves.
     logOptions: ['json-file', 'local'].includes(engine.logDriver) ? { 'max-size': '16m', 'max-file': '2' } : {},
   }
@@ -173,7 +175,7 @@ export const homeFolder = `${dataFolder}/home`
 /** Files in it that come from this machine, in a folder for each instance: one that is put back finds its own. */
 export const exportFolder = `${homeFolder}/handed`
 
-export function exportFolderOf(instance: string): string {
+export function getExportFolder(instance: string): string {
   return `${exportFolder}/${instance}`
 }
 
@@ -185,7 +187,7 @@ export const exportedFileNames = {
   credentials: 'docker/config.json',
 } as const
 
-function placeVariables(handed: string): Record<string, string> {
+function pathVariables(handed: string): Record<string, string> {
   return {
     MIRROR_HOME: homeFolder,
     MIRROR_DATA: dataFolder,
@@ -195,14 +197,14 @@ function placeVariables(handed: string): Record<string, string> {
   }
 }
 
-function healthProgram(adminPort: number): string {
+function createHealthProgram(adminPort: number): string {
   return (
     `require('node:http').get('http://127.0.0.1:${adminPort}/healthz',` +
     `(answer)=>process.exit(answer.statusCode===200?0:1)).on('error',()=>process.exit(1))`
   )
 }
 
-function settingHashes({ ports, data, user, memory, env, files }: DesiredContainer): Record<string, string> {
+function hashSettings({ ports, data, user, memory, env, files }: DesiredContainer): Record<string, string> {
   return Object.fromEntries(
     Object.entries({ ports, data, user, memory, environment: env, files, names: containerAliases }).map(
       ([name, value]) => [name, hash(value)],
@@ -214,27 +216,27 @@ function hash(value: unknown): string {
   return createHash('sha256').update(JSON.stringify(value)).digest('hex').slice(0, 16)
 }
 
-function differences(before: Record<string, unknown>, now: Readonly<Record<string, string>>): string[] {
+function listChangedKeys(before: Record<string, unknown>, now: Readonly<Record<string, string>>): string[] {
   return Object.keys(now).filter((name) => before[name] !== now[name])
 }
 
 /** A label that somebody has tampered with differs in everything. */
-function read(text: string | undefined): Record<string, unknown> {
+function parseLabel(text: string | undefined): Record<string, unknown> {
   return parseObject(text ?? '') ?? {}
 }
 
 /** A container that is to be there, and whoever waits for it. */
-export interface ContainerOrder {
+export interface ApplyRequest {
   readonly desired: DesiredContainer
   /** Which mirror it is: a new one in a container that is made. */
   readonly instance: string
   /** A tar archive of the files that are handed over, for the data folder. */
-  readonly handed: Buffer
+  readonly exportArchive: Buffer
   readonly clock: Clock
   /** Ends the attempt; whatever was there before is put back first. */
   readonly signal: AbortSignal
   /** The last step, once the mirror in it answers. Where it fails, all of it has failed. */
-  readonly settle: (container: ContainerState) => Promise<void>
+  readonly onReady: (container: ContainerState) => Promise<void>
   /** The mirror that was to be replaced runs again; free ports may be other ones now. */
-  readonly putBack: (container: ContainerState) => Promise<void>
+  readonly onRestored: (container: ContainerState) => Promise<void>
 }

@@ -9,7 +9,7 @@ import { acquireFileLock } from '../../lib/file-lock.ts'
 import { makeFolder } from '../../lib/fs.ts'
 import type { Surroundings } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
-import { adminPortOf, containerName, replacedName, ownerOf, publishedAt, volumeName } from './spec.ts'
+import { getAdminPort, containerName, replacedName, ownerOf, getHostPort, volumeName } from './spec.ts'
 
 /** Pulls in flight get 30 s to finish. */
 const stopSeconds = 40
@@ -29,16 +29,16 @@ export async function startAgain(engine: DockerEngine, id: string, clock: Clock)
   if (before === undefined) throw new MirrorError('It is gone.')
   if (before.name !== containerName) await containers.rename(id, containerName)
   await containers.start(id)
-  const admin = adminPortOf(before)
+  const admin = getAdminPort(before)
   if (admin === undefined) return (await containers.find(id)) ?? before
   return awaitContainer(engine, { id, admin, clock, signal: new AbortController().signal })
 }
 
 /** An answer that has not come by then will not come. */
-const readyWithinMs = 60_000
-const lookMs = 50
+const maxStartMs = 60_000
+const pollMs = 50
 /** A look through an engine elsewhere starts a program there. */
-const lookAfarMs = 500
+const remotePollMs = 500
 
 interface AwaitedContainer {
   readonly id: string
@@ -51,21 +51,22 @@ interface AwaitedContainer {
 /** Returns when the mirror in a container answers. Throws a MirrorError, in that mirror's own words, when it does not. */
 export async function awaitContainer(engine: DockerEngine, awaited: AwaitedContainer): Promise<ContainerState> {
   const { id, admin, clock, signal } = awaited
-  const end = clock.monotonic() + readyWithinMs
+  const end = clock.monotonic() + maxStartMs
   for (;;) {
     signal.throwIfAborted()
     const found = await engine.containers.find(id)
-    if (found?.running && (await answers(engine, found, admin))) return found
+    if (found?.running && (await isAnswering(engine, found, admin))) return found
     // A restart is what the engine does about a mirror that has ended at once.
     const ended = found === undefined || found.restarting || !found.running
-    if (ended) throw await failure(engine, id, describeEnd(found), found?.exitCode)
-    if (clock.monotonic() > end) throw await failure(engine, id, describeSilence(engine, found, admin), undefined)
-    await clock.sleep(engine.isRemote ? lookAfarMs : lookMs, signal)
+    if (ended) throw await readStartError(engine, id, describeEnd(found), found?.exitCode)
+    if (clock.monotonic() > end)
+      throw await readStartError(engine, id, describeSilence(engine, found, admin), undefined)
+    await clock.sleep(engine.isRemote ? remotePollMs : pollMs, signal)
   }
 }
 
-async function answers(engine: DockerEngine, found: ContainerState, admin: number): Promise<boolean> {
-  const port = publishedAt(found, admin)
+async function isAnswering(engine: DockerEngine, found: ContainerState, admin: number): Promise<boolean> {
+  const port = getHostPort(found, admin)
   if (!engine.isRemote) return port !== undefined && isHealthy(`http://127.0.0.1:${port}`)
   const connect = () => openTunnel(engine, found.id, admin)
   try {
@@ -78,7 +79,7 @@ async function answers(engine: DockerEngine, found: ContainerState, admin: numbe
 }
 
 function describeSilence({ isRemote: isElsewhere }: DockerEngine, found: ContainerState, admin: number): string {
-  const where = isElsewhere ? `its port ${admin}` : `127.0.0.1:${publishedAt(found, admin)} of this machine`
+  const where = isElsewhere ? `its port ${admin}` : `127.0.0.1:${getHostPort(found, admin)} of this machine`
   return `it runs, but nothing answers at ${where}`
 }
 
@@ -87,7 +88,7 @@ function describeEnd(found: ContainerState | undefined): string {
 }
 
 /** Why the mirror in the container has ended, in its own words. */
-async function failure(
+async function readStartError(
   { containers }: DockerEngine,
   id: string,
   why: string,

@@ -33,7 +33,7 @@ import type { Clock } from '../../lib/time.ts'
 import { checkNamedFiles } from '../start-errors.ts'
 import { prepareRollback, replaceWithRollback } from '../stop.ts'
 import { droppedNetworks, type DroppedParts, movedAddresses, type UpReport } from '../up.ts'
-import { clearTextWarnings, prepareDesired, refuseFolderElsewhere } from './desired.ts'
+import { listClearTextWarnings, prepareDesired, refuseRemoteFolder } from './desired.ts'
 import {
   assertCredentialsShared,
   createExportArchive,
@@ -43,7 +43,7 @@ import {
   selectCredentialHosts,
   sendEndpoints,
 } from './credentials.ts'
-import { memoFileIn } from './image-content.ts'
+import { memoFilePath } from './image-content.ts'
 import { ensureImage, type ImageRequest, localImage } from './image.ts'
 import {
   applyContainerPlan,
@@ -57,9 +57,9 @@ import {
   type ContainerPlan,
   type DesiredContainer,
   exportedFileNames,
-  instanceOf,
+  getInstance,
   planContainer,
-  publishedAt,
+  getHostPort,
   volumeName,
 } from './spec.ts'
 import { findOwnContainer, whereItRan } from './stop.ts'
@@ -178,7 +178,7 @@ interface ContainerPreparation {
   /** Which mirror it will be: a new one in a container that is made. */
   readonly instance: string
   /** The container that is there. */
-  readonly actual: ContainerState | undefined
+  readonly existing: ContainerState | undefined
   /** By which of its names clients on its networks are told to call it. */
   readonly host: string
 }
@@ -195,8 +195,8 @@ interface ContainerUp {
 export async function prepareContainer(engine: DockerEngine, request: ContainerRequest): Promise<ContainerPreparation> {
   const { surroundings, paths, config, credentials } = request
   assertCredentialsShared(credentials, config)
-  refuseFolderElsewhere(engine, surroundings.env)
-  if (!request.dryRun) await mend(engine, request)
+  refuseRemoteFolder(engine, surroundings.env)
+  if (!request.dryRun) await recover(engine, request)
   await checkNamedFiles(config, surroundings.env)
   const actual = await findOwnContainer(engine, paths.stateDir)
   const info = await engine.info()
@@ -204,27 +204,29 @@ export async function prepareContainer(engine: DockerEngine, request: ContainerR
   await refuseForeignVolume(engine, known)
   const networks = networkNames(config.networks, surroundings.env)
   if (!request.dryRun) await ensureNetworks(engine.networks, networks, surroundings.env)
-  const order = imageRequest(request, networks[0])
-  const image = request.dryRun ? await presentImage(engine, order.wanted) : await ensureImage(engine, info, order)
+  const imageOptions = toImageRequest(request, networks[0])
+  const image = request.dryRun
+    ? await findPresentImage(engine, imageOptions.wanted)
+    : await ensureImage(engine, info, imageOptions)
   const desired = { ...known, image, networks }
   const plan = planContainer(desired, actual)
   if (plan.action === 'create' || plan.action === 'replace') await refuseTakenPorts(engine, desired.ports)
   // Asked for here, where a credential that cannot be had costs nobody the mirror that runs.
-  const lent = await exportCredentials(credentials, config, surroundings.env, request.clock)
-  for (const warning of [...clearTextWarnings(engine), ...warnings]) request.say(warning)
-  const kept = plan.action === 'keep' || plan.action === 'start' ? actual && instanceOf(actual) : undefined
+  const credentialsFile = await exportCredentials(credentials, config, surroundings.env, request.clock)
+  for (const warning of [...listClearTextWarnings(engine), ...warnings]) request.say(warning)
+  const kept = plan.action === 'keep' || plan.action === 'start' ? actual && getInstance(actual) : undefined
   return {
     plan,
     desired,
-    files: { ...files, [exportedFileNames.credentials]: lent },
+    files: { ...files, [exportedFileNames.credentials]: credentialsFile },
     instance: kept ?? randomUUID(),
-    actual,
-    host: await networkHost(config),
+    existing: actual,
+    host: await chooseNetworkHost(config),
   }
 }
 
 /** The name that no proxy is asked for, unless the certificate is only for the other one. */
-async function networkHost({ tls }: Config): Promise<string> {
+async function chooseNetworkHost({ tls }: Config): Promise<string> {
   if (tls === undefined) return mirrorServiceName
   try {
     const certificate = await findCertificate({ ...tls, ca: undefined }, undefined)
@@ -238,13 +240,13 @@ async function networkHost({ tls }: Config): Promise<string> {
 }
 
 /** Another command may have been killed while it was at it. */
-async function mend(engine: DockerEngine, { paths, clock }: ContainerRequest): Promise<void> {
+async function recover(engine: DockerEngine, { paths, clock }: ContainerRequest): Promise<void> {
   const settled = (await readState(paths.stateFile))?.container?.id
   await recoverInterruptedReplace(engine, { owner: paths.stateDir, settled, clock })
 }
 
 /** The image as far as it is there: a dry run makes none. */
-async function presentImage({ images }: DockerEngine, wanted = localImage): Promise<DesiredContainer['image']> {
+async function findPresentImage({ images }: DockerEngine, wanted = localImage): Promise<DesiredContainer['image']> {
   return (await images.find(wanted)) ?? { id: '', hasEntrypoint: false }
 }
 
@@ -255,7 +257,7 @@ export async function upContainer(
   preparation: ContainerPreparation,
 ): Promise<ContainerUp> {
   const { paths, config, clock, signal } = request
-  const { plan, desired, files, instance, actual } = preparation
+  const { plan, desired, files, instance, existing: actual } = preparation
   await makeFolder(paths.stateDir)
   const token = await openAdminToken(paths.tokenFile)
   const handed = await createExportArchive({ files, instance, token, user: desired.user })
@@ -263,20 +265,20 @@ export async function upContainer(
   const container = await applyContainerPlan(engine, plan, {
     desired,
     instance,
-    handed,
+    exportArchive: handed,
     clock,
     signal,
-    settle: (container) => settle(engine, request, preparation, container),
-    async putBack(container) {
+    onReady: (container) => recordStarted(engine, request, preparation, container),
+    async onRestored(container) {
       if (before?.container === undefined || actual === undefined) return
       await recordRestored(engine, paths, { container, before, ports: actual.ports })
     },
   })
-  return { container, endpoints: endpointsOf(container, preparation, config) }
+  return { container, endpoints: toEndpoints(container, preparation, config) }
 }
 
 /** It is the mirror now: it is told where clients reach it, and noted down. */
-async function settle(
+async function recordStarted(
   engine: DockerEngine,
   { paths, config, credentials, clock }: ContainerRequest,
   preparation: ContainerPreparation,
@@ -284,7 +286,7 @@ async function settle(
 ): Promise<void> {
   const { desired } = preparation
   // Which port is free is known only now, and networks may have changed.
-  const endpoints = endpointsOf(container, preparation, config)
+  const endpoints = toEndpoints(container, preparation, config)
   const state: MirrorState = {
     version: desired.version,
     runtime: 'container',
@@ -294,7 +296,7 @@ async function settle(
     container: {
       id: container.id,
       name: containerName,
-      instance: instanceOf(container),
+      instance: getInstance(container),
       volume: 'volume' in desired.data ? volumeName : undefined,
       credentials: [...credentials],
       handedOverAt: new Date(clock.wall()).toISOString(),
@@ -309,14 +311,14 @@ async function settle(
   await sendEndpoints(engine, container, endpoints)
 }
 
-function endpointsOf(
+function toEndpoints(
   container: ContainerState,
   { desired: { ports, networks }, host }: ContainerPreparation,
   { tls }: Config,
 ): Endpoints {
   const scheme = tls ? 'https' : 'http'
   const at = (port: PublishedPort | undefined, scheme: string) => {
-    const handoff = port && publishedAt(container, port.inside)
+    const handoff = port && getHostPort(container, port.inside)
     return handoff === undefined ? [] : [`${scheme}://127.0.0.1:${handoff}`]
   }
   return {
@@ -327,7 +329,7 @@ function endpointsOf(
   }
 }
 
-function imageRequest(
+function toImageRequest(
   { surroundings, paths, root, published, clock, signal, say }: ContainerRequest,
   network: string | undefined,
 ): ImageRequest {
@@ -335,7 +337,7 @@ function imageRequest(
     wanted: surroundings.env['MIRROR_IMAGE'] || undefined,
     published,
     root,
-    memoFile: memoFileIn(paths.stateDir),
+    memoFile: memoFilePath(paths.stateDir),
     network,
     host: {
       platform: surroundings.platform,

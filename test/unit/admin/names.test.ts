@@ -1,5 +1,11 @@
 import { describe, expect, test } from 'vitest'
-import { similarNames, notFoundError, ownAddresses, readUserNames, removeByName } from '../../../src/admin/names.ts'
+import {
+  similarNames,
+  notFoundError,
+  createAddressCheck,
+  readUserNames,
+  removeByName,
+} from '../../../src/admin/names.ts'
 
 const digest = `sha256:${'0123456789abcdef'.repeat(4)}`
 const other = `sha256:${'0123456789ab'.repeat(5)}ffff`
@@ -11,7 +17,7 @@ const images = [
   { name: `quay.io/a/b@${other}`, digest: other },
 ]
 const naming = {
-  isOurs: ownAddresses(['http://127.0.0.1:5055', 'http://172.18.0.1:5055'], ['Mirror.Corp.Example']),
+  isOurs: createAddressCheck(['http://127.0.0.1:5055', 'http://172.18.0.1:5055'], ['Mirror.Corp.Example']),
   defaultUpstream: 'docker.io',
   images,
 }
@@ -93,7 +99,7 @@ describe('a name of a cached image', () => {
 
 describe('a name of a pushed image', () => {
   const pushed = {
-    isOurs: ownAddresses(['http://127.0.0.1:5001'], ['172.18.0.1']),
+    isOurs: createAddressCheck(['http://127.0.0.1:5001'], ['172.18.0.1']),
     defaultUpstream: undefined,
     images: [{ name: 'redis:7', digest }],
   }

@@ -1,7 +1,7 @@
 import { createServer, connect, type AddressInfo, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
-import { execStream } from '../../../src/docker/connection.ts'
+import { createExecStream } from '../../../src/docker/connection.ts'
 
 /** What the engine attaches, and the other end of it. */
 async function attach() {
@@ -15,7 +15,7 @@ async function attach() {
     attached.destroy()
     server.close()
   })
-  return { engine, stream: execStream(attached) }
+  return { engine, stream: createExecStream(attached) }
 }
 
 function frame(of: 1 | 2, text: string | Buffer): Buffer {

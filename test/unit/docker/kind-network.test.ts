@@ -1,5 +1,11 @@
 import { describe, expect, test } from 'vitest'
-import { DockerError, kindNetworkName, kindSubnet, makeKindNetwork, networkNames } from '../../../src/docker/engine.ts'
+import {
+  DockerError,
+  kindNetworkName,
+  computeKindSubnet,
+  createKindNetwork,
+  networkNames,
+} from '../../../src/docker/engine.ts'
 import { createFakeEngine } from '../../support/fake-engine.ts'
 
 describe("kind's network", () => {
@@ -11,13 +17,13 @@ describe("kind's network", () => {
   })
 
   test('has the IPv6 subnet that follows from the name', () => {
-    expect(kindSubnet('kind', 0)).toBe('fc00:f853:ccd:e793::/64')
-    expect(kindSubnet('kind', 1)).not.toBe(kindSubnet('kind', 0))
+    expect(computeKindSubnet('kind', 0)).toBe('fc00:f853:ccd:e793::/64')
+    expect(computeKindSubnet('kind', 1)).not.toBe(computeKindSubnet('kind', 0))
   })
 
   test('is made as kind makes it, with the MTU of the engine', async () => {
     const { networks } = createFakeEngine()
-    await makeKindNetwork(networks, 'kind')
+    await createKindNetwork(networks, 'kind')
     expect(await networks.find('kind')).toMatchObject({
       driver: 'bridge',
       ipv6: true,
@@ -32,27 +38,27 @@ describe("kind's network", () => {
     const docker = createFakeEngine()
     docker.refuseNetwork = ({ ipv6Subnet }) =>
       ipv6Subnet === undefined ? undefined : 'Cannot read IPv6 setup for bridge br-1: no such file'
-    await makeKindNetwork(docker.networks, 'kind')
+    await createKindNetwork(docker.networks, 'kind')
     expect(docker.done).toEqual(['network kind IPv4'])
   })
 
   test('takes another subnet when the first is in use', async () => {
     const docker = createFakeEngine()
     docker.refuseNetwork = ({ ipv6Subnet }) =>
-      ipv6Subnet === kindSubnet('kind', 0) ? 'Pool overlaps with other one on this address space' : undefined
-    await makeKindNetwork(docker.networks, 'kind')
-    expect(docker.done).toEqual([`network kind ${kindSubnet('kind', 1)}`])
+      ipv6Subnet === computeKindSubnet('kind', 0) ? 'Pool overlaps with other one on this address space' : undefined
+    await createKindNetwork(docker.networks, 'kind')
+    expect(docker.done).toEqual([`network kind ${computeKindSubnet('kind', 1)}`])
   })
 
   test('that somebody else makes at the same moment is fine', async () => {
     const { networks } = createFakeEngine()
     await networks.create({ name: 'kind', ipv6Subnet: undefined, options: {} })
-    await makeKindNetwork(networks, 'kind')
+    await createKindNetwork(networks, 'kind')
   })
 
   test('that the engine refuses for another reason is not made', async () => {
     const docker = createFakeEngine()
     docker.refuseNetwork = () => 'could not find an available, non-overlapping IPv4 address pool'
-    await expect(makeKindNetwork(docker.networks, 'kind')).rejects.toBeInstanceOf(DockerError)
+    await expect(createKindNetwork(docker.networks, 'kind')).rejects.toBeInstanceOf(DockerError)
   })
 })

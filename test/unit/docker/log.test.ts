@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { linesOfLog } from '../../../src/docker/connection.ts'
+import { readLogLines } from '../../../src/docker/connection.ts'
 
 const never = new AbortController().signal
 
@@ -15,7 +15,7 @@ async function* inPieces(bytes: Buffer, size: number) {
 
 async function linesOf(bytes: Buffer, size: number): Promise<string[]> {
   const lines: string[] = []
-  for await (const line of linesOfLog(inPieces(bytes, size), never)) lines.push(line)
+  for await (const line of readLogLines(inPieces(bytes, size), never)) lines.push(line)
   return lines
 }
 
@@ -31,7 +31,7 @@ test('a log that is cut off because nobody reads on ends quietly, and any other 
   }
   const read = async (signal: AbortSignal) => {
     const lines: string[] = []
-    for await (const line of linesOfLog(broken(), signal)) lines.push(line)
+    for await (const line of readLogLines(broken(), signal)) lines.push(line)
     return lines
   }
   expect(await read(AbortSignal.abort())).toEqual(['one'])

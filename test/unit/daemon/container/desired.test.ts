@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { containerConfig, containerPorts } from '../../../../src/daemon/container/desired.ts'
+import { createContainerConfig, toContainerPorts } from '../../../../src/daemon/container/desired.ts'
 import { type Config, defaultConfig } from '../../../../src/config/config.ts'
 import { parseConfig } from '../../../../src/config/parse.ts'
 import { machineNames } from '../../../../src/lib/network.ts'
@@ -10,7 +10,7 @@ function parsedBack(
   config: Config,
   handedOver: string[] = [],
 ): { inside: Config; files: Readonly<Record<string, string>> } {
-  const { text, files } = containerConfig(config, containerPorts(config), handedOver)
+  const { text, files } = createContainerConfig(config, toContainerPorts(config), handedOver)
   const parsed = parseConfig({ text, path: '/data/home/handed/mirror.yaml', label: 'mirror.yaml', homedir: '/' })
   if (!('config' in parsed)) throw new Error(JSON.stringify(parsed.problems))
   return { inside: parsed.config, files }
@@ -56,14 +56,14 @@ describe('the configuration inside a container', () => {
     const config = defaultConfig()
     config.cache.listen = [{ host: '127.0.0.1', port: 6055 }]
     config.registry.listen = [{ host: '127.0.0.1', port: 0 }]
-    expect(containerPorts(config)).toEqual({
+    expect(toContainerPorts(config)).toEqual({
       cache: { inside: 6055, outside: 6055 },
       registry: { inside: 5001, outside: 0 },
       admin: { inside: 5056, outside: 5056 },
     })
     expect(parsedBack(config).inside.cache.listen).toEqual(at(6055))
     config.registry.enabled = false
-    expect(containerPorts(config).registry).toBeUndefined()
+    expect(toContainerPorts(config).registry).toBeUndefined()
     expect(parsedBack(config).inside.registry.enabled).toBe(false)
   })
 

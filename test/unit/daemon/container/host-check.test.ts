@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { defaultGateways, hostCheck, isFromHost } from '../../../../src/daemon/container/handoff.ts'
+import { parseDefaultGateways, createHostCheck, isFromHost } from '../../../../src/daemon/container/handoff.ts'
 import { isOutOfDescriptors } from '../../../../src/server/respond.ts'
 
 describe('a connection to a container', () => {
@@ -43,21 +43,21 @@ eth0	000011AC	00000000	0001	0	0	0	0000FFFF	0	0	0
 eth2	0000140A	0100000A	0003	0	0	0	0000FFFF	0	0	0
 eth3	00000000	0200000A	0003	0	0	0	0000FFFF	0	0	0
 `
-  expect(defaultGateways(routes)).toEqual(['172.18.0.1', '172.17.0.1'])
-  expect(defaultGateways('')).toEqual([])
+  expect(parseDefaultGateways(routes)).toEqual(['172.18.0.1', '172.17.0.1'])
+  expect(parseDefaultGateways('')).toEqual([])
 })
 
 test('a mirror in a container of ours tells its host from others by what the kernel says', () => {
-  const check = hostCheck({ MIRROR_INSTANCE: 'one' })!
+  const check = createHostCheck({ MIRROR_INSTANCE: 'one' })!
   expect(check({ remoteAddress: '127.0.0.1', localAddress: '127.0.0.1' })).toBe(true)
   expect(check({ remoteAddress: '203.0.113.7', localAddress: '172.18.0.5' })).toBe(false)
-  const enclosed = hostCheck({ MIRROR_INSTANCE: 'one', MIRROR_ENGINE_ENCLOSED: '1' })!
+  const enclosed = createHostCheck({ MIRROR_INSTANCE: 'one', MIRROR_ENGINE_ENCLOSED: '1' })!
   expect(enclosed({ remoteAddress: '203.0.113.7', localAddress: '172.18.0.5' })).toBe(true)
 })
 
 describe('a container whose routes cannot be read', () => {
   const failing = (code: string) =>
-    hostCheck(
+    createHostCheck(
       { MIRROR_INSTANCE: 'one' },
       {
         readRoutes: () => {
@@ -79,7 +79,7 @@ describe('a container whose routes cannot be read', () => {
 describe('a container in an engine that is enclosed, whose interfaces cannot be listed', () => {
   /** As Node's `networkInterfaces` throws it. */
   const failing = (code: string) =>
-    hostCheck(
+    createHostCheck(
       { MIRROR_INSTANCE: 'one', MIRROR_ENGINE_ENCLOSED: '1' },
       {
         readRoutes: () => '',

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { packageFiles, packageTree } from '../../../../src/daemon/container/image-content.ts'
+import { listPackageFiles, buildPackageTree } from '../../../../src/daemon/container/image-content.ts'
 
 let folder: string
 beforeEach(async () => {
@@ -22,7 +22,7 @@ async function install(at: string, manifest: object, ...files: string[]) {
 
 const root = () => join(folder, 'lib/node_modules/mirror')
 const placesIn = async () =>
-  (await packageTree(root())).map(({ path, source }) => [path, source.slice(folder.length + 1)])
+  (await buildPackageTree(root())).map(({ path, source }) => [path, source.slice(folder.length + 1)])
 
 test('packages that were hoisted beside ours are found, and each finds its own version', async () => {
   const modules = 'lib/node_modules'
@@ -55,14 +55,14 @@ test('packages behind links are found where they really are', async () => {
 
 test('a dependency that is not installed is an error', async () => {
   await install('lib/node_modules/mirror', { dependencies: { a: '1' } })
-  await expect(packageTree(root())).rejects.toThrow('a, which')
+  await expect(buildPackageTree(root())).rejects.toThrow('a, which')
 })
 
 test('of ours goes what is published, of others what runs', async () => {
   const own = ['oclif.manifest.json', 'bin/run.js', 'dist/index.js', 'templates/Dockerfile', 'src/index.ts']
   await install('lib/node_modules/mirror', {}, ...own)
-  const [ours] = await packageTree(root())
-  expect((await packageFiles(ours!)).map(({ path }) => path)).toEqual([
+  const [ours] = await buildPackageTree(root())
+  expect((await listPackageFiles(ours!)).map(({ path }) => path)).toEqual([
     'package.json',
     'oclif.manifest.json',
     'bin/run.js',
@@ -70,7 +70,7 @@ test('of ours goes what is published, of others what runs', async () => {
     'templates/Dockerfile',
   ])
   await install('lib/node_modules/a', {}, 'index.js', 'index.d.ts', 'index.js.map', 'README.md', 'lib/addon.node')
-  const files = await packageFiles({ path: 'node_modules/a', source: join(folder, 'lib/node_modules/a') })
+  const files = await listPackageFiles({ path: 'node_modules/a', source: join(folder, 'lib/node_modules/a') })
   expect(files.map(({ path }) => path)).toEqual([
     'node_modules/a/index.js',
     'node_modules/a/lib/addon.node',

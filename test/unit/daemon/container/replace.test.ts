@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { applyContainerPlan, recoverInterruptedReplace } from '../../../../src/daemon/container/reconcile.ts'
-import { type ContainerOrder, type DesiredContainer, planContainer } from '../../../../src/daemon/container/spec.ts'
+import { type ApplyRequest, type DesiredContainer, planContainer } from '../../../../src/daemon/container/spec.ts'
 import { findOwnContainer } from '../../../../src/daemon/container/stop.ts'
 import type { ContainerState } from '../../../../src/docker/engine.ts'
 import { MirrorError } from '../../../../src/lib/errors.ts'
@@ -8,7 +8,7 @@ import { type Clock, systemClock } from '../../../../src/lib/time.ts'
 import { engineWithImage, orderFor, owner, desiredContainer } from '../../../support/desired-container.ts'
 import type { FakeEngine, Outcome } from '../../../support/fake-engine.ts'
 
-async function up(docker: FakeEngine, desired: DesiredContainer, difference: Partial<ContainerOrder> = {}) {
+async function up(docker: FakeEngine, desired: DesiredContainer, difference: Partial<ApplyRequest> = {}) {
   const plan = planContainer(desired, await findOwnContainer(docker, owner))
   return applyContainerPlan(docker, plan, orderFor(desired, difference))
 }
@@ -87,7 +87,7 @@ describe('a container that is to be replaced', () => {
     const back: ContainerState[] = []
     const settle = () => Promise.reject(new MirrorError('The state cannot be written.'))
     const putBack = async (container: ContainerState) => void back.push(container)
-    expect((await refusal(up(docker, newer, { settle, putBack }))).message).toContain(
+    expect((await refusal(up(docker, newer, { onReady: settle, onRestored: putBack }))).message).toContain(
       'The state cannot be written. The',
     )
     await expectAsBefore(docker, id)

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { containerSpec, planContainer, type DesiredContainer } from '../../../../src/daemon/container/spec.ts'
+import { createContainerSpec, planContainer, type DesiredContainer } from '../../../../src/daemon/container/spec.ts'
 import type { ContainerState } from '../../../../src/docker/engine.ts'
 
 const desired: DesiredContainer = {
@@ -24,7 +24,7 @@ const desired: DesiredContainer = {
 
 /** The container that the desired made. */
 function actual(made: DesiredContainer = desired): ContainerState {
-  const { labels, user } = containerSpec(made, 'instance')
+  const { labels, user } = createContainerSpec(made, 'instance')
   const times = { startedAt: '', running: true, restarting: false, exitCode: 0 }
   return {
     id: 'c',
@@ -81,13 +81,13 @@ describe('a container that is wished for', () => {
   })
 
   test('has options for the log of the drivers that know them, and no other', () => {
-    expect(containerSpec(desired, 'i').logOptions).toEqual({ 'max-size': '16m', 'max-file': '2' })
-    expect(containerSpec({ ...desired, engine: { logDriver: 'journald' } }, 'i').logOptions).toEqual({})
+    expect(createContainerSpec(desired, 'i').logOptions).toEqual({ 'max-size': '16m', 'max-file': '2' })
+    expect(createContainerSpec({ ...desired, engine: { logDriver: 'journald' } }, 'i').logOptions).toEqual({})
   })
 
   test('runs the program of an image that has no entrypoint of its own', () => {
-    expect(containerSpec(desired, 'i').entrypoint).toEqual(['/usr/local/bin/node', '/mirror/bin/run.js'])
+    expect(createContainerSpec(desired, 'i').entrypoint).toEqual(['/usr/local/bin/node', '/mirror/bin/run.js'])
     const image = { ...desired.image, hasEntrypoint: true }
-    expect(containerSpec({ ...desired, image }, 'i').entrypoint).toBeUndefined()
+    expect(createContainerSpec({ ...desired, image }, 'i').entrypoint).toBeUndefined()
   })
 })
