@@ -26,7 +26,7 @@ export async function openCacheAccess(surroundings: Surroundings): Promise<Cache
   const found = await findMirrorHere(surroundings)
   if (found === undefined) {
     const { config, paths } = await loadStopped(surroundings)
-    // Only this way needs the store's code.
+    // Loads the store's code only for a stopped mirror.
     const { openStoredCache } = await import('./local.ts')
     return { ...(await openStoredCache(config, paths)), naming: await cacheNaming(surroundings, []) }
   }
@@ -75,7 +75,7 @@ async function loadStopped(surroundings: Surroundings): Promise<{ config: Config
   return { config: await loadConfig({ ...surroundings, paths }), paths }
 }
 
-/** What the running mirror says about itself; undefined when none runs. */
+/** Returns the status of the running mirror; undefined when none runs. Throws a MirrorError when it does not answer. */
 export async function mirrorStatus(surroundings: Surroundings): Promise<StatusReport | undefined> {
   const here = await findMirrorHere(surroundings)
   if (here === undefined) return undefined
@@ -84,12 +84,12 @@ export async function mirrorStatus(surroundings: Surroundings): Promise<StatusRe
   return { ...report, ...(engine !== undefined && { engine }), ...(here.user && { user: here.user.name }) }
 }
 
-/** The admin client of a mirror that was found. */
+/** Creates the admin client of a mirror that was found. */
 export function adminClientHere({ running, paths, user }: FoundMirror): AdminClient {
   return adminClientOf(running, paths, user?.uid)
 }
 
-/** A mirror of an older version, which a newer command may ask, does not say everything. */
+/** Adds the fields that a mirror of an older version leaves out. */
 function withDefaults(
   report: Partial<Pick<StatusReport, 'networks' | 'refusedRegistries'>> & StatusReport,
 ): StatusReport {
@@ -106,12 +106,12 @@ function withDefaults(
   }
 }
 
-/** The Docker engine of another machine whose addresses the mirror's are: `ssh://me@there`; undefined for this machine's. */
+/** Names the remote Docker engine whose addresses the mirror has: `ssh://me@there`; undefined for an engine of this machine. */
 export function remoteEngine({ container }: Pick<MirrorState, 'container'>): string | undefined {
   return container?.elsewhere && container.engine && engineHost(container.engine)
 }
 
-/** The admin client of a running mirror; `owner`: the user whose mirror it is, where that is not ours. */
+/** Creates the admin client of a running mirror. `tokenOwner`: the user whose mirror it is, when root uses another user's. */
 export function adminClientOf(running: MirrorState, paths: MirrorPaths, tokenOwner?: number): AdminClient {
   const [url] = running.endpoints.admin
   if (url === undefined)
@@ -128,7 +128,7 @@ function createTunnel({ id, engine, elsewhere }: ContainerPlace): AdminTunnel | 
   return {
     to: engineHost(engine),
     async connect() {
-      // What it takes to speak to an engine is loaded by those who have to.
+      // Loads the code for engines only when a tunnel is needed.
       const { openEngineAt } = await import('../docker/dockerode-engine.ts')
       return openTunnel(await openEngineAt(engine), id, elsewhere.adminPort)
     },

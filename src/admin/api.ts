@@ -46,46 +46,27 @@ export interface RegistryApi {
   prune(request: RegistryPruneRequest): Promise<RemovalReport>
 }
 
-/**
- * What the admin listener says and takes, as JSON. `status` is the contract of `mirror status --json`.
- *
- * GET  /healthz            {"status":"ok"}; 503 {"status":"degraded","reasons":[…]} while the mirror cannot fetch by its own fault;
- *                          with `?challenge=` to a mirror in a container also `proof`, see health-proof.ts
- * GET  /metrics            Prometheus text
- * GET  /api/status         StatusReport
- * POST /api/cache/rm       RemoveRequest → RemovalReport
- * POST /api/cache/prune    PruneRequest → RemovalReport
- * POST /api/cache/verify   VerifyRequest → NDJSON of VerifyProgress, the last with `done`
- * GET  /api/registry       PushedImageReport[]
- * POST /api/registry/rm    RemoveRequest → RemovalReport
- * POST /api/registry/gc    RegistryGcRequest → RemovalReport
- * POST /api/registry/prune RegistryPruneRequest → RemovalReport
- * POST /api/canary         ProbeImageOffer
- * POST /api/canary/end     { id } → ProbeImageReport
- * POST /api/stop           202, then the server drains and ends
- *
- * GET from loopback needs no token; everything else needs `Authorization: Bearer <token>`.
- */
+/** Status of a running mirror, the contract of `mirror status --json`. */
 export interface StatusReport {
   version: string
   running: true
   runtime: 'process' | 'container'
-  /** `ssh://me@there`: the Docker engine of another machine that the mirror is on; its addresses are that machine's. */
+  /** `ssh://me@there`: the remote Docker engine that the mirror runs on; its addresses are that machine's. */
   engine?: string
-  /** Whose mirror it is, where that is not the user who asks: root under sudo. */
+  /** Owner of the mirror when root asks under sudo; absent otherwise. */
   user?: string
   pid: number
-  /** The version of the command that asked, where it is another one. */
+  /** Version of the command that asked, when it differs from the mirror's. */
   cliVersion?: string
   /** ISO 8601. */
   startedAt: string
   uptimeSeconds: number
-  /** ISO 8601: totals are counted since then, across restarts. */
+  /** ISO 8601: start of the totals, which survive restarts. */
   since: string
   endpoints: { cache: string[]; registry: string[]; admin: string[]; networks: Record<string, string> }
-  /** By the name of the Docker network. */
+  /** By name of the Docker network. */
   networks: Record<string, NetworkReport>
-  /** How stored blobs leave: by the kernel alone, or through this process. */
+  /** How stored blobs are sent: by sendfile, or through this process. */
   sendBlob: 'sendfile' | 'portable'
   cache: CacheCounters
   upstreams: Record<string, UpstreamReport>
@@ -100,52 +81,52 @@ export interface StatusReport {
     minFree: number
   }
   registry: RegistryCounters
-  /** Why the mirror cannot fetch by its own fault, or its registry serves nobody; absent while all is well. */
+  /** Reasons why the mirror cannot fetch by its own fault, or why its registry serves no client; absent when there are none. */
   troubles?: string[]
-  /** Host headers that are not this mirror's, and how often they came. */
+  /** Refused host headers with their number of requests. */
   refusedHosts: Record<string, number>
-  /** Registries that clients asked for and that are not mirrored, and how often. */
+  /** Registries that clients asked for and that are not mirrored, with their number of requests. */
   refusedRegistries: Record<string, number>
   images: ImageReport[]
 }
 
-/** What was pushed; all 0 where no registry runs. */
+/** Counts of pushed content; all 0 where no registry runs. */
 interface RegistryCounters {
   repositories: number
   tags: number
   manifests: number
   bytes: number
-  /** Under way. */
+  /** Uploads in progress. */
   uploads: number
-  /** What containers of Docker networks may do; absent where no registry runs. */
+  /** Access of containers of Docker networks; absent where no registry runs. */
   networks?: 'read' | 'write'
   /** Repositories whose record is damaged; absent where there are none. */
   damaged?: DamagedRepositoryReport[]
 }
 
 export interface DamagedRepositoryReport {
-  /** Absent where the record does not even tell its name. */
+  /** Absent where the record does not tell its name. */
   repository?: string
-  /** The record, or a copy of one that is served without its damaged lines. */
+  /** Path of the record, or of the copy that is served without its damaged lines. */
   path: string
-  /** Where a sound record belongs. */
+  /** Path where an intact record belongs. */
   original: string
   reason: string
-  /** False: requests for it are answered with 500, and nothing can be pushed to it. */
+  /** False: the registry answers requests for it with 500 and accepts no push. */
   served: boolean
 }
 
-/** The totals of the cache, and hits / (hits + misses). */
+/** Totals of the cache; `hitRatio` is hits / (hits + misses). */
 interface CacheCounters extends Totals {
   hitRatio: number
 }
 
-/** Whether containers of a Docker network can reach the mirror. */
+/** Reachability of the mirror from the containers of a Docker network. */
 export interface NetworkReport {
-  /** `waiting`: there is nothing to listen on yet. `failed`: the address cannot be listened on; it is tried again. */
+  /** `waiting`: there is no address to listen on yet. `failed`: the address cannot be listened on; the mirror tries again. */
   state: 'listening' | 'waiting' | 'failed'
   url?: string
-  /** Why it waits, or has failed. */
+  /** Reason for `waiting` or `failed`. */
   reason?: string
 }
 
@@ -154,10 +135,10 @@ export interface UpstreamReport {
   misses: number
   bytesFromUpstream: number
   state: 'ok' | 'failing' | 'open'
-  /** The last failure, of an upstream that is not ok or limits its clients. */
+  /** Last failure; only for an upstream that is not ok or limits its clients. */
   lastError?: { message: string; at: string; retryAfterSeconds?: number }
   rateLimit?: { limit: number; remaining: number; windowSeconds: number; source?: string; at: string }
-  /** A credential that was handed to a container; an expired one counts as none until it is handed over anew. */
+  /** A credential that was exported to a container; an expired one counts as none until it is exported again. */
   credentials?: { state: 'valid' | 'expired'; expires?: string }
 }
 
@@ -165,7 +146,7 @@ export interface ImageReport {
   /** `docker.io/library/alpine:3.20`, or with `@sha256:…` when only ever asked for by digest. */
   name: string
   digest: string
-  /** Bytes of it that are held. */
+  /** Stored bytes of the image. */
   bytes: number
   pulls: number
   /** ISO 8601; absent when never pulled. */
@@ -175,7 +156,7 @@ export interface ImageReport {
 }
 
 export interface RemoveRequest {
-  /** Image names as `cache ls` prints them, repositories (`docker.io/library/alpine`), or digests. */
+  /** Image names as `mirror cache ls` prints them, repositories (`docker.io/library/alpine`), or digests. */
   names: string[]
   dryRun: boolean
 }
@@ -184,37 +165,37 @@ export interface PruneRequest {
   dryRun: boolean
 }
 
-/** An image that was pushed. */
+/** A pushed image. */
 export interface PushedImageReport {
-  /** `app:1.2`, or `app@sha256:…` of one without a tag. */
+  /** `app:1.2`, or `app@sha256:…` for an image without a tag. */
   name: string
   digest: string
-  /** What images share is counted for each. */
+  /** Content that images share counts for each. */
   bytes: number
   /** ISO 8601. */
   pushedAt: string
 }
 
 export interface RegistryGcRequest {
-  /** Images without a tag go too. */
+  /** Removes images without a tag, too. */
   untagged: boolean
-  /** What came within this time stays; ms. */
+  /** Keeps content that arrived within this time; ms. */
   grace: number
   dryRun: boolean
 }
 
 export interface RegistryPruneRequest {
-  /** Tags that were pushed longer ago than this go; ms. */
+  /** Removes tags that were pushed longer ago than this; ms. */
   olderThan: number
-  /** How many tags of each repository stay however old they are, the newest ones. */
+  /** Keeps this number of newest tags of each repository, however old they are. */
   keep: number
-  /** Of one repository only. */
+  /** Limits the removal to one repository. */
   repository?: string
   dryRun: boolean
 }
 
 export interface RemovalReport {
-  /** Names of images that went. */
+  /** Names of removed images. */
   images: string[]
   blobs: number
   bytes: number
@@ -222,22 +203,22 @@ export interface RemovalReport {
   unknown: string[]
 }
 
-/** An image that only this mirror has, under every registry's name, for some minutes. */
+/** A test image that only this mirror has, under every registry's name, for some minutes. */
 export interface ProbeImageOffer {
   id: string
-  /** `mirror-check/3f…`, below any registry. */
+  /** `mirror-check/3f…`; exists below any registry. */
   repository: string
   tag: string
   digest: string
 }
 
 export interface ProbeImageReport {
-  /** The registries under whose name the mirror was asked for it, with the number of questions. */
+  /** Number of requests for the image, by the registry under whose name the client asked. */
   seen: Record<string, number>
 }
 
 export interface VerifyRequest {
-  /** Move damaged content aside so that it is fetched again; false only reports. */
+  /** Moves damaged content aside, so that it is fetched again; false only reports. */
   quarantine: boolean
 }
 
@@ -250,12 +231,12 @@ export interface VerifyProgress {
   done: boolean
 }
 
-/** The secret that lets a command change a running mirror. */
+/** Reads the token that lets a command change a running mirror; creates one when its file is absent or damaged. */
 export function openAdminToken(path: string): Promise<string> {
   return openSecret(path)
 }
 
-/** A secret of 64 hexadecimal digits that outlives the process; made anew when its file is absent or damaged. */
+/** Reads a secret of 64 hexadecimal digits; creates a new one when its file is absent or damaged. */
 export async function openSecret(path: string): Promise<string> {
   const known = await readSecret(path)
   if (known !== undefined) return known
@@ -264,7 +245,6 @@ export async function openSecret(path: string): Promise<string> {
   return secret
 }
 
-/** The secret in the file, if there is one. */
 async function readSecret(path: string): Promise<string | undefined> {
   try {
     const token = (await readSmallFile(path)).trim()
@@ -275,24 +255,23 @@ async function readSecret(path: string): Promise<string | undefined> {
   }
 }
 
-/** What it takes to read a name as its user means it. */
+/** Context to interpret an image name as users write it. */
 export interface Naming {
-  /** Whether `host:port` is an address of the listener that the name is about. */
+  /** Tells whether `host:port` is an address of the listener that the name is about. */
   readonly isOurs: (host: string) => boolean
-  /** Of names without a registry; undefined where names have none. */
+  /** Registry of names without one; undefined where names have none. */
   readonly defaultUpstream: string | undefined
-  /** The images that are there, as they are listed. */
+  /** Existing images, as lists show them. */
   readonly images: readonly ListedImage[]
 }
 
 export interface ListedImage {
-  /** With its tag, or its digest. */
+  /** Name with a tag or a digest. */
   readonly name: string
   readonly digest: string
 }
 
-/** Why nobody listens on a network, in the report of the mirror: nobody tells it of networks. */
+/** Reasons in a `NetworkReport` why the mirror does not listen on a network. */
 export const engineProblem = 'the Docker engine does not answer'
 
-/** Its engine knows no network of that name. */
 export const networkProblem = 'the network does not exist yet'

@@ -17,19 +17,19 @@ interface AdminClientOptions {
   /** `http://127.0.0.1:5056` */
   url: string
   tokenFile: string
-  /** The user whose file that is, where root reads another user's. */
+  /** Owner of the token file, when root reads another user's. */
   tokenOwner?: number | undefined
-  /** How long it may be silent, ms. What may take longer goes on as long as the mirror answers `/healthz` meanwhile. */
+  /** Milliseconds without an answer until the request fails. A long operation continues while the mirror answers `/healthz`. */
   timeoutMs: number
-  /** Undefined for one that the URL alone leads to. */
+  /** Undefined when the URL alone leads to the mirror. */
   tunnel?: AdminTunnel | undefined
 }
 
-/** The way to a mirror whose admin listener is on another machine. */
+/** A way to a mirror whose admin listener is on another machine. */
 export interface AdminTunnel {
-  /** For people: `ssh://me@there`. */
+  /** Name in messages: `ssh://me@there`. */
   readonly to: string
-  /** Throws a MirrorError when there is no way. */
+  /** Throws a MirrorError when the connection fails. */
   connect(): Promise<Duplex>
 }
 
@@ -42,7 +42,7 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     { body, signal, mayTakeLong = false }: { body?: object; signal?: AbortSignal; mayTakeLong?: boolean } = {},
   ): Promise<AsyncIterable<string>> {
     const token = await readToken(tokenFile, tokenOwner)
-    // Not every command has something to ask, and loading this takes a tenth of its time.
+    // Loads node:http only when a command sends a request, because loading it takes a tenth of a command's time.
     const { request } = process.getBuiltinModule('node:http')
     const connection = await tunnel?.connect()
     const silence = connection && setIdleTimeout(connection, timeoutMs)
@@ -59,7 +59,7 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     const onTimeout = async () => {
       if (!mayTakeLong || !(await isAlive()))
         return void sent.destroy(unreachableError(`it was silent for ${timeoutMs / 1000} s`))
-      // A request tells of a time-out once; its connection tells of each.
+      // A request reports one time-out only; its connection reports each.
       sent.socket?.once('timeout', () => void onTimeout())
       if (silence) silence.restart()
       else sent.socket?.setTimeout(timeoutMs)
@@ -70,7 +70,7 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
       sent.once('error', (error) => reject(isConnectionLost(error) ? unreachableError(error.message, error) : error))
       sent.end(body && JSON.stringify(body))
     })
-    // A time-out while the body arrives surfaces where the body is read.
+    // Passes a time-out while the body arrives on to the reader of the body.
     sent.on('error', (error) => response.destroy(error))
     const status = response.statusCode ?? 0
     if (status >= 200 && status < 300) return readText(response)
@@ -82,7 +82,7 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
       await readAll(await ask('GET', '/healthz'))
       return true
     } catch (error) {
-      // One that cannot fetch works all the same.
+      // A degraded mirror answers 503 and is alive.
       return error instanceof MirrorError && error.exit !== exitCode.missing
     }
   }
@@ -141,7 +141,7 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
   }
 }
 
-/** The message of the specification's JSON body; any other body as it is. */
+/** Reads the message of an OCI error body; returns any other body as it is. */
 function readReason(answer: string): string {
   const errors = parseObject(answer)?.['errors']
   const [first] = Array.isArray(errors) ? (errors as unknown[]) : []
@@ -149,7 +149,7 @@ function readReason(answer: string): string {
   return typeof message === 'string' ? message : answer.trim().slice(0, 500)
 }
 
-/** Of the connection, or of what it leads through. */
+/** Returns whether the error is a lost connection, or a failure of the tunnel. */
 function isConnectionLost(error: Error): boolean {
   return isConnectionFailure(error) || error instanceof ExecError
 }
@@ -186,24 +186,24 @@ async function readToken(tokenFile: string, owner: number | undefined): Promise<
   }
 }
 
-/** A listener on every address is asked on the loopback one: others may be behind a firewall, and need the token for reading. */
+/** Replaces the wildcard address by the loopback one: the others may be behind a firewall, and reading there needs the token. */
 function toReachableUrl(url: string): string {
   return url.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:')
 }
 
 interface HealthRequest {
-  /** The mirror that has to be the one that answers; any when not given. */
+  /** Instance that must answer; any when absent. */
   readonly instance?: string
-  /** How long it may be silent. */
+  /** Milliseconds without an answer until the check fails. */
   readonly timeoutMs?: number
-  /** How it is reached, where the address alone does not lead there. */
+  /** Opens the connection when the URL alone does not lead to the mirror. */
   readonly connect?: () => Promise<Duplex>
 }
 
-/** More than any answer to this question. */
+/** Exceeds the length of every health answer; characters. */
 const maxHealthLength = 10_000
 
-/** Whether a mirror's admin listener answers there; one that says that it cannot fetch is there all the same. */
+/** Returns whether a mirror's admin listener answers at the URL. A degraded mirror counts. */
 export async function isHealthy(
   adminUrl: string,
   { instance, timeoutMs = 2000, connect }: HealthRequest = {},
@@ -216,7 +216,7 @@ export async function isHealthy(
   return parseObject(answer)?.['proof'] === healthProof(instance, challenge)
 }
 
-/** The body of a 200, or of a 503 in which a mirror describes itself; undefined for anything else. */
+/** Returns the body of a 200, or of the 503 of a degraded mirror; undefined for anything else. */
 function requestHealth(url: URL, timeout: number, connection: Duplex | undefined): Promise<string | undefined> {
   const by = connection ? { createConnection: () => connection } : { agent: false as const }
   if (connection) setIdleTimeout(connection, timeout)
@@ -238,10 +238,7 @@ function requestHealth(url: URL, timeout: number, connection: Duplex | undefined
   })
 }
 
-/**
- * Has a connection that is no socket tell of its silence, as one does whose time-out is set; ms. `restart` begins the time again after
- * it has told.
- */
+/** Emits 'timeout' on a connection that is not a socket once it is silent for `timeoutMs`. `restart` starts the timer again. */
 function setIdleTimeout(connection: Duplex, timeoutMs: number): { restart(): void } {
   const timer = setTimeout(() => connection.emit('timeout'), timeoutMs).unref()
   connection.on('data', () => timer.refresh())
@@ -249,7 +246,7 @@ function setIdleTimeout(connection: Duplex, timeoutMs: number): { restart(): voi
   return { restart: () => void timer.refresh() }
 }
 
-/** Joins its stdin and stdout with a port of the container; whoever hangs up ends it. */
+/** A program that connects its stdin and stdout with a port of the container, and ends when either side closes. */
 const tunnelProgram = (port: number) =>
   `const s=require('node:net').connect(${port},'127.0.0.1');` +
   `s.on('error',(e)=>{console.error(e.message);process.exit(1)});` +
@@ -257,8 +254,8 @@ const tunnelProgram = (port: number) =>
   `s.on('close',()=>process.exit(0));process.stdin.on('end',()=>s.destroy())`
 
 /**
- * A connection to a port inside a container, through its engine: by a program in it, for an engine that is another machine's
- * publishes on that machine only. Throws a MirrorError (exit 4) when the container does not run, or its engine cannot be asked.
+ * Opens a connection to a port inside a container by a program that the engine starts there, because a remote engine publishes
+ * ports on its own machine only. Throws a MirrorError (exit 4) when the container does not run or the engine does not answer.
  */
 export async function openTunnel(
   { containers }: Pick<DockerEngine, 'containers'>,
@@ -277,5 +274,5 @@ export async function openTunnel(
   }
 }
 
-/** Where things are in an image of ours. */
+/** Path of Node in the mirror's images. */
 export const nodeInImage = '/usr/local/bin/node'

@@ -22,17 +22,17 @@ import {
   type RuntimeKind,
 } from './state.ts'
 
-/** A running mirror, and whose it is. */
+/** A running mirror and its owner. */
 export interface FoundMirror {
   readonly running: MirrorState
   readonly paths: MirrorPaths
-  /** Whose it is when it is not ours: that of the user who has become root. */
+  /** The user who has become root and owns the mirror; undefined for the own mirror. */
   readonly user: InvokingUser | undefined
 }
 
 /**
- * Our own running mirror; when root runs none, that of the user who has become root. Where MIRROR_HOME names a home that root
- * leaves out, only the user's mirror with that home: no other one was meant.
+ * Finds the running mirror of this user; for root without one, that of the user who has become root. When root ignores the home
+ * that MIRROR_HOME names, only the user's mirror with that home counts, because no other was meant.
  */
 export async function findMirrorHere(surroundings: Surroundings): Promise<FoundMirror | undefined> {
   const paths = mirrorPaths(surroundings)
@@ -42,7 +42,7 @@ export async function findMirrorHere(surroundings: Surroundings): Promise<FoundM
   const own = isRoots ? await findOwnMirror(paths) : undefined
   const user = own === undefined ? await invokingUser(surroundings) : undefined
   if (user === undefined) return own
-  // With a home of root's own that was named, nothing else is meant.
+  // A MIRROR_HOME that belongs to root means this mirror only.
   if (isRoots && surroundings.env['MIRROR_HOME']) return undefined
   const { home, uid } = user
   const usual = mirrorPaths({ ...surroundings, env: {}, homedir: home })
@@ -64,8 +64,8 @@ async function invokingUser(surroundings: Surroundings): Promise<InvokingUser | 
 }
 
 /**
- * The running mirror that another user's state file tells of. Root believes no more of it than it has to: the process has to be
- * that user's, the engine of a container one of this machine, and every address one of this machine.
+ * Finds the running mirror of another user's state file. Root trusts as little of the file as possible: the process must be that
+ * user's, the engine of a container and every address must be on this machine.
  */
 async function findRunningOf(stateFile: string, uid: number): Promise<MirrorState | undefined> {
   const text = await readOwnedFile(stateFile, uid)
@@ -94,14 +94,14 @@ function filterOwnEndpoints({ cache, registry, admin, networks }: Endpoints): En
     cache: cache.filter(isHere),
     registry: registry.filter(isHere),
     admin: admin.filter(isHere),
-    // A mirror in a container is called by name in its networks.
+    // Containers reach a mirror in a container by name.
     networks: Object.fromEntries(
       Object.entries(networks).filter(([, url]) => isHere(url) || parseHost(url) === mirrorName),
     ),
   }
 }
 
-/** Empty for what is no plain URL of a mirror. */
+/** Returns the host of a mirror's URL; empty for anything but a plain URL. */
 function parseHost(text: string): string {
   const url = URL.canParse(text) ? new URL(text) : undefined
   if (url === undefined || !/^https?:$/.test(url.protocol)) return ''
@@ -113,15 +113,15 @@ function parseHost(text: string): string {
 interface InvokingUser {
   readonly uid: number
   readonly name: string
-  /** The home folder. */
+  /** Home folder. */
   readonly home: string
 }
 
 const timeoutMs = 5000
 
 /**
- * Who has become root to start this process: by sudo, doas or pkexec, which say so; by `su -m`, which keeps the home folder.
- * Undefined when we are not root, or root itself has started it.
+ * Finds the user who has become root to start this process: sudo, doas and pkexec set a variable, `su -m` keeps the home folder.
+ * Returns undefined when this process is not root, or root itself has started it.
  */
 export async function findInvokingUser(
   { env, platform, callers }: Pick<Surroundings, 'env' | 'platform' | 'callers'>,
@@ -130,7 +130,7 @@ export async function findInvokingUser(
   if (process.geteuid?.() !== 0) return undefined
   const who = env['SUDO_UID'] ?? env['DOAS_USER'] ?? env['PKEXEC_UID'] ?? readOwner(callers?.homedir)
   if (who === undefined || !/^[\w][\w.-]*\$?$/.test(who)) return undefined
-  // macOS has no getent, and its id knows the same line.
+  // macOS has no getent; `id -P` prints the same line.
   const said =
     platform === 'darwin'
       ? await run('id', ['-P', who], { timeoutMs })
@@ -147,29 +147,29 @@ function readOwner(home: string | undefined): string | undefined {
   return owner === 0 ? undefined : owner?.toString()
 }
 
-/** A mirror that was not stopped and runs no more. */
+/** A mirror that ended without being stopped. */
 export interface DeadMirror {
   readonly runtime: RuntimeKind
   readonly version: string
-  /** Of a process. */
+  /** Process number; absent for a container. */
   readonly pid?: number
-  /** The name of its container. */
+  /** Name of the container. */
   readonly container?: string
   /** ISO 8601. */
   readonly startedAt: string
-  /** ISO 8601: the last sign of life of a process, to about ten seconds; when a container ended. */
+  /** ISO 8601: last sign of life of a process, to about ten seconds; end of a container. */
   readonly lastSeen?: string
   /**
-   * `died`: nobody stopped it. `reboot`: the machine has been started since. `exited`, `out-of-memory`: what its container did.
-   * `removed`: its container is gone. `no-engine`: the Docker engine does not answer.
+   * `died`: no command stopped it. `reboot`: the machine has started since. `exited`, `out-of-memory`: how the container ended.
+   * `removed`: the container does not exist. `no-engine`: the Docker engine does not answer.
    */
   readonly reason: 'died' | 'reboot' | 'exited' | 'out-of-memory' | 'removed' | 'no-engine'
   readonly exitCode?: number
-  /** Whether `mirror logs` shows what it said. */
+  /** True when `mirror logs` can show its log. */
   readonly hasLog: boolean
 }
 
-/** What became of the mirror that was noted down, when it does not run; undefined when it was stopped, or never started. */
+/** Finds out how the recorded mirror ended; undefined when it was stopped, or never started. */
 export async function findDeadMirror(paths: MirrorPaths, surroundings: Surroundings): Promise<DeadMirror | undefined> {
   const state = await readState(paths.stateFile)
   if (state === undefined) return undefined
@@ -192,14 +192,14 @@ async function describeDeadProcess(state: ProcessMirrorState, paths: MirrorPaths
 
 const clockSlackMs = 60_000
 
-/** Whether the machine was started after the mirror was. */
+/** Returns whether the machine started after the mirror. */
 async function wasRebooted({ processIdentity, startedAt }: ProcessMirrorState): Promise<boolean> {
   const [then, now] = [bootOf(processIdentity), await readBootId()]
   if (then !== undefined && now !== undefined) return then !== now
   return Date.now() - uptime() * 1000 - clockSlackMs > Date.parse(startedAt)
 }
 
-/** When one of the files that a running mirror writes was last written; wall clock ms. */
+/** Returns the latest modification of the files that a running mirror writes; wall clock ms. */
 async function readLastSign(files: readonly (string | undefined)[]): Promise<number | undefined> {
   const times: number[] = []
   for (const file of files) {

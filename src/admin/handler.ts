@@ -17,9 +17,9 @@ interface AdminOptions {
   readonly api: AdminApi
   readonly guard: HostGuard
   readonly token: string
-  /** Of a mirror in a container. */
+  /** Instance of a mirror in a container. */
   readonly instance?: string | undefined
-  /** A body that brings nothing for so long is given up; ms. */
+  /** Milliseconds without data until a request body is given up. */
   readonly idle?: number
   readonly logger: Logger
 }
@@ -27,14 +27,33 @@ interface AdminOptions {
 const maxBodyBytes = 1024 * 1024
 const defaultIdleMs = 30_000
 
-/** Health, status, metrics and control; see admin-api.ts for the shapes. */
+/**
+ * Serves an admin API over HTTP, with the shapes of api.ts as JSON.
+ *
+ * GET  /healthz            {"status":"ok"}; 503 {"status":"degraded","reasons":[…]} while the mirror cannot fetch by its own fault;
+ *                          with `?challenge=` to a mirror in a container also `proof`, see `healthProof`
+ * GET  /metrics            Prometheus text
+ * GET  /api/status         StatusReport
+ * POST /api/cache/rm       RemoveRequest → RemovalReport
+ * POST /api/cache/prune    PruneRequest → RemovalReport
+ * POST /api/cache/verify   VerifyRequest → NDJSON of VerifyProgress, the last with `done`
+ * GET  /api/registry       PushedImageReport[]
+ * POST /api/registry/rm    RemoveRequest → RemovalReport
+ * POST /api/registry/gc    RegistryGcRequest → RemovalReport
+ * POST /api/registry/prune RegistryPruneRequest → RemovalReport
+ * POST /api/canary         ProbeImageOffer
+ * POST /api/canary/end     { id } → ProbeImageReport
+ * POST /api/stop           202, then the server drains and ends
+ *
+ * GET from loopback needs no token; every other request needs `Authorization: Bearer <token>`.
+ */
 export function createAdminHandler(
   options: AdminOptions,
 ): (request: IncomingMessage, response: ServerResponse) => void {
   return (request, response) => {
     const client = new ClientAbort(request, response)
     handleRequest(request, response, options).catch((failure: unknown) => {
-      // Nobody is left to be told, and a client that leaves is no failure of ours.
+      // Logs no failure when the client has left.
       if (client.hasHappened) return response.destroy()
       if (isOutOfDescriptors(failure)) return sendError(request, response, outOfDescriptors())
       const reason = failure instanceof BudgetError ? tooBusy(failure) : failure
@@ -66,12 +85,12 @@ async function handleRequest(
   }
   if (reads && path === '/api/registry') return sendJson(request, response, await api.registry.list())
   if (request.method !== 'POST') throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
-  // A page in a browser may send a POST anywhere; its Origin gives it away.
+  // A page in a browser may send a POST to any address; its Origin header identifies it.
   if (request.headers.origin !== undefined) throw new OciError('DENIED', 403, 'Browsers may not change anything here.')
   return tellUnwritable(() => handleChange(path, request, response, { api, idle }))
 }
 
-/** Does what a POST asks for. */
+/** Handles a POST. */
 async function handleChange(
   path: string,
   request: IncomingMessage,
@@ -113,7 +132,9 @@ async function handleChange(
   }
 }
 
-/** 200, or 503 with the reasons while the mirror cannot fetch by its own fault; with the proof of its instance if asked for. */
+/**
+ * Answers 200, or 503 with reasons while the mirror cannot fetch by its own fault; includes the proof of the instance on request.
+ */
 function sendHealth(
   request: IncomingMessage,
   response: ServerResponse,
@@ -144,7 +165,7 @@ function sendJson(request: IncomingMessage, response: ServerResponse, value: unk
   sendWhole(request, response, status, { 'content-type': 'application/json' }, Buffer.from(JSON.stringify(value)))
 }
 
-/** One JSON line a step; a client that leaves ends the work. */
+/** Sends one JSON line per step. Stops the work when the client leaves. */
 async function sendProgress(
   response: ServerResponse,
   steps: (signal: AbortSignal) => AsyncIterable<VerifyProgress>,
@@ -152,7 +173,7 @@ async function sendProgress(
   const clientLeft = new AbortController()
   response.once('close', () => clientLeft.abort())
   const progress = steps(clientLeft.signal)[Symbol.asyncIterator]()
-  // What keeps it from beginning is answered with a status of its own.
+  // Awaits the first step before the header, so that an early failure has a status of its own.
   const first = await progress.next()
   response.writeHead(200, { 'content-type': 'application/x-ndjson' })
   for (let step = first; !step.done; step = await progress.next()) {
@@ -162,7 +183,7 @@ async function sendProgress(
   response.end()
 }
 
-/** Reads a request below `/api/registry/` and has it done. */
+/** Handles a POST below `/api/registry/`. */
 function changeRegistry(
   path: '/api/registry/rm' | '/api/registry/gc' | '/api/registry/prune',
   body: Record<string, unknown>,
@@ -199,7 +220,7 @@ function parseAmount(body: Record<string, unknown>, field: string): number {
   throw new OciError('UNKNOWN', 400, `The body needs "${field}", a number.`)
 }
 
-/** What only this instance of a mirror can answer to a challenge: whoever has its port now cannot. */
+/** Computes the answer to a challenge that only this instance of a mirror can give; another process on its port cannot. */
 export function healthProof(instance: string, challenge: string): string {
   return createHmac('sha256', instance).update(challenge).digest('hex')
 }

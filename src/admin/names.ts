@@ -11,18 +11,18 @@ import { parseRoute } from '../oci/route.ts'
 import type { ListedImage } from './api.ts'
 import { type Naming, type RemovalReport } from './api.ts'
 
-/** A name that a user wrote, and the one by which the mirror knows it. */
+/** A name as a user wrote it, and as the mirror knows it. */
 interface UserName {
   readonly given: string
   readonly name: string
-  /** Images of the same short name on other upstreams, which are not meant. */
+  /** Images of the same short name on other upstreams, which the name does not mean. */
   readonly others: readonly string[]
 }
 
 /**
- * Reads names as users write them, from a shell's history or another tool's output: `nginx:1.27`, `docker://ghcr.io/a/b`,
- * `127.0.0.1:5055/ghcr.io/a/b:1`, `nginx:1.27@sha256:…`, a digest or its first digits. Throws a MirrorError for first digits
- * that several images have.
+ * Parses names as users write them, or copy them from a shell's history or another tool's output: `nginx:1.27`,
+ * `docker://ghcr.io/a/b`, `127.0.0.1:5055/ghcr.io/a/b:1`, `nginx:1.27@sha256:…`, a digest or its first digits. Throws a
+ * MirrorError for first digits that several images have.
  */
 export function readUserNames(given: readonly string[], naming: Naming): UserName[] {
   return given.map((text) => readUserName(text, naming))
@@ -39,16 +39,16 @@ function readUserName(given: string, naming: Naming): UserName {
   return { given, name, others: isShort ? findSameShortNames(name, path + suffix, naming.images) : [] }
 }
 
-/** Without a scheme, and without an address of the mirror itself. */
+/** Removes a scheme, and an address of the mirror itself. */
 function withoutAddress(text: string, { isOurs }: Naming): string {
   const bare = text.replace(/^(?:docker|oci|https?):\/\//i, '').replace(/\/+$/, '')
   const slash = bare.indexOf('/')
   return slash > 0 && isOurs(bare.slice(0, slash).toLowerCase()) ? bare.slice(slash + 1) : bare
 }
 
-/** A digest wins over a tag, as it does for clients. */
+/** Splits a name. A digest takes precedence over a tag, as for clients. */
 function splitName(text: string): { path: string; tag: string | undefined; digest: string | undefined } {
-  // As lists print it: the first digits, and that there are more.
+  // Lists print the first digits of a digest and an ellipsis.
   const match = /^(?:(.*)@)?(sha(?:256|512):[0-9a-f]*)…?$/.exec(text)
   if (match && (match[1] !== undefined || !text.includes('/')))
     return { path: withoutTag(match[1] ?? '').path, tag: undefined, digest: match[2]! }
@@ -62,7 +62,7 @@ function withoutTag(text: string): { path: string; tag: string | undefined } {
 
 const minDigestLength = 'sha256:'.length + 6
 
-/** The digest that begins so, of the images that are there. */
+/** Completes first digits to the digest of an existing image. */
 function completeDigest(given: string, path: string, digest: string, naming: Naming): string {
   if (parseDigest(digest) || digest.length < minDigestLength) return digest
   const repository = path === '' ? undefined : parseRepository(path, naming).repository
@@ -77,7 +77,7 @@ function completeDigest(given: string, path: string, digest: string, naming: Nam
   })
 }
 
-/** The repository with its registry, by the rules that requests are read by. */
+/** Returns the repository with its registry, by the rules for requests. */
 function parseRepository(path: string, { defaultUpstream }: Naming): { repository: string; isShort: boolean } {
   if (defaultUpstream === undefined) return { repository: path, isShort: false }
   try {
@@ -88,7 +88,7 @@ function parseRepository(path: string, { defaultUpstream }: Naming): { repositor
     const repository = `${host}/${isOfficial ? 'library/' : ''}${route.name}`
     return { repository, isShort: route.registry === undefined }
   } catch (error) {
-    // A name that no repository can have is none that is there.
+    // A name that is invalid for repositories matches none.
     if (error instanceof OciError) return { repository: path, isShort: false }
     throw error
   }
@@ -99,7 +99,7 @@ function findSameShortNames(name: string, short: string, images: readonly Listed
   return images.flatMap(({ name: other }) => (isSame(other) ? [other] : []))
 }
 
-/** `docker.io/library/redis:7` for `redsi:7`: what is before the last slash may be missing. */
+/** Finds `docker.io/library/redis:7` for `redsi:7`; the part before the last slash may be missing. */
 function findNearestShort(name: string, names: readonly string[]): string | undefined {
   const found = nearest(shortName(name), names.map(shortName))
   return names.find((other) => shortName(other) === found)
@@ -115,7 +115,7 @@ function belongsTo(image: string, name: string): boolean {
 
 const maxSimilar = 3
 
-/** Names of images that a name which is not there may have meant. */
+/** Suggests existing images for a name that matches none. */
 export function similarNames({ name, others }: UserName, images: readonly ListedImage[]): string[] {
   const { path } = withoutTag(name.replace(/@.*$/, ''))
   const names = images.map((image) => image.name)
@@ -129,7 +129,7 @@ export function similarNames({ name, others }: UserName, images: readonly Listed
   return [...new Set(near)].slice(0, maxSimilar)
 }
 
-/** Says whether a host is an address of a listener: one of its ports, at this machine by any of its names. */
+/** Creates a check whether `host:port` is an address of a listener: one of its ports, at any name of this machine. */
 export function createAddressCheck(urls: readonly string[], names: readonly string[] = []): (host: string) => boolean {
   const known = new Set([...ownNames, ...names.map((name) => name.toLowerCase())])
   const ports = new Set<string>()
@@ -145,20 +145,20 @@ export function createAddressCheck(urls: readonly string[], names: readonly stri
   }
 }
 
-/** `nginx` of `docker.io/library/nginx:1.27`. */
+/** Returns `nginx` for `docker.io/library/nginx:1.27`. */
 function baseName(name: string): string {
   return withoutTag(name.replace(/@.*$/, '')).path.replace(/^.*\//, '')
 }
 
-/** What was removed, with the names as the user wrote them. */
+/** A removal with names as the user wrote them. */
 interface NamedRemoval extends RemovalReport {
-  /** Names of which nothing was there. */
+  /** Names that matched nothing. */
   readonly missing: readonly UserName[]
-  /** What the user should know of a short name. */
+  /** Notes on ambiguous short names. */
   readonly notes: readonly string[]
 }
 
-/** Removes what a user names; `unknown` are the names as they were given. */
+/** Removes images by names as users write them; `unknown` in the result holds names as given. */
 export async function removeByName(
   given: readonly string[],
   naming: Naming,
@@ -175,7 +175,7 @@ export async function removeByName(
   return { ...removal, unknown: missing.map(({ given: text }) => text), missing, notes }
 }
 
-/** A MirrorError for names of which nothing was there, with those that are like them. */
+/** Creates a MirrorError for names that matched nothing, with suggestions. */
 export function notFoundError(
   what: string,
   missing: readonly UserName[],
@@ -190,7 +190,10 @@ export function notFoundError(
   })
 }
 
-/** What mirror.yaml says about names. A file that is broken says nothing: a mirror that runs can be worked with all the same. */
+/**
+ * Loads the settings that concern names. Uses the defaults when mirror.yaml is invalid, because a running mirror can be used all
+ * the same.
+ */
 export async function loadNaming(
   surroundings: Surroundings,
 ): Promise<{ cache: string[]; registry: string[]; names: string[]; defaultUpstream: string }> {

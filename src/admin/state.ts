@@ -12,13 +12,13 @@ import { createWriteBehind } from '../lib/time.ts'
 import type { StatusReport } from './api.ts'
 import { isHealthy } from './client.ts'
 
-/** What a mirror wrote about itself; a file that is damaged counts as absent. */
+/** Reads a state file; undefined when it is absent or damaged. */
 export async function readState(stateFile: string): Promise<MirrorState | undefined> {
   const text = await readStateText(stateFile)
   return text === undefined ? undefined : parseState(text)
 }
 
-/** Whether the file says exactly this. */
+/** Returns whether the file has exactly this state. */
 async function hasState(stateFile: string, state: MirrorState): Promise<boolean> {
   return (await readStateText(stateFile)) === renderState(state)
 }
@@ -32,13 +32,13 @@ async function readStateText(stateFile: string): Promise<string | undefined> {
   }
 }
 
-/** The state of a mirror that really runs. */
+/** Reads the state of a mirror that runs; undefined when it does not. Throws like `isContainerUp`. */
 export async function findRunning(stateFile: string, isUp = isContainerUp): Promise<MirrorState | undefined> {
   const state = await readState(stateFile)
   return state !== undefined && (await isRunning(state, isUp)) ? state : undefined
 }
 
-/** Whether the mirror that has written this still runs. */
+/** Returns whether the mirror of this state runs. */
 export async function isRunning(state: MirrorState, isUp = isContainerUp): Promise<boolean> {
   return state.container ? isUp(state.container, state.endpoints) : isSameProcess(state.pid, state.processIdentity)
 }
@@ -146,29 +146,29 @@ function toStringRecord(value: unknown): Record<string, string> {
 
 interface KeepStateOptions {
   stateFile: string
-  /** What is true now. */
+  /** Returns the current state. */
   state: () => MirrorState
   logger: Logger
-  /** How often the file is compared with the state, ms. */
+  /** Interval between comparisons of the file with the state, ms. */
   everyMs?: number
 }
 
 export interface KeptState {
-  /** Resolves when the file was written for the first time; rejects when it cannot be. */
+  /** Resolves after the first write of the file; rejects when it fails. */
   readonly written: Promise<void>
-  /** The state has changed. */
+  /** Announces a change of the state. */
   update(): void
-  /** The mirror ends: its file goes, a successor's stays. */
+  /** Removes the file at the end of the mirror; a successor's file stays. */
   remove(): Promise<void>
 }
 
 /**
- * Writes the state file of this process and keeps it true: a change reaches it whenever it comes, and a file that got lost,
- * damaged or changed meanwhile is written again.
+ * Writes the state file of this process and keeps it current: writes every change, and writes again when the file is lost,
+ * damaged or changed by others.
  */
 export function keepState({ stateFile, state, logger, everyMs = 5000 }: KeepStateOptions): KeptState {
   const written = writeState(stateFile, state())
-  // Whoever awaits `written` hears of its failure.
+  // Prevents an unhandled rejection; `written` reports the failure.
   const first = written.catch(() => {})
   const behind = createWriteBehind({
     async write() {
@@ -181,7 +181,7 @@ export function keepState({ stateFile, state, logger, everyMs = 5000 }: KeepStat
     failure: 'could not write the state file',
     everyMs,
   })
-  // The state may have changed during the first write.
+  // Picks up changes during the first write.
   behind.update()
   return {
     written,
@@ -193,32 +193,32 @@ export function keepState({ stateFile, state, logger, everyMs = 5000 }: KeepStat
   }
 }
 
-/** Whether the file is the one of another mirror that runs. */
+/** Returns whether the file belongs to another mirror that runs. */
 async function belongsToOther(stateFile: string, own: MirrorState): Promise<boolean> {
   try {
     const running = await findRunning(stateFile)
     return running !== undefined && pidOf(running) !== pidOf(own)
   } catch (error) {
-    // On a machine that cannot be asked.
+    // The engine of the other mirror does not answer.
     if (error instanceof MirrorError) return true
     throw error
   }
 }
 
-/** Where a mirror answers. */
+/** Addresses of a mirror. */
 export type Endpoints = StatusReport['endpoints']
 
-/** Where the server lives: in a process of this machine, or in a container. */
+/** Where the server runs: in a process of this machine, or in a container. */
 export type RuntimeKind = StatusReport['runtime']
 
-/** The state of a mirror, as its state file tells it to other commands: a process, or a container that a command has started. */
+/** The content of a state file, by which other commands find the mirror: a process, or a container that a command started. */
 export type MirrorState = ProcessMirrorState | ContainerMirrorState
 
 interface CommonMirrorState {
   version: string
   /** ISO 8601. */
   startedAt: string
-  /** By top-level part of the configuration, see `configHashes`. */
+  /** Hashes by top-level part of the configuration, see `configHashes`. */
   configHashes: Record<string, string>
   endpoints: Endpoints
 }
@@ -247,46 +247,46 @@ export interface ContainerMirrorState extends CommonMirrorState {
   served?: undefined
 }
 
-/** What it takes to start a mirror again as it was. */
+/** Settings to start a mirror again as it was. */
 export interface ServedConfig {
-  /** What mirror.yaml would say, see `renderConfig`. */
+  /** Content of a mirror.yaml, see `renderConfig`. */
   config: Record<string, unknown>
   dataDir: string
 }
 
-/** The container that a mirror lives in. */
+/** The container that a mirror runs in. */
 export interface ContainerPlace {
   id: string
   name: string
-  /** Which mirror it is; the same when the container is restarted. Undefined where nobody has noted it. */
+  /** Identifies the mirror, also after a restart of the container; undefined when not recorded. */
   instance: string | undefined
-  /** The volume with its data; undefined when that is a folder of this machine. */
+  /** Volume with the data; undefined when that is a folder of this machine. */
   volume: string | undefined
-  /** Registries whose credentials were handed over. */
+  /** Registries whose credentials were exported to the container. */
   credentials: string[]
-  /** ISO 8601: when that was done last. */
+  /** ISO 8601: time of the last export. */
   handedOverAt: string
-  /** Whose container it is; undefined where nobody has noted it. */
+  /** Engine of the container; undefined when not recorded. */
   engine?: DockerEndpoint | undefined
-  /** That engine is another machine's, and so are the mirror's addresses: it is spoken to through the engine. */
+  /** Present when the engine and the mirror's addresses are another machine's: commands reach the mirror through the engine. */
   elsewhere?: { readonly adminPort: number } | undefined
 }
 
-/** A mirror that was started and answers. */
+/** A mirror that has started and answers. */
 export interface StartedMirror {
   pid: number
   endpoints: Endpoints
 }
 
 /**
- * Whether a container's mirror is there. One that answers needs no engine to be asked, which spares half a second; one that
- * does not may be just starting, and then it runs. Throws a MirrorError when its engine is another machine's and cannot be
- * asked: then nobody knows.
+ * Returns whether the mirror in a container is up. An answer of the mirror saves asking the engine, which takes half a second; a
+ * mirror that does not answer may be starting, and then its container runs. Throws a MirrorError when a remote engine does not
+ * answer.
  */
 export async function isContainerUp(place: ContainerPlace, { admin }: Endpoints): Promise<boolean> {
   const { id, instance, engine, elsewhere } = place
   const [url] = admin
-  // Another mirror may have the port by now, and it must not be taken for this one.
+  // Requires the instance, because another mirror may have the port by now.
   const isHere = elsewhere === undefined && url !== undefined && instance !== undefined
   if (isHere && (await isHealthy(url, { instance }))) return true
   const endpoint =
@@ -296,7 +296,7 @@ export async function isContainerUp(place: ContainerPlace, { admin }: Endpoints)
     return await isContainerRunning(endpoint, id)
   } catch (error) {
     if (!(error instanceof MirrorError)) throw error
-    // Without an engine on this machine there is no container either.
+    // Without an engine on this machine there is no container.
     if (elsewhere === undefined) return false
     const { message, exit, hints } = error
     throw new MirrorError(`The mirror is in a container on ${engineHost(endpoint)}. ${message}`, {
@@ -314,22 +314,21 @@ async function isContainerRunning(endpoint: DockerEndpoint, id: string): Promise
   return found?.running === true || found?.restarting === true
 }
 
-/** Notes that what is cached is in a volume of the Docker engine, where only a container reaches it. */
+/** Records that the data is in a volume of the Docker engine, which only a container reaches. */
 export async function writeVolumeMarker(stateDir: string, volume: string, engine: DockerEndpoint): Promise<void> {
   await writeFileAtomic(volumeMarkerPath(stateDir), `${JSON.stringify({ volume, engine })}\n`)
 }
 
-/** A mirror with its data on this machine's disk is up, or the volume is gone. */
+/** Removes the record: the data is on this machine's disk, or the volume is removed. */
 export async function removeVolumeMarker(stateDir: string): Promise<void> {
   await rm(volumeMarkerPath(stateDir), { force: true })
 }
 
-/** Whether what is cached is in a volume of the Docker engine. */
 async function hasVolumeMarker(stateDir: string): Promise<boolean> {
   return (await readVolumeMarker(stateDir)) !== undefined
 }
 
-/** The engine of that volume; undefined where there is none, and where nobody has noted it. */
+/** Reads the engine of the recorded volume; undefined when there is none, or it is not recorded. */
 export async function volumeMarkerEngine(stateDir: string): Promise<DockerEndpoint | undefined> {
   const engine = parseObject((await readVolumeMarker(stateDir)) ?? '')?.['engine']
   return isObject(engine) ? parseEndpoint(engine) : undefined
@@ -344,7 +343,7 @@ async function readVolumeMarker(stateDir: string): Promise<string | undefined> {
   }
 }
 
-/** Throws a MirrorError (exit 3) when looking at the disk of this machine would show nothing of what is cached. */
+/** Throws a MirrorError (exit 3) when the data is in a volume, so that the disk of this machine would show none of it. */
 export async function assertDataOnHost(stateDir: string): Promise<void> {
   if (!(await hasVolumeMarker(stateDir))) return
   throw new MirrorError('The mirror is down, and what it holds is in a volume of the Docker engine.', {
@@ -357,7 +356,7 @@ function volumeMarkerPath(stateDir: string): string {
   return join(stateDir, 'resting.json')
 }
 
-/** The running mirror, for what shall take its place; one on another machine that cannot be asked is none. */
+/** Reads the state of a running mirror that is to be replaced; undefined also when its engine does not answer. */
 export async function findReachable(stateFile: string): Promise<MirrorState | undefined> {
   try {
     return await findRunning(stateFile)
@@ -368,8 +367,8 @@ export async function findReachable(stateFile: string): Promise<MirrorState | un
 }
 
 /**
- * Where the mirror ran the last time, whether or not it does now; undefined for one that never ran. One that has ended is
- * remembered as long as what it cached is where only a mirror of its kind finds it.
+ * Returns where the mirror runs or ran last; undefined when it never ran. After its end a container is known while its data is in
+ * a volume.
  */
 export async function lastRuntime({ stateFile, stateDir }: MirrorPaths): Promise<RuntimeKind | undefined> {
   const state = await readState(stateFile)

@@ -16,23 +16,22 @@ interface StatusContext {
   readonly maxBytes: number
   readonly minFree: number
   readonly networks: StatusReport['networks']
-  /** What containers of Docker networks may do in the registry. */
+  /** Access of containers of Docker networks to the registry. */
   readonly registryNetworks: 'read' | 'write'
-  /** Why the mirror cannot fetch by its own fault, or its registry serves nobody. */
+  /** Reasons why the mirror cannot fetch by its own fault, or why its registry serves no client. */
   readonly troubles: readonly string[]
-  /** Bytes that may still be written to the disk of the cache; undefined where that cannot be told. */
+  /** Free bytes on the disk of the cache; undefined where the system does not tell. */
   readonly freeBytes: number | undefined
 }
 
-/** The running parts that a status report describes. */
+/** The parts of the server that a status report describes. */
 interface StatusSources {
   readonly store: Pick<Store, 'refs' | 'blobs' | 'layout'>
   readonly stats: Stats
-  /** The upstreams that were asked since the start. */
+  /** Upstreams that received requests since the start. */
   readonly upstreams: { all(): Iterable<{ readonly host: string; health(): UpstreamHealth }> }
   /** Undefined when the registry is switched off. */
   readonly pushed: { readonly store: PushedStore; readonly sessions: { readonly count: number } } | undefined
-  /** How blobs are sent. */
   readonly blobs: { readonly kind: StatusReport['sendBlob'] }
 }
 
@@ -78,7 +77,7 @@ export function createStatusReport(
   }
 }
 
-/** What is cached, as images. Those by which the mirror checks clients are none of its user's. */
+/** Lists the cached images, without probe images. */
 export function listImageReports({ store }: Pick<StatusSources, 'store'>): ImageReport[] {
   const images = listImages(store.refs, store.blobs.sizes).filter(({ repository }) => !isProbeImageName(repository))
   return images.map(({ name, digest, bytes, pulls, lastPulled, checkedAt }) => {
@@ -133,7 +132,7 @@ function toUpstreamReports(
 
 const maxTextLength = 300
 
-/** What an upstream said: of limited length, without control characters. */
+/** Limits a text of an upstream and replaces control characters. */
 function cleanText(text: string): string {
   return redact(text)
     .slice(0, maxTextLength)
@@ -144,7 +143,7 @@ function toIso(milliseconds: number): string {
   return new Date(milliseconds).toISOString()
 }
 
-/** The repositories whose record is damaged. */
+/** Lists the repositories whose record is damaged. */
 export function listDamagedReports({ damaged }: Pick<PushedRepositories, 'damaged'>): DamagedRepositoryReport[] {
   return damaged.map(({ name, path, original, reason, isServed }) => ({
     ...(name !== undefined && { repository: name }),
@@ -155,7 +154,7 @@ export function listDamagedReports({ damaged }: Pick<PushedRepositories, 'damage
   }))
 }
 
-/** Loads what writes metrics. */
+/** Loads prom-client. */
 export const loadPromClient = async () => (await import('prom-client')).default
 
 /** Renders the status as Prometheus text. */

@@ -9,8 +9,8 @@ import { packageRoot } from '../lib/package-root.ts'
 import { shellWord, type Surroundings } from '../lib/process.ts'
 
 /**
- * Throws a MirrorError (usage) when root was told, by a variable or a flag, to use settings or files of the mirror that others can
- * change: others in their place are not what was meant. The same for root's own files where others can change them.
+ * Throws a MirrorError (usage) when a variable or a flag makes root use settings or files of the mirror that others can change,
+ * because using others instead is not what was meant. Refuses root's own files as well where others can change them.
  */
 export function refuseOthersPlaces(surroundings: Surroundings): void {
   if (!looksAtOwners(surroundings)) return
@@ -21,7 +21,7 @@ export function refuseOthersPlaces(surroundings: Surroundings): void {
   for (const path of [configFile, dataDir, stateDir]) refuseOthersFile(path, path, surroundings)
 }
 
-/** The same for a file or folder that an argument names; `what`: as the user has written it, `--file kind.yaml`. */
+/** Refuses a file or folder that an argument names in the same way; `what`: as the user wrote it, `--file kind.yaml`. */
 export function refuseOthersFile(
   what: string,
   path: string,
@@ -32,7 +32,7 @@ export function refuseOthersFile(
   if (found) throw foreignFileError(what, { why: describeForeign(found), owner: found.owner })
 }
 
-/** The same for those of these flags that are given. */
+/** Refuses the paths of the given flags in the same way. */
 export function refuseOthersFlags<Name extends string>(
   flags: Readonly<Partial<Record<Name, string | undefined>>>,
   names: readonly Name[],
@@ -44,14 +44,17 @@ export function refuseOthersFlags<Name extends string>(
   }
 }
 
-/** The same for the state folder, once it is there: where everyone can write, another user may have been quicker. */
+/**
+ * Refuses the state folder in the same way after it was created: where everyone can write, another user may have created it
+ * first.
+ */
 export function refuseOthersState(stateDir: string): void {
   refuseOthersFile(stateDir, stateDir, { platform: process.platform, env: process.env, cwd: process.cwd() })
 }
 
 /**
- * Why an ordinary user may not use a file of their own mirror, where that is root's: older versions left such files under
- * `sudo -E`. Undefined for any other failure.
+ * Explains why an ordinary user may not use a file of their own mirror when root owns it: older versions left such files under
+ * `sudo -E`. Returns undefined for any other failure.
  */
 export function explainRootsFile(failure: Error, surroundings: Surroundings): MirrorError | undefined {
   const error = failure instanceof MirrorError ? failure.cause : failure
@@ -60,7 +63,7 @@ export function explainRootsFile(failure: Error, surroundings: Surroundings): Mi
   const { configFile, dataDir, stateDir } = mirrorPaths(surroundings)
   const isOurs = [dirname(configFile), dataDir, stateDir].some((one) => `${path}/`.startsWith(`${one}/`))
   const seen = isOurs ? nearestVisible(path) : undefined
-  // A file that is ours can be in a folder that is not; the home folder itself is somebody else's business.
+  // A file of this user can be in a folder of root. The home folder and those above it are not the mirror's.
   const roots =
     seen && [seen, dirname(seen)].find((one) => one.length > surroundings.homedir.length && readOwner(one) === 0)
   if (!roots) return undefined
@@ -70,14 +73,14 @@ export function explainRootsFile(failure: Error, surroundings: Surroundings): Mi
   })
 }
 
-/** The path, or the folder above it, that this user can see. */
+/** Returns the path, or the nearest folder above it that this user can see. */
 function nearestVisible(path: string): string {
   let at = path
   while (readOwner(at) === undefined && at !== dirname(at)) at = dirname(at)
   return at
 }
 
-/** Undefined for what is not there, and for what this user may not look at. */
+/** Returns undefined for a path that does not exist, or that this user may not see. */
 function readOwner(path: string): number | undefined {
   try {
     return lstatSync(path, { throwIfNoEntry: false })?.uid
@@ -87,7 +90,7 @@ function readOwner(path: string): number | undefined {
   }
 }
 
-/** How the command is run by the user whose files root leaves alone. */
+/** Describes how the user whose files root ignores runs the command. */
 export function describeInvoker(leftOut: readonly Pick<LeftOut, 'owner'>[]): string {
   const owner = leftOut.find((one) => one.owner !== undefined)?.owner
   return owner === undefined ? 'without sudo' : `without sudo, as ${userName(owner)}`
@@ -106,12 +109,15 @@ function foreignFileError(what: string, { why, owner }: Pick<LeftOut, 'why' | 'o
   )
 }
 
-/** What sudo takes away, and root needs to find the same engine and files; root leaves it out where others can change the place. */
+/**
+ * Variables that sudo removes and root needs to find the same engine and files. Root ignores them where others can change the
+ * path.
+ */
 const trustedVariables = ['DOCKER_HOST', 'CONTAINERS_REGISTRIES_CONF'] as const
-/** The same to find the same mirror: root looks there for the user's mirror, too, and obeys nothing that it finds. */
+/** Variables that root needs to find the user's mirror, and does not trust otherwise. */
 const locatingVariables = ['MIRROR_HOME', 'XDG_STATE_HOME'] as const
 
-/** Where to look, for tests. */
+/** Overrides for tests. */
 interface Programs {
   readonly execPath?: string
   readonly program?: string
@@ -119,8 +125,8 @@ interface Programs {
 }
 
 /**
- * The command line by which this user has root run mirror with these arguments. sudo looks for programs in folders of its own
- * (`secure_path`), so that a mirror or a Node elsewhere, by nvm or npx, is named by its path.
+ * Renders the command line that runs mirror with these arguments as root. sudo looks for programs in its own folders
+ * (`secure_path`), so a mirror or Node elsewhere, installed by nvm or npx, is named by its path.
  */
 export async function rootCommand(
   { env, platform, cwd }: Pick<Surroundings, 'env' | 'platform' | 'cwd'>,
@@ -128,7 +134,7 @@ export async function rootCommand(
   { execPath, program, folders }: Programs = {},
 ): Promise<string> {
   const words = args.map(shellWord)
-  // An administrator there starts a terminal, not a command.
+  // Windows has no sudo: an administrator opens a terminal.
   const isRoot = process.geteuid?.() === 0 && env['SUDO_UID'] === undefined
   if (platform === 'win32' || isRoot) return ['mirror', ...words].join(' ')
   const search = folders ?? (await securePath())
@@ -140,24 +146,24 @@ export async function rootCommand(
   return ['sudo', ...(variables.length > 0 ? ['env', ...variables] : []), ...mirror, ...words].join(' ')
 }
 
-/** Whether root would use what a variable names (docs/decisions/0020). */
+/** Returns whether root would use the path in a variable (docs/decisions/0020). */
 function isTrusted(name: string, value: string | undefined, cwd: string): boolean {
   try {
     return pathsOfOthers({ [name]: value }, cwd).length === 0
   } catch (error) {
-    // It lies in a folder of root's that this user may not look into.
+    // The path is in a folder of root that this user may not read.
     if (errnoOf(error) === 'EACCES') return true
     throw error
   }
 }
 
-/** As distributions have it; sudoers itself may be read by root only. */
+/** Returns the usual `secure_path` of distributions, because only root may read sudoers. */
 async function securePath(): Promise<string[]> {
   const system = ['/usr/sbin', '/usr/bin', '/sbin', '/bin']
   return (await isThere('/etc/redhat-release')) ? system : ['/usr/local/sbin', '/usr/local/bin', ...system]
 }
 
-/** Whether the first program of that name in these folders is this one. */
+/** Returns whether the first program of that name in these folders is this file. */
 async function isFirstInFolders(name: string, file: string, folders: readonly string[]): Promise<boolean> {
   for (const folder of folders) {
     const path = join(folder, name)

@@ -6,12 +6,12 @@ import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { ownGroup, signalGroup } from '../lib/process.ts'
 import { engineHost, type SshEndpoint } from './endpoint.ts'
 
-/** ssh's last words are its reason; what came before is banners. */
+/** Keeps the end of what ssh prints, because the reason follows the banners; characters. */
 const maxStderrLength = 2000
 
 /**
- * A connection to the Docker engine of another machine, by the user's own ssh and in the way of the `docker` command. What ssh
- * says when it fails is the error, a MirrorError (exit 4). It has the few methods of a socket that an http.Agent calls.
+ * A connection to a remote Docker engine by the user's own ssh, like the `docker` command makes it. Fails with what ssh prints,
+ * as a MirrorError (exit 4). Implements the few methods of a socket that an http.Agent calls.
  * https://github.com/docker/cli/tree/master/cli/connhelper
  */
 export class SshConnection extends Duplex {
@@ -27,7 +27,7 @@ export class SshConnection extends Duplex {
     this.#child = spawn('ssh', sshArguments(endpoint), {
       env,
       stdio: 'pipe',
-      // Ctrl-C is for the command, which has things to put in order over this very connection.
+      // Keeps Ctrl-C from ssh: the interrupted command cleans up over this very connection.
       ...ownGroup,
     }) as ChildProcessByStdio<Socket, Socket, Socket>
     const { stdin, stdout, stderr } = this.#child
@@ -38,7 +38,7 @@ export class SshConnection extends Duplex {
     stderr
       .setEncoding('utf8')
       .on('data', (text: string) => (this.#stderr = (this.#stderr + text).slice(-maxStderrLength)))
-    // One that has ended tells why by its exit code.
+    // The exit code tells why ssh ended.
     stdin.on('error', () => {})
     this.#child.once('error', (error) => this.destroy(this.#createError(error)))
     this.#child.once('close', (code) => this.#end(code))
@@ -61,7 +61,7 @@ export class SshConnection extends Duplex {
     const { stdin, stdout, stderr } = this.#child
     for (const stream of [stdin, stdout, stderr]) stream.destroy()
     const { pid, exitCode, signalCode } = this.#child
-    // A ProxyCommand ends with it.
+    // Ends a ProxyCommand as well.
     if (pid !== undefined && exitCode === null && signalCode === null) signalGroup(pid, 'SIGTERM')
     done(error)
   }
@@ -82,7 +82,7 @@ export class SshConnection extends Duplex {
     return this
   }
 
-  /** Says once that so much time has gone by, ms; an agent then ends it, unless it is in use again. 0: never. */
+  /** Emits 'timeout' once after this time, ms, at which an agent ends an unused connection. 0: never. */
   setTimeout(timeoutMs: number): this {
     clearTimeout(this.#idle)
     if (timeoutMs > 0) this.#idle = setTimeout(() => this.emit('timeout'), timeoutMs).unref()
@@ -127,7 +127,7 @@ function destination({ host, user, port }: SshEndpoint): string[] {
   return [
     ...(user === undefined ? [] : ['-l', user]),
     ...(port === undefined ? [] : ['-p', String(port)]),
-    // A host is never taken for an option.
+    // Prevents a host from being read as an option.
     '--',
     host,
   ]
@@ -136,23 +136,22 @@ function destination({ host, user, port }: SshEndpoint): string[] {
 const headerBytes = 8
 const stdout = 1
 
-/** What a program in a container has complained about. */
+/** The text that a program in a container wrote to stderr. */
 export class ExecError extends Error {
-  override name = 'ProgramError'
+  override name = 'ExecError'
 }
 
 /**
- * What a program in a container reads and writes, of the stream that the engine attaches to it: there what it writes comes in
- * frames of 8 bytes (1 stdout or 2 stderr, three zeroes, length) and a payload. What it has said on stderr is the ExecError
- * that ends it.
- * https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerAttach
+ * Creates a stream of a program's stdin and stdout from the stream that the engine attaches to it. The engine sends output in
+ * frames of 8 bytes (1 stdout or 2 stderr, three zeroes, length) and a payload. Output on stderr becomes the ExecError that ends
+ * the stream. https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerAttach
  */
 export function createExecStream(attached: Duplex): Duplex {
   let header = Buffer.alloc(0)
   let left = 0
   let said = ''
 
-  /** False when whoever reads cannot keep up. */
+  /** Returns false when the reader cannot keep up. */
   function take(bytes: Buffer): boolean {
     let isWelcome = true
     while (bytes.length > 0) {
@@ -196,15 +195,15 @@ export function createExecStream(attached: Duplex): Duplex {
 }
 
 /**
- * The lines in a container's log as the engine sends it: frames of 8 bytes (stream, three zeroes, length) and a payload.
+ * Reads the lines of a container's log from the frames of the engine: 8 bytes (stream, three zeroes, length) and a payload. Ends
+ * quietly when the stream is cut because the signal aborts.
  * https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerAttach
- * A stream that is cut when the signal aborts ends quietly.
  */
 export async function* readLogLines(
   stream: AsyncIterable<Buffer | string>,
   signal: AbortSignal,
 ): AsyncGenerator<string> {
-  // A line may be cut anywhere, and the two streams mix between lines only.
+  // Frames cut lines anywhere; stdout and stderr mix between lines only.
   const texts = new Map<number, { decoder: StringDecoder; rest: string }>()
   let bytes = Buffer.alloc(0)
   try {

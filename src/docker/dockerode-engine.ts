@@ -32,9 +32,9 @@ import {
 
 interface DockerEngineOptions {
   readonly clock?: Clock
-  /** How long `networks.watch` waits for an absent engine before it tries again. */
+  /** Time until `networks.watch` tries an absent engine again, ms. */
   readonly retryMs?: number
-  /** A connection that is open already. */
+  /** Function of a client that has connected already. */
   readonly connect?: Connect
 }
 
@@ -74,7 +74,7 @@ export function createDockerEngine(
 function createConnect(endpoint: DockerEndpoint): Connect {
   let client: Dockerode | undefined
   return async () => {
-    // The library takes half a second to load: not for an engine that is not there.
+    // Avoids loading the library, which takes half a second, for an engine that is not there.
     if (client === undefined && endpoint.kind === 'socket') await access(endpoint.path)
     return (client ??= await openClient(endpoint))
   }

@@ -16,18 +16,18 @@ import {
   type PublishedPort,
 } from './engine.ts'
 
-/** As long as Node's own agent keeps a connection that nobody uses. */
+/** Time that Node's default agent keeps an unused connection, too. */
 const idleMs = 5000
 
-/** Loads the library, here and nowhere else. */
+/** Loads the library; no other file does. */
 export const loadDockerode = async () => (await import('dockerode')).default
 
-/** Opens a client of the engine at an endpoint. */
+/** Creates a client of the engine at an endpoint. */
 export async function openClient(endpoint: DockerEndpoint): Promise<Dockerode> {
   const Dockerode = await loadDockerode()
   if (endpoint.kind === 'socket') return new Dockerode({ socketPath: endpoint.path })
   if (endpoint.kind === 'ssh') {
-    // Kept alive, for logging in costs more than a request; one that is idle keeps no command from ending.
+    // Keeps connections alive, because a login costs more than a request. An idle one does not keep a command from ending.
     const kept = new Agent({ keepAlive: true, timeout: idleMs })
     const agent = Object.assign(kept, { createConnection: () => new SshConnection(endpoint) })
     const options = { host: 'docker', port: 80, protocol: 'http' as const, agent }
@@ -41,7 +41,7 @@ export async function openClient(endpoint: DockerEndpoint): Promise<Dockerode> {
   return new Dockerode({ host, port, protocol: 'https', ca, cert, key })
 }
 
-/** Each event calls back; resolves when the engine goes away or the signal aborts. */
+/** Calls back for each event. Resolves when the engine goes away or the signal aborts. */
 export async function awaitEventsEnd(
   events: NodeJS.ReadableStream,
   onEvent: () => void,
@@ -61,8 +61,8 @@ export async function awaitEventsEnd(
 }
 
 /**
- * An engine that is not there, or does not let us in, or is just going down, is a normal state. Throws what keeps this process
- * from asking (no file descriptor, no memory), which says nothing of the engine.
+ * Returns undefined when the engine is not there, refuses this user or is shutting down. Throws what keeps this process from
+ * asking (no file descriptor, no memory), because that says nothing about the engine.
  */
 export async function undefinedIfUnavailable<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
@@ -70,13 +70,13 @@ export async function undefinedIfUnavailable<T>(ask: () => Promise<T>): Promise<
   } catch (error) {
     if (ownFailureCode(error) !== undefined) throw error
     if (isConnectionFailure(error)) return undefined
-    // The engine's own refusals, and our own wish to end.
+    // Refusals of the engine, and the caller's abort.
     if (error instanceof Error && ('statusCode' in error || error.name === 'AbortError')) return undefined
     throw error
   }
 }
 
-/** The same where it is tried again in any case. */
+/** Returns undefined for failures of this process as well, for a caller that tries again in any case. */
 export async function undefinedIfUnanswered<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
     return await undefinedIfUnavailable(ask)
@@ -86,7 +86,10 @@ export async function undefinedIfUnanswered<T>(ask: () => Promise<T>): Promise<T
   }
 }
 
-/** What the engine refuses, as a DockerError; an engine that is gone, as a MirrorError (exit 4); anything else as it is. */
+/**
+ * Translates errors: to a DockerError for what the engine refuses, to a MirrorError (exit 4) for an engine that does not answer.
+ * Other errors stay as they are.
+ */
 export async function translateErrors<T>(ask: Promise<T>): Promise<T> {
   try {
     return await ask
@@ -95,7 +98,7 @@ export async function translateErrors<T>(ask: Promise<T>): Promise<T> {
   }
 }
 
-/** The same where what is asked for need not be there: undefined then. */
+/** Returns undefined for a DockerError 404. */
 export async function orUndefinedIf404<T>(ask: Promise<T>): Promise<T | undefined> {
   try {
     return await ask
@@ -105,7 +108,7 @@ export async function orUndefinedIf404<T>(ask: Promise<T>): Promise<T | undefine
   }
 }
 
-/** The same for an answer that comes bit by bit. */
+/** Translates the errors of a streamed answer. */
 async function* translateStreamErrors<T>(answer: AsyncIterable<T>): AsyncGenerator<T> {
   try {
     yield* answer
@@ -125,7 +128,7 @@ function toDockerError(error: unknown): unknown {
   if (!('statusCode' in error) || typeof error.statusCode !== 'number') return error
   const said = 'json' in error ? readMessage(error.json) : undefined
   const message = (said ?? error.message).trim().replace(/\.$/, '')
-  // podman says 500 where Docker says that something is in conflict.
+  // podman answers 500 for conflicts.
   const status = /already (in use|exists|used)|container state improper/.test(message) ? 409 : error.statusCode
   return new DockerError(status, message, { cause: error })
 }
@@ -231,7 +234,7 @@ interface VersionAnswer {
   readonly Components?: readonly { readonly Name?: string }[] | null
 }
 
-/** 304: it is so already. */
+/** Returns undefined for a DockerError 304: the container is in that state already. */
 export async function ignoreNotModified<T>(ask: Promise<T>): Promise<T | undefined> {
   try {
     return await ask
@@ -300,9 +303,9 @@ export function toState(found: Dockerode.ContainerInspectInfo): ContainerState {
   }
 }
 
-/** When and how a container ended. */
+/** Reads when and how a container ended. */
 function toEnd({ FinishedAt, OOMKilled }: { FinishedAt?: string; OOMKilled?: boolean }): Partial<ContainerState> {
-  // The year 1 is the engine's word for never.
+  // The engine writes a time in the year 1 for never.
   const hasEnded = FinishedAt !== undefined && FinishedAt !== '' && !FinishedAt.startsWith('0001-')
   return { ...(hasEnded && { finishedAt: FinishedAt }), ...(OOMKilled === true && { outOfMemory: true }) }
 }

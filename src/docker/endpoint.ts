@@ -4,31 +4,31 @@ import { join, resolve } from 'node:path'
 import { errnoOf } from '../lib/errors.ts'
 import { isLoopbackAddress, ownInterfaces } from '../lib/network.ts'
 
-/** Where a Docker engine is spoken to. */
+/** Address of a Docker engine. */
 export type DockerEndpoint =
   | { readonly kind: 'socket'; readonly path: string }
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number; readonly tlsFolder: string | undefined }
   | SshEndpoint
 
 interface DockerEndpointInput {
-  /** As `process.platform`. */
+  /** Value of `process.platform`. */
   platform: string
   env: Readonly<Record<string, string | undefined>>
   homedir: string
 }
 
-/** What names the engine that the `docker` command would speak to. */
+/** The setting that chooses the engine of the `docker` command. */
 interface DockerChoice {
-  /** For people: `DOCKER_HOST`, `The Docker context remote`. */
+  /** Name in messages: `DOCKER_HOST`, `The Docker context remote`. */
   readonly by: string
-  /** As it stands there; undefined for a context that nobody has made. */
+  /** Value of the setting; undefined for a context that does not exist. */
   readonly host: string | undefined
-  /** Where its certificates are. */
+  /** Folder of its certificates. */
   readonly tlsFolder: string | undefined
 }
 
 /**
- * DOCKER_HOST, DOCKER_CONTEXT, the current context; undefined for the platform's own engine.
+ * Reads DOCKER_HOST, DOCKER_CONTEXT or the current context, in this order; undefined for the platform's default engine.
  * https://docs.docker.com/engine/manage-resources/contexts/
  */
 export async function findDockerChoice({
@@ -52,7 +52,7 @@ export async function findDockerChoice({
   }
 }
 
-/** The engine that the `docker` command would speak to; undefined where what names it names no address. */
+/** Finds the engine that the `docker` command would use; undefined when the setting is not a valid address. */
 export async function findDockerEndpoint(input: DockerEndpointInput): Promise<DockerEndpoint | undefined> {
   const choice = await findDockerChoice(input)
   if (choice === undefined)
@@ -74,7 +74,7 @@ async function readJson(path: string): Promise<unknown> {
   try {
     return JSON.parse(await readFile(path, 'utf8')) as unknown
   } catch (error) {
-    // Somebody else's file: whatever is wrong with it, Docker will say.
+    // The file belongs to Docker, which reports what is wrong with it.
     if (error instanceof SyntaxError || errnoOf(error) !== undefined) return undefined
     throw error
   }
@@ -96,7 +96,7 @@ async function isFolder(path: string): Promise<boolean> {
   }
 }
 
-/** As DOCKER_HOST would name it, whatever the engine was chosen by. */
+/** Renders the endpoint as a value of DOCKER_HOST, also when another setting chose it. */
 export function engineHost(endpoint: DockerEndpoint): string {
   if (endpoint.kind === 'socket')
     return `${endpoint.path.startsWith('//./pipe/') ? 'npipe' : 'unix'}://${endpoint.path}`
@@ -106,8 +106,8 @@ export function engineHost(endpoint: DockerEndpoint): string {
 }
 
 /**
- * Whether an engine is another machine's: the ports that it publishes, and the folders that it mounts, are not this one's. ssh
- * leads away also where it is called localhost, which is how virtual machines are reached.
+ * Returns whether an engine runs on another machine, where it publishes ports and mounts folders. ssh counts as remote even to
+ * localhost, because virtual machines are reached like that.
  */
 export function isRemoteEngine(endpoint: DockerEndpoint): boolean {
   if (endpoint.kind !== 'tcp') return endpoint.kind === 'ssh'
@@ -115,7 +115,7 @@ export function isRemoteEngine(endpoint: DockerEndpoint): boolean {
   return !(host === 'localhost' || isLoopbackAddress(host) || ownInterfaces().some(({ address }) => address === host))
 }
 
-/** An endpoint as it was noted down, in JSON; undefined for what is none. */
+/** Parses a recorded endpoint; undefined when it is invalid. */
 export function parseEndpoint(value: Record<string, unknown>): DockerEndpoint | undefined {
   const { kind, path, host, user, port, tlsFolder } = value
   if (kind === 'socket' && typeof path === 'string') return { kind, path }
@@ -126,7 +126,7 @@ export function parseEndpoint(value: Record<string, unknown>): DockerEndpoint | 
   return { kind, host, port: numbered, tlsFolder: typeof tlsFolder === 'string' ? tlsFolder : undefined }
 }
 
-/** A machine whose Docker engine is reached by the user's own ssh; whatever is undefined, ssh's configuration says. */
+/** A machine whose Docker engine the user's own ssh reaches; ssh's configuration decides what is undefined. */
 export interface SshEndpoint {
   readonly kind: 'ssh'
   readonly host: string
@@ -135,8 +135,8 @@ export interface SshEndpoint {
 }
 
 /**
- * `ssh://[user@]host[:port]`; undefined for anything else, a password or a path among it, as `docker` has it. A host that looks
- * like an option is none either. https://docs.docker.com/engine/security/protect-access/
+ * Parses `ssh://[user@]host[:port]`; undefined for anything else, for example a password, a path or a host that looks like an
+ * option, like in `docker`. https://docs.docker.com/engine/security/protect-access/
  */
 function parseSshHost(text: string): SshEndpoint | undefined {
   const found = /^ssh:\/\/(?:([^@:/?#\s]+)@)?(\[[\da-f:.]+(?:%[\w.-]+)?\]|[^@:/?#[\]\s]+)(?::(\d{1,5}))?\/?$/i.exec(

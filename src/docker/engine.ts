@@ -62,17 +62,17 @@ export interface DockerImages {
    * than `timeoutMs`.
    */
   tryPull(image: string, timeoutMs: number): Promise<{ readonly failed: string | undefined }>
-  /** Makes an image of a root file system, as a tar archive. */
+  /** Creates an image from a tar archive of a root file system. */
   import(name: string, labels: Readonly<Record<string, string>>, archive: AsyncIterable<Uint8Array>): Promise<void>
   /** Builds an image from the Dockerfile in a tar archive. */
   build(name: string, labels: Readonly<Record<string, string>>, archive: AsyncIterable<Uint8Array>): Promise<void>
-  /** One that is still in use, or not there, is left as it is. */
+  /** Does nothing when the image is in use or does not exist. */
   remove(image: string): Promise<void>
 }
 
 export interface NetworkSpec {
   readonly name: string
-  /** A bridge with an IPv6 subnet besides the IPv4 one that the engine picks; undefined for IPv4 alone. */
+  /** IPv6 subnet in addition to the IPv4 one that the engine chooses; undefined for IPv4 only. */
   readonly ipv6Subnet: string | undefined
   readonly options: Readonly<Record<string, string>>
 }
@@ -83,14 +83,14 @@ export interface NetworkState {
   readonly driver: string
   readonly ipv6: boolean
   readonly options: Readonly<Record<string, string>>
-  /** How many containers are on it. */
+  /** Number of connected containers. */
   readonly containers: number
 }
 
 export interface DockerNetworks {
   find(name: string): Promise<NetworkState | undefined>
   create(spec: NetworkSpec): Promise<void>
-  /** `names`: what the network's containers call it. */
+  /** Connects a container; `names`: its aliases on the network. */
   connect(network: string, container: string, names: readonly string[]): Promise<void>
   disconnect(network: string, container: string): Promise<void>
   /**
@@ -110,18 +110,18 @@ export interface VolumeState {
 }
 
 export interface DockerVolumes {
-  /** Undefined when there is none of this name. */
+  /** Returns undefined when no volume has this name. */
   find(name: string): Promise<VolumeState | undefined>
-  /** One that is there already stays as it is. */
+  /** Creates a volume unless it exists. */
   create(name: string, labels: Readonly<Record<string, string>>): Promise<void>
-  /** One that is not there is fine; one that is in use is a DockerError. */
+  /** Removes a volume if it exists. Throws a DockerError while it is in use. */
   remove(name: string): Promise<void>
 }
 
-/** What the engine refused, in its own words. */
+/** A refusal of the engine, with the engine's message. */
 export class DockerError extends Error {
   override name = 'DockerError'
-  /** The status of the answer: 404 absent, 409 in conflict … */
+  /** HTTP status: 404 not found, 409 conflict … */
   readonly status: number
 
   constructor(status: number, message: string, options?: { cause: unknown }) {
@@ -130,12 +130,12 @@ export class DockerError extends Error {
   }
 }
 
-/** A container as it is to be made. */
+/** The settings of a container to create. */
 export interface ContainerSpec {
   readonly name: string
-  /** An image's id or name. */
+  /** Id or name of the image. */
   readonly image: string
-  /** The image's own when not given. */
+  /** Undefined for the image's own. */
   readonly entrypoint: readonly string[] | undefined
   readonly command: readonly string[]
   readonly env: Readonly<Record<string, string>>
@@ -143,42 +143,42 @@ export interface ContainerSpec {
   readonly user: string
   readonly labels: Readonly<Record<string, string>>
   readonly ports: readonly PublishedPort[]
-  /** The folder in the container that keeps what is written; nothing else can be written to but /tmp. */
+  /** The folder of the container that keeps data; the container can write nowhere else but in /tmp. */
   readonly data: { readonly at: string; readonly from: DataSource }
   /** Bytes. */
   readonly memory: number
-  /** Restarted whenever it ends, until it is stopped. Otherwise it stays as it ended. */
+  /** Makes the engine restart the container whenever it ends, until it is stopped. */
   readonly restarts: boolean
-  /** Run in the container now and then; undefined for none. */
+  /** Command of the health check; undefined for none. */
   readonly healthCheck: readonly string[] | undefined
-  /** Of the engine's log driver. */
+  /** Options of the engine's log driver. */
   readonly logOptions: Readonly<Record<string, string>>
 }
 
 /** A TCP port of the container on 127.0.0.1 of the engine's host. */
 export interface PublishedPort {
   readonly inside: number
-  /** 0 = any free one. */
+  /** 0 for any free port. */
   readonly outside: number
 }
 
 export type DataSource = { readonly volume: string } | { readonly folder: string }
 
-/** A container as it is. */
+/** The state of an existing container. */
 export interface ContainerState {
   readonly id: string
   readonly name: string
   readonly labels: Readonly<Record<string, string>>
-  /** The image's id. */
+  /** Id of the image. */
   readonly image: string
   /** `uid:gid` */
   readonly user: string
   readonly running: boolean
   readonly restarting: boolean
   readonly exitCode: number
-  /** ISO 8601: when it last ended; undefined for one that has not. */
+  /** ISO 8601: last end; absent for a container that has not ended. */
   readonly finishedAt?: string
-  /** The kernel killed it, because it needed more memory than it was given. */
+  /** True when the kernel killed it because it exceeded its memory limit. */
   readonly outOfMemory?: boolean
   /** ISO 8601. */
   readonly startedAt: string
@@ -186,51 +186,51 @@ export interface ContainerState {
   readonly ports: readonly PublishedPort[]
 }
 
-/** Who has a port on which address. */
+/** A container that publishes a port. */
 interface PublishingContainer {
   readonly name: string
-  /** An IP literal; `0.0.0.0` and `::` are all of their kind. */
+  /** IP literal; `0.0.0.0` and `::` stand for all addresses. */
   readonly address: string
 }
 
 export interface LogRequest {
-  /** How many of the last lines to begin with. */
+  /** Number of last lines to start with. */
   readonly lines: number
-  /** Goes on with what comes, until the container ends or the signal aborts. */
+  /** Continues with new lines until the container ends or the signal aborts. */
   readonly follow: boolean
   readonly signal: AbortSignal
 }
 
-/** Containers by id or name. A name that is taken, a port that is, and whatever else the engine refuses is a DockerError. */
+/** Operations on containers by id or name. Refusals, for example a taken name or port, are DockerErrors. */
 export interface DockerContainers {
   find(container: string): Promise<ContainerState | undefined>
-  /** The running containers that publish this TCP port of the engine's host, once for each address. */
+  /** Finds the running containers that publish this TCP port of the engine's host, one result for each address. */
   findPublishing(port: number): Promise<PublishingContainer[]>
-  /** Its id. */
+  /** Creates a container; returns its id. */
   create(spec: ContainerSpec): Promise<string>
   start(container: string): Promise<void>
-  /** Its id, networks and ports stay as they are. */
+  /** Renames a container; id, networks and ports stay. */
   rename(container: string, name: string): Promise<void>
-  /** SIGTERM, and SIGKILL when that does not help within the time. */
+  /** Sends SIGTERM, and SIGKILL after this time. */
   stop(container: string, seconds: number): Promise<void>
-  /** With its anonymous volumes. One that is not there is fine. */
+  /** Removes a container with its anonymous volumes if it exists. */
   remove(container: string): Promise<void>
-  /** Unpacks a tar archive in a folder of a volume, whether or not it runs. */
+  /** Unpacks a tar archive in a folder of a volume; the container need not run. */
   unpack(container: string, folder: string, archive: Buffer): Promise<void>
-  /** What it writes to stdout and stderr, a line at a time. */
+  /** Reads its stdout and stderr line by line. */
   logs(container: string, request: LogRequest): AsyncIterable<string>
   /**
-   * Runs a program in a running container: the stream is its stdin and stdout. What it says on stderr is the stream's
-   * error, a ExecError, once it has ended.
+   * Runs a program in a running container. The stream is its stdin and stdout; output on stderr becomes the error of the stream,
+   * an ExecError, at the end.
    */
   exec(container: string, command: readonly string[]): Promise<Duplex>
-  /** Its exit code, once it has ended. */
+  /** Waits for the end of the container; returns the exit code. */
   wait(container: string): Promise<number>
 }
 
 /**
- * Sees that each network is there: kind's own is made when it is absent, others are not ours to make. Throws a MirrorError
- * (exit 2) for one that is missing.
+ * Creates kind's network when it is absent. Throws a MirrorError (exit 2) for any other network that does not exist, because the
+ * mirror does not create those.
  */
 export async function ensureNetworks(
   networks: DockerNetworks,
@@ -264,12 +264,12 @@ function missingNetworkError(name: string): MirrorError {
   })
 }
 
-/** The network kind would use: `kind`, or what this variable names. https://github.com/kubernetes-sigs/kind */
+/** Returns the network that kind uses: `kind`, or the value of this variable. https://github.com/kubernetes-sigs/kind */
 export function kindNetworkName(env: Readonly<Record<string, string | undefined>>): string {
   return env['KIND_EXPERIMENTAL_DOCKER_NETWORK'] || 'kind'
 }
 
-/** Networks by their real names: `kind` means the one that kind uses. */
+/** Resolves `kind` to the network that kind uses. */
 export function networkNames(names: readonly string[], env: Readonly<Record<string, string | undefined>>): string[] {
   return [...new Set(names.map((name) => (name === 'kind' ? kindNetworkName(env) : name)))]
 }
@@ -277,9 +277,9 @@ export function networkNames(names: readonly string[], env: Readonly<Record<stri
 const maxAttempts = 5
 
 /**
- * Makes kind's network as kind itself makes it (pkg/cluster/internal/providers/docker/network.go): masquerading, with the MTU
- * of the engine's own bridge and an IPv6 subnet that follows from the name; IPv4 alone where there is no IPv6. kind takes a
- * network of its name as it is, so one without IPv6 would stay so.
+ * Creates kind's network as kind does (pkg/cluster/internal/providers/docker/network.go): with masquerading, the MTU of the
+ * engine's default bridge and an IPv6 subnet computed from the name; with IPv4 only where there is no IPv6. kind uses an existing
+ * network unchanged, so a network without IPv6 would stay so.
  */
 export async function createKindNetwork(networks: DockerNetworks, name: string): Promise<void> {
   const mtu = (await networks.find('bridge'))?.options['com.docker.network.driver.mtu']
@@ -292,11 +292,11 @@ export async function createKindNetwork(networks: DockerNetworks, name: string):
       return await networks.create({ name, ipv6Subnet: computeKindSubnet(name, attempt), options })
     } catch (error) {
       if (!(error instanceof DockerError)) throw error
-      // Somebody, kind perhaps, was quicker.
+      // Another program, for example kind, created it meanwhile.
       if ((await networks.find(name)) !== undefined) return
       if (/IPv6/i.test(error.message) && !isOverlap(error))
         return networks.create({ name, ipv6Subnet: undefined, options })
-      // podman masquerades without being told, and knows no such option.
+      // podman masquerades by default and rejects the option.
       if (/unsupported .*option/i.test(error.message))
         return networks.create({ name, ipv6Subnet: computeKindSubnet(name, attempt), options: {} })
       if (!isOverlap(error) || attempt + 1 === maxAttempts) throw error
@@ -308,7 +308,7 @@ function isOverlap({ message }: DockerError): boolean {
   return /overlap/i.test(message)
 }
 
-/** An IPv6 subnet of fc00::/8 from the SHA-1 of the name and the number of the attempt, as kind computes it. */
+/** Computes an IPv6 subnet of fc00::/8 from the SHA-1 of the name and the number of the attempt, like kind. */
 export function computeKindSubnet(name: string, attempt: number): string {
   const number = Buffer.alloc(4)
   number.writeInt32LE(attempt)
@@ -328,7 +328,7 @@ const architectureNames: Readonly<Record<string, string>> = {
   ppc64: 'ppc64le',
 }
 
-/** What images call an architecture that Node or the kernel names: `x64` and `x86_64` are `amd64`. */
+/** Translates an architecture of Node or the kernel to the name in images: `x64` and `x86_64` to `amd64`. */
 export function toImageArchitecture(name: string): string {
   return architectureNames[name] ?? name
 }

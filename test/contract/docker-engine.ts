@@ -144,7 +144,7 @@ export function dockerEngineContract(open: OpenEngine): void {
     echo.end(content)
     expect(Buffer.concat(await echo.toArray()).equals(content)).toBe(true)
     const failing = await containers.exec(id, ['/bin/busybox', 'sh', '-c', 'echo no more >&2; exit 1', 'exit'])
-    await expect(failing.toArray()).rejects.toMatchObject({ name: 'ProgramError', message: 'no more' })
+    await expect(failing.toArray()).rejects.toMatchObject({ name: 'ExecError', message: 'no more' })
     await containers.stop(id, 1)
     await containers.remove(id)
     await volumes.remove('talks-data')

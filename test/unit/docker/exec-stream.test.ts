@@ -60,7 +60,7 @@ test('what it says on stderr is the error that ends the stream', async () => {
   const { engine, stream } = await attach()
   engine.end(Buffer.concat([frame(1, 'half'), frame(2, 'connect '), frame(2, 'ECONNREFUSED 127.0.0.1:5056\n')]))
   await expect(stream.toArray()).rejects.toMatchObject({
-    name: 'ProgramError',
+    name: 'ExecError',
     message: 'connect ECONNREFUSED 127.0.0.1:5056',
   })
 })
