@@ -37,27 +37,27 @@ export interface StartOptions {
   readonly version: string
   readonly runtime: StatusReport['runtime']
   readonly logger: Logger
-  /** For proxies, credentials and switches; the process's own when not given. */
+  /** Variables for proxies, credentials and switches; `process.env` when absent. */
   readonly env?: Readonly<Record<string, string | undefined>>
-  /** Only for a mirror in a container. */
+  /** Present only for a mirror in a container. */
   readonly handoff?: HostHandoff | undefined
-  /** The store belongs to another process now: nothing may be written any more. */
+  /** Another process has taken the store: this one must not write any more. */
   readonly onStoreLost?: () => void
-  /** Somebody asked over the admin listener that the mirror end. */
+  /** A command asked over the admin listener to end the mirror. */
   readonly onStopRequested?: () => void
-  /** The networks' addresses have changed; `endpoints` is up to date. */
+  /** The addresses of the networks have changed; `endpoints` is up to date. */
   readonly onEndpointsChanged?: () => void
 }
 
 export interface RunningMirror {
   readonly endpoints: StatusReport['endpoints']
-  /** Lets pulls under way finish, up to 30 s, then ends. */
+  /** Waits up to 30 s for pulls in progress, then ends. */
   close(): Promise<void>
 }
 
 const drainMs = 30_000
 
-/** Starts a mirror in this process. Throws MirrorError for what its user can mend; then nothing is left running. */
+/** Starts a mirror in this process. Throws a MirrorError for what the user can fix, and leaves nothing running then. */
 export async function startMirror(config: Config, options: StartOptions): Promise<RunningMirror> {
   const { logger, home } = options
   const tls = readTls(config.tls)
@@ -83,7 +83,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     const { connections } = parts
     const named = new Set([...config.cache.listen, ...config.registry.listen].map(({ host }) => host))
     const listening = (host: string) => {
-      // An address that the configuration does not name is the gateway of a network on this machine.
+      // Addresses outside of the configuration are gateways of networks on this machine.
       const isNear = handoff !== undefined || isLoopback(host) || !named.has(host)
       return { tls, connections, logger, prepare: isNear ? parts.blobs.setCongestionControl : undefined }
     }
@@ -146,7 +146,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     endpoints.admin.push(...adminListeners.map(({ url }) => url))
 
     for (const { host, url } of [...cacheListeners, ...registryListeners, ...adminListeners]) {
-      // In a container every address is, and only the container's networks decide who gets that far.
+      // In a container every address is reachable, and the networks of the container decide who connects.
       if (!handoff && !isLoopback(host)) logger.warn({ url }, 'this address is reachable from other machines')
     }
     const openers = [
@@ -171,7 +171,7 @@ function isLoopback(host: string): boolean {
   return isLoopbackAddress(host) || host === 'localhost'
 }
 
-/** Listens on each address; with several and port 0, each picks its own. */
+/** Listens on each address; each address with port 0 gets a port of its own. */
 async function listenAll(
   addresses: readonly ListenAddress[],
   open: (host: string, port: number) => Promise<Listener>,
@@ -186,7 +186,7 @@ async function listenAll(
   return listeners
 }
 
-/** On Linux a process reaches its networks' containers by their gateways; elsewhere the engine lives in a VM. */
+/** Listens on the gateways of the networks, on Linux only: elsewhere the engine runs in a virtual machine. */
 async function watchNetworks(
   config: Config,
   openers: readonly ListenerOpener[],
@@ -197,7 +197,7 @@ async function watchNetworks(
   const first = openers[0]?.listeners[0]
   if (process.platform !== 'linux' || networks.length === 0 || !first) return undefined
   const endpoint = await findDockerEndpoint({ platform: process.platform, env: process.env, homedir: homedir() })
-  // The networks of another machine have no gateway here.
+  // The gateways of a remote engine's networks are not on this machine.
   if (!endpoint || isRemoteEngine(endpoint)) return undefined
   return startNetworkListeners({
     docker: createDockerEngine(endpoint),
@@ -211,7 +211,10 @@ async function watchNetworks(
   })
 }
 
-/** What clients see of a mirror in a container, and what only they could know. */
+/**
+ * Replaces what a mirror in a container cannot know by what the host exported: its published addresses and the state of
+ * credentials.
+ */
 async function seenFromOutside(
   report: StatusReport,
   config: Config,
@@ -228,7 +231,7 @@ async function seenFromOutside(
   return { ...report, endpoints: (await handoff.endpoints()) ?? report.endpoints }
 }
 
-/** Undefined where the system does not tell. */
+/** Returns the free bytes of a disk; undefined where the system does not tell. */
 async function knownFreeSpace(path: string): Promise<number | undefined> {
   try {
     const free = await freeSpace(path)
@@ -245,13 +248,13 @@ function guardNames(config: Config): string[] {
 }
 
 interface RegistryListening {
-  /** How to listen on a host. */
+  /** Returns the options to listen on a host. */
   readonly listening: (host: string) => Omit<ListenOptions, 'host' | 'port'>
   readonly guard: HostGuard
   readonly sending: BlobSending
   readonly transfers: TransferLog
   readonly logger: Logger
-  /** Whether a connection comes from this machine itself; undefined where every address is this machine's own. */
+  /** Returns whether a connection comes from this machine; undefined where every address is this machine's own. */
   readonly isFromHost: ((connection: ConnectionClose) => boolean) | undefined
 }
 
@@ -262,7 +265,7 @@ interface RegistryOpeners {
   readonly openOnNetwork: (host: string, port: number) => Promise<Listener>
 }
 
-/** How to listen for pushes; undefined when the registry is switched off. */
+/** Creates the functions that listen for pushes; undefined when the registry is switched off. */
 function registryOpener(
   parts: RegistryParts | undefined,
   config: Config,
@@ -295,9 +298,10 @@ function registryOpener(
 }
 
 /**
- * Who may write at an address of the configuration while networks only pull. A mirror in a container listens on all addresses,
- * and only its host may write. Engines in a virtual machine let containers reach the loopback of the host, where they look like
- * processes of the host: a request by a name that only such containers use is refused, so that none writes by mistake.
+ * Decides who may write at an address of the configuration while networks may only pull. A mirror in a container listens on all
+ * addresses, and only its host may write. Engines in a virtual machine let containers reach the loopback of the host, where they
+ * look like processes of the host: requests by a host name that only such containers use are refused, so that none writes by
+ * mistake.
  */
 function writersAt(host: string, isFromHost: RegistryListening['isFromHost']): PushOptions['mayWrite'] {
   const check = isWildcard(host) ? isFromHost : undefined

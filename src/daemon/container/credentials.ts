@@ -28,8 +28,8 @@ import { dataFolder, exportedFileNames, exportFolder, getExportFolder, homeFolde
 import { findOwnContainer, withCommandLockIfFree, wrapDockerError } from './stop.ts'
 
 /**
- * The file that hands over this user's credentials for these registries, and no others. Throws a MirrorError (exit 2) for a
- * registry that there is none for, or whose credential cannot be had.
+ * Renders the file with this user's credentials for these registries only. Throws a MirrorError (exit 2) for a registry without a
+ * credential, or whose credential cannot be read.
  */
 export async function exportCredentials(
   hosts: readonly string[],
@@ -68,9 +68,8 @@ export async function exportCredentials(
 }
 
 /**
- * The registries whose credentials the container gets: those that were named, or else those that it has. `before`: what it has,
- * as long as it may; after `cache.shareCredentials` was taken back that is nothing. Throws a MirrorError (exit 2) for a name that
- * is none.
+ * Selects the registries whose credentials are exported: the named ones, or those of the existing container (`before`) while
+ * `cache.shareCredentials` allows it. Throws a MirrorError (exit 2) for an invalid name.
  */
 export function selectCredentialHosts(
   named: readonly string[] | undefined,
@@ -81,7 +80,7 @@ export function selectCredentialHosts(
   return named.length === 1 && named[0]!.trim() === 'none' ? [] : parseCredentialHosts(named)
 }
 
-/** Registries as a user names them. Throws a MirrorError (exit 2) for what is none. */
+/** Parses registries as users name them. Throws a MirrorError (exit 2) for an invalid name. */
 function parseCredentialHosts(texts: readonly string[]): string[] {
   const hosts = texts.map((text) => {
     const host = parseRegistryHost(text.trim())
@@ -94,7 +93,10 @@ function parseCredentialHosts(texts: readonly string[]): string[] {
   return [...new Set(hosts)]
 }
 
-/** Throws a MirrorError (exit 2) when credentials are asked for and everybody who reaches the container would share them unasked. */
+/**
+ * Throws a MirrorError (exit 2) when credentials are requested without `cache.shareCredentials`, because every client that
+ * reaches the container uses them.
+ */
 export function assertCredentialsShared(hosts: readonly string[], { cache }: Pick<Config, 'cache'>): void {
   if (hosts.length === 0 || cache.shareCredentials) return
   throw new MirrorError('Credentials are handed to a container only together with cache.shareCredentials.', {
@@ -106,20 +108,20 @@ export function assertCredentialsShared(hosts: readonly string[], { cache }: Pic
   })
 }
 
-/** Texts and bytes by their names in the folder of what is handed over. */
+/** Texts and bytes by file name. */
 export type ExportedFiles = Readonly<Record<string, string | Uint8Array>>
 
 interface ExportArchive {
   readonly files: ExportedFiles
-  /** Of the container that they are for. */
+  /** Instance of the container that receives them. */
   readonly instance: string
-  /** The admin token. */
+  /** Admin token. */
   readonly token: string | undefined
-  /** `uid:gid` of the container's user, who alone may read them. */
+  /** `uid:gid` of the container's user; no other may read the files. */
   readonly user: string
 }
 
-/** The tar archive for the data folder: files 0600, folders 0700, of the container's user. */
+/** Creates the tar archive for the data folder: files 0600, folders 0700, owned by the container's user. */
 export function createExportArchive({ files, instance, token, user }: ExportArchive): Promise<Buffer> {
   const [uid = 0, gid = 0] = user.split(':').map(Number)
   const owner = { uid, gid }
@@ -141,13 +143,13 @@ export function createExportArchive({ files, instance, token, user }: ExportArch
   ])
 }
 
-/** The bytes of files of this machine. Throws a MirrorError (exit 2) for one that cannot be read. */
+/** Reads files of this machine. Throws a MirrorError (exit 2) for a file that cannot be read. */
 export async function readExportedFiles(paths: Readonly<Record<string, string>>): Promise<ExportedFiles> {
   const entries = Object.entries(paths).map(async ([name, path]) => [name, await readExportedFile(path)] as const)
   return Object.fromEntries(await Promise.all(entries))
 }
 
-/** Tells files apart that differ in a byte or a name. */
+/** Hashes names and contents. */
 export function hashFiles(files: ExportedFiles): string {
   const hash = createHash('sha256')
   for (const [name, content] of Object.entries(files)) hash.update(`${name}\0${content.length}\0`).update(content)
@@ -169,7 +171,7 @@ async function readExportedFile(path: string): Promise<Buffer> {
   }
 }
 
-/** Tells the mirror in a container where clients reach it; it is there to stay then. */
+/** Sends the mirror in a container its addresses, after which it is not rolled back. */
 export async function sendEndpoints(
   { containers }: DockerEngine,
   container: ContainerState,
@@ -182,8 +184,8 @@ export async function sendEndpoints(
 }
 
 /**
- * Hands over anew what was handed over at the start: the registries; undefined when no container's mirror runs. Throws a
- * MirrorError when a credential cannot be had; the old ones stay then.
+ * Exports again the credentials that were exported at the start. Returns their registries; undefined when no mirror runs in a
+ * container. Throws a MirrorError when a credential cannot be read; the container keeps the old ones then.
  */
 export async function refreshCredentials(surroundings: Surroundings, clock: Clock): Promise<string[] | undefined> {
   const paths = mirrorPaths(surroundings)
@@ -207,7 +209,8 @@ export async function refreshCredentials(surroundings: Surroundings, clock: Cloc
     engine.containers.unpack(found.id, dataFolder, archive),
   )
   const handedOverAt = new Date(clock.wall()).toISOString()
-  // Helpers take a while: another command may have ended or replaced the mirror since, or be at it. That one hands over itself.
+  // Credential helpers take a while: another command may have stopped or replaced the mirror since, and exports credentials
+  // itself.
   await withCommandLockIfFree({ stateDir: paths.stateDir, clock }, async () => {
     const now = await readState(paths.stateFile)
     if (now?.container?.id === state.container?.id && now?.container)
@@ -216,27 +219,27 @@ export async function refreshCredentials(surroundings: Surroundings, clock: Cloc
   return credentials
 }
 
-/** Asking helpers and the engine costs a second, so commands do it only so often. */
+/** Limits how often commands refresh credentials, which costs a second. */
 const refreshAfterMs = 10 * 60_000
 
-/** Whether a container's mirror has credentials of ours that are due to be handed over anew. `now`: wall clock, ms. */
+/** Returns whether the exported credentials of a mirror in a container are due for a refresh. `now`: wall clock, ms. */
 export async function isCredentialRefreshDue(surroundings: Surroundings, now: number): Promise<boolean> {
   const { container } = (await readState(mirrorPaths(surroundings).stateFile)) ?? {}
   if (container === undefined || container.credentials.length === 0) return false
   const age = now - Date.parse(container.handedOverAt)
-  // A clock that was set back makes no credential younger.
+  // A clock that was set back counts as due.
   return !(age >= 0 && age < refreshAfterMs)
 }
 
-/** A container that is the mirror again, and what was noted down of it. */
+/** A restored container and its record. */
 interface RestoredContainer {
   readonly container: ContainerState
   readonly before: MirrorState
-  /** Where it was published. */
+  /** Ports that it was published on before. */
   readonly ports: readonly PublishedPort[]
 }
 
-/** Notes down that the container is the mirror again, and where it answers now: free ports may be other ones. */
+/** Records that the container is the mirror again, and its addresses, whose free ports may have changed. */
 export async function recordRestored(
   engine: DockerEngine,
   paths: MirrorPaths,
@@ -251,7 +254,7 @@ export async function recordRestored(
   else await writeVolumeMarker(paths.stateDir, volume, engine.endpoint)
 }
 
-/** The addresses of a mirror whose container was started again: the engine may have picked other free ports. */
+/** Replaces the ports in addresses of a container that was started again. */
 function movePorts(
   { cache, registry, admin, networks }: Endpoints,
   before: readonly PublishedPort[],

@@ -22,15 +22,15 @@ interface DesiredContainerInput {
   readonly paths: MirrorPaths
   readonly config: Config
   readonly version: string
-  /** Registries whose credentials are handed over. */
+  /** Registries whose credentials are exported. */
   readonly credentials: readonly string[]
 }
 
-/** The container that the configuration means, but for what only the engine knows. */
+/** The container that the configuration asks for, without what only the engine knows. */
 interface PreparedDesired {
   readonly container: Omit<DesiredContainer, 'image' | 'networks'>
   readonly files: ExportedFiles
-  /** What a user should know about it. */
+  /** Warnings for the user. */
   readonly warnings: string[]
 }
 
@@ -38,7 +38,7 @@ const extraCaFile = 'extra-ca.pem'
 const defaultMemory = 512 * 1024 ** 2
 const minMemory = 64 * 1024 ** 2
 
-/** Throws a MirrorError (exit 2) for files that cannot be read and settings that cannot be. */
+/** Prepares the desired container. Throws a MirrorError (exit 2) for unreadable files and invalid settings. */
 export async function prepareDesired(input: DesiredContainerInput, info: DockerEngineInfo): Promise<PreparedDesired> {
   const { surroundings, paths, config, credentials } = input
   const { env } = surroundings
@@ -52,7 +52,7 @@ export async function prepareDesired(input: DesiredContainerInput, info: DockerE
   }
   const folder = env['MIRROR_DATA'] ? paths.dataDir : undefined
   if (folder !== undefined) await makeFolder(folder)
-  // Networks come and go without a new container.
+  // A change of networks needs no new container.
   const { networks: _, ...hashes } = configHashes(config, folder ?? volumeName)
   return {
     files,
@@ -74,14 +74,16 @@ export async function prepareDesired(input: DesiredContainerInput, info: DockerE
   }
 }
 
-/** A folder of the caller's is written to as the caller, whom a rootless engine calls root. */
+/** Chooses the user of the container: for a folder the caller, who is root inside of a rootless engine. */
 function chooseUser(folder: string | undefined, { isRootless }: DockerEngineInfo): string {
   if (folder === undefined) return imageUser
   if (isRootless || process.getuid === undefined || process.getgid === undefined) return isRootless ? '0:0' : imageUser
   return `${process.getuid()}:${process.getgid()}`
 }
 
-/** Docker Desktop, and any engine for Linux containers on another system, lives in a virtual machine. */
+/**
+ * Returns whether the engine runs in a virtual machine: Docker Desktop, and every engine for Linux containers on another system.
+ */
 function isEngineInVm({ isRootless, operatingSystem }: DockerEngineInfo, platform: Surroundings['platform']): boolean {
   return isRootless || operatingSystem === 'Docker Desktop' || platform !== 'linux'
 }
@@ -127,15 +129,15 @@ function isLocal({ host }: ListenAddress): boolean {
   return isLoopbackAddress(host) || host === 'localhost'
 }
 
-/** What a mirror in a container is told: a mirror.yaml, and the files it names. */
+/** The mirror.yaml for a mirror in a container, and the files that it names. */
 interface ContainerConfig {
-  /** As JSON, which is YAML. */
+  /** Text of the mirror.yaml; JSON, which is YAML. */
   readonly text: string
-  /** Files of this machine by their names beside that mirror.yaml. */
+  /** Paths on this machine by name beside that mirror.yaml. */
   readonly files: Readonly<Record<string, string>>
 }
 
-/** On the container's own addresses, IPv4 and IPv6, on the ports that are configured; free ones become the usual ones. */
+/** Chooses the ports of the container: the configured ones, and the default one for any free port. */
 export function toContainerPorts({ cache, registry, admin }: Config): ContainerPorts {
   return {
     cache: toPublishedPort(cache.listen, 5055),
@@ -150,8 +152,8 @@ function toPublishedPort([first]: ListenAddress[], usual: number): PublishedPort
 }
 
 /**
- * The same configuration for the inside of a container: other addresses, files that were handed over, no networks to look
- * for, and credentials only for the registries whose credentials are handed over.
+ * Translates the configuration for the inside of a container: with other addresses, the exported files, no networks, and
+ * credentials only for the registries in `handedOver`.
  */
 export function createContainerConfig(
   config: Config,
@@ -159,7 +161,7 @@ export function createContainerConfig(
   handedOver: readonly string[],
 ): ContainerConfig {
   const files: Record<string, string> = {}
-  /** A name of its own for each file; two may be called `ca.pem`. */
+  /** Gives each file a unique name, because two may be called `ca.pem`. */
   const exportFile = (path: string) => {
     const known = Object.keys(files).find((name) => files[name] === path)
     const name = known ?? `${Object.keys(files).length}-${basename(path).replaceAll(/[^\w.-]/g, '_')}`
@@ -188,7 +190,7 @@ export function createContainerConfig(
         },
       ]),
     ),
-    // Its authority is for clients' configuration, which is written here.
+    // `ca` is for configuring clients, which happens on the host.
     tls: tls && { cert: exportFile(tls.cert), key: exportFile(tls.key), ca: undefined },
   })
   const exported = Object.fromEntries(handedOver.map((host) => [host, { credentials: 'docker-config' }]))
@@ -196,10 +198,10 @@ export function createContainerConfig(
   return { text: `${JSON.stringify(document, null, 2)}\n`, files }
 }
 
-/** IPv4 comes in there, too. */
+/** Listens on IPv4 as well. */
 const allAddresses = (port: number) => [{ host: '::', port }]
 
-/** A container does not know by which names and addresses clients reach the machine that it runs on. */
+/** Lists the names and addresses of the host, which a container cannot know. */
 function listHostNames({ allowedHosts, cache, registry, admin }: Config): string[] {
   const listening = [cache, registry, admin].flatMap(({ listen }) => listen.map(({ host }) => host))
   const outside = [...machineNames(), ...listening].filter((host) => isHostAddress(host) && isName(host))
@@ -210,14 +212,14 @@ function isHostAddress(host: string): boolean {
   return host !== '0.0.0.0' && host !== '::' && !isLoopbackAddress(host)
 }
 
-/** A machine may have a name that no configuration takes. */
+/** Returns whether a configuration accepts the name. */
 function isName(host: string): boolean {
   return parseRegistryHost(isIPv6(host) ? `[${host}]` : host) !== undefined
 }
 
 /**
- * PEM text of the authorities that Node trusts on this machine beyond its own: those of NODE_EXTRA_CA_CERTS, and of the system
- * where Node is told to use them. A container has neither. Throws a MirrorError (exit 2) for a file that cannot be read.
+ * Reads the certificates that Node trusts on this machine in addition to its own, as PEM: those of NODE_EXTRA_CA_CERTS, and of
+ * the system when Node is set to use them. A container has neither. Throws a MirrorError (exit 2) for a file that cannot be read.
  */
 async function readExtraCertificates(env: Readonly<Record<string, string | undefined>>): Promise<string | undefined> {
   const file = env['NODE_EXTRA_CA_CERTS']
@@ -231,7 +233,7 @@ function usesSystemStore(env: Readonly<Record<string, string | undefined>>): boo
   return env['NODE_USE_SYSTEM_CA'] === '1' || /--use-(system|openssl)-ca\b/.test(env['NODE_OPTIONS'] ?? '')
 }
 
-/** Newer Node only; older Node knows no NODE_USE_SYSTEM_CA either. In an order that does not change. */
+/** Reads the system's certificates in a stable order. Older Node has neither this function nor NODE_USE_SYSTEM_CA. */
 function readSystemCertificates(): string[] {
   if (!('getCACertificates' in tls) || typeof tls.getCACertificates !== 'function') return []
   return [...new Set(tls.getCACertificates('system') as string[])].toSorted()
@@ -249,7 +251,7 @@ async function readCertificates(path: string): Promise<string> {
   }
 }
 
-/** What a user should know of an engine whose network hears all that is said to it. */
+/** Warns of an engine whose connection is not encrypted. */
 export function listClearTextWarnings({
   endpoint,
   isRemote: isElsewhere,
@@ -260,7 +262,7 @@ export function listClearTextWarnings({
   ]
 }
 
-/** Throws a MirrorError (exit 2) when a folder is asked for that would be another machine's. */
+/** Throws a MirrorError (exit 2) for a data folder with a remote engine, because the folder would be on that machine. */
 export function refuseRemoteFolder(
   { endpoint, isRemote: isElsewhere }: Pick<DockerEngine, 'endpoint' | 'isRemote'>,
   env: Surroundings['env'],

@@ -13,19 +13,19 @@ import { isOutOfDescriptors } from '../../server/respond.ts'
 import { type ExportedCredential, readExportedCredentials } from '../../upstream/credentials.ts'
 import { exportedFileNames, getExportFolder, vmEngineVariable } from './spec.ts'
 
-/** What a mirror in a container is told about the world outside of it. */
+/** What the host exports to a mirror in a container. */
 export interface HostHandoff {
-  /** What the container keeps when it is restarted. */
+  /** Identifies the mirror, also after a restart of the container. */
   readonly instance: string
-  /** Where clients reach it; undefined as long as nobody has said so. */
+  /** Reads the mirror's addresses for clients; undefined until the host has sent them. */
   endpoints(): Promise<Endpoints | undefined>
-  /** By registry: the credentials that were handed over. */
+  /** Reads the exported credentials by registry. */
   credentials(): Promise<Record<string, ExportedCredential>>
-  /** Removes what was handed to other instances, which do not come back. */
+  /** Removes the exports of other instances, which do not come back. */
   removeOthers(): Promise<void>
 }
 
-/** Undefined for a mirror that is not in a container of ours. */
+/** Opens the exports of the host; undefined outside of a container that `mirror up` created. */
 export function openHostHandoff(
   env: Readonly<Record<string, string | undefined>>,
   folderOf: (instance: string) => string = getExportFolder,
@@ -63,8 +63,8 @@ async function listNames(folder: string): Promise<string[]> {
 const pollMs = 1000
 
 /**
- * Removes what was handed to the mirrors before this one, credentials and keys among it, as soon as this one is there to stay;
- * until then one of them may be put back. Returns how to stop looking.
+ * Removes the exports of earlier instances, with their credentials and keys, once this mirror has its addresses; until then one
+ * of them may be restored. Returns a function that stops the polling.
  */
 export function removePredecessorExports(handoff: HostHandoff, logger: Logger, everyMs = pollMs): () => void {
   const check = async () => {
@@ -78,17 +78,17 @@ export function removePredecessorExports(handoff: HostHandoff, logger: Logger, e
   return stop
 }
 
-/** Files that Docker and podman put into every container. */
+/** Files that Docker and podman create in every container. */
 const containerMarks = ['/.dockerenv', '/run/.containerenv']
 
-/** Whether this process is in a container, of ours or of somebody else. */
+/** Returns whether this process runs in a container, created by `mirror up` or by others. */
 export function isInContainer(env: Readonly<Record<string, string | undefined>>): boolean {
   return Boolean(env['MIRROR_INSTANCE']) || containerMarks.some((file) => existsSync(file))
 }
 
 /**
- * How a process in a container tells its host's connections from other containers'; undefined outside of containers. The check
- * throws the system's error when no file descriptors are left: a client asks again after that, but not after a refusal.
+ * Creates a check whether a connection comes from the host of this container; undefined outside of containers. The check throws
+ * the system's error when no file descriptors are left, because clients retry after that, but not after a refusal.
  */
 export function createHostCheck(
   env: Readonly<Record<string, string | undefined>>,
@@ -107,15 +107,15 @@ export function createHostCheck(
 }
 
 interface ContainerNetworking {
-  /** Addresses of the default routes. */
+  /** Gateways of the default routes. */
   readonly gateways: readonly string[]
-  /** The networks that the container is on, as CIDR; undefined where an address outside of them proves nothing. */
+  /** Networks of the container in CIDR form; undefined where an address outside of them proves nothing. */
   readonly subnets: readonly string[] | undefined
 }
 
 /**
- * Whether a connection to a container comes from its host: by a published port, or straight from a process there. Engines
- * forward a published port by the container's default gateway, and from that address; other containers connect from their own.
+ * Returns whether a connection to a container comes from its host, by a published port or directly. Engines forward a published
+ * port through the container's default gateway, and from its address; other containers connect from their own.
  */
 export function isFromHost(
   { remoteAddress, localAddress }: ConnectionClose,
@@ -145,7 +145,7 @@ function listSubnets(interfaces: readonly NetworkInterfaceInfo[]): string[] {
   return interfaces.flatMap(({ cidr }) => cidr ?? [])
 }
 
-/** The IPv4 gateways of the default routes in a `/proc/net/route`. Its numbers are in the byte order of the machine. */
+/** Parses the IPv4 gateways of the default routes in a `/proc/net/route`, whose numbers have the byte order of the machine. */
 export function parseDefaultGateways(routes: string): string[] {
   return routes
     .split('\n')
@@ -165,7 +165,7 @@ function toAddress(hex: string): string {
   return (endianness() === 'LE' ? numbers.toReversed() : numbers).join('.')
 }
 
-/** Undefined where the system does not tell: then nobody is known to be the host by it. */
+/** Returns undefined where the system does not tell: then no connection counts as the host's by it. */
 function undefinedIfUnknown<T>(read: () => T): T | undefined {
   try {
     return read()

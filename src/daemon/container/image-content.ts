@@ -10,18 +10,18 @@ import type { RunCommand } from '../../lib/process.ts'
 import { bytesFile, type TarEntry } from '../../lib/tar.ts'
 import { packageFolder } from './spec.ts'
 
-/** What an image is made of. */
+/** The content of an image. */
 export interface ImageContent {
-  /** Says which files there are and how they are, at a glance: another text whenever one of them may have changed. */
+  /** Identifies the files and their stamps; changes whenever a file may have changed. */
   readonly fingerprint: string
-  /** Files of this machine; paths from the archive's root. */
+  /** Lists files of this machine, with paths from the archive's root. */
   files(): Promise<PlacedFile[]>
-  /** Files that are written for the image. */
+  /** Generated files by path. */
   readonly texts: Readonly<Record<string, string>>
   readonly folders: readonly { readonly path: string; readonly mode: number; readonly user: number }[]
 }
 
-/** A digest over paths and bytes, hex. Hashing 100 MB takes a moment, so it is noted in `memoFile` by fingerprint. */
+/** Computes a digest over paths and bytes, hex. Hashing 100 MB takes a moment, so `memoFile` keeps the digest by fingerprint. */
 export async function computeContentDigest(content: ImageContent, memoFile: string): Promise<string> {
   const made = JSON.stringify([content.texts, content.folders])
   const key = createHash('sha256').update(made).update(content.fingerprint).digest('hex')
@@ -36,13 +36,13 @@ export async function computeContentDigest(content: ImageContent, memoFile: stri
     whole.update(`${path}\0${one.digest('hex')}\n`)
   }
   const digest = whole.digest('hex')
-  // There are two ways to make an image; older notes are of no use.
+  // There are two kinds of images; older entries are useless.
   const kept = Object.entries(memo).slice(-3)
   await writeFileAtomic(memoFile, JSON.stringify(Object.fromEntries([...kept, [key, digest]])))
   return digest
 }
 
-/** The content as entries of a tar archive, each folder before what is in it. */
+/** Creates the entries of a tar archive, each folder before its content. */
 export async function* createImageEntries(content: ImageContent): AsyncGenerator<TarEntry> {
   const { texts, folders } = content
   const made = new Set<string>()
@@ -64,7 +64,7 @@ export async function* createImageEntries(content: ImageContent): AsyncGenerator
   for (const { source, path } of await content.files()) {
     yield* parentsOf(path)
     const { size, mode } = await stat(source)
-    // The image's user is another one than who installed the package.
+    // The image's user is not the user who installed the package.
     const readable = mode & 0o111 ? 0o755 : 0o644
     yield { path, mode: readable, content: { kind: 'file', size, read: () => createReadStream(source) } }
   }
@@ -79,12 +79,12 @@ async function readMemo(path: string): Promise<Record<string, unknown>> {
   }
 }
 
-/** Where the digest of an image's content is noted. */
+/** Returns the path of the file that keeps digests. */
 export function memoFilePath(stateDir: string): string {
   return join(stateDir, 'image.json')
 }
 
-/** An image from the Node of this machine: the content of its root. Undefined where ldd(1) cannot tell what Node needs. */
+/** Creates the content of an image with the Node of this machine; undefined where ldd(1) cannot tell what Node needs. */
 export async function createNodeImageContent(
   root: string,
   execPath: string,
@@ -97,7 +97,7 @@ export async function createNodeImageContent(
     fingerprint: await computeFingerprint([...(await listStampedFiles(tree)), ...node]),
     files: async () => [...node, ...(await listTreeFiles(tree, packageFolder.slice(1)))],
     texts: {
-      // Only these two sources of names are in the image.
+      // The image has only these two sources of names.
       'etc/nsswitch.conf': 'passwd: files\ngroup: files\nhosts: files dns\n',
       'etc/passwd': 'root:x:0:0::/:/sbin/nologin\nmirror:x:1000:1000::/data:/sbin/nologin\n',
       'etc/group': 'root:x:0:\nmirror:x:1000:\n',
@@ -106,7 +106,7 @@ export async function createNodeImageContent(
   }
 }
 
-/** What the Dockerfile builds an image from. */
+/** Creates the build context of the Dockerfile. */
 export async function createBuildContext(root: string): Promise<ImageContent> {
   const tree = await buildPackageTree(root)
   const dockerfile = await readFile(join(root, 'templates', 'Dockerfile'), 'utf8')
@@ -118,12 +118,12 @@ export async function createBuildContext(root: string): Promise<ImageContent> {
   }
 }
 
-/** The image that the Dockerfile starts from. */
+/** Returns the base image of a Dockerfile. */
 export function parseBaseImage(dockerfile: string): string {
   return /^FROM\s+(\S+)/m.exec(dockerfile)![1]!
 }
 
-/** A new volume gets owner and mode of the image's folder. */
+/** A new volume gets owner and mode from this folder of the image. */
 const dataEntry = { path: 'data', mode: 0o700, user: 1000 }
 
 async function listTreeFiles(tree: readonly PlacedPackage[], folder: string): Promise<PlacedFile[]> {
@@ -131,7 +131,7 @@ async function listTreeFiles(tree: readonly PlacedPackage[], folder: string): Pr
   return files.flat().map(({ source, path }) => ({ source, path: `${folder}/${path}` }))
 }
 
-/** Installed packages are known by their package.json; our own code is looked at file by file. */
+/** Lists the files whose stamps identify the tree: the package.json of each dependency, and every file of the own package. */
 async function listStampedFiles(tree: readonly PlacedPackage[]): Promise<PlacedFile[]> {
   const [own, ...others] = tree
   return [
@@ -148,12 +148,12 @@ async function computeFingerprint(files: readonly PlacedFile[]): Promise<string>
   return JSON.stringify(await Promise.all(stamps))
 }
 
-/** Loaded by glibc itself when a name is looked up, so no program is linked with them. nsswitch.conf(5) */
+/** glibc loads these libraries for name lookups, so no program is linked with them. nsswitch.conf(5) */
 const nameServices = /^lib(nss_(files|dns)|resolv)\.so\.2$/
 
 /**
- * A Node binary and the shared libraries it is linked with, as ldd(1) finds them, at the same paths; the paths begin below
- * the root. Undefined where there is no ldd, or it does not understand the binary.
+ * Lists a Node binary and the shared libraries that ldd(1) finds, at the same paths below the root; undefined where there is no
+ * ldd, or it does not understand the binary.
  */
 async function listNodeFiles(execPath: string, runCommand: RunCommand): Promise<PlacedFile[] | undefined> {
   const binary = await realpath(execPath)
@@ -173,35 +173,35 @@ async function listNodeFiles(execPath: string, runCommand: RunCommand): Promise<
   ]
 }
 
-/** A file of this machine, and where it goes. */
+/** A file of this machine and its path in the image. */
 interface PlacedFile {
-  /** Absolute. */
+  /** Absolute path. */
   readonly source: string
   /** Relative to the folder of the package, with `/`. */
   readonly path: string
 }
 
-/** What of our own package runs. */
+/** Files of the own package that the image needs. */
 const ownParts = ['package.json', 'oclif.manifest.json', 'bin', 'dist', 'templates']
-/** What of a package nobody runs. */
+/** Files of dependencies that the image does not need. */
 const unusedFiles = /\.(d\.[cm]?ts|map|md|markdown|flow)$/i
 
-/** A package in the tree that is made of it and its dependencies. */
+/** A package in the tree of the mirror's package and its dependencies. */
 interface PlacedPackage {
-  /** Relative to the root's folder; empty for the root itself. */
+  /** Path relative to the root's folder; empty for the root. */
   readonly path: string
-  /** Where it really is. */
+  /** Resolved path on this machine. */
   readonly source: string
 }
 
 /**
- * A package and everything it depends on, wherever a package manager has put it, as a tree in which each finds its own
- * version: hoisted where the place is free, else below whoever needs it.
+ * Builds the tree of a package and its dependencies, wherever a package manager installed them. Each package finds its own
+ * versions: hoisted where the path is free, else below the package that needs it.
  */
 export async function buildPackageTree(root: string): Promise<PlacedPackage[]> {
   const placed = new Map<string, string>([['', await realpath(root)]])
   const queue = ['']
-  // Breadth first: what a package finds on its way up is there before it looks.
+  // Breadth first, so that packages higher up are placed before others look for them.
   for (let place = queue.shift(); place !== undefined; place = queue.shift()) {
     const home = placed.get(place)!
     const { dependencies = {}, optionalDependencies = {} } = await readManifest(home)
@@ -223,7 +223,7 @@ export async function buildPackageTree(root: string): Promise<PlacedPackage[]> {
   return [...placed].map(([path, source]) => ({ path, source }))
 }
 
-/** The files of a package in such a tree. */
+/** Lists the files of a package in such a tree. */
 export async function listPackageFiles({ path, source }: PlacedPackage): Promise<PlacedFile[]> {
   if (path !== '') return listFiles(source, path, (name) => !unusedFiles.test(name))
   const parts = await Promise.all(
@@ -232,7 +232,7 @@ export async function listPackageFiles({ path, source }: PlacedPackage): Promise
   return parts.flat()
 }
 
-/** What a package at the place would get for the name, as Node looks for it. */
+/** Returns what a package at the path would load by the name, as Node resolves it. */
 function resolveInTree(placed: ReadonlyMap<string, string>, place: string, name: string): string | undefined {
   for (let at = place; ; at = parentPath(at)) {
     const found = placed.get(posix.join(at, 'node_modules', name))
@@ -240,13 +240,13 @@ function resolveInTree(placed: ReadonlyMap<string, string>, place: string, name:
   }
 }
 
-/** `node_modules/a/node_modules/@b/c` is in `node_modules/a`, that is in the root. */
+/** Returns `node_modules/a` for `node_modules/a/node_modules/@b/c`, and the empty path for that. */
 function parentPath(place: string): string {
   const at = place.lastIndexOf('node_modules/')
   return place.slice(0, Math.max(0, at - 1))
 }
 
-/** Where the package really is that one in this folder would load. */
+/** Resolves a package by the name from this folder, like Node; undefined when it is not installed. */
 async function resolvePackage(home: string, name: string): Promise<string | undefined> {
   for (let folder = home; ; folder = dirname(folder)) {
     const candidate = join(folder, 'node_modules', name)
@@ -264,7 +264,7 @@ async function readManifest(home: string): Promise<Manifest> {
   return JSON.parse(await readFile(join(home, 'package.json'), 'utf8')) as Manifest
 }
 
-/** A file, or all in a folder but what is installed below it. Sorted, so that the same tree makes the same list. */
+/** Lists a file, or all files of a folder but its installed packages; sorted, so that the same tree gives the same list. */
 async function listFiles(source: string, path: string, wanted: (path: string) => boolean): Promise<PlacedFile[]> {
   const found = await stat(source)
   if (found.isFile()) return wanted(path) ? [{ source, path }] : []

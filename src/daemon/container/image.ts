@@ -24,18 +24,18 @@ import { dataFolder, homeFolder, imageUser, program } from './spec.ts'
 import { catchDockerError, wrapDockerError } from './stop.ts'
 
 export interface ImageRequest {
-  /** The image the user named. */
+  /** Image that the user named. */
   readonly wanted: string | undefined
-  /** The one that was published with this version. */
+  /** Image that was published with this version. */
   readonly published: string | undefined
-  /** The folder of our own package. */
+  /** Folder of the mirror's package. */
   readonly root: string
   readonly memoFile: string
-  /** A network to try a new image on. */
+  /** Network for the trial of a new image. */
   readonly network: string | undefined
   readonly host: {
     readonly platform: string
-    /** As Node names it. */
+    /** Architecture as Node names it. */
     readonly arch: string
     readonly execPath: string
     /** `v20.20.0` */
@@ -45,21 +45,21 @@ export interface ImageRequest {
   }
   readonly runCommand: RunCommand
   readonly signal: AbortSignal
-  /** Hears what takes a while, and what a user should know. */
+  /** Prints progress and notes for the user. */
   readonly say: (text: string) => void
 }
 
-/** The name of the image that is made here. */
+/** Name of an image that is built on this machine. */
 export const localImage = 'dev-mirror:local'
 
 const contentLabel = 'dev-mirror.content'
 
-/** A registry that has not given an image by then will not give it soon. */
+/** Time limit for a pull. */
 const pullMs = 120_000
 
 /**
- * The image for the container: the named one, the published one, or one that is made here without any registry, unless it is
- * there already. Throws a MirrorError when none can be had.
+ * Finds the image for the container: the named one, the published one, or one that is built on this machine without a registry.
+ * Throws a MirrorError when none is available.
  */
 export async function ensureImage(
   engine: DockerEngine,
@@ -114,12 +114,12 @@ async function ensureLocalImage(
   return build()
 }
 
-/** Removes an image that was made here and that nothing runs any more; somebody else's stays. */
+/** Removes an image that was built on this machine and is not used any more; other images stay. */
 export async function removeLocalImage({ images }: DockerEngine, id: string): Promise<void> {
   if ((await images.find(id))?.labels[contentLabel] !== undefined) await images.remove(id)
 }
 
-/** The trial of an image. Nobody takes one for good whose trial was broken off. */
+/** Tries a new image. Removes it when the trial is interrupted. */
 async function tryImage(
   engine: DockerEngine,
   { id }: ImageState,
@@ -142,7 +142,7 @@ async function buildImage(engine: DockerEngine, context: ImageContent, digest: s
   return (await engine.images.find(localImage))!
 }
 
-/** One that is there, or can be pulled. */
+/** Finds an image, or pulls it. */
 async function findOrPull(engine: DockerEngine, name: string, { signal, say }: ImageRequest): Promise<ImageState> {
   const present = await engine.images.find(name)
   if (present !== undefined) return present
@@ -186,7 +186,7 @@ function assertPlatform(image: ImageState, name: string, info: DockerEngineInfo)
 
 const trialSeconds = 30
 
-/** Looks a name up, where there is a network with names, starts a server on free ports and waits for it to say that it is ready. */
+/** Looks up a name on a network with names, starts a server on free ports and waits until it is ready. */
 const trialProgram = `
 const dns = require('node:dns'), { fork } = require('node:child_process')
 const fail = (why) => { console.log(why); process.exit(1) }
@@ -204,8 +204,9 @@ dns.lookup(process.env.NAME_TO_LOOK_UP, (error) => {
 })`
 
 /**
- * Whether an image works: undefined when it does, else what went wrong. Leaves nothing behind, also when the signal aborts. The container's own name on a
- * network of the user's is one that only the engine's name server knows; the default bridge has no such thing.
+ * Runs an image in a container; returns what went wrong, or undefined. Leaves nothing behind, also when the signal aborts. Looks
+ * up the container's own name on a user's network, which only the engine's name server knows; the default bridge has no name
+ * server.
  */
 async function runTrial(
   { containers, networks, volumes }: Pick<DockerEngine, 'containers' | 'networks' | 'volumes'>,
@@ -252,7 +253,7 @@ async function runTrial(
   }
 }
 
-/** The days on which Node's releases get their last fix. https://github.com/nodejs/Release#release-schedule */
+/** End of life of Node's releases. https://github.com/nodejs/Release#release-schedule */
 const endsOfLife: Readonly<Record<string, string>> = {
   20: '2026-04-30',
   21: '2024-06-01',
@@ -263,7 +264,7 @@ const endsOfLife: Readonly<Record<string, string>> = {
   26: '2029-04-30',
 }
 
-/** The day after which this Node (`v22.1.0`) gets no more fixes, if that is over; `now` in ms. One that is not known yet is new. */
+/** Returns the end of life of this Node (`v22.1.0`) if it is over; `now` in ms. Unknown releases count as new. */
 function findEndOfLife(version: string, now: number): string | undefined {
   const day = endsOfLife[/^v?(\d+)/.exec(version)?.[1] ?? '']
   return day !== undefined && Date.parse(`${day}T23:59:59Z`) < now ? day : undefined

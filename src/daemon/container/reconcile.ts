@@ -30,7 +30,7 @@ import {
   describeRollback,
 } from './stop.ts'
 
-/** Throws a MirrorError when the volume is another mirror's. One that somebody has made by hand is taken as it is. */
+/** Throws a MirrorError when the volume belongs to another mirror. A volume that a user created is used as it is. */
 export async function refuseForeignVolume(
   { volumes, isRemote: isElsewhere }: Pick<DockerEngine, 'volumes' | 'isRemote'>,
   { data, owner }: Pick<DesiredContainer, 'data' | 'owner'>,
@@ -46,7 +46,7 @@ export async function refuseForeignVolume(
   })
 }
 
-/** Throws a MirrorError that names the container which has one of the ports already, where ours is published. */
+/** Throws a MirrorError that names the container which has already published one of the ports on the same address. */
 export async function refuseTakenPorts({ containers }: DockerEngine, ports: ContainerPorts): Promise<void> {
   for (const [name, port] of listPorts(ports)) {
     if (port.outside === 0) continue
@@ -56,12 +56,12 @@ export async function refuseTakenPorts({ containers }: DockerEngine, ports: Cont
   }
 }
 
-/** Where a port of ours is in the way; the engine publishes IPv6 apart from IPv4. */
+/** Addresses that conflict with the mirror's; the engine publishes IPv6 separately. */
 const publishedAddresses = ['127.0.0.1', '0.0.0.0']
 
 /**
- * Has the container as it is wished, and returns when the mirror in it answers. Throws a MirrorError when it does not; then
- * the one before runs again, if there was one.
+ * Applies a plan and returns when the mirror answers. Throws a MirrorError when it does not; then the container before runs
+ * again, if there was one.
  */
 export async function applyContainerPlan(
   engine: DockerEngine,
@@ -72,7 +72,7 @@ export async function applyContainerPlan(
   if (plan.action === 'replace') return replaceContainer(engine, order, () => createAndStart(engine, order))
   const { containers, networks } = engine
   const { id, restarting } = (await containers.find(containerName))!
-  // One that is just starting reads its files: while they are replaced they are not its own for a moment.
+  // Waits for a starting mirror first, because replacing its files removes them for a moment.
   if (plan.action === 'keep') await awaitAnswer(engine, id, order)
   await sendExports(engine, id, order)
   for (const network of plan.connect) await joinNetwork(engine, network, id)
@@ -84,7 +84,7 @@ export async function applyContainerPlan(
     await startContainer(engine, id, order.desired.ports)
     return await awaitReady(engine, id, order)
   } catch (error) {
-    // Stopped again, as it was: a process that it was to replace needs the ports.
+    // Stops the container again: a process that it was to replace needs the ports.
     if (!restarting) await catchDockerError(stopContainer(engine, id))
     throw error
   }
@@ -102,15 +102,15 @@ async function createAndStart(engine: DockerEngine, order: ApplyRequest): Promis
     await startContainer(engine, id, desired.ports)
     return await awaitReady(engine, id, order)
   } catch (error) {
-    // One that never worked is of no use; what another one has cached is kept. Stopped first, it lets go of the store.
+    // Removes a container that never worked; its volume stays. Stopping it releases the store.
     if (id !== undefined) await catchDockerError(removeContainer(engine, id))
-    // It belongs to the users of the image that was tried: those of another may not be able to write to it.
+    // A new volume belongs to the user of this image; that of another image may not be able to write to it.
     if (newVolume !== undefined) await catchDockerError(engine.volumes.remove(newVolume))
     throw error
   }
 }
 
-/** The volume's name when there was none before. */
+/** Creates the volume; returns its name when it did not exist. */
 async function createVolume({ volumes }: DockerEngine, { data, owner }: DesiredContainer): Promise<string | undefined> {
   if ('folder' in data || (await volumes.find(data.volume)) !== undefined) return undefined
   await wrapDockerError(
@@ -193,7 +193,7 @@ function portTakenError(name: string, port: number, who: string, cause?: unknown
   return new MirrorError(`Port ${port} (${name}) is already in use by ${who}.`, {
     hints: [
       `mirror up --runtime container --${name}-port ${other}`,
-      // Nobody can stop a program that is not known.
+      // An unknown program cannot be stopped.
       ...(who === unknownProgram ? [] : [`Stop ${who}`]),
     ],
     cause,
@@ -201,15 +201,15 @@ function portTakenError(name: string, port: number, who: string, cause?: unknown
 }
 
 /**
- * Has a new container in place of ours. The old one is stopped, for only one of them can have the store and the ports, and put
- * aside under another name until its successor has proved itself; otherwise it is put back as it was.
+ * Replaces the container. Stops the old one, because only one can have the store and the ports, and sets it aside under another
+ * name until the new one answers. Restores it otherwise.
  */
 async function replaceContainer(
   engine: DockerEngine,
   order: ApplyRequest,
   make: () => Promise<ContainerState>,
 ): Promise<ContainerState> {
-  // Looked at again: making an image may have taken minutes, and the name may be somebody else's by now.
+  // Finds the container again: creating an image may have taken minutes, and the name may belong to another container by now.
   const before = await findOwnContainer(engine, order.desired.owner)
   if (before === undefined) return make()
   const { id } = before
@@ -225,7 +225,7 @@ async function replaceContainer(
     const refusal = await catchDockerError(restoreContainer(engine, before, order))
     throw wasUp(before) ? describeRollback(error, { refusal, signal }) : error
   }
-  // Should it stay, the next `up` or `down` removes it.
+  // The next `up` or `down` removes it when this fails.
   await catchDockerError(engine.containers.remove(id))
   if (before.image !== made.image) await catchDockerError(removeLocalImage(engine, before.image))
   return made
@@ -238,22 +238,22 @@ async function restoreContainer(engine: DockerEngine, before: ContainerState, or
   if (now !== undefined && now.name !== containerName) await engine.containers.rename(id, containerName)
 }
 
-/** One that somebody has stopped is not started by a failure. */
+/** A container that the user stopped is not started after a failure. */
 function wasUp({ running, restarting }: ContainerState): boolean {
   return running || restarting
 }
 
 interface InterruptedReplace {
-  /** The folder on this machine whose mirror it is. */
+  /** State folder of the mirror. */
   readonly owner: string
-  /** The id of the container that was noted down as the mirror. */
+  /** Id of the container that is recorded as the mirror. */
   readonly settled: string | undefined
   readonly clock: Clock
 }
 
 /**
- * Tidies up after an `up` that was cut off while it replaced the container: what was put aside is the mirror again, unless its
- * successor was noted down already. It is started again where that can be.
+ * Recovers from an `up` that was interrupted while it replaced the container: the container that was set aside is the mirror
+ * again, unless its successor is recorded already. Starts it when possible.
  */
 export async function recoverInterruptedReplace(
   engine: DockerEngine,
@@ -270,16 +270,16 @@ export async function recoverInterruptedReplace(
 }
 
 /**
- * Throws a MirrorError (exit 2) when the mirror is on an engine of another machine than the one that is chosen now: a second one
- * would begin with nothing in it, and the first one would be forgotten. Names of this machine's own engines are not compared,
- * for one engine has several.
+ * Throws a MirrorError (exit 2) when the mirror is on the engine of another machine than the engine that is chosen now: a second
+ * mirror would start empty, and the first one would be forgotten. Engines of this machine are not compared, because one engine
+ * has several addresses.
  */
 export async function refuseOtherEngine(
   engine: Pick<DockerEngine, 'endpoint' | 'isRemote'>,
   { stateFile, stateDir }: Pick<MirrorPaths, 'stateFile' | 'stateDir'>,
   { running, remembered }: { running: MirrorState | undefined; remembered: boolean },
 ): Promise<void> {
-  // Asked for by its name, a container is made where Docker is now, whatever was there before.
+  // An explicit `--runtime container` uses the chosen engine, whatever ran before.
   if (running === undefined && !remembered) return
   const noted = running
     ? running.container?.engine

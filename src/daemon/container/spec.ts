@@ -7,68 +7,68 @@ import type { Clock } from '../../lib/time.ts'
 
 export const containerName = mirrorName
 
-/** What the containers of its networks call it. */
+/** Names of the mirror for the containers of its networks. */
 export const containerAliases: readonly string[] = [mirrorServiceName, mirrorName]
 
-/** The name of the one that is being replaced, as long as its successor has not proved itself. */
+/** Name of a container that is being replaced, until its successor answers. */
 export const replacedName = 'mirror-before'
 
-/** The volume that keeps what is cached and pushed, and what the mirror notes down. */
+/** Volume for cached and pushed content and for the mirror's state. */
 export const volumeName = 'mirror-data'
 
-/** The folder in the container where that is. */
+/** Folder of the volume in the container. */
 export const dataFolder = '/data'
 
-/** The only user there is in an image of ours. */
+/** The only user in the mirror's images. */
 export const imageUser = '1000:1000'
 
 /**
- * Set to 1, it tells the mirror in a container that the engine lives in a virtual machine or in namespaces of its own. What the
- * engine forwards from a published port may then come from an address outside of the container's networks.
+ * Set to 1 when the engine runs in a virtual machine or in namespaces of its own. Connections that the engine forwards from a
+ * published port may then come from an address outside of the container's networks.
  */
 export const vmEngineVariable = 'MIRROR_ENGINE_ENCLOSED'
 
-/** What the user wants of a mirror in a container. */
+/** The container that the configuration asks for. */
 export interface DesiredContainer {
   readonly version: string
-  /** The folder on this machine that holds the token: whose mirror it is. */
+  /** State folder on this machine, which identifies the mirror. */
   readonly owner: string
   readonly image: { readonly id: string; readonly hasEntrypoint: boolean }
-  /** By part of the configuration; see `configHashes`. */
+  /** Hashes by part of the configuration, see `configHashes`. */
   readonly configHashes: Readonly<Record<string, string>>
-  /** A hash of the files that are handed over. */
+  /** Hash of the exported files. */
   readonly files: string
   readonly ports: ContainerPorts
-  /** Each exists. */
+  /** Existing networks. */
   readonly networks: readonly string[]
   readonly data: DataSource
   readonly user: string
   /** Bytes. */
   readonly memory: number
   readonly env: Readonly<Record<string, string>>
-  /** The name, among the files that are handed over, of the certificates that Node shall trust besides its own. */
+  /** Name, among the exported files, of the certificates that Node trusts in addition to its own. */
   readonly extraCa: string | undefined
   readonly engine: Pick<DockerEngineInfo, 'logDriver'>
-  /** The engine lives in a virtual machine or in namespaces of its own. */
+  /** True when the engine runs in a virtual machine or in namespaces of its own. */
   readonly isInVm?: boolean
 }
 
-/** Undefined where there is no registry. */
+/** Published ports; `registry` is undefined when it is switched off. */
 export interface ContainerPorts {
   readonly cache: PublishedPort
   readonly registry: PublishedPort | undefined
   readonly admin: PublishedPort
 }
 
-/** What is to be done so that the container is as wished. */
+/** The steps from the existing container to the desired one. */
 export type ContainerPlan =
   | { readonly action: 'create' }
-  /** It is as wished, but does not run. */
+  /** The container is as desired, but does not run. */
   | ({ readonly action: 'start' } & NetworkChanges)
   | ({ readonly action: 'keep' } & NetworkChanges)
   | { readonly action: 'replace'; readonly changed: string[] }
 
-/** These need no new container. */
+/** Network changes need no new container. */
 interface NetworkChanges {
   readonly connect: string[]
   readonly disconnect: string[]
@@ -83,28 +83,28 @@ const label = {
   adminPort: 'dev-mirror.admin-port',
 } as const
 
-/** Whose mirror the container, or the volume, is: a folder of state; undefined for one that is none of ours. */
+/** Returns the state folder of the mirror that a container or volume belongs to; undefined when no mirror created it. */
 export function ownerOf({ labels }: Pick<ContainerState, 'labels'>): string | undefined {
   return labels[label.owner]
 }
 
-/** Which mirror lives in the container; undefined for one that is none of ours. */
+/** Returns the instance of the mirror in a container; undefined when no mirror created it. */
 export function getInstance({ labels }: Pick<ContainerState, 'labels'>): string | undefined {
   return labels[label.instance]
 }
 
-/** The port in the container where its mirror says how it is; undefined for one that is none of ours. */
+/** Returns the admin port in the container; undefined when no mirror created it. */
 export function getAdminPort({ labels }: Pick<ContainerState, 'labels'>): number | undefined {
   const port = Number(labels[label.adminPort])
   return Number.isSafeInteger(port) ? port : undefined
 }
 
-/** Where a port of the container is published. */
+/** Returns the port of the host where a port of the container is published. */
 export function getHostPort({ ports }: Pick<ContainerState, 'ports'>, inside: number): number | undefined {
   return ports.find((port) => port.inside === inside)?.outside
 }
 
-/** What tells our volume from another mirror's, and from what only has its name. */
+/** Creates the labels that identify the volume of a mirror. */
 export function createVolumeLabels(owner: string): Record<string, string> {
   return { [label.owner]: owner }
 }
@@ -113,7 +113,7 @@ function getVersion({ labels }: Pick<ContainerState, 'labels'>): string | undefi
   return labels[label.version]
 }
 
-/** Compares what is wished with what is. Labels are the memory; only networks are looked at themselves. */
+/** Compares the desired container with the existing one: settings by its labels, networks by its state. */
 export function planContainer(desired: DesiredContainer, existing: ContainerState | undefined): ContainerPlan {
   if (existing === undefined) return { action: 'create' }
   const changed = [
@@ -130,10 +130,10 @@ export function planContainer(desired: DesiredContainer, existing: ContainerStat
   return { action: existing.running ? 'keep' : 'start', connect, disconnect }
 }
 
-/** The network it is made on, as Docker and as podman call it: always there, and ports can always be published from it. */
+/** Networks that Docker and podman create containers on; they always exist, and ports can be published from them. */
 const baseNetworks = ['bridge', 'podman']
 
-/** The container to make. `instance`: new for every one. */
+/** Creates the settings of the container. `instance`: new for every container. */
 export function createContainerSpec(desired: DesiredContainer, instance: string): ContainerSpec {
   const { image, engine } = desired
   return {
@@ -162,27 +162,27 @@ export function createContainerSpec(desired: DesiredContainer, instance: string)
     memory: desired.memory,
     restarts: true,
     healthCheck: [nodeInImage, '-e', createHealthProgram(desired.ports.admin.inside)],
-    // Only these two drivers know the options; others look after themselves.
+    // Other log drivers reject these options, and limit their size themselves.
     logOptions: ['json-file', 'local'].includes(engine.logDriver) ? { 'max-size': '16m', 'max-file': '2' } : {},
   }
 }
 export const packageFolder = '/mirror'
 export const program = `${packageFolder}/bin/run.js`
 
-/** What the mirror in the container keeps for itself, beside what is cached. */
+/** Home folder of the mirror in the container, beside the content. */
 export const homeFolder = `${dataFolder}/home`
 
-/** Files in it that come from this machine, in a folder for each instance: one that is put back finds its own. */
+/** Exported files, in a folder per instance, so that a restored container finds its own. */
 export const exportFolder = `${homeFolder}/handed`
 
 export function getExportFolder(instance: string): string {
   return `${exportFolder}/${instance}`
 }
 
-/** Names in the folder of what is handed over. */
+/** Names of the exported files. */
 export const exportedFileNames = {
   config: 'mirror.yaml',
-  /** The last of them: whoever has it is the mirror, and its predecessor will not be put back. */
+  /** Exported last: the container that has this file is the mirror, and its predecessor will not be restored. */
   endpoints: 'endpoints.json',
   credentials: 'docker/config.json',
 } as const
@@ -220,23 +220,23 @@ function listChangedKeys(before: Record<string, unknown>, now: Readonly<Record<s
   return Object.keys(now).filter((name) => before[name] !== now[name])
 }
 
-/** A label that somebody has tampered with differs in everything. */
+/** Parses a label; an invalid one differs in every key. */
 function parseLabel(text: string | undefined): Record<string, unknown> {
   return parseObject(text ?? '') ?? {}
 }
 
-/** A container that is to be there, and whoever waits for it. */
+/** Input of `applyContainerPlan`. */
 export interface ApplyRequest {
   readonly desired: DesiredContainer
-  /** Which mirror it is: a new one in a container that is made. */
+  /** Instance of the mirror; new for a new container. */
   readonly instance: string
-  /** A tar archive of the files that are handed over, for the data folder. */
+  /** Tar archive of the exported files, for the data folder. */
   readonly exportArchive: Buffer
   readonly clock: Clock
-  /** Ends the attempt; whatever was there before is put back first. */
+  /** Ends the attempt; the container before is restored first. */
   readonly signal: AbortSignal
-  /** The last step, once the mirror in it answers. Where it fails, all of it has failed. */
+  /** Runs as the last step, once the mirror answers; its failure fails the whole attempt. */
   readonly onReady: (container: ContainerState) => Promise<void>
-  /** The mirror that was to be replaced runs again; free ports may be other ones now. */
+  /** The container before runs again, perhaps on other free ports. */
   readonly onRestored: (container: ContainerState) => Promise<void>
 }

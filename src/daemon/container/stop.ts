@@ -11,17 +11,17 @@ import type { Surroundings } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
 import { getAdminPort, containerName, replacedName, ownerOf, getHostPort, volumeName } from './spec.ts'
 
-/** Pulls in flight get 30 s to finish. */
+/** Exceeds the 30 s that pulls in progress get. */
 const stopSeconds = 40
 
-/** Has the mirror in a container drain and end; the container stays. */
+/** Stops a container; its mirror drains first. */
 export function stopContainer({ containers }: DockerEngine, id: string): Promise<void> {
   return wrapDockerError('The container cannot be stopped', containers.stop(id, stopSeconds))
 }
 
 /**
- * Has a container of ours that was stopped, and perhaps put aside, be the mirror again. What has interrupted its successor does
- * not interrupt this. Throws a MirrorError, or a DockerError, when it cannot be.
+ * Starts a stopped container as the mirror again, under its name. Ignores the interruption of its successor. Throws a MirrorError
+ * or a DockerError when it does not start.
  */
 export async function startAgain(engine: DockerEngine, id: string, clock: Clock): Promise<ContainerState> {
   const { containers } = engine
@@ -34,21 +34,21 @@ export async function startAgain(engine: DockerEngine, id: string, clock: Clock)
   return awaitContainer(engine, { id, admin, clock, signal: new AbortController().signal })
 }
 
-/** An answer that has not come by then will not come. */
+/** Time for a mirror to start. */
 const maxStartMs = 60_000
 const pollMs = 50
-/** A look through an engine elsewhere starts a program there. */
+/** A poll through a remote engine starts a program there. */
 const remotePollMs = 500
 
 interface AwaitedContainer {
   readonly id: string
-  /** The port in it where its mirror says how it is. */
+  /** Admin port in the container. */
   readonly admin: number
   readonly clock: Clock
   readonly signal: AbortSignal
 }
 
-/** Returns when the mirror in a container answers. Throws a MirrorError, in that mirror's own words, when it does not. */
+/** Waits until the mirror in a container answers. Throws a MirrorError with that mirror's message when it does not start. */
 export async function awaitContainer(engine: DockerEngine, awaited: AwaitedContainer): Promise<ContainerState> {
   const { id, admin, clock, signal } = awaited
   const end = clock.monotonic() + maxStartMs
@@ -56,7 +56,7 @@ export async function awaitContainer(engine: DockerEngine, awaited: AwaitedConta
     signal.throwIfAborted()
     const found = await engine.containers.find(id)
     if (found?.running && (await isAnswering(engine, found, admin))) return found
-    // A restart is what the engine does about a mirror that has ended at once.
+    // The engine restarts a mirror that has ended at once.
     const ended = found === undefined || found.restarting || !found.running
     if (ended) throw await readStartError(engine, id, describeEnd(found), found?.exitCode)
     if (clock.monotonic() > end)
@@ -72,7 +72,7 @@ async function isAnswering(engine: DockerEngine, found: ContainerState, admin: n
   try {
     return await isHealthy(`http://127.0.0.1:${admin}`, { connect, timeoutMs: 10_000 })
   } catch (error) {
-    // It may have ended in that very moment; a look at it says so.
+    // The container may have just ended; the next poll tells.
     if (error instanceof MirrorError && error.cause instanceof DockerError) return false
     throw error
   }
@@ -87,7 +87,7 @@ function describeEnd(found: ContainerState | undefined): string {
   return found === undefined ? 'the container is gone' : `it ended with exit code ${found.exitCode}`
 }
 
-/** Why the mirror in the container has ended, in its own words. */
+/** Reads from its log why the mirror in the container ended. */
 async function readStartError(
   { containers }: DockerEngine,
   id: string,
@@ -113,7 +113,7 @@ async function readStartError(
 
 const exitCodes: readonly ExitCode[] = Object.values(exitCode).filter((code) => code !== 0)
 
-/** What the engine refuses becomes a MirrorError: what could not be done, then the engine's own words. */
+/** Wraps a DockerError into a MirrorError: what failed, then the engine's message. */
 export async function wrapDockerError<T>(what: string, ask: Promise<T>, ...hints: string[]): Promise<T> {
   try {
     return await ask
@@ -123,7 +123,7 @@ export async function wrapDockerError<T>(what: string, ask: Promise<T>, ...hints
   }
 }
 
-/** For tidying up after a failure that matters more: what the engine refuses is the result, undefined when it obeys. */
+/** Returns the error of a cleanup after a failure that matters more; undefined when it succeeds. */
 export async function catchDockerError(ask: Promise<unknown>): Promise<MirrorError | DockerError | undefined> {
   try {
     await ask
@@ -135,8 +135,8 @@ export async function catchDockerError(ask: Promise<unknown>): Promise<MirrorErr
 }
 
 /**
- * Our container; undefined when there is none. Throws a MirrorError when the name belongs to another one, which is left alone.
- * `name`: also of the one that was put aside.
+ * Finds the container of this mirror; undefined when there is none. Throws a MirrorError when the name belongs to another
+ * container. `name`: also of the container that is being replaced.
  */
 export async function findOwnContainer(
   { containers }: Pick<DockerEngine, 'containers'>,
@@ -156,8 +156,8 @@ export async function findOwnContainer(
 }
 
 /**
- * Ends and removes the container of the mirror with this state folder, and one that an `up` which was cut off has put aside;
- * false when there was none. Throws a MirrorError for a container of that name that is another's.
+ * Stops and removes the container of the mirror with this state folder, and one that an interrupted `up` has set aside. Returns
+ * false when there was none. Throws a MirrorError when the name belongs to another container.
  */
 export async function downContainer(engine: DockerEngine, owner: string): Promise<boolean> {
   const found = await findOwnContainer(engine, owner)
@@ -168,8 +168,8 @@ export async function downContainer(engine: DockerEngine, owner: string): Promis
 }
 
 /**
- * Removes what is cached and pushed; false when there was nothing. Throws a MirrorError when something still uses it, and for
- * a volume that the mirror with this state folder has not made.
+ * Removes the volume; returns false when there was none. Throws a MirrorError when it is in use, and for a volume that the mirror
+ * with this state folder has not created.
  */
 export async function removeVolume({ volumes }: DockerEngine, owner: string): Promise<boolean> {
   const found = await volumes.find(volumeName)
@@ -194,7 +194,7 @@ export async function removeVolume({ volumes }: DockerEngine, owner: string): Pr
   }
 }
 
-/** The log of a mirror in a container, a line at a time, as the engine keeps it. */
+/** Reads the log of a mirror in a container line by line from the engine. */
 export async function* containerLogs(
   surroundings: Surroundings,
   { id, engine }: ContainerPlace,
@@ -204,15 +204,15 @@ export async function* containerLogs(
   yield* containers.logs(id, request)
 }
 
-/** What has become of the mirror that ran before, when its successor could not be started. */
+/** Result of restoring the mirror that ran before. */
 interface RollbackResult {
-  /** Why it could not be put back; undefined when it was. */
+  /** Reason why it could not be restored; undefined when it was. */
   readonly refusal: Error | undefined
-  /** Of the attempt. */
+  /** Signal of the attempt. */
   readonly signal: AbortSignal
 }
 
-/** The failure of a replacement, with its aftermath. A bug stays what it is. */
+/** Adds the result of the rollback to the error of a replacement. Bugs stay as they are. */
 export function describeRollback(error: unknown, { refusal, signal }: RollbackResult): unknown {
   const aftermath =
     refusal === undefined
@@ -227,7 +227,7 @@ export function describeRollback(error: unknown, { refusal, signal }: RollbackRe
   return new MirrorError(`${failure.message} ${aftermath}`, { exit, hints: [...failure.hints, ...hints], cause: error })
 }
 
-/** Ends and removes our container; its volume stays. */
+/** Stops and removes a container; its volume stays. */
 export async function removeContainer(engine: DockerEngine, id: string): Promise<void> {
   await stopContainer(engine, id)
   await wrapDockerError('The container cannot be removed', engine.containers.remove(id))
@@ -280,7 +280,7 @@ export async function withCommandLockIfFree(
   }
 }
 
-/** Why an engine is looked for at all that cannot be asked. */
+/** Explains why an unreachable engine is needed. */
 export function whereItRan(error: unknown): unknown {
   if (!(error instanceof MirrorError)) return error
   const { message, exit, hints } = error

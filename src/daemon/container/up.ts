@@ -64,31 +64,31 @@ import {
 } from './spec.ts'
 import { findOwnContainer, whereItRan } from './stop.ts'
 
-/** What `up --runtime container` has to do. */
+/** The plan of `mirror up --runtime container`. */
 export interface ContainerUpPlan {
   readonly action: 'start' | 'replace' | 'connect' | 'nothing'
-  /** Why it is to be replaced. */
+  /** Reasons to replace the container. */
   readonly changed: string[]
-  /** Networks it joins and leaves without a restart. */
+  /** Networks to join and leave without a restart. */
   readonly connect: readonly string[]
   readonly disconnect: readonly string[]
   readonly request: ContainerRequest
   readonly preparation: ContainerPreparation
   readonly engine: DockerEngine
-  /** What the mirror that runs now has, and will not have. */
+  /** Parts of the running mirror that the new one will not have. */
   readonly dropped: DroppedParts
-  /** The mirror that runs now, in whichever way. */
+  /** The running mirror, a container or a process. */
   readonly running: MirrorState | undefined
 }
 
 interface ContainerUpInput extends Omit<ContainerRequest, 'paths' | 'config' | 'credentials'> {
-  /** Registries that were named; undefined: those that the container has. */
+  /** Registries that the user named; undefined for those of the existing container. */
   readonly credentials: readonly string[] | undefined
-  /** Nobody has asked for a container: the mirror ran in one the last time. */
+  /** True when the user did not ask for a container, but the mirror ran in one the last time. */
   readonly remembered: boolean
 }
 
-/** Compares what is configured with what runs. Throws a MirrorError before anything that runs is touched. */
+/** Compares the configuration with what runs. Throws a MirrorError before it changes anything that runs. */
 export async function planContainerUp(input: ContainerUpInput): Promise<ContainerUpPlan> {
   const { surroundings } = input
   const paths = mirrorPaths(surroundings)
@@ -126,8 +126,8 @@ const outcomes = {
 } as const
 
 /**
- * Has the configured mirror running in a container: makes it, replaces one that differs, or leaves it be. Throws a MirrorError
- * when it does not start; then the one before runs again, be it a container or a process.
+ * Runs the configured mirror in a container: creates, replaces or keeps it. Throws a MirrorError when it does not start; then the
+ * mirror before runs again, a container or a process.
  */
 export async function containerUp(plan: ContainerUpPlan): Promise<UpReport> {
   const { request, running } = plan
@@ -157,29 +157,29 @@ interface ContainerRequest {
   readonly paths: MirrorPaths
   readonly config: Config
   readonly version: string
-  /** The folder of our own package. */
+  /** Folder of the mirror's package. */
   readonly root: string
-  /** The image that was published with this version, if one was. */
+  /** Image that was published with this version, if any. */
   readonly published: string | undefined
-  /** Registries whose credentials are handed over. */
+  /** Registries whose credentials are exported. */
   readonly credentials: readonly string[]
   readonly dryRun: boolean
   readonly clock: Clock
   readonly signal: AbortSignal
-  /** Hears what takes a while, and what a user should know. */
+  /** Prints progress and notes for the user. */
   readonly say: (text: string) => void
 }
 
-/** What has to be done, and all that is needed for it. */
+/** The plan and its input. */
 interface ContainerPreparation {
   readonly plan: ContainerPlan
   readonly desired: DesiredContainer
   readonly files: ExportedFiles
-  /** Which mirror it will be: a new one in a container that is made. */
+  /** Instance of the mirror; new for a new container. */
   readonly instance: string
-  /** The container that is there. */
+  /** The existing container. */
   readonly existing: ContainerState | undefined
-  /** By which of its names clients on its networks are told to call it. */
+  /** Host name of the mirror for clients on its networks. */
   readonly host: string
 }
 
@@ -189,8 +189,8 @@ interface ContainerUp {
 }
 
 /**
- * Compares what is configured with the container that is there; networks and the image are made first when they are absent,
- * unless it is a dry run. Throws a MirrorError before anything that runs is touched.
+ * Compares the configuration with the existing container. Creates absent networks and the image first, unless it is a dry run.
+ * Throws a MirrorError before it changes anything that runs.
  */
 export async function prepareContainer(engine: DockerEngine, request: ContainerRequest): Promise<ContainerPreparation> {
   const { surroundings, paths, config, credentials } = request
@@ -211,7 +211,7 @@ export async function prepareContainer(engine: DockerEngine, request: ContainerR
   const desired = { ...known, image, networks }
   const plan = planContainer(desired, actual)
   if (plan.action === 'create' || plan.action === 'replace') await refuseTakenPorts(engine, desired.ports)
-  // Asked for here, where a credential that cannot be had costs nobody the mirror that runs.
+  // Reads the credentials before the running mirror stops, so that a missing one does not cost it.
   const credentialsFile = await exportCredentials(credentials, config, surroundings.env, request.clock)
   for (const warning of [...listClearTextWarnings(engine), ...warnings]) request.say(warning)
   const kept = plan.action === 'keep' || plan.action === 'start' ? actual && getInstance(actual) : undefined
@@ -225,7 +225,7 @@ export async function prepareContainer(engine: DockerEngine, request: ContainerR
   }
 }
 
-/** The name that no proxy is asked for, unless the certificate is only for the other one. */
+/** Chooses the name that clients do not send to a proxy, unless the certificate is valid for the other name only. */
 async function chooseNetworkHost({ tls }: Config): Promise<string> {
   if (tls === undefined) return mirrorServiceName
   try {
@@ -233,24 +233,24 @@ async function chooseNetworkHost({ tls }: Config): Promise<string> {
     const isForOther = !certificate.isFor(mirrorServiceName) && certificate.isFor(mirrorName)
     return isForOther ? mirrorName : mirrorServiceName
   } catch (error) {
-    // One that cannot be read keeps the mirror from starting, which says what is wrong with it.
+    // The mirror does not start with an unreadable certificate, and reports why.
     if (error instanceof MirrorError) return mirrorServiceName
     throw error
   }
 }
 
-/** Another command may have been killed while it was at it. */
+/** Recovers from a command that was killed during a replacement. */
 async function recover(engine: DockerEngine, { paths, clock }: ContainerRequest): Promise<void> {
   const settled = (await readState(paths.stateFile))?.container?.id
   await recoverInterruptedReplace(engine, { owner: paths.stateDir, settled, clock })
 }
 
-/** The image as far as it is there: a dry run makes none. */
+/** Finds the image for a dry run, which creates none. */
 async function findPresentImage({ images }: DockerEngine, wanted = localImage): Promise<DesiredContainer['image']> {
   return (await images.find(wanted)) ?? { id: '', hasEntrypoint: false }
 }
 
-/** Has the container as it was planned, and notes down where it answers. */
+/** Applies the plan and records the addresses of the mirror. */
 export async function upContainer(
   engine: DockerEngine,
   request: ContainerRequest,
@@ -277,7 +277,7 @@ export async function upContainer(
   return { container, endpoints: toEndpoints(container, preparation, config) }
 }
 
-/** It is the mirror now: it is told where clients reach it, and noted down. */
+/** Records the container as the mirror and sends it its addresses. */
 async function recordStarted(
   engine: DockerEngine,
   { paths, config, credentials, clock }: ContainerRequest,
@@ -285,7 +285,7 @@ async function recordStarted(
   container: ContainerState,
 ): Promise<void> {
   const { desired } = preparation
-  // Which port is free is known only now, and networks may have changed.
+  // Free ports are known only now, and networks may have changed.
   const endpoints = toEndpoints(container, preparation, config)
   const state: MirrorState = {
     version: desired.version,
@@ -304,7 +304,7 @@ async function recordStarted(
       elsewhere: engine.isRemote ? { adminPort: desired.ports.admin.inside } : undefined,
     },
   }
-  // Noted while it runs: it may be removed behind our back.
+  // Records the volume while the container runs, because other programs may remove the container.
   if ('volume' in desired.data) await writeVolumeMarker(paths.stateDir, desired.data.volume, engine.endpoint)
   else await removeVolumeMarker(paths.stateDir)
   await writeState(paths.stateFile, state)
