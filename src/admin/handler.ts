@@ -59,7 +59,7 @@ export function createAdminHandler(
       const reason = failure instanceof BudgetError ? tooBusy(failure) : failure
       if (!(reason instanceof OciError))
         options.logger.error({ error: describeFailure(reason) }, 'an admin request failed')
-      const message = reason instanceof MirrorError ? reason.message : 'The mirror failed; its log says how.'
+      const message = reason instanceof MirrorError ? reason.message : 'The mirror failed; see its log.'
       sendError(request, response, reason instanceof OciError ? reason : new OciError('UNKNOWN', 500, message))
     })
   }
@@ -151,7 +151,7 @@ function checkToken(request: IncomingMessage, token: string): void {
   const given = Buffer.from(/^Bearer (\S+)$/.exec(request.headers.authorization ?? '')?.[1] ?? '')
   const wanted = Buffer.from(token)
   if (given.length === wanted.length && timingSafeEqual(given, wanted)) return
-  throw new OciError('UNAUTHORIZED', 401, 'This needs the token in the state folder.')
+  throw new OciError('UNAUTHORIZED', 401, 'This request needs the token in the state folder.')
 }
 
 async function readJson(request: IncomingMessage, idle: number): Promise<Record<string, unknown>> {

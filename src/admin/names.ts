@@ -71,7 +71,7 @@ function completeDigest(given: string, path: string, digest: string, naming: Nam
     (repository === undefined || name.startsWith(`${repository}@`) || name.startsWith(`${repository}:`))
   const found = [...new Set(naming.images.filter(isMeant).map((image) => image.digest))]
   if (found.length <= 1) return found[0] ?? digest
-  throw new MirrorError(`${given} is ambiguous: several images begin with these digits.`, {
+  throw new MirrorError(`${given} is ambiguous: the digests of several images begin with these digits.`, {
     exit: exitCode.usage,
     hints: found,
   })

@@ -346,9 +346,9 @@ async function readVolumeMarker(stateDir: string): Promise<string | undefined> {
 /** Throws a MirrorError (exit 3) when the data is in a volume, so that the disk of this machine would show none of it. */
 export async function assertDataOnHost(stateDir: string): Promise<void> {
   if (!(await hasVolumeMarker(stateDir))) return
-  throw new MirrorError('The mirror is down, and what it holds is in a volume of the Docker engine.', {
+  throw new MirrorError('The mirror is down, and its data is in a volume of the Docker engine.', {
     exit: exitCode.notRunning,
-    hints: ['mirror up', 'mirror down --volumes   (drops it)'],
+    hints: ['mirror up', 'mirror down --volumes   (removes it)'],
   })
 }
 

@@ -103,7 +103,7 @@ function foreignFileError(what: string, { why, owner }: Pick<LeftOut, 'why' | 'o
       exit: exitCode.usage,
       hints: [
         `Run the command ${describeInvoker([{ owner }])}`,
-        "Set MIRROR_HOME to a folder that is root's, as each folder above it is: MIRROR_HOME=/root/mirror",
+        'Set MIRROR_HOME to a folder that root owns, like each folder above it: MIRROR_HOME=/root/mirror',
       ],
     },
   )

@@ -104,16 +104,16 @@ export class SshConnection extends Duplex {
   #createError(cause?: Error): MirrorError {
     const where = engineHost(this.#endpoint)
     if (errnoOf(cause) === 'ENOENT')
-      return new MirrorError(`The Docker engine at ${where} is reached by ssh, which is not on this machine.`, {
+      return new MirrorError(`The Docker engine at ${where} needs ssh, which is not installed.`, {
         exit: exitCode.missing,
         hints: ['install ssh, or choose another engine: docker context ls'],
         cause,
       })
     const lines = (cause?.message ?? this.#stderr).split('\n').map((line) => line.trim())
-    const words = lines.filter(Boolean).slice(-3).join(' / ').replace(/\.$/, '') || 'ssh ended without a word'
+    const words = lines.filter(Boolean).slice(-3).join(' / ').replace(/\.$/, '') || 'ssh ended without output'
     return new MirrorError(`No Docker engine answers at ${where}: ${words}.`, {
       exit: exitCode.missing,
-      hints: [`${['ssh', ...destination(this.#endpoint)].join(' ')} docker info   (says what is wrong)`],
+      hints: [`${['ssh', ...destination(this.#endpoint)].join(' ')} docker info   (shows the reason)`],
       cause,
     })
   }

@@ -93,12 +93,12 @@ async function findChosenEndpoint({ platform, env, homedir }: Surroundings): Pro
   if (endpoint !== undefined) return endpoint
   const { by = 'Nothing', host } = (await findDockerChoice({ env, homedir })) ?? {}
   if (host === undefined)
-    throw new MirrorError(`${by} is not there.`, {
+    throw new MirrorError(`${by} does not exist.`, {
       exit: exitCode.missing,
       hints: ['docker context ls', 'DOCKER_CONTEXT=default mirror up …'],
     })
   const forms = 'unix://, npipe://, tcp:// or ssh://[user@]host[:port]'
-  throw new MirrorError(`${by} names no address of a Docker engine: ${forms}.`, {
+  throw new MirrorError(`${by} is not the address of a Docker engine: ${forms}.`, {
     exit: exitCode.missing,
     hints: ['docker context inspect', 'DOCKER_HOST=unix:///var/run/docker.sock mirror up …'],
   })
@@ -131,7 +131,7 @@ function unreachableError(error: unknown, endpoint: DockerEndpoint): unknown {
   if (!isConnectionFailure(error) && !(error instanceof DockerError)) return error
   const where = endpoint.kind === 'socket' ? endpoint.path : engineHost(endpoint).replace('tcp://', '')
   if (code === 'EACCES' || code === 'EPERM')
-    return new MirrorError(`You may not use the Docker engine at ${where}: permission denied.`, {
+    return new MirrorError(`No permission to use the Docker engine at ${where}: permission denied.`, {
       exit: exitCode.missing,
       hints: [
         'sudo usermod -aG docker "$USER"   (then log in again)',
@@ -141,7 +141,7 @@ function unreachableError(error: unknown, endpoint: DockerEndpoint): unknown {
     })
   return new MirrorError(`No Docker engine answers at ${where}: ${(error as Error).message}.`, {
     exit: exitCode.missing,
-    hints: ['docker info   (says what is wrong)', 'mirror up --runtime process   (as a plain process, without Docker)'],
+    hints: ['docker info   (shows the reason)', 'mirror up --runtime process   (as a plain process, without Docker)'],
     cause: error,
   })
 }

@@ -122,7 +122,7 @@ function toDockerError(error: unknown): unknown {
   if (connectionLostCodes.has(codeOf(error) ?? ''))
     return new MirrorError(`The Docker engine has stopped answering: ${error.message}.`, {
       exit: exitCode.missing,
-      hints: ['docker info   (says what is wrong)'],
+      hints: ['docker info   (shows the reason)'],
       cause: error,
     })
   if (!('statusCode' in error) || typeof error.statusCode !== 'number') return error

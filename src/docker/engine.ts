@@ -245,8 +245,8 @@ export async function ensureNetworks(
       await createKindNetwork(networks, name)
     } catch (error) {
       if (!(error instanceof DockerError)) throw error
-      throw new MirrorError(`The network ${name} cannot be made: ${error.message}.`, {
-        hints: [`docker network create ${name}   (says more)`],
+      throw new MirrorError(`The network ${name} cannot be created: ${error.message}.`, {
+        hints: [`docker network create ${name}   (shows the reason)`],
         cause: error,
       })
     }
@@ -254,12 +254,12 @@ export async function ensureNetworks(
 }
 
 function missingNetworkError(name: string): MirrorError {
-  return new MirrorError(`There is no Docker network named ${name}, and it is not the mirror's to make.`, {
+  return new MirrorError(`There is no Docker network named ${name}. The mirror creates only kind's network.`, {
     exit: exitCode.usage,
     hints: [
       'docker network ls',
       `docker network create ${name}`,
-      'mirror up again once it is there: nothing is restarted',
+      'Run mirror up again afterwards; nothing is restarted',
     ],
   })
 }

@@ -77,7 +77,7 @@ function inUseError(layout: StoreLayout, { pid, instance }: LockHolder): MirrorE
     hints: [
       ...hints,
       'Use another store: mirror up --data DIR, or MIRROR_HOME=DIR mirror up',
-      `If process ${pid} is no mirror, remove ${layout.lock}`,
+      `If process ${pid} is not mirror, remove ${layout.lock}`,
     ],
   })
 }

@@ -134,7 +134,7 @@ describe('a mirror whose successor cannot start', () => {
     const up = await mirror('up', '--cache-port', `${await takenPort()}`)
     expect(up.exit).toBe(1)
     expect(up.stderr).toMatch(
-      /is already in use by .* The mirror that ran before could not be put back: The configuration has/s,
+      /is already in use by .* The mirror that ran before could not be restored: The configuration has/s,
     )
     expect((await mirror('status')).exit).toBe(3)
   })

@@ -43,11 +43,11 @@ describe.skipIf(missing !== undefined).each([
     )
     await expect(up('--image', 'nowhere.invalid/mirror:1')).rejects.toThrow(/exit code 4\n(.|\n)*cannot be pulled/)
     await expect(up('--credentials', 'registry.example')).rejects.toThrow(/exit code 2\n(.|\n)*shareCredentials/)
-    await expect(up('--memory', 'plenty')).rejects.toThrow(/exit code 2\n(.|\n)*no amount of memory/)
+    await expect(up('--memory', 'plenty')).rejects.toThrow(/exit code 2\n(.|\n)*not a valid amount of memory/)
     await expect(up('--foreground')).rejects.toThrow(/exit code 2\n/)
 
     const theirs = (await docker(...sleeping('--name', 'mirror'))).trim()
-    await expect(up()).rejects.toThrow(/exit code 1\n(.|\n)*a container named mirror that is not ours/)
+    await expect(up()).rejects.toThrow(/exit code 1\n(.|\n)*The container mirror does not belong to mirror/)
     expect(await docker('inspect', '--format', '{{.Id}} {{.State.Running}}', 'mirror')).toBe(`${theirs} true\n`)
     await docker('rm', '--force', 'mirror')
 

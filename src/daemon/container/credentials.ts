@@ -55,11 +55,11 @@ export async function exportCredentials(
       throw new MirrorError(error.message, { exit: exitCode.usage, cause: error })
     })
     if (credential === undefined)
-      throw new MirrorError(`There is no credential for ${owner} on this machine to hand over.`, {
+      throw new MirrorError(`There is no credential for ${owner} on this machine.`, {
         exit: exitCode.usage,
         hints: [
           `docker login ${owner === 'docker.io' ? '' : owner}`.trim(),
-          'mirror up --credentials HOST…   (only those of HOST…; "none" for none at all)',
+          'mirror up --credentials HOST…   (only those of HOST…; "none" for no credentials)',
         ],
       })
     found.set(owner, credential)
@@ -99,11 +99,11 @@ function parseCredentialHosts(texts: readonly string[]): string[] {
  */
 export function assertCredentialsShared(hosts: readonly string[], { cache }: Pick<Config, 'cache'>): void {
   if (hosts.length === 0 || cache.shareCredentials) return
-  throw new MirrorError('Credentials are handed to a container only together with cache.shareCredentials.', {
+  throw new MirrorError('Credentials for a container need cache.shareCredentials.', {
     exit: exitCode.usage,
     hints: [
-      'mirror.yaml: cache: {shareCredentials: true}   (all who reach the container then use them)',
-      'Leave --credentials out: clients then get private images from their registry themselves',
+      'mirror.yaml: cache: {shareCredentials: true}   (every client that reaches the container uses them)',
+      'Omit --credentials: clients pull private images from their registry themselves',
     ],
   })
 }
@@ -180,7 +180,7 @@ export async function sendEndpoints(
   const files = { [exportedFileNames.endpoints]: JSON.stringify(endpoints) }
   const { id, user } = container
   const archive = await createExportArchive({ files, instance: getInstance(container) ?? '', token: undefined, user })
-  await wrapDockerError('The container cannot be told its addresses', containers.unpack(id, dataFolder, archive))
+  await wrapDockerError('The container cannot receive its addresses', containers.unpack(id, dataFolder, archive))
 }
 
 /**
@@ -205,7 +205,7 @@ export async function refreshCredentials(surroundings: Surroundings, clock: Cloc
     user: found.user,
   })
   await wrapDockerError(
-    'The container cannot be given the credentials',
+    'The container cannot receive the credentials',
     engine.containers.unpack(found.id, dataFolder, archive),
   )
   const handedOverAt = new Date(clock.wall()).toISOString()

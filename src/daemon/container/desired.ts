@@ -92,7 +92,7 @@ function parseMemory(text: string | undefined): number {
   if (text === undefined || text === '') return defaultMemory
   const size = parseSize(text)
   if (size !== undefined && size >= minMemory) return size
-  throw new MirrorError(`${JSON.stringify(text)} is no amount of memory: a size of at least 64MiB.`, {
+  throw new MirrorError(`${JSON.stringify(text)} is not a valid amount of memory; it must be at least 64MiB.`, {
     exit: exitCode.usage,
     hints: ['mirror up --runtime container --memory 512MiB'],
   })
@@ -109,7 +109,7 @@ function listProxyWarnings(env: Surroundings['env']): string[] {
   return [
     ...proxyWarnings(env),
     ...local.map(([name]) => `${name} names a proxy on this machine's loopback, which a container cannot reach`),
-    ...telling.map(([name]) => `${name} holds a password, which whoever may use Docker sees in docker inspect`),
+    ...telling.map(([name]) => `${name} holds a password, which every user of Docker can read with docker inspect`),
   ]
 }
 
@@ -120,8 +120,8 @@ function listAddressWarnings({ cache, registry }: Config): string[] {
     more.filter((address) => isLocal(address) && address.port !== first?.port),
   )
   return [
-    ...others.map(({ host }) => `a container is published on 127.0.0.1 only, so nobody is served on ${host}`),
-    ...further.map(({ port }) => `a container is published on its first port only, so nobody is served on ${port}`),
+    ...others.map(({ host }) => `a container is published on 127.0.0.1 only, so no client is served on ${host}`),
+    ...further.map(({ port }) => `a container is published on its first port only, so no client is served on ${port}`),
   ]
 }
 
@@ -258,7 +258,7 @@ export function listClearTextWarnings({
 }: Pick<DockerEngine, 'endpoint' | 'isRemote'>): string[] {
   if (!isElsewhere || endpoint.kind !== 'tcp' || endpoint.tlsFolder !== undefined) return []
   return [
-    `the Docker engine at ${engineHost(endpoint)} is spoken to in the clear: whoever is on the way may use it, and reads what is handed over`,
+    `the Docker engine at ${engineHost(endpoint)} is reached over plain TCP (unencrypted): others on the network can use it and read credentials`,
   ]
 }
 
@@ -269,7 +269,7 @@ export function refuseRemoteFolder(
 ): void {
   if (!isElsewhere || !env['MIRROR_DATA']) return
   throw new MirrorError(
-    `With the Docker engine at ${engineHost(endpoint)} there is no --data: the folder would be that machine's, and whose it is there is not known here.`,
-    { exit: exitCode.usage, hints: [`leave --data out: the volume ${volumeName} of that engine keeps what is cached`] },
+    `--data does not work with the Docker engine at ${engineHost(endpoint)}, because the folder would be on that machine.`,
+    { exit: exitCode.usage, hints: [`Omit --data: the volume ${volumeName} of that engine keeps the cache`] },
   )
 }

@@ -73,7 +73,7 @@ export function removePredecessorExports(handoff: HostHandoff, logger: Logger, e
     await handoff.removeOthers()
   }
   const stop = every(everyMs, check, (error) =>
-    logger.warn({ error: describeFailure(error) }, 'what was handed to the mirror before this one cannot be removed'),
+    logger.warn({ error: describeFailure(error) }, 'could not remove the exports of the mirror before this one'),
   )
   return stop
 }

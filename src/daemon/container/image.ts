@@ -96,12 +96,12 @@ async function ensureLocalImage(
   const build = () => buildImage(engine, context, digests.dockerfile)
   const ended = findEndOfLife(host.nodeVersion, host.now)
   if (ofNode && ended !== undefined) {
-    say(`Node ${host.nodeVersion} of this machine gets no fixes since ${ended}; looking for ${base} to run on instead.`)
+    say(`Node ${host.nodeVersion} reached end of life on ${ended}; trying to pull ${base} for the image.`)
     if ((await ignoreMirrorError(findOrPull(engine, base, request))) !== undefined) return build()
-    say(`${base} cannot be had, so the container runs on Node ${host.nodeVersion}.`)
+    say(`${base} could not be pulled, so the container runs on Node ${host.nodeVersion}.`)
   }
   if (ofNode) {
-    say('Making the image from the Node of this machine.')
+    say('Building the image from the Node of this machine.')
     const labels = { [contentLabel]: digests.node! }
     await wrapImageError(engine.images.import(localImage, labels, tarOf(createImageEntries(ofNode))))
     const image = (await engine.images.find(localImage))!
@@ -134,7 +134,11 @@ async function tryImage(
 }
 
 function wrapImageError(image: Promise<void>): Promise<void> {
-  return wrapDockerError('The Docker engine cannot make the image', image, 'docker system df   (is there room?)')
+  return wrapDockerError(
+    'The Docker engine cannot create the image',
+    image,
+    'docker system df   (shows the disk usage)',
+  )
 }
 
 async function buildImage(engine: DockerEngine, context: ImageContent, digest: string): Promise<ImageState> {
@@ -152,9 +156,9 @@ async function findOrPull(engine: DockerEngine, name: string, { signal, say }: I
     await engine.images.pull(name, AbortSignal.any([signal, enough]))
   } catch (error) {
     if (signal.aborted || (!(error instanceof DockerError) && !enough.aborted)) throw error
-    throw new MirrorError(`The image ${name} is not here and cannot be pulled: ${(error as Error).message}.`, {
+    throw new MirrorError(`The image ${name} cannot be pulled: ${(error as Error).message}.`, {
       exit: exitCode.missing,
-      hints: [`docker pull ${name}   (with the credentials it may need)`],
+      hints: [`docker pull ${name}   (with your credentials)`],
       cause: error,
     })
   }
@@ -178,7 +182,7 @@ function assertPlatform(image: ImageState, name: string, info: DockerEngineInfo)
       exit: exitCode.usage,
       hints: [
         `docker pull --platform ${info.os}/${info.architecture} ${name}`,
-        'mirror up --runtime container   (without --image: one is made here)',
+        'mirror up --runtime container   (without --image: builds one)',
       ],
     },
   )
@@ -246,7 +250,7 @@ async function runTrial(
     const said: string[] = []
     const request = { lines: 5, follow: false, signal: AbortSignal.timeout(5000) }
     for await (const line of containers.logs(container, request)) said.push(line)
-    return said.join(' / ') || 'it ended without a word'
+    return said.join(' / ') || 'it ended without output'
   } finally {
     await containers.remove(container)
     await volumes.remove(name)

@@ -38,9 +38,9 @@ export async function refuseForeignVolume(
   const found = 'volume' in data ? await volumes.find(data.volume) : undefined
   const whose = found && ownerOf(found)
   if (whose === undefined || whose === owner) return
-  throw new MirrorError(`The volume ${volumeName} is another mirror's, with its state in ${whose}.`, {
+  throw new MirrorError(`The volume ${volumeName} belongs to another mirror, with its state in ${whose}.`, {
     hints: [
-      'Drop it from there: MIRROR_HOME=… mirror down --volumes',
+      'Remove it there: MIRROR_HOME=… mirror down --volumes',
       ...(isElsewhere ? [] : ['Use a folder: mirror up --data DIR']),
     ],
   })
@@ -114,7 +114,7 @@ async function createAndStart(engine: DockerEngine, order: ApplyRequest): Promis
 async function createVolume({ volumes }: DockerEngine, { data, owner }: DesiredContainer): Promise<string | undefined> {
   if ('folder' in data || (await volumes.find(data.volume)) !== undefined) return undefined
   await wrapDockerError(
-    `The volume ${data.volume} cannot be made`,
+    `The volume ${data.volume} cannot be created`,
     volumes.create(data.volume, createVolumeLabels(owner)),
   )
   return data.volume
@@ -136,9 +136,9 @@ function awaitAnswer(
 
 function sendExports({ containers }: DockerEngine, id: string, { exportArchive: handed }: ApplyRequest): Promise<void> {
   return wrapDockerError(
-    'The configuration cannot be handed to the container',
+    'The container cannot receive its configuration',
     containers.unpack(id, dataFolder, handed),
-    'docker system df   (is there room?)',
+    'docker system df   (shows the disk usage)',
   )
 }
 
@@ -160,11 +160,11 @@ async function createContainer(
   } catch (error) {
     if (!(error instanceof DockerError)) throw error
     if (error.status === 409)
-      throw new MirrorError(`Another ${containerName} was being made at the same time.`, {
+      throw new MirrorError(`Another command created the container ${containerName} at the same time.`, {
         hints: ['mirror status', 'mirror up --runtime container   (again)'],
         cause: error,
       })
-    throw new MirrorError(`The Docker engine will not make the container: ${error.message}.`, { cause: error })
+    throw new MirrorError(`The Docker engine cannot create the container: ${error.message}.`, { cause: error })
   }
 }
 
@@ -218,7 +218,7 @@ async function replaceContainer(
   let made: ContainerState
   try {
     await stopContainer(engine, id)
-    await wrapDockerError('The container cannot be put aside', engine.containers.rename(id, replacedName))
+    await wrapDockerError('The container cannot be set aside', engine.containers.rename(id, replacedName))
     signal.throwIfAborted()
     made = await make()
   } catch (error) {
@@ -265,7 +265,7 @@ export async function recoverInterruptedReplace(
   const successor = await findOwnContainer(engine, owner)
   if (successor !== undefined && successor.id === settled) return removeContainer(engine, before.id)
   if (successor !== undefined) await removeContainer(engine, successor.id)
-  await wrapDockerError('The container cannot have its name back', containers.rename(before.id, containerName))
+  await wrapDockerError('The container cannot be renamed back', containers.rename(before.id, containerName))
   await catchDockerError(startAgain(engine, before.id, clock))
 }
 
@@ -287,13 +287,13 @@ export async function refuseOtherEngine(
   if (noted === undefined || engineHost(noted) === engineHost(engine.endpoint)) return
   if (!engine.isRemote && !isRemoteEngine(noted)) return
   const what = running === undefined ? 'The mirror ran in a container the last time,' : 'The mirror runs in a container'
-  throw new MirrorError(`${what} on ${engineHost(noted)}, and Docker is at ${engineHost(engine.endpoint)} now.`, {
+  throw new MirrorError(`${what} on ${engineHost(noted)}, but Docker is at ${engineHost(engine.endpoint)} now.`, {
     exit: exitCode.usage,
     hints: [
       `${dockerVariables(noted)} mirror up   (there)`,
       running === undefined
-        ? 'mirror up --runtime container   (another one, with nothing in it yet)'
-        : 'mirror down   (ends that one)',
+        ? 'mirror up --runtime container   (a new one, with an empty cache)'
+        : 'mirror down   (stops that one)',
     ],
   })
 }

@@ -26,7 +26,7 @@ export function stopContainer({ containers }: DockerEngine, id: string): Promise
 export async function startAgain(engine: DockerEngine, id: string, clock: Clock): Promise<ContainerState> {
   const { containers } = engine
   const before = await containers.find(id)
-  if (before === undefined) throw new MirrorError('It is gone.')
+  if (before === undefined) throw new MirrorError('The container does not exist any more.')
   if (before.name !== containerName) await containers.rename(id, containerName)
   await containers.start(id)
   const admin = getAdminPort(before)
@@ -84,7 +84,7 @@ function describeSilence({ isRemote: isElsewhere }: DockerEngine, found: Contain
 }
 
 function describeEnd(found: ContainerState | undefined): string {
-  return found === undefined ? 'the container is gone' : `it ended with exit code ${found.exitCode}`
+  return found === undefined ? 'the container does not exist' : `it ended with exit code ${found.exitCode}`
 }
 
 /** Reads from its log why the mirror in the container ended. */
@@ -147,10 +147,10 @@ export async function findOwnContainer(
   if (found === undefined || ownerOf(found) === owner) return found
   const whose = ownerOf(found)
   if (whose === undefined)
-    throw new MirrorError(`There is a container named ${name} that is not ours; it was left as it is.`, {
-      hints: [`docker rename ${name} another-name`, `docker rm -f ${name}   (if nobody needs it)`],
+    throw new MirrorError(`The container ${name} does not belong to mirror and was not changed.`, {
+      hints: [`docker rename ${name} another-name`, `docker rm -f ${name}   (if it is not needed)`],
     })
-  throw new MirrorError(`The container ${name} is another mirror's, with its state in ${whose}.`, {
+  throw new MirrorError(`The container ${name} belongs to another mirror, with its state in ${whose}.`, {
     hints: ['Stop it from there: MIRROR_HOME=… mirror down', 'Use that mirror: MIRROR_HOME=… mirror status'],
   })
 }
@@ -178,9 +178,9 @@ export async function removeVolume({ volumes }: DockerEngine, owner: string): Pr
   if (whose !== owner)
     throw new MirrorError(
       whose === undefined
-        ? `The volume ${volumeName} was not made by a mirror; it was left as it is.`
-        : `The volume ${volumeName} is another mirror's, with its state in ${whose}; it was left as it is.`,
-      { hints: [`docker volume rm ${volumeName}   (if nobody needs it)`] },
+        ? `The volume ${volumeName} was not created by mirror and was not removed.`
+        : `The volume ${volumeName} belongs to another mirror, with its state in ${whose}, and was not removed.`,
+      { hints: [`docker volume rm ${volumeName}   (if it is not needed)`] },
     )
   try {
     await volumes.remove(volumeName)
@@ -217,7 +217,7 @@ export function describeRollback(error: unknown, { refusal, signal }: RollbackRe
   const aftermath =
     refusal === undefined
       ? 'The mirror that ran before runs again, as it was.'
-      : `The mirror that ran before could not be put back: ${refusal.message}`
+      : `The mirror that ran before could not be restored: ${refusal.message}`
   const hints = refusal === undefined ? [] : ['mirror up   (again)']
   if (signal.aborted && error === signal.reason)
     return new MirrorError(`Interrupted. ${aftermath}`, { exit: exitCode.interrupted, hints, cause: error })

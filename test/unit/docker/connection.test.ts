@@ -59,7 +59,7 @@ test('where ssh cannot log in, or finds no docker there, its own words are the r
     message: expect.stringMatching(
       /^No Docker engine answers at ssh:\/\/me@there:2222: .*Permission denied \(publickey\)\.$/,
     ),
-    hints: ['ssh -l me -p 2222 -- there docker info   (says what is wrong)'],
+    hints: ['ssh -l me -p 2222 -- there docker info   (shows the reason)'],
   })
 })
 
@@ -69,7 +69,7 @@ test('without ssh that is what is said', async () => {
   await expect(openEngineAt(there)).rejects.toMatchObject({
     name: 'MirrorError',
     exit: 4,
-    message: 'The Docker engine at ssh://me@there:2222 is reached by ssh, which is not on this machine.',
+    message: 'The Docker engine at ssh://me@there:2222 needs ssh, which is not installed.',
   })
 })
 

@@ -15,9 +15,9 @@ async function openWith(dockerHost: (home: string) => string) {
 test.each([
   ['is not there', (home: string) => `unix://${home}/docker.sock`, 'No Docker engine answers'],
   ['refuses connections', () => 'tcp://127.0.0.1:1', 'No Docker engine answers'],
-  ['looks like an option of ssh', () => 'ssh://-oProxyCommand=true', 'DOCKER_HOST names no address'],
-  ['is named with a password', () => 'ssh://me:secret@there', 'DOCKER_HOST names no address'],
-  ['is named in a way that nobody knows', () => 'carrier-pigeon:7', 'DOCKER_HOST names no address'],
+  ['looks like an option of ssh', () => 'ssh://-oProxyCommand=true', 'DOCKER_HOST is not the address'],
+  ['is named with a password', () => 'ssh://me:secret@there', 'DOCKER_HOST is not the address'],
+  ['is named in a way that nobody knows', () => 'carrier-pigeon:7', 'DOCKER_HOST is not the address'],
 ])('an engine that %s is refused, with the reason', async (_, host, message) => {
   await expect(openWith(host)).rejects.toMatchObject({ exit: 4, message: expect.stringContaining(message) })
 })
@@ -26,7 +26,7 @@ test('a context that nobody has made is named', async () => {
   const home = await mkdtemp(join(tmpdir(), 'mirror-engine-'))
   onTestFinished(() => rm(home, { recursive: true }))
   const surroundings = { platform: 'linux' as const, env: { DOCKER_CONTEXT: 'gone' }, homedir: home, cwd: home }
-  const refusal = { exit: 4, message: 'The Docker context gone is not there.' }
+  const refusal = { exit: 4, message: 'The Docker context gone does not exist.' }
   await expect(openEngine(surroundings)).rejects.toMatchObject(refusal)
 })
 

@@ -9,7 +9,7 @@ const refusal = new MirrorError('It is gone.')
 test('what the engine refuses does not hide what has become of the mirror before', () => {
   expect(describeRollback(new DockerError(500, 'no such thing'), { refusal, signal: calm })).toMatchObject({
     name: 'MirrorError',
-    message: 'The Docker engine refuses: no such thing. The mirror that ran before could not be put back: It is gone.',
+    message: 'The Docker engine refuses: no such thing. The mirror that ran before could not be restored: It is gone.',
     exit: 1,
   })
 })
@@ -17,7 +17,7 @@ test('what the engine refuses does not hide what has become of the mirror before
 test('a failure under which somebody interrupts is told, for the mirror before was touched', () => {
   const signal = AbortSignal.abort()
   expect(describeRollback(new MirrorError('Port 1 is taken.'), { refusal, signal })).toMatchObject({
-    message: 'Port 1 is taken. The mirror that ran before could not be put back: It is gone.',
+    message: 'Port 1 is taken. The mirror that ran before could not be restored: It is gone.',
     exit: 130,
   })
 })

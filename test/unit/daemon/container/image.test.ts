@@ -138,7 +138,7 @@ describe('the image', () => {
     const old = request({}, { now: fall2026 })
     await ensure(docker, old)
     expect(docker.done).toEqual(['pull node:24-slim', `build ${localImage}`])
-    expect(old.said.join('\n')).toContain('no fixes since 2026-04-30')
+    expect(old.said.join('\n')).toContain('reached end of life on 2026-04-30')
 
     const offline = createFakeEngine()
     await ensure(offline, request({}, { now: fall2026 }))
@@ -159,7 +159,7 @@ describe('the image', () => {
   })
 
   test.each([
-    ['cannot be made', `import ${localImage}`, 'The Docker engine cannot make the image: no space left.'],
+    ['cannot be made', `import ${localImage}`, 'The Docker engine cannot create the image: no space left.'],
     ['cannot be tried', 'connect kind', 'The new image cannot be tried: no space left.'],
   ])('that %s is a sentence, and leaves nothing', async (_, refused, message) => {
     const docker = createFakeEngine()

@@ -104,7 +104,7 @@ describe('the container', () => {
   test('of somebody else is never touched', async () => {
     const docker = engineWithImage()
     await docker.containers.create(other('mirror', 80))
-    expect((await refusal(findOwnContainer(docker, owner))).message).toContain('that is not ours')
+    expect((await refusal(findOwnContainer(docker, owner))).message).toContain('does not belong to mirror')
     await docker.containers.remove('mirror')
     await up(docker, desiredContainer())
     expect((await refusal(findOwnContainer(docker, '/home/you/state'))).message).toContain(owner)
@@ -117,7 +117,9 @@ describe('the container', () => {
     const plan = planContainer(desired, await findOwnContainer(docker, owner))
     await docker.containers.remove('mirror')
     const theirs = await docker.containers.create(other('mirror', 80))
-    expect((await refusal(applyContainerPlan(docker, plan, orderFor(desired)))).message).toContain('that is not ours')
+    expect((await refusal(applyContainerPlan(docker, plan, orderFor(desired)))).message).toContain(
+      'does not belong to mirror',
+    )
     expect(docker.container(theirs)).toBeDefined()
   })
 

@@ -125,7 +125,7 @@ describe('a container that is to be replaced', () => {
     const { docker } = await setEngine()
     docker.outcome = { code: 2, lines: ['mirror: The store is too new.'] }
     expect((await refusal(up(docker, newer))).message).toBe(
-      'The store is too new. The mirror that ran before could not be put back: The store is too new.',
+      'The store is too new. The mirror that ran before could not be restored: The store is too new.',
     )
   })
 })

@@ -226,7 +226,9 @@ describe('up in a container', () => {
     const again = await up()
     expect(again).toMatchObject({ plan: { action: 'keep' }, said: [] })
     docker.endpoint = { kind: 'tcp', host: 'there', port: 2375, tlsFolder: undefined }
-    expect((await up()).said).toEqual([expect.stringContaining('at tcp://there:2375 is spoken to in the clear')])
+    expect((await up()).said).toEqual([
+      expect.stringContaining('at tcp://there:2375 is reached over plain TCP (unencrypted)'),
+    ])
     docker.endpoint = { ...docker.endpoint, tlsFolder: '/certs' }
     expect((await up()).said).toEqual([])
     await expect(up({ MIRROR_DATA: join(home, 'content') })).rejects.toMatchObject({
@@ -249,8 +251,8 @@ describe('up in a container', () => {
       refuseOtherEngine(engine, request.paths, { running: found, remembered })
     await expect(refuse(there, running, false)).rejects.toMatchObject({
       exit: 2,
-      message: 'The mirror runs in a container on unix:///var/run/docker.sock, and Docker is at tcp://there:1 now.',
-      hints: ['DOCKER_HOST=unix:///var/run/docker.sock mirror up   (there)', 'mirror down   (ends that one)'],
+      message: 'The mirror runs in a container on unix:///var/run/docker.sock, but Docker is at tcp://there:1 now.',
+      hints: ['DOCKER_HOST=unix:///var/run/docker.sock mirror up   (there)', 'mirror down   (stops that one)'],
     })
     await expect(refuse(there, undefined, true)).rejects.toMatchObject({ exit: 2 })
     await refuse(there, undefined, false)
