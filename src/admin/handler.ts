@@ -197,11 +197,11 @@ function changeRegistry(
       return registry.gc({ untagged: body['untagged'] === true, grace: parseAmount(body, 'grace'), dryRun })
     case '/api/registry/prune': {
       const { repository } = body
-      const only = typeof repository === 'string' ? { repository } : {}
+      const repositoryOnly = typeof repository === 'string' ? { repository } : {}
       return registry.prune({
         olderThan: parseAmount(body, 'olderThan'),
         keep: parseAmount(body, 'keep'),
-        ...only,
+        ...repositoryOnly,
         dryRun,
       })
     }

@@ -283,8 +283,8 @@ export interface StartedMirror {
  * mirror that does not answer may be starting, and then its container runs. Throws a MirrorError when a remote engine does not
  * answer.
  */
-export async function isContainerUp(place: ContainerPlace, { admin }: Endpoints): Promise<boolean> {
-  const { id, instance, engine, elsewhere } = place
+export async function isContainerUp(container: ContainerPlace, { admin }: Endpoints): Promise<boolean> {
+  const { id, instance, engine, elsewhere } = container
   const [url] = admin
   // Requires the instance, because another mirror may have the port by now.
   const isHere = elsewhere === undefined && url !== undefined && instance !== undefined

@@ -127,8 +127,8 @@ export function createExportArchive({ files, instance, token, user }: ExportArch
   const owner = { uid, gid }
   const home = posix.relative(dataFolder, homeFolder)
   const all = posix.relative(dataFolder, exportFolder)
-  const handed = posix.relative(dataFolder, getExportFolder(instance))
-  const folders = [home, all, handed, `${handed}/docker`, ...(token === undefined ? [] : [`${home}/state`])]
+  const exported = posix.relative(dataFolder, getExportFolder(instance))
+  const folders = [home, all, exported, `${exported}/docker`, ...(token === undefined ? [] : [`${home}/state`])]
   const folder = (path: string): TarEntry => ({ path, mode: 0o700, ...owner, content: { kind: 'folder' } })
   const file = (path: string, content: string | Uint8Array): TarEntry => ({
     path,
@@ -138,7 +138,7 @@ export function createExportArchive({ files, instance, token, user }: ExportArch
   })
   return tarBytes([
     ...folders.map(folder),
-    ...Object.entries(files).map(([name, content]) => file(`${handed}/${name}`, content)),
+    ...Object.entries(files).map(([name, content]) => file(`${exported}/${name}`, content)),
     ...(token === undefined ? [] : [file(`${home}/state/token`, `${token}\n`)]),
   ])
 }

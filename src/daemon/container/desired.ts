@@ -252,11 +252,8 @@ async function readCertificates(path: string): Promise<string> {
 }
 
 /** Warns of an engine whose connection is not encrypted. */
-export function listClearTextWarnings({
-  endpoint,
-  isRemote: isElsewhere,
-}: Pick<DockerEngine, 'endpoint' | 'isRemote'>): string[] {
-  if (!isElsewhere || endpoint.kind !== 'tcp' || endpoint.tlsFolder !== undefined) return []
+export function listClearTextWarnings({ endpoint, isRemote }: Pick<DockerEngine, 'endpoint' | 'isRemote'>): string[] {
+  if (!isRemote || endpoint.kind !== 'tcp' || endpoint.tlsFolder !== undefined) return []
   return [
     `the Docker engine at ${engineHost(endpoint)} is reached over plain TCP (unencrypted): others on the network can use it and read credentials`,
   ]
@@ -264,10 +261,10 @@ export function listClearTextWarnings({
 
 /** Throws a MirrorError (exit 2) for a data folder with a remote engine, because the folder would be on that machine. */
 export function refuseRemoteFolder(
-  { endpoint, isRemote: isElsewhere }: Pick<DockerEngine, 'endpoint' | 'isRemote'>,
+  { endpoint, isRemote }: Pick<DockerEngine, 'endpoint' | 'isRemote'>,
   env: Surroundings['env'],
 ): void {
-  if (!isElsewhere || !env['MIRROR_DATA']) return
+  if (!isRemote || !env['MIRROR_DATA']) return
   throw new MirrorError(
     `--data does not work with the Docker engine at ${engineHost(endpoint)}, because the folder would be on that machine.`,
     { exit: exitCode.usage, hints: [`Omit --data: the volume ${volumeName} of that engine keeps the cache`] },

@@ -202,8 +202,8 @@ export async function buildPackageTree(root: string): Promise<PlacedPackage[]> {
   const placed = new Map<string, string>([['', await realpath(root)]])
   const queue = ['']
   // Breadth first, so that packages higher up are placed before others look for them.
-  for (let place = queue.shift(); place !== undefined; place = queue.shift()) {
-    const home = placed.get(place)!
+  for (let treePath = queue.shift(); treePath !== undefined; treePath = queue.shift()) {
+    const home = placed.get(treePath)!
     const { dependencies = {}, optionalDependencies = {} } = await readManifest(home)
     const names = Object.keys({ ...dependencies, ...optionalDependencies }).toSorted()
     const sources = await Promise.all(names.map((name) => resolvePackage(home, name)))
@@ -213,9 +213,9 @@ export async function buildPackageTree(root: string): Promise<PlacedPackage[]> {
         if (name in optionalDependencies) continue
         throw new Error(`${name}, which ${home} depends on, is not installed`)
       }
-      const found = resolveInTree(placed, place, name)
+      const found = resolveInTree(placed, treePath, name)
       if (found === source) continue
-      const path = posix.join(found === undefined ? '' : place, 'node_modules', name)
+      const path = posix.join(found === undefined ? '' : treePath, 'node_modules', name)
       placed.set(path, source)
       queue.push(path)
     }
@@ -233,17 +233,17 @@ export async function listPackageFiles({ path, source }: PlacedPackage): Promise
 }
 
 /** Returns what a package at the path would load by the name, as Node resolves it. */
-function resolveInTree(placed: ReadonlyMap<string, string>, place: string, name: string): string | undefined {
-  for (let at = place; ; at = parentPath(at)) {
+function resolveInTree(placed: ReadonlyMap<string, string>, from: string, name: string): string | undefined {
+  for (let at = from; ; at = parentPath(at)) {
     const found = placed.get(posix.join(at, 'node_modules', name))
     if (found !== undefined || at === '') return found
   }
 }
 
 /** Returns `node_modules/a` for `node_modules/a/node_modules/@b/c`, and the empty path for that. */
-function parentPath(place: string): string {
-  const at = place.lastIndexOf('node_modules/')
-  return place.slice(0, Math.max(0, at - 1))
+function parentPath(path: string): string {
+  const at = path.lastIndexOf('node_modules/')
+  return path.slice(0, Math.max(0, at - 1))
 }
 
 /** Resolves a package by the name from this folder, like Node; undefined when it is not installed. */

@@ -247,10 +247,10 @@ async function runTrial(
     if (network !== undefined) await networks.connect(network, container, [name])
     await containers.start(container)
     if ((await unlessAborted(containers.wait(container), signal)) === 0) return undefined
-    const said: string[] = []
+    const output: string[] = []
     const request = { lines: 5, follow: false, signal: AbortSignal.timeout(5000) }
-    for await (const line of containers.logs(container, request)) said.push(line)
-    return said.join(' / ') || 'it ended without output'
+    for await (const line of containers.logs(container, request)) output.push(line)
+    return output.join(' / ') || 'it ended without output'
   } finally {
     await containers.remove(container)
     await volumes.remove(name)

@@ -32,7 +32,7 @@ import {
 
 /** Throws a MirrorError when the volume belongs to another mirror. A volume that a user created is used as it is. */
 export async function refuseForeignVolume(
-  { volumes, isRemote: isElsewhere }: Pick<DockerEngine, 'volumes' | 'isRemote'>,
+  { volumes, isRemote }: Pick<DockerEngine, 'volumes' | 'isRemote'>,
   { data, owner }: Pick<DesiredContainer, 'data' | 'owner'>,
 ): Promise<void> {
   const found = 'volume' in data ? await volumes.find(data.volume) : undefined
@@ -41,7 +41,7 @@ export async function refuseForeignVolume(
   throw new MirrorError(`The volume ${volumeName} belongs to another mirror, with its state in ${whose}.`, {
     hints: [
       'Remove it there: MIRROR_HOME=… mirror down --volumes',
-      ...(isElsewhere ? [] : ['Use a folder: mirror up --data DIR']),
+      ...(isRemote ? [] : ['Use a folder: mirror up --data DIR']),
     ],
   })
 }
@@ -134,10 +134,10 @@ function awaitAnswer(
   return awaitContainer(engine, { id, admin: desired.ports.admin.inside, clock, signal })
 }
 
-function sendExports({ containers }: DockerEngine, id: string, { exportArchive: handed }: ApplyRequest): Promise<void> {
+function sendExports({ containers }: DockerEngine, id: string, { exportArchive }: ApplyRequest): Promise<void> {
   return wrapDockerError(
     'The container cannot receive its configuration',
-    containers.unpack(id, dataFolder, handed),
+    containers.unpack(id, dataFolder, exportArchive),
     'docker system df   (shows the disk usage)',
   )
 }
@@ -281,16 +281,16 @@ export async function refuseOtherEngine(
 ): Promise<void> {
   // An explicit `--runtime container` uses the chosen engine, whatever ran before.
   if (running === undefined && !remembered) return
-  const noted = running
+  const recorded = running
     ? running.container?.engine
     : ((await readState(stateFile))?.container?.engine ?? (await volumeMarkerEngine(stateDir)))
-  if (noted === undefined || engineHost(noted) === engineHost(engine.endpoint)) return
-  if (!engine.isRemote && !isRemoteEngine(noted)) return
+  if (recorded === undefined || engineHost(recorded) === engineHost(engine.endpoint)) return
+  if (!engine.isRemote && !isRemoteEngine(recorded)) return
   const what = running === undefined ? 'The mirror ran in a container the last time,' : 'The mirror runs in a container'
-  throw new MirrorError(`${what} on ${engineHost(noted)}, but Docker is at ${engineHost(engine.endpoint)} now.`, {
+  throw new MirrorError(`${what} on ${engineHost(recorded)}, but Docker is at ${engineHost(engine.endpoint)} now.`, {
     exit: exitCode.usage,
     hints: [
-      `${dockerVariables(noted)} mirror up   (there)`,
+      `${dockerVariables(recorded)} mirror up   (there)`,
       running === undefined
         ? 'mirror up --runtime container   (a new one, with an empty cache)'
         : 'mirror down   (stops that one)',

@@ -187,12 +187,12 @@ export const exportedFileNames = {
   credentials: 'docker/config.json',
 } as const
 
-function pathVariables(handed: string): Record<string, string> {
+function pathVariables(exported: string): Record<string, string> {
   return {
     MIRROR_HOME: homeFolder,
     MIRROR_DATA: dataFolder,
-    MIRROR_CONFIG: `${handed}/mirror.yaml`,
-    DOCKER_CONFIG: `${handed}/docker`,
+    MIRROR_CONFIG: `${exported}/mirror.yaml`,
+    DOCKER_CONFIG: `${exported}/docker`,
     HOME: homeFolder,
   }
 }

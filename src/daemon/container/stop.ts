@@ -78,8 +78,8 @@ async function isAnswering(engine: DockerEngine, found: ContainerState, admin: n
   }
 }
 
-function describeSilence({ isRemote: isElsewhere }: DockerEngine, found: ContainerState, admin: number): string {
-  const where = isElsewhere ? `its port ${admin}` : `127.0.0.1:${getHostPort(found, admin)} of this machine`
+function describeSilence({ isRemote }: DockerEngine, found: ContainerState, admin: number): string {
+  const where = isRemote ? `its port ${admin}` : `127.0.0.1:${getHostPort(found, admin)} of this machine`
   return `it runs, but nothing answers at ${where}`
 }
 
@@ -162,9 +162,9 @@ export async function findOwnContainer(
 export async function downContainer(engine: DockerEngine, owner: string): Promise<boolean> {
   const found = await findOwnContainer(engine, owner)
   const aside = await engine.containers.find(replacedName)
-  const ours = aside !== undefined && ownerOf(aside) === owner ? [found, aside] : [found]
-  for (const container of ours) if (container !== undefined) await removeContainer(engine, container.id)
-  return ours.some((container) => container !== undefined)
+  const own = aside !== undefined && ownerOf(aside) === owner ? [found, aside] : [found]
+  for (const container of own) if (container !== undefined) await removeContainer(engine, container.id)
+  return own.some((container) => container !== undefined)
 }
 
 /**
@@ -214,17 +214,17 @@ interface RollbackResult {
 
 /** Adds the result of the rollback to the error of a replacement. Bugs stay as they are. */
 export function describeRollback(error: unknown, { refusal, signal }: RollbackResult): unknown {
-  const aftermath =
+  const outcome =
     refusal === undefined
       ? 'The mirror that ran before runs again, as it was.'
       : `The mirror that ran before could not be restored: ${refusal.message}`
   const hints = refusal === undefined ? [] : ['mirror up   (again)']
   if (signal.aborted && error === signal.reason)
-    return new MirrorError(`Interrupted. ${aftermath}`, { exit: exitCode.interrupted, hints, cause: error })
+    return new MirrorError(`Interrupted. ${outcome}`, { exit: exitCode.interrupted, hints, cause: error })
   const failure = error instanceof DockerError ? new MirrorError(`The Docker engine refuses: ${error.message}.`) : error
   if (!(failure instanceof MirrorError)) return error
   const exit = signal.aborted ? exitCode.interrupted : failure.exit
-  return new MirrorError(`${failure.message} ${aftermath}`, { exit, hints: [...failure.hints, ...hints], cause: error })
+  return new MirrorError(`${failure.message} ${outcome}`, { exit, hints: [...failure.hints, ...hints], cause: error })
 }
 
 /** Stops and removes a container; its volume stays. */

@@ -98,8 +98,8 @@ export async function planContainerUp(input: ContainerUpInput): Promise<Containe
   })
   const running = await (input.remembered ? findRunning : findReachable)(paths.stateFile)
   await refuseOtherEngine(engine, paths, { ...input, running })
-  const noted = running ?? (await readState(paths.stateFile))
-  const before = noted?.container?.credentials ?? []
+  const recorded = running ?? (await readState(paths.stateFile))
+  const before = recorded?.container?.credentials ?? []
   const credentials = selectCredentialHosts(input.credentials, before, config)
   const request = { ...input, credentials, paths, config }
   const preparation = await prepareContainer(engine, request)
@@ -137,8 +137,8 @@ export async function containerUp(plan: ContainerUpPlan): Promise<UpReport> {
   const { container, endpoints } = await replaceWithRollback(back, signal, () =>
     upContainer(plan.engine, request, plan.preparation),
   )
-  const { isRemote: isElsewhere, endpoint } = plan.engine
-  const engine = isElsewhere ? engineHost(endpoint) : undefined
+  const { isRemote, endpoint } = plan.engine
+  const engine = isRemote ? engineHost(endpoint) : undefined
   return {
     outcome: outcomes[plan.action],
     changed: plan.action === 'connect' ? [...plan.connect, ...plan.disconnect] : plan.changed,
@@ -260,12 +260,12 @@ export async function upContainer(
   const { plan, desired, files, instance, existing: actual } = preparation
   await makeFolder(paths.stateDir)
   const token = await openAdminToken(paths.tokenFile)
-  const handed = await createExportArchive({ files, instance, token, user: desired.user })
+  const exportArchive = await createExportArchive({ files, instance, token, user: desired.user })
   const before = await readState(paths.stateFile)
   const container = await applyContainerPlan(engine, plan, {
     desired,
     instance,
-    exportArchive: handed,
+    exportArchive,
     clock,
     signal,
     onReady: (container) => recordStarted(engine, request, preparation, container),
