@@ -119,8 +119,8 @@ export async function openEngineAt(endpoint: DockerEndpoint): Promise<DockerEngi
 
 async function pingRemote(client: Dockerode): Promise<void> {
   const abortSignal = AbortSignal.timeout(remoteAnswerMs)
-  const { ping } = client as unknown as { ping(options: { abortSignal: AbortSignal }): Promise<unknown> }
-  await ping.call(client, { abortSignal }).catch((error: unknown) => {
+  const abortable = client as unknown as { ping(options: { abortSignal: AbortSignal }): Promise<unknown> }
+  await abortable.ping({ abortSignal }).catch((error: unknown) => {
     if (!abortSignal.aborted) throw error
     throw systemError('ETIMEDOUT', 'read', `it was silent for ${remoteAnswerMs / 1000} s`)
   })

@@ -184,24 +184,24 @@ export async function awaitProgress(answer: NodeJS.ReadableStream, signal?: Abor
 
 /** Reads what the engine tells of itself. The signal ends both requests. */
 export async function readInfo(client: Dockerode, abortSignal?: AbortSignal): Promise<DockerEngineInfo> {
-  const { info, version } = client as unknown as AbortableClient
+  const abortable = client as unknown as AbortableClient
   const options = { ...(abortSignal && { abortSignal }) }
-  const said = await info.call(client, options)
-  const { Version, Components } = await version.call(client, options)
-  const { Mirrors, InsecureRegistryCIDRs, IndexConfigs } = said.RegistryConfig ?? {}
+  const info = await abortable.info(options)
+  const { Version, Components } = await abortable.version(options)
+  const { Mirrors, InsecureRegistryCIDRs, IndexConfigs } = info.RegistryConfig ?? {}
   const insecure = Object.entries(IndexConfigs ?? {}).filter(([, { Secure }]) => Secure === false)
   return {
-    version: said.ServerVersion ?? Version ?? '',
-    operatingSystem: said.OperatingSystem ?? '',
-    hostName: said.Name ?? '',
-    architecture: toImageArchitecture(said.Architecture ?? ''),
-    os: said.OSType ?? '',
-    imageStore: (said.DriverStatus ?? []).some(([, value]) => value.startsWith('io.containerd.snapshotter.'))
+    version: info.ServerVersion ?? Version ?? '',
+    operatingSystem: info.OperatingSystem ?? '',
+    hostName: info.Name ?? '',
+    architecture: toImageArchitecture(info.Architecture ?? ''),
+    os: info.OSType ?? '',
+    imageStore: (info.DriverStatus ?? []).some(([, value]) => value.startsWith('io.containerd.snapshotter.'))
       ? 'containerd'
       : 'classic',
-    isRootless: (said.SecurityOptions ?? []).some((option) => /(^|=)rootless(,|$)/.test(option)),
+    isRootless: (info.SecurityOptions ?? []).some((option) => /(^|=)rootless(,|$)/.test(option)),
     isPodman: (Components ?? []).some(({ Name }) => Name === 'Podman Engine'),
-    logDriver: said.LoggingDriver ?? '',
+    logDriver: info.LoggingDriver ?? '',
     mirrors: Mirrors ?? [],
     insecure: [...(InsecureRegistryCIDRs ?? []), ...insecure.map(([host]) => host)],
   }

@@ -31,7 +31,7 @@ export function dockerEngineContract(open: OpenEngine): void {
       },
     )
 
-  test('reports its version, and undefined for missing objects', async () => {
+  test('describes itself, and finds nothing that does not exist', async () => {
     const { engine } = await open()
     expect(await engine.info()).toMatchObject({ architecture: expect.stringMatching(/^(amd64|arm64)$/), os: 'linux' })
     expect(await engine.ping()).toBe(true)
@@ -49,7 +49,7 @@ export function dockerEngineContract(open: OpenEngine): void {
     expect(await refusal(engine.containers.unpack('nobody', '/data', await tarBytes([])))).toBe(404)
   })
 
-  test('creates a container once, runs it, and returns its output and exit code', async () => {
+  test('creates a container once, runs it, and returns its log and exit code', async () => {
     const { engine, shell } = await open()
     const { containers, volumes } = engine
     const id = await containers.create(spec(shell, 'once', 'echo one; echo two; exit 3'))
@@ -76,7 +76,7 @@ export function dockerEngineContract(open: OpenEngine): void {
     expect(await volumes.find('once-data')).toBeUndefined()
   })
 
-  test('creates a volume with labels, which a second create does not change', async () => {
+  test('creates a volume with labels, which a second creation does not change', async () => {
     const { engine, shell } = await open()
     const { containers, volumes } = engine
     await volumes.create('labelled-data', { 'dev-mirror.owner': '/here' })
@@ -133,7 +133,7 @@ export function dockerEngineContract(open: OpenEngine): void {
     await containers.remove(id)
   })
 
-  test('exchanges data with a program in a running container', async () => {
+  test('runs a program in a running container', async () => {
     const { engine, shell } = await open()
     const { containers, volumes } = engine
     const id = await containers.create(spec(shell, 'talks', '/bin/busybox sleep 60'))
@@ -150,7 +150,7 @@ export function dockerEngineContract(open: OpenEngine): void {
     await volumes.remove('talks-data')
   })
 
-  test('creates a network, which containers join and leave', async () => {
+  test('creates a network, and connects and disconnects containers', async () => {
     const { engine, shell } = await open()
     const { containers, networks } = engine
     const options = { 'com.docker.network.driver.mtu': '1400' }
@@ -172,7 +172,7 @@ export function dockerEngineContract(open: OpenEngine): void {
     await containers.remove(id)
   })
 
-  test('builds an image from a tar archive with labels, and keeps an image in use', async () => {
+  test('creates an image of a tar archive with labels, and keeps it while it is in use', async () => {
     const { engine } = await open()
     const { containers, images } = engine
     const file = { path: 'file', mode: 0o644, content: bytesFile('content') }

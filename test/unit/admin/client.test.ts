@@ -25,7 +25,7 @@ async function clientOf(handle: (request: IncomingMessage, response: ServerRespo
 }
 
 describe('the admin client', () => {
-  test('asks with the token of the state folder', async () => {
+  test('sends the token of the state folder', async () => {
     await writeFile(join(folder, 'token'), 'secret\n')
     const client = await clientOf(({ method, url, headers }, response) => {
       response.end(
@@ -42,7 +42,7 @@ describe('the admin client', () => {
     expect(await client.cache.remove({ names: ['a', 'é'], dryRun: true })).toEqual({ names: ['a', 'é'], dryRun: true })
   })
 
-  test('reads progress line by line, wherever the network cuts them', async () => {
+  test('reads progress line by line, however the network splits the lines', async () => {
     const client = await clientOf((_request, response) => {
       response.write('{"checked":1}\n{"che')
       setTimeout(() => response.end('cked":2,"done":true}\n'), 20)
@@ -52,12 +52,12 @@ describe('the admin client', () => {
     expect(steps).toEqual([{ checked: 1 }, { checked: 2, done: true }])
   })
 
-  test('a mirror that is not there is an error with exit code 4', async () => {
+  test('fails with exit code 4 when no mirror listens', async () => {
     const client = createAdminClient({ url: 'http://127.0.0.1:1', tokenFile: join(folder, 'token'), timeoutMs: 1000 })
     await expect(client.status()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
   })
 
-  test('what takes long is waited for as long as the mirror answers for its health', async () => {
+  test('waits for a long operation while the mirror answers health checks', async () => {
     let asked = 0
     let finish = () => {}
     const client = await clientOf(({ url }, response) => {
@@ -71,18 +71,18 @@ describe('the admin client', () => {
     expect(asked).toBe(2)
   })
 
-  test('what takes long is given up when the mirror does not answer for its health', async () => {
+  test('gives up a long operation when the mirror does not answer a health check', async () => {
     const client = await clientOf(() => {}, 100)
     const collected = client.registry.gc({ dryRun: false, grace: 0, untagged: true })
     await expect(collected).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
   })
 
-  test('a mirror that is silent is an error, not a wait without end', async () => {
+  test('fails with exit code 4 when the mirror sends no answer', async () => {
     const client = await clientOf(() => {}, 100)
     await expect(client.status()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
   })
 
-  test('a mirror that falls silent or breaks off in the middle of its answer is an error too', async () => {
+  test('fails with exit code 4 when the mirror stops in the middle of its answer', async () => {
     const silent = await clientOf((_request, response) => void response.write('{"vers'), 100)
     await expect(silent.status()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
     const broken = await clientOf((_request, response) => {
@@ -92,7 +92,7 @@ describe('the admin client', () => {
     await expect(broken.status()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
   })
 
-  test('a refused token says which file holds it, and not the token', async () => {
+  test('names the file of a refused token, and not the token', async () => {
     await writeFile(join(folder, 'token'), 'secret')
     const client = await clientOf((_request, response) => void response.writeHead(401).end('{}'))
     const error = await client.stop().catch((error: unknown) => error as Error)
@@ -100,7 +100,7 @@ describe('the admin client', () => {
     expect(String(error)).not.toContain('secret')
   })
 
-  test('a mirror that has no descriptor left is quoted in its own words, with what to do', async () => {
+  test('quotes a mirror without free file descriptors, with next steps', async () => {
     const message = 'The mirror has as many files open as it may.'
     const body = JSON.stringify({ errors: [{ code: 'UNAVAILABLE', message }] })
     const client = await clientOf((_request, response) => void response.writeHead(503).end(body))
@@ -111,7 +111,7 @@ describe('the admin client', () => {
     )
   })
 
-  test('an interrupt ends a verification', async () => {
+  test('ends a verification when the signal aborts', async () => {
     const client = await clientOf((_request, response) => void response.write('{"checked":1}\n'))
     const interrupt = new AbortController()
     const read = async () => {

@@ -46,12 +46,12 @@ async function find(
   return findDeadMirror(paths, surroundings)
 }
 
-describe('a mirror that is noted and does not run', () => {
-  test('was stopped when nothing is noted', async () => {
+describe('a recorded mirror that does not run', () => {
+  test('was stopped when there is no record', async () => {
     expect(await findDeadMirror(mirrorPaths(surroundings), surroundings)).toBeUndefined()
   })
 
-  test('died', async () => {
+  test('died when no command stopped it', async () => {
     expect(await find({})).toEqual({
       runtime: 'process',
       version: '1.2.3',
@@ -63,20 +63,20 @@ describe('a mirror that is noted and does not run', () => {
     })
   })
 
-  test('has no log that the mirror could show when it wrote to a terminal', async () => {
+  test('has no log to show when it wrote to a terminal', async () => {
     expect(await find({ logFile: undefined })).toMatchObject({ hasLog: false })
   })
 
-  test.skipIf(process.platform !== 'linux')('ended with the machine, as the boot is another one', async () => {
+  test.skipIf(process.platform !== 'linux')('ended with the machine when the boot id differs', async () => {
     expect(await find({ processIdentity: 'another-boot:123' })).toMatchObject({ reason: 'reboot' })
   })
 
-  test('ended with the machine, as that was started after it, where boots have no name', async () => {
+  test('ended with the machine when the machine started later, on systems without a boot id', async () => {
     const startedAt = '2001-02-03T04:05:06.000Z'
     expect(await find({ startedAt })).toMatchObject({ reason: 'reboot', startedAt })
   })
 
-  test('was in a container whose engine is away', async () => {
+  test('ran in a container whose engine does not answer', async () => {
     const container = { id: '1', name: 'mirror', instance: '2', volume: 'v', credentials: [], handedOverAt: 'now' }
     const died = await find({ container })
     expect(died).toMatchObject({ reason: 'no-engine', container: 'mirror' })
@@ -84,7 +84,7 @@ describe('a mirror that is noted and does not run', () => {
   })
 })
 
-describe.skipIf(process.platform === 'win32')('a container that is noted and does not run', () => {
+describe.skipIf(process.platform === 'win32')('a recorded container that does not run', () => {
   const container = { id: 'c1', name: 'mirror', instance: '2', volume: 'v', credentials: [], handedOverAt: 'now' }
 
   /** An engine that says this of the container; that there is none, when nothing is given. */
@@ -124,13 +124,13 @@ describe.skipIf(process.platform === 'win32')('a container that is noted and doe
       { reason: 'exited', exitCode: 0 },
     ],
     [undefined, { reason: 'removed', hasLog: false }],
-  ])('%j', async (said, expected) => {
+  ])('has the end that the engine reports: %j', async (said, expected) => {
     await serveEngine(said)
     expect(await find({ container })).toMatchObject({ container: 'mirror', ...expected })
   })
 })
 
-describe('what a user reads of it', () => {
+describe('the text about a mirror that does not run', () => {
   const at = new Date(2026, 10, 21, 19, 1, 40)
   const died: DeadMirror = {
     runtime: 'process',
@@ -143,11 +143,11 @@ describe('what a user reads of it', () => {
   }
   const now = at.getTime() + 180_000
 
-  test('is how to start one when none died', () => {
+  test('tells how to start a mirror when none died', () => {
     expect(renderDown(undefined, now)).toBe('mirror is not running. Start it with: mirror up')
   })
 
-  test('is what happened, how to see why, and how to start it', () => {
+  test('tells what happened, how to find the reason, and how to start the mirror', () => {
     expect(renderDown(died, now)).toBe(
       [
         'mirror is not running: it died and was not stopped (pid 42, started at 2026-11-21 19:01:40; last sign of life at 2026-11-21 19:02:40, 2 min ago).',
@@ -166,7 +166,7 @@ describe('what a user reads of it', () => {
     [{ reason: 'out-of-memory', container: 'mirror', exitCode: 137 }, /ran out of memory.*--memory 1GiB /s],
     [{ reason: 'removed', container: 'mirror', hasLog: false }, /its container mirror was removed\.\n {2}Start it/],
     [{ reason: 'no-engine', container: 'mirror', hasLog: false }, /Docker engine .* does not answer.*docker info/s],
-  ])('differs by the reason: %j', (changed, expected) => {
+  ])('names the reason: %j', (changed, expected) => {
     expect(renderDown({ ...died, ...changed }, now)).toMatch(expected)
   })
 })

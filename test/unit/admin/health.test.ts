@@ -47,7 +47,7 @@ async function startServer(handle: RequestListener): Promise<string> {
 }
 
 describe('the health of a mirror', () => {
-  test('is proved by the very instance that is meant, and by no other', async () => {
+  test('is proved by the requested instance only', async () => {
     const url = await startInstance('this one')
     expect(await isHealthy(url)).toBe(true)
     expect(await isHealthy(url, { instance: 'this one' })).toBe(true)
@@ -65,7 +65,7 @@ describe('the health of a mirror', () => {
     expect(await isHealthy(await startServer(handle), { instance: 'this one', timeoutMs: 200 })).toBe(false)
   })
 
-  test('of a container is not what another mirror on its port answers', async () => {
+  test('of a container is not taken from another mirror on its port', async () => {
     const admin = [await startInstance('another one')]
     const place = { id: 'gone', name: 'mirror', volume: undefined, credentials: [], handedOverAt: '' }
     const endpoints = { cache: [], registry: [], admin, networks: {} }

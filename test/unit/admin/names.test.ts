@@ -58,11 +58,11 @@ describe('a name of a cached image', () => {
     expect(read(given)).toBe(expected)
   })
 
-  test('is refused when it is the beginning of several digests', () => {
+  test('is refused when several digests begin with it', () => {
     expect(() => read('sha256:0123456789ab')).toThrow('ambiguous')
   })
 
-  test('that other registries have too is said to stay there', async () => {
+  test('reports images of the same name in other registries, which stay', async () => {
     const remove = (names: string[]) => Promise.resolve({ images: names, blobs: 1, bytes: 1, unknown: [] })
     const { images: gone, notes } = await removeByName(['owner/app:1', 'ghcr.io/owner/app:1'], naming, remove)
     expect(gone).toEqual(['docker.io/owner/app:1', 'ghcr.io/owner/app:1'])
@@ -71,7 +71,7 @@ describe('a name of a cached image', () => {
     ])
   })
 
-  test('that is not there is told with names that are like it', async () => {
+  test('that matches nothing fails with similar names', async () => {
     const remove = (names: string[]) => Promise.resolve({ images: [], blobs: 0, bytes: 0, unknown: names })
     const { missing, unknown } = await removeByName(['nginx:1.2', 'app:1'], naming, remove)
     expect(unknown).toEqual(['nginx:1.2', 'app:1'])

@@ -90,7 +90,7 @@ describe('the state file', () => {
     { kind: 'socket', path: '/var/run/docker.sock' },
     { kind: 'tcp', host: '10.1.2.3', port: 2376, tlsFolder: '/certs' },
     { kind: 'ssh', host: 'there', user: 'me', port: 22 },
-  ])('names the engine of a container: %j', async (engine) => {
+  ])('keeps the engine of a container: %j', async (engine) => {
     const elsewhere = engine.kind === 'socket' ? undefined : { adminPort: 5056 }
     const container = { id: '1', name: 'mirror', instance: '2', volume: 'v', credentials: [], handedOverAt: 'now' }
     const state = containerState({ ...container, engine, elsewhere })
@@ -99,7 +99,7 @@ describe('the state file', () => {
     expect(await readState(file)).toEqual(state)
   })
 
-  test('of a container on another machine that cannot be asked does not say that it is down', async () => {
+  test('of a container on an unreachable engine of another machine does not count as stopped', async () => {
     const engine = { kind: 'tcp', host: '127.0.0.1', port: 1, tlsFolder: undefined } as const
     const place = { id: '1', name: 'mirror', instance: '2', volume: 'v', credentials: [], handedOverAt: 'now', engine }
     const state = containerState({ ...place, elsewhere: { adminPort: 1 } })
@@ -123,11 +123,11 @@ describe('the state file', () => {
     },
   )
 
-  test('is no state when there is no file', async () => {
+  test('is absent when there is no file', async () => {
     expect(await readState(file)).toBeUndefined()
   })
 
-  test('finds the process that wrote it, and not another with its number', async () => {
+  test('identifies the process that wrote it, and not another one with its number', async () => {
     const state = await stateOf(process.pid)
     await writeState(file, state)
     expect(await findRunning(file)).toEqual(state)
@@ -150,8 +150,8 @@ const keep = async (state: ProcessMirrorState) => {
   return kept
 }
 
-describe('a kept state', () => {
-  test('is written anew when it was damaged or lost', async () => {
+describe('the state file of a running mirror', () => {
+  test('is written again when it was damaged or lost', async () => {
     const state = await stateOf(process.pid)
     const kept = await keep(state)
     try {
@@ -165,7 +165,7 @@ describe('a kept state', () => {
     expect(await readState(file)).toBeUndefined()
   })
 
-  test('says what is true although it changed while it was written for the first time', async () => {
+  test('has a change that came during the first write', async () => {
     const state = await stateOf(process.pid)
     const kept = keepState({ stateFile: file, state: () => state, logger: silentLogger, everyMs: 1_000_000 })
     state.endpoints.networks = { dev: 'http://172.19.0.1:1' }
@@ -177,7 +177,7 @@ describe('a kept state', () => {
     }
   })
 
-  test('of a mirror that another one has taken the place of is left to that one', async () => {
+  test('stays when it belongs to a successor', async () => {
     const state = await stateOf(process.pid)
     const kept = await keep(state)
     const child = spawn(process.execPath, ['-e', 'setTimeout(() => {}, 60_000)'])
@@ -193,7 +193,7 @@ describe('a kept state', () => {
     }
   })
 
-  test('follows its changes', async () => {
+  test('is written again after a change', async () => {
     const state = await stateOf(process.pid)
     const kept = await keep(state)
     try {
@@ -209,7 +209,7 @@ describe('a kept state', () => {
 })
 
 describe('a process', () => {
-  test('is the same as long as it lives', async () => {
+  test('is identified until it ends', async () => {
     const child = spawn(process.execPath, ['-e', 'setTimeout(() => {}, 60_000)'])
     const pid = child.pid!
     const identity = await processIdentity(pid)

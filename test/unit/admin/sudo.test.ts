@@ -19,8 +19,8 @@ const user = { platform: 'linux' as const, env: { SUDO_UID: '1000' }, cwd: '/' }
 const command = (env: Record<string, string> = {}) =>
   rootCommand({ ...user, env: { ...user.env, ...env } }, ['configure', 'docker', '--file', 'a b'], programs)
 
-describe('the command by which root does the same', () => {
-  test('names mirror and Node by their paths where sudo would not find them, or would find others', async () => {
+describe('the command line for root', () => {
+  test('names mirror and Node by their paths where sudo finds none or others', async () => {
     const named = `sudo ${programs.execPath} ${programs.program} configure docker --file 'a b'`
     expect(await command()).toBe(named)
     await symlink(programs.program, join(folder, 'bin', 'mirror'))
@@ -29,19 +29,19 @@ describe('the command by which root does the same', () => {
     expect(await command()).toBe(named)
   })
 
-  test('is short where sudo finds them', async () => {
+  test('is short where sudo finds mirror and Node', async () => {
     await symlink(programs.program, join(folder, 'bin', 'mirror'))
     await symlink(programs.execPath, join(folder, 'bin', 'node'))
     expect(await command()).toBe("sudo mirror configure docker --file 'a b'")
   })
 
-  test('carries what sudo drops', async () => {
+  test('sets the variables that sudo removes', async () => {
     expect(await command({ DOCKER_HOST: 'unix:///run/a b.sock', HOME: '/home/me' })).toContain(
       "sudo env DOCKER_HOST='unix:///run/a b.sock' /",
     )
   })
 
-  test.runIf(process.getuid?.() === 0)('carries no engine and no file that root leaves out', async () => {
+  test.runIf(process.getuid?.() === 0)('sets no variable whose path root does not trust', async () => {
     const theirs = join(folder, 'theirs')
     await mkdir(theirs)
     await chown(theirs, 65_534, 65_534)
@@ -57,13 +57,13 @@ describe('the command by which root does the same', () => {
     expect(await command({ DOCKER_HOST: 'tcp://127.0.0.1:2375' })).toContain('DOCKER_HOST=tcp://127.0.0.1:2375')
   })
 
-  test('needs no sudo for an administrator of Windows', async () => {
+  test('has no sudo for an administrator of Windows', async () => {
     expect(await rootCommand({ ...user, platform: 'win32' }, ['configure', 'docker'], programs)).toBe(
       'mirror configure docker',
     )
   })
 
-  test.runIf(process.getuid?.() === 0)('needs none for root', async () => {
+  test.runIf(process.getuid?.() === 0)('has no sudo for root', async () => {
     expect(await rootCommand({ platform: 'linux', env: {}, cwd: '/' }, ['configure', 'docker'], programs)).toBe(
       'mirror configure docker',
     )

@@ -65,14 +65,14 @@ const surroundings = () => ({
 })
 
 describe.runIf(process.getuid?.() === 0 && process.platform === 'linux')('root, called by sudo,', () => {
-  test('knows who has called it, and where they live', async () => {
+  test('finds the calling user and the home folder', async () => {
     expect(await findInvokingUser(surroundings())).toMatchObject({ uid: nobody, name: 'nobody' })
     for (const SUDO_UID of ['0', '', '-1', '../x', undefined])
       expect(await findInvokingUser({ platform: 'linux', env: { SUDO_UID } })).toBeUndefined()
     expect(await findInvokingUser({ platform: 'linux', env: { DOAS_USER: 'nobody' } })).toMatchObject({ uid: nobody })
   })
 
-  test("finds that user's mirror, and believes no address that is not of this machine", async () => {
+  test("finds that user's mirror, and ignores addresses of other machines", async () => {
     await writeStateOf(nobody, await processOf(nobody))
     const here = await findMirrorHere(surroundings())
     expect(here?.user?.name).toBe('nobody')
@@ -84,7 +84,7 @@ describe.runIf(process.getuid?.() === 0 && process.platform === 'linux')('root, 
     })
   })
 
-  test('takes no mirror of its own, nor the usual one of the user, for one that the user has named by MIRROR_HOME', async () => {
+  test("uses only the mirror that the user's MIRROR_HOME names", async () => {
     const env = { HOME: join(folder, 'roots'), SUDO_UID: String(nobody) }
     const roots = { platform: 'linux', env, homedir: join(folder, 'roots'), cwd: '/' }
     const pid = await processOf(0)
@@ -97,7 +97,7 @@ describe.runIf(process.getuid?.() === 0 && process.platform === 'linux')('root, 
     expect((await findMirrorHere(named))?.running.pid).toBe(theirs)
   })
 
-  test("takes no other user's process for it, nor a file that is not theirs, nor an engine elsewhere", async () => {
+  test("ignores another user's process, another user's file, and an engine of another machine", async () => {
     await writeStateOf(nobody, process.pid)
     expect(await findMirrorHere(surroundings())).toBeUndefined()
     const pid = await processOf(nobody)
@@ -111,7 +111,7 @@ describe.runIf(process.getuid?.() === 0 && process.platform === 'linux')('root, 
     expect(await findMirrorHere(surroundings())).toBeUndefined()
   })
 
-  test("writes for the registries of that user's mirror, unless they are no valid configuration", async () => {
+  test("uses the registries of that user's mirror, unless its configuration is invalid", async () => {
     const served = (upstreams: object) => ({ served: { config: { upstreams }, dataDir: '/data' } })
     const pid = await processOf(nobody)
     await writeStateOf(nobody, pid, served({ 'registry.corp.example': {} }))

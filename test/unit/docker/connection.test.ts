@@ -40,7 +40,7 @@ const answer: RequestListener = (request, response) => {
   return response.end(JSON.stringify({ Name: 'data', Labels: { path: request.url } }))
 }
 
-test('an engine behind ssh is asked as docker asks it, by one login for one question after the other', async () => {
+test('an engine behind ssh is reached like docker reaches it, with one login for consecutive requests', async () => {
   const ssh = await makeSshProgram(await startEngine(answer))
   findFirst(ssh)
   const engine = await openEngineAt(there)
@@ -51,7 +51,7 @@ test('an engine behind ssh is asked as docker asks it, by one login for one ques
   ])
 })
 
-test('where ssh cannot log in, or finds no docker there, its own words are the reason', async () => {
+test('an error of ssh, or of docker there, is the reason in the message', async () => {
   findFirst(await makeFailingSshProgram('Welcome to there.\n\nme@there: Permission denied (publickey).', 255))
   await expect(openEngineAt(there)).rejects.toMatchObject({
     name: 'MirrorError',
@@ -63,7 +63,7 @@ test('where ssh cannot log in, or finds no docker there, its own words are the r
   })
 })
 
-test('without ssh that is what is said', async () => {
+test('an engine behind ssh without the ssh program is an error that says so', async () => {
   vi.stubEnv('PATH', '/nowhere')
   onTestFinished(() => void vi.unstubAllEnvs())
   await expect(openEngineAt(there)).rejects.toMatchObject({
@@ -73,7 +73,7 @@ test('without ssh that is what is said', async () => {
   })
 })
 
-test('much content comes through whole, both ways, at the pace of the slower side', async () => {
+test('an ssh connection transfers large content in both directions with back pressure', async () => {
   const content = Buffer.alloc(3_000_000, 'content')
   const { folder } = await makeSshProgram(
     await startEngine((request, response) => {
@@ -90,7 +90,7 @@ test('much content comes through whole, both ways, at the pace of the slower sid
   expect(answered.split('content').length).toBeGreaterThan(content.length / 8)
 })
 
-test('one that nobody uses any more is ended by its agent', async () => {
+test('the agent ends an idle ssh connection', async () => {
   const { folder } = await makeSshProgram(await startEngine(answer))
   const env = { ...process.env, PATH: `${folder}${delimiter}${process.env['PATH']}` }
   const agent = Object.assign(new Agent({ keepAlive: true, timeout: 20 }), {
@@ -103,7 +103,7 @@ test('one that nobody uses any more is ended by its agent', async () => {
   if (!connection.destroyed) await once(connection, 'close')
 })
 
-test('one that is given up takes its ssh along', async () => {
+test('a destroyed connection ends its ssh', async () => {
   let isHungUp = false
   const asked = deferred()
   const { folder } = await makeSshProgram(
@@ -120,7 +120,7 @@ test('one that is given up takes its ssh along', async () => {
   await expect.poll(() => isHungUp).toBe(true)
 })
 
-test('one that is given up takes along what its ssh has started', async () => {
+test('a destroyed connection ends the programs that its ssh started', async () => {
   const { folder, proxyPid } = await makeProxiedSshProgram()
   const connection = new SshConnection(there, { ...process.env, PATH: `${folder}${delimiter}${process.env['PATH']}` })
   await expect.poll(() => proxyPid().catch(() => 0)).toBeGreaterThan(0)

@@ -37,7 +37,7 @@ test.each<[string, RequestListener]>([
       response.write('{"status":"working"}\n', () => setTimeout(() => response.destroy(), 5))
     },
   ],
-])('an engine that %s is one that is missing, with a sentence', async (_, answer) => {
+])('an engine that %s is a MirrorError with exit code 4', async (_, answer) => {
   const engine = await openWith(answer)
   await expect(engine.images.import('made:1', {}, content())).rejects.toMatchObject({
     name: 'MirrorError',
@@ -46,7 +46,7 @@ test.each<[string, RequestListener]>([
   })
 })
 
-test('what an engine refuses is told in its own words', async () => {
+test('a refusal of the engine is a DockerError with its message', async () => {
   const engine = await openWith((_, response) => {
     response.writeHead(500, { 'content-type': 'application/json' }).end('{"message":"no space left on device.\\n"}')
   })
@@ -88,7 +88,7 @@ function openWithProgram(talk: (asked: string, say: (of: 1 | 2, text: string) =>
   })
 }
 
-test('the mirror in a container is asked by a program there, which is told no secrets in its arguments', async () => {
+test('a program in the container connects to the mirror there, without secrets in its arguments', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'mirror-token-'))
   onTestFinished(() => rm(folder, { recursive: true }))
   await writeFile(join(folder, 'token'), 'secret\n')
@@ -116,7 +116,7 @@ test('the mirror in a container is asked by a program there, which is told no se
   await expect.poll(() => isOver).toBe(true)
 })
 
-test('progress is read through it bit by bit, and an interrupt hangs up', async () => {
+test('progress streams through the program, and an abort closes the connection', async () => {
   let isHungUp = false
   const { admin } = await openWithProgram((_, say, socket) => {
     socket.once('end', () => (isHungUp = true))
@@ -135,7 +135,7 @@ test('progress is read through it bit by bit, and an interrupt hangs up', async 
 
 test.each<[string, Parameters<typeof openWithProgram>[0], string]>([
   [
-    'nobody listens there',
+    'no program listens',
     (_, say, socket) => {
       say(2, 'connect ECONNREFUSED 127.0.0.1:5056\n')
       socket.end()
@@ -143,8 +143,8 @@ test.each<[string, Parameters<typeof openWithProgram>[0], string]>([
     'connect ECONNREFUSED 127.0.0.1:5056',
   ],
   ['the program hangs up', (_, _say, socket) => void socket.end(), 'socket hang up'],
-  ['nobody says a word', () => {}, 'it was silent for 0.1 s'],
-])('where %s, the mirror is one that does not answer', async (_, talk, why) => {
+  ['no answer comes', () => {}, 'it was silent for 0.1 s'],
+])('the error says that the mirror does not answer when %s', async (_, talk, why) => {
   const { admin } = await openWithProgram(talk)
   await expect(admin(undefined, 100).status()).rejects.toMatchObject({
     name: 'MirrorError',
@@ -153,7 +153,7 @@ test.each<[string, Parameters<typeof openWithProgram>[0], string]>([
   })
 })
 
-test('a container that does not run is one that cannot be reached, in the words of the engine', async () => {
+test('a container that does not run is an error with the message of the engine', async () => {
   const engine = await openWith((_, response) => {
     const refusal = { message: 'container mirror is not running' }
     response.writeHead(409, { 'content-type': 'application/json' }).end(JSON.stringify(refusal))

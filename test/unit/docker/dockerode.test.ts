@@ -15,12 +15,12 @@ afterEach(() => rm(folder, { recursive: true }))
 
 const engineHere = () => createDockerEngine({ kind: 'socket', path: socket })
 
-describe('what a Docker engine says about itself', () => {
-  test('is nothing when it is not there', async () => {
+describe('the information about a Docker engine', () => {
+  test('is undefined when no engine answers', async () => {
     expect(await engineHere().findInfo()).toBeUndefined()
   })
 
-  test('is its version, its image store, and what it has configured', async () => {
+  test('has the version, the image store, mirrors and insecure registries', async () => {
     await startConfigurableEngine(socket, {
       info: {
         ServerVersion: '28.5.2',
@@ -48,7 +48,7 @@ describe('what a Docker engine says about itself', () => {
     })
   })
 
-  test('is little, of an old one or another program', async () => {
+  test('has defaults for old engines and for podman', async () => {
     await startConfigurableEngine(socket, {
       info: { DriverStatus: null, SecurityOptions: null, RegistryConfig: null },
       components: [{ Name: 'Podman Engine' }],
@@ -62,7 +62,7 @@ describe('what a Docker engine says about itself', () => {
   })
 })
 
-describe('a pull to try', () => {
+describe('a trial pull', () => {
   const image = 'docker.io/mirror-check/00:check'
 
   test('that succeeds leaves no image', async () => {
@@ -73,23 +73,23 @@ describe('a pull to try', () => {
 
   test.each([
     [
-      'in an answer that began as a success',
+      'in an answer with status 200',
       200,
       '{"status":"Pulling"}\n{"errorDetail":{},"error":"no such image"}',
       'no such image',
     ],
-    ['at once', 500, '{"message":"no such image"}', /no such image/],
-  ])('that fails %s tells why', async (_, status, body, failed) => {
+    ['with status 500', 500, '{"message":"no such image"}', /no such image/],
+  ])('that fails %s returns the reason', async (_, status, body, failed) => {
     await startConfigurableEngine(socket, { pull: (_, response) => void response.writeHead(status).end(body) })
     expect(await engineHere().images.tryPull(image, 5000)).toEqual({ failed: expect.stringMatching(failed) })
   })
 
-  test('that takes too long ends, and says so', async () => {
+  test('that takes too long ends with a reason', async () => {
     await startConfigurableEngine(socket, { pull: (_, response) => response.flushHeaders() })
     expect(await engineHere().images.tryPull(image, 200)).toEqual({ failed: 'the pull took longer than 0.2 s' })
   })
 
-  test('at an engine that is gone says so', async () => {
+  test('without an engine returns the reason', async () => {
     expect(await engineHere().images.tryPull(image, 5000)).toEqual({ failed: expect.stringContaining('ENOENT') })
   })
 })

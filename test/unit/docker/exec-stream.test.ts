@@ -25,7 +25,7 @@ function frame(of: 1 | 2, text: string | Buffer): Buffer {
   return Buffer.concat([header, Buffer.from(text)])
 }
 
-test('what the program writes is read without its frames, wherever the network cuts them', async () => {
+test('output of a program is read without frames, however the network splits them', async () => {
   const { engine, stream } = await attach()
   const bytes = Buffer.concat([frame(1, 'one '), frame(1, ''), frame(1, 'two '), frame(1, 'three')])
   engine.setNoDelay()
@@ -37,7 +37,7 @@ test('what the program writes is read without its frames, wherever the network c
   expect(Buffer.concat(await stream.toArray()).toString()).toBe('one two three')
 })
 
-test('much of it comes at the pace of its reader, whole', async () => {
+test('large output of a program arrives complete at the pace of the reader', async () => {
   const { engine, stream } = await attach()
   const parts = Array.from({ length: 60 }, (_, index) => Buffer.alloc(50_000, index))
   for (const part of parts) engine.write(frame(1, part))
@@ -50,13 +50,13 @@ test('much of it comes at the pace of its reader, whole', async () => {
   expect(Buffer.concat(read).equals(Buffer.concat(parts))).toBe(true)
 })
 
-test('what is written reaches the program bare, and its end too', async () => {
+test('input reaches the program without frames, and so does its end', async () => {
   const { engine, stream } = await attach()
   stream.end('question')
   expect(Buffer.concat(await engine.toArray()).toString()).toBe('question')
 })
 
-test('what it says on stderr is the error that ends the stream', async () => {
+test('output on stderr is the error that ends the stream', async () => {
   const { engine, stream } = await attach()
   engine.end(Buffer.concat([frame(1, 'half'), frame(2, 'connect '), frame(2, 'ECONNREFUSED 127.0.0.1:5056\n')]))
   await expect(stream.toArray()).rejects.toMatchObject({
@@ -65,7 +65,7 @@ test('what it says on stderr is the error that ends the stream', async () => {
   })
 })
 
-test('a stream that is given up takes the attachment along', async () => {
+test('a destroyed stream closes the attached connection', async () => {
   const { engine, stream } = await attach()
   const isClosed = new Promise((resolve) => engine.once('close', resolve))
   engine.resume().on('end', () => engine.end())

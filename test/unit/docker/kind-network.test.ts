@@ -16,12 +16,12 @@ describe("kind's network", () => {
     expect(networkNames(['kind', 'mine', 'other'], env)).toEqual(['other', 'mine'])
   })
 
-  test('has the IPv6 subnet that follows from the name', () => {
+  test('has an IPv6 subnet computed from the name', () => {
     expect(computeKindSubnet('kind', 0)).toBe('fc00:f853:ccd:e793::/64')
     expect(computeKindSubnet('kind', 1)).not.toBe(computeKindSubnet('kind', 0))
   })
 
-  test('is made as kind makes it, with the MTU of the engine', async () => {
+  test('is created like kind creates it, with the MTU of the engine', async () => {
     const { networks } = createFakeEngine()
     await createKindNetwork(networks, 'kind')
     expect(await networks.find('kind')).toMatchObject({
@@ -34,7 +34,7 @@ describe("kind's network", () => {
     })
   })
 
-  test('is IPv4 alone where the engine has no IPv6', async () => {
+  test('is IPv4 only where the engine has no IPv6', async () => {
     const docker = createFakeEngine()
     docker.refuseNetwork = ({ ipv6Subnet }) =>
       ipv6Subnet === undefined ? undefined : 'Cannot read IPv6 setup for bridge br-1: no such file'
@@ -42,7 +42,7 @@ describe("kind's network", () => {
     expect(docker.done).toEqual(['network kind IPv4'])
   })
 
-  test('takes another subnet when the first is in use', async () => {
+  test('gets another subnet when the first is in use', async () => {
     const docker = createFakeEngine()
     docker.refuseNetwork = ({ ipv6Subnet }) =>
       ipv6Subnet === computeKindSubnet('kind', 0) ? 'Pool overlaps with other one on this address space' : undefined
@@ -50,13 +50,13 @@ describe("kind's network", () => {
     expect(docker.done).toEqual([`network kind ${computeKindSubnet('kind', 1)}`])
   })
 
-  test('that somebody else makes at the same moment is fine', async () => {
+  test('may be created by another program at the same time', async () => {
     const { networks } = createFakeEngine()
     await networks.create({ name: 'kind', ipv6Subnet: undefined, options: {} })
     await createKindNetwork(networks, 'kind')
   })
 
-  test('that the engine refuses for another reason is not made', async () => {
+  test('is an error when the engine refuses it for another reason', async () => {
     const docker = createFakeEngine()
     docker.refuseNetwork = () => 'could not find an available, non-overlapping IPv4 address pool'
     await expect(createKindNetwork(docker.networks, 'kind')).rejects.toBeInstanceOf(DockerError)

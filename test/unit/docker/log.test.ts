@@ -19,12 +19,12 @@ async function linesOf(bytes: Buffer, size: number): Promise<string[]> {
   return lines
 }
 
-test.each([1, 7, 10_000])('lines are whole however the log is cut, %i bytes at a time', async (size) => {
+test.each([1, 7, 10_000])('lines of a log are complete when it arrives %i bytes at a time', async (size) => {
   const log = [frame(2, 'one\nt'), frame(1, 'from the other\n'), frame(2, 'wö\n'), frame(2, 'three')]
   expect(await linesOf(Buffer.concat(log), size)).toEqual(['one', 'from the other', 'twö', 'three'])
 })
 
-test('a log that is cut off because nobody reads on ends quietly, and any other fails', async () => {
+test('a log ends quietly when the signal aborts, and fails when it is cut otherwise', async () => {
   async function* broken() {
     yield frame(1, 'one\n')
     throw new Error('aborted')

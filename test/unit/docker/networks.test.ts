@@ -27,7 +27,7 @@ const contextFolder = (kind: string, name: string) =>
   join('contexts', kind, createHash('sha256').update(name).digest('hex'))
 
 describe('the endpoint of the Docker engine', () => {
-  test('is the usual socket of the platform', async () => {
+  test('is the default socket of the platform', async () => {
     expect(await find()).toEqual({ kind: 'socket', path: '/var/run/docker.sock' })
     expect(await find({}, 'win32')).toEqual({ kind: 'socket', path: '//./pipe/docker_engine' })
   })
@@ -44,7 +44,7 @@ describe('the endpoint of the Docker engine', () => {
     ['ssh://there/run/docker.sock', undefined],
     ['ssh://%zz@there', undefined],
     ['ssh://', undefined],
-  ])('is what DOCKER_HOST says: %s', async (host, endpoint) => {
+  ])('is the value of DOCKER_HOST: %s', async (host, endpoint) => {
     expect(await find({ DOCKER_HOST: host })).toEqual(endpoint)
   })
 
@@ -54,11 +54,11 @@ describe('the endpoint of the Docker engine', () => {
     'tcp://[::1]:99',
     'ssh://corp%5Cme@[fe80::1]:22',
     'ssh://there',
-  ])('is written as it is read: %s', async (host) => {
+  ])('is rendered like it was parsed: %s', async (host) => {
     expect(engineHost((await find({ DOCKER_HOST: host }))!)).toBe(host)
   })
 
-  test('has the certificates of DOCKER_CERT_PATH when it is to be verified', async () => {
+  test('has the certificates of DOCKER_CERT_PATH with DOCKER_TLS_VERIFY', async () => {
     const env = { DOCKER_HOST: 'tcp://there', DOCKER_TLS_VERIFY: '1', DOCKER_CERT_PATH: '/certs' }
     expect(await find(env)).toEqual({ kind: 'tcp', host: 'there', port: 2376, tlsFolder: '/certs' })
   })
@@ -74,7 +74,7 @@ describe('the endpoint of the Docker engine', () => {
     expect(await find({ DOCKER_CONTEXT: 'default' })).toEqual({ kind: 'socket', path: '/var/run/docker.sock' })
   })
 
-  test.each(['', 'null', '{"currentContext": 7}', '{'])('is the usual one when config.json is %j', async (text) => {
+  test.each(['', 'null', '{"currentContext": 7}', '{'])('is the default one when config.json is %j', async (text) => {
     await write('config.json', text)
     expect(await find()).toEqual({ kind: 'socket', path: '/var/run/docker.sock' })
   })
@@ -82,14 +82,14 @@ describe('the endpoint of the Docker engine', () => {
 
 const dockerAt = (path: string) => createDockerEngine({ kind: 'socket', path }, { clock: systemClock, retryMs: 20 })
 
-describe('Docker', () => {
-  test('that is not there has no networks', async () => {
+describe('the networks of a Docker engine', () => {
+  test('are undefined when the engine does not answer', async () => {
     const docker = dockerAt(join(home, 'docker.sock'))
     expect(await docker.ping()).toBe(false)
     expect(await docker.networks.gateways('kind')).toBeUndefined()
   })
 
-  test('tells the gateways of the network of exactly this name', async () => {
+  test('have the gateways of the network with exactly this name', async () => {
     const { socket } = await startDockerEngine(
       network('kind', '172.18.0.1', 'fc00::1/64', ''),
       network('kindly', '172.19.0.1'),
@@ -101,7 +101,7 @@ describe('Docker', () => {
     expect(await docker.networks.gateways('none')).toEqual([])
   })
 
-  test('is watched while it comes, changes and goes', async () => {
+  test('are watched while the engine comes, changes and goes', async () => {
     const socket = join(home, 'docker.sock')
     const docker = dockerAt(socket)
     const stop = new AbortController()

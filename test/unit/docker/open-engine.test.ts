@@ -17,12 +17,12 @@ test.each([
   ['refuses connections', () => 'tcp://127.0.0.1:1', 'No Docker engine answers'],
   ['looks like an option of ssh', () => 'ssh://-oProxyCommand=true', 'DOCKER_HOST is not the address'],
   ['is named with a password', () => 'ssh://me:secret@there', 'DOCKER_HOST is not the address'],
-  ['is named in a way that nobody knows', () => 'carrier-pigeon:7', 'DOCKER_HOST is not the address'],
-])('an engine that %s is refused, with the reason', async (_, host, message) => {
+  ['has an unknown scheme', () => 'carrier-pigeon:7', 'DOCKER_HOST is not the address'],
+])('an engine that %s is an error with the reason', async (_, host, message) => {
   await expect(openWith(host)).rejects.toMatchObject({ exit: 4, message: expect.stringContaining(message) })
 })
 
-test('a context that nobody has made is named', async () => {
+test('a context that does not exist is named in the error', async () => {
   const home = await mkdtemp(join(tmpdir(), 'mirror-engine-'))
   onTestFinished(() => rm(home, { recursive: true }))
   const surroundings = { platform: 'linux' as const, env: { DOCKER_CONTEXT: 'gone' }, homedir: home, cwd: home }
@@ -30,7 +30,7 @@ test('a context that nobody has made is named', async () => {
   await expect(openEngine(surroundings)).rejects.toMatchObject(refusal)
 })
 
-test('an engine that was noted down is asked, whatever is chosen by now', async () => {
+test('a recorded engine is opened, whichever is chosen now', async () => {
   const home = await mkdtemp(join(tmpdir(), 'mirror-engine-'))
   onTestFinished(() => rm(home, { recursive: true }))
   const surroundings = {
@@ -47,7 +47,7 @@ const ownAddress = Object.values(networkInterfaces())
   .flatMap((addresses) => addresses ?? [])
   .find(({ internal, family }) => !internal && family === 'IPv4')?.address
 
-test.skipIf(ownAddress === undefined)('an engine at an address of this very machine is asked', async () => {
+test.skipIf(ownAddress === undefined)('an engine at an address of this machine is opened', async () => {
   await expect(openWith(() => `tcp://${ownAddress}:1`)).rejects.toMatchObject({
     message: expect.stringContaining('No Docker engine answers'),
   })
@@ -60,6 +60,6 @@ test.each<[string, DockerEndpoint, boolean]>([
   ['localhost', { kind: 'tcp', host: 'localhost', port: 2375, tlsFolder: undefined }, false],
   ['a strange address', { kind: 'tcp', host: '192.0.2.1', port: 2375, tlsFolder: undefined }, true],
   ['ssh, even to localhost', { kind: 'ssh', host: 'localhost', user: undefined, port: 2222 }, true],
-])('an engine at %s: on another machine or not', (_, endpoint, elsewhere) => {
+])('an engine at %s is recognised as local or remote', (_, endpoint, elsewhere) => {
   expect(isRemoteEngine(endpoint)).toBe(elsewhere)
 })

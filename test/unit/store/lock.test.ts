@@ -45,10 +45,10 @@ describe('the lock of a store', () => {
     ['is empty', ''],
     ['is half written', '{"pid":12'],
     ['is something else', '[]'],
-    ['has a number that is none', `{"pid":"1","nonce":"${nonce}"}`],
+    ['has an invalid number', `{"pid":"1","nonce":"${nonce}"}`],
     ['names no process', `{"pid":-1,"nonce":"${nonce}"}`],
-    ['would lead out of the folder', '{"pid":1,"nonce":"../../../../etc/passwd"}'],
-    ['is of a process that is gone', `{"pid":2147483646,"nonce":"${nonce}"}`],
+    ['has a nonce with a path', '{"pid":1,"nonce":"../../../../etc/passwd"}'],
+    ['is of a process that has ended', `{"pid":2147483646,"nonce":"${nonce}"}`],
   ])('is recovered when it %s', async (_, content) => {
     const layout = await layoutWithLock(content)
     const lock = await acquireStoreLock(layout, { clock: systemClock })
@@ -57,7 +57,7 @@ describe('the lock of a store', () => {
     await lock.release()
   })
 
-  test.runIf(onLinux)('is recovered when its PID was reused', async () => {
+  test.runIf(onLinux)('is recovered when another process has its process number', async () => {
     const self = await describeSelf(nonce)
     const stale = await layoutWithLock(JSON.stringify({ ...self, processStart: '1' }))
     await (await acquireStoreLock(stale, { clock: systemClock })).release()
@@ -65,7 +65,7 @@ describe('the lock of a store', () => {
     await expect(acquireStoreLock(layout, { clock: systemClock })).rejects.toThrow('in use')
   })
 
-  test('is recovered after another process was killed while it recovered it', async () => {
+  test('is recovered after an earlier recovery was killed half way', async () => {
     const layout = await layoutWithLock(deadHolder(nonce))
     await writeFile(`${layout.lock}.${nonce}`, deadHolder(nonce.replace('0', 'f')))
     const lock = await acquireStoreLock(layout, { clock: systemClock })
@@ -73,7 +73,7 @@ describe('the lock of a store', () => {
     await lock.release()
   })
 
-  test('is given to exactly one of many processes that find it stale at once', async () => {
+  test('goes to exactly one of many processes that find it stale at once', async () => {
     for (const content of [undefined, '', `{"pid":2147483646,"nonce":"${nonce}"}`]) {
       const layout = await layoutWithLock(content)
       const all = await Promise.allSettled(
@@ -99,7 +99,7 @@ describe('the lock of a store', () => {
     expect(await readFile(layout.lock, 'utf8')).toBe(other)
   })
 
-  test('is not removed by a release when another process holds it', async () => {
+  test('is not removed by release when another process holds it', async () => {
     const layout = await layoutWithLock()
     const lock = await acquireStoreLock(layout, { clock: systemClock })
     await writeFile(layout.lock, `{"pid":1,"nonce":"${nonce}"}`)
@@ -108,7 +108,7 @@ describe('the lock of a store', () => {
   })
 })
 
-describe('the lock of a process that cannot be seen', () => {
+describe('the lock of a process in another namespace', () => {
   /** Time that passes as soon as somebody waits for it; `meanwhile` happens then. */
   function hurriedClock(meanwhile: () => Promise<void> = () => Promise.resolve()): Clock {
     let now = 0
@@ -128,7 +128,7 @@ describe('the lock of a process that cannot be seen', () => {
     ['on another machine, or of a boot that is over,', { bootId: 'another boot' }],
   ]
 
-  test.runIf(onLinux).each(elsewhere)('%s is respected while its holder touches it', async (_, difference) => {
+  test.runIf(onLinux).each(elsewhere)('%s is respected while the holder touches it', async (_, difference) => {
     const layout = await layoutWithLock(await foreign({ ...difference, instance: 'theirs' }))
     let beats = 0
     const beat = () => utimes(layout.lock, (beats += 1), beats)
@@ -137,13 +137,16 @@ describe('the lock of a process that cannot be seen', () => {
     expect(beats).toBe(1)
   })
 
-  test.runIf(onLinux).each(elsewhere)('%s is recovered when it was not touched for a while', async (_, difference) => {
-    const layout = await layoutWithLock(await foreign(difference))
-    await (await acquireStoreLock(layout, { clock: hurriedClock() })).release()
-    expect(await lockFiles(layout)).toEqual([])
-  })
+  test.runIf(onLinux).each(elsewhere)(
+    '%s is recovered when the holder has not touched it for a while',
+    async (_, difference) => {
+      const layout = await layoutWithLock(await foreign(difference))
+      await (await acquireStoreLock(layout, { clock: hurriedClock() })).release()
+      expect(await lockFiles(layout)).toEqual([])
+    },
+  )
 
-  test.runIf(onLinux)('is respected when this process was suspended while it polled', async () => {
+  test.runIf(onLinux)('is respected when this process was paused while it polled', async () => {
     const layout = await layoutWithLock(await foreign({ pidNamespace: 'pid:[1]' }))
     let now = 0
     const clock: Clock = {
@@ -158,13 +161,13 @@ describe('the lock of a process that cannot be seen', () => {
     await expect(acquireStoreLock(layout, { clock })).rejects.toThrow('in use')
   })
 
-  test.runIf(onLinux)('in the same container before its restart is recovered at once', async () => {
+  test.runIf(onLinux)('of this container before its restart is recovered at once', async () => {
     const layout = await layoutWithLock(await foreign({ pidNamespace: 'pid:[1]', instance: 'ours' }))
     const clock = { ...systemClock, monotonic: () => expect.unreachable() }
     await (await acquireStoreLock(layout, { clock, instance: 'ours' })).release()
   })
 
-  test('a holder touches its lock, and is notified when another process has taken it', async () => {
+  test('is touched by its holder, which learns when another process takes it', async () => {
     const layout = await layoutWithLock()
     let lost = 0
     const lock = await acquireStoreLock(layout, { clock: systemClock, onLost: () => (lost += 1) })
@@ -184,7 +187,7 @@ describe('the lock of a process that cannot be seen', () => {
 })
 
 describe('processes on one store', () => {
-  test('have it one at a time: the second is refused, and succeeds after kill -9 or a clean stop of the first', async () => {
+  test('one process at a time opens a store; the next one after kill -9 or a stop of the first', async () => {
     const folder = await temporaryFolder()
     const program = await buildStoreProgram(join(folder, 'program'))
     const root = join(folder, 'cache')

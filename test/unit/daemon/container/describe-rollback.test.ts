@@ -6,7 +6,7 @@ import { describeRollback } from '../../../../src/daemon/container/stop.ts'
 const calm = new AbortController().signal
 const refusal = new MirrorError('It is gone.')
 
-test('what the engine refuses does not hide what has become of the mirror before', () => {
+test('a refusal of the engine is reported together with the result of the rollback', () => {
   expect(describeRollback(new DockerError(500, 'no such thing'), { refusal, signal: calm })).toMatchObject({
     name: 'MirrorError',
     message: 'The Docker engine refuses: no such thing. The mirror that ran before could not be restored: It is gone.',
@@ -14,7 +14,7 @@ test('what the engine refuses does not hide what has become of the mirror before
   })
 })
 
-test('a failure under which somebody interrupts is told, for the mirror before was touched', () => {
+test('a failure during an interrupt is reported, because the mirror before was changed', () => {
   const signal = AbortSignal.abort()
   expect(describeRollback(new MirrorError('Port 1 is taken.'), { refusal, signal })).toMatchObject({
     message: 'Port 1 is taken. The mirror that ran before could not be restored: It is gone.',
@@ -22,7 +22,7 @@ test('a failure under which somebody interrupts is told, for the mirror before w
   })
 })
 
-test('a bug stays what it is', () => {
+test('a bug is reported unchanged', () => {
   const bug = new TypeError('oops')
   expect(describeRollback(bug, { refusal, signal: calm })).toBe(bug)
 })

@@ -19,7 +19,7 @@ function parsedBack(
 const at = (port: number) => [{ host: '::', port }]
 
 describe('the configuration inside a container', () => {
-  test('is the one outside, but for addresses and networks', () => {
+  test('is that of the host except for addresses and networks', () => {
     const config = defaultConfig()
     config.cache.maxSize = 12_345_678
     config.cache.maxAge = 0
@@ -40,7 +40,7 @@ describe('the configuration inside a container', () => {
     expect(files).toEqual({})
   })
 
-  test('answers to the names and addresses of the machine outside, which it cannot see', () => {
+  test('allows the names and addresses of the host', () => {
     const config = defaultConfig()
     config.allowedHosts = ['cache.example']
     config.cache.listen = ['127.0.0.1', '192.168.7.5', '0.0.0.0', 'fd00::5'].map((host) => ({ host, port: 5055 }))
@@ -52,7 +52,7 @@ describe('the configuration inside a container', () => {
       expect(() => guard.check({ rawHeaders: ['Host', host], localAddress: '172.17.0.2' }), host).not.toThrow()
   })
 
-  test('has the ports of outside, and usual ones where any free one will do', () => {
+  test('has the ports of the host, and the default ones for free ports', () => {
     const config = defaultConfig()
     config.cache.listen = [{ host: '127.0.0.1', port: 6055 }]
     config.registry.listen = [{ host: '127.0.0.1', port: 0 }]
@@ -67,7 +67,7 @@ describe('the configuration inside a container', () => {
     expect(parsedBack(config).inside.registry.enabled).toBe(false)
   })
 
-  test('names the files that travel with it, each once and by a name of its own', () => {
+  test('names each exported file once, by a unique name', () => {
     const config = defaultConfig()
     const upstream = { credentials: { from: 'anonymous' as const }, tokenHosts: [], tagFreshness: undefined }
     config.upstreams = {
@@ -90,7 +90,7 @@ describe('the configuration inside a container', () => {
     expect(inside.upstreams['a.example']!.tagFreshness).toBe(0)
   })
 
-  test('has credentials only where they were handed over', () => {
+  test('has credentials only for registries whose credentials are exported', () => {
     const config = defaultConfig()
     config.cache.shareCredentials = true
     const credentials = { from: 'password-file' as const, username: 'me', passwordFile: '/home/me/secret' }

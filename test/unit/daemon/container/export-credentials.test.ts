@@ -5,7 +5,7 @@ import { exportCredentials } from '../../../../src/daemon/container/credentials.
 import { systemClock } from '../../../../src/lib/time.ts'
 import { temporaryHome } from '../../../support/mirror.ts'
 
-test("for a registry that a company's cache keeps below a prefix, the company's credential is handed over", async () => {
+test("the credential of a company's cache is exported for a registry that it keeps below a prefix", async () => {
   const folder = join(await temporaryHome(), 'docker')
   await mkdir(folder)
   const auth = (pair: string) => ({ auth: Buffer.from(pair).toString('base64') })

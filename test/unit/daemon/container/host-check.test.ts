@@ -29,13 +29,13 @@ describe('a connection to a container', () => {
     ['another container', '172.18.0.2', false],
     ['another container on the second network', '::ffff:172.20.255.254', false],
     ['another container, by IPv6', 'fc00:f853:ccd:e793::2', false],
-  ])('in an engine that is enclosed, of %s', (_, remoteAddress, expected) => {
+  ])('in an engine in a virtual machine, from %s', (_, remoteAddress, expected) => {
     const subnets = ['127.0.0.1/8', '172.18.0.5/16', '172.20.0.2/16', 'fc00:f853:ccd:e793::5/64']
     expect(isFromHost({ remoteAddress, localAddress }, { gateways, subnets })).toBe(expected)
   })
 })
 
-test('the default gateways are read from the kernel, the others of its routes are none', () => {
+test('only the gateways of default routes are parsed', () => {
   const routes = `Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT
 eth1	00000000	010012AC	0003	0	0	0	00000000	0	0	0
 eth0	00000000	010011AC	0003	0	0	100	00000000	0	0	0
@@ -47,7 +47,7 @@ eth3	00000000	0200000A	0003	0	0	0	0000FFFF	0	0	0
   expect(parseDefaultGateways('')).toEqual([])
 })
 
-test('a mirror in a container of ours tells its host from others by what the kernel says', () => {
+test('a mirror in a container of mirror up recognises its host by the routes of the kernel', () => {
   const check = createHostCheck({ MIRROR_INSTANCE: 'one' })!
   expect(check({ remoteAddress: '127.0.0.1', localAddress: '127.0.0.1' })).toBe(true)
   expect(check({ remoteAddress: '203.0.113.7', localAddress: '172.18.0.5' })).toBe(false)
@@ -67,16 +67,16 @@ describe('a container whose routes cannot be read', () => {
     )!
   const connection = { remoteAddress: '172.18.0.1', localAddress: '172.18.0.5' }
 
-  test.each(['EMFILE', 'ENFILE'])('fails, rather than to take its host for another, because of %s', (code) => {
+  test.each(['EMFILE', 'ENFILE'])('throws %s instead of refusing its host', (code) => {
     expect(() => failing(code)(connection)).toThrow(code)
   })
 
-  test.each(['ENOENT', 'EACCES'])('takes nobody for its host because of %s', (code) => {
+  test.each(['ENOENT', 'EACCES'])('recognises no host when they fail with %s', (code) => {
     expect(failing(code)(connection)).toBe(false)
   })
 })
 
-describe('a container in an engine that is enclosed, whose interfaces cannot be listed', () => {
+describe('a container in an engine in a virtual machine, whose interfaces cannot be listed', () => {
   /** As Node's `networkInterfaces` throws it. */
   const failing = (code: string) =>
     createHostCheck(
@@ -92,12 +92,12 @@ describe('a container in an engine that is enclosed, whose interfaces cannot be 
     )!
   const connection = { remoteAddress: '192.168.65.1', localAddress: '172.18.0.5' }
 
-  test.each(['EMFILE', 'ENFILE'])('fails for want of descriptors, so that the client asks again (%s)', (code) => {
+  test.each(['EMFILE', 'ENFILE'])('throws %s, so that the client retries', (code) => {
     const error = thrownBy(() => failing(code)(connection))
     expect(isOutOfDescriptors(error)).toBe(true)
   })
 
-  test.each(['EACCES', 'EAFNOSUPPORT'])('takes nobody outside of its networks for its host because of %s', (code) => {
+  test.each(['EACCES', 'EAFNOSUPPORT'])('recognises no host outside of its networks when they fail with %s', (code) => {
     expect(failing(code)(connection)).toBe(false)
     expect(failing(code)({ ...connection, remoteAddress: '127.0.0.1' })).toBe(true)
   })

@@ -16,7 +16,7 @@ async function handTo(...instances: string[]): Promise<string> {
   return folder
 }
 
-test('what was handed to a mirror goes when its successor is there to stay, and not before', async () => {
+test('the exports of a mirror are removed once its successor has its addresses, and not before', async () => {
   const folder = await handTo('old', 'new')
   const outside = openHostHandoff({ MIRROR_INSTANCE: 'new' }, (instance) => join(folder, instance))!
   let looks = 0
@@ -33,7 +33,7 @@ test('what was handed to a mirror goes when its successor is there to stay, and 
   expect(looks, 'nothing is left to look for').toBe(before)
 })
 
-test('a mirror that is in no container of ours knows no outside', async () => {
+test('a mirror outside of a container of mirror up has no exports', async () => {
   expect(openHostHandoff({})).toBeUndefined()
   const folder = await handTo()
   const outside = openHostHandoff({ MIRROR_INSTANCE: 'new' }, (instance) => join(folder, 'nowhere', instance))!

@@ -60,7 +60,7 @@ async function ensure(docker: FakeEngine, { asked }: ReturnType<typeof request>)
 }
 
 describe('the image', () => {
-  test('that was named is used, and pulled when it is not here', async () => {
+  test('that the user named is used, and pulled when it is absent', async () => {
     const docker = createFakeEngine()
     docker.registry.set('mine:1', { id: 'mine' })
     expect(await ensure(docker, request({ wanted: 'mine:1' }))).toMatchObject({ id: 'mine' })
@@ -76,7 +76,7 @@ describe('the image', () => {
     await expect(ensure(docker, request({ wanted: 'mine:1' }))).rejects.toMatchObject(error)
   })
 
-  test('that was published is preferred to one that is made here, if it can be had', async () => {
+  test('that was published is preferred to a local build when it can be pulled', async () => {
     const docker = createFakeEngine()
     docker.registry.set('published:1', { id: 'published' })
     expect(await ensure(docker, request({ published: 'published:1' }))).toMatchObject({ id: 'published' })
@@ -84,7 +84,7 @@ describe('the image', () => {
     expect(docker.done).toContain(`import ${localImage}`)
   })
 
-  test('is made from this Node once, and tried before it is used', async () => {
+  test('is built from this Node once, and tried before it is used', async () => {
     const docker = createFakeEngine()
     const made = await ensure(docker, request())
     expect(docker.done).toEqual([
@@ -101,7 +101,7 @@ describe('the image', () => {
     expect((await ensure(docker, request())).id).not.toBe(made.id)
   })
 
-  test('is the same for files that only have other times', async () => {
+  test('is the same for files that differ only in their times', async () => {
     const docker = createFakeEngine()
     const made = await ensure(docker, request())
     await rm(join(folder, 'image.json'))
@@ -110,7 +110,7 @@ describe('the image', () => {
     expect((await ensure(docker, request())).id).toBe(made.id)
   })
 
-  test('is built on a supported Node when this one does not run in a container', async () => {
+  test('is built on the base image when this Node does not run in a container', async () => {
     const docker = createFakeEngine()
     docker.trial = { code: 1, lines: ['names cannot be looked up: EAI_FAIL'] }
     docker.registry.set('node:24-slim', {})
@@ -123,7 +123,7 @@ describe('the image', () => {
   test.each([
     ['of another system', {}, { platform: 'darwin' as const }],
     ['for another architecture than the engine', {}, { arch: 'arm64' }],
-  ])('is built, for a Node %s', async (_, difference, host) => {
+  ])('is built on the base image for a Node %s', async (_, difference, host) => {
     const docker = createFakeEngine()
     docker.registry.set('node:24-slim', {})
     await ensure(docker, request(difference, host))
@@ -132,7 +132,7 @@ describe('the image', () => {
     await expect(ensure(offline, request(difference, host))).rejects.toMatchObject({ exit: 4 })
   })
 
-  test('is rather built when this Node gets no fixes any more, and made of it where that cannot be', async () => {
+  test('is built on the base image after the end of life of this Node, and from this Node when the pull fails', async () => {
     const docker = createFakeEngine()
     docker.registry.set('node:24-slim', {})
     const old = request({}, { now: fall2026 })
@@ -145,7 +145,7 @@ describe('the image', () => {
     expect(offline.done.slice(0, 2)).toEqual(['pull node:24-slim', `import ${localImage}`])
   })
 
-  test('whose trial is interrupted is not left behind, and neither is the trial', async () => {
+  test('whose trial is interrupted is removed, and so is the trial container', async () => {
     const docker = createFakeEngine()
     docker.trial = 'silent'
     const interrupt = new AbortController()
@@ -159,9 +159,9 @@ describe('the image', () => {
   })
 
   test.each([
-    ['cannot be made', `import ${localImage}`, 'The Docker engine cannot create the image: no space left.'],
+    ['cannot be created', `import ${localImage}`, 'The Docker engine cannot create the image: no space left.'],
     ['cannot be tried', 'connect kind', 'The new image cannot be tried: no space left.'],
-  ])('that %s is a sentence, and leaves nothing', async (_, refused, message) => {
+  ])('that %s is a MirrorError, and leaves nothing behind', async (_, refused, message) => {
     const docker = createFakeEngine()
     docker.refuse = (what) => (what === refused ? 'no space left' : undefined)
     await expect(ensure(docker, request({ network: 'kind' }))).rejects.toMatchObject({ name: 'MirrorError', message })

@@ -18,7 +18,7 @@ const request = (said: string[] = [], signal = new AbortController().signal) => 
   say: (text: string) => said.push(text),
 })
 
-test('commands that change which container is the mirror take turns', async () => {
+test('only one command at a time changes which container is the mirror', async () => {
   const said: string[] = []
   let working = 0
   let most = 0
@@ -33,7 +33,7 @@ test('commands that change which container is the mirror take turns', async () =
   expect(await readdir(stateDir)).toEqual([])
 })
 
-test('one that has failed, or has died, holds nobody up', async () => {
+test('a command that failed or died does not block others', async () => {
   const failing = withCommandLock(request(), () => Promise.reject(new Error('no')))
   await expect(failing).rejects.toThrow('no')
   const former = { pid: process.pid, identity: 'an-earlier-boot:1', nonce: 'n' }
@@ -45,7 +45,7 @@ test('one that has failed, or has died, holds nobody up', async () => {
   }
 })
 
-test('waiting ends when it is interrupted', async () => {
+test('waiting for the command lock ends when the signal aborts', async () => {
   const interrupt = new AbortController()
   await withCommandLock(request(), async () => {
     const waiting = withCommandLock(request([], interrupt.signal), () => Promise.resolve())
@@ -55,7 +55,7 @@ test('waiting ends when it is interrupted', async () => {
   expect(await readdir(stateDir)).toEqual([])
 })
 
-test('work that is not worth waiting for is left undone while another command is at it', async () => {
+test('withCommandLockIfFree skips the work while another command has the lock', async () => {
   const done: string[] = []
   const work = (what: string) => async () => void done.push(what)
   await withCommandLock(request(), () => withCommandLockIfFree(request(), work('meanwhile')))

@@ -24,7 +24,7 @@ const root = () => join(folder, 'lib/node_modules/mirror')
 const placesIn = async () =>
   (await buildPackageTree(root())).map(({ path, source }) => [path, source.slice(folder.length + 1)])
 
-test('packages that were hoisted beside ours are found, and each finds its own version', async () => {
+test('hoisted packages are found, and each package finds its own version', async () => {
   const modules = 'lib/node_modules'
   await install(`${modules}/mirror`, { dependencies: { a: '1', b: '1' }, optionalDependencies: { absent: '1' } })
   await install(`${modules}/a`, { dependencies: { b: '2', c: '1' } })
@@ -40,7 +40,7 @@ test('packages that were hoisted beside ours are found, and each finds its own v
   ])
 })
 
-test('packages behind links are found where they really are', async () => {
+test('linked packages are found at their real paths', async () => {
   await install('lib/node_modules/mirror', { dependencies: { '@scope/a': '1' } })
   await install('store/a@1/node_modules/@scope/a', { dependencies: { b: '1' } })
   await install('store/a@1/node_modules/b', {})
@@ -58,7 +58,7 @@ test('a dependency that is not installed is an error', async () => {
   await expect(buildPackageTree(root())).rejects.toThrow('a, which')
 })
 
-test('of ours goes what is published, of others what runs', async () => {
+test('the image has the published files of this package and the code of its dependencies', async () => {
   const own = ['oclif.manifest.json', 'bin/run.js', 'dist/index.js', 'templates/Dockerfile', 'src/index.ts']
   await install('lib/node_modules/mirror', {}, ...own)
   const [ours] = await buildPackageTree(root())

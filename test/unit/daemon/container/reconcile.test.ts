@@ -44,7 +44,7 @@ const refusal = (action: Promise<unknown>) =>
   )
 
 describe('the container', () => {
-  test('is made, given its files before it starts, put on its networks, and waited for', async () => {
+  test('is created, gets its files and networks before it starts, and is awaited', async () => {
     const docker = engineWithImage()
     await docker.networks.create({ name: 'kind', ipv6Subnet: undefined, options: {} })
     const container = await up(docker, desiredContainer({ networks: ['kind'] }))
@@ -53,7 +53,7 @@ describe('the container', () => {
     expect(docker.container('mirror')!.unpacked).toMatchObject([{ folder: '/data' }])
   })
 
-  test('is left alone when it is as wished, and replaced when it is not', async () => {
+  test('is kept when it is as desired, and replaced otherwise', async () => {
     const docker = engineWithImage()
     await up(docker, desiredContainer())
     docker.done.length = 0
@@ -73,7 +73,7 @@ describe('the container', () => {
     ['never answers', 'silent'],
     ['ends at once', { code: 1, lines: [] }],
     ['is interrupted', 'interrupt'],
-  ])('that was stopped is stopped again when its start %s: what ran in its stead needs the ports', async (_, end) => {
+  ])('that was stopped is stopped again when its start %s, because another mirror needs the ports', async (_, end) => {
     const docker = engineWithImage()
     await up(docker, desiredContainer())
     await docker.containers.stop('mirror', 0)
@@ -87,7 +87,7 @@ describe('the container', () => {
     expect(docker.container('mirror')!.state).toMatchObject({ running: false, restarting: false })
   })
 
-  test('that is just starting is given its files when it answers, for it would read them half replaced', async () => {
+  test('that is starting gets its files after it answers, because it reads them at the start', async () => {
     const docker = engineWithImage()
     await up(docker, desiredContainer())
     const { server, unpacked } = docker.container('mirror')!
@@ -101,7 +101,7 @@ describe('the container', () => {
     expect(unpacked).toHaveLength(2)
   })
 
-  test('of somebody else is never touched', async () => {
+  test('is never changed when it does not belong to mirror', async () => {
     const docker = engineWithImage()
     await docker.containers.create(other('mirror', 80))
     expect((await refusal(findOwnContainer(docker, owner))).message).toContain('does not belong to mirror')
@@ -110,7 +110,7 @@ describe('the container', () => {
     expect((await refusal(findOwnContainer(docker, '/home/you/state'))).message).toContain(owner)
   })
 
-  test('whose name somebody else has taken since the plan was made leaves that one alone', async () => {
+  test('is not replaced when another program has taken its name since the plan', async () => {
     const docker = engineWithImage()
     await up(docker, desiredContainer())
     const desired = desiredContainer({ memory: 1024 })
@@ -123,7 +123,7 @@ describe('the container', () => {
     expect(docker.container(theirs)).toBeDefined()
   })
 
-  test('leaves a volume alone that it has not made', async () => {
+  test('does not use the volume of another mirror', async () => {
     const docker = engineWithImage()
     await up(docker, desiredContainer())
     await docker.containers.remove('mirror')
@@ -140,7 +140,7 @@ describe('the container', () => {
     expect((await refusal(removeVolume(docker, owner))).hints[0]).toContain('docker volume rm mirror-data')
   })
 
-  test('names the container that has its port', async () => {
+  test('reports the container that has its port', async () => {
     const docker = engineWithImage()
     await docker.containers.start(await docker.containers.create(other('web', 5055)))
     const { message, hints } = await refusal(refuseTakenPorts(docker, desiredContainer().ports))
@@ -148,7 +148,7 @@ describe('the container', () => {
     expect(hints[0]).toBe('mirror up --runtime container --cache-port 6055')
   })
 
-  test('minds a port on another address as little as the engine does', async () => {
+  test('shares a port with containers on other addresses, like in the engine', async () => {
     const docker = engineWithImage()
     const id = await docker.containers.create(other('web', 5055))
     await docker.containers.start(id)
@@ -160,7 +160,7 @@ describe('the container', () => {
     expect((await refusal(refuseTakenPorts(docker, desiredContainer().ports))).message).toContain('the container web')
   })
 
-  test('that ends at once says why, with its exit code, and is removed', async () => {
+  test('that ends at once is an error with its message and exit code, and is removed', async () => {
     const docker = engineWithImage()
     docker.outcome = {
       code: 2,
@@ -175,7 +175,7 @@ describe('the container', () => {
     expect(await docker.volumes.find('mirror-data')).toBeDefined()
   })
 
-  test('that ends without a word shows the end of its log', async () => {
+  test('that ends without a message is an error with the end of its log', async () => {
     const docker = engineWithImage()
     docker.outcome = { code: 139, lines: ['Segmentation fault'] }
     const error = await refusal(up(docker, desiredContainer()))

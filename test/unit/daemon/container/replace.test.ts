@@ -50,10 +50,10 @@ function hastyClock(): Clock {
   return { ...systemClock, monotonic: () => (now += 1000), sleep: () => Promise.resolve() }
 }
 
-describe('a container that is to be replaced', () => {
+describe('a container that is replaced', () => {
   test.each<[string, Outcome, string]>([
     ['ends at once', { code: 2, lines: ['mirror: The store is too new.'] }, 'The store is too new.'],
-    ['ends without a word', { code: 139, lines: [] }, 'it ended with exit code 139.'],
+    ['ends without a message', { code: 139, lines: [] }, 'it ended with exit code 139.'],
     ['never answers', 'silent', 'it runs, but nothing answers at 127.0.0.1:5056 of this machine.'],
     ['finds its port taken', { refusal: 'Bind for 127.0.0.1:5055 failed: port is already allocated' }, 'Port 5055'],
     ['is refused by the engine', { refusal: 'no space left on device' }, 'no space left on device.'],
@@ -71,18 +71,18 @@ describe('a container that is to be replaced', () => {
 
   test.each([
     ['cannot be stopped', 'stop mirror'],
-    ['cannot be put aside', 'rename mirror mirror-before'],
-    ['has a successor that cannot be made', 'create mirror'],
+    ['cannot be set aside', 'rename mirror mirror-before'],
+    ['has a successor that cannot be created', 'create mirror'],
     ['has a successor that is given no files', 'unpack mirror'],
     ['has a successor that joins no network', 'connect kind'],
-  ])('runs on, with a sentence, when it %s', async (_, refused) => {
+  ])('runs on, and the command fails with a MirrorError, when it %s', async (_, refused) => {
     const { docker, id } = await setEngine()
     docker.refuse = (what) => (what === refused ? 'not today' : undefined)
     expect((await refusal(up(docker, newer))).message).toMatch(/^The .*: not today\. The mirror that ran before runs/)
     await expectAsBefore(docker, id)
   })
 
-  test('runs again when the last step fails, and whoever waits hears where it is', async () => {
+  test('runs again when the last step fails, and the caller learns its ports', async () => {
     const { docker, id } = await setEngine()
     const back: ContainerState[] = []
     const settle = () => Promise.reject(new MirrorError('The state cannot be written.'))
@@ -94,7 +94,7 @@ describe('a container that is to be replaced', () => {
     expect(back).toMatchObject([{ id, running: true }])
   })
 
-  test('runs again when somebody interrupts, at whatever step', async () => {
+  test('runs again when the signal aborts at any step', async () => {
     for (const step of [
       'stop mirror',
       'rename mirror mirror-before',
@@ -114,14 +114,14 @@ describe('a container that is to be replaced', () => {
     }
   })
 
-  test('is left as it runs when somebody has interrupted before anything was done', async () => {
+  test('is not changed when the signal aborts before the first step', async () => {
     const { docker, id } = await setEngine()
     await expect(up(docker, newer, { signal: AbortSignal.abort() })).rejects.toMatchObject({ name: 'AbortError' })
     await expectAsBefore(docker, id)
     expect(docker.done).toEqual([])
   })
 
-  test('that cannot be put back is said to be down, after the reason for all of it', async () => {
+  test('that cannot be restored is reported as down, after the reason of the failure', async () => {
     const { docker } = await setEngine()
     docker.outcome = { code: 2, lines: ['mirror: The store is too new.'] }
     expect((await refusal(up(docker, newer))).message).toBe(
@@ -130,8 +130,8 @@ describe('a container that is to be replaced', () => {
   })
 })
 
-describe('what an up that was cut off has left', () => {
-  test('the one that was put aside is the mirror again, and its successor goes', async () => {
+describe('recovery from an interrupted up', () => {
+  test('restores the container that was set aside and removes its successor', async () => {
     const { docker, id } = await setEngine()
     await docker.containers.stop(id, 1)
     await docker.containers.rename(id, 'mirror-before')
@@ -145,7 +145,7 @@ describe('what an up that was cut off has left', () => {
     expect(await docker.containers.find('mirror-before')).toBeUndefined()
   })
 
-  test('the successor stays when it was noted down as the mirror', async () => {
+  test('keeps a successor that is recorded as the mirror', async () => {
     const { docker, id } = await setEngine()
     await docker.containers.stop(id, 1)
     await docker.containers.rename(id, 'mirror-before')
@@ -155,7 +155,7 @@ describe('what an up that was cut off has left', () => {
     expect(await docker.containers.find('mirror-before')).toBeUndefined()
   })
 
-  test('a container of somebody else that has the name is left alone', async () => {
+  test('does not change a container of another owner with the name', async () => {
     const { docker, id } = await setEngine()
     await docker.containers.rename(id, 'mirror-before')
     expect(

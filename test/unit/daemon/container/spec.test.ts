@@ -38,8 +38,8 @@ function actual(made: DesiredContainer = desired): ContainerState {
   }
 }
 
-describe('a container that is wished for', () => {
-  test('is made when there is none, kept when it is as wished, started when it has stopped', () => {
+describe('the plan for a desired container', () => {
+  test('creates it when there is none, keeps it when it is as desired, starts it when it has stopped', () => {
     expect(planContainer(desired, undefined)).toEqual({ action: 'create' })
     expect(planContainer(desired, actual())).toEqual({ action: 'keep', connect: [], disconnect: [] })
     expect(planContainer(desired, { ...actual(), running: false })).toMatchObject({ action: 'start' })
@@ -55,24 +55,24 @@ describe('a container that is wished for', () => {
     ['memory', { memory: 1024 }],
     ['environment', { env: {} }],
     ['files', { files: 'g' }],
-  ])('is replaced when its %s differs', (part, difference) => {
+  ])('replaces it when its %s differs', (part, difference) => {
     expect(planContainer({ ...desired, ...difference }, actual())).toEqual({ action: 'replace', changed: [part] })
   })
 
-  test('is replaced when somebody has tampered with its labels', () => {
+  test('replaces it when its labels are damaged', () => {
     const { labels, ...rest } = actual()
     const plan = planContainer(desired, { ...rest, labels: { ...labels, 'dev-mirror.settings': '{' } })
     expect(plan.action).toBe('replace')
   })
 
-  test('is replaced, and that is the reason, when it was made without the name that no proxy is asked for', () => {
+  test('replaces it when it lacks the alias that bypasses proxies', () => {
     const { labels, ...rest } = actual()
     const { names: _, ...settings } = JSON.parse(labels['dev-mirror.settings']!) as Record<string, string>
     const older = { ...rest, labels: { ...labels, 'dev-mirror.settings': JSON.stringify(settings) } }
     expect(planContainer(desired, older)).toEqual({ action: 'replace', changed: ['names'] })
   })
 
-  test('joins and leaves networks as it is, and stays on the one it was made on', () => {
+  test('connects and disconnects networks without a restart, except for the default one', () => {
     expect(planContainer({ ...desired, networks: ['compose'] }, actual())).toEqual({
       action: 'keep',
       connect: ['compose'],
@@ -80,12 +80,12 @@ describe('a container that is wished for', () => {
     })
   })
 
-  test('has options for the log of the drivers that know them, and no other', () => {
+  test('has log options only for drivers that know them', () => {
     expect(createContainerSpec(desired, 'i').logOptions).toEqual({ 'max-size': '16m', 'max-file': '2' })
     expect(createContainerSpec({ ...desired, engine: { logDriver: 'journald' } }, 'i').logOptions).toEqual({})
   })
 
-  test('runs the program of an image that has no entrypoint of its own', () => {
+  test('runs the mirror in an image without an entrypoint', () => {
     expect(createContainerSpec(desired, 'i').entrypoint).toEqual(['/usr/local/bin/node', '/mirror/bin/run.js'])
     const image = { ...desired.image, hasEntrypoint: true }
     expect(createContainerSpec({ ...desired, image }, 'i').entrypoint).toBeUndefined()

@@ -78,7 +78,7 @@ const handed = () =>
     .join('')
 
 describe('up in a container', () => {
-  test('makes the network of kind, notes down where the mirror answers, and is found again', async () => {
+  test('creates the network of kind and records the addresses of the mirror', async () => {
     const { endpoints, request } = await up()
     expect(docker.names.get('kind')).toEqual(['mirror.svc', 'mirror'])
     expect(docker.done).toEqual([
@@ -108,7 +108,7 @@ describe('up in a container', () => {
     await assertDataOnHost(stateDir)
   })
 
-  test('that fails leaves noted down where the one before answers by now', async () => {
+  test('that fails records the new addresses of the mirror before', async () => {
     const { request, container } = await up({ MIRROR_NETWORKS: '' })
     const before = (await readState(request.paths.stateFile))!
     docker.outcome = ({ memory }) => (memory === 64 * 1024 ** 2 ? { code: 2, lines: ['mirror: No.'] } : 'answers')
@@ -127,7 +127,7 @@ describe('up in a container', () => {
     expect(first!.archive.equals(second!.archive)).toBe(false)
   })
 
-  test('has its own folder for each container, where one that is put back finds its files', async () => {
+  test('has its own folder for each container, where a restored one finds its files', async () => {
     const { container } = await up()
     const { container: successor } = await up({ MIRROR_MEMORY: '64MiB' })
     const folders = [container, successor].map(({ labels }) => `home/handed/${labels['dev-mirror.instance']}`)
@@ -140,13 +140,13 @@ describe('up in a container', () => {
     expect(handed()).not.toContain(folders[0])
   })
 
-  test('a dry run makes nothing', async () => {
+  test('changes nothing in a dry run', async () => {
     const { request } = await requestFor({}, { dryRun: true })
     expect((await prepareContainer(docker, request)).plan).toEqual({ action: 'create' })
     expect(docker.done).toEqual([])
   })
 
-  test('joins the network that kind is told to use; others have to be there', async () => {
+  test('joins the network that kind uses; other networks must exist', async () => {
     const { endpoints } = await up({ KIND_EXPERIMENTAL_DOCKER_NETWORK: 'other' })
     expect(endpoints.networks).toEqual({ other: 'http://mirror.svc:5055' })
     await expect(up({ MIRROR_NETWORKS: 'kind,compose_default' })).rejects.toMatchObject({
@@ -155,7 +155,7 @@ describe('up in a container', () => {
     })
   })
 
-  test('speaks TLS where the configuration says so, with the files that it names', async () => {
+  test('serves TLS with the files that the configuration names', async () => {
     await writeFile(join(home, 'tls.crt'), `the tls.crt\n${testCertificate.cert}`)
     await writeFile(join(home, 'tls.key'), `the tls.key\n${testCertificate.key}`)
     await write('mirror.yaml', { tls: { cert: './tls.crt', key: './tls.key' } })
@@ -171,7 +171,7 @@ describe('up in a container', () => {
     expect((await up()).plan).toEqual({ action: 'replace', changed: ['files'] })
   })
 
-  test('hands nothing over that was not asked for, and proxies without being asked', async () => {
+  test('exports proxies, but no credentials by default', async () => {
     const ALL_PROXY = 'http://me:hush@proxy.example:3128'
     const { said } = await up({ HTTPS_PROXY: 'http://127.0.0.1:3128', NO_PROXY: 'corp.example', ALL_PROXY })
     expect(specOf().env).toMatchObject({ HTTPS_PROXY: 'http://127.0.0.1:3128', NO_PROXY: 'corp.example' })
@@ -184,7 +184,7 @@ describe('up in a container', () => {
     expect(handed()).not.toContain(Buffer.from('AWS:secret').toString('base64'))
   })
 
-  test('hands credentials over when all may share them, and knows when to do it again', async () => {
+  test('exports credentials with cache.shareCredentials, and knows when they are due again', async () => {
     const credentials = ['private.example']
     await expect(up({}, { credentials })).rejects.toMatchObject({ exit: 2 })
     const share = { MIRROR_CACHE_SHARE_CREDENTIALS: 'true' }
@@ -202,7 +202,7 @@ describe('up in a container', () => {
     expect(await isCredentialRefreshDue(request.surroundings, now - 3_600_000), 'a clock that was set back').toBe(true)
   })
 
-  test('keeps the credentials that it has until others are named, or none', () => {
+  test('keeps its credentials until the user names others or none', () => {
     const config = (shareCredentials: boolean) => ({ cache: { ...defaultConfig().cache, shareCredentials } })
     const before = ['ghcr.io']
     expect(selectCredentialHosts(undefined, before, config(true))).toEqual(before)
@@ -212,7 +212,7 @@ describe('up in a container', () => {
     expect(() => selectCredentialHosts(['no host'], before, config(true))).toThrow('not a registry')
   })
 
-  test('on another machine is waited for and noted down as one that its engine leads to', async () => {
+  test('on another machine is awaited and recorded with its engine', async () => {
     docker.endpoint = { kind: 'ssh', host: 'there', user: 'me', port: undefined }
     docker.isRemote = true
     const { endpoints, request, container } = await up()
@@ -237,13 +237,13 @@ describe('up in a container', () => {
     })
   })
 
-  test('on another machine that ends at once says why', async () => {
+  test('on another machine that ends at once is an error with its message', async () => {
     docker.isRemote = true
     docker.outcome = { code: 2, lines: ['mirror: No.'] }
     await expect(up()).rejects.toMatchObject({ exit: 2, message: 'No.' })
   })
 
-  test('is not had a second time on another engine, unless it is asked for by its name', async () => {
+  test('refuses a second mirror on another engine, unless the user asks for a container', async () => {
     const { request } = await up()
     const running = await readState(request.paths.stateFile)
     const there = { endpoint: { kind: 'tcp', host: 'there', port: 1, tlsFolder: '/certs' }, isRemote: true } as const
@@ -267,7 +267,7 @@ describe('up in a container', () => {
     )
   })
 
-  test('has its data in a folder as the caller, whom a rootless engine calls root', async () => {
+  test('runs as the caller with a data folder, who is root in a rootless engine', async () => {
     const data = join(home, 'content')
     await up({ MIRROR_DATA: data })
     expect(specOf()).toMatchObject({ data: { from: { folder: data } } })
@@ -278,7 +278,7 @@ describe('up in a container', () => {
     expect(specOf().user).toBe('0:0')
   })
 
-  test('hands over the authorities that Node trusts here beyond its own, and no path of this machine', async () => {
+  test('exports the additional certificates of Node, and no path of this machine', async () => {
     const file = join(home, 'corp.pem')
     await writeFile(file, '-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----')
     const others = {
@@ -301,7 +301,7 @@ describe('up in a container', () => {
     ],
     ['no password file', { registry: { auth: { htpasswd: './none' } } }, 'it does not exist'],
     ['a bad certificate', { tls: { cert: './bad', key: './bad' } }, 'The certificate and key of "tls" cannot be used'],
-  ])('leaves the container that runs alone when there is %s', async (_, config, reason) => {
+  ])('does not change the running container when there is %s', async (_, config, reason) => {
     await up()
     const done = [...docker.done]
     await write('bad', 'nonsense')
@@ -317,7 +317,7 @@ describe('up in a container', () => {
   test.each([
     ['a file that is not there', { NODE_EXTRA_CA_CERTS: '/nowhere/ca.pem' }],
     ['too little memory', { MIRROR_MEMORY: '1MiB' }],
-  ])('refuses %s, and makes no container', async (_, env) => {
+  ])('refuses %s, and creates no container', async (_, env) => {
     await expect(up(env)).rejects.toMatchObject({ exit: 2 })
     expect(docker.container('mirror')).toBeUndefined()
   })
