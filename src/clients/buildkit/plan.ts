@@ -2,20 +2,15 @@ import { isDeepStrictEqual } from 'node:util'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { isLoopback } from '../address.ts'
 import {
-  appendTable,
-  joinSections,
-  lineEndIn,
+  addTomlKeys,
+  appendTomlTable,
+  prependTomlItem,
   readToml,
-  renderToml,
-  sectionPath,
-  statementPath,
+  removeFromToml,
   stringsOf,
   tableOf,
-  type TomlSection,
-  tomlSections,
+  type TomlPath,
   type TomlTable,
-  tryToml,
-  withLineEnd,
 } from '../edit/toml.ts'
 import {
   buildkitdKeys,
@@ -52,37 +47,42 @@ export function planBuildkit(mirror: MirrorForClient, { path, ca }: BuildkitTarg
   const before = readToml(path, current ?? '')
   if (!isKnown) refuseUnknownKeys(path, before, { expected, keys: buildkitdKeys })
   const tables = registryTables(path, before)
-  let text = current ?? writtenByMirror
-  const wanted = { ...tables }
+  const own = ownKeys(mirror, ca.name)
+  const table = tables[host]
+  if (table?.['http'] !== undefined && table['http'] !== (own['http'] ?? false)) throw wrong(path, `http of ${host}`)
+  let text = current ?? ''
   const notes: string[] = []
   for (const registry of mirror.registries) {
-    const table = tables[registry]
-    const mirrors = mirrorsOf(path, registry, table)
+    const mirrors = mirrorsOf(path, registry, tables[registry])
     if (mirrors?.includes(host)) continue
-    wanted[registry] = { ...table, mirrors: [host, ...(mirrors ?? [])] }
-    text = table === undefined ? append(text, registry, { mirrors: [host] }) : addMirror(text, registry, host, mirrors)
+    const place = ['registry', registry]
+    text = orRefuse(
+      path,
+      mirrors === undefined
+        ? putKeys(text, place, tables[registry], { mirrors: [host] })
+        : prependTomlItem(text, [...place, 'mirrors'], host),
+    )
     if (mirrors && mirrors.length > 0) notes.push(`${mirrors.join(' and ')} stay for ${registry}, and are asked next.`)
   }
-  const table = tables[host]
-  const own = ownKeys(mirror, ca.name)
   const missing = Object.fromEntries(Object.entries(own).filter(([key]) => table?.[key] === undefined))
-  if (table?.['http'] !== undefined && table['http'] !== (own['http'] ?? false)) throw wrong(path, `http of ${host}`)
   if (own['ca'] !== undefined && !isDeepStrictEqual({ ...missing, ...table }['ca'], own['ca']))
     notes.push(`${host} keeps its own ca in ${path}, which has to hold the mirror's CA.`)
-  if (Object.keys(missing).length > 0) {
-    wanted[host] = { ...table, ...missing }
-    const lines = renderToml(missing).trimEnd().split('\n')
-    text =
-      table === undefined
-        ? append(text, host, missing)
-        : lines.reduceRight((all, line) => addLine(all, host, line), text)
-  }
-  if (!isDeepStrictEqual(tryToml(text), { ...before, registry: wanted }))
-    throw new MirrorError(`${path} is spelled in a way that cannot be changed safely, so it is left alone.`, {
-      exit: exitCode.usage,
-      hints: [`Give each registry in ${path} a table of its own: [registry."docker.io"]`],
-    })
-  return { changes: [...files.change(path, text), ...caChange(ca.path, mirror.ca, files)], notes, todo: [] }
+  if (Object.keys(missing).length > 0) text = orRefuse(path, putKeys(text, ['registry', host], table, missing))
+  const after = current === undefined ? writtenByMirror + text : text
+  return { changes: [...files.change(path, after), ...caChange(ca.path, mirror.ca, files)], notes, todo: [] }
+}
+
+/** Adds keys to a table, or the table with them where there is none. */
+function putKeys(text: string, path: string[], table: TomlTable | undefined, keys: TomlTable): string | undefined {
+  return table === undefined ? appendTomlTable(text, path, keys) : addTomlKeys(text, path, keys)
+}
+
+function orRefuse(path: string, text: string | undefined): string {
+  if (text !== undefined) return text
+  throw new MirrorError(`${path} is spelled in a way that cannot be changed safely, so it is left alone.`, {
+    exit: exitCode.usage,
+    hints: [`Give each registry in ${path} a table of its own: [registry."docker.io"]`],
+  })
 }
 
 const expected = 'a buildkitd.toml'
@@ -106,123 +106,31 @@ export function stripBuildkit(
   if (text === undefined) return authority
   const { host } = new URL(cache)
   const own = ownKeys({ cache, ca: '' }, ca.name)
-  const before = readToml(path, text)
-  const wanted = withoutMirror(before, host, own)
-  if (isDeepStrictEqual(withoutNothing(before), wanted)) return authority
-  const sections = tomlSections(withoutOwnHeader(text)).flatMap((section) => stripSection(section, host, own))
-  const stripped = joinSections(sections)
-  if (stripped.trim() === '') return [...files.change(path, undefined), ...authority]
-  const after = tryToml(stripped)
-  if (after === undefined || !isDeepStrictEqual(withoutNothing(after), wanted))
-    throw new MirrorError(`${path} was changed in a way that mirror's own keys cannot be told apart any more.`, {
-      exit: exitCode.usage,
-      hints: [`take ${host} out of ${path} by hand`],
-    })
-  return [...files.change(path, stripped), ...authority]
-}
-
-function stripSection(section: TomlSection, host: string, own: TomlTable): TomlSection[] {
-  const registry = registryOf(section)
-  if (registry === undefined) return [section]
-  const isOwn = (statement: string) =>
-    Object.entries(own).some(([key, value]) => isDeepStrictEqual(tryToml(statement)?.[key], value))
-  const statements = section.statements.flatMap((statement) => {
-    if (registry === host && isOwn(statement)) return []
-    return isMirrors(statement) ? withoutItem(statement, host) : [statement]
-  })
-  const isOurs =
-    statements.length < section.statements.length && statements.every((one) => statementPath(one) === undefined)
-  if (!isOurs) return [{ ...section, statements }]
-  // Remarks below our table are of the user, or speak of what comes next.
-  return statements.every((one) => one.trim() === '') ? [] : [{ heading: undefined, statements }]
-}
-
-/** The list without an item; nothing where it was the only one. */
-function withoutItem(statement: string, host: string): string[] {
-  const item = JSON.stringify(host)
-  const lines = statement.split(/(?<=\n)/)
-  // On a line of its own it goes with the line.
-  const kept = lines.filter((line) => ![item, `${item},`].includes(line.trim()))
-  const rest =
-    kept.length < lines.length
-      ? kept.join('')
-      : statement.replace(`${item}, `, '').replace(`, ${item}`, '').replace(item, '')
-  return stringsOf(tryToml(rest)?.['mirrors']).length === 0 && !rest.includes('#') ? [] : [rest]
-}
-
-/** Without lists and tables of registries that say nothing. */
-function withoutNothing(all: TomlTable): TomlTable {
-  return withoutMirror(all, undefined, {})
-}
-
-function withoutMirror(all: TomlTable, host: string | undefined, own: TomlTable): TomlTable {
-  const { registry, ...others } = all
-  const left: TomlTable = {}
-  for (const [name, value] of Object.entries(tableOf(registry) ?? {})) {
-    const { mirrors, ...rest } = tableOf(value) ?? {}
-    const kept = Array.isArray(mirrors) ? mirrors.filter((one) => one !== host) : undefined
-    const keys = Object.entries(rest).filter(([key, said]) => name !== host || !isDeepStrictEqual(said, own[key]))
-    const table = {
-      ...Object.fromEntries(keys),
-      ...(kept !== undefined && kept.length > 0 && { mirrors: kept }),
-    } as TomlTable
-    if (Object.keys(table).length > 0) left[name] = table
+  const findOurs = (all: string) => findOurValue(readToml(path, all), host, own)
+  if (findOurs(text) === undefined) return authority
+  let left = withoutOwnHeader(text)
+  for (let place = findOurs(left); place !== undefined; place = findOurs(left)) {
+    const after = removeFromToml(left, place)
+    if (after === undefined)
+      throw new MirrorError(`${path} was changed in a way that mirror's own keys cannot be told apart any more.`, {
+        exit: exitCode.usage,
+        hints: [`take ${host} out of ${path} by hand`],
+      })
+    left = after
   }
-  return Object.keys(left).length > 0 ? { ...others, registry: left } : others
+  return [...files.change(path, left.trim() === '' ? undefined : left), ...authority]
 }
 
-/** A table of its own, at the end. */
-function append(text: string, registry: string, table: TomlTable): string {
-  const added = { registry: { [registry]: table } }
-  return text === writtenByMirror ? text + renderToml(added) : appendTable(text, added)
-}
-
-function addMirror(text: string, registry: string, host: string, mirrors: readonly string[] | undefined): string {
-  if (mirrors === undefined) return addLine(text, registry, `mirrors = [ ${JSON.stringify(host)} ]`)
-  return inSection(text, registry, (section) => {
-    const at = section.statements.findIndex(isMirrors)
-    if (at === -1) return section
-    const statement = withItem(section.statements[at]!, host, mirrors.length === 0)
-    return { ...section, statements: section.statements.with(at, statement) }
-  })
-}
-
-/** The list with one more item in front, on a line of its own where the others have theirs. */
-function withItem(statement: string, host: string, isEmpty: boolean): string {
-  const item = JSON.stringify(host)
-  const [, start, firstLine = '', rest] = /^([^[]*\[)([ \t]*(?:#[^\n]*)?\r?\n)?([\s\S]*)$/.exec(statement)!
-  if (firstLine === '' || isEmpty) {
-    const [, space, items] = /^([ \t]*)([\s\S]*)$/.exec(firstLine + rest!)!
-    if (isEmpty && items!.startsWith('#')) return `${start}${item}${space === '' ? ' ' : space}${items}`
-    return `${start}${space}${item}${isEmpty ? '' : ', '}${items}`
+/** Returns the path of the first key or item of ours in a buildkitd.toml. */
+function findOurValue(all: TomlTable, host: string, own: TomlTable): TomlPath | undefined {
+  for (const [name, value] of Object.entries(tableOf(all['registry']) ?? {})) {
+    const table = tableOf(value) ?? {}
+    const key = Object.keys(own).find((one) => name === host && isDeepStrictEqual(table[one], own[one]))
+    if (key !== undefined) return ['registry', name, key]
+    const item = Array.isArray(table['mirrors']) ? table['mirrors'].indexOf(host) : -1
+    if (item !== -1) return ['registry', name, 'mirrors', item]
   }
-  const indent = /^[ \t]*/.exec(rest!)![0]
-  return `${start}${firstLine}${indent}${item},${lineEndIn(statement, firstLine)}${rest}`
-}
-
-/** Right after the line that names the table, indented as what follows it. */
-function addLine(text: string, registry: string, line: string): string {
-  return inSection(text, registry, ({ heading, statements }) => {
-    const indent = /^[ \t]*(?=\S)/.exec(statements[0] ?? '')?.[0] ?? ''
-    const added = indent + line + lineEndIn(text, heading)
-    return { heading: withLineEnd(heading!, text), statements: [added, ...statements] }
-  })
-}
-
-function inSection(text: string, registry: string, change: (section: TomlSection) => TomlSection): string {
-  return joinSections(
-    tomlSections(text).map((section) => (registryOf(section) === registry ? change(section) : section)),
-  )
-}
-
-/** The registry whose table a section is. */
-function registryOf(section: TomlSection): string | undefined {
-  const path = sectionPath(section)
-  return path?.length === 2 && path[0] === 'registry' ? path[1] : undefined
-}
-
-function isMirrors(statement: string): boolean {
-  return statementPath(statement)?.join() === 'mirrors'
+  return undefined
 }
 
 function registryTables(path: string, all: TomlTable): Record<string, TomlTable> {

@@ -1,7 +1,7 @@
 import { posix } from 'node:path'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { isAtLeast } from '../address.ts'
-import { readToml, setTomlValue, stringsOf, tableOf, type TomlTable } from '../edit/toml.ts'
+import { readToml, renderTomlHeading, setTomlValue, stringsOf, tableOf, type TomlTable } from '../edit/toml.ts'
 import type { Machine } from '../types.ts'
 
 /** What matters to us in a containerd's configuration. */
@@ -138,7 +138,7 @@ export function pluginOf(version: number, containerd?: string): PluginName {
 
 /** `[plugins."io.containerd.grpc.v1.cri".registry]` */
 export function headingOf(plugin: string): string {
-  return `[plugins.${plugin.includes('.') ? JSON.stringify(plugin) : plugin}.registry]`
+  return renderTomlHeading(['plugins', plugin, 'registry'])
 }
 
 /**
@@ -206,10 +206,11 @@ function versionIn(toml: TomlTable): number | undefined {
  */
 export function withConfigPath(path: string, text: string, configPath: string, containerd?: string): string {
   const toml = readToml(path, text)
-  // A file that says nothing yet can be of the version that every containerd reads.
-  const start = Object.keys(toml).length > 0 ? text : `${text.replace(/[^\n]$/, '$&\n')}version = 2\n`
-  const plugin = pluginOf(start === text ? (versionIn(toml) ?? 1) : 2, containerd)
-  const after = setTomlValue(start, ['plugins', plugin, 'registry', 'config_path'], configPath)
+  // Give a file that sets nothing the version that every containerd reads.
+  const isEmpty = Object.keys(toml).length === 0
+  const start = isEmpty ? setTomlValue(text, ['version'], 2) : text
+  const plugin = pluginOf(isEmpty ? 2 : (versionIn(toml) ?? 1), containerd)
+  const after = start && setTomlValue(start, ['plugins', plugin, 'registry', 'config_path'], configPath)
   if (after !== undefined) return after
   throw new MirrorError(
     `${path} is written in a way that cannot be changed without rewriting it, so it is left alone.`,

@@ -2,17 +2,8 @@ import { basename, dirname, join } from 'node:path'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { originOf } from '../../oci/reference.ts'
 import { isLoopback } from '../address.ts'
-import {
-  joinSections,
-  renderToml,
-  sectionPath,
-  tableOf,
-  type TomlSection,
-  tomlSections,
-  type TomlTable,
-  tryToml,
-} from '../edit/toml.ts'
-import { caChange, caFileName, isCaFile, writtenByMirror } from '../files/kinds.ts'
+import { removeFromToml, renderToml, tableOf, type TomlPath, type TomlTable, tryToml } from '../edit/toml.ts'
+import { caChange, caFileName, isCaFile, withoutOwnHeader, writtenByMirror } from '../files/kinds.ts'
 import type { FileChange, FilesNow, MirrorForClient } from '../types.ts'
 
 interface HostsFile {
@@ -86,39 +77,17 @@ export function hostsTomlWithout(text: string, mirror: string, folder: string): 
   const isOurServer = server === undefined || server === mirror || server === originOf(registryOf(folder))
   const isAllOurs = Object.keys(found.host).length === 1 && Object.keys(found.all).every((key) => ourKeys.has(key))
   if (isAllOurs && isOurServer) return undefined
-  const sections = tomlSections(text)
-  const kept = sections.filter((section) => !isHost(section, mirror))
-  const joined = joinSections(
-    kept.map(({ heading, statements }, at) => ({
-      heading,
-      statements: at > 0 ? statements : statements.flatMap((line, number) => topLine(line, number, server === mirror)),
-    })),
-  )
-  // The blank line that set ours apart goes with it.
-  const rest = kept.includes(sections.at(-1)!) ? joined : joined.replace(/(\r?\n)(?:[ \t]*\r?\n)+$/, '$1')
-  const left = read(rest)
-  // Spelled in a way that was not foreseen: better whole than wrong.
-  const isClean = left !== undefined && !(mirror in left.host) && left.all['server'] !== mirror
-  return isClean ? rest : text
+  const removed: TomlPath[] = server === mirror ? [['server'], ...caPathsIn(found.all)] : []
+  const rest = removeFromToml(withoutOwnHeader(text), ['host', mirror], { blankLinesAbove: 'drop' })
+  // Keep a file whole that is written in a way that was not foreseen.
+  return removed.reduce<string | undefined>((left, path) => left && removeFromToml(left, path), rest) ?? text
 }
 
-function isHost(section: TomlSection, mirror: string): boolean {
-  const [table, url] = sectionPath(section) ?? []
-  return table === 'host' && url === mirror
-}
-
-/** What stays of a line above the hosts. */
-function topLine(line: string, number: number, isServerOurs: boolean): string[] {
-  if (number === 0 && line.trimEnd() === writtenByMirror.trimEnd()) return []
-  if (!isServerOurs) return [line]
-  return /^\s*server\s*=/.test(line) ? [] : withoutOurCa(line)
-}
-
-/** A line that says what to trust at the server, without our file. */
-function withoutOurCa(line: string): string[] {
-  if (!/^\s*ca\s*=/.test(line)) return [line]
-  const rest = line.replace(new RegExp(`"[^"]*${caFileName.replaceAll('.', '\\.')}"(, )?`), '')
-  return /^\s*ca\s*=\s*(\[\s*\])?\s*$/.test(rest) ? [] : [rest]
+/** The paths at which the root of a hosts.toml names our CA, the last one first. */
+function caPathsIn({ ca }: TomlTable): TomlPath[] {
+  const isOurs = (file: unknown) => typeof file === 'string' && file.endsWith(caFileName)
+  if (!Array.isArray(ca)) return isOurs(ca) ? [['ca']] : []
+  return ca.flatMap((file, at) => (isOurs(file) ? [['ca', at]] : [])).toReversed()
 }
 
 /** containerd spells `reg:5000` as `reg_5000_` as well. */

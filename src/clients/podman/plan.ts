@@ -1,7 +1,6 @@
-import { isDeepStrictEqual } from 'node:util'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { hostInNames, registryName } from '../containerd/hosts-toml.ts'
-import { joinSections, readToml, renderToml, tablesOf, tomlSections, type TomlTable } from '../edit/toml.ts'
+import { readToml, removeFromToml, renderToml, tablesOf, type TomlPath, type TomlTable } from '../edit/toml.ts'
 import {
   caChange,
   caFileName,
@@ -80,7 +79,8 @@ export function planPodman(mirror: MirrorForClient, target: PodmanTarget, files:
     })
   const masked = isMasked(layout)
   const path = masked ? maskedName(layout, candidates) : chooseName(candidates, tables, layout, others, files)
-  const text = ownFileHeader + indented(renderToml({ registry: [...tables, ...localRegistry(mirror, found)] }))
+  const registry = [...tables, ...localRegistry(mirror, found)]
+  const text = ownFileHeader + renderToml({ registry })
   return {
     changes: [
       ...candidates.flatMap((one) =>
@@ -120,11 +120,6 @@ function overrideBy(path: string, { named }: PodmanFiles): string {
     `export CONTAINERS_REGISTRIES_CONF_OVERRIDE=${path}   (podman reads no drop-ins while CONTAINERS_REGISTRIES_CONF names ` +
     `${named}; or unset that)`
   )
-}
-
-/** With the mirrors of a registry set below it. */
-function indented(text: string): string {
-  return text.replaceAll(/^\[\[registry\.mirror\]\]\n(?:.+\n)*/gm, (mirror) => mirror.replaceAll(/^(?=.)/gm, '  '))
 }
 
 function refuseForeign(path: string, files: FilesNow): void {
@@ -234,7 +229,7 @@ interface WrittenMirror {
  */
 export function stripPodman(mirror: WrittenMirror, target: PodmanTarget, files: FilesNow): FileChange[] {
   const hosts = [mirror.cache, mirror.registry].filter((url) => url !== undefined).map((url) => new URL(url).host)
-  const isOurs = (table: TomlTable | undefined) => hosts.includes(trimmed(table?.['location']).split('/')[0]!)
+  const isOurs = (table: TomlTable) => hosts.includes(trimmed(table['location']).split('/')[0]!)
   const dropIns = podmanDropIns(target).flatMap((path) => {
     const text = files.text(path)
     return text === undefined ? [] : files.change(path, withoutOurs(path, text, isOurs))
@@ -242,71 +237,37 @@ export function stripPodman(mirror: WrittenMirror, target: PodmanTarget, files: 
   return [...dropIns, ...podmanCaFiles(target, mirror).flatMap((path) => caChange(path, undefined, files))]
 }
 
-function withoutOurs(
-  path: string,
-  text: string,
-  isOurs: (table: TomlTable | undefined) => boolean,
-): string | undefined {
-  const [preamble, ...sections] = tomlSections(text).map((section) => joinSections([section]))
-  const kept: string[] = []
-  for (const registry of groups(sections)) {
-    const [head, ...mirrors] = registry
-    const table = isRegistry(head!) ? tablesOf(readToml(path, head!)['registry'])[0] : undefined
-    const theirs = mirrors.map((section) => !isOurs(table) && !isOurs(mirrorOf(path, section)))
-    // A table that only named the registry had no other purpose than our mirror.
-    const empty = table && mirrors.length > 0 && !theirs.includes(true) && saysNothing(table)
-    kept.push(isOurs(table) || empty ? remarkBelow(head!) : head!)
-    kept.push(...mirrors.map((section, at) => (theirs[at] ? section : remarkBelow(section))))
+/** Returns undefined if nothing is left. */
+function withoutOurs(path: string, text: string, isOurs: (table: TomlTable) => boolean): string | undefined {
+  let left = withoutOwnHeader(text)
+  let toml = readToml(path, text)
+  for (let place = findOurTable(toml, isOurs); place !== undefined; place = findOurTable(toml, isOurs)) {
+    const after = removeFromToml(left, place)
+    if (after === undefined)
+      throw new MirrorError(`${path} was changed in a way that mirror's own tables cannot be told apart any more.`, {
+        exit: exitCode.usage,
+        hints: [`take the tables that point at the mirror out of ${path} by hand`],
+      })
+    left = after
+    toml = readToml(path, left)
   }
-  const after = withoutOwnHeader(preamble!) + kept.join('')
-  if (!isDeepStrictEqual(readToml(path, after), expected(readToml(path, text), isOurs))) {
-    throw new MirrorError(`${path} was changed in a way that mirror's own tables cannot be told apart any more.`, {
-      exit: exitCode.usage,
-      hints: [`take the tables that point at the mirror out of ${path} by hand`],
-    })
+  return left.trim() === '' ? undefined : left
+}
+
+/** Returns the path of the first table of ours in a registries.conf. */
+function findOurTable(toml: TomlTable, isOurs: (table: TomlTable) => boolean): TomlPath | undefined {
+  for (const [at, table] of tablesOf(toml['registry']).entries()) {
+    const mirrors = tablesOf(table['mirror'])
+    const isOnlyForUs = mirrors.length > 0 && mirrors.every(isOurs) && saysNothing(table)
+    if (isOurs(table) || isOnlyForUs) return ['registry', at]
+    const index = mirrors.findIndex(isOurs)
+    if (index !== -1) return ['registry', at, 'mirror', index]
   }
-  return after.trim() === '' ? undefined : after
+  return undefined
 }
 
-/** Each `[[registry]]` with its mirrors, and every other section by itself. */
-function groups(sections: readonly string[]): string[][] {
-  const found: string[][] = []
-  for (const section of sections) {
-    if (/^\s*\[\[?\s*registry\s*\.\s*mirror\b/.test(section) && found.length > 0) found.at(-1)!.push(section)
-    else found.push([section])
-  }
-  return found
-}
-
-function isRegistry(section: string): boolean {
-  return /^\s*\[\[\s*registry\s*\]\]/.test(section)
-}
-
-function mirrorOf(path: string, section: string): TomlTable | undefined {
-  const [registry] = tablesOf(readToml(path, `[[registry]]\n${section}`)['registry'])
-  return tablesOf(registry?.['mirror'])[0]
-}
-
-/** The comment at a section's end, which speaks of what comes next. */
-function remarkBelow(section: string): string {
-  const remark = /(?:^[ \t]*(?:#.*)?(?:\r?\n|$))+$/m.exec(section)?.[0] ?? ''
-  return remark.trim() === '' ? '' : remark
-}
-
+/** Whether a table only names its registry. */
 function saysNothing(table: TomlTable): boolean {
   const names = Object.keys(table).filter((name) => name !== 'mirror')
   return names.every((name) => name === 'prefix' || name === 'location') && table['prefix'] === table['location']
-}
-
-/** What shall be left, by meaning. */
-function expected(toml: TomlTable, isOurs: (table: TomlTable | undefined) => boolean): TomlTable {
-  const left = tablesOf(toml['registry']).flatMap((table) => {
-    const mirrors = tablesOf(table['mirror'])
-    const theirs = mirrors.filter((one) => !isOurs(one))
-    if (isOurs(table) || (mirrors.length > 0 && theirs.length === 0 && saysNothing(table))) return []
-    const { mirror: _, ...keys } = table
-    return [theirs.length === 0 ? keys : { ...keys, mirror: theirs }]
-  })
-  const { registry: _, ...rest } = toml
-  return left.length === 0 ? rest : { ...rest, registry: left }
 }

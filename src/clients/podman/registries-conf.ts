@@ -1,5 +1,5 @@
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import { readToml, stringsOf, tableOf, tablesOf, type TomlTable } from '../edit/toml.ts'
+import { readToml, stringsOf, tableOf, tablesOf, tomlTableLines, type TomlTable } from '../edit/toml.ts'
 import type { FilesNow } from '../types.ts'
 
 /** What one file says about one registry. */
@@ -31,7 +31,7 @@ export function governing(tables: readonly RegistryTable[], registry: string): R
 function tablesOfFile(path: string, text: string): RegistryTable[] {
   const toml = readToml(path, text)
   const tables = tablesOf(toml['registry'])
-  const lines = headerLines(text)
+  const lines = tomlTableLines(text, 'registry')
   const found = tables.map((table, at) => ({
     path,
     // Only where every table has a header of its own can they be told apart by line.
@@ -66,10 +66,6 @@ function oldStyle(path: string, toml: TomlTable): RegistryTable[] {
       ...(blocked.includes(prefix) && { blocked: true }),
     },
   }))
-}
-
-function headerLines(text: string): number[] {
-  return text.split('\n').flatMap((line, at) => (/^\s*\[\[\s*["']?registry["']?\s*\]\]/.test(line) ? [at + 1] : []))
 }
 
 export function trimmed(value: unknown): string {

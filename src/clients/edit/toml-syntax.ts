@@ -1,0 +1,235 @@
+/** Keys of tables, with the index of the table behind the key of each array of tables, from the root on. */
+export type TomlPath = readonly (string | number)[]
+
+/** A stretch of a TOML text: the line that names a table, and the statements up to the next such line. */
+export interface TomlSection {
+  /** With its line end; undefined for the statements before the first table. */
+  readonly heading: string | undefined
+  /** Keys with their values, comments and empty lines, each with its line ends. A list of several lines is one statement. */
+  readonly statements: readonly string[]
+}
+
+/** Cuts a valid TOML text into sections. Joined again they are the same text, to the byte. */
+export function tomlSections(text: string): TomlSection[] {
+  const sections: { heading: string | undefined; statements: string[] }[] = [{ heading: undefined, statements: [] }]
+  for (const statement of tomlStatements(text)) {
+    if (/^\uFEFF?[ \t]*\[/.test(statement)) sections.push({ heading: statement, statements: [] })
+    else sections.at(-1)!.statements.push(statement)
+  }
+  return sections
+}
+
+export function joinSections(sections: readonly TomlSection[]): string {
+  return sections.flatMap(({ heading, statements }) => [heading ?? '', ...statements]).join('')
+}
+
+/** The keys that lead to a section's table: none before the first table. Undefined for a line that names no table. */
+export function sectionPath({ heading }: TomlSection): readonly string[] | undefined {
+  if (heading === undefined) return []
+  const start = /^\uFEFF?[ \t]*\[\[?/.exec(heading)
+  return start === null ? undefined : keysAt(heading, start[0].length, ']')
+}
+
+/** The paths of the tables of all sections of a text, in their order. */
+export function tablePaths(sections: readonly TomlSection[]): TomlPath[] {
+  const lastIndices = new Map<string, number>()
+  return sections.map((section) => {
+    const keys = sectionPath(section) ?? []
+    const isElement = /^\uFEFF?[ \t]*\[\[/.test(section.heading ?? '')
+    const path: (string | number)[] = []
+    for (const [depth, key] of keys.entries()) {
+      path.push(key)
+      const name = JSON.stringify(path)
+      if (isElement && depth === keys.length - 1) lastIndices.set(name, (lastIndices.get(name) ?? -1) + 1)
+      const index = lastIndices.get(name)
+      if (index !== undefined) path.push(index)
+    }
+    return path
+  })
+}
+
+/** The keys that a statement sets, from its section on. Undefined for a comment or an empty line. */
+export function statementPath(statement: string): readonly string[] | undefined {
+  const equals = equalsIn(statement)
+  return equals === undefined ? undefined : keysAt(statement, /^\uFEFF?/.exec(statement)![0].length, '=')
+}
+
+/** The offset of the value that a statement sets. Undefined for a comment or an empty line. */
+export function valueStart(statement: string): number | undefined {
+  const equals = equalsIn(statement)
+  return equals === undefined ? undefined : equals + /^=[ \t]*/.exec(statement.slice(equals))![0].length
+}
+
+/** The offset behind the value that begins at `start`. */
+export function valueEnd(text: string, start: number): number {
+  const char = text[start]
+  if (char === '"' || char === "'") return endOfString(text, start)
+  if (char === '[' || char === '{') return entriesIn(text, start).close + 1
+  return start + /^[^\s#,\]}]*/.exec(text.slice(start))![0].length
+}
+
+interface Entries {
+  /** The offsets of each entry, without spaces, comments and commas around it. */
+  readonly entries: readonly { readonly start: number; readonly end: number }[]
+  /** The offset of the closing bracket. */
+  readonly close: number
+}
+
+/** The items of a list, or the keys with values of an inline table, whose bracket is at `open`. */
+export function entriesIn(text: string, open: number): Entries {
+  const entries: { start: number; end: number }[] = []
+  let depth = 0
+  let entry: { start: number; end: number } | undefined
+  for (let at = open + 1; at < text.length; at += 1) {
+    const char = text[at]!
+    const isClosing = char === ']' || char === '}'
+    if (depth === 0 && (isClosing || char === ',')) {
+      if (entry) entries.push(entry)
+      if (isClosing) return { entries, close: at }
+      entry = undefined
+    } else if (char === '#') at = endOfLine(text, at) - 1
+    else if (!/\s/.test(char)) {
+      const start = at
+      if (char === '"' || char === "'") at = endOfString(text, at) - 1
+      else if (char === '[' || char === '{') depth += 1
+      else if (isClosing) depth -= 1
+      entry = { start: entry?.start ?? start, end: at + 1 }
+    }
+  }
+  return { entries, close: text.length }
+}
+
+/** The comments of a section, with the blank lines among them. */
+export function commentsOf({ statements }: TomlSection): TomlSection[] {
+  const rest = statements.filter((statement) => statementPath(statement) === undefined)
+  return rest.every((statement) => statement.trim() === '') ? [] : [{ heading: undefined, statements: rest }]
+}
+
+/** Returns the statement of a list with one more item in front. */
+export function withItem(statement: string, item: string): string {
+  const open = valueStart(statement)! + 1
+  const isEmpty = entriesIn(statement, open - 1).entries.length === 0
+  const [start, rest] = [statement.slice(0, open), statement.slice(open)]
+  const firstLine = /^[ \t]*(?:#[^\n]*)?\r?\n/.exec(rest)?.[0]
+  if (firstLine !== undefined && !isEmpty) {
+    const others = rest.slice(firstLine.length)
+    const indent = /^[ \t]*/.exec(others)![0]
+    return `${start}${firstLine}${indent}${item},${lineEndIn(statement, firstLine)}${others}`
+  }
+  const space = /^[ \t]*/.exec(rest)![0]
+  const others = rest.slice(space.length)
+  if (isEmpty && others.startsWith('#')) return `${start}${item}${space === '' ? ' ' : space}${others}`
+  return `${start}${space}${item}${isEmpty ? '' : ', '}${others}`
+}
+
+/**
+ * Returns the statement of a list without an item: with its line if it stands alone on it, else with its comma. Undefined where
+ * there is no such item, or where it is an inline table.
+ */
+export function withoutItem(statement: string, index: number): string | undefined {
+  const entry = entriesIn(statement, valueStart(statement)!).entries[index]
+  if (entry === undefined || statement[entry.start] === '{') return undefined
+  const comma = /^[ \t]*,/.exec(statement.slice(entry.end))?.[0] ?? ''
+  const [before, after] = [statement.slice(0, entry.start), statement.slice(entry.end + comma.length)]
+  if (/\n[ \t]*$/.test(before) && /^[ \t]*\r?\n/.test(after))
+    return before.replace(/[ \t]*$/, '') + after.replace(/^[ \t]*\r?\n/, '')
+  return comma === '' ? before.replace(/,[ \t]*$/, '') + after : before + after.replace(/^[ \t]/, '')
+}
+
+/** A key as it stands in TOML: quoted where it has to be. */
+export function keyText(key: string): string {
+  return /^[A-Za-z0-9_-]+$/.test(key) ? key : JSON.stringify(key)
+}
+
+/** The line end of a part of a text; for a part without one, the first of the text. */
+export function lineEndIn(text: string, part = ''): string {
+  return /\r?\n$/.exec(part)?.[0] ?? /\r?\n/.exec(text)?.[0] ?? '\n'
+}
+
+/** A part of a text with a line end, so that a line can follow it. */
+export function withLineEnd(part: string, text = part): string {
+  return part === '' || part === '\uFEFF' || part.endsWith('\n') ? part : part + lineEndIn(text)
+}
+
+/** The text without empty lines at its end. */
+export function withoutBlankEnd(text: string): string {
+  return text.replace(/(\r?\n)(?:[ \t]*\r?\n)+$/, '$1')
+}
+
+function tomlStatements(text: string): string[] {
+  const statements: string[] = []
+  let start = 0
+  let depth = 0
+  for (let at = 0; at < text.length; at += 1) {
+    const char = text[at]!
+    if (char === '#') at = endOfLine(text, at) - 1
+    else if (char === '"' || char === "'") at = endOfString(text, at) - 1
+    else if (char === '[' || char === '{') depth += 1
+    else if (char === ']' || char === '}') depth -= 1
+    else if (char === '\n' && depth <= 0) {
+      statements.push(text.slice(start, at + 1))
+      start = at + 1
+      depth = 0
+    }
+  }
+  return start < text.length ? [...statements, text.slice(start)] : statements
+}
+
+/** The offset of the newline that ends a comment. */
+function endOfLine(text: string, from: number): number {
+  const end = text.indexOf('\n', from)
+  return end === -1 ? text.length : end
+}
+
+/** The offset behind the closing quote of a string. */
+function endOfString(text: string, from: number): number {
+  const quote = text[from]!
+  const long = quote.repeat(3)
+  const isLong = text.startsWith(long, from)
+  const closing = isLong ? long : quote
+  for (let at = from + closing.length; at < text.length; at += 1) {
+    if (quote === '"' && text[at] === '\\') at += 1
+    else if (!isLong && text[at] === '\n') return at
+    else if (text.startsWith(closing, at)) {
+      let end = at + closing.length
+      // One or two quotes may stand before the closing ones.
+      if (isLong) while (text[end] === quote && end - at < 5) end += 1
+      return end
+    }
+  }
+  return text.length
+}
+
+/** The offset of the equals sign behind a key. */
+function equalsIn(statement: string): number | undefined {
+  for (let at = 0; at < statement.length; at += 1) {
+    const char = statement[at]!
+    if (char === '"' || char === "'") at = endOfString(statement, at) - 1
+    else if (char === '#') return undefined
+    else if (char === '=') return at
+  }
+  return undefined
+}
+
+/** The parts of a dotted key that begins at `start` and ends before the character `end`. */
+function keysAt(text: string, start: number, end: string): readonly string[] | undefined {
+  const keys: string[] = []
+  const part = /[ \t]*(?:([A-Za-z0-9_-]+)|"((?:[^"\\\n]|\\.)*)"|'([^'\n]*)')[ \t]*([.=\]])/y
+  part.lastIndex = start
+  for (let found = part.exec(text); found !== null; found = part.exec(text)) {
+    const [, bare, basic, literal, next] = found
+    keys.push(basic === undefined ? (bare ?? literal!) : unescaped(basic))
+    if (next !== '.') return next === end ? keys : undefined
+  }
+  return undefined
+}
+
+const escapes: Readonly<Record<string, string>> = { b: '\b', t: '\t', n: '\n', f: '\f', r: '\r' }
+
+function unescaped(basic: string): string {
+  return basic.replaceAll(
+    /\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))/g,
+    (_, short?: string, long?: string, char?: string) =>
+      char === undefined ? String.fromCodePoint(Number.parseInt(short ?? long!, 16)) : (escapes[char] ?? char),
+  )
+}
