@@ -137,7 +137,7 @@ describe('mirror configure', () => {
 
   test('below a folder nobody has looked for a containerd', async () => {
     const { stderr } = await configure('containerd', ...address, '--dry-run')
-    expect(stderr).toContain('The version of containerd is a guess')
+    expect(stderr).toContain('The version of containerd is assumed')
     expect(stderr).not.toContain('No containerd was found')
   })
 

@@ -74,7 +74,7 @@ describe.skipIf(missing !== undefined).each([
     // The file is right, and the daemon runs with the old one; versions since 2.0 do not tell kubelets.
     const unread = await configured(apart)
     expect(unread.saw!.join('\n')).toContain('(containerd config dump) is /etc/containerd/certs.d')
-    if (root !== '') expect(unread.saw!.join('\n')).toContain('does not tell its config_path')
+    if (root !== '') expect(unread.saw!.join('\n')).toContain('does not report its config_path')
     else {
       expect(unread).toMatchObject({ inUse: false, todo: [expect.stringContaining('restart containerd')] })
       expect(unread.saw!.join('\n')).toContain('in the running containerd is not set')

@@ -11,39 +11,41 @@ import { localFiles } from '../files/local.ts'
 import type { ClientAdapter, ClientLocation, ClientOptions, ConfigTarget, Machine, Observation } from '../types.ts'
 import { planBuildkit, stripBuildkit } from './plan.ts'
 
-/** Whose buildkitd it is: that of builders which buildx makes, or one that runs by itself. */
+/** The buildkitd that a file is for: that of builders which buildx creates, the machine's own, or a file that the user named. */
 type BuildkitKind = 'buildx' | 'buildkitd' | 'file'
 
-interface Found {
-  /** `0.29.1`; undefined: there is none, or none that says so. */
+/** The programs that are installed, and the location of builders. */
+interface DetectedBuildkit {
+  /** `0.29.1`; undefined if not installed, or of unknown version. */
   readonly buildx: string | undefined
   readonly buildkitd: string | undefined
-  /** Where containers of Docker's engine live. */
-  readonly home: ClientLocation
+  /** The location of containers of Docker's engine. */
+  readonly location: ClientLocation
 }
 
-const timeoutMs = 5000
+const versionTimeoutMs = 5000
 const restartBuildkitd = 'sudo systemctl restart buildkit   (it reads its configuration when it starts)'
-const remakeBuilders = 'docker buildx rm BUILDER, and make it again   (a builder keeps what it was made with)'
+const remakeBuilders =
+  'docker buildx rm BUILDER, then create it again   (a builder keeps the configuration it was created with)'
 
-/** BuildKit, in the containers that buildx makes for it or by itself. The one inside dockerd is Docker's. */
+/** BuildKit in containers that buildx creates, or on its own. The one inside dockerd belongs to the docker client. */
 export const buildkitAdapter: ClientAdapter = {
   client: 'buildkit',
   summary: 'buildkitd.toml, for builders that buildx makes and for a buildkitd of its own',
 
   async find(machine) {
-    const buildx = await versionOf(machine, 'docker', ['buildx', 'version'])
+    const buildx = await getVersion(machine, 'docker', ['buildx', 'version'])
     if (buildx !== undefined) return `buildx ${buildx}`
-    const buildkitd = await versionOf(machine, 'buildkitd', ['--version'])
+    const buildkitd = await getVersion(machine, 'buildkitd', ['--version'])
     return buildkitd && `buildkitd ${buildkitd}`
   },
 
   async targets(machine, options) {
-    const found = machine.detached ? undefined : await lookAround(machine)
+    const found = machine.detached ? undefined : await detectBuildkit(machine)
     if (options.file !== undefined)
-      return [placeOf(machine, 'file', resolve(machine.cwd, options.file), found, options)]
-    const buildx = placeOf(machine, 'buildx', buildxFile(machine), found, options)
-    const buildkitd = placeOf(
+      return [toConfigTarget(machine, 'file', resolve(machine.cwd, options.file), found, options)]
+    const buildx = toConfigTarget(machine, 'buildx', getBuildxFile(machine), found, options)
+    const buildkitd = toConfigTarget(
       machine,
       'buildkitd',
       join(machine.root, 'etc', 'buildkit', 'buildkitd.toml'),
@@ -57,15 +59,15 @@ export const buildkitAdapter: ClientAdapter = {
   },
 
   recall(machine, { kind, path = '' }) {
-    return placeOf(machine, kind as BuildkitKind, path, undefined, undefined)
+    return toConfigTarget(machine, kind as BuildkitKind, path, undefined, undefined)
   },
 }
 
-function placeOf(
+function toConfigTarget(
   machine: Machine,
   kind: BuildkitKind,
   path: string,
-  found: Found | undefined,
+  found: DetectedBuildkit | undefined,
   options: ClientOptions | undefined,
 ): ConfigTarget {
   const { runCommand, detached } = machine
@@ -77,7 +79,7 @@ function placeOf(
   }
   const version = options?.clientVersion ?? found?.buildx
   const caPath = join(dirname(path), caFileName)
-  // What lies below --root is read where that is copied to.
+  // Name the CA by its path below --root: the files are copied from there.
   const below = relative(machine.root, caPath)
   const ca = { path: caPath, name: detached && !below.startsWith('..') ? join('/', below) : caPath }
   const target = { path, ca }
@@ -85,7 +87,7 @@ function placeOf(
     id: kind === 'file' ? path : kind,
     title: `${titles[kind]} (${path})`,
     details: { kind, scope, path, ...(kind === 'file' && { file: path }) },
-    location: kind === 'buildkitd' ? { in: 'host' } : (found?.home ?? { in: 'host' }),
+    location: kind === 'buildkitd' ? { in: 'host' } : (found?.location ?? { in: 'host' }),
     files: localFiles,
     wants: { files: [path, caPath], trees: [] },
     plan(mirror, files) {
@@ -94,9 +96,9 @@ function placeOf(
         kind === 'buildkitd'
           ? [restartBuildkitd]
           : [
-              `${createCommand(mirror.cache, kind === 'file' ? path : undefined, version)}   (a builder reads it when it is made)`,
+              `${createCommand(mirror.cache, kind === 'file' ? path : undefined, version)}   (a builder reads it when it is created)`,
             ]
-      // Nobody can ask what buildkitd has read.
+      // Mention the restart even without changes: buildkitd does not report what it has read.
       const unless = kind === 'buildkitd' ? [`${restartBuildkitd}, unless it was restarted since`] : []
       return { ...plan, todo: plan.changes.length > 0 ? then : unless }
     },
@@ -104,13 +106,13 @@ function placeOf(
     ...(!detached && { afterUndo: () => [kind === 'buildkitd' ? restartBuildkitd : remakeBuilders] }),
     ...(!detached &&
       kind === 'buildx' && {
-        pull: (image: string) => tryBuild(image, runCommand),
+        pull: (image: string) => pullByBuild(image, runCommand),
         observe: ({ cache }: { readonly cache: string }) => observeBuilder(cache, version, runCommand),
       }),
     reasons: [
       {
-        why: 'the builder is older than its configuration: it has read what was there when it was made',
-        fix: 'docker buildx rm BUILDER, and make it again',
+        why: 'the builder is older than its configuration, which a builder reads only when it is created',
+        fix: 'docker buildx rm BUILDER, then create it again',
       },
       { why: "the builder in use is Docker's own", fix: 'docker buildx ls   (or: mirror configure docker)' },
       {
@@ -121,25 +123,25 @@ function placeOf(
   }
 }
 
-/** What buildx says of the builder in use. Since 0.18 it also tells which configuration the builder was made with. */
+/** Observes the builder in use by buildx. Since 0.18 buildx also prints the configuration that the builder was created with. */
 async function observeBuilder(
   cache: string,
   version: string | undefined,
   runCommand: Machine['runCommand'],
 ): Promise<Observation> {
-  const said = await runCommand('docker', ['buildx', 'inspect'], { timeoutMs })
-  const text = said?.exitCode === 0 ? said.stdout : ''
+  const result = await runCommand('docker', ['buildx', 'inspect'], { timeoutMs: versionTimeoutMs })
+  const text = result?.exitCode === 0 ? result.stdout : ''
   const [name, driver] = ['Name', 'Driver'].map((key) => new RegExp(`^${key}:\\s*(\\S+)`, 'm').exec(text)?.[1])
   if (name === undefined || driver === undefined)
     return { inUse: undefined, saw: ['docker buildx inspect names no builder.'], reasons: [], todo: [] }
   const isOwn = driver !== 'docker'
-  const tells = text.includes('buildkitd.toml')
-  const inUse = isOwn ? (tells ? text.includes(new URL(cache).host) : undefined) : false
-  const madeWith = tells
-    ? [`It was made with a buildkitd.toml that ${inUse ? 'names' : 'does not name'} ${cache}.`]
+  const printsConfig = text.includes('buildkitd.toml')
+  const inUse = isOwn ? (printsConfig ? text.includes(new URL(cache).host) : undefined) : false
+  const createdWith = printsConfig
+    ? [`It was created with a buildkitd.toml that ${inUse ? 'names' : 'does not name'} ${cache}.`]
     : []
   const older = {
-    why: 'the builder was made before it was configured',
+    why: 'the builder was created before mirror configured it',
     fix: `docker buildx rm ${name}; ${createCommand(cache, undefined, version)}`,
   }
   const apart = {
@@ -148,7 +150,7 @@ async function observeBuilder(
   }
   return {
     inUse,
-    saw: [`The builder in use is ${name} (driver ${driver}).`, ...(isOwn ? madeWith : [])],
+    saw: [`The builder in use is ${name} (driver ${driver}).`, ...(isOwn ? createdWith : [])],
     reasons: !isOwn
       ? [
           {
@@ -163,7 +165,7 @@ async function observeBuilder(
   }
 }
 
-/** A builder that reaches an address of this machine's loopback shares its network. */
+/** Returns the command that creates a builder. It shares the host's network if the mirror is on loopback. */
 function createCommand(cache: string, file: string | undefined, version: string | undefined): string {
   const [major, minor] = majorAndMinor(version) ?? [0, 14]
   const flag = major === 0 && minor < 14 ? '--config' : '--buildkitd-config'
@@ -174,22 +176,22 @@ function createCommand(cache: string, file: string | undefined, version: string 
   ].join(' ')
 }
 
-/** What buildx gives to each builder that is made without another. */
-function buildxFile({ env, home, detached }: Machine): string {
+/** Returns the path of the file that buildx gives to each new builder. */
+function getBuildxFile({ env, home, detached }: Machine): string {
   const docker = (!detached && env['DOCKER_CONFIG']) || join(home, '.docker')
   return join((!detached && env['BUILDX_CONFIG']) || join(docker, 'buildx'), 'buildkitd.default.toml')
 }
 
-async function lookAround(machine: Machine): Promise<Found> {
+async function detectBuildkit(machine: Machine): Promise<DetectedBuildkit> {
   const [buildx, buildkitd, home] = await Promise.all([
-    versionOf(machine, 'docker', ['buildx', 'version']),
-    versionOf(machine, 'buildkitd', ['--version']),
-    homeOfContainers(machine),
+    getVersion(machine, 'docker', ['buildx', 'version']),
+    getVersion(machine, 'buildkitd', ['--version']),
+    findContainerLocation(machine),
   ])
-  return { buildx, buildkitd, home }
+  return { buildx, buildkitd, location: home }
 }
 
-async function homeOfContainers(machine: Machine): Promise<ClientLocation> {
+async function findContainerLocation(machine: Machine): Promise<ClientLocation> {
   const what = 'builders'
   const inVm = { in: 'vm', what, hostName: 'host.docker.internal' } as const
   try {
@@ -198,7 +200,7 @@ async function homeOfContainers(machine: Machine): Promise<ClientLocation> {
     if (kind === undefined) return machine.platform === 'linux' ? { in: 'host' } : inVm
     if (kind === 'system' && engine?.dockerd?.sharesNetwork !== false) return { in: 'host' }
     if (kind !== 'system' && kind !== 'rootless') return inVm
-    const why = "not even the host's network is that of this machine there"
+    const why = "even the host's network is not that of this machine there"
     return { in: 'apart', what, why, hints: [] }
   } catch (error) {
     if (!(error instanceof MirrorError)) throw error
@@ -206,18 +208,18 @@ async function homeOfContainers(machine: Machine): Promise<ClientLocation> {
   }
 }
 
-/** `github.com/docker/buildx v0.29.1 4d6…`, `buildkitd github.com/moby/buildkit v0.12.5 bac3f2b…` */
-async function versionOf({ runCommand }: Machine, file: string, args: string[]): Promise<string | undefined> {
-  const result = await runCommand(file, args, { timeoutMs })
+/** Returns the version from `github.com/docker/buildx v0.29.1 4d6…` or `buildkitd github.com/moby/buildkit v0.12.5 bac3f2b…`. */
+async function getVersion({ runCommand }: Machine, file: string, args: string[]): Promise<string | undefined> {
+  const result = await runCommand(file, args, { timeoutMs: versionTimeoutMs })
   return result?.exitCode === 0 ? /\bv?(\d+\.\d+\S*)/.exec(result.stdout)?.[1] : undefined
 }
 
-const buildMs = 90_000
-const askMs = 10_000
+const buildTimeoutMs = 90_000
+const inspectTimeoutMs = 10_000
 
-/** Builds an image of nothing but this one by the builder in use, and keeps nothing of it. */
-async function tryBuild(image: string, runCommand: RunCommand): Promise<{ failed: string | undefined }> {
-  const builder = await runCommand('docker', ['buildx', 'inspect'], { timeoutMs: askMs })
+/** Pulls an image by a build in the builder in use, without output. Resolves to the failure. */
+async function pullByBuild(image: string, runCommand: RunCommand): Promise<{ failed: string | undefined }> {
+  const builder = await runCommand('docker', ['buildx', 'inspect'], { timeoutMs: inspectTimeoutMs })
   if (builder === undefined) return { failed: 'there is no docker command' }
   if (builder.exitCode !== 0) return { failed: builder.stderr.trim() || 'buildx names no builder' }
   const driver = /^Driver:\s*(\S+)/m.exec(builder.stdout)?.[1]
@@ -227,9 +229,11 @@ async function tryBuild(image: string, runCommand: RunCommand): Promise<{ failed
   try {
     await writeFile(join(folder, 'Dockerfile'), `FROM ${image}\n`)
     const args = ['buildx', 'build', '--no-cache', '--pull', '--output', 'type=cacheonly', folder]
-    const result = await runCommand('docker', args, { timeoutMs: buildMs })
+    const result = await runCommand('docker', args, { timeoutMs: buildTimeoutMs })
     if (result?.exitCode === 0) return { failed: undefined }
-    return { failed: result?.stderr.trim().split('\n').at(-1) ?? `the build took longer than ${buildMs / 1000} s` }
+    return {
+      failed: result?.stderr.trim().split('\n').at(-1) ?? `the build took longer than ${buildTimeoutMs / 1000} s`,
+    }
   } finally {
     await rm(folder, { recursive: true, force: true })
   }

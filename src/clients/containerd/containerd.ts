@@ -14,8 +14,8 @@ import type {
   Observation,
   Reason,
 } from '../types.ts'
-import { type ContainerdFile, dumpOf, importsOf, readContainerdConfig } from './config-toml.ts'
-import { criClient, CriError, criUnimplemented } from './cri.ts'
+import { type ContainerdFile, dumpContainerdConfig, getImports, readContainerdConfig } from './config-toml.ts'
+import { criClient, CriError, criUnimplemented, pullTimeoutMs } from './cri.ts'
 import { namesMirror } from './hosts-toml.ts'
 import { type ContainerdTarget, planContainerd, stripContainerd } from './plan.ts'
 
@@ -27,43 +27,43 @@ export const containerdAdapter: ClientAdapter = {
   summary: 'containerd and nerdctl: hosts.toml files for the registries',
 
   async find(machine) {
-    const version = await versionOf(machine)
+    const version = await getContainerdVersion(machine)
     return version === undefined ? undefined : `containerd ${version}`
   },
 
   async targets(machine, { scope, clientVersion }) {
     if (machine.platform !== 'linux' && !machine.detached)
-      throw new MirrorError('containerd runs on Linux, and this is none.', {
+      throw new MirrorError('containerd is only supported on Linux.', {
         exit: exitCode.missing,
         hints: ['mirror configure containerd --root DIR   (files to be copied to where it runs)'],
       })
-    const version = clientVersion ?? (await versionOf(machine))
-    const system = () => placeFor(machine, 'system', version)
-    const user = () => placeFor(machine, 'user', version)
-    if (scope !== undefined) return [await placeFor(machine, scope, version)]
+    const version = clientVersion ?? (await getContainerdVersion(machine))
+    const system = () => findTarget(machine, 'system', version)
+    const user = () => findTarget(machine, 'user', version)
+    if (scope !== undefined) return [await findTarget(machine, scope, version)]
     if (!(await runsRootless(machine))) return [await system()]
     return process.getuid?.() === 0 ? [await system(), await user()] : [await user(), await system()]
   },
 
-  recall: (machine, details) => placeOf(machine, details, undefined),
+  recall: (machine, details) => toConfigTarget(machine, details, undefined),
 }
 
-/** Looks at what containerd itself says of its configuration, where it may be asked. */
-async function placeFor(
+/** Finds a target by the configuration that containerd itself reports, where it can be asked. */
+async function findTarget(
   machine: Machine,
   scope: 'user' | 'system',
   version: string | undefined,
 ): Promise<ConfigTarget> {
   const config = configFolder(machine, scope)
-  const dump = scope === 'system' ? await dumpOf(machine) : undefined
-  const [main, ...imports] = await configFiles(machine, posix.join(config, 'config.toml'))
+  const dump = scope === 'system' ? await dumpContainerdConfig(machine) : undefined
+  const [main, ...imports] = await readConfigFiles(machine, posix.join(config, 'config.toml'))
   const own = readContainerdConfig(main!, version, imports)
   const { configPaths, address } =
     dump === undefined ? own : readContainerdConfig({ name: main!.name, text: dump }, version)
-  // Folders that are named where containerd does not look are meant all the same.
-  const [named] = [configPaths, own.meantPaths].filter((paths) => paths.length > 0)
+  // Fall back to folders that the files name in a section that containerd does not read.
+  const [named] = [configPaths, own.ineffectivePaths].filter((paths) => paths.length > 0)
   const folders = named ?? [posix.join(config, 'certs.d')]
-  return placeOf(
+  return toConfigTarget(
     machine,
     {
       scope,
@@ -77,7 +77,7 @@ async function placeFor(
   )
 }
 
-function placeOf(machine: Machine, details: ConfigTargetDetails, dump: string | undefined): ConfigTarget {
+function toConfigTarget(machine: Machine, details: ConfigTargetDetails, dump: string | undefined): ConfigTarget {
   const { version, socket = usualSocket } = details
   const scope = details['scope'] === 'user' ? 'user' : 'system'
   const [hosts, ...others] = details['folders']!.split(':')
@@ -85,7 +85,7 @@ function placeOf(machine: Machine, details: ConfigTargetDetails, dump: string | 
   const named = (name: string) => ({ name, path: join(machine.root, name) })
   const target: ContainerdTarget = {
     hosts: named(hosts!),
-    elsewhere: [...new Set([...others, posix.join(config, '..', 'docker', 'certs.d')])]
+    otherFolders: [...new Set([...others, posix.join(config, '..', 'docker', 'certs.d')])]
       .filter((folder) => folder !== hosts)
       .map((folder) => named(folder).path),
     configFile: named(posix.join(config, 'config.toml')),
@@ -100,18 +100,18 @@ function placeOf(machine: Machine, details: ConfigTargetDetails, dump: string | 
     id: scope,
     title: `${scope === 'user' ? 'your rootless containerd' : 'system'} (${target.hosts.path})`,
     details,
-    location: homeOf(scope),
+    location: clientLocationOf(scope),
     files: localFiles,
     readAtEachPull: true,
     wants: {
       files: [target.configFile.path, ...target.imports.map(({ path }) => path), target.nerdctlFile.path],
-      trees: [target.hosts.path, ...target.elsewhere],
+      trees: [target.hosts.path, ...target.otherFolders],
     },
     plan(mirror, files) {
       const plan = planContainerd(mirror, target, files)
       const guess = machine.detached
-        ? 'The version of containerd is a guess: one before 2.0. Say it with --client-version otherwise.'
-        : 'No containerd was found, so its version is a guess: say it with --client-version.'
+        ? 'The version of containerd is assumed to be before 2.0. Set another one with --client-version.'
+        : 'containerd was not found, so its version is assumed. Set it with --client-version.'
       return version === undefined ? { ...plan, notes: [...plan.notes, guess] } : plan
     },
     strip: (mirror, files) => stripContainerd(mirror, target.hosts.path, files),
@@ -122,19 +122,19 @@ function placeOf(machine: Machine, details: ConfigTargetDetails, dump: string | 
         observeContainerd({ machine, socket, target, dump: scope === 'system' }, cache),
     }),
     reasons: [
-      { why: 'It is not configured', fix: 'mirror configure containerd', isUnconfigured: true },
+      { why: 'containerd is not configured for this mirror', fix: 'mirror configure containerd', isUnconfigured: true },
       {
         why: `config_path is not set to ${hosts}, or containerd was not restarted since`,
         fix: 'containerd config dump | grep config_path; sudo systemctl restart containerd',
       },
       {
-        why: 'config_path names several folders, which versions since 2.1 may not understand',
+        why: 'config_path names several folders, which containerd 2.1 and later may not support',
         fix: `config_path = "${hosts}"   (in ${target.configFile.name})`,
       },
       ...(target.referrers
         ? [
             {
-              why: 'containerd or nerdctl is older than 2.2 now, and passes over hosts.toml files that name "referrers"',
+              why: 'containerd or nerdctl is older than 2.2 now, and ignores hosts.toml files that name "referrers"',
               fix: 'mirror configure containerd',
             },
           ]
@@ -144,55 +144,55 @@ function placeOf(machine: Machine, details: ConfigTargetDetails, dump: string | 
   }
 }
 
-/** Where its configuration is, in the machine's own words: without what `--root` puts before it. */
+/** Returns the configuration folder, without the prefix of `--root`. */
 function configFolder({ home, env, detached }: Machine, scope: 'user' | 'system'): string {
   if (scope === 'system') return '/etc/containerd'
   if (detached) return '/.config/containerd'
   return join(env['XDG_CONFIG_HOME'] ?? join(home, '.config'), 'containerd')
 }
 
-function homeOf(scope: 'user' | 'system'): ClientLocation {
+function clientLocationOf(scope: 'user' | 'system'): ClientLocation {
   if (scope === 'system') return { in: 'host' }
   return {
     in: 'apart',
     what: 'A rootless containerd',
-    why: 'it has a network of its own, where 127.0.0.1 is another',
-    hints: ['have the cache listen on an address of this machine, too: "cache.listen" in mirror.yaml'],
+    why: 'it has its own network, where 127.0.0.1 is not this machine',
+    hints: ['make the cache listen on an address of this machine, too: "cache.listen" in mirror.yaml'],
   }
 }
 
-async function versionOf({ runCommand, detached }: Machine): Promise<string | undefined> {
+async function getContainerdVersion({ runCommand, detached }: Machine): Promise<string | undefined> {
   if (detached) return undefined
   const result = await runCommand('containerd', ['--version'], { timeoutMs: 5000 })
   return result?.exitCode === 0 ? containerdVersionIn(result.stdout) : undefined
 }
 
-/** Whether all who read hosts.toml files in this folder know the capability `referrers`. */
+/** Whether all readers of hosts.toml files in this folder know the capability `referrers`. */
 async function knowsReferrers(machine: Machine, version: string | undefined, folder: string): Promise<boolean> {
-  // The folders of Docker are read by other versions of the same code.
+  // Rule out Docker's folders: dockerd reads them with other versions of the same code.
   if (!isAtLeast(version, 2, 2) || folder.endsWith('/docker/certs.d')) return false
   return readersKnowReferrers(machine, ['nerdctl'])
 }
 
-/** config.toml with what it imports, as far as that is there; an empty text where there is none. */
-async function configFiles({ root }: Machine, name: string): Promise<ContainerdFile[]> {
+/** Reads config.toml and the files that it imports, if they exist. A missing config.toml has an empty text. */
+async function readConfigFiles({ root }: Machine, name: string): Promise<ContainerdFile[]> {
   const found: ContainerdFile[] = []
   const pending = [name]
   for (const next of pending) {
     if (found.some((file) => file.name === next)) continue
-    for (const path of await namesLike(root, next)) {
+    for (const path of await expandName(root, next)) {
       const file = await localFiles.read(join(root, path))
       if (file === undefined && path !== name) continue
       const read = { name: path, text: Buffer.from(file?.bytes ?? []).toString() }
       found.push(read)
-      pending.push(...importsOf(read))
+      pending.push(...getImports(read))
     }
   }
   return found
 }
 
-/** The files that a name with `*` stands for. */
-async function namesLike(root: string, name: string): Promise<string[]> {
+/** Returns the names of the files that a name with `*` stands for. */
+async function expandName(root: string, name: string): Promise<string[]> {
   const folder = posix.dirname(name)
   if (!name.includes('*') || folder.includes('*')) return [name]
   const paths = (await localFiles.list(join(root, folder))).map((path) =>
@@ -212,24 +212,22 @@ async function runsRootless({ env, detached }: Machine): Promise<boolean> {
   return !detached && runtimeFolder !== undefined && isThere(join(runtimeFolder, 'containerd-rootless'))
 }
 
-const patienceMs = 120_000
-
 interface ContainerdAccess {
   readonly runCommand: RunCommand
   readonly socket: string
-  /** Where its hosts folders are, for ctr, which has to be told. */
+  /** The root of its hosts folders, for `ctr --hosts-dir`. */
   readonly hostsFolder: string
 }
 
 /**
- * Pulls an image as a kubelet would, and removes it again; by ctr where containerd does not speak to kubelets. Resolves to what
- * was said when it failed. Throws a MirrorError (missing) when no containerd answers.
+ * Pulls an image as a kubelet does, and removes it; by ctr where containerd has no CRI. Resolves to the failure of the pull. Throws a
+ * MirrorError (missing) if no containerd answers.
  */
 async function pullByContainerd(
   access: ContainerdAccess,
   image: string,
 ): Promise<{ readonly failed: string | undefined }> {
-  const cri = criClient(access.socket, patienceMs)
+  const cri = criClient(access.socket, pullTimeoutMs)
   try {
     await cri.pullImage(image)
     await cri.removeImage(image)
@@ -239,7 +237,7 @@ async function pullByContainerd(
       return error.status === criUnimplemented ? pullByCtr(access, image) : { failed: error.message }
     }
     if (!isConnectionFailure(error)) throw error
-    throw unreachable(access.socket, error)
+    throw unreachableError(access.socket, error)
   }
 }
 
@@ -248,10 +246,10 @@ async function pullByCtr(
   image: string,
 ): Promise<{ readonly failed: string | undefined }> {
   const ctr = (...args: string[]) =>
-    runCommand('ctr', ['--address', socket, 'images', ...args], { timeoutMs: patienceMs })
+    runCommand('ctr', ['--address', socket, 'images', ...args], { timeoutMs: pullTimeoutMs })
   const pulled = await ctr('pull', '--hosts-dir', hostsFolder, image)
   if (pulled === undefined)
-    throw new MirrorError('containerd does not speak to kubelets here, and there is no ctr to pull by instead.', {
+    throw new MirrorError('containerd has no CRI here, and ctr is not installed, so no image can be pulled.', {
       exit: exitCode.missing,
     })
   if (pulled.exitCode !== 0) return { failed: pulled.stderr.trim() || pulled.stdout.trim() }
@@ -259,33 +257,33 @@ async function pullByCtr(
   return { failed: undefined }
 }
 
-function unreachable(socket: string, cause: unknown): MirrorError {
+function unreachableError(socket: string, cause: unknown): MirrorError {
   const denied = errnoOf(cause) === 'EACCES' || errnoOf(cause) === 'EPERM'
-  return new MirrorError(denied ? `Only root may speak to ${socket}.` : `No containerd answers at ${socket}.`, {
+  return new MirrorError(denied ? `Only root can connect to ${socket}.` : `No containerd answers at ${socket}.`, {
     exit: exitCode.missing,
     hints: denied ? ['sudo mirror configure containerd --check'] : ['sudo systemctl start containerd'],
     cause,
   })
 }
 
-const statusMs = 5000
+const statusTimeoutMs = 5000
 
 interface ObservedContainerd {
   readonly machine: Machine
   readonly socket: string
   readonly target: ContainerdTarget
-  /** Whether `containerd config dump` is about this one. */
+  /** Whether `containerd config dump` prints the configuration of this containerd. */
   readonly dump: boolean
 }
 
-/** What containerd's configuration, the running containerd, and the hosts.toml for Docker Hub say. */
+/** Observes containerd's configuration, the running containerd, and the hosts.toml for Docker Hub. */
 async function observeContainerd(
   { machine, socket, target, dump }: ObservedContainerd,
   cache: string,
 ): Promise<Observation> {
   const hosts = target.hosts.name
-  const written = await configPathsIn(dump ? await dumpOf(machine) : undefined, target)
-  const live = await liveConfigPaths(socket)
+  const written = await readConfigPaths(dump ? await dumpContainerdConfig(machine) : undefined, target)
+  const live = await askConfigPaths(socket)
   const hostsToml = await findHostsToml(target.hosts.path, cache)
   const has = (paths: readonly string[] | undefined) => paths?.includes(hosts)
   const isStale = has(written) === true && has(live) === false
@@ -295,18 +293,27 @@ async function observeContainerd(
     saw: [
       ...(written === undefined
         ? []
-        : [`config_path in the configuration (containerd config dump) is ${say(written)}.`]),
+        : [`config_path in the configuration (containerd config dump) is ${describePaths(written)}.`]),
       live === undefined
-        ? 'The running containerd does not tell its config_path: restart it if it was not restarted since that was set.'
-        : `config_path in the running containerd is ${say(live)}.`,
+        ? 'The running containerd does not report its config_path. Restart it if it was not restarted since config_path was set.'
+        : `config_path in the running containerd is ${describePaths(live)}.`,
       hostsToml.says,
     ],
-    reasons: reasonsFor({ hosts, written, live, isStale, names: hostsToml.names, cache, file: target.configFile.name }),
-    todo: isStale ? [restart] : [],
+    reasons: findReasons({
+      hosts,
+      written,
+      live,
+      isStale,
+      names: hostsToml.names,
+      cache,
+      file: target.configFile.name,
+    }),
+    todo: isStale ? [restartCommand] : [],
   }
 }
 
-const restart = 'sudo systemctl restart containerd   (it runs with an older configuration; containers go on)'
+const restartCommand =
+  'sudo systemctl restart containerd   (it runs with an older configuration; containers keep running)'
 
 interface Findings {
   readonly hosts: string
@@ -318,9 +325,9 @@ interface Findings {
   readonly file: string
 }
 
-function reasonsFor({ hosts, written, live, isStale, names, cache, file }: Findings): Reason[] {
+function findReasons({ hosts, written, live, isStale, names, cache, file }: Findings): Reason[] {
   if (!names) return [{ why: 'containerd is not configured for this mirror', fix: 'mirror configure containerd' }]
-  if (isStale) return [{ why: 'containerd was not restarted since config_path was set', fix: restart }]
+  if (isStale) return [{ why: 'containerd was not restarted since config_path was set', fix: restartCommand }]
   if (written !== undefined && !written.includes(hosts))
     return [
       {
@@ -333,31 +340,31 @@ function reasonsFor({ hosts, written, live, isStale, names, cache, file }: Findi
     ...((written?.length ?? 0) > 1
       ? [
           {
-            why: 'config_path names several folders, which versions since 2.1 may not understand',
+            why: 'config_path names several folders, which containerd 2.1 and later may not support',
             fix: `config_path = "${hosts}"   (in ${file})`,
           },
         ]
       : []),
-    ...(isUnsure ? [{ why: 'containerd was not restarted since config_path was set', fix: restart }] : []),
+    ...(isUnsure ? [{ why: 'containerd was not restarted since config_path was set', fix: restartCommand }] : []),
     {
       why: `containerd could not read a hosts.toml, or did not reach ${cache}`,
-      fix: 'journalctl -u containerd -n 50   (it says why in its log only)',
+      fix: 'journalctl -u containerd -n 50   (only its log has the reason)',
     },
   ]
 }
 
-function say(paths: readonly string[]): string {
+function describePaths(paths: readonly string[]): string {
   return paths.length === 0 ? 'not set' : paths.join(':')
 }
 
-async function configPathsIn(
+async function readConfigPaths(
   dump: string | undefined,
   target: ContainerdTarget,
 ): Promise<readonly string[] | undefined> {
   const { configFile, imports, version } = target
   try {
     if (dump !== undefined) return readContainerdConfig({ name: configFile.name, text: dump }, version).configPaths
-    const [main, ...others] = await Promise.all([configFile, ...imports].map(read))
+    const [main, ...others] = await Promise.all([configFile, ...imports].map(readConfigFile))
     return readContainerdConfig(main!, version, others).configPaths
   } catch (error) {
     if (error instanceof MirrorError) return undefined
@@ -365,14 +372,20 @@ async function configPathsIn(
   }
 }
 
-async function read({ name, path }: { readonly name: string; readonly path: string }): Promise<ContainerdFile> {
+async function readConfigFile({
+  name,
+  path,
+}: {
+  readonly name: string
+  readonly path: string
+}): Promise<ContainerdFile> {
   return { name, text: Buffer.from((await ifVisible(localFiles.read(path)))?.bytes ?? []).toString() }
 }
 
-/** What the running containerd tells kubelets of its configuration; undefined where it tells none, as 2.0 and 2.1. */
-async function liveConfigPaths(socket: string): Promise<readonly string[] | undefined> {
+/** Asks the running containerd for its `config_path`; undefined where it reports none, as 2.0 and 2.1. */
+async function askConfigPaths(socket: string): Promise<readonly string[] | undefined> {
   try {
-    const { config } = await criClient(socket, statusMs).info()
+    const { config } = await criClient(socket, statusTimeoutMs).info()
     const registry = config === undefined ? undefined : parseObject(config)?.['registry']
     const path = isObject(registry) ? registry['configPath'] : undefined
     return typeof path === 'string' ? path.split(':').filter(Boolean) : undefined
@@ -382,7 +395,7 @@ async function liveConfigPaths(socket: string): Promise<readonly string[] | unde
   }
 }
 
-/** The file by which containerd gets images of Docker Hub. */
+/** Finds the hosts.toml that containerd reads for Docker Hub. */
 async function findHostsToml(
   folder: string,
   cache: string,

@@ -7,24 +7,24 @@ import { registrySection } from './config-toml.ts'
 
 /** Runs programs in the nodes of a cluster. */
 interface NodePrograms {
-  /** Runs a program in a node; undefined when there is no way to. */
+  /** Runs a program in a node; undefined if it cannot run there. */
   exec(node: string, args: readonly string[], input?: string, timeoutMs?: number): Promise<CommandResult | undefined>
 }
 
-/** The parts of Kubernetes' container runtime interface that images are pulled by, over the runtime's socket. */
+/** The image calls of Kubernetes' Container Runtime Interface (CRI), over the runtime's socket. */
 interface Cri {
-  /** Throws a CriError with what the runtime says, or what the system says of a socket that cannot be reached. */
+  /** Throws a CriError with the runtime's message, or the system error of a socket that cannot be reached. */
   pullImage(image: string): Promise<void>
-  /** No failure when it is gone already. Throws as `pullImage`. */
+  /** Succeeds for an image that does not exist. Throws like `pullImage`. */
   removeImage(image: string): Promise<void>
-  /** What it tells of itself, texts by name: `config` is JSON. Throws as `pullImage`. */
+  /** Returns the runtime's info, texts by name: `config` is JSON. Throws like `pullImage`. */
   info(): Promise<Readonly<Record<string, string>>>
 }
 
-/** A call that the runtime refused. */
+/** The failure of a call that the runtime refused. */
 export class CriError extends Error {
   override name = 'CriError'
-  /** A gRPC status. https://grpc.github.io/grpc/core/md_doc_statuscodes.html */
+  /** gRPC status code. https://grpc.github.io/grpc/core/md_doc_statuscodes.html */
   readonly status: number
 
   constructor(status: number, message: string) {
@@ -33,10 +33,10 @@ export class CriError extends Error {
   }
 }
 
-/** The status of a runtime that does not speak this interface. */
+/** gRPC status of a runtime without CRI. */
 export const criUnimplemented = 12
 
-/** CRI v1: gRPC, with the two messages written by hand. https://github.com/kubernetes/cri-api */
+/** Returns a client for CRI v1 over gRPC; its few messages are encoded by hand. https://github.com/kubernetes/cri-api */
 export function criClient(socket: string, timeoutMs: number): Cri {
   const call = async (method: string, image: string) =>
     void (await unaryCall(socket, `/runtime.v1.ImageService/${method}`, imageSpec(image), timeoutMs))
@@ -44,9 +44,9 @@ export function criClient(socket: string, timeoutMs: number): Cri {
     pullImage: (image) => call('PullImage', image),
     removeImage: (image) => call('RemoveImage', image),
     async info() {
-      // StatusRequest.verbose; StatusResponse.info is a map, an entry each.
-      const answer = await unaryCall(socket, '/runtime.v1.RuntimeService/Status', Buffer.from([0x08, 1]), timeoutMs)
-      const entries = fieldsOf(answer).filter(({ number }) => number === 2)
+      // Set StatusRequest.verbose. StatusResponse.info is a map: each entry is a field 2.
+      const response = await unaryCall(socket, '/runtime.v1.RuntimeService/Status', Buffer.from([0x08, 1]), timeoutMs)
+      const entries = fieldsOf(response).filter(({ number }) => number === 2)
       return Object.fromEntries(
         entries.map(({ value }) => {
           const entry = fieldsOf(value)
@@ -58,12 +58,12 @@ export function criClient(socket: string, timeoutMs: number): Cri {
   }
 }
 
-/** An ImageSpec, whose first field is the image's name, as the first field of a request. */
+/** Encodes a request whose first field is an ImageSpec, whose first field is the image's name. */
 function imageSpec(image: string): Buffer {
   return field(1, field(1, Buffer.from(image)))
 }
 
-/** A length-delimited protobuf field. https://protobuf.dev/programming-guides/encoding/ */
+/** Encodes a length-delimited protobuf field. https://protobuf.dev/programming-guides/encoding/ */
 function field(number: number, value: Buffer): Buffer {
   return Buffer.concat([varint((number << 3) | 2), varint(value.length), value])
 }
@@ -75,7 +75,7 @@ function varint(value: number): Buffer {
   return Buffer.from([...bytes, rest])
 }
 
-/** The length-delimited fields of a message; a number is passed over. */
+/** Decodes the length-delimited fields of a message and skips numbers. */
 function fieldsOf(message: Buffer): { readonly number: number; readonly value: Buffer }[] {
   const fields: { number: number; value: Buffer }[] = []
   let at = 0
@@ -101,10 +101,10 @@ function fieldsOf(message: Buffer): { readonly number: number; readonly value: B
   return fields
 }
 
-/** One gRPC call; resolves to the message of its answer. https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md */
+/** Makes one unary gRPC call and resolves to the response message. https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md */
 async function unaryCall(path: string, method: string, message: Buffer, timeoutMs: number): Promise<Buffer> {
   const socket = connect(path)
-  // Afterwards a session would only say that its stream was cancelled.
+  // Connect first to get the system's error: a session only reports that its stream was cancelled.
   await once(socket, 'connect')
   const session = connectHttp2('http://localhost', { createConnection: () => socket })
   const head = Buffer.alloc(5)
@@ -118,15 +118,15 @@ async function unaryCall(path: string, method: string, message: Buffer, timeoutM
       'content-type': 'application/grpc',
       te: 'trailers',
     })
-    stream.setTimeout(timeoutMs, () => reject(new CriError(4, `no answer within ${timeoutMs / 1000} s`)))
+    stream.setTimeout(timeoutMs, () => reject(new CriError(4, `no response within ${timeoutMs / 1000} s`)))
     stream.on('error', reject)
     let status: IncomingHttpHeaders = {}
-    // A failure without a body has its status in the head.
+    // Take the status from the headers if a failure has no body.
     stream.on('response', (headers) => (status = headers))
     stream.on('trailers', (trailers) => (status = trailers))
     stream.on('end', () => {
       const code = Number(status['grpc-status'] ?? 2)
-      // Before the message: a flag for compression, which nobody asked for, and its length.
+      // Skip the compression flag and the length before the message.
       if (code === 0) resolve(Buffer.concat(chunks).subarray(5))
       else reject(new CriError(code, messageOf(status) ?? `status ${code}`))
     })
@@ -135,7 +135,7 @@ async function unaryCall(path: string, method: string, message: Buffer, timeoutM
   }).finally(() => session.destroy())
 }
 
-/** What went wrong, in the runtime's words: percent-encoded, unless somebody forgot. */
+/** Returns the runtime's error message. It should be percent-encoded; one that is not is taken as it is. */
 function messageOf(status: IncomingHttpHeaders): string | undefined {
   const message = status['grpc-message']
   if (typeof message !== 'string') return undefined
@@ -148,8 +148,8 @@ function messageOf(status: IncomingHttpHeaders): string | undefined {
 }
 
 /**
- * Pulls an image in a node as its kubelet would, and removes it: undefined when it came, else what was said. Nodes without
- * crictl pull by ctr, which has to be told the folder that their containerd looks at.
+ * Pulls an image in a node as its kubelet does, and removes it. Resolves to undefined, or to the error output of a failed pull. Nodes
+ * without crictl pull by ctr, with the folder that their containerd reads as `--hosts-dir`.
  */
 export async function pullInNode(nodes: NodePrograms, node: string, image: string): Promise<string | undefined> {
   const hasCrictl = (await nodes.exec(node, ['sh', '-c', 'command -v crictl']))?.exitCode === 0
@@ -160,10 +160,10 @@ export async function pullInNode(nodes: NodePrograms, node: string, image: strin
   const result = await nodes.exec(node, pull, undefined, pullTimeoutMs)
   await nodes.exec(node, hasCrictl ? ['crictl', 'rmi', image] : [...ctr, 'rm', image])
   if (result?.exitCode === 0) return undefined
-  return `${node}: ${result?.stderr.trim() || result?.stdout.trim() || 'the pull did not end'}`
+  return `${node}: ${result?.stderr.trim() || result?.stdout.trim() || 'the pull timed out'}`
 }
 
-/** Where the containerd of a node looks for hosts.toml. */
+/** Returns the folders in which the containerd of a node looks for hosts.toml files. */
 export async function configPaths(nodes: NodePrograms, node: string): Promise<readonly string[]> {
   const dump = await nodes.exec(node, ['containerd', 'config', 'dump'])
   if (dump?.exitCode !== 0) return []
@@ -171,7 +171,7 @@ export async function configPaths(nodes: NodePrograms, node: string): Promise<re
   return registrySection(`containerd config dump in ${node}`, dump.stdout, { containerd }).configPaths
 }
 
-/** The version of a node's containerd; undefined when it does not say. */
+/** Returns the version of a node's containerd; undefined if it is unknown. */
 export async function nodeContainerd(nodes: NodePrograms, node: string): Promise<string | undefined> {
   const result = await nodes.exec(node, ['containerd', '--version'])
   return result?.exitCode === 0 ? containerdVersionIn(result.stdout) : undefined
@@ -180,8 +180,8 @@ export async function nodeContainerd(nodes: NodePrograms, node: string): Promise
 export const pullTimeoutMs = 120_000
 
 /**
- * Pulls an image by the crictl of a node, as its kubelet would, and removes it again. See ConfigTarget.pull; `missing`: what to
- * say when there is no way to the node.
+ * Pulls an image by the crictl of a node, as its kubelet does, and removes it. See ConfigTarget.pull. `missing`: the failure to report
+ * if no program can run in the node.
  */
 export async function pullByCrictl(
   crictl: (args: readonly string[]) => Promise<CommandResult | undefined>,
@@ -192,5 +192,5 @@ export async function pullByCrictl(
   if (result === undefined) return { failed: missing }
   await crictl(['rmi', image])
   if (result.exitCode === 0) return { failed: undefined }
-  return { failed: `${result.stdout}${result.stderr}`.trim() || 'the pull did not end' }
+  return { failed: `${result.stdout}${result.stderr}`.trim() || 'the pull timed out' }
 }

@@ -6,27 +6,28 @@ import { removeFromToml, renderToml, tableOf, type TomlPath, type TomlTable, try
 import { caChange, caFileName, isCaFile, withoutOwnHeader, writtenByMirror } from '../files/kinds.ts'
 import type { FileChange, FilesNow, MirrorForClient } from '../types.ts'
 
+/** The contents of a registry's hosts.toml. */
 interface HostsFile {
-  /** The registry's own address, which is asked last; undefined leaves it to the client. */
+  /** The registry's own URL, which the client asks last; undefined leaves it to the client. */
   readonly server?: string
   readonly mirror: string
   /**
-   * Whether all who read the file know the capability `referrers`, as containerd 2.2 and Docker 29.1 do: others would pass over
-   * the whole file.
+   * Whether all readers of the file know the capability `referrers`, as containerd 2.2 and Docker 29.1 do. Others ignore the whole
+   * file.
    */
   readonly referrers?: boolean
-  /** The file that says what to trust at the mirror, relative to the folder of this one; undefined: nothing in particular. */
+  /** Path of the mirror's CA, relative to the folder of this file; undefined for a mirror that needs none. */
   readonly mirrorCa?: string | undefined
-  /** Other mirrors of this registry, to be asked after ours. */
+  /** URLs of other mirrors of this registry; the client asks them after `mirror`. */
   readonly others?: readonly string[]
-  /** Paths of certificates that were in use for this registry. */
+  /** Paths of CA certificates that are in use for this registry. */
   readonly ca?: readonly string[]
-  /** Pairs of a certificate and its key that this registry was shown. */
+  /** Pairs of a client certificate and its key for this registry. */
   readonly client?: readonly (readonly [string, string])[]
 }
 
 /**
- * A registry's hosts.toml: the mirror first, for reading only, or pushes would go to it as well.
+ * Renders a registry's hosts.toml. The mirror comes first and has no capability `push`, so that pushes go to the registry.
  * https://github.com/containerd/containerd/blob/main/docs/hosts.md
  */
 export function renderHostsToml({
@@ -43,7 +44,7 @@ export function renderHostsToml({
     url,
     { capabilities, ...(url === mirror && mirrorCa !== undefined && { ca: mirrorCa }) },
   ])
-  // What stands before the hosts is for the server, which may be the mirror as well.
+  // Repeat the mirror's CA for the server if the mirror is the server, too: keys before the hosts apply to the server.
   const serverCa = [...(server === mirror && mirrorCa !== undefined ? [mirrorCa] : []), ...ca]
   return (
     writtenByMirror +
@@ -56,64 +57,67 @@ export function renderHostsToml({
   )
 }
 
-/** Whether the file was written by renderHostsToml, whatever became of it since. */
+/** Whether renderHostsToml wrote the file, also if it was changed since. */
 export function isOurHostsToml(text: string): boolean {
   return text.startsWith(writtenByMirror.slice(0, writtenByMirror.indexOf('.')))
 }
 
-/** Whether a hosts.toml, whoever wrote it, sends its clients to this mirror. */
+/** Whether a hosts.toml names this mirror as a host. */
 export function namesMirror(text: string, mirror: string): boolean {
-  return mirror in (read(text)?.host ?? {})
+  return mirror in (parseHostsToml(text)?.host ?? {})
 }
 
 /**
- * A file of ours that somebody has changed, without our mirror; undefined when nothing of theirs is in it. As it is when it
- * cannot be read any more, or has no such mirror. `folder`: the name of the folder it lies in.
+ * Removes the mirror from a hosts.toml that the user changed; undefined if nothing else is in it. Returns the text unchanged if it is
+ * not valid, does not name the mirror, or cannot be changed safely. `folder`: the name of the file's folder.
  */
 export function hostsTomlWithout(text: string, mirror: string, folder: string): string | undefined {
-  const found = read(text)
+  const found = parseHostsToml(text)
   if (found === undefined || !(mirror in found.host)) return text
   const { server } = found.all
-  const isOurServer = server === undefined || server === mirror || server === originOf(registryOf(folder))
-  const isAllOurs = Object.keys(found.host).length === 1 && Object.keys(found.all).every((key) => ourKeys.has(key))
-  if (isAllOurs && isOurServer) return undefined
-  const removed: TomlPath[] = server === mirror ? [['server'], ...caPathsIn(found.all)] : []
+  const isWrittenServer = server === undefined || server === mirror || server === originOf(folderRegistry(folder))
+  const isAllWritten =
+    Object.keys(found.host).length === 1 && Object.keys(found.all).every((key) => writtenKeys.has(key))
+  if (isAllWritten && isWrittenServer) return undefined
+  const removed: TomlPath[] = server === mirror ? [['server'], ...findCaPaths(found.all)] : []
   const rest = removeFromToml(withoutOwnHeader(text), ['host', mirror], { blankLinesAbove: 'drop' })
-  // Keep a file whole that is written in a way that was not foreseen.
   return removed.reduce<string | undefined>((left, path) => left && removeFromToml(left, path), rest) ?? text
 }
 
-/** The paths at which the root of a hosts.toml names our CA, the last one first. */
-function caPathsIn({ ca }: TomlTable): TomlPath[] {
-  const isOurs = (file: unknown) => typeof file === 'string' && file.endsWith(caFileName)
-  if (!Array.isArray(ca)) return isOurs(ca) ? [['ca']] : []
-  return ca.flatMap((file, at) => (isOurs(file) ? [['ca', at]] : [])).toReversed()
+/** Returns the paths at which the root of a hosts.toml names the mirror's CA, the last one first. */
+function findCaPaths({ ca }: TomlTable): TomlPath[] {
+  if (!Array.isArray(ca)) return isCaName(ca) ? [['ca']] : []
+  return ca.flatMap((file, at) => (isCaName(file) ? [['ca', at]] : [])).toReversed()
 }
 
-/** containerd spells `reg:5000` as `reg_5000_` as well. */
-function registryOf(folder: string): string {
+function isCaName(file: unknown): boolean {
+  return typeof file === 'string' && file.endsWith(caFileName)
+}
+
+/** Returns the registry of a folder: `reg:5000` for `reg_5000_`. */
+function folderRegistry(folder: string): string {
   return folder.replace(/_(\d+)_$/, ':$1')
 }
 
-const ourKeys: ReadonlySet<string> = new Set(['server', 'ca', 'client', 'host'])
+const writtenKeys: ReadonlySet<string> = new Set(['server', 'ca', 'client', 'host'])
 
-function read(text: string): { all: TomlTable; host: TomlTable } | undefined {
+function parseHostsToml(text: string): { all: TomlTable; host: TomlTable } | undefined {
   const all = tryToml(text)
   const host = tableOf(all?.['host'] ?? {})
   return all && host && { all, host }
 }
 
-/** A folder that containerd looks into for one registry, or for all: `_default`. */
+/** A folder that containerd reads for one registry, or for all registries: `_default`. */
 export interface HostsFolder {
   readonly name: string
-  /** Of its own hosts.toml, if it has one. */
+  /** The text of its hosts.toml; undefined if it has none. */
   readonly hosts: string | undefined
-  /** The names of all its files. */
+  /** The names of its files. */
   readonly files: readonly string[]
 }
 
-/** The folders below a root of hosts folders, as far as there is anything in them. */
-export function hostsFoldersIn(root: string, files: FilesNow): HostsFolder[] {
+/** Finds the folders below `root` that have files in them. */
+export function findHostsFolders(root: string, files: FilesNow): HostsFolder[] {
   const below = files.paths.filter((path) => dirname(dirname(path)) === root)
   return [...new Set(below.map((path) => basename(dirname(path))))].map((name) => ({
     name,
@@ -122,21 +126,21 @@ export function hostsFoldersIn(root: string, files: FilesNow): HostsFolder[] {
   }))
 }
 
-/** Whether there is nothing in it but a hosts.toml of ours, or the mirror's CA. */
-export function isOurFolder({ hosts, files }: HostsFolder): boolean {
+/** Whether a folder has no files but a hosts.toml that mirror wrote, and the mirror's CA. */
+export function isMirrorFolder({ hosts, files }: HostsFolder): boolean {
   const others = files.filter((name) => name !== caFileName && name !== 'hosts.toml')
   return others.length === 0 && (hosts === undefined || isOurHostsToml(hosts))
 }
 
-/** The names of a registry's folder, in the order of containerd's search: `reg_5000_`, `reg:5000`. */
-export function folderNames(registry: string): string[] {
+/** Returns the possible names of a registry's folder, in the order of containerd's search: `reg_5000_`, `reg:5000`. */
+export function toFolderNames(registry: string): string[] {
   const underscored = registry.replace(/:(\d+)$/, '_$1_')
   return underscored === registry ? [registry] : [underscored, registry]
 }
 
 /**
- * What containerd and dockerd find by themselves in a folder as long as there is no hosts.toml: authorities as .crt, a client's
- * own as .cert with .key.
+ * Finds the certificates that containerd and dockerd read from a folder without a hosts.toml: CAs as .crt, client certificates as .cert
+ * with .key. `names`: the names of the folder's files.
  */
 export function certificatesIn(names: readonly string[]): Pick<HostsFile, 'ca' | 'client'> {
   const ca = names.filter((name) => name.endsWith('.crt') && name !== caFileName)
@@ -147,33 +151,32 @@ export function certificatesIn(names: readonly string[]): Pick<HostsFile, 'ca' |
   return { ...(ca.length > 0 && { ca }), ...(client.length > 0 && { client }) }
 }
 
-/** A folder below a containerd's `config_path`, with the hosts.toml in it and the CA that this names. */
+/** A folder below containerd's `config_path`, with the text of its hosts.toml and the CA (PEM) that it names. */
 interface NodeHostsFolder {
   readonly name: string
   readonly text: string
   readonly ca: string | undefined
 }
 
-/** Where nodes of kind and minikube, and most others, keep these folders. */
+/** The `config_path` of nodes of kind, minikube and most others. */
 export const usualConfigPath = '/etc/containerd/certs.d'
 
 /**
- * The folders that make a containerd use the mirror for every registry, and find the registry for pushed images under the name
- * that it has on this machine. A colon in a folder's name would end the path in `docker run --volume`, so the port is written in
- * containerd's other way. `referrers`: see HostsFile.
+ * Returns the folders that make containerd use the mirror for every registry, and find the registry for pushed images by its name on
+ * this machine. Their names have no colon, because a colon ends the path in `docker run --volume`. `referrers`: see HostsFile.
  */
 export function hostsFolders(
   { cache, registry, ca, fallback }: MirrorForClient,
   { referrers }: { readonly referrers: boolean },
 ): NodeHostsFolder[] {
-  // In each folder: nodes may mount them one by one.
+  // Put the CA into each folder: nodes may mount the folders one by one.
   const mirrorCa = ca && caFileName
   const everything = renderHostsToml({ ...(!fallback && { server: cache }), mirror: cache, mirrorCa, referrers })
   const folders = [{ name: '_default', text: everything, ca }]
   if (registry !== undefined)
     folders.push({
-      name: `localhost_${portOf(registry)}_`,
-      // Without it the node's own port would be asked as well, and its refusal be all that the user gets to see.
+      name: `localhost_${getPort(registry)}_`,
+      // Name the server: else containerd also asks the node's own port, and reports only that failure.
       text: renderHostsToml({ server: registry, mirror: registry, mirrorCa, referrers }),
       ca,
     })
@@ -181,8 +184,8 @@ export function hostsFolders(
 }
 
 /**
- * The changes that put the folders below `configPath`; `join` knows the separator there. Throws a MirrorError (usage) for a
- * hosts.toml that somebody else has put in the same place.
+ * Plans the folders below `configPath`. `join` joins paths in the style of that machine. Throws a MirrorError (usage) for a hosts.toml
+ * that mirror did not write.
  */
 export function hostsChanges(
   folders: readonly NodeHostsFolder[],
@@ -192,17 +195,17 @@ export function hostsChanges(
 ): FileChange[] {
   return folders.flatMap(({ name, text, ca }) => {
     const path = join(configPath, name, 'hosts.toml')
-    const there = files.text(path)
-    if (there === undefined || there === text || isOurHostsToml(there))
+    const existing = files.text(path)
+    if (existing === undefined || existing === text || isOurHostsToml(existing))
       return [...files.change(path, text), ...caChange(join(configPath, name, caFileName), ca, files)]
-    throw new MirrorError(`${path} is not the mirror's, so it is left alone.`, {
+    throw new MirrorError(`${path} was not written by mirror, so it is left alone.`, {
       exit: exitCode.usage,
-      hints: [`remove ${path}, if it is no longer needed, and try again`],
+      hints: [`remove ${path} if it is no longer needed, then run the command again`],
     })
   })
 }
 
-/** The changes that take what is ours out of the files below a folder; `mirror` is what was written then. */
+/** Plans the removal of the mirror from the files below a folder. The URLs are those that were written. */
 export function withoutHosts(
   configPath: string,
   { cache, registry }: { readonly cache: string; readonly registry: string | undefined },
@@ -218,29 +221,29 @@ export function withoutHosts(
   })
 }
 
-/** `localhost:5001`: how this machine calls the registry for pushed images. */
+/** Returns the name of the registry for pushed images on this machine: `localhost:5001`. */
 export function localRegistryName(registry: string): string {
-  return `localhost:${portOf(registry)}`
+  return `localhost:${getPort(registry)}`
 }
 
-function portOf(url: string): string {
+function getPort(url: string): string {
   const { port, protocol } = new URL(url)
   return port !== '' ? port : protocol === 'https:' ? '443' : '80'
 }
 
-/** How virtual machines call the one they run on. Other names in `.internal` are a company's own. */
-const hostInVm = /^host\.(docker|containers|minikube|lima|k3d|orb|rancher-desktop)\.internal$/
+/** Names of the host in virtual machines. Other names in `.internal` belong to companies. */
+const vmHostNames = /^host\.(docker|containers|minikube|lima|k3d|orb|rancher-desktop)\.internal$/
 
 /**
- * How images of the registry for pushes are called where there are no folders to say otherwise: on its own machine, and in a
- * virtual machine on it, by `localhost` and its port, elsewhere by its address.
+ * Returns the name of the registry for pushed images where no hosts folders give it another one: `localhost` with its port on its own
+ * machine and in a virtual machine there, else its address.
  */
 export function registryName(registry: string): string {
-  const isNear = isLoopback(registry) || hostInVm.test(new URL(registry).hostname)
-  return isNear ? localRegistryName(registry) : hostInNames(registry)
+  const isSameMachine = isLoopback(registry) || vmHostNames.test(new URL(registry).hostname)
+  return isSameMachine ? localRegistryName(registry) : hostInNames(registry)
 }
 
-/** The host of an address as it stands in the name of an image: with a port where only that tells it from a repository. */
+/** Returns the host of a URL as an image name has it: with a port where only that tells it from a repository. */
 export function hostInNames(address: string): string {
   const { host, protocol } = new URL(address)
   const bare = !/[.:]/.test(host) && host !== 'localhost'

@@ -8,39 +8,39 @@ import type { ConfigPlan, FileChange, FilesNow, MirrorForClient } from '../types
 import { configPathLines, type ContainerdConfig, readContainerdConfig } from './config-toml.ts'
 import {
   certificatesIn,
-  folderNames,
+  toFolderNames,
   type HostsFolder,
-  hostsFoldersIn,
+  findHostsFolders,
   hostsTomlWithout,
-  isOurFolder,
+  isMirrorFolder,
   isOurHostsToml,
   localRegistryName,
   renderHostsToml,
 } from './hosts-toml.ts'
 
-/** One containerd's files. Where two paths are given, `name` is what containerd calls what lies at `path` for us. */
+/** The files of one containerd. `name`: the path for containerd; `path`: the path on this machine. */
 export interface ContainerdTarget {
-  /** The first folder that it looks into for a registry's own folder. */
+  /** The first root of hosts folders that containerd reads. */
   readonly hosts: { readonly name: string; readonly path: string }
-  /** Other folders that it, or nerdctl, looks into; a folder in the first one hides its namesakes there. */
-  readonly elsewhere: readonly string[]
+  /** Other roots that containerd or nerdctl reads. A folder in the first root hides folders of the same name there. */
+  readonly otherFolders: readonly string[]
   readonly configFile: { readonly name: string; readonly path: string }
-  /** The files that this one imports, in the order in which they are read. */
+  /** The files that `configFile` imports, in the order in which containerd reads them. */
   readonly imports: readonly { readonly name: string; readonly path: string }[]
-  /** What `containerd config dump` printed; undefined: the file itself has to do. */
+  /** The output of `containerd config dump`; undefined if only the files are known. */
   readonly dump: string | undefined
-  /** Of containerd; undefined when nobody knows. */
+  /** The version of containerd; undefined if unknown. */
   readonly version: string | undefined
-  /** Whether containerd, and all else that reads these files, knows the capability `referrers`. */
+  /** Whether all readers of these files know the capability `referrers`. */
   readonly referrers: boolean
   readonly nerdctlFile: { readonly name: string; readonly path: string }
-  /** A user's own, which no kubelet uses. */
+  /** Whether it is a user's rootless containerd, which no kubelet uses. */
   readonly rootless: boolean
 }
 
 /**
- * A hosts.toml for all registries and one for docker.io, or one for each registry where the user has folders that the one for
- * all would hide. Throws a MirrorError (usage) for a configuration that hosts.toml files cannot stand beside.
+ * Plans a hosts.toml for all registries and one for docker.io. Where the user has folders that the one for all would hide, plans one
+ * for each registry instead. Throws a MirrorError (usage) for a configuration that does not allow hosts.toml files.
  * https://github.com/containerd/containerd/blob/main/docs/hosts.md
  */
 export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget, files: FilesNow): ConfigPlan {
@@ -49,17 +49,17 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
     kinds: ['containerd'],
     expected: "containerd's config.toml",
   })
-  const own = ownConfig(target, files)
+  const own = readFiles(target, files)
   const config =
     target.dump === undefined ? own : readContainerdConfig({ name: configFile.name, text: target.dump }, version)
-  if (config.oldKey !== undefined) throw oldWay(config.oldKey, target)
-  const here = hostsFoldersIn(hosts.path, files)
-  const users = target.elsewhere.flatMap((root) =>
-    hostsFoldersIn(root, files)
-      .filter((folder) => !isOurFolder(folder))
+  if (config.oldKey !== undefined) throw oldConfigError(config.oldKey, target)
+  const existing = findHostsFolders(hosts.path, files)
+  const users = target.otherFolders.flatMap((root) =>
+    findHostsFolders(root, files)
+      .filter((folder) => !isMirrorFolder(folder))
       .map(({ name }) => ({ name, path: join(root, name) })),
   )
-  const usersDefault = here.find(
+  const usersDefault = existing.find(
     ({ name, hosts }) => name === '_default' && hosts !== undefined && !isOurHostsToml(hosts),
   )
   const forAll = users.length === 0 && usersDefault === undefined
@@ -67,26 +67,27 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
   const notes: string[] = []
   let mirrored = 0
   for (const name of [...(forAll ? ['_default'] : []), ...mirror.registries]) {
-    const found = here.find((folder) => folderNames(name).includes(folder.name))
-    // What has no folder of its own is the business of the one for all.
+    const found = existing.find((folder) => toFolderNames(name).includes(folder.name))
+    // Leave a registry without a folder to the folder for all.
     if (forAll && found === undefined && !['_default', 'docker.io'].includes(name)) continue
-    const hidden = users.find((folder) => folderNames(name).includes(folder.name))
+    const hidden = users.find((folder) => toFolderNames(name).includes(folder.name))
     if (hidden) {
       notes.push(`${hidden.path} is yours, and stays in use: ${name} does not come through the mirror.`)
     } else if (found?.hosts !== undefined && !isOurHostsToml(found.hosts)) {
       notes.push(`${join(hosts.path, found.name)} is yours, and stays: ${name} does not come through the mirror.`)
     } else {
-      changes.push(...hostsChange(mirror, name, found, target, files, notes))
+      changes.push(...planHostsToml(mirror, name, found, target, files, notes))
       mirrored++
     }
   }
   if (mirrored === 0)
-    throw new MirrorError('Nothing is left that containerd could get from the mirror.', {
+    throw new MirrorError('No registry is left that containerd could use the mirror for.', {
       exit: exitCode.usage,
       hints: notes,
     })
-  changes.push(...(forAll ? localRegistry(mirror, target, files) : []))
-  for (const host of hostsToTrust(mirror)) changes.push(...caChange(caPath(host, hosts.path, files), mirror.ca, files))
+  changes.push(...(forAll ? planLocalRegistry(mirror, target, files) : []))
+  for (const host of hostsToTrust(mirror))
+    changes.push(...caChange(getCaPath(host, hosts.path, files), mirror.ca, files))
   if (usersDefault)
     notes.push(
       `${join(hosts.path, '_default')} is yours. It no longer holds for registries that have a folder of their own.`,
@@ -97,13 +98,13 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
   notes.push(`nerdctl reads these files, too; ctr only with --hosts-dir ${hosts.name}.`)
   return {
     changes,
-    notes: [...notes, ...ineffective(config, own)],
-    todo: [...switchOn(config, own, target, files, users), ...nerdctl(target, files)],
+    notes: [...notes, ...ineffectiveNotes(config, own)],
+    todo: [...configPathTodo(config, own, target, files, users), ...nerdctlTodo(target, files)],
   }
 }
 
-/** What the files themselves say. */
-function ownConfig({ configFile, imports, version }: ContainerdTarget, files: FilesNow): ContainerdConfig {
+/** Reads the configuration from the files. */
+function readFiles({ configFile, imports, version }: ContainerdTarget, files: FilesNow): ContainerdConfig {
   const found = imports.filter(({ path }) => files.has(path))
   return readContainerdConfig(
     { name: configFile.name, text: files.text(configFile.path) ?? '' },
@@ -112,12 +113,15 @@ function ownConfig({ configFile, imports, version }: ContainerdTarget, files: Fi
   )
 }
 
-/** What stands where containerd does not look, as long as it does not look there by another way. */
-function ineffective({ configPaths }: ContainerdConfig, { notes, meantPaths }: ContainerdConfig): readonly string[] {
+/** Returns the notes on sections without effect, unless containerd has their folders from another section. */
+function ineffectiveNotes(
+  { configPaths }: ContainerdConfig,
+  { notes, ineffectivePaths: meantPaths }: ContainerdConfig,
+): readonly string[] {
   return configPaths.length > 0 && meantPaths.every((path) => configPaths.includes(path)) ? [] : notes
 }
 
-/** Takes the mirror out of every hosts.toml of ours. */
+/** Plans the removal of the mirror from every hosts.toml that mirror wrote. The URLs are those that were written. */
 export function stripContainerd(
   mirror: { readonly cache: string; readonly registry: string | undefined },
   hostsPath: string,
@@ -134,24 +138,24 @@ export function stripContainerd(
     })
   return [
     ...hosts,
-    ...hostsToTrust(mirror).flatMap((host) => caChange(caPath(host, hostsPath, files), undefined, files)),
+    ...hostsToTrust(mirror).flatMap((host) => caChange(getCaPath(host, hostsPath, files), undefined, files)),
   ]
 }
 
-/** In the host's own folder, where containerd also looks when it is asked for an image of that host. */
-function caPath(host: string, hostsPath: string, files: FilesNow): string {
-  const names = folderNames(host)
+/** Returns the path of the mirror's CA: in the folder of its host, which containerd reads for images of that host, too. */
+function getCaPath(host: string, hostsPath: string, files: FilesNow): string {
+  const names = toFolderNames(host)
   const found = names.find((name) => files.paths.some((path) => dirname(path) === join(hostsPath, name)))
   return join(hostsPath, found ?? names.at(-1)!, caFileName)
 }
 
-/** What a hosts.toml calls it. */
-function caIn({ cache, ca }: MirrorForClient, hostsPath: string, files: FilesNow): string | undefined {
-  return ca && `../${basename(dirname(caPath(new URL(cache).host, hostsPath, files)))}/${caFileName}`
+/** Returns the path of the mirror's CA as a hosts.toml names it; undefined without a CA. */
+function relativeCaPath({ cache, ca }: MirrorForClient, hostsPath: string, files: FilesNow): string | undefined {
+  return ca && `../${basename(dirname(getCaPath(new URL(cache).host, hostsPath, files)))}/${caFileName}`
 }
 
-/** `name`: a registry, or `_default`; `found`: its folder, where it has one. */
-function hostsChange(
+/** Plans one hosts.toml. `name`: a registry, or `_default`; `found`: its existing folder. Adds to `notes`. */
+function planHostsToml(
   mirror: MirrorForClient,
   name: string,
   found: HostsFolder | undefined,
@@ -160,14 +164,14 @@ function hostsChange(
   notes: string[],
 ): FileChange[] {
   const { cache, fallback } = mirror
-  const folder = join(hosts.path, found?.name ?? folderNames(name)[0]!)
+  const folder = join(hosts.path, found?.name ?? toFolderNames(name)[0]!)
   const certificates = found ? certificatesIn(found.files) : {}
   if (Object.keys(certificates).length > 0)
-    notes.push(`The certificates in ${folder} are named in its hosts.toml, or they would no longer be looked at.`)
-  // Of all registries at once only containerd knows the address.
+    notes.push(`The certificates in ${folder} are named in its hosts.toml: containerd ignores others beside it.`)
+  // Omit the server for all registries: only containerd knows each address.
   const origin = name === '_default' ? undefined : originOf(name)
   const server = fallback ? origin : cache
-  const mirrorCa = caIn(mirror, hosts.path, files)
+  const mirrorCa = relativeCaPath(mirror, hosts.path, files)
   const text = renderHostsToml({
     ...(server !== undefined && { server }),
     mirror: cache,
@@ -178,22 +182,31 @@ function hostsChange(
   return files.change(join(folder, 'hosts.toml'), text)
 }
 
-/** Keeps images of the registry to push to from being looked for in the cache first. */
-function localRegistry(mirror: MirrorForClient, { hosts, referrers }: ContainerdTarget, files: FilesNow): FileChange[] {
+/** Plans the hosts.toml of the registry for pushed images: without it containerd asks the cache first. */
+function planLocalRegistry(
+  mirror: MirrorForClient,
+  { hosts, referrers }: ContainerdTarget,
+  files: FilesNow,
+): FileChange[] {
   const { registry } = mirror
   if (registry === undefined) return []
-  const [name] = folderNames(localRegistryName(registry))
+  const [name] = toFolderNames(localRegistryName(registry))
   const path = join(hosts.path, name!, 'hosts.toml')
   const text = files.text(path)
   if (text !== undefined && !isOurHostsToml(text)) return []
   return files.change(
     path,
-    renderHostsToml({ server: registry, mirror: registry, referrers, mirrorCa: caIn(mirror, hosts.path, files) }),
+    renderHostsToml({
+      server: registry,
+      mirror: registry,
+      referrers,
+      mirrorCa: relativeCaPath(mirror, hosts.path, files),
+    }),
   )
 }
 
-/** What makes containerd look at the files at all, unless it does. */
-function switchOn(
+/** Returns the instructions to make containerd read hosts.toml files; none if it reads them. */
+function configPathTodo(
   config: ContainerdConfig,
   own: ContainerdConfig,
   target: ContainerdTarget,
@@ -210,10 +223,10 @@ function switchOn(
   const set = `${lines.map((line) => `\n  ${line}`).join('')}\nand restart it: sudo systemctl restart containerd`
   if (config.criOff || target.rootless) return []
   if (config.configPaths.length === 0) {
-    const may = dump === undefined && text === undefined ? 'unless it does so by itself, ' : ''
-    return [`For containerd to look into ${hosts.name}, ${may}put into ${own.file}:${set}`]
+    const condition = dump === undefined && text === undefined ? 'unless it does so by itself, ' : ''
+    return [`To make containerd read ${hosts.name}, ${condition}put into ${own.file}:${set}`]
   }
-  // Since 2.1 a list of folders may be taken for one folder, which does not exist.
+  // Warn about a list of folders: containerd 2.1 and later may take it for one folder that does not exist.
   if (config.configPaths.length === 1) return []
   const move = users.length > 0 ? `Move ${users.map(({ path }) => path).join(', ')} to ${hosts.name}, and in` : 'In'
   return [
@@ -221,7 +234,7 @@ function switchOn(
   ]
 }
 
-function nerdctl({ hosts, nerdctlFile }: ContainerdTarget, files: FilesNow): string[] {
+function nerdctlTodo({ hosts, nerdctlFile }: ContainerdTarget, files: FilesNow): string[] {
   const text = files.text(nerdctlFile.path)
   const folders = text === undefined ? [] : stringsOf(readToml(nerdctlFile.name, text)['hosts_dir'])
   return folders.length === 0 || folders.includes(hosts.name)
@@ -229,14 +242,14 @@ function nerdctl({ hosts, nerdctlFile }: ContainerdTarget, files: FilesNow): str
     : [`For nerdctl, add ${JSON.stringify(hosts.name)} to hosts_dir in ${nerdctlFile.name}.`]
 }
 
-function oldWay(key: string, { configFile, hosts }: ContainerdTarget): MirrorError {
+function oldConfigError(key: string, { configFile, hosts }: ContainerdTarget): MirrorError {
   return new MirrorError(
     `${configFile.name} has ${key}, the old way: containerd refuses it beside hosts.toml files, and reads none without config_path.`,
     {
       exit: exitCode.usage,
       hints: [
-        `write what is there as ${hosts.name}/<registry>/hosts.toml, or drop it`,
-        `take ${key} out of ${configFile.name}, set config_path = ${JSON.stringify(hosts.name)} instead, restart containerd, and try again`,
+        `move these settings to ${hosts.name}/<registry>/hosts.toml, or drop them`,
+        `remove ${key} from ${configFile.name}, set config_path = ${JSON.stringify(hosts.name)} instead, restart containerd, then run the command again`,
       ],
     },
   )

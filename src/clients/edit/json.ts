@@ -3,32 +3,32 @@ import { exitCode, MirrorError } from '../../lib/errors.ts'
 
 const byteOrderMark = '\uFEFF'
 
-/** What a person is told instead of the parser's own names. */
-const complaints: Readonly<Record<string, string>> = {
+/** Texts for the parser's error codes. */
+const problemTexts: Readonly<Record<string, string>> = {
   InvalidCommentToken: 'a comment, which JSON does not have',
   EndOfFileExpected: 'something after the end of the object',
-  PropertyNameExpected: 'no name where one is expected, or a comma too many',
-  ValueExpected: 'no value where one is expected, or a comma too many',
-  ColonExpected: 'no colon after a name',
-  CommaExpected: 'no comma between two entries',
+  PropertyNameExpected: 'a name is missing, or there is a comma too many',
+  ValueExpected: 'a value is missing, or there is a comma too many',
+  ColonExpected: 'a colon is missing after a name',
+  CommaExpected: 'a comma is missing between two entries',
   CloseBraceExpected: 'an object that is not closed',
   CloseBracketExpected: 'a list that is not closed',
-  UnexpectedEndOfString: 'a text that is not closed',
+  UnexpectedEndOfString: 'a string that is not closed',
 }
 
 /**
- * Reads a file that holds one JSON object, as strictly as the programs that it is for. Throws a MirrorError (usage) with line
- * and column for anything that could not be changed safely: comments, trailing data, a key that stands twice, an empty file.
+ * Reads a file that holds one JSON object, as strictly as the program that reads it. Throws a MirrorError (usage) with line and
+ * column for a file that cannot be changed safely: comments, trailing data, a duplicate key, an empty file.
  * https://www.rfc-editor.org/rfc/rfc8259
  */
 export function readJsonObject(path: string, text: string): Record<string, unknown> {
-  const json = withoutMark(text)
+  const json = withoutByteOrderMark(text)
   const refuse = (offset: number, why: string): never => {
     const before = json.slice(0, offset).split(/\r\n|\n|\r/)
-    const place = `line ${before.length}, column ${before.at(-1)!.length + 1}`
-    throw new MirrorError(`${path} is not what its program can read, so it is left alone: ${place}: ${why}.`, {
+    const position = `line ${before.length}, column ${before.at(-1)!.length + 1}`
+    throw new MirrorError(`${path} is not valid JSON, so it is left alone: ${position}: ${why}.`, {
       exit: exitCode.usage,
-      hints: [`Fix ${path} and run this again`],
+      hints: [`Fix ${path}, then run the command again`],
     })
   }
   if (json.trim() === '') refuse(0, 'the file is empty')
@@ -37,39 +37,41 @@ export function readJsonObject(path: string, text: string): Record<string, unkno
   const first = errors[0]
   if (first !== undefined) {
     const name = printParseErrorCode(first.error)
-    refuse(first.offset, complaints[name] ?? name.replaceAll(/(?<=[a-z])(?=[A-Z])/g, ' ').toLowerCase())
+    refuse(first.offset, problemTexts[name] ?? name.replaceAll(/(?<=[a-z])(?=[A-Z])/g, ' ').toLowerCase())
   }
   try {
     JSON.parse(json)
   } catch (error) {
-    // What only the stricter parser minds.
+    // Report what only the stricter parser rejects.
     if (!(error instanceof SyntaxError)) throw error
     refuse(Number(/position (\d+)/.exec(error.message)?.[1] ?? 0), error.message.replace(/ in JSON.*/s, ''))
   }
   if (root?.type !== 'object') refuse(root?.offset ?? 0, 'there is no object')
-  const twice = findTwin(root!)
-  if (twice) refuse(twice.offset, `the key ${JSON.stringify(twice.value)} stands there twice`)
+  const duplicate = findDuplicateKey(root!)
+  if (duplicate) refuse(duplicate.offset, `the key ${JSON.stringify(duplicate.value)} stands there twice`)
   return JSON.parse(json) as Record<string, unknown>
 }
 
-/** The text with `item` at the front of the list at `key`, which is made when it is not there; all else stays as it is. */
+/** Puts `item` first into the list at `key` of the root, and makes the list if it is missing. Keeps all else to the byte. */
 export function putFirst(text: string, key: string, item: string): string {
-  const json = withoutMark(text)
+  const json = withoutByteOrderMark(text)
   const root = parseTree(json)!
-  const list = memberOf(root, key)?.children![1]
-  if (list === undefined) return markOf(text) + addMember(json, root, key, `[${JSON.stringify(item)}]`)
-  // dockerd takes null for an empty list.
-  if (list.type !== 'array') return markOf(text) + splice(json, list.offset, endOf(list), `[${JSON.stringify(item)}]`)
+  const list = findMember(root, key)?.children![1]
+  if (list === undefined) return byteOrderMarkOf(text) + addMember(json, root, key, `[${JSON.stringify(item)}]`)
+  // Replace null: dockerd takes it for an empty list.
+  if (list.type !== 'array')
+    return byteOrderMarkOf(text) + splice(json, list.offset, endOf(list), `[${JSON.stringify(item)}]`)
   const [first, second] = list.children ?? []
-  if (first === undefined) return markOf(text) + splice(json, list.offset + 1, endOf(list) - 1, JSON.stringify(item))
+  if (first === undefined)
+    return byteOrderMarkOf(text) + splice(json, list.offset + 1, endOf(list) - 1, JSON.stringify(item))
   const gap = gapBefore(json, first)
   const between = second ? gapBefore(json, second) : gap.includes('\n') ? gap : ' '
-  return markOf(text) + splice(json, first.offset, first.offset, `${JSON.stringify(item)},${between}`)
+  return byteOrderMarkOf(text) + splice(json, first.offset, first.offset, `${JSON.stringify(item)},${between}`)
 }
 
 /**
- * The text without those items of the list at `key` that are ours. A list that becomes empty goes with its key, or stays as
- * `[]`. Nothing changes where there is no such list, or none of ours in it.
+ * Removes the items for which `isOurs` holds from the list at `key`. A list that becomes empty is dropped with its key, or kept as
+ * `[]`. Returns the text unchanged where there is no such list or item.
  */
 export function takeOut(
   text: string,
@@ -77,25 +79,25 @@ export function takeOut(
   isOurs: (item: unknown) => boolean,
   emptied: 'drop' | 'keep',
 ): string {
-  const json = withoutMark(text)
+  const json = withoutByteOrderMark(text)
   const root = parseTree(json)!
-  const member = memberOf(root, key)
+  const member = findMember(root, key)
   const list = member?.children![1]
   const items = list?.children ?? []
   const at = items.findIndex((item) => isOurs(item.value))
   if (list?.type !== 'array' || at === -1) return text
-  if (items.length > 1) return takeOut(markOf(text) + removeAt(json, items, at), key, isOurs, emptied)
-  if (emptied === 'keep') return markOf(text) + splice(json, list.offset, endOf(list), '[]')
+  if (items.length > 1) return takeOut(byteOrderMarkOf(text) + removeAt(json, items, at), key, isOurs, emptied)
+  if (emptied === 'keep') return byteOrderMarkOf(text) + splice(json, list.offset, endOf(list), '[]')
   const members = root.children!
-  if (members.length > 1) return markOf(text) + removeAt(json, members, members.indexOf(member!))
-  return markOf(text) + splice(json, root.offset + 1, endOf(root) - 1, '')
+  if (members.length > 1) return byteOrderMarkOf(text) + removeAt(json, members, members.indexOf(member!))
+  return byteOrderMarkOf(text) + splice(json, root.offset + 1, endOf(root) - 1, '')
 }
 
-/** The text with an empty list at `key`, where it has nothing there. */
+/** Adds an empty list at `key` if the key is missing. */
 export function putEmptyList(text: string, key: string): string {
-  const json = withoutMark(text)
+  const json = withoutByteOrderMark(text)
   const root = parseTree(json)!
-  return memberOf(root, key) ? text : markOf(text) + addMember(json, root, key, '[]')
+  return findMember(root, key) ? text : byteOrderMarkOf(text) + addMember(json, root, key, '[]')
 }
 
 function addMember(json: string, root: Node, key: string, value: string): string {
@@ -105,26 +107,26 @@ function addMember(json: string, root: Node, key: string, value: string): string
     const line = `${lineEnd}  ${JSON.stringify(key)}: ${value}${lineEnd}`
     return splice(json, root.offset + 1, endOf(root) - 1, line)
   }
-  // Set as its neighbour is: the same space before it, and around its colon.
+  // Format it like its neighbour: the same space before it and around its colon.
   const [name, neighbour] = last.children!
   const colon = json.slice(endOf(name!), neighbour!.offset)
   const set = /[\r\n]/.test(colon) ? ': ' : colon
   return splice(json, endOf(last), endOf(last), `,${gapBefore(json, last)}${JSON.stringify(key)}${set}${value}`)
 }
 
-/** Without one of several neighbours, its comma, and the space that set it apart. */
+/** Removes one of several entries with its comma and the space before the next one. */
 function removeAt(json: string, nodes: readonly Node[], at: number): string {
   const next = nodes[at + 1]
   if (next) return splice(json, nodes[at]!.offset, next.offset, '')
   return splice(json, endOf(nodes[at - 1]!), endOf(nodes[at]!), '')
 }
 
-function memberOf(root: Node, key: string): Node | undefined {
+function findMember(root: Node, key: string): Node | undefined {
   return root.children?.find((member) => member.children?.[0]?.value === key)
 }
 
-/** The second key of two that are the same, at any depth. */
-function findTwin(node: Node): Node | undefined {
+/** Finds the second of two equal keys of an object, at any depth. */
+function findDuplicateKey(node: Node): Node | undefined {
   const seen = new Set<unknown>()
   for (const child of node.children ?? []) {
     if (node.type === 'object') {
@@ -132,7 +134,7 @@ function findTwin(node: Node): Node | undefined {
       if (seen.has(key.value)) return key
       seen.add(key.value)
     }
-    const deeper = findTwin(child)
+    const deeper = findDuplicateKey(child)
     if (deeper) return deeper
   }
   return undefined
@@ -150,10 +152,10 @@ function endOf(node: Node): number {
   return node.offset + node.length
 }
 
-function markOf(text: string): string {
+function byteOrderMarkOf(text: string): string {
   return text.startsWith(byteOrderMark) ? byteOrderMark : ''
 }
 
-function withoutMark(text: string): string {
-  return text.slice(markOf(text).length)
+function withoutByteOrderMark(text: string): string {
+  return text.slice(byteOrderMarkOf(text).length)
 }

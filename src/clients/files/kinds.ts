@@ -7,18 +7,18 @@ import { tableOf, type TomlTable, tryToml } from '../edit/toml.ts'
 import type { FileChange, FilesNow, MirrorForClient } from '../types.ts'
 import { type FileKind, knownDocuments, knownNames, knownTables, type RecognizedFile } from './known.ts'
 
-/** What a file is; undefined when nothing in it tells. */
+/** Recognizes a file by its name or content; undefined for an unknown file. */
 export function recognizeFile(path: string, content: string): RecognizedFile | undefined {
   const byName = knownNames.find(([name]) => name.test(basename(path)))
   if (byName) return byName[1]
   const toml = tryToml(content)
   if (toml !== undefined) return knownTables.find((rule) => rule.fits(toml))
-  const all = documentsIn(content)
-  // The first document may be a comment, or something small beside the one that matters.
+  const all = parseDocuments(content)
+  // Check all documents: the first one may be empty or beside the point.
   return all.map((one) => knownDocuments.find((rule) => rule.fits(one))).find((rule) => rule !== undefined)
 }
 
-/** What a file should be. */
+/** The kinds of file that are expected, and their name. */
 interface ExpectedFile {
   readonly kinds: readonly FileKind[]
   /** `a buildkitd.toml` */
@@ -26,18 +26,18 @@ interface ExpectedFile {
 }
 
 /**
- * Throws a MirrorError (usage) for a file that is plainly another program's: what it looks like, and the command for it. Returns
- * whether it is plainly of the kind that is expected.
+ * Throws a MirrorError (usage) for a file that is recognized as another program's; it names that program and the command for it.
+ * Returns whether the file is recognized as one of the expected kinds.
  */
 export function refuseOtherKinds(path: string, content: string, { kinds, expected }: ExpectedFile): boolean {
   const found = recognizeFile(path, content)
   if (found !== undefined && (found.kind === undefined || !kinds.includes(found.kind)))
-    throw otherKind(path, found, expected)
+    throw otherKindError(path, found, expected)
   return found !== undefined
 }
 
 /**
- * Throws a MirrorError (usage) for a file that sets something, and nothing of what its program knows, or mostly other things:
+ * Throws a MirrorError (usage) for a file of which more keys are unknown to its program than known. One known key is not enough:
  * many programs have a `log`.
  */
 export function refuseUnknownKeys(
@@ -59,35 +59,34 @@ export function refuseUnknownKeys(
   })
 }
 
-/** The refusal (usage) of a file that is another program's. */
-function otherKind(path: string, { is, hint }: RecognizedFile, expected: string): MirrorError {
+function otherKindError(path: string, { is, hint }: RecognizedFile, expected: string): MirrorError {
   return new MirrorError(`${path} looks like ${is}, not like ${expected}. It is left alone.`, {
     exit: exitCode.usage,
     hints: hint === undefined ? [] : [hint.replace('FILE', shellWord(path))],
   })
 }
 
-/** The maps in it; none for what is not valid. */
-function documentsIn(content: string): TomlTable[] {
+/** Parses the YAML documents that are maps; none for invalid YAML. */
+function parseDocuments(content: string): TomlTable[] {
   const parsed = parseAllDocuments(content, { prettyErrors: false, merge: true })
   if (!Array.isArray(parsed)) return []
   return parsed.flatMap((one) => {
-    const map = one.errors.length > 0 ? undefined : tableOf(plain(one))
+    const map = one.errors.length > 0 ? undefined : tableOf(toPlainValue(one))
     return map === undefined ? [] : [map]
   })
 }
 
-function plain(document: Document.Parsed): unknown {
+function toPlainValue(document: Document.Parsed): unknown {
   try {
     return document.toJS()
   } catch (error) {
-    // Aliases without an anchor, or without end.
+    // Ignore a document with an alias without an anchor, or with endless aliases.
     if (error instanceof ReferenceError) return undefined
     throw error
   }
 }
 
-/** What dockerd reads in its file; it refuses all else. https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file */
+/** The keys that dockerd reads in daemon.json; it refuses all others. https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file */
 export const dockerdKeys: ReadonlySet<string> = setOf(`
   allow-direct-routing allow-nondistributable-artifacts api-cors-header authorization-plugins bip bip6 bridge
   bridge-accept-fwmark builder cgroup-parent cluster-advertise cluster-store cluster-store-opts containerd
@@ -105,30 +104,30 @@ export const dockerdKeys: ReadonlySet<string> = setOf(`
   userns-remap validate
 `)
 
-/** What buildkitd reads at the top of its file. https://github.com/moby/buildkit/blob/master/cmd/buildkitd/config/config.go */
+/** The keys that buildkitd reads at the root of its file. https://github.com/moby/buildkit/blob/master/cmd/buildkitd/config/config.go */
 export const buildkitdKeys: ReadonlySet<string> = setOf(`
   debug trace root insecure-entitlements log grpc otel cdi worker workers registry dns history frontend system
   provenanceEnvDir cache proxy
 `)
 
-/** What k3s reads at the top of a registries.yaml. https://docs.k3s.io/installation/private-registry */
+/** The keys that k3s reads at the root of a registries.yaml. https://docs.k3s.io/installation/private-registry */
 export const registriesKeys: ReadonlySet<string> = setOf('mirrors configs auths')
 
 function setOf(words: string): ReadonlySet<string> {
   return new Set(words.trim().split(/\s+/))
 }
 
-/** The first line of every file that is ours alone; to be read by people, and by us when we come back. */
+/** First line of every file that mirror writes whole. It tells users about the undo, and tells mirror its own files. */
 export const writtenByMirror = '# Written by mirror. To take it back: mirror configure --undo\n'
 
-/** For files that are made anew each time. */
+/** First lines of the files that mirror overwrites each time. */
 export const ownFileHeader = `${writtenByMirror}# Changes are lost when it is written again: make them in a file of your own.\n`
 
-/** The text without those lines, whatever line ends an editor has given them since. */
+/** Removes the header's lines from a text, whatever their line ends. */
 export function withoutOwnHeader(text: string): string {
-  const ours = new Set(ownFileHeader.split('\n').filter(Boolean))
+  const header = new Set(ownFileHeader.split('\n').filter(Boolean))
   const lines = text.split(/(?<=\n)/)
-  return lines.filter((line) => !ours.has(line.replace(/^\uFEFF/, '').trimEnd())).join('')
+  return lines.filter((line) => !header.has(line.replace(/^\uFEFF/, '').trimEnd())).join('')
 }
 
 export function isWrittenByMirror(text: string): boolean {
@@ -136,34 +135,34 @@ export function isWrittenByMirror(text: string): boolean {
 }
 
 /**
- * The name of our copy of the mirror's CA. In a folder that a client looks into for the certificates of one host every .crt
- * counts, so that the user's own stay in use beside it.
+ * Name of the copy of the mirror's CA that clients read. A client reads every .crt file in the folder of a host, so the user's own
+ * certificates stay in use beside it.
  */
 export const caFileName = 'mirror-ca.crt'
 
 /**
- * Puts the CA there, or takes away one of ours that is no longer needed. Throws a MirrorError (usage) for a file of that name
- * that is not ours.
+ * Plans the CA copy at `path`: writes `ca` (PEM), or removes mirror's copy where `ca` is undefined. Throws a MirrorError (usage) for a
+ * file of that name that mirror did not write.
  */
 export function caChange(path: string, ca: string | undefined, files: FilesNow): FileChange[] {
   const current = files.text(path)
   const isOurs = current !== undefined && isWrittenByMirror(current)
   if (ca === undefined) return isOurs ? files.change(path, undefined) : []
   if (current === undefined || isOurs) return files.change(path, ownFileHeader + ca)
-  throw new MirrorError(`${path} is there already and was not written by mirror, so it is left alone.`, {
+  throw new MirrorError(`${path} already exists and was not written by mirror, so it is left alone.`, {
     exit: exitCode.usage,
-    hints: [`give ${path} another name, and try again`],
+    hints: [`rename ${path}, then run the command again`],
   })
 }
 
-/** Whether the path is that of such a copy. */
+/** Whether the path is that of a CA copy. */
 export function isCaFile(path: string): boolean {
   return /[^\\/]*$/.exec(path)?.[0] === caFileName
 }
 
 /**
- * The hosts, with their ports, for which a client that looks for certificates by host needs the CA. Of a registry on loopback
- * it asks for none.
+ * Returns the hosts, with ports, for which a client that looks for certificates by host needs the CA. The client asks for none for
+ * a registry on loopback.
  */
 export function hostsToTrust({ cache, registry }: Pick<MirrorForClient, 'cache' | 'registry'>): string[] {
   const others = registry === undefined || isLoopback(registry) ? [] : [new URL(registry).host]

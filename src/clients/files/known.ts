@@ -1,6 +1,6 @@
 import { stringsOf, tableOf } from '../edit/toml.ts'
 
-/** The kinds of files that some client of ours takes. */
+/** The kinds of files that a client adapter can change. */
 export type FileKind =
   | 'daemon.json'
   | 'buildkitd.toml'
@@ -10,19 +10,19 @@ export type FileKind =
   | 'k3d cluster'
   | 'registries.yaml'
 
-/** What a file is, by what is in it. */
+/** The program to which a file belongs. */
 export interface RecognizedFile {
-  /** Undefined: the file of a program whose files are nobody's here. */
+  /** Undefined for a file that no client adapter can change. */
   readonly kind: FileKind | undefined
   /** `a cluster file of kind` */
   readonly is: string
-  /** What to do with it instead; `FILE` stands for its path. */
+  /** The command to use instead; `FILE` stands for the path of the file. */
   readonly hint: string | undefined
 }
 
 type Content = Readonly<Record<string, unknown>>
 
-/** How to tell a kind from others; the first that fits counts. */
+/** Tells a kind from others. The first rule that fits counts. */
 interface Rule extends RecognizedFile {
   fits(content: Content): boolean
 }
@@ -38,7 +38,7 @@ const podmanHint = 'mirror configure podman   (writes a drop-in beside it)'
 const containerdHint = 'mirror configure containerd   (writes hosts.toml files, and says what config.toml needs)'
 const k3sHint = 'sudo mirror configure k3s   (writes /etc/rancher/k3s/registries.yaml)'
 
-/** Files in YAML, and in JSON, which is YAML too. */
+/** Rules for YAML files, and for JSON files, because JSON is YAML too. */
 export const knownDocuments: readonly Rule[] = [
   {
     kind: 'kind cluster',
@@ -224,7 +224,7 @@ export const knownDocuments: readonly Rule[] = [
   },
 ]
 
-/** Files that are known by their names, and are in no format that is read here. */
+/** Files that are recognized by name: their formats are not parsed. */
 export const knownNames: readonly [RegExp, RecognizedFile][] = [
   [
     /^(?:Dockerfile|Containerfile)(?:\..+)?$/,
@@ -237,7 +237,7 @@ export const knownNames: readonly [RegExp, RecognizedFile][] = [
   [/^Tiltfile$/, { kind: undefined, is: 'a Tiltfile', hint: 'mirror configure tilt' }],
 ]
 
-/** Files in TOML. */
+/** Rules for TOML files. */
 export const knownTables: readonly Rule[] = [
   {
     kind: 'registries.conf',

@@ -18,42 +18,50 @@ import { makeFolder, orAbsent, replaceFile, syncFolder } from '../../lib/fs.ts'
 import { describeForeign, findForeign, isRoot } from '../../lib/ownership.ts'
 import type { FilePort } from '../types.ts'
 
-/** What programs that run as other users may read. */
+/** Modes of new files and folders: programs that run as other users can read them. */
 const newFileMode = 0o644
 const newFolderMode = 0o755
-/** Folders of client configurations are flat; anything deeper is somebody's mistake. */
-const deepest = 5
-/** The files of this machine. As root, what others could make lead elsewhere is not written: a MirrorError (usage). */
-export const localFiles: FilePort = filesBy(realTarget)
+/** Levels of folders to list. Folders of client configurations are flat. */
+const maxDepth = 5
+/** Symbolic links to follow, as many as Linux does. */
+const maxLinks = 40
 
-/** The same for what stands below a folder in place of `/`: no link there leads out of it. A file beside it is this machine's. */
+/**
+ * The files of this machine. As root it writes to no path that another user could redirect: `write` and `remove` throw a MirrorError
+ * (usage).
+ */
+export const localFiles: FilePort = createFilePort(resolveLinks)
+
+/**
+ * The files of a tree whose `/` is `root`: no link in it leads out of it. A path outside `root` means a file of this machine.
+ */
 export function filesBelow(root: string): FilePort {
-  return filesBy((path) => (isBelow(root, path) ? resolveBelow(root, path) : realTarget(path)))
+  return createFilePort((path) => (isBelow(root, path) ? resolveBelow(root, path) : resolveLinks(path)))
 }
 
-/** `locate`: the file that a path leads to. */
-function filesBy(locate: (path: string) => Promise<string>): FilePort {
+/** `locate` resolves the symbolic links of a path. */
+function createFilePort(locate: (path: string) => Promise<string>): FilePort {
   const locateToWrite = async (path: string) => {
     const target = await locate(path)
-    // A link below a root leads to another place than it does on this machine.
-    if (locate === realTarget) refuseOthers(path)
-    refuseOthers(target)
+    // Skip the unresolved path below another root: its links mean other files on this machine.
+    if (locate === resolveLinks) refuseForeignPath(path)
+    refuseForeignPath(target)
     return target
   }
   return {
     async read(path) {
       return orAbsent(async () => {
         const target = await locate(path)
-        const what = await stat(target)
-        // To read from a pipe is to wait for whoever writes to it.
-        if (!what.isFile()) throw systemError('EINVAL', 'read', 'it is no regular file')
-        const { mode, uid, gid } = what
+        const stats = await stat(target)
+        // Refuse a pipe: reading it waits for a writer.
+        if (!stats.isFile()) throw systemError('EINVAL', 'read', 'it is no regular file')
+        const { mode, uid, gid } = stats
         return { bytes: await readFile(target), mode: mode & 0o7777, uid, gid }
       })
     },
 
     async list(folder) {
-      return listBelow(folder, deepest, locate)
+      return listBelow(folder, maxDepth, locate)
     },
 
     async write(path, content, attributes) {
@@ -61,7 +69,7 @@ function filesBy(locate: (path: string) => Promise<string>): FilePort {
       const folder = dirname(target)
       const made = await makeFolders(folder)
       const prepare = async (file: FileHandle) => {
-        if (attributes && process.platform !== 'win32') await takeOver(file, attributes)
+        if (attributes && process.platform !== 'win32') await restoreOwner(file, attributes)
         await file.chmod(attributes?.mode ?? newFileMode)
       }
       await replaceFile(target, join(folder, temporaryName(basename(target))), content, { prepare })
@@ -76,8 +84,8 @@ function filesBy(locate: (path: string) => Promise<string>): FilePort {
 
     async mayWrite(path) {
       const target = await locateToWrite(path)
-      const there = await orAbsent(() => stat(target))
-      if (there && !mayGiveTo(there)) return false
+      const existing = await orAbsent(() => stat(target))
+      if (existing && !canKeepOwner(existing)) return false
       let folder = dirname(target)
       while ((await orAbsent(() => stat(folder))) === undefined && folder !== dirname(folder)) folder = dirname(folder)
       try {
@@ -104,27 +112,23 @@ function filesBy(locate: (path: string) => Promise<string>): FilePort {
   }
 }
 
-/** Whose the file itself is does not matter: it is replaced, and stays theirs. */
-function refuseOthers(path: string): void {
+/** As root, throws a MirrorError (usage) if another user could redirect the path. The owner of the file itself does not matter. */
+function refuseForeignPath(path: string): void {
   const found = isRoot() ? findForeign(path, { anyFile: true }) : undefined
   if (found === undefined) return
   throw new MirrorError(
-    `As root, mirror writes nothing that other users could make lead elsewhere, so ${path} is left alone: ${describeForeign(found)}.`,
-    { exit: exitCode.usage, hints: ['run the command without sudo, as the user whose file it is'] },
+    `As root, mirror writes to no path that other users could redirect, so ${path} is left alone: ${describeForeign(found)}.`,
+    { exit: exitCode.usage, hints: ['run the command without sudo, as the user who owns the file'] },
   )
 }
 
-/** The file that a path leads to; a link to a file that is not there yet leads to where that file will be. */
-async function realTarget(path: string, hops = 0): Promise<string> {
+/** Resolves the symbolic links of a path, also those to a file that does not exist yet. */
+async function resolveLinks(path: string, hops = 0): Promise<string> {
   const real = await orAbsent(() => realpath(path))
   if (real !== undefined) return real
-  const link = await orAbsent(() => readlinkOf(path))
-  if (link === undefined || hops > mostHops) return path
-  return realTarget(resolve(await realpath(dirname(path)), link), hops + 1)
-}
-
-async function readlinkOf(path: string): Promise<string | undefined> {
-  return (await lstat(path)).isSymbolicLink() ? readlink(path) : undefined
+  const link = await readLink(path)
+  if (link === undefined || hops > maxLinks) return path
+  return resolveLinks(resolve(await realpath(dirname(path)), link), hops + 1)
 }
 
 async function makeFolders(folder: string): Promise<string[]> {
@@ -137,17 +141,17 @@ async function makeFolders(folder: string): Promise<string[]> {
   }
 }
 
-/** Its owner as it was, where we may. Only a superuser can give files away, and then the owner is ours already. */
-async function takeOver(file: FileHandle, { uid, gid }: { uid: number; gid: number }): Promise<void> {
-  const { uid: ourUid, gid: ourGid } = await file.stat()
-  if (ourUid !== uid || ourGid !== gid) await file.chown(uid, gid)
+/** Gives a new file the owner and group of the file that it replaces. */
+async function restoreOwner(file: FileHandle, { uid, gid }: { uid: number; gid: number }): Promise<void> {
+  const current = await file.stat()
+  if (current.uid !== uid || current.gid !== gid) await file.chown(uid, gid)
 }
 
-/** Whether a file that takes its place can have the same owner and group. */
-function mayGiveTo({ uid, gid }: { uid: number; gid: number }): boolean {
-  const us = process.geteuid?.()
-  if (us === undefined || us === 0) return true
-  return uid === us && (gid === process.getegid!() || process.getgroups!().includes(gid))
+/** Whether this process can give a file this owner and group. */
+function canKeepOwner({ uid, gid }: { uid: number; gid: number }): boolean {
+  const ownUid = process.geteuid?.()
+  if (ownUid === undefined || ownUid === 0) return true
+  return uid === ownUid && (gid === process.getegid!() || process.getgroups!().includes(gid))
 }
 
 async function listBelow(folder: string, depth: number, locate: (path: string) => Promise<string>): Promise<string[]> {
@@ -156,34 +160,34 @@ async function listBelow(folder: string, depth: number, locate: (path: string) =
   for (const name of names.toSorted()) {
     if (isTemporary(name)) continue
     const path = join(folder, name)
-    // Through links, as the clients look.
-    const what = await orAbsent(async () => stat(await locate(path)))
-    if (what?.isFile()) found.push(path)
-    else if (what?.isDirectory() && depth > 1) found.push(...(await listBelow(path, depth - 1, locate)))
+    // Follow links, as the clients do.
+    const stats = await orAbsent(async () => stat(await locate(path)))
+    if (stats?.isFile()) found.push(path)
+    else if (stats?.isDirectory() && depth > 1) found.push(...(await listBelow(path, depth - 1, locate)))
   }
   return found
 }
 
-/** The name of a file that is being written beside the one it will take the place of: it says whose it is, if it is left. */
+/** Returns a name for the file that will replace another one. The process id in it tells leftovers from files in use. */
 function temporaryName(name: string): string {
   return `.${name}.mirror-${process.pid}-${randomBytes(8).toString('hex')}`
 }
 
-/** Whether a file is, or was, on its way to take the place of another. */
+/** Whether a file was written to replace another one. */
 function isTemporary(name: string): boolean {
-  return ownerOf(name) !== undefined
+  return writerPidOf(name) !== undefined
 }
 
-/** Removes the files that a process of ours was writing in a folder when it was killed. */
+/** Removes the temporary files of mirror processes that were killed. */
 async function removeLeftovers(folder: string): Promise<void> {
-  for (const name of await namesIn(folder)) {
-    const owner = ownerOf(name)
+  for (const name of await listNames(folder)) {
+    const owner = writerPidOf(name)
     if (owner !== undefined && !isAlive(owner)) await rm(join(folder, name), { force: true })
   }
 }
 
-/** The id of the process that made it. */
-function ownerOf(name: string): number | undefined {
+/** Returns the id of the process that wrote a temporary file; undefined for another file. */
+function writerPidOf(name: string): number | undefined {
   const pid = /^\..+\.mirror-(\d{1,10})-[0-9a-f]{16}$/.exec(name)?.[1]
   return pid === undefined ? undefined : Number(pid)
 }
@@ -199,8 +203,8 @@ function isAlive(pid: number): boolean {
   }
 }
 
-/** What cannot be listed is nothing to tidy up. */
-async function namesIn(folder: string): Promise<string[]> {
+/** Lists a folder; returns no names for a folder that cannot be listed. */
+async function listNames(folder: string): Promise<string[]> {
   try {
     return await readdir(folder)
   } catch (error) {
@@ -209,48 +213,41 @@ async function namesIn(folder: string): Promise<string[]> {
   }
 }
 
-/** As many symbolic links as Linux follows. */
-const mostHops = 40
-
 /**
- * Where a path leads for a program whose `/` is `root`, as chroot(2) has it: an absolute link starts there again, and nothing
- * leads above it. What is not there yet is taken for what it is called. Throws what the system says of links that go round.
+ * Resolves a path for a program whose `/` is `root`, like chroot(2): an absolute link starts at `root`, and `..` leads no higher. Parts
+ * that do not exist are kept as they are. Throws ELOOP for more than 40 links.
  */
 export async function resolveBelow(root: string, path: string): Promise<string> {
-  const left = partsOf(relative(root, path))
+  const left = splitPath(relative(root, path))
   const at: string[] = []
   let hops = 0
   while (left.length > 0) {
     const part = left.shift()!
     if (part === '..') at.pop()
     else {
-      const link = await linkAt(join(root, ...at, part))
+      const link = await readLink(join(root, ...at, part))
       if (link === undefined) at.push(part)
       else {
-        if (++hops > mostHops) throw systemError('ELOOP', 'readlink', `ELOOP: too many links, '${path}'`)
+        if (++hops > maxLinks) throw systemError('ELOOP', 'readlink', `ELOOP: too many links, '${path}'`)
         if (isAbsolute(link)) at.length = 0
-        left.unshift(...partsOf(link.slice(parse(link).root.length)))
+        left.unshift(...splitPath(link.slice(parse(link).root.length)))
       }
     }
   }
   return join(root, ...at)
 }
 
-/** Whether a path is that of the root, or of something in it, by its name. */
+/** Whether a path is `root` or below it, by name alone. */
 export function isBelow(root: string, path: string): boolean {
   const below = relative(root, path)
   return !isAbsolute(below) && below.split(sep)[0] !== '..'
 }
 
-function partsOf(path: string): string[] {
+function splitPath(path: string): string[] {
   return path.split(sep === '\\' ? /[\\/]/ : sep).filter((part) => part !== '' && part !== '.')
 }
 
-async function linkAt(path: string): Promise<string | undefined> {
-  try {
-    return (await lstat(path)).isSymbolicLink() ? await readlink(path) : undefined
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined
-    throw error
-  }
+/** Returns the target of a symbolic link; undefined for anything else, and where there is nothing. */
+async function readLink(path: string): Promise<string | undefined> {
+  return orAbsent(async () => ((await lstat(path)).isSymbolicLink() ? readlink(path) : undefined))
 }

@@ -4,16 +4,19 @@ import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { type CommandResult, shellWord } from '../../lib/process.ts'
 import type { FilePort } from '../types.ts'
 
-/** Runs a script by a POSIX shell where the files are, as one who may write them; undefined when there is no way there. */
+/** Runs a script by a POSIX shell where the files are, as a user who can write them; undefined if it cannot run there. */
 type RunScript = (script: string) => Promise<CommandResult | undefined>
 
-/** Files that only a shell reaches: in a virtual machine. `where` names it: `the podman machine dev`. */
+/**
+ * Files that only a shell reaches, such as those of a virtual machine. `where` names it in errors: `the podman machine dev`. Throws a
+ * MirrorError (missing) where the shell fails.
+ */
 export function shellFiles(where: string, runScript: RunScript): FilePort {
   return {
     async read(path) {
       const file = shellWord(path)
-      const said = await run(`[ -f ${file} ] || exit 0; stat -L -c '%a %u %g' ${file} && base64 ${file}`)
-      const [attributes, ...lines] = said.split('\n')
+      const output = await run(`[ -f ${file} ] || exit 0; stat -L -c '%a %u %g' ${file} && base64 ${file}`)
+      const [attributes, ...lines] = output.split('\n')
       if (!attributes) return undefined
       const [mode, uid, gid] = attributes.split(' ')
       const bytes = Buffer.from(lines.join(''), 'base64')
@@ -22,15 +25,15 @@ export function shellFiles(where: string, runScript: RunScript): FilePort {
 
     async list(folder) {
       const at = shellWord(folder)
-      const said = await run(`[ -d ${at} ] || exit 0; find -L ${at} -maxdepth 5 -type f -print0 | base64`)
-      return Buffer.from(said, 'base64').toString().split('\0').filter(Boolean).toSorted()
+      const output = await run(`[ -d ${at} ] || exit 0; find -L ${at} -maxdepth 5 -type f -print0 | base64`)
+      return Buffer.from(output, 'base64').toString().split('\0').filter(Boolean).toSorted()
     },
 
     async write(path, content, attributes) {
       const made = await run(
         [
           `file=$(readlink -m ${shellWord(path)}); folder=$(dirname "$file")`,
-          // Outermost first, as they will have been made.
+          // Print the folders that it makes, outermost first.
           `at=$folder; made=; while [ ! -d "$at" ]; do made="$at\n$made"; at=$(dirname "$at"); done`,
           `umask 022; mkdir -p "$folder"`,
           `temporary=$(mktemp "$folder/.${posix.basename(path).replaceAll(/[^\w.-]/g, '_')}.XXXXXXXX")`,
@@ -61,22 +64,22 @@ export function shellFiles(where: string, runScript: RunScript): FilePort {
   async function run(script: string): Promise<string> {
     const result = await runScript(`set -e\n${script}\n`)
     if (result?.exitCode === 0) return result.stdout
-    const said = result?.stderr.trim().split('\n').at(-1)
-    throw new MirrorError(`Nothing could be done in ${where}${said ? `: ${said}` : '.'}`, { exit: exitCode.missing })
+    const reason = result?.stderr.trim().split('\n').at(-1)
+    throw new MirrorError(`Cannot access files in ${where}${reason ? `: ${reason}` : '.'}`, { exit: exitCode.missing })
   }
 }
 
-/** One place of several: files, by the first folder of their path. */
+/** File ports by the first folder of a path. */
 interface FilesByFolder {
   readonly [folder: string]: FilePort
 }
 
-/** Files that lie in several places, as one tree with a folder for each. */
-export function joinedFiles(places: FilesByFolder): FilePort {
+/** Joins several file ports to one tree with a folder for each. */
+export function joinedFiles(ports: FilesByFolder): FilePort {
   const at = (path: string) => {
     const [, folder, ...rest] = path.split('/')
-    const files = places[folder!]
-    if (files === undefined) throw new Error(`${path} is in none of ${Object.keys(places).join(', ')}`)
+    const files = ports[folder!]
+    if (files === undefined) throw new Error(`${path} is in none of ${Object.keys(ports).join(', ')}`)
     return { files, inside: `/${rest.join('/')}`, outside: (path: string) => `/${folder}${path}` }
   }
   const on =
@@ -102,41 +105,41 @@ export function joinedFiles(places: FilesByFolder): FilePort {
   }
 }
 
-/** Runs a program where the files are. */
+/** Runs a program where the files are; undefined if it cannot run there. */
 type Exec = (args: readonly string[], input?: string) => Promise<CommandResult | undefined>
 
-/** The files of a node. */
+/** The files of a cluster's node. `exec` runs a program in it. */
 export function nodeFiles(name: string, exec: Exec): FilePort {
-  return shellFiles(`the node ${name}`, async (script) => orGone(await exec(['sh'], script)))
+  return shellFiles(`the node ${name}`, async (script) => emptyIfDeleted(await exec(['sh'], script)))
 }
 
-/** A node or cluster that was deleted has nothing to be read or taken back any more, which is no failure. */
-function orGone(result: CommandResult | undefined): CommandResult | undefined {
-  const isGone = result?.exitCode !== 0 && /no such container|context .* does not exist/i.test(result?.stderr ?? '')
-  return isGone ? { exitCode: 0, stdout: '', stderr: '' } : result
+/** Turns the failure of a command in a deleted node or cluster into success without output: there is nothing to read or undo. */
+function emptyIfDeleted(result: CommandResult | undefined): CommandResult | undefined {
+  const isDeleted = result?.exitCode !== 0 && /no such container|context .* does not exist/i.test(result?.stderr ?? '')
+  return isDeleted ? { exitCode: 0, stdout: '', stderr: '' } : result
 }
 
 /**
- * One ConfigMap of a cluster as a file, so that it is shown, backed up and put back like all else. `kubectl` runs the program
- * with its arguments.
+ * A ConfigMap of a cluster as a file, so that it is shown, backed up and restored like other files. `kubectl` runs kubectl with
+ * arguments and standard input. Throws a MirrorError (missing) where kubectl fails.
  */
 export function configMapFile(name: string, namespace: string, kubectl: Exec): FilePort {
   const where = ['configmap', name, '--namespace', namespace, '--ignore-not-found']
   return {
     async read() {
-      const text = await said(['get', ...where, '--output', 'yaml'])
+      const text = await run(['get', ...where, '--output', 'yaml'])
       if (text.trim() === '') return undefined
-      return { bytes: Buffer.from(plainConfigMap(text)), mode: 0o644, uid: 0, gid: 0 }
+      return { bytes: Buffer.from(cleanConfigMap(text)), mode: 0o644, uid: 0, gid: 0 }
     },
     async list() {
       return []
     },
     async write(_path, content) {
-      await said(['apply', '--filename', '-'], Buffer.from(content).toString())
+      await run(['apply', '--filename', '-'], Buffer.from(content).toString())
       return []
     },
     async remove() {
-      await said(['delete', ...where])
+      await run(['delete', ...where])
     },
     async mayWrite() {
       return true
@@ -144,16 +147,16 @@ export function configMapFile(name: string, namespace: string, kubectl: Exec): F
     async removeFolder() {},
   }
 
-  async function said(args: readonly string[], input?: string): Promise<string> {
-    const result = orGone(await kubectl(args, input))
+  async function run(args: readonly string[], input?: string): Promise<string> {
+    const result = emptyIfDeleted(await kubectl(args, input))
     if (result?.exitCode === 0) return result.stdout
-    const why = result?.stderr.trim().split('\n').at(-1)
-    throw new MirrorError(`kubectl cannot get at the cluster${why ? `: ${why}` : '.'}`, { exit: exitCode.missing })
+    const reason = result?.stderr.trim().split('\n').at(-1)
+    throw new MirrorError(`kubectl cannot reach the cluster${reason ? `: ${reason}` : '.'}`, { exit: exitCode.missing })
   }
 }
 
-/** A ConfigMap as a cluster tells it, without what the cluster itself keeps about it. */
-function plainConfigMap(yaml: string): string {
+/** Removes the fields that the cluster itself adds to a ConfigMap. */
+function cleanConfigMap(yaml: string): string {
   return renderConfigMap(parse(yaml) as ConfigMap)
 }
 
@@ -162,11 +165,12 @@ interface ConfigMap {
   readonly data?: Readonly<Record<string, string>>
 }
 
+/** Renders the ConfigMap `local-registry-hosting` as YAML. */
 export function renderConfigMap({ metadata, data }: ConfigMap): string {
   const labels = metadata?.labels
   const all = { ...hostingConfigMap, ...(labels && { labels }) }
   return stringify({ apiVersion: 'v1', kind: 'ConfigMap', metadata: all, data: data ?? {} }, { lineWidth: 0 })
 }
 
-/** Where Tilt, skaffold and others look up which registry a cluster pulls from. */
+/** The ConfigMap in which Tilt, skaffold and others look up the registry of a cluster. */
 export const hostingConfigMap = { name: 'local-registry-hosting', namespace: 'kube-public' } as const

@@ -12,102 +12,103 @@ import {
 import type { ConfigPlan, FileChange, FilesNow, MirrorForClient } from '../types.ts'
 import {
   chooseName,
-  dropInFolderIn,
-  governing,
-  inReadingOrder,
-  isMasked,
-  namedInVain,
-  olderFormats,
-  otherReaders,
-  type PodmanFiles,
+  getDropInFolder,
+  findGoverningTable,
+  sortByReadingOrder,
+  ignoresDropIns,
+  describeMissingFiles,
+  describeOldStyleFiles,
+  describeOtherReaders,
+  type PodmanLayout,
   type PodmanTarget,
   refuseOldStyle,
   type RegistryTable,
-  registryTables,
-  trimmed,
-  usersOwn,
+  readRegistryTables,
+  withoutEndSlashes,
+  describeUserFiles,
 } from './registries-conf.ts'
 
 export type { PodmanTarget }
 
-/** Ours, the second for where another file's name would come after the first. */
+/** Names of the drop-in; the second one is for folders with a file that comes after the first. */
 const dropInNames = ['50-mirror.conf', 'zz-mirror.conf']
 
-/** Where certificates are looked for, in a folder for each host. */
-export function podmanCertificates({ files, scope }: PodmanTarget): string {
+/** Returns the root of the certificate folders, one for each host. */
+export function getCertificatesFolder({ files, scope }: PodmanTarget): string {
   return `${scope === 'user' ? files.user! : files.system.at(-1)!}/certs.d`
 }
 
-/** Our copies of the mirror's CA, one for each name by which it is called. */
-function podmanCaFiles(target: PodmanTarget, mirror: Pick<MirrorForClient, 'cache' | 'registry'>): string[] {
+/** Returns the paths of the copies of the mirror's CA, one for each name that podman calls it by. */
+function getCaFiles(target: PodmanTarget, mirror: Pick<MirrorForClient, 'cache' | 'registry'>): string[] {
   const { cache, registry } = mirror
-  // Pulls follow a table to the address in it; pushes stay with the name.
-  const hosts = [cache, ...(registry === undefined ? [] : [registry])].map((url) => endpointOf(url).host)
+  // Add names: pulls use the address in a table, pushes use the name.
+  const hosts = [cache, ...(registry === undefined ? [] : [registry])].map((url) => toEndpoint(url).host)
   const names = registry === undefined ? [] : [registryName(registry)]
-  return [...new Set([...hosts, ...names])].map((host) => `${podmanCertificates(target)}/${host}/${caFileName}`)
+  return [...new Set([...hosts, ...names])].map((host) => `${getCertificatesFolder(target)}/${host}/${caFileName}`)
 }
 
-/** Where our drop-in may lie. */
-function podmanDropIns({ files, scope }: PodmanTarget): string[] {
-  const folder = dropInFolderIn(scope === 'user' ? files.user! : files.system.at(-1)!)
+/** Returns the possible paths of the drop-in. */
+function getOwnDropIns({ files, scope }: PodmanTarget): string[] {
+  const folder = getDropInFolder(scope === 'user' ? files.user! : files.system.at(-1)!)
   return dropInNames.map((name) => `${folder}/${name}`)
 }
 
 /**
- * A drop-in with a table per registry, the mirror first. What other files say about the same registries would be replaced by
- * it, so it is taken over: their mirrors after ours, their other keys as they are. Throws a MirrorError (usage) where it
- * cannot be.
+ * Plans a drop-in with a table for each registry, the mirror first. It replaces the tables of other files for the same registries, so it
+ * takes over their mirrors, after the mirror, and their other keys. Throws a MirrorError (usage) where that is not possible.
  * https://github.com/containers/image/blob/main/docs/containers-registries.conf.5.md
  */
 export function planPodman(mirror: MirrorForClient, target: PodmanTarget, files: FilesNow): ConfigPlan {
-  const candidates = podmanDropIns(target)
-  for (const path of candidates) refuseForeign(path, files)
+  const candidates = getOwnDropIns(target)
+  for (const path of candidates) assertOwnFile(path, files)
   const layout = target.scope === 'user' ? target.files : { ...target.files, user: undefined }
   const others = files.paths.filter((path) => !path.endsWith('.conf') || !isWrittenByMirror(files.text(path)!))
-  const read = inReadingOrder(layout, others)
+  const read = sortByReadingOrder(layout, others)
   for (const path of read) {
     refuseOtherKinds(path, files.text(path) ?? '', { kinds: ['registries.conf'], expected: 'a registries.conf' })
     refuseOldStyle(path, layout, files)
   }
-  const found = registryTables(read, files)
-  const decisions = mirror.registries.map((registry) => mirrorTable(mirror, registry, governing(found, registry)))
-  const { tables, notes } = agreeing(decisions)
+  const found = readRegistryTables(read, files)
+  const decisions = mirror.registries.map((registry) =>
+    decideTable(mirror, registry, findGoverningTable(found, registry)),
+  )
+  const { tables, notes } = joinDecisions(decisions)
   if (tables.length === 0)
-    throw new MirrorError('Nothing is left that podman could get from the mirror.', {
+    throw new MirrorError('No registry is left that podman could use the mirror for.', {
       exit: exitCode.usage,
       hints: notes,
     })
-  const masked = isMasked(layout)
-  const path = masked ? maskedName(layout, candidates) : chooseName(candidates, tables, layout, others, files)
-  const registry = [...tables, ...localRegistry(mirror, found)]
+  const masked = ignoresDropIns(layout)
+  const path = masked ? chooseOverrideName(layout, candidates) : chooseName(candidates, tables, layout, others, files)
+  const registry = [...tables, ...localRegistryTables(mirror, found)]
   const text = ownFileHeader + renderToml({ registry })
   return {
     changes: [
       ...candidates.flatMap((one) =>
         one === path ? files.change(one, text) : files.has(one) ? files.change(one, undefined) : [],
       ),
-      ...podmanCaFiles(target, mirror).flatMap((file) => caChange(file, mirror.ca, files)),
+      ...getCaFiles(target, mirror).flatMap((file) => caChange(file, mirror.ca, files)),
     ],
     notes: [
       ...notes,
-      ...narrower(mirror, found),
-      ...olderFormats(read, layout, files),
-      ...namedInVain(layout, path, files),
-      ...usersOwn(tables, path, target, others, files),
-      ...otherReaders(tables, path, target, others, files),
-      ...pushes(mirror),
+      ...describeNarrowerTables(mirror, found),
+      ...describeOldStyleFiles(read, layout, files),
+      ...describeMissingFiles(layout, path, files),
+      ...describeUserFiles(tables, path, target, others, files),
+      ...describeOtherReaders(tables, path, target, others, files),
+      ...describePushes(mirror),
     ],
-    todo: masked && layout.override !== path ? [overrideBy(path, layout)] : [],
+    todo: masked && layout.override !== path ? [overrideTodo(path, layout)] : [],
   }
 }
 
-/** Our file, to be named by a variable. Throws a MirrorError (usage) where that names another file already. */
-function maskedName({ named, override }: PodmanFiles, candidates: readonly string[]): string {
+/** Returns the path for a file that a variable has to name. Throws a MirrorError (usage) if the variable names another file. */
+function chooseOverrideName({ named, override }: PodmanLayout, candidates: readonly string[]): string {
   if (override === undefined) return candidates[0]!
-  const ours = candidates.find((path) => path === override)
-  if (ours !== undefined) return ours
+  const found = candidates.find((path) => path === override)
+  if (found !== undefined) return found
   throw new MirrorError(
-    `podman reads nothing but ${named} and ${override}: CONTAINERS_REGISTRIES_CONF and CONTAINERS_REGISTRIES_CONF_OVERRIDE name them.`,
+    `podman reads only ${named} and ${override}: CONTAINERS_REGISTRIES_CONF and CONTAINERS_REGISTRIES_CONF_OVERRIDE name them.`,
     {
       exit: exitCode.usage,
       hints: ['unset CONTAINERS_REGISTRIES_CONF CONTAINERS_REGISTRIES_CONF_OVERRIDE   (then run the command again)'],
@@ -115,78 +116,81 @@ function maskedName({ named, override }: PodmanFiles, candidates: readonly strin
   )
 }
 
-function overrideBy(path: string, { named }: PodmanFiles): string {
+function overrideTodo(path: string, { named }: PodmanLayout): string {
   return (
     `export CONTAINERS_REGISTRIES_CONF_OVERRIDE=${path}   (podman reads no drop-ins while CONTAINERS_REGISTRIES_CONF names ` +
     `${named}; or unset that)`
   )
 }
 
-function refuseForeign(path: string, files: FilesNow): void {
+/** Throws a MirrorError (usage) for a file that mirror did not write. */
+function assertOwnFile(path: string, files: FilesNow): void {
   const text = files.text(path)
   if (text === undefined || isWrittenByMirror(text)) return
-  throw new MirrorError(`${path} is there already and was not written by mirror, so it is left alone.`, {
+  throw new MirrorError(`${path} already exists and was not written by mirror, so it is left alone.`, {
     exit: exitCode.usage,
-    hints: [`give ${path} another name that ends in .conf, and try again`],
+    hints: [`rename ${path} to another name that ends in .conf, then run the command again`],
   })
 }
 
-/** What becomes of one registry, and what there is to say about it. */
+/** The new table of one registry, if any, and a note for the user. */
 interface Decision {
   readonly registry: string
   readonly table?: TomlTable
   readonly note?: string
 }
 
-/** `found`: what decides about the registry so far. */
-function mirrorTable(mirror: MirrorForClient, registry: string, found: RegistryTable | undefined): Decision {
-  const { mirror: theirs, 'mirror-by-digest-only': digestsOnly, ...keys } = found?.table ?? {}
+/** Decides about one registry. `found`: the table that governs it so far. */
+function decideTable(mirror: MirrorForClient, registry: string, found: RegistryTable | undefined): Decision {
+  const { mirror: existing, 'mirror-by-digest-only': digestsOnly, ...keys } = found?.table ?? {}
   if (found && keys['blocked'] === true)
     return { registry, note: `${registry} is blocked in ${found.where}, and stays so.` }
-  const { host, insecure } = endpointOf(mirror.cache)
-  const location = trimmed(keys['location']) || registry
+  const { host, insecure } = toEndpoint(mirror.cache)
+  const location = withoutEndSlashes(keys['location']) || registry
   const upstream = location.replace(/^(registry-1|index)\.docker\.io(?=\/|$)/, 'docker.io')
-  const asked = upstream.split('/')[0]!
-  if (found && asked === host)
-    return { registry, note: `${registry} comes through the mirror already, by ${found.where}.` }
-  if (found && !mirror.registries.includes(asked))
+  const upstreamHost = upstream.split('/')[0]!
+  if (found && upstreamHost === host)
+    return { registry, note: `${registry} already comes through the mirror, by ${found.where}.` }
+  if (found && !mirror.registries.includes(upstreamHost))
     return {
       registry,
       note:
-        `${registry} is taken from ${location}, says ${found.where}, and stays so. To have that mirrored, name ${asked} ` +
-        `under "upstreams" in mirror.yaml.`,
+        `${registry} is pulled from ${location} by ${found.where}, and stays so. To mirror that, add ${upstreamHost} ` +
+        `to "upstreams" in mirror.yaml.`,
     }
-  // Behind its first slash a location has no colon; the mirror knows a port by an underscore, too, if the host has a dot.
+  // Write the port with an underscore: a location has no colon behind its first slash. The mirror reads it if the host has a dot.
   const path = upstream.replace(/^([^/]*\.[^/]*):(\d+)(?=\/|$)/, '$1_$2')
   if (path.includes(':'))
-    return { registry, note: `${registry} cannot come through the mirror: podman knows no mirror for such a name.` }
-  const ours = { location: `${host}/${path}`, ...insecure }
-  const others = tablesOf(theirs).filter((one) => trimmed(one['location']) !== ours.location)
-  const become = (what: string) =>
+    return { registry, note: `${registry} cannot come through the mirror: podman supports no mirror for such a name.` }
+  const own = { location: `${host}/${path}`, ...insecure }
+  const others = tablesOf(existing).filter((one) => withoutEndSlashes(one['location']) !== own.location)
+  const noteOnOthers = (what: string) =>
     others.length > 0 && { note: `The mirrors of ${registry} in ${found!.where} are ${what}.` }
-  // podman can be kept from the origin only by not being told of it.
-  if (!mirror.fallback) return { registry, table: { prefix: registry, ...ours }, ...become('left out') }
-  // Said of all mirrors, it would hold for ours as well.
+  // Leave out the registry's own address: podman has no other way to keep from it.
+  if (!mirror.fallback) return { registry, table: { prefix: registry, ...own }, ...noteOnOthers('left out') }
+  // Move the key to the other mirrors: at the registry it would apply to mirror, too.
   const kept = digestsOnly === true ? others.map((one) => ({ ...one, 'pull-from-mirror': 'digest-only' })) : others
-  const table = { ...keys, prefix: registry, location, mirror: [ours, ...kept] }
-  return { registry, table, ...become('kept, after ours') }
+  const table = { ...keys, prefix: registry, location, mirror: [own, ...kept] }
+  return { registry, table, ...noteOnOthers('kept, after ours') }
 }
 
-/** An address as a location, which has no scheme. */
-function endpointOf(address: string): { host: string; insecure: TomlTable } {
+/** Returns a URL as a location, which has no scheme. */
+function toEndpoint(address: string): { host: string; insecure: TomlTable } {
   return { host: hostInNames(address), insecure: address.startsWith('http:') ? { insecure: true } : {} }
 }
 
-/** podman refuses a file in which two tables of one location differ in these keys. */
-const mustAgree = ['insecure', 'blocked', 'proxy']
+/** Keys in which tables of one location must agree: else podman refuses the file. */
+const agreeingKeys = ['insecure', 'blocked', 'proxy']
 
-function agreeing(decisions: readonly Decision[]): { tables: TomlTable[]; notes: string[] } {
+function joinDecisions(decisions: readonly Decision[]): { tables: TomlTable[]; notes: string[] } {
   const tables: TomlTable[] = []
   const notes: string[] = []
   for (const { registry, table, note } of decisions) {
     const other = table && tables.find(({ location }) => location === table['location'])
-    if (other && mustAgree.some((key) => other[key] !== table[key])) {
-      notes.push(`${registry} is left out: ${trimmed(other['prefix'])} is taken from it in another way.`)
+    if (other && agreeingKeys.some((key) => other[key] !== table[key])) {
+      notes.push(
+        `${registry} is left out: ${withoutEndSlashes(other['prefix'])} has the same location with other settings.`,
+      )
       continue
     }
     if (table) tables.push(table)
@@ -195,58 +199,56 @@ function agreeing(decisions: readonly Decision[]): { tables: TomlTable[]; notes:
   return { tables, notes }
 }
 
-/** Where the registry to push to is, and that it speaks HTTP, if it does. */
-function localRegistry({ registry }: MirrorForClient, found: readonly RegistryTable[]): TomlTable[] {
+/** Returns the table of the registry for pushed images, if podman needs one. */
+function localRegistryTables({ registry }: MirrorForClient, found: readonly RegistryTable[]): TomlTable[] {
   if (registry === undefined) return []
-  const { host, insecure } = endpointOf(registry)
+  const { host, insecure } = toEndpoint(registry)
   const name = registryName(registry)
-  const saysNothing = name === host && registry.startsWith('https:')
-  return saysNothing || governing(found, name) ? [] : [{ prefix: name, location: host, ...insecure }]
+  const isObvious = name === host && registry.startsWith('https:')
+  return isObvious || findGoverningTable(found, name) ? [] : [{ prefix: name, location: host, ...insecure }]
 }
 
-/** Says which parts of a registry have settings of their own: the longest prefix wins. */
-function narrower({ registries }: MirrorForClient, found: readonly RegistryTable[]): string[] {
+/** Returns a sentence for each part of a registry that has a table of its own: the longest prefix wins. */
+function describeNarrowerTables({ registries }: MirrorForClient, found: readonly RegistryTable[]): string[] {
   return found
     .filter(({ prefix }) => registries.some((registry) => prefix.startsWith(`${registry}/`)))
     .map(({ prefix, where }) => `${prefix} has settings of its own in ${where}, and does not come through the mirror.`)
 }
 
-function pushes({ fallback }: MirrorForClient): string[] {
-  return fallback
-    ? []
-    : ['Without a way to the registries themselves, pushes to them fail as well: the mirror takes none.']
+function describePushes({ fallback }: MirrorForClient): string[] {
+  return fallback ? [] : ['With --no-fallback pushes to these registries fail, too: the mirror accepts none.']
 }
 
-/** What was written then. */
+/** The URLs that were written. */
 interface WrittenMirror {
   readonly cache: string
   readonly registry: string | undefined
 }
 
 /**
- * Takes our tables out of a drop-in that the user has changed since; the rest stays byte for byte. Throws a MirrorError
- * (usage) for one that cannot be taken apart by its lines.
+ * Plans the removal of mirror's tables from a drop-in that the user changed. Keeps all else to the byte. Throws a MirrorError (usage)
+ * for one in which the tables have no headings.
  */
 export function stripPodman(mirror: WrittenMirror, target: PodmanTarget, files: FilesNow): FileChange[] {
   const hosts = [mirror.cache, mirror.registry].filter((url) => url !== undefined).map((url) => new URL(url).host)
-  const isOurs = (table: TomlTable) => hosts.includes(trimmed(table['location']).split('/')[0]!)
-  const dropIns = podmanDropIns(target).flatMap((path) => {
+  const isMirror = (table: TomlTable) => hosts.includes(withoutEndSlashes(table['location']).split('/')[0]!)
+  const dropIns = getOwnDropIns(target).flatMap((path) => {
     const text = files.text(path)
-    return text === undefined ? [] : files.change(path, withoutOurs(path, text, isOurs))
+    return text === undefined ? [] : files.change(path, removeMirrorTables(path, text, isMirror))
   })
-  return [...dropIns, ...podmanCaFiles(target, mirror).flatMap((path) => caChange(path, undefined, files))]
+  return [...dropIns, ...getCaFiles(target, mirror).flatMap((path) => caChange(path, undefined, files))]
 }
 
 /** Returns undefined if nothing is left. */
-function withoutOurs(path: string, text: string, isOurs: (table: TomlTable) => boolean): string | undefined {
+function removeMirrorTables(path: string, text: string, isMirror: (table: TomlTable) => boolean): string | undefined {
   let left = withoutOwnHeader(text)
   let toml = readToml(path, text)
-  for (let place = findOurTable(toml, isOurs); place !== undefined; place = findOurTable(toml, isOurs)) {
+  for (let place = findMirrorTable(toml, isMirror); place !== undefined; place = findMirrorTable(toml, isMirror)) {
     const after = removeFromToml(left, place)
     if (after === undefined)
-      throw new MirrorError(`${path} was changed in a way that mirror's own tables cannot be told apart any more.`, {
+      throw new MirrorError(`${path} was changed, and mirror's own tables cannot be told apart any more.`, {
         exit: exitCode.usage,
-        hints: [`take the tables that point at the mirror out of ${path} by hand`],
+        hints: [`remove the tables that point at the mirror from ${path} by hand`],
       })
     left = after
     toml = readToml(path, left)
@@ -254,20 +256,20 @@ function withoutOurs(path: string, text: string, isOurs: (table: TomlTable) => b
   return left.trim() === '' ? undefined : left
 }
 
-/** Returns the path of the first table of ours in a registries.conf. */
-function findOurTable(toml: TomlTable, isOurs: (table: TomlTable) => boolean): TomlPath | undefined {
+/** Returns the path of the first table in a registries.conf that names the mirror, or only a registry for it. */
+function findMirrorTable(toml: TomlTable, isMirror: (table: TomlTable) => boolean): TomlPath | undefined {
   for (const [at, table] of tablesOf(toml['registry']).entries()) {
     const mirrors = tablesOf(table['mirror'])
-    const isOnlyForUs = mirrors.length > 0 && mirrors.every(isOurs) && saysNothing(table)
-    if (isOurs(table) || isOnlyForUs) return ['registry', at]
-    const index = mirrors.findIndex(isOurs)
+    const isOnlyForMirror = mirrors.length > 0 && mirrors.every(isMirror) && onlyNamesRegistry(table)
+    if (isMirror(table) || isOnlyForMirror) return ['registry', at]
+    const index = mirrors.findIndex(isMirror)
     if (index !== -1) return ['registry', at, 'mirror', index]
   }
   return undefined
 }
 
 /** Whether a table only names its registry. */
-function saysNothing(table: TomlTable): boolean {
+function onlyNamesRegistry(table: TomlTable): boolean {
   const names = Object.keys(table).filter((name) => name !== 'mirror')
   return names.every((name) => name === 'prefix' || name === 'location') && table['prefix'] === table['location']
 }

@@ -18,8 +18,8 @@ import type {
   Observation,
   Reason,
 } from '../types.ts'
-import { planPodman, podmanCertificates, stripPodman } from './plan.ts'
-import { dropInFolderIn, mainFileIn, type PodmanFiles, podmanWants } from './registries-conf.ts'
+import { planPodman, getCertificatesFolder, stripPodman } from './plan.ts'
+import { getDropInFolder, getMainFile, type PodmanLayout, getWantedFiles } from './registries-conf.ts'
 
 /** podman, buildah and skopeo, which read the same files. */
 export const podmanAdapter: ClientAdapter = {
@@ -29,14 +29,14 @@ export const podmanAdapter: ClientAdapter = {
   async find(machine) {
     if (machine.detached) return undefined
     for (const program of ['podman', 'buildah', 'skopeo']) {
-      const version = await versionOf(machine, program)
+      const version = await getVersion(machine, program)
       if (version !== undefined) return `${program} ${version}`
     }
     return undefined
   },
 
   async targets(machine, { scope, clientVersion }) {
-    const { primary, others } = await readersOn(machine, clientVersion)
+    const { primary, others } = await findReaders(machine, clientVersion)
     const found = {
       era: primary.era,
       ...(primary.version === undefined && { guessed: 'yes' }),
@@ -44,80 +44,80 @@ export const podmanAdapter: ClientAdapter = {
       ...(others.length > 0 && { others: JSON.stringify(others) }),
     }
     if (machine.platform !== 'linux' && !machine.detached) {
-      const names = await runningPodmanMachines(machine.runCommand)
-      if (names.length === 0) throw noPodmanMachine()
-      return names.map((name) => placeOf(machine, { ...found, scope: 'system', machine: name }))
+      const names = await listRunningMachines(machine.runCommand)
+      if (names.length === 0) throw noMachineError()
+      return names.map((name) => toConfigTarget(machine, { ...found, scope: 'system', machine: name }))
     }
-    const user = placeOf(machine, { ...found, scope: 'user' })
-    const system = placeOf(machine, { ...found, scope: 'system' })
+    const user = toConfigTarget(machine, { ...found, scope: 'user' })
+    const system = toConfigTarget(machine, { ...found, scope: 'system' })
     if (scope !== undefined) return [scope === 'user' ? user : system]
-    const systemFirst = machine.detached || (process.getuid?.() === 0 && !(await hasItsOwn(machine, primary.era)))
+    const systemFirst = machine.detached || (process.getuid?.() === 0 && !(await hasOwnMainFile(machine, primary.era)))
     return systemFirst ? [system, user] : [user, system]
   },
 
-  recall: placeOf,
+  recall: toConfigTarget,
 }
 
 /** One of the programs that read these files. */
 interface Reader {
   readonly program: Program
   readonly era: Era
-  /** Undefined: nobody knows. */
+  /** Undefined if unknown. */
   readonly version: string | undefined
 }
 
-type Program = keyof typeof firstModern
-/** By which rules the files are read. */
+type Program = keyof typeof firstModernVersions
+/** The rules by which a program reads the files. */
 type Era = 'modern' | 'before 6'
 
-/** The first versions with the rules of podman 6, which all three have from one library. */
-const firstModern = { podman: [6, 0], buildah: [1, 44], skopeo: [1, 23] } as const
+/** The first versions with the rules of podman 6, which all three programs have from one library. */
+const firstModernVersions = { podman: [6, 0], buildah: [1, 44], skopeo: [1, 23] } as const
 
-function eraOf(program: Program, version: string | undefined): Era {
-  const [major, minor] = firstModern[program]
+function getEra(program: Program, version: string | undefined): Era {
+  const [major, minor] = firstModernVersions[program]
   return isAtLeast(version, major, minor) ? 'modern' : 'before 6'
 }
 
-/** The program to write for, and the others that are here. */
-async function readersOn(
+/** Finds the program to write for, and the other installed ones. */
+async function findReaders(
   machine: Machine,
   clientVersion: string | undefined,
 ): Promise<{ primary: Reader; others: readonly Reader[] }> {
   const here: Reader[] = []
-  for (const program of Object.keys(firstModern) as Program[]) {
-    const version = machine.detached ? undefined : await versionOf(machine, program)
-    if (version !== undefined) here.push({ program, version, era: eraOf(program, version) })
+  for (const program of Object.keys(firstModernVersions) as Program[]) {
+    const version = machine.detached ? undefined : await getVersion(machine, program)
+    if (version !== undefined) here.push({ program, version, era: getEra(program, version) })
   }
   const given = clientVersion && {
     program: 'podman' as const,
     version: clientVersion,
-    era: eraOf('podman', clientVersion),
+    era: getEra('podman', clientVersion),
   }
   const primary = given || here[0] || { program: 'podman', version: undefined, era: 'before 6' }
   const others = here.filter(({ program }) => program !== primary.program)
   return { primary, others }
 }
 
-function placeOf(machine: Machine, details: ConfigTargetDetails): ConfigTarget {
+function toConfigTarget(machine: Machine, details: ConfigTargetDetails): ConfigTarget {
   const { scope, machine: name, guessed } = details
-  const layout = layoutOf(machine, details)
-  const others = otherReadersOf(machine, details)
+  const layout = getLayout(machine, details)
+  const others = getOtherReaders(machine, details)
   const target = { files: layout, scope: scope === 'user' ? ('user' as const) : ('system' as const), others }
-  const wanted = [layout, ...others.map((other) => other.files)].map(podmanWants)
+  const wanted = [layout, ...others.map((other) => other.files)].map(getWantedFiles)
   const files = [...new Set(wanted.flatMap((one) => one.files))]
   const trees = [...new Set(wanted.flatMap((one) => one.trees))]
-  const folder = dropInFolderIn(scope === 'user' ? layout.user! : layout.system.at(-1)!)
-  const causes = causesFor(details, layout, machine.env['CONTAINER_HOST'])
+  const folder = getDropInFolder(scope === 'user' ? layout.user! : layout.system.at(-1)!)
+  const causes = getCauses(details, layout, machine.env['CONTAINER_HOST'])
   const whose = name === undefined ? (scope === 'user' ? 'user' : 'system') : `the podman machine ${name}`
   return {
     id: name === undefined ? target.scope : `machine ${name}`,
     title: `${whose} (${folder})`,
     details,
-    ...surroundings(machine, name),
-    wants: { files, trees: [...trees, podmanCertificates(target)] },
+    ...getLocation(machine, name),
+    wants: { files, trees: [...trees, getCertificatesFolder(target)] },
     plan(mirror, files) {
       const plan = planPodman(mirror, target, files)
-      const guess = 'The version of podman is a guess: one before 6. Say it with --client-version otherwise.'
+      const guess = 'The version of podman is assumed to be before 6. Set another one with --client-version.'
       return guessed === undefined ? plan : { ...plan, notes: [...plan.notes, guess] }
     },
     strip: (mirror, files) => stripPodman(mirror, target, files),
@@ -129,15 +129,15 @@ function placeOf(machine: Machine, details: ConfigTargetDetails): ConfigTarget {
   }
 }
 
-function surroundings(machine: Machine, name: string | undefined): { location: ClientLocation; files: FilePort } {
+function getLocation(machine: Machine, name: string | undefined): { location: ClientLocation; files: FilePort } {
   if (name === undefined) return { location: { in: 'host' }, files: localFiles }
   return {
     location: { in: 'vm', what: `the podman machine ${name}`, hostName: 'host.containers.internal' },
-    files: filesOfPodmanMachine(machine.runCommand, name),
+    files: machineFiles(machine.runCommand, name),
   }
 }
 
-function layoutOf(machine: Machine, details: ConfigTargetDetails): PodmanFiles {
+function getLayout(machine: Machine, details: ConfigTargetDetails): PodmanLayout {
   const { era, machine: name, program, scope } = details
   const modern = era === 'modern'
   if (name !== undefined) {
@@ -149,28 +149,28 @@ function layoutOf(machine: Machine, details: ConfigTargetDetails): PodmanFiles {
     const path = detached ? undefined : env[variable]
     return path ? resolve(cwd, path) : undefined
   }
-  // skopeo took no notice of the variable before.
-  const isDeaf = program === 'skopeo' && !modern
+  // Ignore the variable for older versions of skopeo, which do not read it.
+  const ignoresVariable = program === 'skopeo' && !modern
   const named = fileIn('CONTAINERS_REGISTRIES_CONF') ?? (modern ? undefined : fileIn('REGISTRIES_CONFIG_PATH'))
   return {
     system: ['usr/share/containers', 'etc/containers'].map((folder) => join(root, folder)),
-    user: userFolder(machine, modern),
-    named: isDeaf ? undefined : named,
+    user: getUserFolder(machine, modern),
+    named: ignoresVariable ? undefined : named,
     ...(modern && { override: fileIn('CONTAINERS_REGISTRIES_CONF_OVERRIDE') }),
     modern,
-    // What lies below --root for the system is read by root there, too.
+    // Assume root for a system drop-in below --root.
     uid: detached ? (scope === 'system' ? 0 : undefined) : process.getuid?.(),
   }
 }
 
-/** Those who read the files of a place by other rules than the program that it is written for. */
-function otherReadersOf(machine: Machine, details: ConfigTargetDetails): { who: string; files: PodmanFiles }[] {
+/** Returns the readers whose rules differ from those of the program that the files are written for. */
+function getOtherReaders(machine: Machine, details: ConfigTargetDetails): { who: string; files: PodmanLayout }[] {
   const { scope, others = '[]' } = details
-  const layout = layoutOf(machine, details)
+  const layout = getLayout(machine, details)
   const programs = (JSON.parse(others) as Reader[])
     .map(({ program, era, version }) => ({
       who: `${program} ${version}`,
-      files: layoutOf(machine, { ...details, era, program }),
+      files: getLayout(machine, { ...details, era, program }),
     }))
     .filter(({ files }) => !isDeepStrictEqual(files, layout))
   if (scope !== 'system' || !layout.modern || layout.uid !== 0) return programs
@@ -178,26 +178,26 @@ function otherReadersOf(machine: Machine, details: ConfigTargetDetails): { who: 
   return [...programs, { who: 'Users without root', files: rootless }]
 }
 
-/** Versions before 6 do not look at `XDG_CONFIG_HOME`. */
-function userFolder({ home, env, detached }: Machine, modern: boolean): string {
+/** Returns the user's folder. Versions before 6 ignore `XDG_CONFIG_HOME`. */
+function getUserFolder({ home, env, detached }: Machine, modern: boolean): string {
   const config = modern && !detached ? env['XDG_CONFIG_HOME'] : undefined
   return join(config ?? join(home, '.config'), 'containers')
 }
 
-/** Whether this user's own registries.conf keeps podman from reading the system's drop-ins. */
-async function hasItsOwn(machine: Machine, era: Era): Promise<boolean> {
+/** Whether a registries.conf of this user keeps podman from reading the system's drop-ins. */
+async function hasOwnMainFile(machine: Machine, era: Era): Promise<boolean> {
   if (era === 'modern') return false
-  return (await localFiles.read(mainFileIn(userFolder(machine, false)))) !== undefined
+  return (await localFiles.read(getMainFile(getUserFolder(machine, false)))) !== undefined
 }
 
-async function versionOf({ runCommand }: Machine, program: string): Promise<string | undefined> {
+async function getVersion({ runCommand }: Machine, program: string): Promise<string | undefined> {
   const result = await runCommand(program, ['--version'], { timeoutMs: 5000 })
   return result?.exitCode === 0 ? /\d+\.\d+[\w.~-]*/.exec(result.stdout)?.[0] : undefined
 }
 
-function causesFor(
+function getCauses(
   { scope, machine: name }: ConfigTargetDetails,
-  layout: PodmanFiles,
+  layout: PodmanLayout,
   remote: string | undefined,
 ): { readonly configure: string; readonly others: readonly Reason[] } {
   return {
@@ -212,18 +212,18 @@ function causesFor(
             {
               why: layout.modern
                 ? `CONTAINERS_REGISTRIES_CONF names ${layout.named}, and podman reads no drop-ins beside it`
-                : `CONTAINERS_REGISTRIES_CONF names ${layout.named}, which may say something else`,
+                : `CONTAINERS_REGISTRIES_CONF names ${layout.named}, which may have other settings`,
               fix: 'unset CONTAINERS_REGISTRIES_CONF',
             },
           ]),
       ...(remote === undefined
         ? []
-        : [{ why: `podman pulls at ${remote}, where other files count`, fix: 'unset CONTAINER_HOST' }]),
+        : [{ why: `podman pulls at ${remote}, which reads other files`, fix: 'unset CONTAINER_HOST' }]),
       ...(name === undefined
         ? []
         : [
             {
-              why: 'The machine does not reach this one',
+              why: 'the machine does not reach this host',
               fix: `podman machine ssh ${name} curl -sS http://host.containers.internal:5055/v2/`,
             },
           ]),
@@ -231,8 +231,8 @@ function causesFor(
   }
 }
 
-function noPodmanMachine(): MirrorError {
-  return new MirrorError('podman has no running virtual machine here whose files could be written.', {
+function noMachineError(): MirrorError {
+  return new MirrorError('podman has no running machine to configure.', {
     exit: exitCode.missing,
     hints: ['podman machine start'],
   })
@@ -240,8 +240,8 @@ function noPodmanMachine(): MirrorError {
 
 const machineTimeoutMs = 30_000
 
-/** The names of podman's virtual machines that run, its default first; none without podman. */
-async function runningPodmanMachines(runCommand: RunCommand): Promise<string[]> {
+/** Lists podman's running machines, the default one first; none without podman. */
+async function listRunningMachines(runCommand: RunCommand): Promise<string[]> {
   const result = await runCommand('podman', ['machine', 'list', '--format', 'json'], { timeoutMs: machineTimeoutMs })
   if (result?.exitCode !== 0) return []
   const machines = JSON.parse(result.stdout || '[]') as { Name?: string; Default?: boolean; Running?: boolean }[]
@@ -251,10 +251,10 @@ async function runningPodmanMachines(runCommand: RunCommand): Promise<string[]> 
     .map(({ Name }) => Name!.replace(/\*$/, ''))
 }
 
-/** The files of such a machine; its root may write them all. */
-function filesOfPodmanMachine(runCommand: RunCommand, name: string): FilePort {
+/** The files of a podman machine, as its root. */
+function machineFiles(runCommand: RunCommand, name: string): FilePort {
   return shellFiles(`the podman machine ${name}`, (script) =>
-    // The script goes in by stdin: ssh would have its arguments read by a shell once more.
+    // Pass the script by stdin: ssh passes arguments through another shell.
     runCommand('podman', ['machine', 'ssh', name, 'sudo', 'sh', '-s'], { input: script, timeoutMs: machineTimeoutMs }),
   )
 }
@@ -262,8 +262,8 @@ function filesOfPodmanMachine(runCommand: RunCommand, name: string): FilePort {
 const pullTimeoutMs = 120_000
 
 /**
- * Pulls an image by whichever of podman, buildah and skopeo is there, and removes it again; `machine`: by podman in that virtual
- * machine. Resolves to what it said when it failed. Throws a MirrorError (missing) when none is there.
+ * Pulls an image by the first installed one of podman, buildah and skopeo, and removes it. `machine`: pulls by podman in that machine.
+ * Resolves to the failure of the pull. Throws a MirrorError (missing) if none is installed.
  */
 async function pullByPodman(
   runCommand: RunCommand,
@@ -275,33 +275,33 @@ async function pullByPodman(
   const byPodman = await run('podman', ...connection, 'pull', '--quiet', image)
   if (byPodman) {
     if (byPodman.exitCode === 0) await run('podman', ...connection, 'image', 'rm', image)
-    return { failed: complaint(byPodman) }
+    return { failed: describeFailure(byPodman) }
   }
   const byBuildah = await run('buildah', 'pull', '--quiet', image)
   if (byBuildah) {
     if (byBuildah.exitCode === 0) await run('buildah', 'rmi', image)
-    return { failed: complaint(byBuildah) }
+    return { failed: describeFailure(byBuildah) }
   }
   const folder = await temporaryFolder('mirror-check-')
   try {
     const bySkopeo = await run('skopeo', 'copy', '--quiet', `docker://${image}`, `dir:${folder}`)
-    if (bySkopeo) return { failed: complaint(bySkopeo) }
+    if (bySkopeo) return { failed: describeFailure(bySkopeo) }
   } finally {
     await rm(folder, { recursive: true, force: true })
   }
-  throw new MirrorError('Neither podman nor buildah nor skopeo is installed, so nothing can be pulled by them.', {
+  throw new MirrorError('Neither podman nor buildah nor skopeo is installed, so no image can be pulled.', {
     exit: exitCode.missing,
   })
 }
 
-function complaint({ exitCode, stderr, stdout }: CommandResult): string | undefined {
+function describeFailure({ exitCode, stderr, stdout }: CommandResult): string | undefined {
   if (exitCode === 0) return undefined
-  return stderr.trim() || stdout.trim() || (exitCode === undefined ? 'it took too long' : `exit code ${exitCode}`)
+  return stderr.trim() || stdout.trim() || (exitCode === undefined ? 'the pull timed out' : `exit code ${exitCode}`)
 }
 
-const timeoutMs = 20_000
+const infoTimeoutMs = 20_000
 
-/** What podman itself, and the podman services that run, have for Docker Hub. `causes`: what else may explain it. */
+/** Observes the mirrors that podman and the running podman services have for Docker Hub. `causes`: further reasons to report. */
 async function observePodman(
   { runCommand, env, platform }: Pick<Machine, 'runCommand' | 'env' | 'platform'>,
   cache: string,
@@ -310,9 +310,9 @@ async function observePodman(
 ): Promise<Observation> {
   const { host } = new URL(cache)
   const ask = async (...how: string[]) =>
-    mirrorsIn(await runCommand('podman', [...how, 'info', '--format', 'json'], { timeoutMs }))
+    getHubMirrors(await runCommand('podman', [...how, 'info', '--format', 'json'], { timeoutMs: infoTimeoutMs }))
   const own = await ask(...(vm === undefined ? [] : ['--connection', vm]))
-  const services = vm === undefined && platform === 'linux' ? await runningServices(env) : []
+  const services = vm === undefined && platform === 'linux' ? await findRunningServices(env) : []
   const asked = await Promise.all(
     services.map(async (service) => ({ ...service, mirrors: await ask('--url', `unix://${service.socket}`) })),
   )
@@ -323,8 +323,10 @@ async function observePodman(
   return {
     inUse,
     saw: [
-      own === undefined ? 'podman info cannot be asked.' : `podman info lists ${say(own)} of docker.io.`,
-      ...answering.map(({ pid, mirrors }) => `The podman service (pid ${pid}) has ${say(mirrors!)} of docker.io.`),
+      own === undefined ? 'podman info does not answer.' : `podman info lists ${describeMirrors(own)} of docker.io.`,
+      ...answering.map(
+        ({ pid, mirrors }) => `The podman service (pid ${pid}) has ${describeMirrors(mirrors!)} of docker.io.`,
+      ),
     ],
     reasons: [
       ...(has(own) === true
@@ -332,33 +334,36 @@ async function observePodman(
         : own === undefined
           ? [{ why: 'podman is not configured for this mirror', fix: causes.configure, isUnconfigured: true as const }]
           : [
-              { why: 'podman is not configured for this mirror, or another file replaces that', fix: causes.configure },
+              {
+                why: 'podman is not configured for this mirror, or another file replaces its drop-in',
+                fix: causes.configure,
+              },
             ]),
       ...stale.map(({ pid }) => ({
         why: `The podman service (pid ${pid}) has cached its old configuration`,
-        fix: restartOf(pid),
+        fix: restartCommandOf(pid),
       })),
       ...causes.others,
     ],
-    todo: stale.map(({ pid }) => `${restartOf(pid)}   (the podman service has cached its old configuration)`),
+    todo: stale.map(({ pid }) => `${restartCommandOf(pid)}   (the podman service has cached its old configuration)`),
   }
 }
 
-function restartOf(pid: number): string {
+function restartCommandOf(pid: number): string {
   const isRoot = process.geteuid?.() === 0
   return isRoot
     ? `systemctl restart podman   (or end pid ${pid} and start it again)`
     : `systemctl --user restart podman   (or end pid ${pid} and start it again)`
 }
 
-function say(mirrors: readonly string[]): string {
+function describeMirrors(mirrors: readonly string[]): string {
   return mirrors.length === 0
     ? 'no mirror'
     : `${mirrors.join(', ')} as ${mirrors.length === 1 ? 'the mirror' : 'mirrors'}`
 }
 
-/** The locations of Docker Hub's mirrors; undefined where podman did not answer. */
-function mirrorsIn(result: Awaited<ReturnType<RunCommand>>): readonly string[] | undefined {
+/** Returns the locations of Docker Hub's mirrors; undefined if podman did not answer. */
+function getHubMirrors(result: Awaited<ReturnType<RunCommand>>): readonly string[] | undefined {
   const info = result?.exitCode === 0 ? parseObject(result.stdout) : undefined
   if (info === undefined) return undefined
   const registries = isObject(info['registries']) ? info['registries'] : {}
@@ -374,20 +379,20 @@ interface RunningService {
   readonly socket: string
 }
 
-/** Each `podman system service` of this user, by proc(5): it reads registries.conf once. */
-async function runningServices(env: Machine['env']): Promise<RunningService[]> {
+/** Finds each `podman system service` of this user by proc(5). A service reads registries.conf only once. */
+async function findRunningServices(env: Machine['env']): Promise<RunningService[]> {
   const isRoot = process.geteuid?.() === 0
-  const usual = isRoot
+  const defaultSocket = isRoot
     ? '/run/podman/podman.sock'
     : `${env['XDG_RUNTIME_DIR'] ?? `/run/user/${process.geteuid?.()}`}/podman/podman.sock`
   const found: RunningService[] = []
   for (const entry of (await ifVisible(readdir('/proc'))) ?? []) {
     if (!/^\d+$/.test(entry)) continue
-    const words = ((await ifVisible(readFile(`/proc/${entry}/cmdline`, 'utf8'))) ?? '').split('\0').slice(0, -1)
-    const at = words.indexOf('service')
-    if (basename(words[0] ?? '') !== 'podman' || at < 1 || words[at - 1] !== 'system') continue
-    const named = words.slice(at + 1).find((word) => /^(unix:\/\/)?\//.test(word))
-    found.push({ pid: Number(entry), socket: named?.replace(/^unix:\/\//, '') ?? usual })
+    const args = ((await ifVisible(readFile(`/proc/${entry}/cmdline`, 'utf8'))) ?? '').split('\0').slice(0, -1)
+    const at = args.indexOf('service')
+    if (basename(args[0] ?? '') !== 'podman' || at < 1 || args[at - 1] !== 'system') continue
+    const named = args.slice(at + 1).find((arg) => /^(unix:\/\/)?\//.test(arg))
+    found.push({ pid: Number(entry), socket: named?.replace(/^unix:\/\//, '') ?? defaultSocket })
   }
   return found
 }

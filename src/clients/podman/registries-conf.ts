@@ -2,23 +2,23 @@ import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { readToml, stringsOf, tableOf, tablesOf, tomlTableLines, type TomlTable } from '../edit/toml.ts'
 import type { FilesNow } from '../types.ts'
 
-/** What one file says about one registry. */
+/** The table of one registry in one file. */
 export interface RegistryTable {
   readonly path: string
-  /** `/etc/containers/registries.conf:12` */
+  /** Path and line, for messages: `/etc/containers/registries.conf:12`. */
   readonly where: string
-  /** What image names begin with, without a slash at its end; `*.example.com` means every host below it. */
+  /** The start of image names, without a slash at its end; `*.example.com` means every host below it. */
   readonly prefix: string
   readonly table: TomlTable
 }
 
-/** The registries' tables of these files, in their order: of equal prefixes, the last one counts. */
-export function registryTables(paths: readonly string[], files: FilesNow): RegistryTable[] {
-  return paths.flatMap((path) => tablesOfFile(path, files.text(path) ?? ''))
+/** Reads the registries' tables of these files, in their order. Of equal prefixes, the last one counts. */
+export function readRegistryTables(paths: readonly string[], files: FilesNow): RegistryTable[] {
+  return paths.flatMap((path) => readTables(path, files.text(path) ?? ''))
 }
 
-/** The table that decides about all images of a registry, if there is one. */
-export function governing(tables: readonly RegistryTable[], registry: string): RegistryTable | undefined {
+/** Finds the table that decides about all images of a registry. */
+export function findGoverningTable(tables: readonly RegistryTable[], registry: string): RegistryTable | undefined {
   const exact = tables.findLast(({ prefix }) => prefix === registry)
   if (exact) return exact
   const wider = tables.filter(({ prefix }) => prefix.startsWith('*.') && registry.endsWith(prefix.slice(1)))
@@ -28,33 +28,33 @@ export function governing(tables: readonly RegistryTable[], registry: string): R
   )
 }
 
-function tablesOfFile(path: string, text: string): RegistryTable[] {
+function readTables(path: string, text: string): RegistryTable[] {
   const toml = readToml(path, text)
   const tables = tablesOf(toml['registry'])
   const lines = tomlTableLines(text, 'registry')
   const found = tables.map((table, at) => ({
     path,
-    // Only where every table has a header of its own can they be told apart by line.
+    // Add the line only where every table has a heading of its own.
     where: lines.length === tables.length ? `${path}:${lines[at]}` : path,
-    prefix: trimmed(table['prefix']) || trimmed(table['location']),
+    prefix: withoutEndSlashes(table['prefix']) || withoutEndSlashes(table['location']),
     table,
   }))
-  // Within a file, the first table of a prefix is the one that counts.
-  return [...found, ...oldStyle(path, toml)].filter(
+  // Keep the first table of a prefix: within a file, it counts.
+  return [...found, ...readOldStyleTables(path, toml)].filter(
     ({ prefix }, at, all) => prefix !== '' && all.findIndex((one) => one.prefix === prefix) === at,
   )
 }
 
-/** Whether a file is in the first version of the format, which drop-ins may not have, and no file since podman 6. */
+/** Whether a file is in version 1 of the format, which podman refuses in drop-ins, and since podman 6 in all files. */
 function isOldStyle(path: string, text: string): boolean {
   const lists = tableOf(readToml(path, text)['registries'])
   return ['search', 'insecure', 'block'].some((list) => Array.isArray(tableOf(lists?.[list])?.['registries']))
 }
 
-/** `[registries.insecure]` and `[registries.block]` of the first version of the format. */
-function oldStyle(path: string, toml: TomlTable): RegistryTable[] {
+/** Reads `[registries.insecure]` and `[registries.block]` of version 1 of the format as tables. */
+function readOldStyleTables(path: string, toml: TomlTable): RegistryTable[] {
   const lists = tableOf(toml['registries'])
-  const named = (list: string) => stringsOf(tableOf(lists?.[list])?.['registries']).map(trimmed)
+  const named = (list: string) => stringsOf(tableOf(lists?.[list])?.['registries']).map(withoutEndSlashes)
   const [insecure, blocked] = [named('insecure'), named('block')]
   return [...new Set([...blocked, ...insecure])].map((prefix) => ({
     path,
@@ -68,159 +68,158 @@ function oldStyle(path: string, toml: TomlTable): RegistryTable[] {
   }))
 }
 
-export function trimmed(value: unknown): string {
+/** Returns a string without slashes at its end; an empty string for any other value. */
+export function withoutEndSlashes(value: unknown): string {
   return typeof value === 'string' ? value.replace(/\/+$/, '') : ''
 }
 
-/** Where podman, buildah or skopeo looks for its registries' settings. */
-export interface PodmanFiles {
+/** The files in which podman, buildah or skopeo looks for registries. */
+export interface PodmanLayout {
   /** Folders of the distribution, then of the administrator: `/usr/share/containers`, `/etc/containers`. */
   readonly system: readonly string[]
-  /** `~/.config/containers`; undefined where no user's files count. */
+  /** `~/.config/containers`; undefined where no user files count. */
   readonly user: string | undefined
-  /**
-   * What `CONTAINERS_REGISTRIES_CONF` puts in the place of every `registries.conf`; since version 6 in the place of all drop-ins,
-   * too.
-   */
+  /** The file of `CONTAINERS_REGISTRIES_CONF`, read instead of every `registries.conf`; since version 6 instead of all drop-ins, too. */
   readonly named: string | undefined
-  /** What `CONTAINERS_REGISTRIES_CONF_OVERRIDE` names, which version 6 and later read last of all. */
+  /** The file of `CONTAINERS_REGISTRIES_CONF_OVERRIDE`, which version 6 and later read last. */
   readonly override?: string | undefined
-  /** Since version 6 drop-ins are sorted by name across folders, and one hides its namesakes in folders that count less. */
+  /** Since version 6: drop-ins are sorted by name across folders, and one hides others of its name in folders of lower rank. */
   readonly modern: boolean
-  /** Who runs it, 0 for root; undefined for another user whose number nobody knows. */
+  /** The user id of the process, 0 for root; undefined for another user of unknown id. */
   readonly uid?: number | undefined
 }
 
-/** All that may hold settings of registries. */
-export function podmanWants(files: PodmanFiles): { files: string[]; trees: string[] } {
+/** Returns the files and folders that may have settings of registries. */
+export function getWantedFiles(files: PodmanLayout): { files: string[]; trees: string[] } {
   const { system, user, named, override } = files
   const folders = [...system, ...(user === undefined ? [] : [user])]
   return {
-    files: [named, override].filter((path) => path !== undefined).concat(folders.map(mainFileIn)),
+    files: [named, override].filter((path) => path !== undefined).concat(folders.map(getMainFile)),
     trees: folders.flatMap((folder) =>
-      files.modern && folder !== user ? specialFolders(folder) : [dropInFolderIn(folder)],
+      files.modern && folder !== user ? getAllDropInFolders(folder) : [getDropInFolder(folder)],
     ),
   }
 }
 
 /**
- * Those of the files that podman would read, in its order: of tables with the same prefix, the last file's counts. `paths`:
- * the files that are there.
+ * Returns the files that podman reads, in its order. Of tables with the same prefix, that of the last file counts. `paths`: the files
+ * that exist.
  * https://github.com/containers/container-libs/blob/main/image/docs/containers-registries.conf.d.5.md
  */
-export function inReadingOrder(files: PodmanFiles, paths: readonly string[]): string[] {
+export function sortByReadingOrder(files: PodmanLayout, paths: readonly string[]): string[] {
   const { system, user, named, override, modern } = files
-  const there = new Set(paths)
+  const existing = new Set(paths)
   const users = user === undefined ? [] : [user]
-  const mains = named === undefined ? [...users, ...system.toReversed()].map(mainFileIn) : [named]
-  const main = mains.find((path) => there.has(path))
+  const mains = named === undefined ? [...users, ...system.toReversed()].map(getMainFile) : [named]
+  const main = mains.find((path) => existing.has(path))
   const first = main === undefined ? [] : [main]
   if (modern) {
-    const last = override !== undefined && there.has(override) ? [override] : []
-    // The named file is read instead of the drop-ins.
+    const last = override !== undefined && existing.has(override) ? [override] : []
+    // Leave out the drop-ins: podman reads the named file instead.
     if (named !== undefined) return [...first, ...last]
-    const folders = [...system.flatMap((folder) => countingFolders(folder, files)), ...users.map(dropInFolderIn)]
-    return [...first, ...byName(folders.flatMap((folder) => dropInsIn(folder, paths))), ...last]
+    const folders = [...system.flatMap((folder) => getDropInFolders(folder, files)), ...users.map(getDropInFolder)]
+    return [...first, ...sortByName(folders.flatMap((folder) => getDropIns(folder, paths))), ...last]
   }
-  // The user's own file makes versions before 6 forget the system's drop-ins, too.
-  const usersAlone = user !== undefined && main === mainFileIn(user)
-  const folders = [...(usersAlone ? [] : system), ...users].map(dropInFolderIn)
-  return [...first, ...folders.flatMap((folder) => dropInsIn(folder, paths))]
+  // Leave out the system's drop-ins if the user has a main file: versions before 6 ignore them then.
+  const isUserOnly = user !== undefined && main === getMainFile(user)
+  const folders = [...(isUserOnly ? [] : system), ...users].map(getDropInFolder)
+  return [...first, ...folders.flatMap((folder) => getDropIns(folder, paths))]
 }
 
-export function mainFileIn(folder: string): string {
+export function getMainFile(folder: string): string {
   return `${folder}/registries.conf`
 }
 
-export function dropInFolderIn(folder: string): string {
+export function getDropInFolder(folder: string): string {
   return `${folder}/registries.conf.d`
 }
 
-/** Those with drop-ins of a system's folder that count for this user, the one that counts most last. */
-function countingFolders(folder: string, { uid }: PodmanFiles): string[] {
+/** Returns the drop-in folders below a system folder that count for this user, the one of the highest rank last. */
+function getDropInFolders(folder: string, { uid }: PodmanLayout): string[] {
   const special = `${folder}/registries.${uid === 0 ? 'rootful' : 'rootless'}.conf.d`
   const own = uid === undefined || uid === 0 ? [] : [`${special}/${uid}`]
-  return [dropInFolderIn(folder), special, ...own]
+  return [getDropInFolder(folder), special, ...own]
 }
 
-/** All of them, whoever they are for; the folder of one user is below that of all without root. */
-function specialFolders(folder: string): string[] {
-  return [dropInFolderIn(folder), `${folder}/registries.rootful.conf.d`, `${folder}/registries.rootless.conf.d`]
+/** Returns the drop-in folders of all users; the folder of one user is below that of all users without root. */
+function getAllDropInFolders(folder: string): string[] {
+  return [getDropInFolder(folder), `${folder}/registries.rootful.conf.d`, `${folder}/registries.rootless.conf.d`]
 }
 
-function dropInsIn(folder: string, paths: readonly string[]): string[] {
+function getDropIns(folder: string, paths: readonly string[]): string[] {
   return paths.filter((path) => isDropIn(path, folder)).toSorted()
 }
 
 function isDropIn(path: string, folder: string): boolean {
-  const [file, parent] = [slashed(path), `${slashed(folder)}/`]
+  const [file, parent] = [withSlashes(path), `${withSlashes(folder)}/`]
   return file.startsWith(parent) && file.endsWith('.conf') && !file.slice(parent.length).includes('/')
 }
 
-function byName(paths: readonly string[]): string[] {
-  const last = new Map(paths.map((path) => [nameOf(path), path]))
+function sortByName(paths: readonly string[]): string[] {
+  const last = new Map(paths.map((path) => [getFileName(path), path]))
   return [...last.keys()].toSorted().map((name) => last.get(name)!)
 }
 
-function nameOf(path: string): string {
-  return slashed(path).split('/').at(-1)!
+function getFileName(path: string): string {
+  return withSlashes(path).split('/').at(-1)!
 }
 
-function slashed(path: string): string {
+function withSlashes(path: string): string {
   return path.replaceAll('\\', '/')
 }
 
+/** A place to write a drop-in. */
 export interface PodmanTarget {
-  readonly files: PodmanFiles
-  /** Whose drop-in is written. */
+  readonly files: PodmanLayout
+  /** Whether the drop-in is the user's or the system's. */
   readonly scope: 'user' | 'system'
-  /** Who else reads such files, by other rules: `skopeo 1.9.3`, `users without root`. */
-  readonly others?: readonly { readonly who: string; readonly files: PodmanFiles }[]
+  /** Other readers of such files, by other rules: `skopeo 1.9.3`, `Users without root`. */
+  readonly others?: readonly { readonly who: string; readonly files: PodmanLayout }[]
 }
 
-/** Whether no drop-in is read at all. */
-export function isMasked({ modern, named }: PodmanFiles): boolean {
+/** Whether podman reads no drop-ins. */
+export function ignoresDropIns({ modern, named }: PodmanLayout): boolean {
   return modern && named !== undefined
 }
 
-/** podman itself stops at such a file. */
-export function refuseOldStyle(path: string, { modern, named, system, user }: PodmanFiles, files: FilesNow): void {
-  const mains = [...system, ...(user === undefined ? [] : [user])].map(mainFileIn)
+/** Throws a MirrorError (usage) for a file in version 1 of the format where podman refuses it. */
+export function refuseOldStyle(path: string, { modern, named, system, user }: PodmanLayout, files: FilesNow): void {
+  const mains = [...system, ...(user === undefined ? [] : [user])].map(getMainFile)
   const isDropIn = path !== named && !mains.includes(path)
   if ((!modern && !isDropIn) || !isOldStyle(path, files.text(path) ?? '')) return
-  const which = modern ? 'podman 6 and later read' : 'drop-ins may have'
+  const readers = modern ? 'podman 6 and later read' : 'drop-ins can have'
   throw new MirrorError(
-    `podman refuses ${path}: it is in the first version of the format ([registries.…] lists), and ${which} only the second.`,
+    `podman refuses ${path}: it is in the first version of the format ([registries.…] lists), and ${readers} only the second.`,
     {
       exit: exitCode.usage,
       hints: [
-        'write unqualified-search-registries = […] for [registries.search], and a [[registry]] with "location" and "insecure" or "blocked" for each of the others',
+        'write unqualified-search-registries = […] for [registries.search], and a [[registry]] with "location" and "insecure" or "blocked" for each other registry',
       ],
     },
   )
 }
 
-/** podman stops where a variable names a file that is not there. */
-export function namedInVain({ named, override }: PodmanFiles, ours: string, files: FilesNow): string[] {
+/** Returns a sentence for each variable that names a missing file: podman fails then. `ours`: the file that mirror writes. */
+export function describeMissingFiles({ named, override }: PodmanLayout, ours: string, files: FilesNow): string[] {
   const variables = [
     ['CONTAINERS_REGISTRIES_CONF', named],
     ['CONTAINERS_REGISTRIES_CONF_OVERRIDE', override],
   ] as const
   return variables
     .filter(([, path]) => path !== undefined && path !== ours && !files.has(path))
-    .map(([variable, path]) => `${variable} names ${path}, which is not there: podman fails until it is.`)
+    .map(([variable, path]) => `${variable} names ${path}, which does not exist: podman fails until it does.`)
 }
 
-/** What will stop working with podman 6. */
-export function olderFormats(read: readonly string[], { modern }: PodmanFiles, files: FilesNow): string[] {
+/** Returns a sentence for each file that podman 6 will refuse. */
+export function describeOldStyleFiles(read: readonly string[], { modern }: PodmanLayout, files: FilesNow): string[] {
   if (modern) return []
   return read
     .filter((path) => isOldStyle(path, files.text(path) ?? ''))
     .map((path) => `${path} is in the first version of the format, which podman 6 refuses.`)
 }
 
-/** For a drop-in of the system's: what the user's files say instead. */
-export function usersOwn(
+/** Returns a sentence for each user file that replaces parts of a system drop-in. */
+export function describeUserFiles(
   tables: readonly TomlTable[],
   path: string,
   { files: layout, scope }: PodmanTarget,
@@ -229,18 +228,18 @@ export function usersOwn(
 ): string[] {
   if (scope === 'user' || layout.user === undefined) return []
   const advice = 'Configure yourself with --scope user.'
-  const main = mainFileIn(layout.user)
+  const main = getMainFile(layout.user)
   if (!layout.modern && files.has(main))
     return [`Your podman reads ${main} instead of everything below ${layout.system.at(-1)}. ${advice}`]
-  if (!isMasked(layout) && !inReadingOrder(layout, [...others, path]).includes(path))
+  if (!ignoresDropIns(layout) && !sortByReadingOrder(layout, [...others, path]).includes(path))
     return [`For you, a file of the same name below ${layout.user} hides ${path}. ${advice}`]
-  return readLater(tables, path, layout, others, files).map(
-    ({ prefix, where }) => `For you, ${where} replaces what is written here about ${prefix}. ${advice}`,
+  return findLaterTables(tables, path, layout, others, files).map(
+    ({ prefix, where }) => `For you, ${where} replaces the table of ${prefix} in this file. ${advice}`,
   )
 }
 
-/** What those who read the files by other rules do not see of ours. */
-export function otherReaders(
+/** Returns a sentence for each table of the drop-in at `path` that other readers do not use. */
+export function describeOtherReaders(
   tables: readonly TomlTable[],
   path: string,
   { others: readers = [] }: PodmanTarget,
@@ -248,45 +247,45 @@ export function otherReaders(
   files: FilesNow,
 ): string[] {
   return readers.flatMap(({ who, files: layout }) => {
-    const order = inReadingOrder(layout, [...others, path])
+    const order = sortByReadingOrder(layout, [...others, path])
     const refused = order.find((one) => layout.modern && one !== path && isOldStyle(one, files.text(one) ?? ''))
     if (refused !== undefined) return [`${refused} is in the first version of the format, which ${who} refuses.`]
     if (!order.includes(path)) {
-      const instead = isMasked(layout) ? `only ${layout.named}` : `${order[0] ?? 'other files'} instead`
-      return [`${who}: not mirrored by this file. What is read is ${instead}.`]
+      const instead = ignoresDropIns(layout) ? `only ${layout.named}` : `${order[0] ?? 'other files'} instead`
+      return [`${who}: not mirrored by this file. It reads ${instead}.`]
     }
-    return readLater(tables, path, layout, others, files).map(
-      ({ prefix, where }) => `${who}: ${where} replaces what is written here about ${prefix}.`,
+    return findLaterTables(tables, path, layout, others, files).map(
+      ({ prefix, where }) => `${who}: ${where} replaces the table of ${prefix} in this file.`,
     )
   })
 }
 
-/** The tables of other files that replace ours. */
-function readLater(
+/** Finds tables of other files that replace those of the drop-in at `path`. */
+function findLaterTables(
   tables: readonly TomlTable[],
   path: string,
-  layout: PodmanFiles,
+  layout: PodmanLayout,
   others: readonly string[],
   files: FilesNow,
 ): RegistryTable[] {
   const prefixes = new Set(tables.map(({ prefix }) => prefix))
-  const order = inReadingOrder(layout, [...others, path])
+  const order = sortByReadingOrder(layout, [...others, path])
   const later = order.includes(path) ? order.slice(order.indexOf(path) + 1) : []
-  return registryTables(later, files).filter(({ prefix }) => prefixes.has(prefix))
+  return readRegistryTables(later, files).filter(({ prefix }) => prefixes.has(prefix))
 }
 
-/** A name under which our file is read after all others that speak of the same registries. */
+/** Chooses a name by which podman reads the drop-in after all other files with the same registries. */
 export function chooseName(
   candidates: readonly string[],
   tables: readonly TomlTable[],
-  layout: PodmanFiles,
+  layout: PodmanLayout,
   others: readonly string[],
   files: FilesNow,
 ): string {
   let last: RegistryTable | undefined
   for (const candidate of candidates) {
-    const isRead = inReadingOrder(layout, [...others, candidate]).includes(candidate)
-    ;[last] = readLater(tables, candidate, layout, others, files)
+    const isRead = sortByReadingOrder(layout, [...others, candidate]).includes(candidate)
+    ;[last] = findLaterTables(tables, candidate, layout, others, files)
     if (last === undefined && isRead) return candidate
   }
   const isOverride = last !== undefined && last.path === layout.override
@@ -294,8 +293,8 @@ export function chooseName(
     exit: exitCode.usage,
     hints: [
       isOverride
-        ? 'unset CONTAINERS_REGISTRIES_CONF_OVERRIDE, or take the tables of these registries out of that file'
-        : 'give that file a name that comes before zz-mirror.conf, and try again',
+        ? 'unset CONTAINERS_REGISTRIES_CONF_OVERRIDE, or remove the tables of these registries from that file'
+        : 'rename that file to come before zz-mirror.conf, then run the command again',
     ],
   })
 }

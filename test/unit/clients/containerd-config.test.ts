@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { importsOf, readContainerdConfig } from '../../../src/clients/containerd/config-toml.ts'
+import { getImports, readContainerdConfig } from '../../../src/clients/containerd/config-toml.ts'
 
 const name = '/etc/containerd/config.toml'
 const registry = (plugin: string, path: string) => `[plugins."${plugin}".registry]\nconfig_path = "${path}"\n`
@@ -38,13 +38,13 @@ describe("a containerd's configuration", () => {
     ['2.4.0', `version = 4\n${registry(second, '/a')}`, 'with version = 4'],
   ])('of containerd %s says what is set where that does not look: %j', (containerd, text, said) => {
     const config = readContainerdConfig({ name, text }, containerd)
-    expect(config).toMatchObject({ configPaths: [], meantPaths: ['/a'] })
+    expect(config).toMatchObject({ configPaths: [], ineffectivePaths: ['/a'] })
     expect(config.notes.join()).toContain(said)
   })
 
   test('has what the files say that it imports, the last one first', () => {
     const text = `version = 2\nimports = ["conf.d/*.toml", "/opt/x.toml"]\n${registry(second, '/a')}`
-    expect(importsOf({ name, text })).toEqual(['/etc/containerd/conf.d/*.toml', '/opt/x.toml'])
+    expect(getImports({ name, text })).toEqual(['/etc/containerd/conf.d/*.toml', '/opt/x.toml'])
     const imports = [{ name: '/opt/x.toml', text: `version = 2\n${registry(second, '/b')}` }]
     expect(readContainerdConfig({ name, text }, '1.7.28', imports)).toMatchObject({
       configPaths: ['/b'],

@@ -13,7 +13,7 @@ const mirror: MirrorForClient = {
 const here = (path: string) => ({ name: path, path })
 const target: ContainerdTarget = {
   hosts: here('/etc/containerd/certs.d'),
-  elsewhere: ['/etc/docker/certs.d'],
+  otherFolders: ['/etc/docker/certs.d'],
   configFile: here('/etc/containerd/config.toml'),
   imports: [],
   dump: undefined,
@@ -130,7 +130,7 @@ describe("containerd's hosts folders", () => {
 
   test('are refused when every registry has files of the user', () => {
     const own = { '/etc/docker/certs.d/docker.io/ca.crt': '' }
-    expect(() => planned(own, { registries: ['docker.io'] })).toThrow('Nothing is left')
+    expect(() => planned(own, { registries: ['docker.io'] })).toThrow('No registry is left')
   })
 })
 

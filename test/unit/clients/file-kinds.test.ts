@@ -121,7 +121,7 @@ const writers: Readonly<Record<string, (path: string, files: FilesNow) => unknow
       mirror,
       {
         hosts: { name: '/c', path: '/c' },
-        elsewhere: [],
+        otherFolders: [],
         configFile: { name: path, path },
         imports: [],
         dump: undefined,

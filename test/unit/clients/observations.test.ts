@@ -56,7 +56,7 @@ describe('what is seen of containerd', () => {
       inUse: false,
       saw: [
         expect.stringContaining('is /certs.d'),
-        expect.stringContaining('does not tell'),
+        expect.stringContaining('does not report'),
         expect.stringContaining('no hosts.toml for docker.io'),
       ],
       reasons: [{ why: expect.stringContaining('not configured') }],
@@ -65,7 +65,7 @@ describe('what is seen of containerd', () => {
       inUse: false,
       saw: [
         expect.stringContaining('is not set'),
-        expect.stringContaining('does not tell'),
+        expect.stringContaining('does not report'),
         expect.stringContaining(`names ${cache}`),
       ],
       reasons: [{ why: 'config_path is not set to /certs.d' }],
@@ -102,8 +102,12 @@ describe('what is seen of k3s', () => {
 describe('what is seen of BuildKit', () => {
   test.each([
     ['Name: default\nDriver: docker\n', false, "Docker's own"],
-    ['Name: mine\nDriver: docker-container\n', undefined, 'made before'],
-    ['Name: mine\nDriver: docker-container\nFile#buildkitd.toml:\n > [registry."docker.io"]\n', false, 'made before'],
+    ['Name: mine\nDriver: docker-container\n', undefined, 'created before'],
+    [
+      'Name: mine\nDriver: docker-container\nFile#buildkitd.toml:\n > [registry."docker.io"]\n',
+      false,
+      'created before',
+    ],
     ['Name: mine\nDriver: docker-container\nFile#buildkitd.toml:\n > mirrors = ["127.0.0.1:5055"]\n', true, 'network'],
   ])('is the builder in use: %s', async (said, inUse, why) => {
     const { machine } = await machineWith({ 'docker buildx inspect': said })

@@ -158,7 +158,7 @@ describe('podman in a virtual machine', () => {
     })
     await place!.pull!('a')
     expect(asked.at(-2)!.line).toBe('podman --connection podman-machine-default pull --quiet a')
-    expect(podmanAdapter.recall(machine, place!.details)).toMatchObject({ id: place!.id, home: place!.location })
+    expect(podmanAdapter.recall(machine, place!.details)).toMatchObject({ id: place!.id, location: place!.location })
   })
 
   test('has to run', async () => {

@@ -1,9 +1,9 @@
 import { describe, expect, test } from 'vitest'
-import { inReadingOrder, podmanWants, type PodmanFiles } from '../../../src/clients/podman/registries-conf.ts'
+import { sortByReadingOrder, getWantedFiles, type PodmanLayout } from '../../../src/clients/podman/registries-conf.ts'
 
 const [usr, etc, home] = ['/usr/share/containers', '/etc/containers', '/home/me/.config/containers']
-const before: PodmanFiles = { system: [usr, etc], user: home, named: undefined, modern: false }
-const modern: PodmanFiles = { ...before, modern: true, uid: 1000 }
+const before: PodmanLayout = { system: [usr, etc], user: home, named: undefined, modern: false }
+const modern: PodmanLayout = { ...before, modern: true, uid: 1000 }
 
 // Every file that there may be, with the rank that its name gives it among the drop-ins.
 const mains = [home, etc, usr].map((folder) => `${folder}/registries.conf`)
@@ -28,7 +28,7 @@ const names = (paths: readonly string[]) => paths.map((path) => path.replace(/^.
 
 describe('the order in which the files of registries are read', () => {
   // The rules of podman 4 and 5, then those of podman 6, in the order in which a later file replaces an earlier one.
-  test.each<[string, PodmanFiles, readonly string[], string]>([
+  test.each<[string, PodmanLayout, readonly string[], string]>([
     ["the user's own file alone, with the drop-ins of the user", before, all, `${home} 20-home`],
     [
       "without it the administrator's, and all drop-ins by folder",
@@ -84,7 +84,7 @@ describe('the order in which the files of registries are read', () => {
       '/opt/named /opt/over',
     ],
   ])('is %s', (_, files, paths, order) => {
-    const read = inReadingOrder(files, paths)
+    const read = sortByReadingOrder(files, paths)
     const [first, ...rest] = names(read)
     const main = read[0]!.replace(/\/registries\.conf$/, '').replace(/\.conf$/, '')
     const last = rest.map((name, at) => (read[at + 1]!.startsWith('/opt/') ? `/opt/${name}` : name))
@@ -104,8 +104,8 @@ describe('the order in which the files of registries are read', () => {
     ]
     const paths = folders.map((folder) => `${folder}/50-mirror.conf`)
     for (let count = 1; count <= paths.length; count += 1)
-      expect(inReadingOrder(modern, paths.slice(0, count).toReversed())).toEqual([paths[count - 1]])
-    expect(inReadingOrder(before, paths)).toEqual([paths[0], paths[3], paths[6]])
+      expect(sortByReadingOrder(modern, paths.slice(0, count).toReversed())).toEqual([paths[count - 1]])
+    expect(sortByReadingOrder(before, paths)).toEqual([paths[0], paths[3], paths[6]])
   })
 
   test('is among the files that are looked at, by every set of rules', () => {
@@ -115,8 +115,8 @@ describe('the order in which the files of registries are read', () => {
       { ...modern, uid: 0 },
       { ...modern, named: '/opt/named.conf', override: '/opt/over.conf' },
     ]) {
-      const { files: single, trees } = podmanWants(files)
-      for (const path of inReadingOrder(files, all))
+      const { files: single, trees } = getWantedFiles(files)
+      for (const path of sortByReadingOrder(files, all))
         expect(single.includes(path) || trees.some((tree) => path.startsWith(`${tree}/`)), path).toBe(true)
     }
   })

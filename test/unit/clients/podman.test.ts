@@ -2,7 +2,7 @@ import { parse, type TomlTable as JsonMap } from 'smol-toml'
 import { describe, expect, test } from 'vitest'
 import { ownFileHeader } from '../../../src/clients/files/kinds.ts'
 import { planPodman, type PodmanTarget } from '../../../src/clients/podman/plan.ts'
-import type { PodmanFiles } from '../../../src/clients/podman/registries-conf.ts'
+import type { PodmanLayout } from '../../../src/clients/podman/registries-conf.ts'
 import { FilesNow, type MirrorForClient } from '../../../src/clients/types.ts'
 
 const mirror: MirrorForClient = {
@@ -12,7 +12,7 @@ const mirror: MirrorForClient = {
   defaultUpstream: 'docker.io',
   fallback: true,
 }
-const layout: PodmanFiles = {
+const layout: PodmanLayout = {
   system: ['/usr/share/containers', '/etc/containers'],
   user: '/home/me/.config/containers',
   named: undefined,
@@ -157,8 +157,8 @@ describe("podman's drop-in", () => {
 
   test.each([
     ['blocked', 'location = "quay.io"\nblocked = true', 'is blocked in /etc/containers/registries.conf:1'],
-    ['taken from elsewhere', 'location = "proxy.corp.example/quay"', 'quay.io is taken from proxy.corp.example/quay'],
-    ['pointed here by hand', 'location = "127.0.0.1:5055/quay.io"', 'comes through the mirror already'],
+    ['taken from elsewhere', 'location = "proxy.corp.example/quay"', 'quay.io is pulled from proxy.corp.example/quay'],
+    ['pointed here by hand', 'location = "127.0.0.1:5055/quay.io"', 'already comes through the mirror'],
   ])('leaves a registry alone that is %s, and says so', (_, keys, note) => {
     const { tables, plan } = planned(system, { '/etc/containers/registries.conf': table('quay.io', keys) })
     expect(Object.keys(tables)).toEqual(['docker.io', 'registry.corp.example:8443'])
@@ -175,7 +175,7 @@ describe("podman's drop-in", () => {
     const files = filesOf({ '/etc/containers/registries.conf': table('docker.io', 'blocked = true\nlocation = "d"') })
     const registry = 'http://127.0.0.1:5001'
     expect(() => planPodman({ ...mirror, registry, registries: ['docker.io'] }, system, files)).toThrow(
-      'Nothing is left',
+      'No registry is left',
     )
   })
 
@@ -304,7 +304,7 @@ describe("the user's files", () => {
     const told = { files: { ...files, override: oursOfUser }, scope: 'user' as const }
     expect(planned(told, texts).plan.todo).toEqual([])
     const taken = { files: { ...files, override: '/opt/over.conf' }, scope: 'user' as const }
-    expect(() => planned(taken, texts)).toThrow('podman reads nothing but /opt/my.conf and /opt/over.conf')
+    expect(() => planned(taken, texts)).toThrow('podman reads only /opt/my.conf and /opt/over.conf')
   })
 
   test('CONTAINERS_REGISTRIES_CONF_OVERRIDE has the last word since version 6', () => {
@@ -323,7 +323,7 @@ describe("the user's files", () => {
 
   test('a file that a variable names in vain is said', () => {
     const files = { ...layout, named: '/opt/gone.conf' }
-    expect(planned({ files, scope: 'user' }, {}).plan.notes.join()).toContain('/opt/gone.conf, which is not there')
+    expect(planned({ files, scope: 'user' }, {}).plan.notes.join()).toContain('/opt/gone.conf, which does not exist')
   })
 
   test.each([
@@ -370,8 +370,8 @@ describe("the user's files", () => {
       },
     )
     expect(plan.notes).toEqual([
-      `skopeo 1.18: not mirrored by this file. What is read is ${main} instead.`,
-      'Users without root: /etc/containers/registries.rootless.conf.d/99.conf:1 replaces what is written here about quay.io.',
+      `skopeo 1.18: not mirrored by this file. It reads ${main} instead.`,
+      'Users without root: /etc/containers/registries.rootless.conf.d/99.conf:1 replaces the table of quay.io in this file.',
     ])
   })
 

@@ -81,10 +81,10 @@ describe.skipIf(process.platform !== 'linux')('files that only a shell reaches',
     const at = await folder()
     await writeFile(join(at, 'file'), '')
     await expect(files.write(join(at, 'file', 'below'), Buffer.from(''), undefined)).rejects.toThrow(
-      /^Nothing could be done in the machine: .*file/,
+      /^Cannot access files in the machine: .*file/,
     )
     await expect(shellFiles('the machine', async () => undefined).read('/etc/x')).rejects.toThrow(
-      'Nothing could be done in the machine.',
+      'Cannot access files in the machine.',
     )
   })
 })
