@@ -31,8 +31,8 @@ interface BuildkitTarget {
 }
 
 /**
- * Plans a buildkitd.toml: the mirror, as host and port, for each registry, and a table of the mirror's own with HTTP or the CA. Throws a
- * MirrorError (usage) for a file that cannot be changed safely.
+ * Plans a buildkitd.toml: the mirror, as host and port, for each registry, and a table of the mirror's own with HTTP or the CA.
+ * Throws a MirrorError (usage) for a file that cannot be changed safely.
  * https://github.com/moby/buildkit/blob/master/docs/buildkitd.toml.md
  */
 export function planBuildkit(mirror: MirrorForClient, { path, ca }: BuildkitTarget, files: FilesNow): ConfigPlan {
@@ -100,7 +100,10 @@ function ownKeys({ cache, ca }: Pick<MirrorForClient, 'cache' | 'ca'>, caName: s
   return { ...http, ...(ca !== undefined && { ca: [caName] }) }
 }
 
-/** Plans the removal of the mirror from a buildkitd.toml that the user changed. Throws a MirrorError (usage) for keys without a heading. */
+/**
+ * Plans the removal of the mirror from a buildkitd.toml that the user changed. Throws a MirrorError (usage) for keys without a
+ * heading.
+ */
 export function stripBuildkit(
   { cache }: { readonly cache: string },
   { path, ca }: BuildkitTarget,

@@ -1,7 +1,8 @@
-import { posix } from 'node:path'
+import { join, posix } from 'node:path'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { isAtLeast } from '../address.ts'
 import { readToml, renderTomlHeading, setTomlValue, stringsOf, tableOf, type TomlTable } from '../edit/toml.ts'
+import { localFiles } from '../files/local.ts'
 import type { Machine } from '../types.ts'
 
 /** The settings of a containerd that matter for mirrors. */
@@ -10,7 +11,7 @@ export interface ContainerdConfig extends Pick<RegistrySection, 'version' | 'con
   readonly file: string
   /** The format version of that file. */
   readonly fileVersion: number
-  /** Whether the CRI plugin is disabled, as in Docker's own package. */
+  /** True if the CRI plugin is disabled, as in Docker's own package. */
   readonly criOff: boolean
   /** The socket; undefined where the text does not name it. */
   readonly address: string | undefined
@@ -35,8 +36,8 @@ const criPlugins = new Set([
 ])
 
 /**
- * Reads a config.toml with the files that it imports, or the output of `containerd config dump`. `containerd`: the program's version,
- * if known. Throws a MirrorError (usage) for invalid TOML.
+ * Reads a config.toml with the files that it imports, or the output of `containerd config dump`. `containerd`: the program's
+ * version, if known. Throws a MirrorError (usage) for invalid TOML.
  * https://github.com/containerd/containerd/blob/main/docs/man/containerd-config.toml.5.md
  */
 export function readContainerdConfig(
@@ -88,7 +89,40 @@ export function getImports({ name, text }: ContainerdFile): string[] {
   )
 }
 
-/** Since format version 4 a plugin has the address; containerd 2.3 prints older files so, too. */
+/** Reads config.toml and the files that it imports, if they exist. A missing config.toml has an empty text. */
+export async function readConfigFiles({ root }: Machine, name: string): Promise<ContainerdFile[]> {
+  const found: ContainerdFile[] = []
+  const pending = [name]
+  for (const next of pending) {
+    if (found.some((file) => file.name === next)) continue
+    for (const path of await expandName(root, next)) {
+      const file = await localFiles.read(join(root, path))
+      if (file === undefined && path !== name) continue
+      const read = { name: path, text: Buffer.from(file?.bytes ?? []).toString() }
+      found.push(read)
+      pending.push(...getImports(read))
+    }
+  }
+  return found
+}
+
+/** Returns the names of the files that a name with `*` stands for. */
+async function expandName(root: string, name: string): Promise<string[]> {
+  const folder = posix.dirname(name)
+  if (!name.includes('*') || folder.includes('*')) return [name]
+  const paths = (await localFiles.list(join(root, folder))).map((path) =>
+    posix.join(folder, path.slice(join(root, folder).length)),
+  )
+  const pattern = new RegExp(
+    `^${name
+      .split('*')
+      .map((part) => part.replaceAll(/[.+^${}()|[\]\\?]/g, '\\$&'))
+      .join('[^/]*')}$`,
+  )
+  return paths.filter((path) => pattern.test(path))
+}
+
+/** Finds the socket. Since format version 4 a plugin has the address; containerd 2.3 prints older files so, too. */
 function findAddress(toml: Readonly<Record<string, unknown>>, version: number): string | undefined {
   const plugin = tableOf(tableOf(toml['plugins'])?.['io.containerd.server.v1.grpc'])?.['address']
   const address = plugin ?? (version >= 4 ? undefined : tableOf(toml['grpc'])?.['address'])
@@ -116,7 +150,7 @@ interface RegistrySection {
   readonly version: number
   /** The folders in which containerd looks for hosts.toml files. */
   readonly configPaths: readonly string[]
-  /** Whether the section that containerd reads sets `config_path`; an empty one counts. */
+  /** True if the section that containerd reads sets `config_path`; an empty one counts. */
   readonly setsPath: boolean
   /** The deprecated key, which containerd refuses beside `config_path`: `mirrors`, or `configs` with `tls`. Undefined if unused. */
   readonly oldKey: string | undefined
@@ -142,8 +176,8 @@ export function headingOf(plugin: string): string {
 }
 
 /**
- * Returns the plugins whose section may count; the first that exists does. containerd 2 moves a section of an older format into the new
- * one and replaces it. 2.3 does so file by file, earlier versions by the common version of all files (`commonVersion`).
+ * Returns the plugins whose section may count; the first that exists does. containerd 2 moves a section of an older format into
+ * the new one and replaces it. 2.3 does so file by file, earlier versions by the common version of all files (`commonVersion`).
  */
 function getEffectivePlugins(
   own: number,
@@ -167,8 +201,8 @@ interface SectionOptions {
 }
 
 /**
- * Reads the registry settings of a config.toml, a part of one, or the output of `containerd config dump`. Throws a MirrorError (usage)
- * for invalid TOML.
+ * Reads the registry settings of a config.toml, a part of one, or the output of `containerd config dump`. Throws a MirrorError
+ * (usage) for invalid TOML.
  */
 export function registrySection(
   path: string,

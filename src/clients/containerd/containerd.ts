@@ -14,7 +14,7 @@ import type {
   Observation,
   Reason,
 } from '../types.ts'
-import { type ContainerdFile, dumpContainerdConfig, getImports, readContainerdConfig } from './config-toml.ts'
+import { type ContainerdFile, dumpContainerdConfig, readConfigFiles, readContainerdConfig } from './config-toml.ts'
 import { criClient, CriError, criUnimplemented, pullTimeoutMs } from './cri.ts'
 import { namesMirror } from './hosts-toml.ts'
 import { type ContainerdTarget, planContainerd, stripContainerd } from './plan.ts'
@@ -167,44 +167,11 @@ async function getContainerdVersion({ runCommand, detached }: Machine): Promise<
   return result?.exitCode === 0 ? containerdVersionIn(result.stdout) : undefined
 }
 
-/** Whether all readers of hosts.toml files in this folder know the capability `referrers`. */
+/** Returns whether all readers of hosts.toml files in this folder know the capability `referrers`. */
 async function knowsReferrers(machine: Machine, version: string | undefined, folder: string): Promise<boolean> {
   // Rule out Docker's folders: dockerd reads them with other versions of the same code.
   if (!isAtLeast(version, 2, 2) || folder.endsWith('/docker/certs.d')) return false
   return readersKnowReferrers(machine, ['nerdctl'])
-}
-
-/** Reads config.toml and the files that it imports, if they exist. A missing config.toml has an empty text. */
-async function readConfigFiles({ root }: Machine, name: string): Promise<ContainerdFile[]> {
-  const found: ContainerdFile[] = []
-  const pending = [name]
-  for (const next of pending) {
-    if (found.some((file) => file.name === next)) continue
-    for (const path of await expandName(root, next)) {
-      const file = await localFiles.read(join(root, path))
-      if (file === undefined && path !== name) continue
-      const read = { name: path, text: Buffer.from(file?.bytes ?? []).toString() }
-      found.push(read)
-      pending.push(...getImports(read))
-    }
-  }
-  return found
-}
-
-/** Returns the names of the files that a name with `*` stands for. */
-async function expandName(root: string, name: string): Promise<string[]> {
-  const folder = posix.dirname(name)
-  if (!name.includes('*') || folder.includes('*')) return [name]
-  const paths = (await localFiles.list(join(root, folder))).map((path) =>
-    posix.join(folder, path.slice(join(root, folder).length)),
-  )
-  const pattern = new RegExp(
-    `^${name
-      .split('*')
-      .map((part) => part.replaceAll(/[.+^${}()|[\]\\?]/g, '\\$&'))
-      .join('[^/]*')}$`,
-  )
-  return paths.filter((path) => pattern.test(path))
 }
 
 async function runsRootless({ env, detached }: Machine): Promise<boolean> {
@@ -220,8 +187,8 @@ interface ContainerdAccess {
 }
 
 /**
- * Pulls an image as a kubelet does, and removes it; by ctr where containerd has no CRI. Resolves to the failure of the pull. Throws a
- * MirrorError (missing) if no containerd answers.
+ * Pulls an image as a kubelet does, and removes it; by ctr where containerd has no CRI. Resolves to the failure of the pull.
+ * Throws a MirrorError (missing) if no containerd answers.
  */
 async function pullByContainerd(
   access: ContainerdAccess,
@@ -272,7 +239,7 @@ interface ObservedContainerd {
   readonly machine: Machine
   readonly socket: string
   readonly target: ContainerdTarget
-  /** Whether `containerd config dump` prints the configuration of this containerd. */
+  /** True if `containerd config dump` prints the configuration of this containerd. */
   readonly dump: boolean
 }
 

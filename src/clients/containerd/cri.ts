@@ -101,7 +101,9 @@ function fieldsOf(message: Buffer): { readonly number: number; readonly value: B
   return fields
 }
 
-/** Makes one unary gRPC call and resolves to the response message. https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md */
+/**
+ * Makes one unary gRPC call and resolves to the response message. https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+ */
 async function unaryCall(path: string, method: string, message: Buffer, timeoutMs: number): Promise<Buffer> {
   const socket = connect(path)
   // Connect first to get the system's error: a session only reports that its stream was cancelled.
@@ -148,8 +150,8 @@ function messageOf(status: IncomingHttpHeaders): string | undefined {
 }
 
 /**
- * Pulls an image in a node as its kubelet does, and removes it. Resolves to undefined, or to the error output of a failed pull. Nodes
- * without crictl pull by ctr, with the folder that their containerd reads as `--hosts-dir`.
+ * Pulls an image in a node as its kubelet does, and removes it. Resolves to undefined, or to the error output of a failed pull.
+ * Nodes without crictl pull by ctr, with the folder that their containerd reads as `--hosts-dir`.
  */
 export async function pullInNode(nodes: NodePrograms, node: string, image: string): Promise<string | undefined> {
   const hasCrictl = (await nodes.exec(node, ['sh', '-c', 'command -v crictl']))?.exitCode === 0
@@ -180,8 +182,8 @@ export async function nodeContainerd(nodes: NodePrograms, node: string): Promise
 export const pullTimeoutMs = 120_000
 
 /**
- * Pulls an image by the crictl of a node, as its kubelet does, and removes it. See ConfigTarget.pull. `missing`: the failure to report
- * if no program can run in the node.
+ * Pulls an image by the crictl of a node, as its kubelet does, and removes it. See ConfigTarget.pull. `missing`: the failure to
+ * report if no program can run in the node.
  */
 export async function pullByCrictl(
   crictl: (args: readonly string[]) => Promise<CommandResult | undefined>,

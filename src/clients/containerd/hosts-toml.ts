@@ -12,7 +12,7 @@ interface HostsFile {
   readonly server?: string
   readonly mirror: string
   /**
-   * Whether all readers of the file know the capability `referrers`, as containerd 2.2 and Docker 29.1 do. Others ignore the whole
+   * True if all readers of the file know the capability `referrers`, as containerd 2.2 and Docker 29.1 do. Others ignore the whole
    * file.
    */
   readonly referrers?: boolean
@@ -57,19 +57,19 @@ export function renderHostsToml({
   )
 }
 
-/** Whether renderHostsToml wrote the file, also if it was changed since. */
+/** Returns whether renderHostsToml wrote the file, also if it was changed since. */
 export function isOurHostsToml(text: string): boolean {
   return text.startsWith(writtenByMirror.slice(0, writtenByMirror.indexOf('.')))
 }
 
-/** Whether a hosts.toml names this mirror as a host. */
+/** Returns whether a hosts.toml names this mirror as a host. */
 export function namesMirror(text: string, mirror: string): boolean {
   return mirror in (parseHostsToml(text)?.host ?? {})
 }
 
 /**
- * Removes the mirror from a hosts.toml that the user changed; undefined if nothing else is in it. Returns the text unchanged if it is
- * not valid, does not name the mirror, or cannot be changed safely. `folder`: the name of the file's folder.
+ * Removes the mirror from a hosts.toml that the user changed; undefined if nothing else is in it. Returns the text unchanged if
+ * it is not valid, does not name the mirror, or cannot be changed safely. `folder`: the name of the file's folder.
  */
 export function hostsTomlWithout(text: string, mirror: string, folder: string): string | undefined {
   const found = parseHostsToml(text)
@@ -126,7 +126,7 @@ export function findHostsFolders(root: string, files: FilesNow): HostsFolder[] {
   }))
 }
 
-/** Whether a folder has no files but a hosts.toml that mirror wrote, and the mirror's CA. */
+/** Returns whether a folder has no files but a hosts.toml that mirror wrote, and the mirror's CA. */
 export function isMirrorFolder({ hosts, files }: HostsFolder): boolean {
   const others = files.filter((name) => name !== caFileName && name !== 'hosts.toml')
   return others.length === 0 && (hosts === undefined || isOurHostsToml(hosts))
@@ -139,8 +139,8 @@ export function toFolderNames(registry: string): string[] {
 }
 
 /**
- * Finds the certificates that containerd and dockerd read from a folder without a hosts.toml: CAs as .crt, client certificates as .cert
- * with .key. `names`: the names of the folder's files.
+ * Finds the certificates that containerd and dockerd read from a folder without a hosts.toml: CAs as .crt, client certificates as
+ * .cert with .key. `names`: the names of the folder's files.
  */
 export function certificatesIn(names: readonly string[]): Pick<HostsFile, 'ca' | 'client'> {
   const ca = names.filter((name) => name.endsWith('.crt') && name !== caFileName)
@@ -162,8 +162,8 @@ interface NodeHostsFolder {
 export const usualConfigPath = '/etc/containerd/certs.d'
 
 /**
- * Returns the folders that make containerd use the mirror for every registry, and find the registry for pushed images by its name on
- * this machine. Their names have no colon, because a colon ends the path in `docker run --volume`. `referrers`: see HostsFile.
+ * Returns the folders that make containerd use the mirror for every registry, and find the registry for pushed images by its name
+ * on this machine. Their names have no colon, because a colon ends the path in `docker run --volume`. `referrers`: see HostsFile.
  */
 export function hostsFolders(
   { cache, registry, ca, fallback }: MirrorForClient,
@@ -184,8 +184,8 @@ export function hostsFolders(
 }
 
 /**
- * Plans the folders below `configPath`. `join` joins paths in the style of that machine. Throws a MirrorError (usage) for a hosts.toml
- * that mirror did not write.
+ * Plans the folders below `configPath`. `join` joins paths in the style of that machine. Throws a MirrorError (usage) for a
+ * hosts.toml that mirror did not write.
  */
 export function hostsChanges(
   folders: readonly NodeHostsFolder[],
@@ -235,8 +235,8 @@ function getPort(url: string): string {
 const vmHostNames = /^host\.(docker|containers|minikube|lima|k3d|orb|rancher-desktop)\.internal$/
 
 /**
- * Returns the name of the registry for pushed images where no hosts folders give it another one: `localhost` with its port on its own
- * machine and in a virtual machine there, else its address.
+ * Returns the name of the registry for pushed images where no hosts folders give it another one: `localhost` with its port on its
+ * own machine and in a virtual machine there, else its address.
  */
 export function registryName(registry: string): string {
   const isSameMachine = isLoopback(registry) || vmHostNames.test(new URL(registry).hostname)

@@ -31,16 +31,16 @@ export interface ContainerdTarget {
   readonly dump: string | undefined
   /** The version of containerd; undefined if unknown. */
   readonly version: string | undefined
-  /** Whether all readers of these files know the capability `referrers`. */
+  /** True if all readers of these files know the capability `referrers`. */
   readonly referrers: boolean
   readonly nerdctlFile: { readonly name: string; readonly path: string }
-  /** Whether it is a user's rootless containerd, which no kubelet uses. */
+  /** True if it is a user's rootless containerd, which no kubelet uses. */
   readonly rootless: boolean
 }
 
 /**
- * Plans a hosts.toml for all registries and one for docker.io. Where the user has folders that the one for all would hide, plans one
- * for each registry instead. Throws a MirrorError (usage) for a configuration that does not allow hosts.toml files.
+ * Plans a hosts.toml for all registries and one for docker.io. Where the user has folders that the one for all would hide, plans
+ * one for each registry instead. Throws a MirrorError (usage) for a configuration that does not allow hosts.toml files.
  * https://github.com/containerd/containerd/blob/main/docs/hosts.md
  */
 export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget, files: FilesNow): ConfigPlan {

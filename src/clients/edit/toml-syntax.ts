@@ -1,9 +1,9 @@
-/** Keys of tables, with the index of the table behind the key of each array of tables, from the root on. */
+/** Keys of tables, with an index behind the key of each array of tables or list, from the root. */
 export type TomlPath = readonly (string | number)[]
 
 /** A stretch of a TOML text: the line that names a table, and the statements up to the next such line. */
 export interface TomlSection {
-  /** With its line end; undefined for the statements before the first table. */
+  /** The line that names the table, with its line end; undefined for the statements before the first table. */
   readonly heading: string | undefined
   /** Keys with their values, comments and empty lines, each with its line ends. A list of several lines is one statement. */
   readonly statements: readonly string[]
@@ -19,18 +19,19 @@ export function tomlSections(text: string): TomlSection[] {
   return sections
 }
 
+/** Joins sections to a text. */
 export function joinSections(sections: readonly TomlSection[]): string {
   return sections.flatMap(({ heading, statements }) => [heading ?? '', ...statements]).join('')
 }
 
-/** The keys that lead to a section's table: none before the first table. Undefined for a line that names no table. */
+/** Returns the keys that lead to a section's table: none before the first table. Undefined for a line that names no table. */
 export function sectionPath({ heading }: TomlSection): readonly string[] | undefined {
   if (heading === undefined) return []
   const start = /^\uFEFF?[ \t]*\[\[?/.exec(heading)
   return start === null ? undefined : keysAt(heading, start[0].length, ']')
 }
 
-/** The paths of the tables of all sections of a text, in their order. */
+/** Returns the paths of the tables of all sections of a text, in their order. */
 export function tablePaths(sections: readonly TomlSection[]): TomlPath[] {
   const lastIndices = new Map<string, number>()
   return sections.map((section) => {
@@ -48,19 +49,19 @@ export function tablePaths(sections: readonly TomlSection[]): TomlPath[] {
   })
 }
 
-/** The keys that a statement sets, from its section on. Undefined for a comment or an empty line. */
+/** Returns the keys that a statement sets, from its section on. Undefined for a comment or an empty line. */
 export function statementPath(statement: string): readonly string[] | undefined {
   const equals = equalsIn(statement)
   return equals === undefined ? undefined : keysAt(statement, /^\uFEFF?/.exec(statement)![0].length, '=')
 }
 
-/** The offset of the value that a statement sets. Undefined for a comment or an empty line. */
+/** Returns the offset of the value that a statement sets. Undefined for a comment or an empty line. */
 export function valueStart(statement: string): number | undefined {
   const equals = equalsIn(statement)
   return equals === undefined ? undefined : equals + /^=[ \t]*/.exec(statement.slice(equals))![0].length
 }
 
-/** The offset behind the value that begins at `start`. */
+/** Returns the offset behind the value that begins at `start`. */
 export function valueEnd(text: string, start: number): number {
   const char = text[start]
   if (char === '"' || char === "'") return endOfString(text, start)
@@ -75,7 +76,7 @@ interface Entries {
   readonly close: number
 }
 
-/** The items of a list, or the keys with values of an inline table, whose bracket is at `open`. */
+/** Finds the items of a list, or the keys with values of an inline table, whose bracket is at `open`. */
 export function entriesIn(text: string, open: number): Entries {
   const entries: { start: number; end: number }[] = []
   let depth = 0
@@ -99,13 +100,13 @@ export function entriesIn(text: string, open: number): Entries {
   return { entries, close: text.length }
 }
 
-/** The comments of a section, with the blank lines among them. */
+/** Returns the comments of a section, with the blank lines among them, as a section without a heading; none without comments. */
 export function commentsOf({ statements }: TomlSection): TomlSection[] {
   const rest = statements.filter((statement) => statementPath(statement) === undefined)
   return rest.every((statement) => statement.trim() === '') ? [] : [{ heading: undefined, statements: rest }]
 }
 
-/** Returns the statement of a list with one more item in front. */
+/** Returns the statement of a list with `item`, as TOML text, in front. */
 export function withItem(statement: string, item: string): string {
   const open = valueStart(statement)! + 1
   const isEmpty = entriesIn(statement, open - 1).entries.length === 0
@@ -136,22 +137,22 @@ export function withoutItem(statement: string, index: number): string | undefine
   return comma === '' ? before.replace(/,[ \t]*$/, '') + after : before + after.replace(/^[ \t]/, '')
 }
 
-/** A key as it stands in TOML: quoted where it has to be. */
+/** Returns a key as TOML text: quoted where necessary. */
 export function keyText(key: string): string {
   return /^[A-Za-z0-9_-]+$/.test(key) ? key : JSON.stringify(key)
 }
 
-/** The line end of a part of a text; for a part without one, the first of the text. */
+/** Returns the line end of a part of a text; for a part without one, the first line end of the text. */
 export function lineEndIn(text: string, part = ''): string {
   return /\r?\n$/.exec(part)?.[0] ?? /\r?\n/.exec(text)?.[0] ?? '\n'
 }
 
-/** A part of a text with a line end, so that a line can follow it. */
+/** Returns a part of a text with a line end, so that a line can follow it. */
 export function withLineEnd(part: string, text = part): string {
   return part === '' || part === '\uFEFF' || part.endsWith('\n') ? part : part + lineEndIn(text)
 }
 
-/** The text without empty lines at its end. */
+/** Removes the empty lines at the end of a text. */
 export function withoutBlankEnd(text: string): string {
   return text.replace(/(\r?\n)(?:[ \t]*\r?\n)+$/, '$1')
 }
@@ -175,13 +176,13 @@ function tomlStatements(text: string): string[] {
   return start < text.length ? [...statements, text.slice(start)] : statements
 }
 
-/** The offset of the newline that ends a comment. */
+/** Returns the offset of the newline that ends a comment. */
 function endOfLine(text: string, from: number): number {
   const end = text.indexOf('\n', from)
   return end === -1 ? text.length : end
 }
 
-/** The offset behind the closing quote of a string. */
+/** Returns the offset behind the closing quote of a string. */
 function endOfString(text: string, from: number): number {
   const quote = text[from]!
   const long = quote.repeat(3)
@@ -192,7 +193,7 @@ function endOfString(text: string, from: number): number {
     else if (!isLong && text[at] === '\n') return at
     else if (text.startsWith(closing, at)) {
       let end = at + closing.length
-      // One or two quotes may stand before the closing ones.
+      // Include one or two quotes before the closing ones.
       if (isLong) while (text[end] === quote && end - at < 5) end += 1
       return end
     }
@@ -200,7 +201,7 @@ function endOfString(text: string, from: number): number {
   return text.length
 }
 
-/** The offset of the equals sign behind a key. */
+/** Returns the offset of the equals sign behind a key. */
 function equalsIn(statement: string): number | undefined {
   for (let at = 0; at < statement.length; at += 1) {
     const char = statement[at]!
@@ -211,7 +212,7 @@ function equalsIn(statement: string): number | undefined {
   return undefined
 }
 
-/** The parts of a dotted key that begins at `start` and ends before the character `end`. */
+/** Parses a dotted key that begins at `start` and ends before the character `end`. */
 function keysAt(text: string, start: number, end: string): readonly string[] | undefined {
   const keys: string[] = []
   const part = /[ \t]*(?:([A-Za-z0-9_-]+)|"((?:[^"\\\n]|\\.)*)"|'([^'\n]*)')[ \t]*([.=\]])/y
@@ -226,6 +227,7 @@ function keysAt(text: string, start: number, end: string): readonly string[] | u
 
 const escapes: Readonly<Record<string, string>> = { b: '\b', t: '\t', n: '\n', f: '\f', r: '\r' }
 
+/** Resolves the escapes of a basic string. */
 function unescaped(basic: string): string {
   return basic.replaceAll(
     /\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))/g,

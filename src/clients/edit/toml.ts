@@ -109,8 +109,9 @@ export function tomlTableLines(text: string, key: string): number[] {
 }
 
 /*
- * Each function below changes a TOML text and keeps all else to the byte: comments, indentation, line ends. It returns undefined where
- * that needs a rewrite of more than the table or key in question. It reads the result again, which has to mean what was intended.
+ * Each function below changes a TOML text and keeps all else to the byte: comments, indentation, line ends. It returns undefined
+ * where that needs a rewrite of more than the table or key in question. It reads the result again, which has to mean what was
+ * intended.
  */
 
 /** Sets the value of a key, however its table is written. Makes the tables on the way to it. */
@@ -158,7 +159,7 @@ export function prependTomlItem(text: string, path: readonly string[], item: unk
 }
 
 interface RemoveOptions {
-  /** A table at the end of the text: whether the blank lines above it stay. */
+  /** True if the blank lines above a table at the end of the text stay. */
   readonly blankLinesAbove?: 'keep' | 'drop'
 }
 
@@ -382,7 +383,7 @@ function lineOf(path: readonly string[], value: unknown): string {
   return `${path.map(keyText).join('.')} = ${valueText(value)}`
 }
 
-/** A string, number, boolean or list as it stands in TOML. */
+/** Returns a string, number, boolean or list as TOML text. */
 function valueText(value: unknown): string {
   return renderToml({ value }).slice('value = '.length).trimEnd()
 }

@@ -161,7 +161,7 @@ function startOf(item: unknown): number {
   return isNode(node) ? (node.range?.[0] ?? 0) : 0
 }
 
-/** The offset behind the content of an item: before its comment and newline. */
+/** Returns the offset behind the content of an item: before its comment and newline. */
 function endOf(item: unknown): number {
   if (isPair(item)) return isNode(item.value) ? endOf(item.value) : endOf(item.key)
   if (isCollection(item) && !item.flow && item.items.length > 0) return endOf(item.items.at(-1))
@@ -174,7 +174,7 @@ function lineStart(text: string, at: number): number {
   return start === 0 && text.startsWith('\uFEFF') ? 1 : start
 }
 
-/** The offset of the next line, or of the end of the text. */
+/** Returns the offset of the next line, or of the end of the text. */
 function lineEnd(text: string, at: number): number {
   if (at > 0 && text[at - 1] === '\n') return at
   const newline = text.indexOf('\n', at)
@@ -212,8 +212,9 @@ export interface YamlText {
 export type YamlPath = readonly (string | number)[]
 
 /**
- * Reads the one YAML document of a file; an empty file is one. Throws a MirrorError (usage) with line and column for invalid YAML, a
- * carriage return without a newline, duplicate keys, and a second document, because its program might read another one than mirror.
+ * Reads the one YAML document of a file; an empty file is one. Throws a MirrorError (usage) with line and column for invalid
+ * YAML, a carriage return without a newline, duplicate keys, and a second document, because its program might read another one
+ * than mirror.
  */
 export function readYamlText(text: string, path: string): YamlText {
   const document = parseDocument(text, { prettyErrors: false, keepSourceTokens: true, merge: true })

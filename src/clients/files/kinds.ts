@@ -86,7 +86,10 @@ function toPlainValue(document: Document.Parsed): unknown {
   }
 }
 
-/** The keys that dockerd reads in daemon.json; it refuses all others. https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file */
+/**
+ * The keys that dockerd reads in daemon.json; it refuses all others.
+ * https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file
+ */
 export const dockerdKeys: ReadonlySet<string> = setOf(`
   allow-direct-routing allow-nondistributable-artifacts api-cors-header authorization-plugins bip bip6 bridge
   bridge-accept-fwmark builder cgroup-parent cluster-advertise cluster-store cluster-store-opts containerd
@@ -104,7 +107,10 @@ export const dockerdKeys: ReadonlySet<string> = setOf(`
   userns-remap validate
 `)
 
-/** The keys that buildkitd reads at the root of its file. https://github.com/moby/buildkit/blob/master/cmd/buildkitd/config/config.go */
+/**
+ * The keys that buildkitd reads at the root of its file.
+ * https://github.com/moby/buildkit/blob/master/cmd/buildkitd/config/config.go
+ */
 export const buildkitdKeys: ReadonlySet<string> = setOf(`
   debug trace root insecure-entitlements log grpc otel cdi worker workers registry dns history frontend system
   provenanceEnvDir cache proxy
@@ -141,8 +147,8 @@ export function isWrittenByMirror(text: string): boolean {
 export const caFileName = 'mirror-ca.crt'
 
 /**
- * Plans the CA copy at `path`: writes `ca` (PEM), or removes mirror's copy where `ca` is undefined. Throws a MirrorError (usage) for a
- * file of that name that mirror did not write.
+ * Plans the CA copy at `path`: writes `ca` (PEM), or removes mirror's copy where `ca` is undefined. Throws a MirrorError (usage)
+ * for a file of that name that mirror did not write.
  */
 export function caChange(path: string, ca: string | undefined, files: FilesNow): FileChange[] {
   const current = files.text(path)
@@ -155,7 +161,7 @@ export function caChange(path: string, ca: string | undefined, files: FilesNow):
   })
 }
 
-/** Whether the path is that of a CA copy. */
+/** Returns whether the path is that of a CA copy. */
 export function isCaFile(path: string): boolean {
   return /[^\\/]*$/.exec(path)?.[0] === caFileName
 }

@@ -27,8 +27,8 @@ const maxDepth = 5
 const maxLinks = 40
 
 /**
- * The files of this machine. As root it writes to no path that another user could redirect: `write` and `remove` throw a MirrorError
- * (usage).
+ * The files of this machine. As root it writes to no path that another user could redirect: `write` and `remove` throw a
+ * MirrorError (usage).
  */
 export const localFiles: FilePort = createFilePort(resolveLinks)
 
@@ -147,7 +147,7 @@ async function restoreOwner(file: FileHandle, { uid, gid }: { uid: number; gid: 
   if (current.uid !== uid || current.gid !== gid) await file.chown(uid, gid)
 }
 
-/** Whether this process can give a file this owner and group. */
+/** Returns whether this process can give a file this owner and group. */
 function canKeepOwner({ uid, gid }: { uid: number; gid: number }): boolean {
   const ownUid = process.geteuid?.()
   if (ownUid === undefined || ownUid === 0) return true
@@ -173,7 +173,7 @@ function temporaryName(name: string): string {
   return `.${name}.mirror-${process.pid}-${randomBytes(8).toString('hex')}`
 }
 
-/** Whether a file was written to replace another one. */
+/** Returns whether a file was written to replace another one. */
 function isTemporary(name: string): boolean {
   return writerPidOf(name) !== undefined
 }
@@ -214,8 +214,8 @@ async function listNames(folder: string): Promise<string[]> {
 }
 
 /**
- * Resolves a path for a program whose `/` is `root`, like chroot(2): an absolute link starts at `root`, and `..` leads no higher. Parts
- * that do not exist are kept as they are. Throws ELOOP for more than 40 links.
+ * Resolves a path for a program whose `/` is `root`, like chroot(2): an absolute link starts at `root`, and `..` leads no higher.
+ * Parts that do not exist are kept as they are. Throws ELOOP for more than 40 links.
  */
 export async function resolveBelow(root: string, path: string): Promise<string> {
   const left = splitPath(relative(root, path))
@@ -237,7 +237,7 @@ export async function resolveBelow(root: string, path: string): Promise<string> 
   return join(root, ...at)
 }
 
-/** Whether a path is `root` or below it, by name alone. */
+/** Returns whether a path is `root` or below it, by name alone. */
 export function isBelow(root: string, path: string): boolean {
   const below = relative(root, path)
   return !isAbsolute(below) && below.split(sep)[0] !== '..'

@@ -8,8 +8,8 @@ import type { FilePort } from '../types.ts'
 type RunScript = (script: string) => Promise<CommandResult | undefined>
 
 /**
- * Files that only a shell reaches, such as those of a virtual machine. `where` names it in errors: `the podman machine dev`. Throws a
- * MirrorError (missing) where the shell fails.
+ * Files that only a shell reaches, such as those of a virtual machine. `where` names it in errors: `the podman machine dev`.
+ * Throws a MirrorError (missing) where the shell fails.
  */
 export function shellFiles(where: string, runScript: RunScript): FilePort {
   return {

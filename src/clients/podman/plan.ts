@@ -54,8 +54,9 @@ function getOwnDropIns({ files, scope }: PodmanTarget): string[] {
 }
 
 /**
- * Plans a drop-in with a table for each registry, the mirror first. It replaces the tables of other files for the same registries, so it
- * takes over their mirrors, after the mirror, and their other keys. Throws a MirrorError (usage) where that is not possible.
+ * Plans a drop-in with a table for each registry, the mirror first. It replaces the tables of other files for the same
+ * registries, so it takes over their mirrors, after the mirror, and their other keys. Throws a MirrorError (usage) where that is
+ * not possible.
  * https://github.com/containers/image/blob/main/docs/containers-registries.conf.5.md
  */
 export function planPodman(mirror: MirrorForClient, target: PodmanTarget, files: FilesNow): ConfigPlan {
@@ -155,7 +156,7 @@ function decideTable(mirror: MirrorForClient, registry: string, found: RegistryT
     return {
       registry,
       note:
-        `${registry} is pulled from ${location} by ${found.where}, and stays so. To mirror that, add ${upstreamHost} ` +
+        `${registry} is taken from ${location}, says ${found.where}, and stays so. To mirror that, add ${upstreamHost} ` +
         `to "upstreams" in mirror.yaml.`,
     }
   // Write the port with an underscore: a location has no colon behind its first slash. The mirror reads it if the host has a dot.
@@ -226,8 +227,8 @@ interface WrittenMirror {
 }
 
 /**
- * Plans the removal of mirror's tables from a drop-in that the user changed. Keeps all else to the byte. Throws a MirrorError (usage)
- * for one in which the tables have no headings.
+ * Plans the removal of mirror's tables from a drop-in that the user changed. Keeps all else to the byte. Throws a MirrorError
+ * (usage) for one in which the tables have no headings.
  */
 export function stripPodman(mirror: WrittenMirror, target: PodmanTarget, files: FilesNow): FileChange[] {
   const hosts = [mirror.cache, mirror.registry].filter((url) => url !== undefined).map((url) => new URL(url).host)
@@ -268,7 +269,7 @@ function findMirrorTable(toml: TomlTable, isMirror: (table: TomlTable) => boolea
   return undefined
 }
 
-/** Whether a table only names its registry. */
+/** Returns whether a table only names its registry. */
 function onlyNamesRegistry(table: TomlTable): boolean {
   const names = Object.keys(table).filter((name) => name !== 'mirror')
   return names.every((name) => name === 'prefix' || name === 'location') && table['prefix'] === table['location']

@@ -184,7 +184,7 @@ function getUserFolder({ home, env, detached }: Machine, modern: boolean): strin
   return join(config ?? join(home, '.config'), 'containers')
 }
 
-/** Whether a registries.conf of this user keeps podman from reading the system's drop-ins. */
+/** Returns whether a registries.conf of this user keeps podman from reading the system's drop-ins. */
 async function hasOwnMainFile(machine: Machine, era: Era): Promise<boolean> {
   if (era === 'modern') return false
   return (await localFiles.read(getMainFile(getUserFolder(machine, false)))) !== undefined
@@ -262,8 +262,8 @@ function machineFiles(runCommand: RunCommand, name: string): FilePort {
 const pullTimeoutMs = 120_000
 
 /**
- * Pulls an image by the first installed one of podman, buildah and skopeo, and removes it. `machine`: pulls by podman in that machine.
- * Resolves to the failure of the pull. Throws a MirrorError (missing) if none is installed.
+ * Pulls an image by the first installed one of podman, buildah and skopeo, and removes it. `machine`: pulls by podman in that
+ * machine. Resolves to the failure of the pull. Throws a MirrorError (missing) if none is installed.
  */
 async function pullByPodman(
   runCommand: RunCommand,

@@ -45,7 +45,7 @@ function readTables(path: string, text: string): RegistryTable[] {
   )
 }
 
-/** Whether a file is in version 1 of the format, which podman refuses in drop-ins, and since podman 6 in all files. */
+/** Returns whether a file is in version 1 of the format, which podman refuses in drop-ins, and since podman 6 in all files. */
 function isOldStyle(path: string, text: string): boolean {
   const lists = tableOf(readToml(path, text)['registries'])
   return ['search', 'insecure', 'block'].some((list) => Array.isArray(tableOf(lists?.[list])?.['registries']))
@@ -79,7 +79,10 @@ export interface PodmanLayout {
   readonly system: readonly string[]
   /** `~/.config/containers`; undefined where no user files count. */
   readonly user: string | undefined
-  /** The file of `CONTAINERS_REGISTRIES_CONF`, read instead of every `registries.conf`; since version 6 instead of all drop-ins, too. */
+  /**
+   * The file of `CONTAINERS_REGISTRIES_CONF`, read instead of every `registries.conf`; since version 6 instead of all drop-ins,
+   * too.
+   */
   readonly named: string | undefined
   /** The file of `CONTAINERS_REGISTRIES_CONF_OVERRIDE`, which version 6 and later read last. */
   readonly override?: string | undefined
@@ -102,8 +105,8 @@ export function getWantedFiles(files: PodmanLayout): { files: string[]; trees: s
 }
 
 /**
- * Returns the files that podman reads, in its order. Of tables with the same prefix, that of the last file counts. `paths`: the files
- * that exist.
+ * Returns the files that podman reads, in its order. Of tables with the same prefix, that of the last file counts. `paths`: the
+ * files that exist.
  * https://github.com/containers/container-libs/blob/main/image/docs/containers-registries.conf.d.5.md
  */
 export function sortByReadingOrder(files: PodmanLayout, paths: readonly string[]): string[] {
@@ -171,13 +174,13 @@ function withSlashes(path: string): string {
 /** A place to write a drop-in. */
 export interface PodmanTarget {
   readonly files: PodmanLayout
-  /** Whether the drop-in is the user's or the system's. */
+  /** True if the drop-in is the user's or the system's. */
   readonly scope: 'user' | 'system'
   /** Other readers of such files, by other rules: `skopeo 1.9.3`, `Users without root`. */
   readonly others?: readonly { readonly who: string; readonly files: PodmanLayout }[]
 }
 
-/** Whether podman reads no drop-ins. */
+/** Returns whether podman reads no drop-ins. */
 export function ignoresDropIns({ modern, named }: PodmanLayout): boolean {
   return modern && named !== undefined
 }

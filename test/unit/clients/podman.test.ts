@@ -157,7 +157,7 @@ describe("podman's drop-in", () => {
 
   test.each([
     ['blocked', 'location = "quay.io"\nblocked = true', 'is blocked in /etc/containers/registries.conf:1'],
-    ['taken from elsewhere', 'location = "proxy.corp.example/quay"', 'quay.io is pulled from proxy.corp.example/quay'],
+    ['taken from elsewhere', 'location = "proxy.corp.example/quay"', 'quay.io is taken from proxy.corp.example/quay'],
     ['pointed here by hand', 'location = "127.0.0.1:5055/quay.io"', 'already comes through the mirror'],
   ])('leaves a registry alone that is %s, and says so', (_, keys, note) => {
     const { tables, plan } = planned(system, { '/etc/containers/registries.conf': table('quay.io', keys) })
