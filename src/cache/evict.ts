@@ -12,7 +12,7 @@ import {
   type EvictionLimits,
   type EvictionPlan,
   removeReferences,
-  type RemovedReference,
+  type ReferenceRemoval,
   planEviction,
   planRemoval,
   getRemovedImages,
@@ -21,11 +21,11 @@ import {
 export interface EvictorOptions {
   readonly store: Pick<Store, 'blobs' | 'refs' | 'runningClock' | 'layout'>
   readonly limits: EvictorLimits
-  /** Whether a blob is being fetched or sent. */
+  /** Whether a blob is being downloaded or sent. */
   readonly isInUse: (digest: Digest) => boolean
   readonly logger: Logger
   readonly clock: Clock
-  /** Between two looks at the limits, ms. */
+  /** Time between two scheduled evictions, ms. */
   readonly intervalMs?: number
   readonly freeSpace?: (path: string) => Promise<number>
 }
@@ -40,52 +40,53 @@ interface EvictorLimits {
 }
 
 interface EvictRequest {
-  /** Says what would go, and touches nothing. */
+  /** Reports what would be removed, and changes nothing. */
   readonly dryRun: boolean
-  /** Bytes that somebody wants to write. Nothing goes for them when there is room, or could not be enough of it. */
+  /** Bytes to make room for. Nothing is evicted for them when there is enough room, or cannot be enough. */
   readonly needBytes?: number
-  /** Somebody waits to hear what went: what cannot be removed is a failure. */
+  /** A user waits for the result: content that cannot be removed is an error. */
   readonly isAsked?: boolean
 }
 
-/** What went, or would go. */
+/** The removed content; of a dry run, the content that would be removed. */
 interface EvictionResult extends AppliedEviction {
   /** Names that matched nothing. */
   readonly unknown: string[]
 }
 
-/** Keeps the store within its limits. One sweep at a time; the others wait for their turn. */
+/** Keeps the store within its limits. Runs one eviction or removal at a time. */
 export interface Evictor {
+  /** Evicts what exceeds the limits. Throws the system's error for a user's request that cannot be carried out. */
   evict(request: EvictRequest): Promise<EvictionResult>
-  /** Removes images, repositories or digests by name, whatever the limits say. Throws the system's error for what cannot be removed. */
+  /** Removes images, repositories or digests by name, whatever the limits are. Throws the system's error if that fails. */
   remove(names: readonly string[], dryRun: boolean): Promise<EvictionResult>
-  /** To be called after a blob was published: sweeps soon when there is too much. */
+  /** Schedules an eviction if the store is too large. Call it after a blob was stored. */
   schedule(): void
-  /** Ends the sweep that is running at its next step. */
+  /** Stops the running eviction at its next step. */
   close(): Promise<void>
 }
 
+/** Delay of a scheduled eviction, ms: several stored blobs share it. */
 const scheduleDelayMs = 100
-
 export function createEvictor(options: EvictorOptions): Evictor {
   const { store, limits, isInUse, logger, clock } = options
   const closing = new AbortController()
   let last: Promise<unknown> = Promise.resolve()
   let cancelScheduled: (() => void) | undefined
 
-  const runExclusive = (dryRun: boolean, how: RunOptions, plan: () => Promise<Plan>): Promise<EvictionResult> => {
-    const result = last.then(() => run(dryRun, how, plan))
+  const runExclusive = (dryRun: boolean, mode: RunOptions, plan: () => Promise<Plan>): Promise<EvictionResult> => {
+    const result = last.then(() => run(dryRun, mode, plan))
     last = result.catch(() => undefined)
     return result
   }
 
   const run = async (
     dryRun: boolean,
-    { isForced, isManual: isAsked }: RunOptions,
+    { isForced, isManual }: RunOptions,
     makePlan: () => Promise<Plan>,
   ): Promise<EvictionResult> => {
     await store.blobs.ready
-    const claims = new RecentUse(store.refs)
+    const recentUse = new RecentUse(store.refs)
     try {
       const { signal } = closing
       const plan = signal.aborted ? undefined : await inSlices(await makePlan(), clock, signal)
@@ -93,26 +94,26 @@ export function createEvictor(options: EvictorOptions): Evictor {
       const unknown = plan.unknown ?? []
       const { blobs } = store
       if (dryRun) return { ...previewEviction(plan, blobs.sizes), unknown }
-      // Before the records forget what would stay on the disk.
-      if (isAsked && plan.references.length + plan.blobs.length > 0) await blobs.checkWritable()
-      const refusals: unknown[] = []
-      const onRefused = (error: unknown) => void refusals.push(error)
-      const removed = await applyEviction(plan, { blobs, claims, isInUse, isForced, onRefused, logger, clock, signal })
+      // Check before the records change: blobs that cannot be removed must not lose their records.
+      if (isManual && plan.references.length + plan.blobs.length > 0) await blobs.checkWritable()
+      const errors: unknown[] = []
+      const onError = (error: unknown) => void errors.push(error)
+      const removed = await applyEviction(plan, { blobs, recentUse, isInUse, isForced, onError, logger, clock, signal })
       if (removed.blobs + removed.images.length > 0) logger.info({ ...removed }, 'removed cached content')
-      if (isAsked && refusals.length > 0) throw refusals[0]
+      if (isManual && errors.length > 0) throw errors[0]
       return { ...removed, unknown }
     } finally {
-      claims.close()
+      recentUse.close()
     }
   }
 
-  /** The limits for the cache, after damaged blobs that were kept have made what room they can. */
-  const computeLimits = async (dryRun: boolean, wanted: number): Promise<EvictionLimits> => {
+  /** Computes the limits of an eviction. On a shortage, damaged blobs in quarantine are removed first. */
+  const computeLimits = async (dryRun: boolean, needed: number): Promise<EvictionLimits> => {
     const { maxSize, maxAge, minFree } = limits
-    const free = minFree + wanted > 0 ? await (options.freeSpace ?? freeSpace)(store.layout.home) : Infinity
+    const free = minFree + needed > 0 ? await (options.freeSpace ?? freeSpace)(store.layout.home) : Infinity
     const reserveBytes = Math.max(0, minFree - free)
-    // A disk that does not tell has shown that it is full.
-    const needBytes = free === Infinity ? wanted : wanted > 0 ? Math.max(0, minFree + wanted - free) : 0
+    // If the file system does not report its free space, assume a full disk.
+    const needBytes = free === Infinity ? needed : needed > 0 ? Math.max(0, minFree + needed - free) : 0
     const shortage = Math.max(reserveBytes, needBytes)
     const freed = shortage > 0 ? await dropQuarantined(store.layout, { bytes: shortage, dryRun, logger }) : 0
     return {
@@ -123,10 +124,10 @@ export function createEvictor(options: EvictorOptions): Evictor {
     }
   }
 
-  const evict = ({ dryRun, needBytes = 0, isAsked = false }: EvictRequest) =>
-    runExclusive(dryRun, { isForced: false, isManual: isAsked }, async () =>
+  const evict = (request: EvictRequest) =>
+    runExclusive(request.dryRun, { isForced: false, isManual: request.isAsked === true }, async () =>
       planEviction({
-        limits: await computeLimits(dryRun, needBytes),
+        limits: await computeLimits(request.dryRun, request.needBytes ?? 0),
         records: store.refs.all(),
         sizes: store.blobs.sizes,
         now: store.runningClock.now(),
@@ -139,24 +140,19 @@ export function createEvictor(options: EvictorOptions): Evictor {
   const stopTimer = every(options.intervalMs ?? 60_000, evictOnSchedule, onFailure)
 
   return {
-    evict: evict,
+    evict,
     remove: (names, dryRun) =>
       runExclusive(dryRun, { isForced: true, isManual: true }, async () =>
         planRemoval({ names, records: store.refs.all(), sizes: store.blobs.sizes, isInUse }),
       ),
     schedule() {
-      if (
-        closing.signal.aborted ||
-        cancelScheduled ||
-        limits.maxSize === 0 ||
-        store.blobs.usage.bytes <= limits.maxSize
-      )
-        return
-      const sweepNow = () => {
+      if (closing.signal.aborted || cancelScheduled) return
+      if (limits.maxSize === 0 || store.blobs.usage.bytes <= limits.maxSize) return
+      const evictNow = () => {
         cancelScheduled = undefined
         return evictOnSchedule()
       }
-      cancelScheduled = later(scheduleDelayMs, sweepNow, onFailure)
+      cancelScheduled = later(scheduleDelayMs, evictNow, onFailure)
     },
     async close() {
       closing.abort()
@@ -168,14 +164,14 @@ export function createEvictor(options: EvictorOptions): Evictor {
 }
 
 interface RunOptions {
-  /** Images go even if they were pulled a moment ago. */
+  /** Removes images even if they were pulled since the plan was made. */
   readonly isForced: boolean
+  /** A user waits for the result. */
   readonly isManual: boolean
 }
 
 type Plan = Generator<undefined, EvictionPlan & { readonly unknown?: string[] }>
 
-/** What went, or would go. */
 interface AppliedEviction {
   /** Names of images. */
   readonly images: string[]
@@ -185,33 +181,33 @@ interface AppliedEviction {
 
 interface ApplyOptions {
   readonly blobs: FileBlobStore
-  /** What is wanted again since the plan was begun; such content stays. */
-  readonly claims: RecentUse
+  /** Content that was used since the plan was started. It stays. */
+  readonly recentUse: RecentUse
   readonly isInUse: (digest: Digest) => boolean
-  /** Images go even if they were pulled a moment ago. */
+  /** Removes images even if they were pulled since the plan was made. */
   readonly isForced: boolean
-  /** Hears of each blob that the disk does not let go. */
-  readonly onRefused?: (error: unknown) => void
+  /** Called with the system's error for each blob that cannot be removed. */
+  readonly onError: (error: unknown) => void
   readonly logger: Logger
   readonly clock: Clock
   readonly signal: AbortSignal
 }
 
-/** Does what the plan says, records before blobs, looking again before each step. */
+/** Applies a plan, records before blobs. Checks before each step that the content was not used meanwhile. */
 async function applyEviction(plan: EvictionPlan, options: ApplyOptions): Promise<AppliedEviction> {
-  const { blobs, claims, isInUse, logger, signal } = options
+  const { blobs, recentUse, isInUse, logger, signal } = options
   const pause = createPauses(options.clock)
   const images: string[] = []
   for (const [record, planned] of groupByRecord(plan.references)) {
     if (signal.aborted) break
-    const gone: RemovedReference[] = []
-    for (const forgotten of planned)
-      if (options.isForced || !isUsedAgain(forgotten, isInUse)) gone.push(forgotten)
-      else claims.add(forgotten.reference.contents)
-    if (gone.length === 0) continue
-    removeReferences(record, gone)
-    claims.touchSilently(record)
-    images.push(...getRemovedImages(gone, blobs.sizes))
+    const removals: ReferenceRemoval[] = []
+    for (const removal of planned)
+      if (options.isForced || !isUsedAgain(removal, isInUse)) removals.push(removal)
+      else recentUse.add(removal.reference.contents)
+    if (removals.length === 0) continue
+    removeReferences(record, removals)
+    recentUse.touchSilently(record)
+    images.push(...getRemovedImages(removals, blobs.sizes))
     await pause()
   }
   let count = 0
@@ -219,7 +215,7 @@ async function applyEviction(plan: EvictionPlan, options: ApplyOptions): Promise
   for (const digest of plan.blobs) {
     if (signal.aborted) break
     const size = blobs.sizes.get(digest)
-    if (size === undefined || isInUse(digest) || claims.has(digest)) continue
+    if (size === undefined || isInUse(digest) || recentUse.has(digest)) continue
     try {
       await blobs.remove(digest)
       count += 1
@@ -227,31 +223,31 @@ async function applyEviction(plan: EvictionPlan, options: ApplyOptions): Promise
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
       logger.error({ digest, error: String(error) }, 'could not remove a blob')
-      options.onRefused?.(error)
+      options.onError(error)
     }
     await pause()
   }
   return { images: images.toSorted(), blobs: count, bytes }
 }
 
-/** What `applyEviction` would say if nothing else happened. */
+/** The result of `applyEviction` if no content were used meanwhile. */
 function previewEviction(plan: EvictionPlan, sizes: ReadonlyMap<Digest, number>): AppliedEviction {
   const images = getRemovedImages(plan.references, sizes).toSorted()
   return { images, blobs: plan.blobs.length, bytes: plan.bytes }
 }
 
-function groupByRecord(all: readonly RemovedReference[]): Map<RepositoryRecord, RemovedReference[]> {
-  const groups = new Map<RepositoryRecord, RemovedReference[]>()
-  for (const forgotten of all) {
-    const group = groups.get(forgotten.reference.record)
-    if (group) group.push(forgotten)
-    else groups.set(forgotten.reference.record, [forgotten])
+function groupByRecord(all: readonly ReferenceRemoval[]): Map<RepositoryRecord, ReferenceRemoval[]> {
+  const groups = new Map<RepositoryRecord, ReferenceRemoval[]>()
+  for (const removal of all) {
+    const group = groups.get(removal.reference.record)
+    if (group) group.push(removal)
+    else groups.set(removal.reference.record, [removal])
   }
   return groups
 }
 
-function isUsedAgain({ reference: holding }: RemovedReference, isInUse: (digest: Digest) => boolean): boolean {
-  const { record, kind, digest, manifests, contents, usedAt } = holding
+function isUsedAgain({ reference }: ReferenceRemoval, isInUse: (digest: Digest) => boolean): boolean {
+  const { record, kind, digest, manifests, contents, usedAt } = reference
   if (kind === 'blob') return (record.blobs.get(digest)?.usedAt ?? 0) > usedAt || isInUse(digest)
   if (kind === 'referrers')
     return [...record.referrers.values()].some((list) => list.subject === digest && list.usedAt > usedAt)
@@ -260,7 +256,7 @@ function isUsedAgain({ reference: holding }: RemovedReference, isInUse: (digest:
   return false
 }
 
-/** What records have come to name, or been asked for, since a plan was begun: it is wanted again. */
+/** Tracks the content of records that have changed since a plan was started: it is in use again. */
 class RecentUse {
   readonly #refs: FileRefStore
   readonly #used = new Set<Digest>()
@@ -285,7 +281,7 @@ class RecentUse {
     for (const digest of digests) this.#used.add(digest)
   }
 
-  /** Says that a record was changed, by the plan itself. */
+  /** Reports a change of a record that the plan itself has made. */
   touchSilently(record: RepositoryRecord): void {
     this.#isIgnoring = true
     this.#refs.touch(record)

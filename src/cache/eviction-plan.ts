@@ -4,12 +4,12 @@ import { type ImageReference, type References, toImageName, findImageRoots, coll
 
 export interface EvictionRequest {
   readonly records: Iterable<RepositoryRecord>
-  /** Published blobs. */
+  /** Bytes of each stored blob. */
   readonly sizes: ReadonlyMap<Digest, number>
   readonly limits: EvictionLimits
   /** Running time, ms. */
   readonly now: number
-  /** Whether a blob is being fetched or sent; such a one stays. */
+  /** Whether a blob is being downloaded or sent. Such a blob stays. */
   readonly isInUse: (digest: Digest) => boolean
 }
 
@@ -18,31 +18,35 @@ export interface EvictionLimits {
   readonly maxSize: number
   /** Running time ms; 0 = keep. */
   readonly maxAge: number
-  /** Bytes that the disk lacks of its reserve: freed whatever the size is, or as many of them as can be. */
+  /** Bytes that the disk lacks of its reserve. As many of them as possible are freed, whatever `maxSize` is. */
   readonly reserveBytes: number
-  /** Bytes to be freed for something to be written, the reserve's included: all of them, or none when they are too many. */
+  /** Bytes to free for a write, the reserve included. All of them are freed, or none if that is impossible. */
   readonly needBytes: number
 }
 
+/** Steps between two pauses. */
 const pauseEvery = 2048
 
 /**
- * Decides what goes, in small steps; between two of them the caller may pause. First images unused for too long. Then,
- * while there is too much: blobs that nobody names; whole images, least recently pulled first; at last single blobs of the
- * images that stay: those in use, and the one pulled last, of which as much is kept as the limit allows.
+ * Plans an eviction in small steps; the caller may pause between two of them. The order:
+ *
+ * 1. images that were not used for `maxAge`;
+ * 2. while the store is too large, blobs that no record references;
+ * 3. whole images, least recently pulled first;
+ * 4. single blobs of the remaining images: those in use, and the most recently pulled one.
  */
 export function* planEviction(request: EvictionRequest): Generator<undefined, EvictionPlan> {
   const { records, sizes, limits, now, isInUse } = request
-  const holdings = yield* collectReferences(records)
-  const planner = new EvictionPlanner(holdings, sizes, isInUse)
+  const references = yield* collectReferences(records)
+  const planner = new EvictionPlanner(references, sizes, isInUse)
   let total = 0
   let removable = 0
-  const unnamed: Digest[] = []
+  const unreferenced: Digest[] = []
   let steps = 0
   for (const [digest, size] of sizes) {
     total += size
     if (limits.needBytes > 0 && !isInUse(digest)) removable += size
-    if (!holdings.counts.has(digest)) unnamed.push(digest)
+    if (!references.counts.has(digest)) unreferenced.push(digest)
     if (++steps % pauseEvery === 0) yield
   }
   const needed = limits.needBytes <= removable ? limits.needBytes : 0
@@ -50,28 +54,28 @@ export function* planEviction(request: EvictionRequest): Generator<undefined, Ev
   const isEnough = () => planner.bytes >= goal
 
   yield
-  const byAge = holdings.all.toSorted((a, b) => a.usedAt - b.usedAt)
+  const byAge = references.all.toSorted((a, b) => a.usedAt - b.usedAt)
   const newest = byAge.findLast(({ kind }) => kind === 'image')
   yield
   const kept: ImageReference[] = []
-  for (const holding of byAge) {
-    const isExpired = limits.maxAge > 0 && now - holding.usedAt > limits.maxAge
-    if (isExpired && !someContent(holding, isInUse))
-      planner.removeReference({ reference: holding, tags: holding.tags, whole: true })
-    else kept.push(holding)
+  for (const reference of byAge) {
+    const isExpired = limits.maxAge > 0 && now - reference.usedAt > limits.maxAge
+    if (isExpired && !someContent(reference, isInUse))
+      planner.removeReference({ reference, tags: reference.tags, isWhole: true })
+    else kept.push(reference)
     if (++steps % pauseEvery === 0) yield
   }
-  for (const digest of unnamed) {
+  for (const digest of unreferenced) {
     if (isEnough()) return planner.plan()
     planner.drop(digest)
   }
   yield
   const last: ImageReference[] = []
-  for (const holding of kept) {
+  for (const reference of kept) {
     if (isEnough()) return planner.plan()
-    if (holding === newest || someContent(holding, isInUse)) last.push(holding)
-    else if (someContent(holding, (digest) => sizes.has(digest)))
-      planner.removeReference({ reference: holding, tags: holding.tags, whole: true })
+    if (reference === newest || someContent(reference, isInUse)) last.push(reference)
+    else if (someContent(reference, (digest) => sizes.has(digest)))
+      planner.removeReference({ reference, tags: reference.tags, isWhole: true })
     if (++steps % pauseEvery === 0) yield
   }
   for (const digest of orderBlobs(last, sizes)) {
@@ -86,13 +90,13 @@ function someContent({ contents }: ImageReference, test: (digest: Digest) => boo
   return false
 }
 
-/** Blobs of these holdings: of the least recently pulled first, then the largest; manifests, worth most a byte, at the end. */
-function orderBlobs(holdings: readonly ImageReference[], sizes: ReadonlyMap<Digest, number>): Digest[] {
+/** The blobs of these images in the order of eviction: least recently pulled, then largest; manifests, which are small, last. */
+function orderBlobs(references: readonly ImageReference[], sizes: ReadonlyMap<Digest, number>): Digest[] {
   const usedAt = new Map<Digest, number>()
   const manifests = new Set<Digest>()
-  for (const holding of holdings) {
-    for (const digest of holding.manifests) manifests.add(digest)
-    for (const digest of holding.contents) usedAt.set(digest, Math.max(usedAt.get(digest) ?? 0, holding.usedAt))
+  for (const reference of references) {
+    for (const digest of reference.manifests) manifests.add(digest)
+    for (const digest of reference.contents) usedAt.set(digest, Math.max(usedAt.get(digest) ?? 0, reference.usedAt))
   }
   return [...usedAt.keys()].toSorted(
     (a, b) =>
@@ -102,25 +106,25 @@ function orderBlobs(holdings: readonly ImageReference[], sizes: ReadonlyMap<Dige
   )
 }
 
-/** What shall go. Nothing has happened yet. */
+/** A plan that has not been applied yet. */
 export interface EvictionPlan {
-  readonly references: readonly RemovedReference[]
+  readonly references: readonly ReferenceRemoval[]
   readonly blobs: readonly Digest[]
-  /** Sum of the blobs. */
+  /** Bytes of all these blobs. */
   readonly bytes: number
 }
 
-/** Gathers a plan: a blob goes with the last holding that names it, unless it is in use. Uses the survey up. */
+/** Builds a plan: a blob is evicted with its last reference, unless it is in use. Changes the counts of `references`. */
 class EvictionPlanner {
   readonly #counts: Map<Digest, number>
   readonly #sizes: ReadonlyMap<Digest, number>
   readonly #isInUse: (digest: Digest) => boolean
-  readonly #references: RemovedReference[] = []
+  readonly #references: ReferenceRemoval[] = []
   readonly #blobs = new Set<Digest>()
   #bytes = 0
 
-  constructor(holdings: References, sizes: ReadonlyMap<Digest, number>, isInUse: (digest: Digest) => boolean) {
-    this.#counts = holdings.counts
+  constructor(references: References, sizes: ReadonlyMap<Digest, number>, isInUse: (digest: Digest) => boolean) {
+    this.#counts = references.counts
     this.#sizes = sizes
     this.#isInUse = isInUse
   }
@@ -129,17 +133,17 @@ class EvictionPlanner {
     return this.#bytes
   }
 
-  removeReference(forgotten: RemovedReference): void {
-    this.#references.push(forgotten)
-    if (!forgotten.whole) return
-    for (const digest of forgotten.reference.contents) {
+  removeReference(removal: ReferenceRemoval): void {
+    this.#references.push(removal)
+    if (!removal.isWhole) return
+    for (const digest of removal.reference.contents) {
       const left = (this.#counts.get(digest) ?? 1) - 1
       this.#counts.set(digest, left)
       if (left === 0) this.drop(digest)
     }
   }
 
-  /** Lets a blob go, whoever names it. */
+  /** Evicts a blob, even if it is referenced. */
   drop(digest: Digest): void {
     const size = this.#sizes.get(digest)
     if (size === undefined || this.#blobs.has(digest) || this.#isInUse(digest)) return
@@ -153,7 +157,7 @@ class EvictionPlanner {
 }
 
 interface RemovalRequest {
-  /** Images as they are listed, repositories with their registry, or digests. */
+  /** Names of images as `listImages` returns them, repositories with their registry, or digests. */
   readonly names: readonly string[]
   readonly records: Iterable<RepositoryRecord>
   readonly sizes: ReadonlyMap<Digest, number>
@@ -165,21 +169,21 @@ interface RemovalPlan extends EvictionPlan {
   readonly unknown: string[]
 }
 
-/** What goes when a user names it, in small steps. An image goes with its last tag; a blob in use stays on the disk for now. */
+/** Plans the removal of named content, in small steps. An image is removed with its last tag; a blob in use stays on disk. */
 export function* planRemoval(request: RemovalRequest): Generator<undefined, RemovalPlan> {
   const { sizes, isInUse } = request
-  const holdings = yield* collectReferences(request.records)
-  const planner = new EvictionPlanner(holdings, sizes, isInUse)
+  const references = yield* collectReferences(request.records)
+  const planner = new EvictionPlanner(references, sizes, isInUse)
   const names = new Set(request.names)
   const matched = new Set<string>()
   const isNamed = (name: string) => names.has(name) && matched.add(name)
 
-  for (const holding of holdings.all) {
-    const isWhole = getWholeNames(holding).filter(isNamed).length > 0
-    const tags = holding.tags.filter((tag) => isNamed(toImageName(holding.record, { tag })))
-    if (isWhole) planner.removeReference({ reference: holding, tags: holding.tags, whole: true })
+  for (const reference of references.all) {
+    const isWhole = getWholeNames(reference).filter(isNamed).length > 0
+    const tags = reference.tags.filter((tag) => isNamed(toImageName(reference.record, { tag })))
+    if (isWhole) planner.removeReference({ reference, tags: reference.tags, isWhole: true })
     else if (tags.length > 0)
-      planner.removeReference({ reference: holding, tags, whole: tags.length === holding.tags.length })
+      planner.removeReference({ reference, tags, isWhole: tags.length === reference.tags.length })
   }
   for (const name of names) {
     const digest = matched.has(name) ? undefined : parseDigest(name)
@@ -190,55 +194,55 @@ export function* planRemoval(request: RemovalRequest): Generator<undefined, Remo
   return { ...planner.plan(), unknown: request.names.filter((name) => !matched.has(name)) }
 }
 
-/** The names that mean all of a holding. */
+/** The names that match all tags of an image. */
 function getWholeNames({ record, digest }: ImageReference): string[] {
   return [`${record.host}/${record.name}`, toImageName(record, { digest }), digest]
 }
 
-/** A holding to be let go of, or only some of its tags. */
-export interface RemovedReference {
+/** The removal of a reference, or of some of its tags. */
+export interface ReferenceRemoval {
   readonly reference: ImageReference
   readonly tags: readonly string[]
   /** False when other tags keep the image. */
-  readonly whole: boolean
+  readonly isWhole: boolean
 }
 
-/** Takes holdings of one repository out of its record; manifests that another of its images names stay. */
-export function removeReferences(record: RepositoryRecord, gone: readonly RemovedReference[]): void {
+/** Removes references from their record. Manifests that another image of the repository names stay. */
+export function removeReferences(record: RepositoryRecord, removals: readonly ReferenceRemoval[]): void {
   const roots = new Set<Digest>()
-  for (const { reference: holding, tags, whole } of gone) {
-    for (const tag of tags) if (record.tags.get(tag)?.digest === holding.digest) record.tags.delete(tag)
-    if (whole && holding.kind === 'blob') record.blobs.delete(holding.digest)
-    else if (whole && holding.kind === 'referrers') removeLists(record, new Set([holding.digest]))
-    else if (whole) roots.add(holding.digest)
+  for (const { reference, tags, isWhole } of removals) {
+    for (const tag of tags) if (record.tags.get(tag)?.digest === reference.digest) record.tags.delete(tag)
+    if (isWhole && reference.kind === 'blob') record.blobs.delete(reference.digest)
+    else if (isWhole && reference.kind === 'referrers') removeLists(record, new Set([reference.digest]))
+    else if (isWhole) roots.add(reference.digest)
   }
   if (roots.size === 0) return
   const kept = new Set<Digest>()
   for (const root of findImageRoots(record))
     if (root.tags.length > 0 || !roots.has(root.digest)) for (const digest of root.manifests) kept.add(digest)
   const dropped = new Set<Digest>()
-  for (const { reference: holding, whole } of gone)
-    if (whole)
-      for (const digest of holding.manifests)
+  for (const { reference, isWhole } of removals)
+    if (isWhole)
+      for (const digest of reference.manifests)
         if (!kept.has(digest) && record.manifests.delete(digest)) dropped.add(digest)
   removeLists(record, dropped)
 }
 
-/** The lists of what refers to an image go with it. */
+/** Removes the lists of referrers of these manifests. */
 function removeLists({ referrers }: RepositoryRecord, subjects: ReadonlySet<Digest>): void {
   for (const [key, { subject }] of referrers) if (subjects.has(subject)) referrers.delete(key)
 }
 
-/** What a user calls it; a blob or a list by itself has no name. */
-export function getRemovedNames({ reference: holding, tags }: RemovedReference): string[] {
-  const { record, digest, kind } = holding
+/** The names of a removed image; empty for a single blob or list. */
+export function getRemovedNames({ reference, tags }: ReferenceRemoval): string[] {
+  const { record, digest, kind } = reference
   if (kind !== 'image') return []
   return tags.length > 0 ? tags.map((tag) => toImageName(record, { tag })) : [toImageName(record, { digest })]
 }
 
-/** The same of what is listed as an image: something of it must be held, which a HEAD alone does not bring. */
-export function getRemovedImages(gone: readonly RemovedReference[], sizes: ReadonlyMap<Digest, number>): string[] {
-  const isHeld = ({ reference: holding }: RemovedReference) =>
-    [...holding.contents].some((digest) => (sizes.get(digest) ?? 0) > 0)
-  return gone.filter(isHeld).flatMap(getRemovedNames)
+/** The names of the removed images that `listImages` would list: at least one of their blobs is stored. */
+export function getRemovedImages(removals: readonly ReferenceRemoval[], sizes: ReadonlyMap<Digest, number>): string[] {
+  const isStored = ({ reference }: ReferenceRemoval) =>
+    [...reference.contents].some((digest) => (sizes.get(digest) ?? 0) > 0)
+  return removals.filter(isStored).flatMap(getRemovedNames)
 }

@@ -1,7 +1,7 @@
 import type { Digest } from '../oci/digest.ts'
 import type { ReferrersRecord, RefStore, RepositoryRecord } from '../store/records.ts'
 
-/** Something a user would call an image, of which at least a part is held. */
+/** An image of which at least one blob is stored. */
 interface CachedImage {
   /** `docker.io/library/alpine:3.20`, or `docker.io/library/alpine@sha256:…` for one without a tag. */
   readonly name: string
@@ -9,7 +9,7 @@ interface CachedImage {
   readonly repository: string
   readonly tag: string | undefined
   readonly digest: Digest
-  /** Bytes of it that are held; what images share is counted for each. */
+  /** Stored bytes; content that images share counts for each of them. */
   readonly bytes: number
   readonly pulls: number
   /** Wall clock ms; undefined when it was never pulled. */
@@ -18,7 +18,7 @@ interface CachedImage {
   readonly checkedAt: number | undefined
 }
 
-/** What is cached, as images: one a tag, and those only ever asked for by digest. Sorted by name. */
+/** Lists the cached images: one per tag, and those that were only pulled by digest. Sorted by name. */
 export function listImages(refs: Pick<RefStore, 'all'>, sizes: ReadonlyMap<Digest, number>): CachedImage[] {
   const images: CachedImage[] = []
   for (const record of refs.all()) {
@@ -31,7 +31,7 @@ export function listImages(refs: Pick<RefStore, 'all'>, sizes: ReadonlyMap<Diges
   return images.toSorted((a, b) => (a.name < b.name ? -1 : 1))
 }
 
-/** An image's name, by tag or digest. */
+/** `<registry>/<repository>:<tag>` or `<registry>/<repository>@<digest>`. */
 export function toImageName({ host, name }: RepositoryRecord, reference: { tag: string } | { digest: Digest }): string {
   return 'tag' in reference ? `${host}/${name}:${reference.tag}` : `${host}/${name}@${reference.digest}`
 }
@@ -65,20 +65,20 @@ function toOptionalTime(time: number): number | undefined {
   return time > 0 ? time : undefined
 }
 
-/** A manifest that somebody asks for by name: one with tags, or one that no other manifest of its repository names. */
+/** The root manifest of an image: one with tags, or one that no other manifest of its repository names. */
 interface ImageRoot {
   readonly record: RepositoryRecord
   readonly digest: Digest
   readonly tags: readonly string[]
-  /** The recorded manifests of the image, its own first. */
+  /** The recorded manifests of the image, the root first. */
   readonly manifests: readonly Digest[]
-  /** Every digest of the image: manifests, blobs, and the lists of what refers to it. */
+  /** All digests of the image: its manifests, its blobs, and the lists of its referrers. */
   readonly contents: ReadonlySet<Digest>
   /** The latest use of any of its manifests, running time ms. */
   readonly usedAt: number
 }
 
-/** The images of a repository, one at a time, so that a caller can pause in between. */
+/** Finds the images of a repository, one at a time, so that the caller can pause in between. */
 export function* findImageRoots(record: RepositoryRecord): Generator<ImageRoot, void> {
   const tags = new Map<Digest, string[]>()
   for (const [tag, { digest }] of record.tags) {
@@ -119,29 +119,31 @@ function describeRoot(
 }
 
 /**
- * A reason to keep content: an image of a repository, a blob that was confirmed by itself, or lists of what refers to an image
- * that is not held (those of a held image are part of it).
+ * A reference that keeps content in the store: an image, a blob with a grant of its own, or the lists of referrers of a manifest
+ * without a record (the lists of a recorded manifest are part of its image).
  */
 export interface ImageReference extends ImageRoot {
   readonly kind: 'image' | 'blob' | 'referrers'
 }
 
-/** Every reason there is, and how many of them each digest has. */
+/** All references to stored content. */
 export interface References {
   readonly all: ImageReference[]
+  /** The number of references to each digest. */
   readonly counts: Map<Digest, number>
 }
 
+/** References between two pauses. */
 const pauseEvery = 256
 
-/** Surveys the records in small steps; between two of them the caller may pause. */
+/** Collects the references of all records in small steps; the caller may pause between two of them. */
 export function* collectReferences(records: Iterable<RepositoryRecord>): Generator<undefined, References> {
   const all: ImageReference[] = []
   const holders = new Map<Digest, number>()
   for (const record of records) {
-    for (const holding of collectFromRecord(record)) {
-      all.push(holding)
-      for (const digest of holding.contents) holders.set(digest, (holders.get(digest) ?? 0) + 1)
+    for (const reference of collectFromRecord(record)) {
+      all.push(reference)
+      for (const digest of reference.contents) holders.set(digest, (holders.get(digest) ?? 0) + 1)
       if (all.length % pauseEvery === 0) yield
     }
   }
@@ -164,7 +166,7 @@ function* collectFromRecord(record: RepositoryRecord): Generator<ImageReference>
     }
 }
 
-/** Lists of what refers to manifests that the record does not have, by subject. */
+/** The lists of referrers of manifests that the record does not have, by subject. */
 function groupOrphanLists(record: RepositoryRecord): Map<Digest, ReferrersRecord[]> {
   const lists = new Map<Digest, ReferrersRecord[]>()
   for (const list of record.referrers.values())

@@ -20,26 +20,27 @@ interface ReferrersCacheOptions extends Pick<
 > {
   readonly policy: Pick<TagPolicy, 'stale' | 'offline' | 'patience'>
   readonly clock: Clock
-  /** The manifest of a tag, from the upstream where it has to be asked. Throws its UpstreamError. */
+  /** Gets the manifest of a tag, from the upstream if necessary. Throws its UpstreamError. */
   readonly getByTag: (context: RequestContext, tag: string) => Promise<ManifestAnswer>
-  /** The same, without a question to the upstream; undefined when it is not held. */
+  /** Gets the cached manifest of a tag without a request to the upstream; undefined when it is not cached. */
   readonly getCachedByTag: (context: RequestContext, tag: string) => Promise<ManifestAnswer | undefined>
 }
 
-/** `identity`: of the one who asked. */
-type ReferrersResult = { readonly identity: Identity } & (
+/** `identity`: the credential of the request. */
+type ReferrersResult = { readonly identity: string } & (
   | { readonly kind: 'answered'; readonly answer: ListAnswer }
   | { readonly kind: 'failed'; readonly error: unknown }
 )
 
-/** Lists that are kept of one repository; the least recently asked for go first. */
+/** Pages of lists that are stored per repository; the least recently requested ones are removed first. */
 const maxLists = 500
+/** Pages of one list that are joined. */
 const maxPages = 100
 
 /**
- * Lists of what refers to a manifest: signatures, SBOMs, attestations. They come from the upstream's referrers API, or from the
- * tag that clients keep such a list under where there is none. The upstream is asked each time. Its last answer is kept on the
- * disk, so that what is cached can still be verified while the upstream is out.
+ * Lists the referrers of a manifest: signatures, SBOMs, attestations. A list comes from the upstream's referrers API, or from the
+ * referrers tag where the upstream has no such API. Each request goes to the upstream. Its last response is stored, so that
+ * clients can verify cached images while the upstream is down.
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers
  */
 export class ReferrersCache {
@@ -52,57 +53,56 @@ export class ReferrersCache {
     this.#lists = new StoredReferrers(options.blobs)
   }
 
-  /** One page, as `query` names it. Throws the upstream's UpstreamError when it cannot be answered otherwise. */
+  /** Returns the page that `query` names. Throws the upstream's UpstreamError when no stored list may replace its response. */
   async list(context: RequestContext, subject: Digest, query: string): Promise<ListAnswer> {
     const { policy, clock } = this.#options
     const { access, noCache } = context.caller
-    // The patience includes the time that it takes to know who asks.
+    // The key has no identity: the time to determine the identity counts as part of the wait.
     const key = `${access} ${context.host}/${context.name} ${subject}?${query} ${noCache}`
-    const question = this.#requests.run(key, () => this.#request(context, subject, query))
-    const asked =
-      policy.stale === 'never' ? await question.result : await resultWithin(question, policy.patience, clock)
-    if (asked === 'slow') {
-      const kept = await this.#findSubstitute(context, subject, query)
-      if (kept) return kept
+    const flight = this.#requests.run(key, () => this.#request(context, subject, query))
+    const prompt = policy.stale === 'never' ? await flight.result : await resultWithin(flight, policy.patience, clock)
+    if (prompt === 'slow') {
+      const substitute = await this.#findSubstitute(context, subject, query)
+      if (substitute) return substitute
     }
-    const shared = asked === 'slow' ? await question.result : asked
-    // The one who asked may have had another credential.
-    const isOthers = question.joined && shared.identity !== (await context.identity())
+    const shared = prompt === 'slow' ? await flight.result : prompt
+    // The flight may belong to another credential, whose list is not for this caller.
+    const isOthers = flight.joined && shared.identity !== (await context.identity())
     const result = isOthers ? await this.#request(context, subject, query) : shared
     if (result.kind === 'answered') return result.answer
     const { error } = result
-    const kept = maySubstitute(error, policy) && (await this.#findSubstitute(context, subject, query))
-    if (kept) return kept
+    const substitute = maySubstitute(error, policy) && (await this.#findSubstitute(context, subject, query))
+    if (substitute) return substitute
     throw error
   }
 
   async #request(context: RequestContext, subject: Digest, query: string): Promise<ReferrersResult> {
-    const wasKept = hasPages(context, subject)
-    // A list that was removed while the upstream was asked stays away: the client may have got the kept one long ago.
-    const mayKeep = () => !wasKept || hasPages(context, subject)
+    const hadPages = hasPages(context, subject)
+    // Do not store a list again that was removed during the request: a slow request may end long after its client was served.
+    const mayStore = () => !hadPages || hasPages(context, subject)
     const identity = await context.identity()
     try {
-      const listed = await this.#requestApi(context, subject, query, mayKeep)
+      const listed = await this.#requestApi(context, subject, query, mayStore)
       if (listed) return { kind: 'answered', ...listed }
-      return { kind: 'answered', answer: await this.#requestTag(context, subject, query, mayKeep), identity }
+      return { kind: 'answered', answer: await this.#requestTag(context, subject, query, mayStore), identity }
     } catch (error) {
       const { logger, policy } = this.#options
       const fields = { upstream: context.host, repository: context.name, subject, reason: String(error) }
       if (!policy.offline) logger.warn(fields, 'a list of referrers could not be confirmed')
-      // A refusal is the upstream's word on what is kept as well (decision D1).
+      // A refusal revokes the stored lists as well (decision D1).
       if (error instanceof UpstreamError && error.failure === 'denied' && !maySubstitute(error, policy))
         await this.#removePages(context, subject)
       return { kind: 'failed', error, identity }
     }
   }
 
-  /** Undefined where the upstream has no such API, or answers it with something else. */
+  /** Requests the referrers API. Returns undefined when the upstream does not have it, or returns something else. */
   async #requestApi(
     context: RequestContext,
     subject: Digest,
     query: string,
-    mayKeep: () => boolean,
-  ): Promise<{ readonly answer: ListAnswer; readonly identity: Identity } | undefined> {
+    mayStore: () => boolean,
+  ): Promise<{ readonly answer: ListAnswer; readonly identity: string } | undefined> {
     const list = await context.upstream.referrers(context.name, subject, query, { access: context.caller.access })
     const index = await readIndex(list)
     if (!list || !index) return undefined
@@ -110,8 +110,8 @@ export class ReferrersCache {
     const filtersApplied = toHeaderValue(list.filtersApplied)
     const next = nextUnlessSame(query, list.next)
     const page = { subject, query, next, filtersApplied, identity, isWithoutApi: false }
-    const isWanted = (index.manifests.length > 0 || isKnownRepository(context)) && mayKeep()
-    if (isWanted) await this.#store(context, page, index.bytes)
+    const shouldStore = (index.manifests.length > 0 || isKnownRepository(context)) && mayStore()
+    if (shouldStore) await this.#store(context, page, index.bytes)
     return { answer: toListAnswer(context, { bytes: index.bytes, next, filtersApplied }, 'passed'), identity }
   }
 
@@ -119,7 +119,7 @@ export class ReferrersCache {
     context: RequestContext,
     subject: Digest,
     query: string,
-    mayKeep: () => boolean,
+    mayStore: () => boolean,
   ): Promise<ListAnswer> {
     try {
       const answer = await this.#options.getByTag(asGet(context), referrersTag(subject))
@@ -129,15 +129,15 @@ export class ReferrersCache {
     } catch (error) {
       if (!(error instanceof UpstreamError) || error.failure !== 'absent') throw error
       const page = { subject, query: '', next: undefined, filtersApplied: undefined, isWithoutApi: true }
-      const isWanted = isKnownRepository(context) && mayKeep()
+      const shouldStore = isKnownRepository(context) && mayStore()
       await this.#removePages(context, subject)
-      if (isWanted)
+      if (shouldStore)
         await this.#store(context, { ...page, identity: await context.identity() }, referrersIndex([], undefined))
       return toListAnswer(context, filterList([], query), 'passed')
     }
   }
 
-  /** What stands in for the upstream: its last answer, the whole list with the filter applied here, or the tag as it is cached. */
+  /** Finds a replacement for the response: the stored page, the whole stored list filtered by the mirror, or the cached tag. */
   async #findSubstitute(context: RequestContext, subject: Digest, query: string): Promise<ListAnswer | undefined> {
     const exact = await this.#findPage(context, subject, query)
     if (exact && !exact.isWithoutApi) {
@@ -158,7 +158,7 @@ export class ReferrersCache {
     return tagged && this.#lists.readTagged(tagged, query)
   }
 
-  /** All pages of the unfiltered list; undefined unless every one of them is kept. */
+  /** All pages of the unfiltered list; undefined unless all of them are stored. */
   async #findAllPages(context: RequestContext, subject: Digest): Promise<ReferrersRecord[] | undefined> {
     const pages: ReferrersRecord[] = []
     let bytes = 0
@@ -222,12 +222,12 @@ export class ReferrersCache {
   }
 }
 
-/** Whether a query names the beginning of a list, and not a page that only an upstream can have named. */
+/** Whether a query names the first page of a list. Only the upstream can name the others. */
 function isFirstPage(query: string): boolean {
   return [...new URLSearchParams(query).keys()].every((name) => name === 'n' || name === 'artifactType')
 }
 
-/** Whether a page that is kept leads to this one: clients may send any query. */
+/** Whether a stored page links to this one. Other pages are not stored, because clients may send any query. */
 function isLinked(
   record: RepositoryRecord | undefined,
   { subject, identity, query }: Pick<ReferrersRecord, 'subject' | 'identity' | 'query'>,
@@ -239,24 +239,24 @@ function isLinked(
 }
 
 /**
- * Whether something else is known of the repository: upstreams answer with an empty list for whatever does not exist. Clients ask
- * for the referrers of each referrer, whose lists are empty as a rule, before any of them is held.
+ * Whether the repository has a record. Empty lists are stored only then, because upstreams return an empty list for anything that
+ * does not exist. Clients request the referrers of each referrer, usually empty lists, before any referrer is cached.
  */
 function isKnownRepository(context: RequestContext): boolean {
   return context.record() !== undefined
 }
 
-/** Whether any list about the subject is kept, whoever may see it. */
+/** Whether any list of the subject is stored, for any identity. */
 function hasPages(context: RequestContext, subject: Digest): boolean {
   return [...(context.record()?.referrers.values() ?? [])].some((page) => page.subject === subject)
 }
 
-/** A header's value as it may be sent on. */
+/** The header's value if it is safe to forward. */
 function toHeaderValue(value: string | undefined): string | undefined {
   return value !== undefined && /^[\x20-\x7e]{1,200}$/.test(value) ? value : undefined
 }
 
-/** The place of a caller who wants the body, whether or not this one does. */
+/** The same request as a GET, because the body is needed even for a HEAD. */
 function asGet(context: RequestContext): RequestContext {
   return { ...context, caller: { ...context.caller, head: false } }
 }
@@ -277,35 +277,35 @@ function toListAnswer(
   return { contentType: mediaType.ociIndex, ...list, provenance: toProvenance(host, outcome) }
 }
 
-/** The part of a list that a query asks for, in one page. */
+/** A list after the query's filter, in one page. */
 interface FilteredList extends Pick<ListAnswer, 'bytes' | 'next' | 'filtersApplied'> {
-  /** Of the whole list. */
+  /** Whether the list is empty without the filter. */
   readonly isEmpty: boolean
 }
 
-/** A list of more bytes waits for its turn. */
+/** Larger lists are read one at a time, bytes. */
 const smallBytes = 64 * 1024
 
 /**
- * Reads lists of referrers that lie on the disk. Callers that want the same list at the same moment share one reading of it,
- * whoever they are: who may see it is known before. Large ones are read one at a time.
+ * Reads stored lists of referrers. Concurrent requests of a list share one read, whatever their identity, because the caller has
+ * already checked access. Large lists are read one at a time.
  */
 class StoredReferrers {
   readonly #blobs: Pick<BlobStore, 'read'>
   readonly #pages = new SingleFlight<Uint8Array<ArrayBuffer> | undefined>()
   readonly #lists = new SingleFlight<FilteredList | undefined>()
-  readonly #turns = new ListTurns()
+  readonly #largeReads = new ListTurns()
 
   constructor(blobs: Pick<BlobStore, 'read'>) {
     this.#blobs = blobs
   }
 
-  /** The bytes of one page as it was kept; undefined when they are gone. */
+  /** The bytes of a stored page; undefined when they were removed. */
   readPage(page: ReferrersRecord): Promise<Uint8Array<ArrayBuffer> | undefined> {
     return this.#pages.run(toPageKey(page), () => this.#queueLarge(page.size, () => this.#read(page))).result
   }
 
-  /** All pages of a list as one, with the query's filter applied; undefined when one of them is gone. */
+  /** All pages of a list as one, with the query's filter applied; undefined when one of them was removed. */
   readList(pages: readonly ReferrersRecord[], query: string): Promise<FilteredList | undefined> {
     const size = pages.reduce((sum, page) => sum + page.size, 0)
     const key = JSON.stringify([parseArtifactType(query), ...pages.map(toPageKey)])
@@ -322,7 +322,7 @@ class StoredReferrers {
     return this.#lists.run(key, () => this.#queueLarge(size, read)).result
   }
 
-  /** The list in a manifest that was found under a tag, with the query's filter applied. */
+  /** The list in the manifest of a referrers tag, with the query's filter applied. */
   readTagged(answer: ManifestAnswer, query: string): Promise<FilteredList> {
     const { digest, size = 0 } = answer
     const read = () => this.#queueLarge(size, async () => filterList(await readManifests(answer), query))
@@ -331,7 +331,7 @@ class StoredReferrers {
   }
 
   #queueLarge<T>(size: number, task: () => Promise<T>): Promise<T> {
-    return size <= smallBytes ? task() : this.#turns.run(task)
+    return size <= smallBytes ? task() : this.#largeReads.run(task)
   }
 
   async #read({ digest, size }: ReferrersRecord): Promise<Uint8Array<ArrayBuffer> | undefined> {
@@ -340,7 +340,7 @@ class StoredReferrers {
   }
 }
 
-/** The list that a query asks for, in one page. */
+/** Applies the query's filter. */
 function filterList(manifests: readonly unknown[], query: string): FilteredList {
   const artifactType = parseArtifactType(query)
   return {

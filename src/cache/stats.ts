@@ -8,11 +8,17 @@ import type { Reference } from '../oci/reference.ts'
 import type { Provenance } from '../oci/registry.ts'
 import type { RefStore, RepositoryRecord } from '../store/records.ts'
 
-/** Totals since `since`, across restarts. */
+/** Names that are counted. */
+const maxNames = 100
+const maxNameLength = 255
+/** Requests of one client within this time belong to one pull. */
+const pullWindowMs = 10_000
+
+/** Totals since `Stats.since`, across restarts. */
 export interface Totals {
-  /** Images that clients pulled. */
+  /** Pulled images. */
   pulls: number
-  /** Manifests and blobs that clients asked for; so are the others. */
+  /** Requests for manifests and blobs. The other counters have the same unit. */
   requests: number
   hits: number
   misses: number
@@ -35,13 +41,13 @@ interface UpstreamTotals {
 /** One answered request for a manifest or blob. */
 interface Served {
   readonly provenance: Provenance
-  /** Body bytes that left. */
+  /** Body bytes that were sent. */
   readonly bytes: number
-  /** A HEAD: one of what we do not hold counts only as a request. */
+  /** Whether it was a HEAD: one of content that is not cached counts only as a request. */
   readonly head: boolean
 }
 
-/** What the cache has done. A damaged file means that counting starts anew, nothing worse. */
+/** The counters of the cache. With a damaged file they start at zero. */
 export class Stats {
   readonly totals: Totals = {
     pulls: 0,
@@ -58,18 +64,18 @@ export class Stats {
     bytesSaved: 0,
   }
   readonly upstreams = new Map<string, UpstreamTotals>()
-  /** Host header values that were refused, and how often; in this process only, and bounded. */
+  /** Refused Host header values and their number; bounded, and only of this process. */
   readonly refusedHosts = new Map<string, number>()
-  /** Registries that were asked for and are not mirrored, and how often; in this process only, and bounded. */
+  /** Requested registries that are not mirrored and their number; bounded, and only of this process. */
   readonly refusedRegistries = new Map<string, number>()
-  /** Wall clock ms. */
+  /** The start of counting, wall clock ms. */
   since: number
 
   constructor(now: number) {
     this.since = now
   }
 
-  /** Counts an answer with a 2xx or 304 status. */
+  /** Counts a response with a 2xx or 304 status. */
   served({ provenance, bytes, head }: Served): void {
     if (provenance.isProbe) return
     const { totals } = this
@@ -119,7 +125,7 @@ export class Stats {
     countName(this.refusedRegistries, host)
   }
 
-  /** hits / (hits + misses), 0 before the first. */
+  /** hits / (hits + misses); 0 before the first request. */
   get hitRatio(): number {
     const { hits, misses } = this.totals
     return hits + misses === 0 ? 0 : hits / (hits + misses)
@@ -130,7 +136,7 @@ export class Stats {
     try {
       text = await readSmallFile(path)
     } catch (error) {
-      // What the system does not give out is damaged, too.
+      // Treat a file that cannot be read as a damaged one.
       if (errnoOf(error) !== undefined) return
       throw error
     }
@@ -160,16 +166,13 @@ function parseSaved(text: string): { since: number; totals: object; upstreams: R
   return { since, totals, upstreams: Object.fromEntries(counted) }
 }
 
-const maxNames = 100
-const maxNameLength = 255
-
-/** Counts a name that a stranger sent: of limited length, without control characters, and only so many of them. */
+/** Counts a name from an untrusted client: cuts its length, replaces control characters, and limits the number of names. */
 function countName(counts: Map<string, number>, sent: string): void {
   const name = sent.slice(0, maxNameLength).replaceAll(/[^\x20-\x7e]/g, '?')
   if (counts.has(name) || counts.size < maxNames) counts.set(name, (counts.get(name) ?? 0) + 1)
 }
 
-/** Takes over the counters that the target knows and the source has as numbers. */
+/** Copies the counters of the target that the source has as valid numbers. */
 function copyNumbers(target: object, source: object): void {
   const values = source as Record<string, unknown>
   const counters = target as Record<string, number>
@@ -179,19 +182,18 @@ function copyNumbers(target: object, source: object): void {
   }
 }
 
-/** Requests of one client this close together belong to one pull. */
-const pullWindowMs = 10_000
-
-/** A manifest that was just asked for by some client. */
+/** A manifest that a client has just requested. */
 interface RecentRequest {
   readonly tag: string | undefined
+  /** Monotonic ms. */
   readonly at: number
+  /** Whether its pull was counted. */
   counted: boolean
 }
 
 /**
- * Counts pulls. A client's requests for an image (its tag by HEAD or GET, then the index and manifest by digest) are one pull,
- * and only a GET makes it one: whoever just polls with HEAD keeps nothing alive.
+ * Counts pulls. A client's requests for an image (its tag by HEAD or GET, then the index and manifest by digest) are one pull. It
+ * needs a GET: a client that only polls with HEAD does not keep an image from being evicted.
  */
 export class PullTracker {
   readonly #recent = new LRUCache<string, RecentRequest>({ max: 20_000 })
@@ -207,40 +209,40 @@ export class PullTracker {
     this.#runningTime = runningTime
   }
 
-  /** Notes that a client was given a manifest of the repository. */
+  /** Records that a client got a manifest of the repository. */
   record(client: string, record: RepositoryRecord, reference: Reference, digest: Digest, head: boolean): void {
-    const key = (of: Digest) => `${client} ${record.host}/${record.name} ${of}`
+    const toKey = (of: Digest) => `${client} ${record.host}/${record.name} ${of}`
     const now = this.#clock.monotonic()
-    const seen = (of: Digest): RecentRequest | undefined => {
-      const sighting = this.#recent.get(key(of))
-      return sighting && now - sighting.at < pullWindowMs ? sighting : undefined
+    const findRecent = (of: Digest): RecentRequest | undefined => {
+      const request = this.#recent.get(toKey(of))
+      return request && now - request.at < pullWindowMs ? request : undefined
     }
 
     if (reference.kind === 'tag') {
-      const sighting: RecentRequest = { tag: reference.tag, at: now, counted: seen(digest)?.counted ?? false }
-      this.#recent.set(key(digest), sighting)
-      if (!head) this.#count(record, digest, sighting)
+      const request: RecentRequest = { tag: reference.tag, at: now, counted: findRecent(digest)?.counted ?? false }
+      this.#recent.set(toKey(digest), request)
+      if (!head) this.#count(record, digest, request)
       return
     }
     if (head) return
-    const own = seen(digest)
+    const own = findRecent(digest)
     if (own) return this.#count(record, digest, own)
     for (const [parent, manifest] of record.manifests) {
-      const above = seen(parent)
+      const above = findRecent(parent)
       if (above && manifest.links.some((link) => link.digest === digest)) return this.#count(record, parent, above)
     }
-    const sighting: RecentRequest = { tag: undefined, at: now, counted: false }
-    this.#recent.set(key(digest), sighting)
-    this.#count(record, digest, sighting)
+    const request: RecentRequest = { tag: undefined, at: now, counted: false }
+    this.#recent.set(toKey(digest), request)
+    this.#count(record, digest, request)
   }
 
-  #count(record: RepositoryRecord, digest: Digest, sighting: RecentRequest): void {
+  #count(record: RepositoryRecord, digest: Digest, request: RecentRequest): void {
     const manifest = record.manifests.get(digest)
     if (manifest) manifest.usedAt = this.#runningTime()
-    if (sighting.counted) return
-    const counter = sighting.tag === undefined ? manifest : record.tags.get(sighting.tag)
+    if (request.counted) return
+    const counter = request.tag === undefined ? manifest : record.tags.get(request.tag)
     if (!counter) return
-    sighting.counted = true
+    request.counted = true
     counter.pulls += 1
     this.#onPull()
     counter.lastPulled = this.#clock.wall()
