@@ -5,18 +5,18 @@ import { type Digest, parseDigest } from '../oci/digest.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { PushedChange, PushedManifest, PushedRepository } from './repository.ts'
 
-/** Something a user would call an image. */
+/** An image of the local registry. */
 export interface PushedImage {
-  /** `app:1.2`, or `app@sha256:…` of one without a tag. */
+  /** `app:1.2`, or `app@sha256:…` for an image without a tag. */
   readonly name: string
   readonly digest: Digest
-  /** Of all it is made of; what images share is counted for each. */
+  /** Bytes of all its content; content that images share counts for each of them. */
   readonly bytes: number
   /** Wall clock ms. */
   readonly pushedAt: number
 }
 
-/** What was pushed, one image a tag, and those without one that no other names or is referred to by. Sorted by name. */
+/** Lists the pushed images: one per tag, and each untagged manifest that no other names and that is no referrer. Sorted by name. */
 export async function listPushedImages(
   repositories: Iterable<PushedRepository>,
   links: StoredLinks,
@@ -24,7 +24,7 @@ export async function listPushedImages(
   const images: PushedImage[] = []
   for (const repository of repositories) {
     const { name, tags, manifests } = repository
-    /** Images may have many tags. */
+    // An image may have many tags: compute its size once.
     const sizes = new Map<Digest, number>()
     const sizeOf = async (digest: Digest) => {
       const bytes = sizes.get(digest) ?? (await computeImageSize(repository, digest, links))
@@ -33,17 +33,17 @@ export async function listPushedImages(
     }
     for (const [tag, { digest, pushedAt }] of tags)
       images.push({ name: `${name}:${tag}`, digest, bytes: await sizeOf(digest), pushedAt })
-    const led = await findReferencedManifests(repository, links)
+    const referenced = await findReferencedManifests(repository, links)
     for (const [digest, { subject, pushedAt }] of manifests)
-      if (!led.has(digest) && subject === undefined)
+      if (!referenced.has(digest) && subject === undefined)
         images.push({ name: `${name}@${digest}`, digest, bytes: await sizeOf(digest), pushedAt })
   }
   return images.toSorted((a, b) => (a.name < b.name ? -1 : 1))
 }
 
 /**
- * The images that changes have taken away from the repository as it was `before`, by the names under which they were listed: one
- * for a tag, and none for the manifests of an index or for what is attached to an image.
+ * The names of the images that `changes` remove from the repository as it was `before`: one per tag, and none for the manifests of
+ * an index or for referrers.
  */
 export async function getRemovedImageNames(
   before: PushedRepository,
@@ -59,21 +59,21 @@ export async function getRemovedImageNames(
     if (isManifest && isManifest.subject === undefined) dropped.push(change.digest)
   }
   if (dropped.length === 0) return names
-  const led = await findReferencedManifests(before, links)
-  return [...names, ...dropped.filter((digest) => !led.has(digest)).map((digest) => `${name}@${digest}`)]
+  const referenced = await findReferencedManifests(before, links)
+  return [...names, ...dropped.filter((digest) => !referenced.has(digest)).map((digest) => `${name}@${digest}`)]
 }
 
-/** The manifests that have a tag, or that another one names. */
+/** The manifests that have a tag, or that another manifest names. */
 async function findReferencedManifests(
   { tags, manifests }: PushedRepository,
   links: StoredLinks,
 ): Promise<Set<Digest>> {
-  const led = new Set(Array.from(tags.values(), ({ digest }) => digest))
+  const referenced = new Set(Array.from(tags.values(), ({ digest }) => digest))
   for (const [digest, manifest] of manifests) {
     if (!mayNameManifests(manifest)) continue
-    for (const link of (await links.read(digest)) ?? []) if (manifests.has(link)) led.add(link)
+    for (const link of (await links.read(digest)) ?? []) if (manifests.has(link)) referenced.add(link)
   }
-  return led
+  return referenced
 }
 
 async function computeImageSize(
@@ -93,8 +93,8 @@ async function computeImageSize(
 }
 
 /**
- * What manifests of the local registry name. It stands in their bytes and nowhere else, and is read when somebody has to know,
- * one manifest at a time. What was read last is remembered, up to a bound.
+ * Reads the links of pushed manifests from their bytes, one manifest at a time, because the records do not have them. Caches the
+ * links of the most recently read manifests.
  */
 export class StoredLinks {
   readonly #blobs: Pick<BlobStore, 'read'>
@@ -107,7 +107,7 @@ export class StoredLinks {
     this.#blobs = blobs
   }
 
-  /** Undefined when the manifest cannot be read. */
+  /** The digests that a manifest names; undefined when it cannot be read. */
   async read(manifest: Digest): Promise<readonly Digest[] | undefined> {
     const known = this.#known.get(manifest)
     if (known) return known
@@ -118,7 +118,7 @@ export class StoredLinks {
   }
 }
 
-/** The digests in a manifest that was taken when it was pushed; undefined for anything else. */
+/** The digests that a manifest names; undefined when the bytes are no JSON object. */
 async function parseLinks(bytes: Uint8Array): Promise<Digest[] | undefined> {
   const json = await readJsonObject(bytes)
   if (!json) return undefined
@@ -140,13 +140,13 @@ function mayNameManifests({ mediaType: type }: PushedManifest): boolean {
 
 interface ManifestMarkerOptions {
   readonly links: StoredLinks
-  /** Called with everything that a marked manifest names. Without it only manifests that may name others are read. */
+  /** Called with each digest that a marked manifest names. Without it only manifests that may name others are read. */
   readonly onLink?: (digest: Digest) => void
 }
 
 /**
- * Marks the manifests that belong to others: what those name, what refers to them (signatures, SBOMs), and so on. The repository
- * may change meanwhile: its user asks for what is missing until there is nothing.
+ * Marks the manifests that are reachable from roots: those that they name, their referrers (signatures, SBOMs), and so on. The
+ * repository may change meanwhile, so the caller repeats `findUnmarked` and `mark` until nothing is unmarked.
  */
 export class ManifestMarker {
   readonly marked = new Set<Digest>()
@@ -159,12 +159,12 @@ export class ManifestMarker {
     this.#options = options
   }
 
-  /** Whether a marked manifest could not be read: others may belong to it. */
+  /** Whether a marked manifest could not be read, so that more manifests may be reachable. */
   get isIncomplete(): boolean {
     return this.#isIncomplete
   }
 
-  /** Those of the roots, and of what refers to them or to what is marked, that are not marked yet. */
+  /** The unmarked ones of the roots, their referrers, and the referrers of marked manifests. */
   findUnmarked(roots: Iterable<Digest>): Digest[] {
     const { manifests } = this.#repository
     const found = new Set<Digest>()
@@ -182,7 +182,7 @@ export class ManifestMarker {
     return [...found]
   }
 
-  /** Marks these manifests and what they name. */
+  /** Marks these manifests and those that they name. */
   async mark(digests: Iterable<Digest>): Promise<void> {
     const { manifests } = this.#repository
     const { links, onLink } = this.#options

@@ -6,24 +6,35 @@ import type { StoreLayout } from '../store/layout.ts'
 import { type JournalHead, parseChanges, parseJournalHead } from './journal.ts'
 import { applyChange, createEmptyRepository, type MutableRepository, isEmptyRepository } from './repository.ts'
 
+/** The content of a journal. */
 export interface ReadJournal {
-  /** The first line; undefined when it is damaged: then the repository has an empty name. */
+  /** The first line; undefined when it is damaged, and then the repository has an empty name. */
   readonly head: JournalHead | undefined
   readonly repository: MutableRepository
   readonly lines: number
   readonly bytes: number
-  /** The last line was cut off by a crash, before anybody was told that it stands. */
+  /** Whether a crash has cut off the last line, whose commit was never acknowledged. */
   readonly isTorn: boolean
-  /** Damaged lines after the first: what they said is lost. */
+  /** The number of damaged lines after the first. Their changes are lost. */
   readonly unreadable: number
 }
 
+/** Bytes of a read. Longer lines go through `LongLine`. */
 const chunkBytes = 256 * 1024
+/** Nesting that is kept of a long line: a line is a list of changes, and a change is flat. */
+const maxKeptDepth = 2
+/** The longest text that a change needs. */
+const maxTextLength = 4096
+/** Bytes that are kept of a long line: some 200,000 changes. */
+const maxKeptBytes = 32 * 1024 * 1024
+
 const lineFeed = 0x0a
+const [quote, backslash] = [0x22, 0x5c]
+const [openList, closeList, openObject, closeObject] = [0x5b, 0x5d, 0x7b, 0x7d]
 
 /**
- * The state a journal leads to. It is read as a stream, and what no repository needs is passed over: memory grows with what
- * the repository holds alone. Throws the system's error when the file cannot be read.
+ * Reads a journal and applies its changes. Streams the file and skips what the state does not need, so that memory grows only
+ * with the repository. Throws the system's error when the file cannot be read.
  */
 export async function readJournal(path: string): Promise<ReadJournal> {
   const file = await open(path, 'r')
@@ -54,12 +65,12 @@ export async function readJournal(path: string): Promise<ReadJournal> {
   }
 }
 
-/** Each line, undefined for one that cannot be read for its length; at the end, the bytes and whether something follows the last line. */
+/** Yields each line, or undefined for one that is too long. Returns the bytes, and whether there are any after the last line feed. */
 async function* readLines(
   file: FileHandle,
 ): AsyncGenerator<string | undefined, { readonly bytes: number; readonly isTorn: boolean }> {
   const buffer = Buffer.alloc(chunkBytes)
-  /** The beginning of a line that has no end yet: its bytes while it is short. */
+  /** The beginning of the current line. */
   let begun: Buffer | LongLine = Buffer.alloc(0)
   let bytes = 0
   let isAtStart = true
@@ -93,19 +104,9 @@ function appendToLine(begun: Buffer | LongLine, bytes: Buffer): Buffer | LongLin
   return long
 }
 
-const [quote, backslash] = [0x22, 0x5c]
-const [openList, closeList, openObject, closeObject] = [0x5b, 0x5d, 0x7b, 0x7d]
-
-/** A line lists changes, and a change is flat but for what stands in the manifest as well. */
-const maxKeptDepth = 2
-/** No text that a change needs is longer. */
-const maxTextLength = 4096
-/** Bytes: some 200,000 changes. */
-const maxKeptBytes = 32 * 1024 * 1024
-
 /**
- * A line of a journal that is too long to be read as it is, because a manifest's links and annotations stand in it: the same
- * line without them. It takes the bytes as they come, and keeps what is needed.
+ * Condenses a journal line that is too long to parse, because it contains a manifest's links and annotations (format 1). Takes
+ * the bytes as they come, and drops nested values and long texts.
  */
 class LongLine {
   #kept = Buffer.alloc(64 * 1024)
@@ -113,7 +114,7 @@ class LongLine {
   #depth = 0
   #isInText = false
   #isEscaped = false
-  /** Where the text that is being read begins in what is kept. */
+  /** The start of the current text in the kept bytes. */
   #textAt = 0
   #isTextTooLong = false
   #isTooLong = false
@@ -123,12 +124,12 @@ class LongLine {
       at = this.#isInText ? this.#skipText(bytes, at) : this.#takeByte(bytes, at)
   }
 
-  /** What is left of the line; undefined when that is too long as well. */
+  /** The condensed line; undefined when it is still too long. */
   end(): string | undefined {
     return this.#isTooLong ? undefined : this.#kept.toString('utf8', 0, this.#size)
   }
 
-  /** Goes on in a text up to its end; where to go on after it. */
+  /** Reads a text up to its end. Returns the position behind it. */
   #skipText(bytes: Uint8Array, from: number): number {
     let at = from
     while (at < bytes.length && this.#isInText) {
@@ -141,7 +142,7 @@ class LongLine {
     this.#isTextTooLong ||= this.#size - this.#textAt + at - from > maxTextLength
     if (!this.#isTextTooLong) this.#keep(bytes.subarray(from, at))
     else {
-      // An empty text stands for it.
+      // Replace the text by an empty one.
       this.#size = this.#textAt + 1
       if (!this.#isInText) this.#keepByte(quote)
     }
@@ -187,29 +188,29 @@ class LongLine {
   }
 }
 
-/** A repository of the local registry whose record is not what it was. */
+/** A repository of the local registry whose journal is damaged. */
 export interface DamagedRepository {
-  /** Undefined where not even its name can be read. */
+  /** Undefined when the name cannot be read. */
   readonly name: string | undefined
-  /** The file that cannot be read, or a copy of one that is served without its damaged lines. */
+  /** The unreadable file, or the copy of a journal that is served without its damaged lines. */
   readonly path: string
-  /** Where a sound one belongs. */
+  /** The path for an intact journal. */
   readonly original: string
   readonly reason: string
-  /** Whether it is served all the same. */
+  /** Whether the repository is served without the damaged lines. */
   readonly isServed: boolean
 }
 
 interface DamagedJournal {
   readonly path: string
   readonly reason: string
-  /** What its lines tell, where all that is lost is the name: whoever asks for the repository knows that. */
+  /** The repository's state if only its name is lost. A request for the repository brings the name. */
   readonly recoverable: MutableRepository | undefined
 }
 
 /**
- * Journals that could not be loaded, by the path where a sound one belongs. What they hold is neither served nor lost: nothing is
- * written in their place until the repository is removed.
+ * The journals that could not be loaded, by the path for an intact one. Their content is neither served nor lost: no journal
+ * replaces them until the repository is removed.
  */
 export class DamagedJournals {
   readonly #layout: StoreLayout
@@ -230,7 +231,7 @@ export class DamagedJournals {
       yield { name: undefined, path, original, reason, isServed: false }
   }
 
-  /** Finds those that earlier starts have set aside. `isLoaded`: whether there is a journal in its place. */
+  /** Loads the journals that earlier starts have quarantined. `isLoaded`: whether an intact journal has replaced one. */
   async loadQuarantined(isLoaded: (journal: string) => boolean): Promise<void> {
     for (const name of await readdir(this.#layout.quarantine)) {
       const journal = this.#layout.originOf(name)
@@ -243,7 +244,7 @@ export class DamagedJournals {
     }
   }
 
-  /** Moves a journal out of the way; it keeps being known. */
+  /** Moves a journal to the quarantine for good; it stays known. */
   async setAside(journal: string): Promise<void> {
     const movedTo = this.#layout.setAsideForGood(journal)
     await rename(journal, movedTo)
@@ -253,7 +254,7 @@ export class DamagedJournals {
     await this.#add(journal, movedTo)
   }
 
-  /** Leaves a journal where it is, because nothing in it is known to be damaged. */
+  /** Records a journal that cannot be read. Leaves it in place, because its content may be intact. */
   recordUnreadable(journal: string, reason: string): void {
     this.#logger.error({ path: journal, reason }, 'the journal of a pushed repository cannot be read')
     this.#journals.set(journal, { path: journal, reason, recoverable: undefined })
@@ -266,7 +267,7 @@ export class DamagedJournals {
     throw new OciError(
       'UNKNOWN',
       500,
-      `The record of the repository ${name} is damaged: ${damaged.reason}. See "mirror status" for the file: restore it from a backup and restart the mirror, or give the repository up with "mirror registry rm ${name}" and push it again.`,
+      `The record of the repository ${name} is damaged: ${damaged.reason}. "mirror status" names the file: restore it from a backup and restart the mirror, or discard the repository with "mirror registry rm ${name}" and push it again.`,
     )
   }
 
@@ -274,13 +275,13 @@ export class DamagedJournals {
     return this.#journals.size > 0 && this.#journals.has(this.#layout.journal(name))
   }
 
-  /** What a damaged journal tells of a repository whose name is all that was lost. */
+  /** The state of a repository whose journal has lost only its name. */
   getRecoverable(name: string): MutableRepository | undefined {
-    const held = this.#journals.size > 0 && this.#journals.get(this.#layout.journal(name))?.recoverable
-    return held ? { ...held, name } : undefined
+    const state = this.#journals.size > 0 && this.#journals.get(this.#layout.journal(name))?.recoverable
+    return state ? { ...state, name } : undefined
   }
 
-  /** Gives a damaged journal up: its file stays for a week, as evidence. */
+  /** Discards a damaged journal. Its file stays in quarantine for a week. */
   async discard(name: string): Promise<void> {
     const journal = this.#layout.journal(name)
     const damaged = this.#journals.get(journal)
@@ -303,10 +304,10 @@ export class DamagedJournals {
   async #add(journal: string, path: string): Promise<void> {
     try {
       const { repository } = await readJournal(path)
-      const held = isEmptyRepository(repository) ? undefined : repository
+      const recoverable = isEmptyRepository(repository) ? undefined : repository
       this.#journals.set(journal, {
         path,
-        recoverable: held,
+        recoverable,
         reason: 'its first line, which names the repository, cannot be read',
       })
     } catch (error) {
@@ -318,11 +319,12 @@ export class DamagedJournals {
   }
 }
 
+/** Describes a system error that prevents reading a journal. */
 export function describeReadError(error: unknown): string {
-  return `the system does not give it out (${errnoOf(error) ?? String(error)})`
+  return `the file cannot be read (${errnoOf(error) ?? String(error)})`
 }
 
-/** What is set aside stays for a time, counted from now. */
+/** Sets the modification time to now: the time in quarantine counts from it. */
 export async function touchFile(path: string): Promise<void> {
   const now = new Date()
   await utimes(path, now, now)

@@ -23,23 +23,28 @@ import {
   type PushedRepository,
 } from './repository.ts'
 
-/** A journal with more lines than this, and several times more than it has entries, is written anew. */
+/** A journal with more lines than this, and `maxWasteFactor` times more than its entries need, is rewritten. */
 const maxLines = 1000
-/** So is one with more bytes than this, and several times more than its entries may need. */
+/** A journal with more bytes than this, and `maxWasteFactor` times more than its entries need, is rewritten. */
 const maxBytes = 1024 * 1024
 const maxWasteFactor = 4
-/** Several times this is more than the largest entry; bytes. */
+/** Bytes of an entry; `maxWasteFactor` times this is more than the largest one. */
 const entryBytes = 600
+/** Removals in one line. Unlike other changes, removals of one commit may be applied without each other. */
+const maxRemovalsPerLine = 1000
+/** Bytes of a write when a journal is rewritten. */
+const pieceBytes = 64 * 1024
+/** The written format. Format 1 also had each manifest's links and annotations, which are ignored. */
+const journalFormat = 2
 
-/** Of a file: its lines and bytes; none when it is not there or must be written anew. */
 interface JournalLength {
   readonly lines: number
   readonly bytes: number
 }
 
 /**
- * A repository's state and the file that keeps it: one line is appended and synced per commit, so that a push costs the
- * same however much the repository holds. Commits that come while the disk is busy share the next sync.
+ * A repository's state and its journal, a JSON Lines file. Each commit appends one line and syncs it, so the cost of a push does
+ * not depend on the size of the repository. Commits that come during a sync share the next one.
  */
 export class RepositoryJournal {
   readonly #path: string
@@ -59,6 +64,7 @@ export class RepositoryJournal {
     return this.#state
   }
 
+  /** Whether a rewrite is worth it, or necessary. */
   get isWasteful(): boolean {
     if (this.#length === undefined) return true
     const { lines, bytes } = this.#length
@@ -67,8 +73,8 @@ export class RepositoryJournal {
   }
 
   /**
-   * Resolves when the changes are on the disk and can be seen; rejects with the disk's error, and then nothing has changed.
-   * Removals can be seen at once: nothing new may build on what is about to go.
+   * Resolves when the changes are on disk and visible. Rejects with the disk's error; then nothing has changed. Removals are
+   * visible at once, because no push may build on content that is about to be removed.
    */
   commit(changes: readonly PushedChange[]): Promise<void> {
     const done = deferred()
@@ -77,7 +83,7 @@ export class RepositoryJournal {
     return done.promise
   }
 
-  /** Whether the repository has it, or will have it again if the disk does not take its removal. */
+  /** Whether the repository has this content, or gets it back if the disk refuses its removal. */
   holds(digest: Digest): boolean {
     const { blobs, manifests } = this.#state
     if (blobs.has(digest) || manifests.has(digest)) return true
@@ -101,7 +107,7 @@ export class RepositoryJournal {
         this.#writing = []
         for (const { done } of batch) done.resolve()
       } catch (error) {
-        // A part of a line may be in the file: the next commit makes a clean one.
+        // The file may end with a part of a line: the next commit rewrites it.
         this.#length = undefined
         this.#writing = []
         this.#restore(batch)
@@ -111,7 +117,7 @@ export class RepositoryJournal {
     this.#isWriting = false
   }
 
-  /** Shows again what these commits have hidden, as it was last, but for what a later one is still to remove. */
+  /** Restores the entries that these commits have hidden, except those that a queued commit removes. */
   #restore(failed: readonly Commit[]): void {
     const entries = failed.flatMap(({ hidden }) => hidden)
     for (const entry of entries.toReversed()) if (!hasEntry(this.#state, entry)) applyChange(this.#state, entry)
@@ -137,7 +143,10 @@ export class RepositoryJournal {
     this.#length = { lines: before + lines.length, bytes: bytes + text.length }
   }
 
-  /** What the disk must not lose, without the commits that are being written: also what waiting ones have hidden, which may fail. */
+  /**
+   * The lines for the current state, without the commits that are being written. Includes the entries that queued commits have
+   * hidden, because those commits may fail.
+   */
   *#formatState(): Generator<string, void> {
     yield formatHead(this.#state.name)
     for (const change of toChanges(this.#state)) yield formatChanges([change])
@@ -145,7 +154,7 @@ export class RepositoryJournal {
       for (const entry of hidden) if (!hasEntry(this.#state, entry)) yield formatChanges([entry])
   }
 
-  /** Replaces the file by one without history, a piece at a time. */
+  /** Replaces the file by one with the current state only, written in pieces. */
   async #rewrite(lines: readonly string[]): Promise<void> {
     const written = { lines: 0, bytes: 0 }
     await writeFileAtomic(this.#path, toPieces(this.#formatState(), lines, written))
@@ -153,15 +162,15 @@ export class RepositoryJournal {
   }
 }
 
-/** Changes that are to be written together. */
+/** Changes that are written together. */
 interface Commit {
   readonly changes: readonly PushedChange[]
-  /** What its removals have taken away: it comes back when the disk does not take them. */
+  /** The entries that its removals have hidden. They come back when the disk refuses the commit. */
   readonly hidden: PushedChange[]
   readonly done: Deferred<void>
 }
 
-/** Carries the removals out; what was there before, as the changes that bring it back. */
+/** Applies the removals among the changes. Returns the changes that restore the removed entries. */
 function applyRemovals(state: MutableRepository, changes: readonly PushedChange[]): PushedChange[] {
   const hidden: PushedChange[] = []
   for (const change of changes) {
@@ -173,7 +182,7 @@ function applyRemovals(state: MutableRepository, changes: readonly PushedChange[
   return hidden
 }
 
-/** What a change is about, as the repository has it. */
+/** The repository's current entry for the tag or digest of a change, as the change that creates it. */
 function findEntry({ tags, manifests, blobs }: PushedRepository, change: PushedChange): PushedChange | undefined {
   if (change.op === 'tag' || change.op === 'untag') {
     const value = tags.get(change.tag)
@@ -196,9 +205,6 @@ function isEntryOf(entry: PushedChange, digest: Digest): boolean {
   return (entry.op === 'blob' || entry.op === 'manifest') && entry.digest === digest
 }
 
-/** Removals that one line tells of at most: each of them may stand without the others. */
-const maxRemovalsPerLine = 1000
-
 function toLines(changes: readonly PushedChange[]): string[] {
   if (changes.length <= maxRemovalsPerLine || !changes.every(isRemoval)) return [formatChanges(changes)]
   const lines: string[] = []
@@ -207,9 +213,7 @@ function toLines(changes: readonly PushedChange[]): string[] {
   return lines
 }
 
-const pieceBytes = 64 * 1024
-
-/** The text of a journal; `written` counts what has been given out. */
+/** The text of a journal in pieces. Counts the yielded lines and bytes in `written`. */
 function* toPieces(
   history: Iterable<string>,
   lines: readonly string[],
@@ -231,21 +235,19 @@ function* toPieces(
   yield rest
 }
 
-/** Format 1 kept each manifest's links and annotations as well; they are passed over. */
-const journalFormat = 2
-
+/** The first line of a journal. */
 export interface JournalHead {
+  /** The repository. */
   readonly name: string
-  /** `old`: its lines may hold what this version does not write. `newer`: they may mean what this version does not know. */
+  /** `older`: lines may have members that this version does not write. `newer`: this version may not understand the lines. */
   readonly version: 'older' | 'current' | 'newer'
 }
 
-/** The first line of a repository's journal. */
 function formatHead(name: string): string {
   return `${JSON.stringify({ format: journalFormat, name })}\n`
 }
 
-/** What the first line says; undefined when it is damaged. */
+/** Parses the first line; undefined when it is damaged. */
 export function parseJournalHead(line: string): JournalHead | undefined {
   return readJson(line, (value) => {
     const head = readObject(value)
@@ -256,12 +258,12 @@ export function parseJournalHead(line: string): JournalHead | undefined {
   })
 }
 
-/** One line a commit: after a crash all of its changes stand, or none. */
+/** Formats the line of a commit: after a crash all of its changes are there, or none. */
 function formatChanges(changes: readonly PushedChange[]): string {
   return `${JSON.stringify(changes)}\n`
 }
 
-/** The changes of a line; undefined when any of them is damaged. */
+/** Parses the changes of a line; undefined when any of them is damaged. */
 export function parseChanges(line: string): PushedChange[] | undefined {
   return readJson(line, (value) => readList(value).map(parseChange))
 }

@@ -37,13 +37,18 @@ interface LocalRegistryOptions {
 
 const provenance: Provenance = { registry: undefined, outcome: 'own', cacheStatus: undefined }
 
-/** How often it is written down that clients still ask for something; a part of the grace that garbage has. */
+/** How often `heldSince` of requested content is updated, running time ms; a fraction of the garbage collector's grace. */
 const refreshHeldMs = 3_600_000
-/** Blobs up to this size, configs above all, are served from memory, as manifests are. */
+/** Blobs up to this size, mostly configs, are served from memory, as manifests are. */
 const smallBytes = 64 * 1024
+/** Memory for manifests and configs, bytes. */
 const smallContentBytes = 8 * 1024 * 1024
 
-/** The registry that keeps what is pushed to it. Each repository is a world of its own; only bytes on the disk are shared. */
+/**
+ * The push registry. A pushed blob goes through an upload session to the disk; a pushed manifest may name only content of its
+ * repository. Each push is a synced line in the repository's journal before the client gets its 201. Repositories share bytes on
+ * disk, and nothing else.
+ */
 export class LocalRegistry implements PushRegistry {
   readonly #store: PushedStore
   readonly #makeRoom: MakeRoom
@@ -66,7 +71,7 @@ export class LocalRegistry implements PushRegistry {
     const record = digest && repository.manifests.get(digest)
     if (record) {
       const { mediaType: type, size } = record
-      // What has a tag is no garbage, however old.
+      // A tagged manifest is never garbage, so only a pull by digest counts.
       if (reference.kind === 'digest')
         await this.#refreshHeld(name, digest, record, (heldSince) => ({ op: 'manifest', digest, ...record, heldSince }))
       const answer = { digest, mediaType: type, size, provenance }
@@ -107,20 +112,20 @@ export class LocalRegistry implements PushRegistry {
     { name }: Repository,
     subject: Digest,
     artifactType: string | undefined,
-    { clientAbort: departure }: Caller,
+    { clientAbort }: Caller,
     page: Page,
   ): Promise<ListAnswer> {
     const repository = this.#store.repositories.get(name)
     const read = async (digest: Digest, size: number) => {
-      // What is large would drive out what is asked for often.
+      // Read large manifests past the memory cache, because they would displace frequently requested content.
       if (size > smallBytes) return this.#store.blobs.read(digest, size)
       const content = await this.#contents.loadStored(digest, size)
       return content && bytesOf(content)
     }
-    // One at a time: a page may be as large as a manifest, and so may be each of those that it is made of.
+    // Build one page at a time: it may be as large as a manifest, and so may each of the manifests that it reads.
     const { index, next } = await this.#lists.run(
       () => listReferrers(repository, { subject, artifactType, page }, read),
-      departure?.signal,
+      clientAbort?.signal,
     )
     return {
       contentType: mediaType.ociIndex,
@@ -194,7 +199,7 @@ export class LocalRegistry implements PushRegistry {
 
   async deleteManifest(repository: Repository, reference: Reference): Promise<void> {
     this.#getKnown(repository.name)
-    // What is removed is no longer seen while it is written down: a disk that takes nothing must be noticed before.
+    // Check first: a removal is visible before the disk has accepted it.
     await this.#store.blobs.checkWritable()
     await this.#manifests.delete(repository, reference)
   }
@@ -216,22 +221,22 @@ export class LocalRegistry implements PushRegistry {
     return withRoom(this.#makeRoom, journalBytes, () => this.#store.repositories.commit(name, changes))
   }
 
-  /** A client that learns that something is here will not push it again: garbage it must not be for a while. */
+  /** Updates `heldSince`: a client that has seen the content may skip its push, so it must not be garbage for a while. */
   async #refreshHeld(
     name: string,
     digest: Digest,
     { heldSince }: PushedBlob | PushedManifest,
-    noted: (now: number) => PushedChange,
+    toChange: (heldSince: number) => PushedChange,
   ): Promise<void> {
     const { repositories, runningClock } = this.#store
     const now = runningClock.now()
     if (now - heldSince < refreshHeldMs) return
-    // A collection that begins before the note stands would still find it old.
+    // Claim it: a garbage collection that starts before the commit would still see the old time.
     const release = repositories.claim([digest])
     try {
-      await repositories.commit(name, [noted(now)])
+      await repositories.commit(name, [toChange(now)])
     } catch (error) {
-      // A disk that takes nothing more can still be read.
+      // A full disk must not prevent the pull.
       if (errnoOf(error) === undefined) throw error
     } finally {
       release()

@@ -7,10 +7,10 @@ import { listPushedImages, type PushedImage, getRemovedImageNames, StoredLinks }
 import type { PushedStore } from './repositories.ts'
 import { copyRepository, type PushedChange, type PushedRepository } from './repository.ts'
 
-/** How long what nothing leads to stays, ms of running time: a manifest that names it may be on its way. */
+/** How long unreferenced content stays, because a manifest that names it may follow; running time ms. */
 export const defaultGraceMs = 24 * 3_600_000
 
-/** What went from the registry, or would go. */
+/** The removed content; of a dry run, the content that would be removed. */
 interface RegistryRemoval {
   /** Names of images. */
   readonly images: string[]
@@ -21,21 +21,23 @@ interface RegistryRemoval {
 }
 
 interface PruneOptions {
-  /** Tags that were pushed longer ago than this go; ms. */
+  /** Removes tags that were pushed longer ago than this, ms. */
   readonly olderThan: number
-  /** How many tags of each repository stay however old they are, the newest ones. */
+  /** The number of newest tags that stay in each repository, whatever their age. */
   readonly keep: number
-  /** Undefined for all. */
+  /** The repository to prune; undefined for all. */
   readonly repository: string | undefined
   readonly dryRun: boolean
 }
 
-/** Keeps the registry in order, on request and by the hour. One task at a time; pushes go on beside it. */
+/** Maintenance of the local registry, on request and once an hour. Runs one task at a time, concurrently with pushes. */
 export interface RegistryMaintenance {
   list(): Promise<PushedImage[]>
-  /** Removes images, repositories or digests by name; a repository whose journal cannot be loaded, by its own. */
+  /** Removes images, repositories or digests by name, also repositories whose journal cannot be loaded. */
   remove(names: readonly string[], dryRun: boolean): Promise<RegistryRemoval>
+  /** Removes unreferenced content. */
   gc(options: GarbageOptions): Promise<RegistryRemoval>
+  /** Removes old tags, and what they leave unreferenced. */
   prune(options: PruneOptions): Promise<RegistryRemoval>
   close(): Promise<void>
 }
@@ -44,12 +46,11 @@ interface RegistryMaintenanceOptions {
   readonly store: PushedStore
   readonly clock: Clock
   readonly logger: Logger
-  /** Between two collections, ms. */
+  /** Time between two garbage collections, ms; default: an hour. */
   readonly interval?: number
 }
 
 const collectionIntervalMs = 3_600_000
-
 export function createRegistryMaintenance(options: RegistryMaintenanceOptions): RegistryMaintenance {
   const { store, clock, logger } = options
   const { repositories } = store
@@ -57,13 +58,13 @@ export function createRegistryMaintenance(options: RegistryMaintenanceOptions): 
   const queue = new KeyedQueue<'all'>()
   const links = new StoredLinks(store.blobs)
 
-  const gc = async (how: GarbageOptions): Promise<RegistryRemoval> => {
-    const { images, manifests, blobs, bytes } = await collectGarbage(store, how, links)
-    if (!how.dryRun && blobs > 0) logger.info({ manifests, blobs, bytes }, 'removed unused content')
+  const gc = async (garbage: GarbageOptions): Promise<RegistryRemoval> => {
+    const { images, manifests, blobs, bytes } = await collectGarbage(store, garbage, links)
+    if (!garbage.dryRun && blobs > 0) logger.info({ manifests, blobs, bytes }, 'removed unused content')
     return { images, blobs, bytes, unknown: [] }
   }
 
-  /** Forgets what is selected of each repository and takes away what that leaves behind; or only says so. */
+  /** Removes the selected content of each repository, and what it leaves unreferenced. */
   const removeSelected = async (select: (repository: PushedRepository) => Selection, dryRun: boolean) => {
     const images: string[] = []
     const planned = new Map<string, PushedChange[]>()
@@ -74,7 +75,7 @@ export function createRegistryMaintenance(options: RegistryMaintenanceOptions): 
       const { before, changes } = await planRemovals(
         repository,
         { tags, digests, links, isClaimed },
-        // At once: pushes go on, and what was planned for an older state would take away what they bring.
+        // Commit at once: pushes go on, and an outdated plan would remove what they have added.
         async (plan) => {
           const found = { before: copyRepository(repository), changes: plan }
           if (!dryRun && plan.length > 0) await repositories.commit(name, plan)
@@ -91,7 +92,7 @@ export function createRegistryMaintenance(options: RegistryMaintenanceOptions): 
   const selectOld = (repository: PushedRepository, { olderThan, keep, repository: only }: PruneOptions): Selection => {
     if (only !== undefined && repository.name !== only) return emptySelection
     const byAge = [...repository.tags]
-      // Lists of referrers and signatures go with their image.
+      // Tags of signatures and lists of referrers are removed with their image.
       .filter(([tag]) => parseAttachedTag(tag) === undefined)
       .toSorted(([, a], [, b]) => b.pushedAt - a.pushedAt)
     const old = byAge.slice(keep).filter(([, { pushedAt }]) => clock.wall() - pushedAt > olderThan)
@@ -112,18 +113,19 @@ export function createRegistryMaintenance(options: RegistryMaintenanceOptions): 
           matched.add(name)
           if (dryRun) continue
           await repositories.discardDamaged(name)
-          logger.warn({ repository: name }, 'gave up a pushed repository whose journal is damaged')
+          logger.warn({ repository: name }, 'discarded a pushed repository whose journal is damaged')
         }
         const removal = await removeSelected((repository) => selectNamed(repository, names, matched), dryRun)
         const images = [...removal.images, ...damaged].toSorted()
         return { ...removal, images, unknown: names.filter((name) => !matched.has(name)) }
       }),
-    gc: (how) => queue.run('all', () => gc(how)),
-    prune: (how) =>
+    gc: (garbage) => queue.run('all', () => gc(garbage)),
+    prune: (request) =>
       queue.run('all', async () => {
-        const isUnknown = how.repository !== undefined && repositories.get(how.repository) === undefined
-        const removal = await removeSelected((repository) => selectOld(repository, how), how.dryRun)
-        return { ...removal, unknown: isUnknown ? [how.repository] : [] }
+        const { repository: only, dryRun } = request
+        const isUnknown = only !== undefined && repositories.get(only) === undefined
+        const removal = await removeSelected((repository) => selectOld(repository, request), dryRun)
+        return { ...removal, unknown: isUnknown ? [only] : [] }
       }),
     async close() {
       stopCollecting()
@@ -132,7 +134,7 @@ export function createRegistryMaintenance(options: RegistryMaintenanceOptions): 
   }
 }
 
-/** Of one repository: tags, and manifests with all their tags. */
+/** Tags, and manifests with all their tags, of one repository. */
 interface Selection {
   readonly tags: readonly string[]
   readonly digests: readonly Digest[]
@@ -140,12 +142,15 @@ interface Selection {
 
 const emptySelection: Selection = { tags: [], digests: [] }
 
-/** A name is `repository:tag`, `repository@digest`, a repository, or a digest in any of them. Notes those that match. */
+/**
+ * Selects by name: `repository:tag`, `repository@digest`, a repository, or a digest in any repository. Adds the names that match
+ * to `matched`.
+ */
 function selectNamed(repository: PushedRepository, names: readonly string[], matched: Set<string>): Selection {
   const tags: string[] = []
   const digests: Digest[] = []
   for (const name of names) {
-    const found = tags.length + digests.length
+    const count = tags.length + digests.length
     const digest = parseDigest(name.slice(name.lastIndexOf('@') + 1))
     if (name === repository.name) {
       for (const tag of repository.tags.keys()) tags.push(tag)
@@ -156,7 +161,7 @@ function selectNamed(repository: PushedRepository, names: readonly string[], mat
       const tag = name.slice(repository.name.length + 1)
       if (repository.tags.has(tag)) tags.push(tag)
     }
-    if (tags.length + digests.length > found) matched.add(name)
+    if (tags.length + digests.length > count) matched.add(name)
   }
   return { tags, digests }
 }

@@ -18,14 +18,14 @@ import type { PushedStore } from './repositories.ts'
 import type { PushedChange, PushedManifest, PushedRepository } from './repository.ts'
 import { journalBytes, type MakeRoom, withRoom } from './uploads.ts'
 
-/** Manifests on their way into the local registry, and out of it. */
+/** Pushes and deletes of manifests in the local registry. */
 export class LocalManifests {
   readonly #store: PushedStore
   readonly #makeRoom: MakeRoom
   readonly #wallClock: () => number
-  /** Client-made lists of referrers are changed one at a time: each may be as large as a manifest, and is read as a whole. */
+  /** Lists of referrers are changed one at a time, because each may be as large as a manifest and is read as a whole. */
   readonly #lists = new KeyedQueue<'all'>()
-  /** A delete takes the tags that it sees: what one push of the same manifest brings, it must see whole or not at all. */
+  /** By repository and digest: a delete removes all tags of a push of the same manifest, or none of them. */
   readonly #queues = new KeyedQueue<string>()
 
   constructor(store: PushedStore, makeRoom: MakeRoom, wallClock: () => number) {
@@ -34,6 +34,7 @@ export class LocalManifests {
     this.#wallClock = wallClock
   }
 
+  /** Stores a manifest and sets its tags. Throws an OciError for one that is invalid, or that names missing content. */
   async put({ name }: Repository, reference: Reference, body: PushedBody): Promise<ManifestPushed> {
     const read = await readPushedManifest(body.bytes, body.mediaType)
     const digest = digestOf(body.bytes, reference.kind === 'digest' ? digestAlgorithm(reference.digest) : 'sha256')
@@ -72,6 +73,7 @@ export class LocalManifests {
     }
   }
 
+  /** Deletes a tag, or a manifest with all its tags. Throws an OciError 404 when there is none. */
   async delete({ name }: Repository, reference: Reference): Promise<void> {
     if (reference.kind === 'digest') {
       const { digest } = reference
@@ -103,13 +105,13 @@ export class LocalManifests {
     return withRoom(this.#makeRoom, journalBytes, () => this.#store.repositories.commit(name, changes))
   }
 
-  /** Removes bytes from the disk that no repository holds any more. */
+  /** Removes the bytes from the disk if no repository holds them. */
   async removeUnheld(digest: Digest): Promise<void> {
     if (!this.#store.repositories.isHeld(digest)) await this.#store.blobs.remove(digest)
   }
 
   /**
-   * Where a client once made a list of referrers under a tag, old clients go on reading it: it says what the API says.
+   * Updates the list under the referrers tag, if a client has pushed one, because old clients read it instead of the API.
    * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#referrers-tag-schema
    */
   async #updateReferrersList(
@@ -119,7 +121,7 @@ export class LocalManifests {
     entry: ReferrerEntry | undefined,
   ): Promise<void> {
     const tag = referrersTag(subject)
-    // Most subjects have no such list, and need not wait for those that have one.
+    // Most subjects have no such list and must not wait for the others.
     if (!this.#store.repositories.get(name)?.tags.has(tag)) return
     await this.#lists.run('all', async () => {
       const { repositories, blobs, runningClock } = this.#store
@@ -130,18 +132,18 @@ export class LocalManifests {
       const before = await blobs.read(old, largestManifest)
       const bytes = before && (await changeReferrersList(before, digest, entry))
       if (!bytes || bytes.length > largestManifest) return
-      const made = digestOf(bytes)
-      const release = repositories.claim([made])
+      const updated = digestOf(bytes)
+      const release = repositories.claim([updated])
       try {
-        await blobs.put(made, bytes)
+        await blobs.put(updated, bytes)
         const pushedAt = this.#wallClock()
         const read = await readPushedManifest(bytes, known.mediaType)
         const isShared =
           repositories.isClaimed(old) ||
           [...repository!.tags].some(([other, value]) => value.digest === old && other !== tag)
         await repositories.commit(name, [
-          { op: 'manifest', digest: made, ...toManifestRecord(read, bytes.length, pushedAt, runningClock.now()) },
-          { op: 'tag', tag, digest: made, pushedAt },
+          { op: 'manifest', digest: updated, ...toManifestRecord(read, bytes.length, pushedAt, runningClock.now()) },
+          { op: 'tag', tag, digest: updated, pushedAt },
           ...(isShared ? [] : [{ op: 'drop-manifest' as const, digest: old }]),
         ])
         await this.removeUnheld(old)
@@ -152,7 +154,7 @@ export class LocalManifests {
   }
 }
 
-/** What is kept of a manifest besides its bytes. */
+/** The repository's record of a manifest. */
 function toManifestRecord(
   { mediaType: type, subject, artifactType }: ReadManifest,
   size: number,
@@ -166,16 +168,16 @@ function toManifestRecord(
   return { mediaType: type, size, ...referrer, pushedAt, heldSince }
 }
 
-/** Refuses a manifest that names what the repository does not hold. */
+/** Throws an OciError 400 for a manifest that names content that the repository does not have. */
 function checkLinks(repository: PushedRepository | undefined, { links }: ReadManifest): void {
   for (const { kind, digest, size, mediaType: type } of links) {
     if (kind === 'blob' && isForeignLayer(type)) continue
     const blob = repository?.blobs.get(digest)
-    // Build caches list their layers in an index.
-    const held = kind === 'blob' ? blob : (repository?.manifests.get(digest) ?? blob)
-    if (!held)
+    // A build cache is an index that names layers as if they were manifests.
+    const known = kind === 'blob' ? blob : (repository?.manifests.get(digest) ?? blob)
+    if (!known)
       throw new OciError('MANIFEST_BLOB_UNKNOWN', 400, `The manifest names ${digest}, which was not pushed before it.`)
-    if (held.size !== size)
-      throw new OciError('MANIFEST_INVALID', 400, `The manifest gives ${digest} ${size} bytes; it has ${held.size}.`)
+    if (known.size !== size)
+      throw new OciError('MANIFEST_INVALID', 400, `The manifest gives ${digest} ${size} bytes; it has ${known.size}.`)
   }
 }

@@ -5,7 +5,7 @@ import { pageOf } from '../oci/lists.ts'
 import type { Page } from '../oci/route.ts'
 import type { PushedManifest, PushedRepository } from './repository.ts'
 
-/** A referrer as an index lists it. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers */
+/** A descriptor in a list of referrers. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers */
 export interface ReferrerEntry {
   readonly mediaType: string
   readonly digest: Digest
@@ -14,11 +14,11 @@ export interface ReferrerEntry {
   readonly annotations?: Readonly<Record<string, string>>
 }
 
-/** Bytes of a page's entries: clients take no index beyond the size of a manifest. */
+/** Maximum bytes of a page's entries, because clients refuse an index that is larger than a manifest. */
 const maxPageBytes = largestManifest - 64 * 1024
 const maxPageEntries = 1000
 
-/** `size`: of the manifest, in bytes. */
+/** `size`: bytes of the manifest. */
 export function toReferrerEntry(
   digest: Digest,
   size: number,
@@ -33,7 +33,7 @@ export function toReferrerEntry(
   }
 }
 
-/** What an entry takes from its manifest. */
+/** The members of a manifest that its descriptor has as well. */
 type DescribedManifest = Pick<ReadManifest, 'mediaType' | 'artifactType' | 'annotations'>
 
 interface ReferrersQuery {
@@ -43,8 +43,9 @@ interface ReferrersQuery {
 }
 
 /**
- * One page of what refers to a manifest, by digest, of one artifact type if one is given; and the query of the next. `read` gives
- * the bytes of a manifest: its annotations stand there. They are read one after the other until the page is full.
+ * Lists one page of the referrers of a manifest, sorted by digest and filtered by the artifact type if one is given. Returns the
+ * index, and the query of the next page. `read` returns the bytes of a manifest, which have the annotations; manifests are read
+ * one after the other until the page is full.
  */
 export async function listReferrers(
   repository: PushedRepository | undefined,
@@ -78,7 +79,7 @@ export async function listReferrers(
   return { index, next: `n=${wanted.n}&last=${encodeURIComponent(last)}${type}` }
 }
 
-/** A referrer whose manifest cannot be read is listed without what stands in it. */
+/** The descriptor of a referrer; without annotations if its manifest cannot be read. */
 async function readEntry(
   digest: Digest,
   manifest: PushedManifest,
@@ -90,7 +91,7 @@ async function readEntry(
   return toReferrerEntry(digest, size, (bytes && (await readDescription(bytes, type))) ?? known)
 }
 
-/** What an entry takes from a manifest that was checked when it was pushed. */
+/** Reads the members for a descriptor from a manifest that was validated when it was pushed. */
 async function readDescription(bytes: Uint8Array, type: string): Promise<DescribedManifest | undefined> {
   const all = await readJsonObject(bytes)
   if (!all) return undefined
@@ -105,13 +106,16 @@ async function readDescription(bytes: Uint8Array, type: string): Promise<Describ
   }
 }
 
-/** An image index of entries in JSON. */
+/** Formats an image index of descriptors that are JSON already. */
 function formatIndex(entries: readonly string[]): Uint8Array<ArrayBuffer> {
   const empty = JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: [] })
   return new TextEncoder().encode(`${empty.slice(0, -2)}${entries.join(',')}]}`)
 }
 
-/** A client's own list of referrers with one entry changed; undefined when it is none that can be read, or says so already. */
+/**
+ * Adds an entry to a list of referrers that a client has pushed, or removes the digest if there is no entry. Returns undefined
+ * when nothing changes, or when the bytes are not such a list.
+ */
 export async function changeReferrersList(
   bytes: Uint8Array,
   digest: Digest,

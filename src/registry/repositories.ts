@@ -18,17 +18,17 @@ import { createEmptyRepository, isEmptyRepository, type PushedChange, type Pushe
 
 const maxConcurrentReads = 8
 
-/** Every repository of the local registry, in memory; each with its journal on the disk. */
+/** The repositories of the local registry, in memory, each with its journal on disk. */
 export class PushedRepositories {
   readonly #layout: StoreLayout
   readonly #logger: Logger
   readonly #journals = new Map<string, RepositoryJournal>()
   readonly #damaged: DamagedJournals
-  /** Those that lost damaged lines when they were loaded. */
+  /** The repositories that lost damaged lines when they were loaded. */
   readonly #repaired: DamagedRepository[] = []
   readonly #claims = new Map<Digest, number>()
   #hasCopies = false
-  /** Whether the only copy of a damaged journal is the journal itself, up to the next push. */
+  /** Whether a damaged journal could not be copied, so that the next push overwrites its damaged lines. */
   #hasUncopied = false
 
   private constructor(layout: StoreLayout, logger: Logger) {
@@ -38,8 +38,8 @@ export class PushedRepositories {
   }
 
   /**
-   * Loads every journal. One that cannot be loaded is set aside, and the others are served; of one that has damaged lines a
-   * copy is set aside, and the rest of it stands.
+   * Loads all journals. A journal that cannot be loaded is quarantined, and the other repositories are served. A journal with
+   * damaged lines is copied to the quarantine and served without those lines.
    */
   static async open(layout: StoreLayout, logger: Logger): Promise<PushedRepositories> {
     const repositories = new PushedRepositories(layout, logger)
@@ -51,46 +51,47 @@ export class PushedRepositories {
     return repositories
   }
 
-  /** Looks whether copies of damaged journals are set aside. They go after a week. */
+  /** Checks whether there are copies of damaged journals in quarantine. They are removed after a week. */
   async findCopies(): Promise<void> {
     this.#hasCopies = (await readdir(this.#layout.quarantine)).some((name) => name.includes('.jsonl-'))
   }
 
-  /** Whether a damaged journal is set aside: what it said is held is not known here, and may be wanted back. */
+  /** Whether a journal is damaged: then content without a reference may belong to it, and must stay. */
   get isIncomplete(): boolean {
     return this.#hasCopies || this.#hasUncopied || this.#damaged.size > 0
   }
 
-  /** What the user has to know of. */
+  /** The damaged repositories, for the user. */
   get damaged(): DamagedRepository[] {
     return [...this.#damaged.all(), ...this.#repaired]
   }
 
+  /** Whether the repository's journal cannot be loaded. */
   isDamaged(name: string): boolean {
     return this.#find(name) === undefined && this.#damaged.has(name)
   }
 
-  /** Gives a repository up whose journal cannot be loaded: a push of this name begins a new one. */
+  /** Discards a repository whose journal cannot be loaded: the next push to this name starts a new one. */
   discardDamaged(name: string): Promise<void> {
     this.#hasCopies = true
     return this.#damaged.discard(name)
   }
 
-  /** Throws an OciError 500 when its journal cannot be loaded. */
+  /** Returns undefined when there is no such repository. Throws an OciError 500 when its journal cannot be loaded. */
   get(name: string): PushedRepository | undefined {
     const journal = this.#find(name)
     if (!journal) this.#damaged.throwIfDamaged(name)
     return journal?.repository
   }
 
-  /** Those that hold anything. */
+  /** The repositories that are not empty. */
   *all(): Generator<PushedRepository, void> {
     for (const { repository } of this.#journals.values()) if (!isEmptyRepository(repository)) yield repository
   }
 
   /**
-   * Resolves when the changes are on the disk and can be seen; rejects with the disk's error, and then they are not. Throws an
-   * OciError 500 when the journal cannot be loaded.
+   * Resolves when the changes are on disk and visible. Rejects with the disk's error; then nothing has changed. Throws an OciError
+   * 500 when the journal cannot be loaded.
    */
   commit(name: string, changes: readonly PushedChange[]): Promise<void> {
     let journal = this.#find(name)
@@ -102,7 +103,7 @@ export class PushedRepositories {
     return journal.commit(changes)
   }
 
-  /** Says that somebody is about to build on this content, so that nobody takes it away meanwhile. The result ends it. */
+  /** Protects content from removal while a request builds on it. Call the result to end the claim. */
   claim(digests: Iterable<Digest>): () => void {
     const claimed = [...digests]
     for (const digest of claimed) this.#claims.set(digest, (this.#claims.get(digest) ?? 0) + 1)
@@ -122,7 +123,7 @@ export class PushedRepositories {
     return this.#claims.has(digest)
   }
 
-  /** Whether any repository holds it, or somebody is about to, or that cannot be known. */
+  /** Whether any repository holds this content, or may: it is claimed, or a journal is damaged. */
   isHeld(digest: Digest): boolean {
     if (this.isIncomplete || this.isClaimed(digest)) return true
     for (const journal of this.#journals.values()) if (journal.holds(digest)) return true
@@ -133,11 +134,11 @@ export class PushedRepositories {
     return this.#journals.get(name) ?? this.#recover(name)
   }
 
-  /** A repository whose journal has lost its name alone: whoever asks for it brings that back. */
+  /** Restores a repository whose journal has lost only its name, which the request provides. */
   #recover(name: string): RepositoryJournal | undefined {
-    const held = this.#damaged.getRecoverable(name)
-    if (!held) return undefined
-    const journal = new RepositoryJournal(this.#layout.journal(name), held, undefined)
+    const state = this.#damaged.getRecoverable(name)
+    if (!state) return undefined
+    const journal = new RepositoryJournal(this.#layout.journal(name), state, undefined)
     this.#journals.set(name, journal)
     this.#logger.warn({ repository: name }, 'a pushed repository has its damaged journal back')
     void this.#saveRecovered(name, journal)
@@ -165,7 +166,7 @@ export class PushedRepositories {
     const { head, repository, lines, bytes, isTorn, unreadable } = read
     if (!head || this.#layout.journal(head.name) !== path) return this.#damaged.setAside(path)
     if (head.version === 'newer') return this.#damaged.recordUnreadable(path, 'a newer version of mirror wrote it')
-    // A journal that is not whole, or of an earlier format, is written anew before anything is added to it.
+    // Without a length, the next commit rewrites the journal: it is incomplete or has an older format.
     const isWhole = !isTorn && unreadable === 0 && head.version === 'current'
     const journal = new RepositoryJournal(path, repository, isWhole ? { lines, bytes } : undefined)
     if (unreadable > 0) await this.#quarantineCopy(path, journal, unreadable)
@@ -174,43 +175,40 @@ export class PushedRepositories {
     else this.#journals.set(head.name, journal)
   }
 
-  /** Writes a journal anew at the start, so that the next one does not have to read so much again. */
+  /** Rewrites a journal at the start, so that the next start reads less. */
   async #compact(path: string, journal: RepositoryJournal): Promise<void> {
     try {
       await journal.commit([])
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
-      this.#logger.warn(
-        { path, error: String(error) },
-        'could not write a journal anew; trying again with the next push',
-      )
+      this.#logger.warn({ path, error: String(error) }, 'could not rewrite a journal; trying again with the next push')
     }
   }
 
   async #quarantineCopy(path: string, journal: RepositoryJournal, unreadable: number): Promise<void> {
     const { name } = journal.repository
     const copiedTo = this.#layout.setAside(path)
-    const about = { repository: name, unreadable, copiedTo }
+    const fields = { repository: name, unreadable, copiedTo }
     const lines = unreadable === 1 ? '1 damaged line was' : `${unreadable} damaged lines were`
-    const reason = `${lines} left out: push again what is missing`
+    const reason = `${lines} skipped: push the missing images again`
     const report = { name, path: copiedTo, original: path, reason, isServed: true }
     this.#repaired.push(report)
     try {
       await linkOrCopy(path, copiedTo)
       await touchFile(copiedTo)
-      // Else the next start would set it aside once more.
+      // Rewrite it now: else the next start would copy it again.
       await journal.commit([])
-      this.#logger.error(about, 'the journal of a pushed repository has damaged lines')
+      this.#logger.error(fields, 'the journal of a pushed repository has damaged lines')
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
       this.#hasUncopied = true
       report.path = path
-      this.#logger.error({ ...about, error: String(error) }, 'a damaged journal could not be set aside')
+      this.#logger.error({ ...fields, error: String(error) }, 'could not copy a damaged journal')
     }
   }
 }
 
-/** Keeps a file that is about to be replaced: under a second name, where the file system has those. */
+/** Preserves a file that is about to be replaced: by a hard link, or by a copy where the file system has no hard links. */
 async function linkOrCopy(path: string, target: string): Promise<void> {
   try {
     await link(path, target)
@@ -220,12 +218,12 @@ async function linkOrCopy(path: string, target: string): Promise<void> {
   }
 }
 
-/** What was pushed: a store like the cache's, in a folder of its own that no eviction enters. */
+/** The store of the local registry: like the cache's, in a separate folder without eviction. */
 export interface PushedStore extends Pick<Store, 'layout' | 'blobs' | 'runningClock' | 'close'> {
   readonly repositories: PushedRepositories
 }
 
-/** Opens it, or makes an empty one. Throws `MirrorError` as `openStore` does. */
+/** Opens the store, or creates an empty one. Throws a `MirrorError` as `openStore` does. */
 export async function openPushedStore(options: Omit<StoreOptions, 'verifyReads'>): Promise<PushedStore> {
   const store = await openStore({ ...options, verifyReads: 'auto' })
   try {

@@ -1,6 +1,6 @@
 import type { Digest } from '../oci/digest.ts'
 
-/** What one repository of the local registry holds. Other repositories may hold the same bytes: that is no business of this one. */
+/** The content of one repository of the local registry. Repositories share bytes on disk, but know nothing of each other. */
 export interface PushedRepository {
   readonly name: string
   readonly tags: ReadonlyMap<string, PushedTag>
@@ -14,38 +14,37 @@ interface PushedTag {
   readonly pushedAt: number
 }
 
-/** What is known of a manifest without reading it. What it names and its annotations stand in the manifest alone. */
+/** The record of a manifest. Its links and annotations are only in the manifest itself. */
 export interface PushedManifest {
   readonly mediaType: string
   /** Bytes. */
   readonly size: number
   readonly subject?: Digest | undefined
-  /** Of a referrer, what its artifact type is found by: see `artifactTypeKey`. */
+  /** The key of a referrer's artifact type, see `artifactTypeKey`. */
   readonly artifactType?: string | undefined
   /** Wall clock ms. */
   readonly pushedAt: number
-  /** Running time ms (see `RunningClock`). */
+  /** When a client last pushed or requested it, running time ms (see `RunningClock`). */
   readonly heldSince: number
 }
 
 export interface PushedBlob {
   /** Bytes. */
   readonly size: number
-  /** Running time ms: when a client last learned that the repository holds it. */
+  /** When a client last pushed or requested it, running time ms (see `RunningClock`). */
   readonly heldSince: number
 }
 
-/** One step in the life of a repository, as its journal keeps it. */
+/** One change of a repository, in the form of its journal. */
 export type PushedChange =
   | ({ readonly op: 'tag'; readonly tag: string } & PushedTag)
-  /** With the time of a push, only what that push has set: a tag that was pushed since stays. */
+  /** `pushedAt`: removes the tag only if that push has set it; a tag that was pushed again since stays. */
   | { readonly op: 'untag'; readonly tag: string; readonly pushedAt?: number }
   | ({ readonly op: 'manifest'; readonly digest: Digest } & PushedManifest)
   | { readonly op: 'drop-manifest'; readonly digest: Digest }
   | ({ readonly op: 'blob'; readonly digest: Digest } & PushedBlob)
   | { readonly op: 'drop-blob'; readonly digest: Digest }
 
-/** A repository as its journal builds it. */
 export interface MutableRepository extends PushedRepository {
   readonly tags: Map<string, PushedTag>
   readonly manifests: Map<Digest, PushedManifest>
@@ -88,7 +87,7 @@ export function applyChange(repository: MutableRepository, change: PushedChange)
   }
 }
 
-/** A manifest's record without whatever else the object has: its caller may have read the whole manifest. */
+/** Copies only the members of the record, because the argument may have the whole manifest. */
 function toManifestEntry({
   mediaType,
   size,
@@ -107,7 +106,7 @@ function toManifestEntry({
   }
 }
 
-/** What the repository would be after these changes; itself when there are none. */
+/** The repository after these changes, as a copy; the repository itself when there are none. */
 export function withChanges(repository: PushedRepository, changes: readonly PushedChange[]): PushedRepository {
   if (changes.length === 0) return repository
   const copy = copyRepository(repository)
@@ -115,19 +114,17 @@ export function withChanges(repository: PushedRepository, changes: readonly Push
   return copy
 }
 
-/** The repository as it is now, whatever becomes of it. */
 export function copyRepository({ name, tags, manifests, blobs }: PushedRepository): MutableRepository {
   return { name, tags: new Map(tags), manifests: new Map(manifests), blobs: new Map(blobs) }
 }
 
-/** The shortest history that ends in this state. Entries that go while it is read may be left out. */
+/** The changes that create this state. May omit entries that are removed during the iteration. */
 export function* toChanges({ tags, manifests, blobs }: PushedRepository): Generator<PushedChange, void> {
   for (const [digest, blob] of blobs) yield { op: 'blob', digest, ...blob }
   for (const [digest, manifest] of manifests) yield { op: 'manifest', digest, ...manifest }
   for (const [tag, value] of tags) yield { op: 'tag', tag, ...value }
 }
 
-/** Whether a change takes something away. */
 export function isRemoval({ op }: PushedChange): boolean {
   return op === 'untag' || op === 'drop-manifest' || op === 'drop-blob'
 }

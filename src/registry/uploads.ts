@@ -10,13 +10,21 @@ import type { Repository } from '../oci/route.ts'
 import type { BlobStore, BlobWriter } from '../store/blob-store.ts'
 import type { PushedStore } from './repositories.ts'
 
+/** More bytes than a line of a journal has. */
+export const journalBytes = 64 * 1024
+/** Room for further writes, so that the next one does not need to make room again. */
+const maxRoomBytes = 64 * 1024 * 1024
+const rereadBytes = 256 * 1024
+/** Checks for expired sessions per idle timeout. */
+const pollsPerIdle = 20
+
 interface LocalUploadsOptions {
   readonly store: PushedStore
   readonly sessions: UploadSessions
   readonly makeRoom: MakeRoom
 }
 
-/** Blobs on their way into the local registry. */
+/** The blob uploads of the local registry: starts, appends to and finishes upload sessions. */
 export class LocalUploads {
   readonly #options: LocalUploadsOptions
 
@@ -25,7 +33,7 @@ export class LocalUploads {
   }
 
   start({ name }: Repository, user: User, algorithm: DigestAlgorithm | undefined): UploadSession {
-    // Before anything is sent: a damaged repository takes nothing.
+    // Throw before the client sends anything: a damaged repository takes no uploads.
     this.#options.store.repositories.get(name)
     const session = this.#options.sessions.start({ repository: name, user, algorithm: algorithm ?? 'sha256' })
     if (session) return session
@@ -53,9 +61,9 @@ export class LocalUploads {
       const release = store.repositories.claim([digest])
       try {
         const isRight = await tellUnwritable(() => session.publish(digest))
-        if (!isRight) throw new OciError('DIGEST_INVALID', 400, `What came does not hash to ${digest}.`)
-        const held = { op: 'blob' as const, digest, size, heldSince: store.runningClock.now() }
-        await withRoom(makeRoom, journalBytes, () => store.repositories.commit(session.repository, [held]))
+        if (!isRight) throw new OciError('DIGEST_INVALID', 400, `The uploaded bytes do not hash to ${digest}.`)
+        const change = { op: 'blob' as const, digest, size, heldSince: store.runningClock.now() }
+        await withRoom(makeRoom, journalBytes, () => store.repositories.commit(session.repository, [change]))
       } finally {
         release()
       }
@@ -73,7 +81,7 @@ export class LocalUploads {
   }
 }
 
-/** Where to go on: the URL and what is held. Of nothing yet, as every registry says it, `0-0`. */
+/** The headers that tell the client where to continue: the URL and the received range. An empty upload has `0-0` by convention. */
 export function uploadHeaders({ repository, id, size }: Pick<UploadSession, 'repository' | 'id' | 'size'>) {
   return {
     location: `/v2/${repository}/blobs/uploads/${id}`,
@@ -95,19 +103,17 @@ function createUnknownUploadError(): OciError {
 interface UploadSessionOptions {
   readonly id: string
   readonly repository: string
-  /** Whose it is; undefined where nobody has a name. */
+  /** The user who has started it; undefined without authentication. */
   readonly user: string | undefined
-  /** The algorithm the blob's digest will most likely have; another one costs reading everything again. */
+  /** The expected algorithm of the blob's digest. With another one all bytes are read again. */
   readonly algorithm: DigestAlgorithm
   readonly blobs: Pick<BlobStore, 'create'>
   readonly clock: Clock
-  /** Called when it ends, in whatever way. */
+  /** Called when the session ends, in any way. */
   readonly onEnd: () => void
 }
 
-const rereadBytes = 256 * 1024
-
-/** A blob that arrives in pieces, in order. One request at a time may work on it. */
+/** An upload of one blob in consecutive chunks. One request at a time may use it. */
 class UploadSession {
   readonly id: string
   readonly repository: string
@@ -128,12 +134,12 @@ class UploadSession {
     this.#usedAt = options.clock.monotonic()
   }
 
-  /** Bytes held so far. */
+  /** Received bytes. */
   get size(): number {
     return this.#writer?.size ?? 0
   }
 
-  /** Monotonic ms. */
+  /** The last use, monotonic ms. */
   get usedAt(): number {
     return this.#usedAt
   }
@@ -147,7 +153,7 @@ class UploadSession {
     return this.#isOver
   }
 
-  /** Runs the task alone; undefined, and nothing is run, while another one does. */
+  /** Runs the task; returns undefined without running it while another one is running. */
   async exclusively<T>(task: () => Promise<T>): Promise<{ readonly result: T } | undefined> {
     if (this.#isBusy) return undefined
     this.#isBusy = true
@@ -160,7 +166,7 @@ class UploadSession {
     }
   }
 
-  /** Adds bytes. A failure leaves what was held before. */
+  /** Appends bytes. After a failure the earlier bytes are still there. */
   async append(chunk: Uint8Array): Promise<void> {
     this.#writer ??= await this.#options.blobs.create()
     await this.#writer.write(chunk)
@@ -168,7 +174,7 @@ class UploadSession {
     this.#usedAt = this.#options.clock.monotonic()
   }
 
-  /** Publishes what is held if it hashes to the digest, durably. Either way the session is over. */
+  /** Stores the blob durably if its bytes hash to the digest. Ends the session in any case. */
   async publish(digest: Digest): Promise<boolean> {
     this.#end()
     this.#writer ??= await this.#options.blobs.create()
@@ -181,7 +187,7 @@ class UploadSession {
     return isRight
   }
 
-  /** Ends it; what was held is gone. A request that works on it finds that out with its next bytes. */
+  /** Ends the session and drops its bytes. A request that is using it fails with its next bytes. */
   async cancel(): Promise<void> {
     this.#end()
     if (!this.#isBusy) await this.#close()
@@ -214,18 +220,16 @@ async function rehash(writer: BlobWriter, algorithm: DigestAlgorithm): Promise<D
 interface UploadSessionsOptions {
   readonly blobs: BlobStore
   readonly clock: Clock
-  /** Open ones at most. */
+  /** Maximum number of open sessions. */
   readonly limit: number
-  /** A session that nothing happens to for so long is gone; ms. */
+  /** An unused session expires after this time, ms. */
   readonly idle: number
   readonly logger?: Logger
 }
 
-const pollsPerIdle = 20
-
 /**
- * The uploads under way. They live in memory, with their bytes in temp files that go at the next start: a client begins
- * anew then, as it does with an upload it never began.
+ * The open upload sessions. They are in memory, and their bytes in temp files that the next start removes: after a restart the
+ * client starts its uploads again.
  */
 export class UploadSessions {
   readonly #options: UploadSessionsOptions
@@ -235,7 +239,7 @@ export class UploadSessions {
   constructor(options: UploadSessionsOptions) {
     this.#options = options
     const everyMs = Math.max(10, Math.min(60_000, options.idle / pollsPerIdle))
-    const onFailure = logFailure(options.logger ?? silentLogger, 'could not end an upload that nobody goes on with')
+    const onFailure = logFailure(options.logger ?? silentLogger, 'could not end an expired upload')
     this.#stopExpiring = every(everyMs, () => this.#expire(), onFailure)
   }
 
@@ -243,7 +247,7 @@ export class UploadSessions {
     return this.#sessions.size
   }
 
-  /** A new session; undefined when there are too many that hold something. */
+  /** Starts a session; undefined when too many sessions have received bytes. Replaces the oldest empty one at the limit. */
   start(upload: Pick<UploadSessionOptions, 'repository' | 'user' | 'algorithm'>): UploadSession | undefined {
     if (this.#sessions.size >= this.#options.limit && !this.#dropOldestEmpty()) return undefined
     const id = randomBytes(16).toString('hex')
@@ -258,13 +262,13 @@ export class UploadSessions {
     return this.#sessions.get(id)
   }
 
-  /** Ends all of them. */
+  /** Ends all sessions. */
   async close(): Promise<void> {
     this.#stopExpiring()
     await Promise.all([...this.#sessions.values()].map((session) => session.cancel()))
   }
 
-  /** Sessions that never got a byte are what probes and impatient clients leave behind. The map is in order of age. */
+  /** Drops the oldest session without bytes: probes and clients that gave up leave such sessions. The map is ordered by age. */
   #dropOldestEmpty(): boolean {
     for (const [id, session] of this.#sessions) {
       if (session.size > 0 || session.isBusy) continue
@@ -284,7 +288,7 @@ export class UploadSessions {
   }
 }
 
-/** Nobody waits for this end: what the disk refuses to take away goes at the next start. */
+/** Ends a session without reporting the disk's errors: the next start removes a temp file that is left. */
 async function cancelQuietly(session: UploadSession): Promise<void> {
   try {
     await session.cancel()
@@ -293,21 +297,15 @@ async function cancelQuietly(session: UploadSession): Promise<void> {
   }
 }
 
-/** Frees bytes on the disk, if so many can be had: content that can be fetched again goes. */
+/** Frees so many bytes on the disk by evicting cached content. Frees nothing if that is not enough. */
 export type MakeRoom = (bytes: number) => Promise<void>
 
-/** More than a line of a journal takes. */
-export const journalBytes = 64 * 1024
-
-/** Enough for a while of writing, so that room need not be made again at once. */
-const maxRoomBytes = 64 * 1024 * 1024
-
 /**
- * Runs a task that writes, and may be run again: while the disk is full, with much and then with `least` bytes of room made
- * for it. Throws an OciError 507 when there is no room to be had.
+ * Runs a task that writes to the disk. While the disk is full, makes room and runs it again: first room for further writes, then
+ * `minBytes`. Throws an OciError 507 when the disk stays full.
  */
-export async function withRoom<T>(makeRoom: MakeRoom, least: number, task: () => Promise<T>): Promise<T> {
-  for (const bytes of [maxRoomBytes, least]) {
+export async function withRoom<T>(makeRoom: MakeRoom, minBytes: number, task: () => Promise<T>): Promise<T> {
+  for (const bytes of [maxRoomBytes, minBytes]) {
     try {
       return await task()
     } catch (error) {
@@ -318,31 +316,31 @@ export async function withRoom<T>(makeRoom: MakeRoom, least: number, task: () =>
   return tellUnwritable(task)
 }
 
-/** Runs a task that writes; a disk that takes nothing, for whatever lasting reason, becomes an OciError 507 that says so. */
+/** Runs a task that writes to the disk. Maps the lasting errors of a disk (full, read-only, no permission) to an OciError 507. */
 export async function tellUnwritable<T>(task: () => Promise<T>): Promise<T> {
   try {
     return await task()
   } catch (error) {
     const minFree = reserveOf(error)
     const why = minFree === undefined ? reasons[errnoOf(error) ?? ''] : describeReserve(minFree)
-    throw why === undefined ? error : new OciError('DENIED', 507, `${why} What is there can still be pulled.`)
+    throw why === undefined ? error : new OciError('DENIED', 507, `${why} Existing images can still be pulled.`)
   }
 }
 
 const noPermission =
-  'The mirror may not write to the folder of its data. Give the folder back to the user who runs it; mirror status names it.'
+  'The mirror has no permission to write to its data folder. Give the folder back to the user who runs the mirror; mirror status names the folder.'
 
-/** The folder is not named here: the client may be on another machine. */
+/** The message does not name the folder, because the client may be on another machine. */
 function describeReserve(minFree: number): string {
-  return `The disk with the data of the mirror would have less than ${formatBytes(minFree)} free, which cache.minFree reserves. Free space on it, or lower cache.minFree; mirror status names its folder.`
+  return `The disk with the mirror's data would have less than ${formatBytes(minFree)} free, the reserve of cache.minFree. Free space on the disk, or lower cache.minFree; mirror status names the folder.`
 }
 
-/** By the system's error. An I/O error is none of them: the next try may succeed. */
+/** Messages by error code. EIO is not among them, because the next try may succeed. */
 const reasons: Readonly<Record<string, string>> = {
-  ENOSPC: 'The disk with the data of the mirror is full. Free space on it; mirror status names its folder.',
+  ENOSPC: "The disk with the mirror's data is full. Free space on the disk; mirror status names the folder.",
   EDQUOT: 'The disk quota of the user who runs the mirror is used up. Free space, or raise the quota.',
   EROFS:
-    'The disk with the data of the mirror is mounted read-only. Remount it, or use another folder: mirror up --data DIR.',
+    "The disk with the mirror's data is mounted read-only. Remount it, or use another folder: mirror up --data DIR.",
   EACCES: noPermission,
   EPERM: noPermission,
 }

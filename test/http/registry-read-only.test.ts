@@ -40,7 +40,7 @@ test.skipIf(process.getuid === undefined || process.getuid() === 0)(
     ]
     for (const answer of answers) {
       expectError(answer, 507, 'DENIED')
-      expect(answer.body.toString()).toContain('may not write to the folder')
+      expect(answer.body.toString()).toContain('no permission to write to its data folder')
     }
     expectContent(await registry.get('/v2/app/manifests/v1'), image.digest)
     await give(0o700)

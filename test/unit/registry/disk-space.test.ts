@@ -6,16 +6,20 @@ test.each([
   [
     'a full disk',
     systemError('ENOSPC', 'write', 'ENOSPC: no space left on device'),
-    /^The disk with the data .* is full\./,
+    /^The disk with the mirror's data is full\./,
   ],
-  ['the reserve', reserveReached(5 * 1024 ** 3), /^The disk with the data .* less than 5 GiB .*cache\.minFree/],
-])('%s is told as what it is, and where the folder is named', async (_, error, message) => {
+  [
+    'the reserve',
+    reserveReached(5 * 1024 ** 3),
+    /^The disk with the mirror's data .* less than 5 GiB .*cache\.minFree/,
+  ],
+])('the error for %s names the cause, and the command that names the folder', async (_, error, message) => {
   const refused = tellUnwritable(() => Promise.reject(error))
   await expect(refused).rejects.toMatchObject({ status: 507, message: expect.stringMatching(message) })
-  await expect(refused).rejects.toThrow('mirror status names its folder')
+  await expect(refused).rejects.toThrow('mirror status names the folder')
 })
 
-test('a full disk without a reserve is not said to be one with it', async () => {
+test('the error for a full disk does not mention the reserve', async () => {
   const error = systemError('ENOSPC', 'write', 'ENOSPC: no space left on device')
   await expect(tellUnwritable(() => Promise.reject(error))).rejects.not.toThrow('minFree')
 })
