@@ -111,7 +111,7 @@ export function startDownload(options: DownloadOptions): Download {
       if (size !== undefined && arrived !== size) throw invalid(`the body has ${arrived} bytes instead of ${size}`)
       if ((await writer.digest()) !== digest) {
         options.onMismatch()
-        throw invalid('the bytes do not have the digest that was asked for')
+        throw invalid('the bytes do not hash to the requested digest')
       }
       size = arrived
       verified = true
@@ -287,7 +287,7 @@ interface RangePart {
   written: number
 }
 
-/** Whether a blob of this size, asked for from its start, is fetched in ranges. */
+/** Whether a blob of this size, requested from its start, is fetched in ranges. */
 function usesRanges(size: number | undefined, { perBlob, bytes, minSize }: RangePolicy): size is number {
   return size !== undefined && perBlob > 1 && bytes > 0 && size >= minSize && size > bytes
 }

@@ -111,6 +111,6 @@ export function toUnknownRegistryError({ registry, name }: Repository): OciError
   return new OciError(
     'NAME_UNKNOWN',
     404,
-    `${host} is not mirrored (asked for ${name}). To mirror it, add "${upstreamSetting(host)}" to mirror.yaml.`,
+    `${host} is not mirrored (requested: ${name}). To mirror it, add "${upstreamSetting(host)}" to mirror.yaml.`,
   )
 }

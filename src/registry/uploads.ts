@@ -252,8 +252,8 @@ export class UploadSessions {
     if (this.#sessions.size >= this.#options.limit && !this.#dropOldestEmpty()) return undefined
     const id = randomBytes(16).toString('hex')
     const { blobs, clock } = this.#options
-    const forget = () => void this.#sessions.delete(id)
-    const session = new UploadSession({ ...upload, id, blobs, clock, onEnd: forget })
+    const onEnd = () => void this.#sessions.delete(id)
+    const session = new UploadSession({ ...upload, id, blobs, clock, onEnd })
     this.#sessions.set(id, session)
     return session
   }

@@ -100,7 +100,7 @@ async function readOn(
 }
 
 describe('a download', () => {
-  test('gives every follower the same bytes, early and late, from any position', () =>
+  test('gives all followers the same bytes, whenever and wherever they start', () =>
     withStore(async ({ blobs }) => {
       const download = start(blobs, () => Promise.resolve(answer(chunks(blob))))
       const early = [readAll(download), readAll(download, 0, 2), readAll(download, 123_456)]
@@ -114,7 +114,7 @@ describe('a download', () => {
       expect(await blobs.stat(digest)).toBe(blob.length)
     }))
 
-  test('finishes when everybody has left', () =>
+  test('finishes after all followers have left', () =>
     withStore(async ({ blobs }) => {
       const download = start(blobs, () => Promise.resolve(answer(chunks(blob))))
       await download.started
@@ -122,7 +122,7 @@ describe('a download', () => {
       expect(await download.settled).toBe(true)
     }))
 
-  test('holds the tail back until the digest agrees, and keeps nothing that is wrong', () =>
+  test('withholds the last bytes until the digest is verified, and stores no wrong bytes', () =>
     withStore(async ({ blobs }) => {
       const wrong = Buffer.from(blob)
       wrong[0] = wrong[0]! ^ 1
@@ -138,7 +138,7 @@ describe('a download', () => {
       expect(await blobs.stat(digest)).toBeUndefined()
     }))
 
-  test('holds back the end of a part too, until the digest of the whole agrees', () =>
+  test('withholds the end of a range until the digest of the whole blob is verified', () =>
     withStore(async ({ blobs }) => {
       const wrong = Buffer.from(blob)
       wrong[399_999]! ^= 1
@@ -152,7 +152,7 @@ describe('a download', () => {
       for (const { error } of readers) expect(error).toMatchObject({ failure: 'invalid' })
     }))
 
-  test('gives nothing of what may not be cut short before the digest agrees', () =>
+  test('sends no byte of an all-or-nothing answer before the digest is verified', () =>
     withStore(async ({ blobs }) => {
       const wrong = Buffer.from(blob)
       wrong[399_999]! ^= 1
@@ -179,7 +179,7 @@ describe('a download', () => {
       expect(asked).toEqual([0, 100_000, 200_000])
     }))
 
-  test('asks for nothing more when all has come and only the end is missing', () =>
+  test('sends no further request when all bytes have arrived and only the end of the body is missing', () =>
     withStore(async ({ blobs }) => {
       const asked: number[] = []
       async function* endless(): AsyncGenerator<Uint8Array> {
@@ -195,7 +195,7 @@ describe('a download', () => {
       expect(await download.settled).toBe(true)
     }))
 
-  test('gives up after three resumptions, and everybody hears of it', () =>
+  test('fails for all followers after three resumptions', () =>
     withStore(async ({ blobs }) => {
       let asked = 0
       const dead: AsyncIterable<Uint8Array> = {
@@ -213,7 +213,7 @@ describe('a download', () => {
       expect(await download.settled).toBe(false)
     }))
 
-  test('refuses another size than the descriptor gives', () =>
+  test('refuses a size that differs from the descriptor', () =>
     withStore(async ({ blobs }) => {
       const download = start(blobs, () => Promise.resolve(answer(chunks(blob), blob.length + 1)), {
         expectedSize: blob.length,
@@ -229,7 +229,7 @@ describe('a download', () => {
       }
     }))
 
-  test('that is being ended takes no newcomers, and one that was ended before it began asks for nothing', () =>
+  test('takes no new followers once it is aborted, and sends no request if it was aborted before its start', () =>
     withStore(async ({ blobs }) => {
       const ending = new AbortController()
       let asked = 0
@@ -247,7 +247,7 @@ describe('a download', () => {
       expect(asked).toBe(1)
     }))
 
-  test('an empty blob is a blob', () =>
+  test('serves an empty blob', () =>
     withStore(async ({ blobs }) => {
       const empty = digestOf(Buffer.alloc(0))
       const download = start(blobs, () => Promise.resolve(answer(chunks(Buffer.alloc(0)), 0)), { digest: empty })
@@ -255,7 +255,7 @@ describe('a download', () => {
       expect(await download.settled).toBe(true)
     }))
 
-  test('an upstream that tells no size is followed to its end', () =>
+  test('reads a body of unknown size to its end', () =>
     withStore(async ({ blobs }) => {
       const download = start(blobs, () =>
         Promise.resolve({ size: undefined, isPart: false, identity: anonymousIdentity, body: chunks(blob) }),
@@ -283,7 +283,7 @@ describe('a download on a full disk', () => {
     return typeof value === 'function' ? (value.bind(target) as unknown) : value
   }
 
-  test('is told from a bug of ours, which nobody is served past', () =>
+  test('fails for all followers on a bug, unlike on a full disk', () =>
     withStore(async ({ blobs }) => {
       const broken = {
         async create() {
@@ -298,7 +298,7 @@ describe('a download on a full disk', () => {
       expect(await download.settled).toBe(false)
     }))
 
-  test.each([0, 120_000])('serves everybody who waits, and keeps nothing (room for %i bytes)', (limit) =>
+  test.each([0, 120_000])('serves all followers and stores nothing (room for %i bytes)', (limit) =>
     withStore(async ({ blobs }) => {
       const asked: number[] = []
       const download = start(fullAfter(blobs, limit), () => Promise.resolve(answer(chunks(blob))), {
@@ -317,7 +317,7 @@ describe('a download on a full disk', () => {
     }),
   )
 
-  describe('larger than the memory that stands in for it', () => {
+  describe('when the blob is larger than the spill buffer', () => {
     const large = randomBytes(24 * 1024 * 1024)
     const largeDigest = digestOf(large)
     const part = { digest: largeDigest }
@@ -329,7 +329,7 @@ describe('a download on a full disk', () => {
       ['partly on the disk, within the withheld end', 1_048_000, 1_050_000],
       ['in memory', 3_000_000, 3_500_000],
       ['in memory, smaller than what is withheld', 3_000_000, 3_001_000],
-    ])('a reader of a part that is %s does not stop it, and gets that part', (_, from, end) =>
+    ])('a reader of a range that is %s gets its range and does not block the download', (_, from, end) =>
       withStore(async ({ blobs }) => {
         const download = start(fullAfter(blobs, 1_048_576), body(large), part)
         const { bytes, error } = await readAll(download, from, 0, { end })
@@ -339,7 +339,7 @@ describe('a download on a full disk', () => {
       }),
     )
 
-    test('readers of parts and of the whole get what they asked for', () =>
+    test('readers of ranges and of the whole blob get what they requested', () =>
       withStore(async ({ blobs }) => {
         const download = start(fullAfter(blobs, 1_048_576), body(large), part)
         const [whole, slow, late] = await Promise.all([
@@ -352,7 +352,7 @@ describe('a download on a full disk', () => {
         expect(late.bytes.equals(large.subarray(20_000_000, 20_000_100))).toBe(true)
       }))
 
-    test('a reader who takes nothing more is cut off, and the others get everything', () =>
+    test('a reader that stops reading is cut off, and the others get everything', () =>
       withStore(async ({ blobs }) => {
         const download = start(fullAfter(blobs, 1_048_576), body(large), { ...part, maxLagMs: 500 })
         const stuck = download.follow(0)
@@ -383,7 +383,7 @@ describe('a download on a full disk', () => {
       return { all, untilStalled }
     }
 
-    test('a reader who pauses and then goes on gets everything, as the others do', () =>
+    test('a reader that pauses and continues gets everything, like the others', () =>
       withStore(async ({ blobs }) => {
         const download = start(fullAfter(blobs, 1_048_576), body(large), part)
         const pausing = download.follow(0)
@@ -423,7 +423,7 @@ describe('a download on a full disk', () => {
       }),
     )
 
-    test('goes on beside many others, though each may hold less than what arrives at a time', () =>
+    test('makes progress beside many others, when its share of memory is smaller than a chunk', () =>
       withStore(async ({ blobs }) => {
         // The last chunk is smaller than what is withheld.
         const bytes = large.subarray(0, 2_820_000)
@@ -436,7 +436,7 @@ describe('a download on a full disk', () => {
         for (const reader of readers) expect(reader.bytes.equals(bytes)).toBe(true)
       }))
 
-    test('a reader who takes all or nothing is told that there is no room', () =>
+    test('an all-or-nothing reader gets an error', () =>
       withStore(async ({ blobs }) => {
         const download = start(fullAfter(blobs, 1_048_576), body(large), part)
         const { bytes, error } = await readAll(download, 0, 0, { isAllOrNothing: true })
@@ -445,7 +445,7 @@ describe('a download on a full disk', () => {
       }))
   })
 
-  test('is waited for at the end, though another one of the same blob has begun after it', () =>
+  test('is awaited by settle(), even if a later download of the same blob has started', () =>
     withStore(async ({ blobs }) => {
       const downloads = new Downloads()
       const origin = { host: 'registry.example', name: 'app', identity: anonymousIdentity }
@@ -477,7 +477,7 @@ describe('a download on a full disk', () => {
       expect(ended).toEqual(['second', 'first', 'all'])
     }))
 
-  test('ends when nobody waits any more', () =>
+  test('ends when it has no followers any more', () =>
     withStore(async ({ blobs }) => {
       const download = start(fullAfter(blobs, 100_000), () => Promise.resolve(answer(chunks(blob))))
       const follower = download.follow(0)
@@ -488,7 +488,7 @@ describe('a download on a full disk', () => {
       expect(download.canFollowFrom(0)).toBe(false)
     }))
 
-  test('ends at once when nobody has ever wanted it, and asks for nothing more', () =>
+  test('ends at once, and sends no further request, when no client has ever requested the blob', () =>
     withStore(async ({ blobs }) => {
       let asked = 0
       let arrived = 0

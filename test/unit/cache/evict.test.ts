@@ -13,8 +13,8 @@ import { bytesOf, openTestStore, openText, putText, temporaryFolder } from '../.
 
 const noLimits = { maxSize: 0, maxAge: 0, minFree: 0 }
 
-function sweeperFor(store: Store, options: Partial<EvictorOptions> = {}): Evictor {
-  const sweeper = createEvictor({
+function createTestEvictor(store: Store, options: Partial<EvictorOptions> = {}): Evictor {
+  const evictor = createEvictor({
     store,
     limits: noLimits,
     isInUse: () => false,
@@ -22,8 +22,8 @@ function sweeperFor(store: Store, options: Partial<EvictorOptions> = {}): Evicto
     clock: systemClock,
     ...options,
   })
-  onTestFinished(() => sweeper.close())
-  return sweeper
+  onTestFinished(() => evictor.close())
+  return evictor
 }
 
 /** Images old (used at 1), middle (2) and new (3): a manifest of its name, its own blob, and a base for all. */
@@ -43,60 +43,60 @@ async function threeImages(): Promise<{ store: Store; record: RepositoryRecord; 
 
 const total = 'baseoldold blobmiddlemiddle blobnewnew blob'.length
 
-describe('what was asked for and the disk refuses', () => {
-  test.each(['rm', 'prune'])('fails with the reason and forgets no image (%s)', async (how) => {
+describe('a removal that the disk refuses', () => {
+  test.each(['rm', 'prune'])('fails with the reason and keeps all image records (%s)', async (how) => {
     const { store, record } = await threeImages()
-    const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: 1 } })
+    const evictor = createTestEvictor(store, { limits: { ...noLimits, maxSize: 1 } })
     // A file that is no program can be entered by nobody, by root neither.
     await rm(store.layout.temporary, { recursive: true })
     await writeFile(store.layout.temporary, '', { mode: 0o600 })
     const asked =
       how === 'rm'
-        ? sweeper.remove(['docker.io/library/app:old'], false)
-        : sweeper.evict({ dryRun: false, isAsked: true })
+        ? evictor.remove(['docker.io/library/app:old'], false)
+        : evictor.evict({ dryRun: false, isAsked: true })
     await expect(asked).rejects.toMatchObject({ code: 'EACCES' })
     expect([...record.tags.keys()]).toEqual(['old', 'middle', 'new'])
     expect(store.blobs.usage.bytes).toBe(total)
   })
 
-  test('fails where a single blob cannot be removed', async () => {
+  test('fails when a single blob cannot be removed', async () => {
     const { store, own } = await threeImages()
     const path = store.layout.blob(own[0]!)
     await rm(path)
     await mkdir(path)
-    await expect(sweeperFor(store).remove(['docker.io/library/app:old'], false)).rejects.toMatchObject({
+    await expect(createTestEvictor(store).remove(['docker.io/library/app:old'], false)).rejects.toMatchObject({
       code: 'ERR_FS_EISDIR',
     })
   })
 
-  test('is told where there is nothing to remove', async () => {
+  test('does not fail when there is nothing to remove', async () => {
     const { store } = await threeImages()
     await rm(store.layout.temporary, { recursive: true })
     await writeFile(store.layout.temporary, '', { mode: 0o600 })
     const nothing = { images: [], blobs: 0, bytes: 0, unknown: [] }
-    expect(await sweeperFor(store).evict({ dryRun: false, isAsked: true })).toEqual(nothing)
+    expect(await createTestEvictor(store).evict({ dryRun: false, isAsked: true })).toEqual(nothing)
   })
 })
 
-describe('a sweep', () => {
-  test('removes the least recently used image, its record before its blobs, and says so', async () => {
+describe('an eviction', () => {
+  test('removes the least recently used image, its record before its blobs, and reports it', async () => {
     const { store, record, own, base } = await threeImages()
-    const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: total - 1 } })
+    const evictor = createTestEvictor(store, { limits: { ...noLimits, maxSize: total - 1 } })
     const expected = { images: ['docker.io/library/app:old'], blobs: 2, bytes: 'oldold blob'.length, unknown: [] }
-    expect(await sweeper.evict({ dryRun: true })).toEqual(expected)
+    expect(await evictor.evict({ dryRun: true })).toEqual(expected)
     expect(store.blobs.usage.bytes).toBe(total)
-    expect(await sweeper.evict({ dryRun: false })).toEqual(expected)
+    expect(await evictor.evict({ dryRun: false })).toEqual(expected)
     expect(store.blobs.usage.bytes).toBe(total - expected.bytes)
     expect([...record.tags.keys()]).toEqual(['middle', 'new'])
     expect(await openText(store, own[0]!)).toBeUndefined()
     expect(await openText(store, base)).toBe('base')
-    expect(await sweeper.evict({ dryRun: false })).toEqual({ images: [], blobs: 0, bytes: 0, unknown: [] })
+    expect(await evictor.evict({ dryRun: false })).toEqual({ images: [], blobs: 0, bytes: 0, unknown: [] })
   })
 
-  test('spares what is pulled between the plan and its turn', async () => {
+  test('spares an image that is pulled between plan and removal', async () => {
     const { store, record } = await threeImages()
     store.runningClock.now = () => 1000
-    const sweeper = sweeperFor(store, {
+    const evictor = createTestEvictor(store, {
       limits: { ...noLimits, maxAge: 10 },
       isInUse: (digest) => {
         // The youngest is looked at when the fate of the oldest is decided already.
@@ -107,16 +107,16 @@ describe('a sweep', () => {
         return false
       },
     })
-    expect((await sweeper.evict({ dryRun: false })).images).toEqual(
+    expect((await evictor.evict({ dryRun: false })).images).toEqual(
       ['middle', 'new'].map((tag) => `docker.io/library/app:${tag}`),
     )
     for (const name of ['old', 'old blob', 'base']) expect(await openText(store, digestFor(name))).toBe(name)
   })
 
-  test('spares a blob that another image has come to name between the plan and its turn', async () => {
+  test('spares a blob that another image starts to reference between plan and removal', async () => {
     const { store } = await threeImages()
     store.runningClock.now = () => 1000
-    const sweeper = sweeperFor(store, {
+    const evictor = createTestEvictor(store, {
       limits: { ...noLimits, maxAge: 10 },
       isInUse: (digest) => {
         if (digest === digestFor('new')) {
@@ -127,37 +127,37 @@ describe('a sweep', () => {
         return false
       },
     })
-    expect((await sweeper.evict({ dryRun: false })).images).toHaveLength(3)
+    expect((await evictor.evict({ dryRun: false })).images).toHaveLength(3)
     expect(await openText(store, digestFor('old blob'))).toBe('old blob')
     expect(store.blobs.usage.blobs).toBe(1)
   })
 
-  test('spares a blob that came into use between the plan and its turn', async () => {
+  test('spares a blob that comes into use between plan and removal', async () => {
     const { store } = await threeImages()
     const nobody = await putText(store, 'nobody')
     let asked = 0
-    const sweeper = sweeperFor(store, {
+    const evictor = createTestEvictor(store, {
       limits: { ...noLimits, maxSize: total },
       isInUse: (digest) => digest === nobody && ++asked > 1,
     })
-    expect(await sweeper.evict({ dryRun: false })).toMatchObject({ blobs: 0, bytes: 0 })
+    expect(await evictor.evict({ dryRun: false })).toMatchObject({ blobs: 0, bytes: 0 })
     expect(asked).toBe(2)
     expect(await openText(store, nobody)).toBe('nobody')
   })
 
-  test('makes the room that is needed, and keeps the reserve of the disk', async () => {
+  test("makes the requested room, and keeps the disk's reserve", async () => {
     const { store } = await threeImages()
-    const sweeper = sweeperFor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => 99 })
-    expect((await sweeper.evict({ dryRun: true })).images).toEqual(['docker.io/library/app:old'])
+    const evictor = createTestEvictor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => 99 })
+    expect((await evictor.evict({ dryRun: true })).images).toEqual(['docker.io/library/app:old'])
     const needBytes = 'oldold blob'.length
-    expect((await sweeper.evict({ dryRun: true, needBytes })).images).toHaveLength(2)
+    expect((await evictor.evict({ dryRun: true, needBytes })).images).toHaveLength(2)
   })
 
-  test('removes no more than what the disk lacks for what is to be written', async () => {
+  test('removes no more than the disk lacks for the write', async () => {
     const { store } = await threeImages()
     let free = 150
-    const sweeper = sweeperFor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => free })
-    const imagesFor = async (needBytes: number) => (await sweeper.evict({ dryRun: true, needBytes })).images.length
+    const evictor = createTestEvictor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => free })
+    const imagesFor = async (needBytes: number) => (await evictor.evict({ dryRun: true, needBytes })).images.length
     expect(await Promise.all([imagesFor(50), imagesFor(51), imagesFor(50 + total), imagesFor(51 + total)])).toEqual([
       0, 1, 2, 0,
     ])
@@ -165,14 +165,14 @@ describe('a sweep', () => {
     expect(await imagesFor(1)).toBe(1)
   })
 
-  test('asks the disk also when it has no reserve', async () => {
+  test('reads the free space of the disk even without a reserve', async () => {
     const { store } = await threeImages()
-    const sweeper = sweeperFor(store, { freeSpace: async () => 10 })
-    expect((await sweeper.evict({ dryRun: true, needBytes: 10 })).images).toEqual([])
-    expect((await sweeper.evict({ dryRun: true, needBytes: 11 })).images).toEqual(['docker.io/library/app:old'])
+    const evictor = createTestEvictor(store, { freeSpace: async () => 10 })
+    expect((await evictor.evict({ dryRun: true, needBytes: 10 })).images).toEqual([])
+    expect((await evictor.evict({ dryRun: true, needBytes: 11 })).images).toEqual(['docker.io/library/app:old'])
   })
 
-  test('drops damaged blobs that were kept before anything else, the oldest first', async () => {
+  test('removes quarantined blobs before anything else, oldest first', async () => {
     const { store } = await threeImages()
     const { layout } = store
     for (const [at, name] of ['first', 'second', 'third'].entries()) {
@@ -187,56 +187,56 @@ describe('a sweep', () => {
       )
     }
     let free = 100
-    const sweeper = sweeperFor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => free })
-    await sweeper.evict({ dryRun: false })
+    const evictor = createTestEvictor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => free })
+    await evictor.evict({ dryRun: false })
     expect(await left()).toEqual(['first', 'second', 'third'])
-    expect((await sweeper.evict({ dryRun: true, needBytes: 31 })).images).toEqual(['docker.io/library/app:old'])
+    expect((await evictor.evict({ dryRun: true, needBytes: 31 })).images).toEqual(['docker.io/library/app:old'])
     expect(await left()).toEqual(['first', 'second', 'third'])
     free = 99
-    expect((await sweeper.evict({ dryRun: false })).blobs).toBe(0)
+    expect((await evictor.evict({ dryRun: false })).blobs).toBe(0)
     expect(await left()).toEqual(['second', 'third'])
     free = 100
-    expect((await sweeper.evict({ dryRun: false, needBytes: 21 })).images).toEqual(['docker.io/library/app:old'])
+    expect((await evictor.evict({ dryRun: false, needBytes: 21 })).images).toEqual(['docker.io/library/app:old'])
     expect(await left()).toEqual([])
   })
 
-  test('runs by itself', async () => {
+  test('runs on a timer', async () => {
     const { store } = await threeImages()
-    sweeperFor(store, { limits: { ...noLimits, maxSize: total - 1 }, intervalMs: 5 })
+    createTestEvictor(store, { limits: { ...noLimits, maxSize: total - 1 }, intervalMs: 5 })
     while (store.blobs.usage.bytes === total) await setTimeout(5)
     expect(await openText(store, digestFor('old'))).toBeUndefined()
   })
 
-  test('runs soon after a blob too many', async () => {
+  test('runs soon after a stored blob exceeds the limit', async () => {
     const { store } = await threeImages()
-    const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: total } })
-    sweeper.schedule()
+    const evictor = createTestEvictor(store, { limits: { ...noLimits, maxSize: total } })
+    evictor.schedule()
     await putText(store, 'one more')
-    sweeper.schedule()
-    sweeper.schedule()
+    evictor.schedule()
+    evictor.schedule()
     while (store.blobs.usage.bytes > total) await setTimeout(5)
     expect(await openText(store, digestFor('new'))).toBe('new')
   })
 
-  test('asked for many times at once removes no more than asked once', async () => {
+  test('requested many times at once removes no more than requested once', async () => {
     const { store } = await threeImages()
-    const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: total - 1 } })
-    const all = await Promise.all(Array.from({ length: 5 }, () => sweeper.evict({ dryRun: false })))
+    const evictor = createTestEvictor(store, { limits: { ...noLimits, maxSize: total - 1 } })
+    const all = await Promise.all(Array.from({ length: 5 }, () => evictor.evict({ dryRun: false })))
     expect(all.flatMap(({ images }) => images)).toEqual(['docker.io/library/app:old'])
   })
 
   test('does nothing after close', async () => {
     const { store } = await threeImages()
-    const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: 1 } })
-    await sweeper.close()
-    sweeper.schedule()
+    const evictor = createTestEvictor(store, { limits: { ...noLimits, maxSize: 1 } })
+    await evictor.close()
+    evictor.schedule()
     await writeFile(store.layout.quarantined(digestFor('bad')), 'bad')
-    await sweeper.evict({ dryRun: false, needBytes: Number.MAX_SAFE_INTEGER })
+    await evictor.evict({ dryRun: false, needBytes: Number.MAX_SAFE_INTEGER })
     expect(store.blobs.usage.bytes).toBe(total)
     expect(await readdir(store.layout.quarantine)).toHaveLength(1)
   })
 
-  test('of many blobs lets other work in between', async () => {
+  test('of many blobs lets other tasks run in between', async () => {
     const store = await openTestStore(await temporaryFolder())
     await store.blobs.ready
     const sizes = store.blobs.sizes as Map<Digest, number>
@@ -248,11 +248,11 @@ describe('a sweep', () => {
         for (const name of names) sizes.set(digestFor(name), 1)
       }
     }
-    const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: 50_000 } })
+    const evictor = createTestEvictor(store, { limits: { ...noLimits, maxSize: 50_000 } })
     const delay = monitorEventLoopDelay({ resolution: 1 })
     await setTimeout(5)
     delay.enable()
-    const removal = await sweeper.evict({ dryRun: true })
+    const removal = await evictor.evict({ dryRun: true })
     delay.disable()
     expect(removal.blobs).toBe(50_000)
     // Not a matter of this machine's speed: without pauses it would be called back once, at the end.
@@ -261,11 +261,11 @@ describe('a sweep', () => {
   })
 })
 
-describe('removing by name', () => {
+describe('a removal by name', () => {
   const cases: [string, string[], string[]][] = [
     ['an image', ['docker.io/library/app:old'], ['old', 'old blob']],
     ['an image by digest', [`docker.io/library/app@${digestFor('old')}`], ['old', 'old blob']],
-    ['a digest wherever it is', [digestFor('old')], ['old', 'old blob']],
+    ['a digest in any repository', [digestFor('old')], ['old', 'old blob']],
     ['a single blob', [digestFor('base')], ['base']],
     [
       'a repository',
@@ -273,49 +273,49 @@ describe('removing by name', () => {
       ['base', 'old', 'old blob', 'middle', 'middle blob', 'new', 'new blob'],
     ],
     [
-      'several',
+      'several images',
       ['docker.io/library/app:old', 'docker.io/library/app:middle'],
       ['old', 'old blob', 'middle', 'middle blob'],
     ],
   ]
-  test.each(cases)('takes %s, and nothing that others need', async (_, names, gone) => {
+  test.each(cases)('removes %s, and nothing that others need', async (_, names, removed) => {
     const { store } = await threeImages()
-    const sweeper = sweeperFor(store)
-    const preview = await sweeper.remove(names, true)
+    const evictor = createTestEvictor(store)
+    const preview = await evictor.remove(names, true)
     expect(store.blobs.usage.bytes).toBe(total)
-    const removal = await sweeper.remove(names, false)
+    const removal = await evictor.remove(names, false)
     expect(removal).toEqual(preview)
-    expect(removal).toMatchObject({ blobs: gone.length, bytes: gone.join('').length, unknown: [] })
-    for (const name of gone) expect(await store.blobs.stat(digestOf(bytesOf(name)))).toBeUndefined()
-    expect(store.blobs.usage.bytes).toBe(total - gone.join('').length)
+    expect(removal).toMatchObject({ blobs: removed.length, bytes: removed.join('').length, unknown: [] })
+    for (const name of removed) expect(await store.blobs.stat(digestOf(bytesOf(name)))).toBeUndefined()
+    expect(store.blobs.usage.bytes).toBe(total - removed.join('').length)
   })
 
-  test('takes one of two tags and leaves the image to the other', async () => {
+  test('removes one of two tags, and keeps the image for the other', async () => {
     const { store, record } = await threeImages()
     record.tags.set('also', { ...record.tags.get('old')! })
-    const sweeper = sweeperFor(store)
-    expect(await sweeper.remove(['docker.io/library/app:old'], false)).toEqual({
+    const evictor = createTestEvictor(store)
+    expect(await evictor.remove(['docker.io/library/app:old'], false)).toEqual({
       images: ['docker.io/library/app:old'],
       blobs: 0,
       bytes: 0,
       unknown: [],
     })
     expect(record.tags.has('also')).toBe(true)
-    expect((await sweeper.remove(['docker.io/library/app:also'], false)).blobs).toBe(2)
+    expect((await evictor.remove(['docker.io/library/app:also'], false)).blobs).toBe(2)
   })
 
-  test('names what it does not know', async () => {
+  test('returns the names that match nothing', async () => {
     const { store } = await threeImages()
     const names = ['docker.io/library/app:none', 'app:old', 'docker.io/library', digestFor('none'), '', '__proto__']
-    const removal = await sweeperFor(store).remove([...names, 'docker.io/library/app:old'], true)
+    const removal = await createTestEvictor(store).remove([...names, 'docker.io/library/app:old'], true)
     expect(removal.unknown).toEqual(names)
     expect(removal.images).toEqual(['docker.io/library/app:old'])
   })
 
-  test('forgets an image in use, whose blobs stay until they are let go', async () => {
+  test('removes the record of an image in use, and keeps its blobs while they are in use', async () => {
     const { store, record } = await threeImages()
-    const sweeper = sweeperFor(store, { isInUse: (digest) => digest === digestFor('old blob') })
-    expect((await sweeper.remove(['docker.io/library/app:old'], false)).blobs).toBe(1)
+    const evictor = createTestEvictor(store, { isInUse: (digest) => digest === digestFor('old blob') })
+    expect((await evictor.remove(['docker.io/library/app:old'], false)).blobs).toBe(1)
     expect(record.tags.has('old')).toBe(false)
     expect(await openText(store, digestFor('old blob'))).toBe('old blob')
   })

@@ -66,8 +66,8 @@ function addList(record: RepositoryRecord, subject: string, usedAt: number): voi
   record.referrers.set(subject, { subject: digestFor(subject), identity: anonymousIdentity, digest, usedAt, ...page })
 }
 
-describe('what is evicted', () => {
-  test('is a list of referrers with its image, whenever somebody asked for it', () => {
+describe('an eviction plan', () => {
+  test('evicts a list of referrers with its image, whenever the list was requested', () => {
     const { records, sizes } = twoImages()
     const [record] = records as [RepositoryRecord]
     addList(record, 'old', 90)
@@ -89,7 +89,7 @@ describe('what is evicted', () => {
     expect([...record.referrers.keys()]).toEqual(['new'])
   })
 
-  test('is a list of referrers of an image that is not held by its own age', () => {
+  test('evicts a list of referrers by its own age when its image has no record', () => {
     const record = emptyRecord()
     addList(record, 'elsewhere', 10)
     addList(record, 'another', 50)
@@ -99,13 +99,13 @@ describe('what is evicted', () => {
     expect(planned({ ...given, maxAge: 0, maxSize: 13 })).toMatchObject({ blobs: ['list of elsewhere'] })
   })
 
-  test('is nothing when there are no limits, or they are kept', () => {
+  test('evicts nothing without limits, or within them', () => {
     expect(planned(twoImages())).toEqual(nothing)
     expect(planned({ ...twoImages(), maxSize: 1202, maxAge: 100 })).toEqual(nothing)
     expect(planned({ records: [], sizes: {}, maxSize: 1, maxAge: 1, needBytes: 1 })).toEqual(nothing)
   })
 
-  test('is the image least recently used; what it shares with a kept one stays', () => {
+  test('evicts the least recently used image, without the blobs that it shares with another', () => {
     expect(planned({ ...twoImages(), maxSize: 1201 })).toEqual({
       images: ['app:old'],
       blobs: ['old', 'old layer'],
@@ -113,7 +113,7 @@ describe('what is evicted', () => {
     })
   })
 
-  test('is counted from the latest use of any manifest of an image', () => {
+  test('takes the latest use of any manifest as the use of its image', () => {
     const given = twoImages()
     addManifest(given.records[0]!, 'index', { tags: ['index'], manifests: ['old'], usedAt: 1 })
     given.records[0]!.tags.delete('old')
@@ -121,7 +121,7 @@ describe('what is evicted', () => {
     expect(planned({ ...given, sizes: { ...given.sizes, index: 1 }, maxSize: 1202 }).images).toEqual(['app:new'])
   })
 
-  test('begins with what nobody names, the rest stays when that is enough', () => {
+  test('evicts unreferenced blobs first, and nothing else when they are enough', () => {
     const given = twoImages()
     given.sizes['nobody'] = 50
     expect(planned({ ...given, maxSize: 1202 })).toEqual({ images: [], blobs: ['nobody'], bytes: 50 })
@@ -132,11 +132,11 @@ describe('what is evicted', () => {
     })
   })
 
-  test('leaves what nobody names while there is room: its upstream may vouch for it again', () => {
+  test('keeps unreferenced blobs while there is room, because a new grant may reference them again', () => {
     expect(planned({ records: [], sizes: { nobody: 50 }, maxSize: 50, maxAge: 1 })).toEqual(nothing)
   })
 
-  test('are blobs of the image that was pulled last, when it alone is too large; its record stays', () => {
+  test('evicts blobs of the most recently pulled image, but not its record, when that image alone is too large', () => {
     expect(planned({ ...twoImages(), maxSize: 150 })).toEqual({
       images: ['app:old'],
       blobs: ['old', 'old layer', 'base'],
@@ -147,7 +147,7 @@ describe('what is evicted', () => {
     )
   })
 
-  test('is never what is in use, nor an image of which a part is in use', () => {
+  test('evicts neither a blob in use, nor an image with a blob in use', () => {
     expect(planned({ ...twoImages(), maxSize: 1201, inUse: ['old layer'] })).toEqual({
       images: [],
       blobs: ['base'],
@@ -158,7 +158,7 @@ describe('what is evicted', () => {
     expect(planned({ records: [], sizes: { nobody: 50 }, maxSize: 1, inUse: ['nobody'] })).toEqual(nothing)
   })
 
-  test('are blobs of images in use when nothing else is left, the least recently used and the largest first', () => {
+  test('evicts unused blobs of images in use at last, least recently used and largest first', () => {
     const given = { ...twoImages(), inUse: ['old', 'new'] }
     expect(planned({ ...given, needBytes: 1 }).blobs).toEqual(['old layer'])
     expect(planned({ ...given, needBytes: 101 }).blobs).toEqual(['old layer', 'base'])
@@ -169,7 +169,7 @@ describe('what is evicted', () => {
     })
   })
 
-  test('is every image unused for longer than the age, also the last', () => {
+  test('evicts every image that is older than the maximum age, even the last one', () => {
     expect(planned({ ...twoImages(), maxAge: 80 }).images).toEqual(['app:old'])
     expect(planned({ ...twoImages(), maxAge: 79 })).toEqual({
       images: ['app:old', 'app:new'],
@@ -178,16 +178,16 @@ describe('what is evicted', () => {
     })
   })
 
-  test('is nothing more when running time has gone back', () => {
+  test('evicts nothing when the running time has gone back', () => {
     expect(planned({ ...twoImages(), maxAge: 1, now: 0 })).toEqual(nothing)
   })
 
-  test('is as much as is needed, whatever the size is', () => {
+  test('evicts as much as a write needs, whatever the maximum size is', () => {
     expect(planned({ ...twoImages(), needBytes: 101 })).toMatchObject({ images: ['app:old'], bytes: 101 })
     expect(planned({ ...twoImages(), maxSize: 1300, needBytes: 102 }).bytes).toBeGreaterThan(101)
   })
 
-  test('is nothing for what could not be written even if everything went', () => {
+  test('evicts nothing for a write that would not fit into an empty store', () => {
     expect(planned({ ...twoImages(), needBytes: 1202 }).bytes).toBe(1202)
     expect(planned({ ...twoImages(), needBytes: 1203 })).toEqual(nothing)
     expect(planned({ ...twoImages(), needBytes: 1202, inUse: ['old'] })).toEqual(nothing)
@@ -195,11 +195,11 @@ describe('what is evicted', () => {
     expect(planned({ ...twoImages(), ...limits })).toMatchObject({ images: ['app:old'], bytes: 101 })
   })
 
-  test('is all there is when the disk lacks even more of its reserve', () => {
+  test('evicts everything when the disk lacks even more of its reserve', () => {
     expect(planned({ ...twoImages(), reserveBytes: 9999 }).bytes).toBe(1202)
   })
 
-  test('is a blob confirmed by itself in its turn, and only with its last holder', () => {
+  test('evicts a blob with a grant of its own by age, and only with its last reference', () => {
     const given = twoImages()
     const other = emptyRecord('library/other')
     other.blobs.set(digestFor('alone'), { size: 7, identity: anonymousIdentity, usedAt: 5 })
@@ -211,7 +211,7 @@ describe('what is evicted', () => {
     expect(planned({ ...given, needBytes: 9 }).blobs).toEqual(['alone', 'old', 'old layer'])
   })
 
-  test('stays while another repository or upstream names it', () => {
+  test('keeps a blob that another repository or upstream references', () => {
     const given = twoImages()
     const other = emptyRecord('library/app', 'ghcr.io')
     addManifest(other, 'old', { tags: ['v1'], blobs: ['base', 'old layer'], usedAt: 50 })
@@ -223,15 +223,15 @@ describe('what is evicted', () => {
     })
   })
 
-  test('leaves records alone whose content is gone already', () => {
+  test('keeps the records of content that was evicted before', () => {
     const given = twoImages()
     given.sizes = { new: 1, 'new layer': 100 }
     expect(planned({ ...given, maxSize: 50 })).toEqual({ images: [], blobs: ['new layer'], bytes: 100 })
   })
 })
 
-describe('forgetting an image', () => {
-  test('takes its tags, its manifest and the children that no kept image names', () => {
+describe("the removal of an image's references", () => {
+  test('removes its tags, its manifest, and the child manifests that no other image names', () => {
     const record = emptyRecord()
     addManifest(record, 'gone', { tags: ['v1', 'v2'], manifests: ['shared', 'own', 'tagged'], usedAt: 1 })
     addManifest(record, 'kept', { tags: ['v3'], manifests: ['shared'], usedAt: 50 })
@@ -250,7 +250,7 @@ describe('forgetting an image', () => {
     // The image took its use from its children: it is as young as they are.
     expect(plan.references).toEqual([])
     record.manifests.get(digestFor('tagged'))!.usedAt = 1
-    const { references: gone } = toEnd({
+    const { references: removals } = toEnd({
       records: [record],
       sizes: sizesOf({ gone: 1 }),
       limits: { maxSize: 0, maxAge: 45, reserveBytes: 0, needBytes: 0 },
@@ -259,16 +259,16 @@ describe('forgetting an image', () => {
     })
     removeReferences(
       record,
-      gone.filter(({ reference: holding }) => holding.digest === digestFor('gone')),
+      removals.filter(({ reference }) => reference.digest === digestFor('gone')),
     )
     expect([...record.tags.keys()].toSorted()).toEqual(['child', 'v3'])
     expect(new Set(record.manifests.keys())).toEqual(new Set(['kept', 'shared', 'tagged', 'single'].map(digestFor)))
   })
 
-  test('leaves an image that has been tagged again meanwhile', () => {
+  test('keeps an image that was tagged again meanwhile', () => {
     const record = emptyRecord()
     addManifest(record, 'image', { tags: ['v1'], usedAt: 1 })
-    const { references: gone } = toEnd({
+    const { references: removals } = toEnd({
       records: [record],
       sizes: sizesOf({ image: 1 }),
       limits: { maxSize: 0, maxAge: 1, reserveBytes: 0, needBytes: 0 },
@@ -277,7 +277,7 @@ describe('forgetting an image', () => {
     })
     record.tags.set('v2', { ...record.tags.get('v1')! })
     record.tags.set('v1', { ...record.tags.get('v1')!, digest: digestFor('other') })
-    removeReferences(record, gone)
+    removeReferences(record, removals)
     expect([...record.tags.keys()]).toEqual(['v1', 'v2'])
     expect(record.manifests.has(digestFor('image'))).toBe(true)
   })

@@ -13,14 +13,14 @@ const fails = async (): Promise<string> => {
 }
 const never = () => new Promise<string>(() => {})
 
-test('a credential that cannot be had leaves its owner who he was', async () => {
+test('the last identity stays while the credential cannot be read', async () => {
   const { upstream, of } = open()
   expect(await of()).toBe('ann')
   upstream.identity = fails
   expect(await of()).toBe('ann')
 })
 
-test('nobody waits for a helper that has failed before', async () => {
+test('no request waits for a credential helper that has failed before', async () => {
   const { upstream, of } = open()
   await of()
   upstream.identity = fails
@@ -29,7 +29,7 @@ test('nobody waits for a helper that has failed before', async () => {
   expect(await of()).toBe('ann')
 })
 
-test('another owner is known as soon as a failing helper answers again', async () => {
+test('the identity changes as soon as a failing credential helper works again with another credential', async () => {
   const { upstream, of } = open()
   await of()
   upstream.identity = fails
@@ -39,7 +39,7 @@ test('another owner is known as soon as a failing helper answers again', async (
   expect(await of()).toBe('bob')
 })
 
-test('who has had no credential is not taken for nobody when one cannot be had', async () => {
+test('a failing credential helper never makes a caller without a last identity anonymous', async () => {
   const { upstream, of } = open()
   upstream.identity = async () => 'anonymous'
   expect(await of()).toBe('anonymous')

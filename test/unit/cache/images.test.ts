@@ -4,8 +4,8 @@ import { addManifest, digestFor, emptyRecord, sizesOf } from '../../support/stor
 
 const sizes = sizesOf({ index: 1, amd64: 10, arm64: 10, base: 1000, top: 100, single: 5 })
 
-describe('the list of images', () => {
-  test('has one a tag, with what is held of it through all its manifests, each blob once', () => {
+describe('the list of cached images', () => {
+  test('has one entry per tag, and counts each stored blob of all its manifests once', () => {
     const record = emptyRecord()
     addManifest(record, 'index', { tags: ['v1', 'latest'], manifests: ['amd64', 'arm64'] })
     addManifest(record, 'amd64', { blobs: ['base', 'top', 'top', 'not held'] })
@@ -32,7 +32,7 @@ describe('the list of images', () => {
     ])
   })
 
-  test('has what was only asked for by digest, but no children of another image', () => {
+  test('has images that were only pulled by digest, but no child manifests', () => {
     const record = emptyRecord()
     addManifest(record, 'index', { manifests: ['amd64'] })
     addManifest(record, 'amd64', { blobs: ['top'] })
@@ -45,7 +45,7 @@ describe('the list of images', () => {
     )
   })
 
-  test('has a tag although its manifest is also a child of another', () => {
+  test('has a tag even if its manifest is also a child of another image', () => {
     const record = emptyRecord()
     addManifest(record, 'index', { tags: ['all'], manifests: ['amd64'] })
     addManifest(record, 'amd64', { tags: ['amd64'] })
@@ -55,7 +55,7 @@ describe('the list of images', () => {
     ])
   })
 
-  test('keeps equal names of different upstreams apart, and has nothing that is not held', () => {
+  test('distinguishes equal names of different upstreams, and omits images without stored blobs', () => {
     const records = ['docker.io', 'ghcr.io'].map((host) => {
       const record = emptyRecord('app', host)
       addManifest(record, host === 'ghcr.io' ? 'single' : 'gone', { tags: ['v1'] })
@@ -64,7 +64,7 @@ describe('the list of images', () => {
     expect(listImages({ all: () => records }, sizes).map(({ name }) => name)).toEqual(['ghcr.io/app:v1'])
   })
 
-  test('ends though damaged records name each other in a circle', () => {
+  test('ends even if damaged records reference each other in a cycle', () => {
     const record = emptyRecord()
     addManifest(record, 'index', { tags: ['v1'], manifests: ['amd64'] })
     addManifest(record, 'amd64', { manifests: ['index'] })

@@ -79,7 +79,7 @@ function start(layers: number) {
   }
 }
 
-test('the layers behind the one that is asked for are fetched in order, so many at a time', async () => {
+test('the layers behind the requested one are prefetched in order, up to the limit at a time', async () => {
   const { prefetcher, fetched, turn, order } = start(2)
   prefetcher.recordManifest(place(), manifest)
   prefetcher.recordBlob(place(), digests[1]!)
@@ -91,7 +91,7 @@ test('the layers behind the one that is asked for are fetched in order, so many 
   expect(order()).toEqual(digests.slice(2, 5))
 })
 
-test('one that is not kept is the last one', async () => {
+test('prefetching stops after a layer that could not be stored', async () => {
   const { prefetcher, fetched, turn, order } = start(2)
   prefetcher.recordManifest(place(), manifest)
   prefetcher.recordBlob(place(), digests[0]!)
@@ -102,7 +102,7 @@ test('one that is not kept is the last one', async () => {
   expect(order()).toEqual(digests.slice(1, 3))
 })
 
-test('when nobody asks for the image any more, what nobody has joined is let go of', async () => {
+test('prefetched downloads without a client are aborted when the pull does not continue', async () => {
   const { prefetcher, fetched, turn, pass, order } = start(3)
   prefetcher.recordManifest(place(), manifest)
   prefetcher.recordBlob(place(), digests[0]!)
@@ -118,7 +118,7 @@ test('when nobody asks for the image any more, what nobody has joined is let go 
   expect(order()).toEqual(digests.slice(1, 5))
 })
 
-test('what a client waits for is not let go of before it has begun', async () => {
+test('a prefetched download that a client waits for is not aborted before it has started', async () => {
   const { prefetcher, fetched, turn, pass } = start(2)
   prefetcher.recordManifest(place(), manifest)
   prefetcher.recordBlob(place(), digests[0]!)
@@ -129,7 +129,7 @@ test('what a client waits for is not let go of before it has begun', async () =>
   expect(fetched[0]!.signal.aborted).toBe(false)
 })
 
-test('while the client reads what it asked for by itself, the image is wanted', async () => {
+test('a pull continues while its client reads the layer that it has requested', async () => {
   const { prefetcher, fetched, turn, pass } = start(3)
   const own = { isFollowed: true }
   prefetcher.recordManifest(place(), manifest)

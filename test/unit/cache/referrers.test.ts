@@ -83,7 +83,7 @@ test.each([
   ['', 2],
   ['artifactType=a%2Fb', 2],
   ['artifactType=a%2Fc', 0],
-])('many clients that ask for one kept list at once (?%s) share one reading of it', async (query, count) => {
+])('concurrent requests of a stored list of referrers (?%s) share one read', async (query, count) => {
   await withStore(async (store) => {
     const { reads, ask } = await setUp(store)
     const answers = await Promise.all(Array.from({ length: 40 }, () => ask(3, query)))
@@ -95,7 +95,7 @@ test.each([
   })
 })
 
-test.each(['', 'artifactType=a%2Fb'])('large kept lists (?%s) are read one at a time', async (query) => {
+test.each(['', 'artifactType=a%2Fb'])('large stored lists of referrers (?%s) are read one at a time', async (query) => {
   await withStore(async (store) => {
     const { reads, ask, numbers } = await setUp(store)
     const answers = await Promise.all(numbers.map((number) => ask(number, query)))
@@ -108,28 +108,32 @@ test.each(['', 'artifactType=a%2Fb'])('large kept lists (?%s) are read one at a 
 test.each([
   ['with the API', true],
   ['without it', false],
-])('a list that is removed while its upstream (%s) is asked again stays away', async (_, hasApi) => {
-  await withStore(async (store) => {
-    const { state, ask } = await setUp(store, { patience: 0, hasApi })
-    const kept = () => [...store.refs.get('registry.example', 'app')!.referrers.values()].map(({ subject }) => subject)
-    expect(kept()).toContain(subjectOf(3))
-    let letGo = () => {}
-    state.held = new Promise((resolve) => (letGo = resolve))
-    state.isDown = false
-    expect((await ask(3)).provenance.outcome).toBe('stale')
+])(
+  'a list of referrers that is removed during a request to its upstream (%s) is not stored again',
+  async (_, hasApi) => {
+    await withStore(async (store) => {
+      const { state, ask } = await setUp(store, { patience: 0, hasApi })
+      const kept = () =>
+        [...store.refs.get('registry.example', 'app')!.referrers.values()].map(({ subject }) => subject)
+      expect(kept()).toContain(subjectOf(3))
+      let letGo = () => {}
+      state.held = new Promise((resolve) => (letGo = resolve))
+      state.isDown = false
+      expect((await ask(3)).provenance.outcome).toBe('stale')
 
-    const limits = { maxSize: 0, maxAge: 0, minFree: 0 }
-    const sweeper = createEvictor({ store, limits, isInUse: () => false, logger: silentLogger, clock: systemClock })
-    await sweeper.remove([subjectOf(3)], false)
-    await sweeper.close()
-    expect(kept()).not.toContain(subjectOf(3))
-    const waiting = ask(3)
-    letGo()
-    expect((await waiting).provenance.outcome).toBe('passed')
-    expect(kept()).toHaveLength(lists - 1)
-    expect(kept()).not.toContain(subjectOf(3))
+      const limits = { maxSize: 0, maxAge: 0, minFree: 0 }
+      const evictor = createEvictor({ store, limits, isInUse: () => false, logger: silentLogger, clock: systemClock })
+      await evictor.remove([subjectOf(3)], false)
+      await evictor.close()
+      expect(kept()).not.toContain(subjectOf(3))
+      const waiting = ask(3)
+      letGo()
+      expect((await waiting).provenance.outcome).toBe('passed')
+      expect(kept()).toHaveLength(lists - 1)
+      expect(kept()).not.toContain(subjectOf(3))
 
-    await ask(3)
-    expect(kept()).toContain(subjectOf(3))
-  })
-})
+      await ask(3)
+      expect(kept()).toContain(subjectOf(3))
+    })
+  },
+)

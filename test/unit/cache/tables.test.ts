@@ -13,9 +13,9 @@ import type { ManifestRecord, RepositoryRecord } from '../../../src/store/record
 const digests = ['a', 'b', 'c', 'd'].map((text) => digestOf(Buffer.from(text))) as [Digest, Digest, Digest, Digest]
 const bytesOf = (value: unknown) => Buffer.from(typeof value === 'string' ? value : JSON.stringify(value))
 
-describe('freshness of tags', () => {
+describe('the freshness of tags', () => {
   const age = { checkedAt: 100, now: 150, freshFor: 100, noCache: false, offline: false }
-  test('fresh for a while, then not; never on no-cache, always offline, not after a start', () => {
+  test('a tag is fresh for a while, always when offline, never with no-cache or after a start', () => {
     expect(isFresh(age)).toBe(true)
     expect(isFresh({ ...age, now: 200 })).toBe(false)
     expect(isFresh({ ...age, noCache: true })).toBe(false)
@@ -24,7 +24,7 @@ describe('freshness of tags', () => {
     expect(isFresh({ ...age, freshFor: 0, now: 100 })).toBe(false)
   })
 
-  test('stale stands in for outages, and for a "no" only when told so', () => {
+  test('a stale tag replaces an outage, and a refusal only with the policy "always"', () => {
     for (const failure of ['limited', 'unavailable', 'invalid'] as const) {
       expect([
         mayServeStale('on-error', failure),
@@ -42,9 +42,9 @@ describe('freshness of tags', () => {
   })
 })
 
-describe('outlines of manifests', () => {
+describe('the outline of a manifest', () => {
   const descriptor = (digest: Digest) => ({ mediaType: 'x/y', digest, size: 3 })
-  test('an image manifest names its config and layers, an index its manifests', async () => {
+  test('has the config and layers of an image manifest, and the manifests of an index', async () => {
     const manifest = { schemaVersion: 2, config: descriptor(digests[0]), layers: [descriptor(digests[1])] }
     expect(await outlineManifest(bytesOf(manifest), 'application/vnd.oci.image.manifest.v1+json')).toMatchObject({
       links: [
@@ -63,7 +63,7 @@ describe('outlines of manifests', () => {
     [{ manifests: null, mediaType: null }, 'application/vnd.oci.image.index.v1+json'],
     [{ manifests: null, layers: null, fsLayers: null }, 'application/vnd.oci.image.index.v1+json'],
     [{ manifests: null, config: descriptor(digests[0]) }, 'application/vnd.oci.image.manifest.v1+json'],
-  ])('members that are null are not there: %j', async (members, mediaType) => {
+  ])('ignores members that are null: %j', async (members, mediaType) => {
     const bytes = bytesOf({ schemaVersion: 2, ...members })
     expect(await outlineManifest(bytes, 'application/json')).toMatchObject({ mediaType })
   })
@@ -76,20 +76,20 @@ describe('outlines of manifests', () => {
     ['null', 'not-a-manifest'],
     ['{"schemaVersion":1,"fsLayers":[]}', 'schema1'],
     ['['.repeat(100_000), 'not-a-manifest'],
-  ])('%.30s is %s', async (text, problem) => {
+  ])('of the text %.30s is %s', async (text, problem) => {
     expect(await outlineManifest(bytesOf(text), 'application/json')).toBe(problem)
   })
 
-  test('what is no descriptor is passed over, __proto__ included', async () => {
+  test('skips entries that are not descriptors, such as __proto__', async () => {
     const text = `{"schemaVersion":2,"__proto__":{"x":1},"config":null,"layers":[1,null,{"digest":"sha256:x","size":1},{"digest":"${digests[0]}","size":-1},{"digest":"${digests[0]}","size":1e400}],"manifests":{}}`
     expect(await outlineManifest(bytesOf(text), '')).toMatchObject({ links: [] })
     expect(({} as { x?: number }).x).toBeUndefined()
   })
 })
 
-describe('pages of lists', () => {
+describe('a page of a list', () => {
   const all = ['a', 'b', 'c']
-  test('n, last, and the next page', () => {
+  test('has n entries behind last, and links to the next page', () => {
     expect(pageOf(all, { n: undefined, last: undefined })).toEqual({ entries: all, next: undefined })
     expect(pageOf(all, { n: '2', last: undefined })).toEqual({ entries: ['a', 'b'], next: 'n=2&last=b' })
     expect(pageOf(all, { n: '2', last: 'b' })).toEqual({ entries: ['c'], next: undefined })
@@ -97,11 +97,11 @@ describe('pages of lists', () => {
     expect(pageOf(all, { n: '999999999', last: undefined }).entries).toEqual(all)
   })
 
-  test.each(['-1', 'x', '', '1.5'])('n=%s is refused', (n) => {
+  test.each(['-1', 'x', '', '1.5'])('is refused for n=%s', (n) => {
     expect(() => pageOf(all, { n, last: undefined })).toThrow('number')
   })
 
-  test('referrers are kept under a tag where there is no API, and filtered by type', () => {
+  test('of referrers can come from the referrers tag, and is filtered by artifact type', () => {
     expect(referrersTag(digests[0])).toBe(digests[0].replace(':', '-'))
     expect(referrersTag(digestOf(Buffer.from(''), 'sha512'))).toHaveLength('sha512-'.length + 64)
     const index = JSON.parse(Buffer.from(referrersIndex([{ artifactType: 'a/b' }, {}, null], 'a/b')).toString()) as {
@@ -131,31 +131,30 @@ function recordOf(manifests: [Digest, Partial<ManifestRecord>][]): RepositoryRec
   }
 }
 
-describe("an upstream's word", () => {
-  const me = parseIdentity('me')
+describe('a grant', () => {
   const link = (digest: Digest, mediaType = 'l/t') => ({ kind: 'blob' as const, digest, size: 7, mediaType })
 
-  test('comes from a manifest that names the content, for whom it was given', () => {
-    const record = recordOf([[digests[0], { identity: me, links: [link(digests[1])] }]])
-    expect(findGrant(record, digests[1], me)).toMatchObject({ size: 7 })
-    expect(findGrant(record, digests[0], me)).toMatchObject({ mediaType: 'm/t' })
-    expect(findGrant(record, digests[1], anonymousIdentity)).toBeUndefined()
-    expect(findGrant(record, digests[2], me)).toBeUndefined()
-    expect(findGrant(undefined, digests[1], me)).toBeUndefined()
+  test('follows from a manifest that names the content, for the identity of that manifest', () => {
+    const record = recordOf([[digests[0], { identity: 'me', links: [link(digests[1])] }]])
+    expect(findGrant(record, digests[1], 'me')).toMatchObject({ size: 7 })
+    expect(findGrant(record, digests[0], 'me')).toMatchObject({ mediaType: 'm/t' })
+    expect(findGrant(record, digests[1], 'anonymous')).toBeUndefined()
+    expect(findGrant(record, digests[2], 'me')).toBeUndefined()
+    expect(findGrant(undefined, digests[1], 'me')).toBeUndefined()
   })
 
-  test('nobody vouches for foreign layers by naming them', () => {
+  test('does not follow from a manifest that names a foreign layer', () => {
     const foreign = link(digests[1], 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip')
     expect(findGrant(recordOf([[digests[0], { links: [foreign] }]]), digests[1], anonymousIdentity)).toBeUndefined()
   })
 
-  test('what was given to nobody in particular stays good for everybody', () => {
-    expect(widerIdentity(anonymousIdentity, me)).toBe(anonymousIdentity)
-    expect(widerIdentity(me, anonymousIdentity)).toBe(anonymousIdentity)
-    expect(widerIdentity(undefined, me)).toBe(me)
+  test('stays anonymous when a credential gets the same grant', () => {
+    expect(widerIdentity('anonymous', 'me')).toBe('anonymous')
+    expect(widerIdentity('me', 'anonymous')).toBe('anonymous')
+    expect(widerIdentity(undefined, 'me')).toBe('me')
   })
 
-  test('is taken back for one identity only', () => {
+  test('is revoked for one identity only', () => {
     const record = recordOf([
       [digests[0], { identity: me }],
       [digests[1], { identity: anonymousIdentity }],
@@ -166,7 +165,7 @@ describe("an upstream's word", () => {
   })
 })
 
-describe('counting pulls', () => {
+describe('the pull counter', () => {
   function tracked() {
     let now = 0
     const record = recordOf([
@@ -183,7 +182,7 @@ describe('counting pulls', () => {
     return { record, tag, byTag, byDigest, wait: (ms: number) => (now += ms) }
   }
 
-  test("containerd's HEAD, index and manifest are one pull", () => {
+  test("counts containerd's HEAD, index and manifest as one pull", () => {
     const { tag, byTag, byDigest, record } = tracked()
     byTag(true)
     expect(tag.pulls).toBe(0)
@@ -194,7 +193,7 @@ describe('counting pulls', () => {
     expect(record.manifests.get(digests[1])!.pulls).toBe(0)
   })
 
-  test("podman's GET by tag and by digest are one pull, and a second one later is a second", () => {
+  test("counts podman's GETs by tag and by digest as one pull, and later ones as a second pull", () => {
     const { tag, byTag, byDigest, wait } = tracked()
     byTag(false)
     byDigest(digests[1])
@@ -204,7 +203,7 @@ describe('counting pulls', () => {
     expect(tag.pulls).toBe(2)
   })
 
-  test('polling with HEAD is no pull and keeps nothing alive', () => {
+  test('does not count polling with HEAD, and does not protect its image from eviction', () => {
     const { tag, byTag, record } = tracked()
     byTag(true)
     byTag(true)
@@ -212,7 +211,7 @@ describe('counting pulls', () => {
     expect(record.manifests.get(digests[0])!.usedAt).toBe(0)
   })
 
-  test('a pull by digest alone counts for the digest, with its platform manifest once', () => {
+  test('counts a pull by digest and of its platform manifest once, for the digest', () => {
     const { tag, byDigest, record } = tracked()
     byDigest(digests[0], 'other')
     byDigest(digests[1], 'other')
@@ -222,7 +221,7 @@ describe('counting pulls', () => {
   })
 })
 
-test('a flight is shared while it lasts, and forgotten before its waiters wake', async () => {
+test('a single flight is shared while it lasts, and removed before its waiters resume', async () => {
   const flights = new SingleFlight<number>()
   let starts = 0
   const start = () => Promise.reject(new Error(`no ${++starts}`))
@@ -235,7 +234,7 @@ test('a flight is shared while it lasts, and forgotten before its waiters wake',
   await expect(again.result).rejects.toThrow('no 2')
 })
 
-test('statistics count as the contract says', () => {
+test('the statistics count outcomes, bytes and errors as documented', () => {
   const stats = new Stats(0)
   const served = (outcome: 'hit' | 'revalidated' | 'stale' | 'miss' | 'collapsed' | 'passed', head = false) =>
     stats.served({ provenance: { registry: 'r.example', outcome, cacheStatus: '' }, bytes: 10, head })

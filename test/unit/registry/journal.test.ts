@@ -36,7 +36,7 @@ async function journalOf(root: string): Promise<string> {
   )
 }
 
-describe('a repository journal', () => {
+describe('the journal of a pushed repository', () => {
   test('keeps every kind of change across a restart', async () => {
     const root = await temporaryFolder()
     const digest = digestOf(bytesOf('m'))
@@ -61,7 +61,7 @@ describe('a repository journal', () => {
     await using(root, async ({ repositories }) => expect(repositories.get('app')).toEqual(before))
   })
 
-  test.each([1, 10, 40])('whose last line is torn by %i bytes loses that line alone, and goes on', async (torn) => {
+  test.each([1, 10, 40])('whose last line lacks %i bytes loses only that line, and takes commits', async (torn) => {
     const root = await temporaryFolder()
     await using(root, async ({ repositories }) => {
       await repositories.commit('app', [tag('v1')])
@@ -76,7 +76,7 @@ describe('a repository journal', () => {
     await using(root, async (store) => expect(tagsOf(store)).toEqual(['v1', 'v4']))
   })
 
-  test('with rubbish at its end or in its middle keeps the rest', async () => {
+  test('with garbage at its end or in its middle keeps the other lines', async () => {
     const root = await temporaryFolder()
     await using(root, async ({ repositories }) => repositories.commit('app', [tag('v1')]))
     await appendFile(await journalOf(root), '\0\0\0\n[{"op":"tag"}]\n')
@@ -87,7 +87,7 @@ describe('a repository journal', () => {
     await using(root, async (store) => expect(tagsOf(store)).toEqual(['v1', 'v2']))
   })
 
-  test('whose head is damaged is set aside, not deleted, and hinders nobody', async () => {
+  test('with a damaged first line is quarantined, and the other repositories work', async () => {
     const root = await temporaryFolder()
     await using(root, async ({ repositories }) => {
       await repositories.commit('app', [tag('v1')])
@@ -101,9 +101,9 @@ describe('a repository journal', () => {
   })
 
   test.each([
-    ['head', 0],
-    ['middle', 1],
-  ])('whose %s is damaged is set aside for a week, whenever it was written, and its content stays', async (_, line) => {
+    ['first line', 0],
+    ['middle line', 1],
+  ])('whose %s is damaged stays in quarantine for a week from now, and its content stays', async (_, line) => {
     const root = await temporaryFolder()
     const digest = await using(root, async (store) => {
       await store.repositories.commit('app', [blob('b'), tag('v1')])
@@ -137,7 +137,7 @@ describe('a repository journal', () => {
   }
   const everything = { grace: 0, untagged: true, dryRun: false }
 
-  test('whose damaged line was set aside no longer keeps unused content when the copy is gone', async () => {
+  test('whose copy in quarantine was removed does not protect unused content any more', async () => {
     const root = await temporaryFolder()
     await loseLine(root)
     await using(root, async (store) => {
@@ -148,7 +148,7 @@ describe('a repository journal', () => {
   })
 
   test.skipIf(process.platform !== 'linux')(
-    'whose damaged line could not be set aside keeps the content of that line',
+    'with a damaged line that could not be copied protects the content of that line',
     async () => {
       // So long that a path into the quarantine is longer than Linux takes, and none of the others is.
       let root = await temporaryFolder()
@@ -166,7 +166,7 @@ describe('a repository journal', () => {
   )
 
   test.each([10, 262_100, 300_000, 1_000_000])(
-    'of the first format, with %i characters of annotations a line, is read, and written anew without them',
+    'of format 1, with %i characters of annotations per line, is read and rewritten without them',
     async (length) => {
       const root = await temporaryFolder()
       await using(root, async ({ repositories }) => repositories.commit('app', [tag('v0')]))
@@ -220,7 +220,7 @@ describe('a repository journal', () => {
     },
   )
 
-  test('is written anew when it takes many bytes over little', async () => {
+  test('is rewritten when it has many bytes for few entries', async () => {
     const root = await temporaryFolder()
     const names = Array.from({ length: 3000 }, (_, at) => `${'t'.repeat(100)}${at}`)
     await using(root, async ({ repositories }) => {
@@ -238,7 +238,7 @@ describe('a repository journal', () => {
     await using(root, async (store) => expect(tagsOf(store)).toEqual(['v1']))
   })
 
-  test('takes commits that come at once, all of them', async () => {
+  test('takes all concurrent commits', async () => {
     const root = await temporaryFolder()
     const names = Array.from({ length: 200 }, (_, at) => `t${at}`).toSorted()
     await using(root, async ({ repositories }) => {
@@ -247,7 +247,7 @@ describe('a repository journal', () => {
     await using(root, async (store) => expect(tagsOf(store)).toEqual(names))
   })
 
-  test('is written anew when it has grown long over little', async () => {
+  test('is rewritten when it has many lines for few entries', async () => {
     const root = await temporaryFolder()
     await using(root, async ({ repositories }) => {
       const pushes = Array.from({ length: 1200 }, () => repositories.commit('app', [tag('latest')]))
@@ -258,7 +258,7 @@ describe('a repository journal', () => {
     await using(root, async (store) => expect(tagsOf(store)).toEqual(['latest', 'v1']))
   })
 
-  test('that cannot be written refuses the commit, shows nothing of it, and heals', async () => {
+  test('that cannot be written rejects the commit, shows none of its changes, and recovers', async () => {
     const root = await temporaryFolder()
     await using(root, async (store) => {
       await store.repositories.commit('app', [tag('v1')])
@@ -273,7 +273,7 @@ describe('a repository journal', () => {
     await using(root, async (store) => expect(tagsOf(store)).toEqual(['v1', 'v3']))
   })
 
-  test('of a repository that holds nothing any more is gone after a restart', async () => {
+  test('of an empty repository is removed by a restart', async () => {
     const root = await temporaryFolder()
     await using(root, async ({ repositories }) => {
       await repositories.commit('app', [tag('v1')])
@@ -284,7 +284,7 @@ describe('a repository journal', () => {
   })
 })
 
-test('removals can be seen before they are on the disk, and until then the bytes stay', async () => {
+test('removals are visible before they are on disk, and until then the bytes stay', async () => {
   const root = await temporaryFolder()
   await using(root, async ({ repositories }) => {
     await repositories.commit('app', [blob('b')])
@@ -296,7 +296,7 @@ test('removals can be seen before they are on the disk, and until then the bytes
   })
 })
 
-describe('a removal that the disk does not take', () => {
+describe('a removal that the disk refuses', () => {
   const contentOf = (store: PushedStore) => structuredClone(store.repositories.get('app'))
   const untag = (name: string): PushedChange => ({ op: 'untag', tag: name })
   const manifest: PushedChange = {
@@ -326,7 +326,7 @@ describe('a removal that the disk does not take', () => {
     }
   }
 
-  test('takes nothing away, neither now nor when the journal is written anew', async () => {
+  test('removes nothing, neither now nor when the journal is rewritten', async () => {
     const root = await temporaryFolder()
     const before = await using(root, async (store) => {
       const { repositories } = store
@@ -348,7 +348,7 @@ describe('a removal that the disk does not take', () => {
     await using(root, async (store) => expect(contentOf(store)).toEqual(before))
   })
 
-  test('leaves another one of the same that is taken', async () => {
+  test('does not undo another removal of the same content that succeeds', async () => {
     const root = await temporaryFolder()
     await using(root, async (store) => {
       const { repositories } = store
@@ -365,7 +365,7 @@ describe('a removal that the disk does not take', () => {
     await using(root, async (store) => expect(tagsOf(store)).toEqual(['v2']))
   })
 
-  test('is not in a journal that is written anew while it waits', async () => {
+  test('is not in a journal that is rewritten while the removal is queued', async () => {
     const root = await temporaryFolder()
     await using(root, async (store) => {
       const { repositories } = store

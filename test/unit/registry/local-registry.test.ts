@@ -35,7 +35,7 @@ async function setUp() {
   return { time, store, registry, heldSince }
 }
 
-test('a client that learns that a blob is there keeps it from being garbage; once an hour it is written down', async () => {
+test('a request for a blob protects it from garbage collection, and is recorded once an hour', async () => {
   const { time, store, registry, heldSince } = await setUp()
   const begun = heldSince()
   time.now += hour / 2
@@ -47,7 +47,7 @@ test('a client that learns that a blob is there keeps it from being garbage; onc
   expect((await readFile(store.layout.journal('app'), 'utf8')).split('\n')).toHaveLength(4)
 })
 
-test('a blob is read from a disk that takes nothing more', async () => {
+test('a blob can be pulled from a full disk', async () => {
   const { time, store, registry, heldSince } = await setUp()
   const journal = store.layout.journal('app')
   await rm(journal)

@@ -40,23 +40,23 @@ async function setUp() {
   onTestFinished(() => store.close())
   const sessions = new UploadSessions({ blobs: store.blobs, clock, limit: 10, idle: 3_600_000 })
   onTestFinished(() => sessions.close())
-  const keeper = createRegistryMaintenance({ store, clock, logger: silentLogger })
-  onTestFinished(() => keeper.close())
+  const maintenance = createRegistryMaintenance({ store, clock, logger: silentLogger })
+  onTestFinished(() => maintenance.close())
   const registry = new LocalRegistry({ store, sessions, makeRoom: async () => {}, clock })
   const put = (name: string, tag: string, bytes: Uint8Array) =>
     registry.putManifest(repository(name), tagged(tag), { bytes, mediaType, tags: [] })
-  return { time, store, keeper, registry, put }
+  return { time, store, maintenance, registry, put }
 }
 
-describe('a push beside a removal', () => {
+describe('a push during a removal', () => {
   const [old, young] = [makeManifest(1), makeManifest(2)]
 
   test.each([
     ['the same image under another tag', 'v2', old],
     ['the same image under the same tag', 'v1', old],
     ['another image under the same tag', 'v1', young],
-  ])('of %s stands when its tag is pruned meanwhile', async (_what, tag, pushed) => {
-    const { registry, keeper, put, store } = await setUp()
+  ])('of %s survives a prune of its tag', async (_what, tag, pushed) => {
+    const { registry, maintenance, put, store } = await setUp()
     await put('app', 'v1', old.bytes)
     // Its bytes are there already: what takes long is the line in the journal.
     await store.blobs.put(pushed.digest, pushed.bytes)
@@ -66,19 +66,19 @@ describe('a push beside a removal', () => {
       { op: 'manifest', digest: pushed.digest, ...manifest },
       { op: 'tag', tag, digest: pushed.digest, pushedAt: 2_000_000 },
     ])
-    const pruning = keeper.prune(all)
+    const pruning = maintenance.prune(all)
     await pushing
     await pruning
     release()
     expect(await registry.manifest(app, tagged(tag), caller)).toMatchObject({ digest: pushed.digest })
   })
 
-  test('stands when its repository is a later one of those that are pruned', async () => {
-    const { time, registry, keeper, put } = await setUp()
+  test('survives the prune of several repositories, when its own is not the first', async () => {
+    const { time, registry, maintenance, put } = await setUp()
     const names = Array.from({ length: 20 }, (_, at) => `app${at}`)
     for (const name of names) await put(name, 'latest', old.bytes)
     time.wall += 10_000
-    const pruning = keeper.prune({ ...all, olderThan: 5000 })
+    const pruning = maintenance.prune({ ...all, olderThan: 5000 })
     await put('app19', 'latest', young.bytes)
     await pruning
     expect(await registry.manifest(repository('app19'), tagged('latest'), caller)).toMatchObject({
@@ -86,7 +86,7 @@ describe('a push beside a removal', () => {
     })
   })
 
-  test('is there as a whole or not at all when the image is deleted by digest meanwhile', async () => {
+  test('is complete or absent after a concurrent delete of the image by digest', async () => {
     const { store, registry, put } = await setUp()
     await put('app', 'v1', old.bytes)
     await put('app', 'other', young.bytes)
@@ -105,30 +105,30 @@ describe('a push beside a removal', () => {
   })
 })
 
-describe('what a client has just learned to be there is not collected', () => {
+describe('garbage collection keeps content that a client has just requested', () => {
   const collect = { grace: defaultGraceMs, untagged: true, dryRun: false }
   const old = 25 * 3_600_000
 
-  test('a blob, while that is being written down', async () => {
-    const { time, registry, keeper } = await setUp()
+  test('for a blob, even while the request is being recorded', async () => {
+    const { time, registry, maintenance } = await setUp()
     const bytes = Buffer.from('hello')
     const digest = digestOf(bytes)
     await registry.putBlob(app, digest, { start: undefined, bytes: only(bytes) })
     time.now += old
     const asking = registry.blob(app, digest, caller)
-    await keeper.gc(collect)
+    await maintenance.gc(collect)
     await asking
     expect(await registry.blob(app, digest, caller)).toMatchObject({ digest })
   })
 
-  test('a manifest without a tag', async () => {
-    const { time, registry, keeper, put } = await setUp()
+  test('for a manifest without a tag', async () => {
+    const { time, registry, maintenance, put } = await setUp()
     const [child, other] = [makeManifest(1), makeManifest(2)]
     for (const one of [child, other])
       await registry.putManifest(app, byDigest(one.digest), { bytes: one.bytes, mediaType, tags: [] })
     await put('app', 'v1', makeManifest(3).bytes)
     time.now += old
     await registry.manifest(app, byDigest(child.digest), caller)
-    expect((await keeper.gc(collect)).images).toEqual([`app@${other.digest}`])
+    expect((await maintenance.gc(collect)).images).toEqual([`app@${other.digest}`])
   })
 })

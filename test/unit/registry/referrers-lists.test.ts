@@ -36,7 +36,7 @@ function referrerOf(number: number) {
   return { bytes, digest: digestOf(bytes) }
 }
 
-test('lists of referrers that clients keep under tags are changed one at a time, whatever their subjects are', async () => {
+test('lists of referrers under tags are updated one at a time, even for different subjects', async () => {
   const { store, registry } = await setUp()
   const numbers = Array.from({ length: 12 }, (_, number) => number)
   const put = (reference: Parameters<LocalRegistry['putManifest']>[1], bytes: Uint8Array) =>
@@ -83,9 +83,12 @@ test('lists of referrers that clients keep under tags are changed one at a time,
 })
 
 test.each([
-  ['of more values than are read', JSON.stringify({ schemaVersion: 2, manifests: [], note: Array(200_001).fill(0) })],
-  ['of something else', '[]'],
-])('a list %s is left as it is, whatever refers to its subject', async (_, text) => {
+  [
+    'with more values than the parser accepts',
+    JSON.stringify({ schemaVersion: 2, manifests: [], note: Array(200_001).fill(0) }),
+  ],
+  ['that is not an image index', '[]'],
+])('a pushed list of referrers %s is not changed by a push of a referrer', async (_, text) => {
   const { bytes, digest } = referrerOf(1)
   const entry = { mediaType: mediaType.ociIndex, digest, size: bytes.length }
   expect(await changeReferrersList(Buffer.from(text), digest, entry)).toBeUndefined()
@@ -114,7 +117,7 @@ async function setUpHeld() {
   return { held, ask }
 }
 
-test('a client that leaves while it waits for a list of referrers gives its turn up', async () => {
+test('a client that disconnects while it waits for a list of referrers leaves the queue', async () => {
   const { held, ask } = await setUpHeld()
   const first = ask()
   const gone = new AbortController()
@@ -128,7 +131,7 @@ test('a client that leaves while it waits for a list of referrers gives its turn
   expect(held.count).toBe(2)
 })
 
-test('a list of referrers that more than 64 wait for is refused at once, with a time to come back', async () => {
+test('a list of referrers is refused with Retry-After while 64 requests are waiting', async () => {
   const { held, ask } = await setUpHeld()
   const asked = Array.from({ length: 65 }, () => ask())
   await expect(ask()).rejects.toMatchObject({ name: 'BudgetError', retryAfterSeconds: 2 })

@@ -21,7 +21,7 @@ const upload = { repository: 'app', user: undefined, algorithm: 'sha256' } as co
 const temporaryFiles = async (store: Store) => (await readdir(store.layout.temporary)).length
 
 describe('upload sessions', () => {
-  test('make no file before the first byte', async () => {
+  test('create no file before the first byte', async () => {
     const { store, sessions } = await setUp()
     const session = sessions.start(upload)!
     expect(await temporaryFiles(store)).toBe(0)
@@ -29,21 +29,24 @@ describe('upload sessions', () => {
     expect(await temporaryFiles(store)).toBe(1)
   })
 
-  test.each(['sha256', 'sha512'] as const)('publish under %s, whatever was expected', async (algorithm) => {
-    const { store, sessions } = await setUp()
-    const digest = digestOf(bytesOf('abc'), algorithm)
-    for (const expected of ['sha256', 'sha512'] as const) {
-      const session = sessions.start({ ...upload, algorithm: expected })!
-      await session.append(bytesOf('ab'))
-      await session.append(bytesOf('c'))
-      expect((await session.exclusively(() => session.publish(digest)))?.result).toBe(true)
-    }
-    expect(await openText(store, digest)).toBe('abc')
-    expect(sessions.count).toBe(0)
-    expect(await temporaryFiles(store)).toBe(0)
-  })
+  test.each(['sha256', 'sha512'] as const)(
+    'store a blob under its %s digest, whatever algorithm was expected',
+    async (algorithm) => {
+      const { store, sessions } = await setUp()
+      const digest = digestOf(bytesOf('abc'), algorithm)
+      for (const expected of ['sha256', 'sha512'] as const) {
+        const session = sessions.start({ ...upload, algorithm: expected })!
+        await session.append(bytesOf('ab'))
+        await session.append(bytesOf('c'))
+        expect((await session.exclusively(() => session.publish(digest)))?.result).toBe(true)
+      }
+      expect(await openText(store, digest)).toBe('abc')
+      expect(sessions.count).toBe(0)
+      expect(await temporaryFiles(store)).toBe(0)
+    },
+  )
 
-  test('beyond the limit drop the oldest empty one, and refuse when all hold something', async () => {
+  test('at the limit replace the oldest empty session, and are refused when all have bytes', async () => {
     const { sessions } = await setUp({ limit: 2 })
     const [first, second] = [sessions.start(upload)!, sessions.start(upload)!]
     await first.append(bytesOf('a'))
@@ -54,7 +57,7 @@ describe('upload sessions', () => {
     expect(sessions.find(first.id)).toBe(first)
   })
 
-  test('that are dropped leave no file, though a first write has failed', async () => {
+  test('that are dropped leave no file, even after a failed first write', async () => {
     const store = await openTestStore(await temporaryFolder())
     const { layout } = store
     const full = { layout, verifyReads: 'auto', suspect: false, minFree: 100, logger: silentLogger } as const
@@ -69,7 +72,7 @@ describe('upload sessions', () => {
     await expect.poll(() => temporaryFiles(store)).toBe(0)
   })
 
-  test('that are idle for too long are gone with their files; one at work is not', async () => {
+  test('expire with their files when they are idle, but not while a request uses them', async () => {
     let now = 0
     const clock = { ...systemClock, monotonic: () => now }
     const { store, sessions } = await setUp({ idle: 200, clock })
@@ -85,7 +88,7 @@ describe('upload sessions', () => {
     await working
   })
 
-  test('let one task at a time in, and clean up after one that was cancelled under it', async () => {
+  test('run one task at a time, and clean up when they are cancelled during it', async () => {
     const { store, sessions } = await setUp()
     const session = sessions.start(upload)!
     await session.exclusively(async () => {
