@@ -70,7 +70,7 @@ test.each([
     expect(expected).toContain((await get(mirror.url, `/v2/docker.io/${repository}/${path}`, { method })).status)
 })
 
-test('whatever would change something is refused as unsupported', async () => {
+test('each request that would change something is refused as unsupported', async () => {
   const { mirror } = await startCache()
   const digest = digestOf(Buffer.from('x'))
   const asked = [

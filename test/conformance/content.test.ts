@@ -40,7 +40,7 @@ test.each(Object.entries(contentSets))(
   },
 )
 
-test('Bad Digest Image: a manifest with two more blanks is not that of its digest', async () => {
+test('Bad Digest Image: a manifest with two more blanks has another digest', async () => {
   const { url } = await startTestRegistry()
   const content = new Content()
   const { digest } = content.image()

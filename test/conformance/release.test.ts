@@ -72,7 +72,7 @@ test('Pull: 400 response body should contain OCI-conforming JSON message', async
   expect(codeOf(answer)).toBe('DIGEST_INVALID')
 })
 
-test('Push: Blob Upload Monolithic: POST with digest and blob, then GET of what it answered for', async () => {
+test('Push: Blob Upload Monolithic: POST with digest and blob, then GET of the blob', async () => {
   const { url, ask } = await setUp()
   const bytes = noise(300)
   const digest = digestOf(bytes)
@@ -108,7 +108,7 @@ test('Push: Blob Upload Chunked: out of order, again, stale state, and on', asyn
   expect((await ask('GET', locationOf(put, url))).body.equals(bytes)).toBe(true)
 })
 
-test('Push: Cross-Repository Blob Mount: with from, without, and of what nobody has', async () => {
+test('Push: Cross-Repository Blob Mount: with from, without, and of a missing blob', async () => {
   const { url, ask } = await setUp()
   const bytes = noise(42)
   const digest = digestOf(bytes)
@@ -206,7 +206,7 @@ test('Content Discovery: listing references, pushed before and after their subje
   expect(await list(digestOf(Buffer.from('nobody refers to this')))).toEqual([])
 })
 
-test('Content Management: a tag, its manifest and its blobs go, and the lists say so', async () => {
+test('Content Management: a tag, its manifest and its blobs are deleted, also from the lists', async () => {
   const { ask, pushImage } = await setUp()
   const content = oneImage()
   const { digest } = await pushImage(content, 'tagtest0')

@@ -45,7 +45,7 @@ test('Legacy Docker support HTTP headers', async () => {
 
 describe('Pulling manifests', () => {
   test.each(['a', 'a1', 'a.b', 'a_b', 'a__b', 'a-b', 'a---b', 'a/b/c', '0/1', 'a'.repeat(255)])(
-    'the <name> %s is one',
+    'the <name> %s is valid',
     async (name) => {
       const registry = await startTestRegistry()
       expect((await registry.push(name, 'v1', image)).status).toBe(201)
@@ -54,7 +54,7 @@ describe('Pulling manifests', () => {
   )
 
   test.each(['A', 'a..b', 'a._b', 'a___b', '-a', 'a-', 'a/', '/a', 'a//b', 'a/.b', 'a b', 'ä', 'a'.repeat(256)])(
-    'the <name> %s is none',
+    'the <name> %s is invalid',
     async (name) => {
       const registry = await startTestRegistry()
       const path = `/v2/${encodeURI(name)}/manifests/v1`
@@ -64,19 +64,19 @@ describe('Pulling manifests', () => {
     },
   )
 
-  test.each(['v1', '_', '1.0', 'A-b_c.D', 't'.repeat(128)])('the tag %s is one', async (tag) => {
+  test.each(['v1', '_', '1.0', 'A-b_c.D', 't'.repeat(128)])('the tag %s is valid', async (tag) => {
     const registry = await startTestRegistry()
     await registry.push('app', tag, image)
     expect((await registry.get(`/v2/app/manifests/${tag}`)).status).toBe(200)
   })
 
-  test.each(['.a', '-a', 'a+b', 't'.repeat(129), '%20'])('the tag %s is none', async (tag) => {
+  test.each(['.a', '-a', 'a+b', 't'.repeat(129), '%20'])('the tag %s is invalid', async (tag) => {
     const registry = await setUp()
     expect((await registry.get(`/v2/app/manifests/${tag}`)).status).toBe(404)
     expect((await registry.pushManifest('app', tag, image)).status).toBe(400)
   })
 
-  test('Content-Type is what it was pushed with, bare; the bytes are the same; Docker-Content-Digest is theirs', async () => {
+  test('Content-Type is that of the push without parameters, the bytes are the same, and Docker-Content-Digest is theirs', async () => {
     const registry = await startTestRegistry()
     const config = { mediaType: mediaType.octetStream, digest, size: blob.length }
     const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, config, layers: [] }))
@@ -107,7 +107,7 @@ test('Checking if content exists in the registry', async () => {
     expect((await registry.ask('HEAD', `/v2/app/${path}`)).status).toBe(404)
 })
 
-test('Push: a manifest with a subject may come before that; one that names anything else that is not there may not', async () => {
+test('Push: a manifest may precede its subject, but nothing else that it names', async () => {
   const registry = await startTestRegistry()
   expect((await registry.push('app', referrer.digest, referrer)).headers['oci-subject']).toBe(image.digest)
   const refused = await registry.pushManifest('other', 'v1', image)
@@ -121,7 +121,7 @@ test('Referrers Tag Schema', () => {
   expect(referrersTag(long)).toBe(long.replace(':', '-').slice(0, 'sha512-'.length + 64))
 })
 
-test('Determining Support: 200, or 401 where a password is asked for', async () => {
+test('Determining Support: 200, or 401 where a password is required', async () => {
   expect((await (await startTestRegistry()).get('/v2/')).status).toBe(200)
   const home = await temporaryHome()
   const htpasswd = join(home, 'htpasswd')
@@ -195,7 +195,7 @@ describe('Endpoints', () => {
 })
 
 describe('Error Codes', () => {
-  test('every 4xx has a body of that form, with a code of that list', async () => {
+  test('every 4xx has a body of the specified form, with a specified code', async () => {
     const registry = await setUp()
     const limited = await startTestRegistry({ registry: { deletes: false } })
     const upload = await registry.begin('app')

@@ -120,7 +120,7 @@ async function pull(start: (home: string) => Promise<TestMirror>, home: string):
 
 describe.skipIf(process.platform === 'win32')('another account under the same user name', () => {
   test.each(constantNames.map((name, at) => ({ name, refused: refusals[at % refusals.length]! })))(
-    'is not served what an account called $name has pulled ($refused)',
+    'does not get what an account called $name has pulled ($refused)',
     async ({ name, refused }) => {
       const { rights, logIn, pulledBy, start, granted } = await setUp()
       const home = await pulledBy(name, 'secret-a')
@@ -135,7 +135,7 @@ describe.skipIf(process.platform === 'win32')('another account under the same us
     },
   )
 
-  test('is not served it by a mirror that is offline, nor while the upstream is down', async () => {
+  test("does not get the other's content from an offline mirror, nor while the upstream is down", async () => {
     const { logIn, pulledBy, start, upstream } = await setUp()
     const home = await pulledBy('AWS', 'secret-a')
 
@@ -154,7 +154,7 @@ describe.skipIf(process.platform === 'win32')('another account under the same us
   })
 
   test.each(['manifests/v1', `manifests/${image.digest}`])(
-    'is served it after one HEAD where it has the right, asked for by %s, and nothing is downloaded again',
+    'gets the cached content of %s after one HEAD if the upstream grants it, without a new download',
     async (first) => {
       const { rights, logIn, pulledBy, start, granted, upstream } = await setUp()
       const home = await pulledBy('AWS', 'secret-a')
@@ -172,7 +172,7 @@ describe.skipIf(process.platform === 'win32')('another account under the same us
     },
   )
 
-  test('costs a client that asks by HEAD and then by digest one HEAD as well', async () => {
+  test('costs a client that sends a HEAD and then a GET by digest one HEAD', async () => {
     const { rights, logIn, pulledBy, start, granted } = await setUp()
     const home = await pulledBy('oauth2accesstoken', 'secret-a')
     await logIn('oauth2accesstoken', 'secret-b')
@@ -185,7 +185,7 @@ describe.skipIf(process.platform === 'win32')('another account under the same us
     expect(granted()).toEqual(['HEAD manifests'])
   })
 
-  test('is noticed by a running mirror, whose access tokens of the first one serve nobody else', async () => {
+  test('is noticed by a running mirror, which does not use the access tokens of the first account', async () => {
     const { rights, logIn, start, helper } = await setUp()
     await logIn('AWS', 'secret-a')
     rights['secret-a'] = 200
@@ -201,7 +201,7 @@ describe.skipIf(process.platform === 'win32')('another account under the same us
     for (const path of paths) expectError(await mirror.get(`${app}/${path}${ns}`), 403)
   })
 
-  test('is noticed where the password comes from a file', async () => {
+  test('is noticed when the password comes from a file', async () => {
     const { rights, start } = await setUp()
     const passwordFile = join(await temporaryHome(), 'password')
     await writeFile(passwordFile, 'secret-a')
@@ -214,7 +214,7 @@ describe.skipIf(process.platform === 'win32')('another account under the same us
   })
 })
 
-describe('two accounts of one registry, one after the other', () => {
+describe('two successive accounts of one registry', () => {
   /** A mirror that has pulled for everybody, or by the first account; and how to log in. */
   async function startByFile(first: 'anonymous' | 'secret-a') {
     const scene = await setUp()
@@ -231,7 +231,7 @@ describe('two accounts of one registry, one after the other', () => {
     return { ...scene, logIn, mirror }
   }
 
-  test('what the one is refused while it asks about a tag is not the answer to the other that joined the question', async () => {
+  test('a refused revalidation of one account does not answer the other that has joined it', async () => {
     const { rights, logIn, mirror, upstream, guard } = await startByFile('anonymous')
     rights['secret-a'] = 403
     rights['secret-b'] = 200
@@ -256,7 +256,7 @@ describe('two accounts of one registry, one after the other', () => {
   })
 
   test.each([200, 403])(
-    'what the one is answered with %i about referrers is not the answer to the other that joined the question',
+    'a request for referrers that one account gets %i for does not answer the other that has joined it',
     async (right) => {
       const { logIn, mirror, upstream } = await startByFile('anonymous')
       const answers: Record<string, number> = { 'secret-a': right, 'secret-b': right === 200 ? 403 : 200 }
@@ -284,7 +284,7 @@ describe('two accounts of one registry, one after the other', () => {
     },
   )
 
-  test('the catalog names to the one what it may be served, and not what the other has pulled', async () => {
+  test('the catalog lists what the account may read, and not what the other has pulled', async () => {
     const { rights, logIn, mirror } = await startByFile('secret-a')
     const catalog = async () => JSON.parse((await mirror.get('/v2/_catalog')).body.toString()) as unknown
     expect(await catalog()).toEqual({ repositories: ['private.example/team/app'] })
@@ -300,7 +300,7 @@ describe.skipIf(process.platform === 'win32')('a token that names its account', 
   const claims = { iss: 'Azure Container Registry', sub: 'ann@corp.example', aud: 'private.example', tenant: 't' }
   const acr = '00000000-0000-0000-0000-000000000000'
 
-  test.each([acr, '<token>'])('is followed by the next one of the account without a question (%s)', async (name) => {
+  test.each([acr, '<token>'])('is replaced by the next token of the account without a request (%s)', async (name) => {
     const { rights, logIn, pulledBy, start, granted } = await setUp()
     const [first, second] = [1, 2].map((n) => webToken({ ...claims, jti: `${n}`, iat: n, exp: n + 10_000 })) as [
       string,
@@ -316,7 +316,7 @@ describe.skipIf(process.platform === 'win32')('a token that names its account', 
     expect(granted()).toEqual([])
   })
 
-  test('is another one as soon as any other claim differs', async () => {
+  test('is another identity as soon as any other claim differs', async () => {
     const { rights, logIn, pulledBy, start } = await setUp()
     const first = webToken({ ...claims, exp: 1 })
     const home = await pulledBy(acr, first)
@@ -331,7 +331,7 @@ describe.skipIf(process.platform === 'win32')('a token that names its account', 
   })
 })
 
-describe.skipIf(process.platform === 'win32')('what is on the disk', () => {
+describe.skipIf(process.platform === 'win32')('the records on disk', () => {
   async function recordOf(home: string) {
     const folder = join(home, 'data', 'cache')
     const names = (await readdir(folder, { recursive: true })).filter((file) => file.endsWith('.json'))
@@ -342,7 +342,7 @@ describe.skipIf(process.platform === 'win32')('what is on the disk', () => {
     throw new Error('no record')
   }
 
-  test('names neither the user nor anything that the secret could be guessed from without the key', async () => {
+  test('contain neither the user nor anything that reveals the secret without the key', async () => {
     const { pulledBy } = await setUp()
     const homes = [await pulledBy('ann-the-user', 'secret-a'), await pulledBy('ann-the-user', 'secret-a')]
     const identities = await Promise.all(
@@ -353,7 +353,7 @@ describe.skipIf(process.platform === 'win32')('what is on the disk', () => {
     expect((await recordOf(homes[0]!)).text).not.toContain('ann-the-user')
   })
 
-  test('of an earlier version, which knew the user name only, is confirmed by one HEAD and kept', async () => {
+  test('of an earlier version, with the user name as identity, are confirmed by one HEAD and kept', async () => {
     const { pulledBy, start, granted } = await setUp()
     const home = await pulledBy('AWS', 'secret-a')
     const { file, text } = await recordOf(home)

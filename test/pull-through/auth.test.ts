@@ -20,15 +20,15 @@ async function passwordFile(password: string, username = 'puller'): Promise<Cred
   return { from: 'password-file', username, passwordFile: file }
 }
 
-describe('bearer tokens', () => {
-  test('one token serves a whole pull, manifests and blobs', async () => {
+describe('the bearer tokens of an upstream', () => {
+  test('are requested once for a whole pull, manifests and blobs', async () => {
     const { upstream, mirror, image, layer } = await startScene({ auth: { scheme: 'bearer' } })
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
     expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
     expect(upstream.count(anyToken)).toBe(1)
   })
 
-  test('fifty cold manifests of one repository at once cost one token request', async () => {
+  test('are requested once for fifty concurrent manifests of one repository', async () => {
     const images = Array.from({ length: 50 }, (_, seed) => makeImage({ layers: [10], seed }))
     const { upstream, mirror } = await startScene({ auth: { scheme: 'bearer' } })
     for (const [at, image] of images.entries()) upstream.push('library/app', `t${at}`, image)
@@ -37,7 +37,7 @@ describe('bearer tokens', () => {
     expect(upstream.count(anyToken)).toBe(1)
   })
 
-  test('each repository gets a token of its own scope, never a union', async () => {
+  test('have the scope of one repository', async () => {
     const { upstream, mirror, image } = await startScene({ auth: { scheme: 'bearer' } })
     upstream.push('library/other', 'v1', makeImage({ seed: 2 }))
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
@@ -48,7 +48,7 @@ describe('bearer tokens', () => {
     expect(scopes).toEqual([['repository:library/app:pull'], ['repository:library/other:pull']])
   })
 
-  test('a token that dies before its time is dropped and asked for once more', async () => {
+  test('are requested again when one is refused before its expiry', async () => {
     const auth = { scheme: 'bearer', expiresIn: 60, livesFor: 300 } as const
     const { upstream, mirror, image, layer } = await startScene({ auth })
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
@@ -57,14 +57,14 @@ describe('bearer tokens', () => {
     expect(upstream.count(anyToken)).toBe(2)
   })
 
-  test('a token without expires_in is kept for its 60 seconds', async () => {
+  test('are used for 60 seconds when they have no expires_in', async () => {
     const { upstream, mirror, image, layer } = await startScene({ auth: { scheme: 'bearer', expiresIn: null } })
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
     expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
     expect(upstream.count(anyToken)).toBe(1)
   })
 
-  test('a token endpoint that is down is an outage, not an absence', async () => {
+  test('cause an outage, not a 404, when their endpoint is down', async () => {
     const { upstream, mirror } = await startScene({ auth: { scheme: 'bearer' } })
     upstream.on(anyToken, status(503))
     expectError(await mirror.get(`${app}/manifests/v1`), [502, 503, 504])
@@ -72,7 +72,7 @@ describe('bearer tokens', () => {
 })
 
 describe('credentials', () => {
-  test.each(['basic', 'bearer'] as const)('a %s upstream is asked with the password it was given', async (scheme) => {
+  test.each(['basic', 'bearer'] as const)('are sent to a %s upstream', async (scheme) => {
     const auth = { scheme, users, private: ['library/app'] }
     const { mirror, image, layer } = await startScene({
       auth,
@@ -83,7 +83,7 @@ describe('credentials', () => {
   })
 
   test.each(['basic', 'bearer'] as const)(
-    'a wrong password for a %s upstream is said, not papered over',
+    'are reported as wrong for a %s upstream, without a fallback to anonymous access',
     async (scheme) => {
       const credentials = await passwordFile('guess')
       const { upstream, mirror } = await startScene({ auth: { scheme, users }, upstream: { credentials } })
@@ -98,7 +98,7 @@ describe('credentials', () => {
   )
 
   test.each(['basic', 'bearer'] as const)(
-    'a %s upstream that hides a repository from nobody shows it to the password',
+    'give access to a repository that a %s upstream hides from anonymous requests',
     async (scheme) => {
       const { upstream, mirror, image, layer } = await startScene({
         auth: { scheme, users, private: ['library/app'] },
@@ -114,14 +114,14 @@ describe('credentials', () => {
     },
   )
 
-  test('without a credential the refusal reaches the client without a challenge, so that it goes to the origin', async () => {
+  test('are not requested from the client: a refusal has no challenge, so the client tries the origin', async () => {
     const { mirror } = await startScene({ auth: { scheme: 'bearer', users, private: ['library/app'] } })
     const answer = await mirror.get(`${app}/manifests/v1`)
     expectError(answer, 401, 'UNAUTHORIZED')
     expect(answer.headers['www-authenticate']).toBeUndefined()
   })
 
-  test('what a client sends as Authorization goes nowhere', async () => {
+  test('of a client are not forwarded', async () => {
     const { upstream, mirror, image } = await startScene({ auth: { scheme: 'bearer' } })
     const headers = { authorization: `Basic ${Buffer.from('client:secret').toString('base64')}`, cookie: 'a=b' }
     expectContent(await mirror.get(`${app}/manifests/v1`, { headers }), image.digest)
@@ -131,7 +131,7 @@ describe('credentials', () => {
     }
   })
 
-  test('a realm on another host is not told the password', async () => {
+  test('are not sent to a realm on another host', async () => {
     const elsewhere = await startUpstream({ auth: { scheme: 'bearer', users } })
     const { upstream, mirror } = await startScene({
       auth: { scheme: 'bearer', users, private: ['library/app'], realm: `${elsewhere.url}/token` },
@@ -144,7 +144,7 @@ describe('credentials', () => {
     expect(upstream.requests.filter(({ headers }) => headers.authorization?.startsWith('Basic'))).toEqual([])
   })
 
-  test('a realm on a host that is named in tokenHosts is', async () => {
+  test('are sent to a realm on a host that tokenHosts names', async () => {
     const elsewhere = await startUpstream({ auth: { scheme: 'bearer', users } })
     const { mirror } = await startScene({
       auth: { scheme: 'bearer', users, realm: `${elsewhere.url}/token` },
@@ -156,17 +156,17 @@ describe('credentials', () => {
     expect(elsewhere.requests[0]!.headers.authorization).toMatch(/^Basic /)
   })
 
-  test('an anonymous token is not fetched from a link-local address', async () => {
+  test('are not needed for an anonymous token, which is never fetched from a link-local address', async () => {
     const realm = 'http://169.254.169.254/latest/meta-data/token'
     const { mirror } = await startScene({ auth: { scheme: 'bearer', realm } })
     expectError(await mirror.get(`${app}/manifests/v1`), [401, 403, 502])
   })
 })
 
-describe('what was fetched with a credential', () => {
+describe('content that was fetched with a credential', () => {
   const auth = { scheme: 'bearer', users, private: ['library/app'] } as const
 
-  test('is not served any more once the credential is gone', async () => {
+  test('is not served without that credential', async () => {
     const home = await temporaryHome()
     const { upstream, mirror, image, layer } = await startScene({
       home,
@@ -197,7 +197,7 @@ describe('what was fetched with a credential', () => {
     expect(upstream.requests.length).toBe(before)
   })
 
-  test("is served to another credential only on the upstream's word to that one, and not fetched again", async () => {
+  test('is served to another credential only with a grant of its own, and not fetched again', async () => {
     const home = await temporaryHome()
     const both = { ...auth, users: { ...users, other: 'their-own' } }
     const credentials = await passwordFile('open-sesame')
@@ -214,7 +214,7 @@ describe('what was fetched with a credential', () => {
     expect(new Set(asked.map(({ method }) => method))).toEqual(new Set(['HEAD']))
   })
 
-  test('is not served any more once the upstream has refused the credential', async () => {
+  test('is not served once the upstream has refused the credential', async () => {
     const credentials = await passwordFile('open-sesame')
     const { upstream, mirror, image, layer } = await startScene({ auth, upstream: { credentials } })
     await mirror.get(`${app}/manifests/v1`)

@@ -18,11 +18,11 @@ const outages: [string, (upstream: TestUpstream) => unknown][] = [
   ['answers 503', (upstream) => upstream.on({}, status(503))],
 ]
 
-describe('an upstream that stumbles', () => {
+describe('an upstream with temporary failures', () => {
   test.each([
     ['a manifest', anyManifest],
     ['a blob', anyBlob],
-  ])('%s is asked for three times: 503, 503, 200', async (_, match) => {
+  ])('gets three requests for %s: 503, 503, 200', async (_, match) => {
     const { upstream, mirror, image, layer } = await startScene()
     upstream.on(match, times(2, status(503)))
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
@@ -30,14 +30,14 @@ describe('an upstream that stumbles', () => {
     expect(upstream.count(match)).toBe(3)
   })
 
-  test('a manifest is asked for three times: reset, reset, 200', async () => {
+  test('gets three requests for a manifest: reset, reset, 200', async () => {
     const { upstream, mirror, image } = await startScene()
     upstream.on(anyManifest, times(2, reset))
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
     expect(upstream.count(anyManifest)).toBe(3)
   })
 
-  test('an upstream that is back a moment later costs no failure', async () => {
+  test('that is back a moment later causes no error', async () => {
     const { upstream, mirror, image } = await startScene()
     await upstream.stop()
     const [answer] = await Promise.all([mirror.get(`${app}/manifests/v1`), sleep(100).then(upstream.start)])
@@ -46,7 +46,7 @@ describe('an upstream that stumbles', () => {
 })
 
 describe.each(outages)('an upstream that %s', (_, breakIt) => {
-  test('a cached tag is served stale and says so; what it names is served without a question', async () => {
+  test('does not prevent a pull: a cached tag is served stale, its content without a request', async () => {
     const { upstream, mirror, image, layer } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     await mirror.get(`${app}/blobs/${layer}`)
@@ -67,7 +67,7 @@ describe.each(outages)('an upstream that %s', (_, breakIt) => {
     expect((await mirror.status()).cache.staleServed).toBe(1)
   })
 
-  test('what is not cached is an outage, never an absence', async () => {
+  test('is an outage, never a 404, for uncached content', async () => {
     const { upstream, mirror, layer } = await startScene({ cache: { timeouts: { headers: 300 } } })
     await breakIt(upstream)
     expectError(await mirror.get(`${app}/manifests/v1`), [502, 503, 504])
@@ -76,8 +76,8 @@ describe.each(outages)('an upstream that %s', (_, breakIt) => {
   })
 })
 
-describe('stale content', () => {
-  test('costs one time-out a freshness window, not one a pull', async () => {
+describe('a stale tag', () => {
+  test('costs one timeout per freshness window, not one per pull', async () => {
     const { upstream, mirror, image } = await startScene({
       cache: { tagFreshness: 60_000, timeouts: { headers: 200, revalidate: 5000 } },
     })
@@ -89,14 +89,14 @@ describe('stale content', () => {
     expect(upstream.requests.length).toBe(asked)
   })
 
-  test('with stale: never an outage is an outage, however long the tries take', async () => {
+  test('is not served with stale: never, however long the attempts take', async () => {
     const { upstream, mirror } = await startScene({ cache: { stale: 'never', timeouts: { revalidate: 50 } } })
     await mirror.get(`${app}/manifests/v1`)
     upstream.on({}, status(503))
     expectError(await mirror.get(`${app}/manifests/v1`), [502, 503, 504])
   })
 
-  test.each([401, 403, 404])('with stale: always a %i does not take a cached tag away', async (code) => {
+  test.each([401, 403, 404])('is served with stale: always after a %i', async (code) => {
     const { upstream, mirror, image } = await startScene({ cache: { stale: 'always' } })
     await mirror.get(`${app}/manifests/v1`)
     upstream.on({}, status(code))
@@ -104,7 +104,7 @@ describe('stale content', () => {
   })
 })
 
-describe("the upstream's word counts", () => {
+describe("the upstream's refusal", () => {
   test.each([
     [404, 'MANIFEST_UNKNOWN'],
     [401, 'UNAUTHORIZED'],
@@ -113,7 +113,7 @@ describe("the upstream's word counts", () => {
     [412, 'DENIED'],
     [423, 'DENIED'],
     [451, 'DENIED'],
-  ])('%i for a cached tag is passed on, and public content is still served by digest', async (code, name) => {
+  ])('%i for a cached tag is forwarded, and public content is still served by digest', async (code, name) => {
     const { upstream, mirror, image, layer } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     await mirror.get(`${app}/blobs/${layer}`)
@@ -128,8 +128,8 @@ describe("the upstream's word counts", () => {
   })
 })
 
-describe('a status that says nothing about the image', () => {
-  test.each([400, 405, 406, 409, 428, 431])('%i leaves a cached tag where it is', async (code) => {
+describe('a status that does not concern the image', () => {
+  test.each([400, 405, 406, 409, 428, 431])('%i does not remove a cached tag', async (code) => {
     const { upstream, mirror, image } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     upstream.on({}, status(code))
@@ -138,7 +138,7 @@ describe('a status that says nothing about the image', () => {
   })
 })
 
-describe("the upstream's reason", () => {
+describe("the upstream's error message", () => {
   const reason = 'image is blocked by policy 7: 3 critical findings'
   const headers = { 'www-authenticate': 'Basic realm="elsewhere"' }
 
@@ -157,7 +157,7 @@ describe("the upstream's reason", () => {
   })
 })
 
-describe('what the upstream does not have', () => {
+describe('content that the upstream does not have', () => {
   test.each([
     ['a tag', '/manifests/absent', 'MANIFEST_UNKNOWN'],
     ['a manifest by digest', `/manifests/${absent}`, 'MANIFEST_UNKNOWN'],
@@ -170,7 +170,7 @@ describe('what the upstream does not have', () => {
     expectError(await mirror.get(`${app}${path}`), 404, code)
   })
 
-  test('is remembered for a moment', async () => {
+  test('is not requested again for a moment', async () => {
     const { upstream, mirror } = await startScene()
     await mirror.get(`${app}/manifests/absent`)
     const asked = upstream.requests.length
@@ -178,7 +178,7 @@ describe('what the upstream does not have', () => {
     expect(upstream.requests.length).toBe(asked)
   })
 
-  test('is asked for again a moment later, though a client has asked for it all the while', async () => {
+  test('is requested again a moment later, even if a client has repeated its request all the time', async () => {
     const { upstream, mirror, image } = await startScene()
     await mirror.get(`${app}/manifests/absent`)
     upstream.push('library/app', 'absent', image)
@@ -186,7 +186,7 @@ describe('what the upstream does not have', () => {
     await expect.poll(status, { interval: 500, timeout: 8000 }).toBe(200)
   }, 15_000)
 
-  test('is asked for again at once by a client that insists', async () => {
+  test('is requested again at once for a client that sends no-cache', async () => {
     const { upstream, mirror, image } = await startScene()
     await mirror.get(`${app}/manifests/absent`)
     upstream.push('library/app', 'absent', image)
@@ -195,8 +195,8 @@ describe('what the upstream does not have', () => {
   })
 })
 
-describe('HEAD of what is not held', () => {
-  test('a blob: the size from the upstream, and no fill', async () => {
+describe('the HEAD of uncached content', () => {
+  test('of a blob has the size from the upstream, and starts no download', async () => {
     const { upstream, mirror, layer, layerBytes } = await startScene()
     const answer = await mirror.get(`${app}/blobs/${layer}`, { method: 'HEAD' })
     expect(answer).toMatchObject({ status: 200, headers: { 'content-length': String(layerBytes.length) } })
@@ -204,7 +204,7 @@ describe('HEAD of what is not held', () => {
     expect((await mirror.status()).storage.blobs).toBe(0)
   })
 
-  test('a tag: type, digest and length from the upstream', async () => {
+  test('of a tag has the type, digest and length from the upstream', async () => {
     const { upstream, mirror, image } = await startScene()
     const answer = await mirror.get(`${app}/manifests/v1`, { method: 'HEAD' })
     expect(answer).toMatchObject({
@@ -220,8 +220,8 @@ describe('HEAD of what is not held', () => {
   })
 })
 
-describe('a mirror whose upstream is away from the start', () => {
-  test('starts, and serves what it holds by tag and by digest', async () => {
+describe('a mirror whose upstream is down at the start', () => {
+  test('starts, and serves its cache by tag and by digest', async () => {
     const home = await temporaryHome()
     const { upstream, mirror, image, layer } = await startScene({ home })
     await mirror.get(`${app}/manifests/v1`)
@@ -236,7 +236,7 @@ describe('a mirror whose upstream is away from the start', () => {
     expectError(await second.get(`${app}/manifests/v2`), [502, 503, 504])
   })
 
-  test('starts empty, and works when the upstream comes', async () => {
+  test('starts empty, and works when the upstream comes up', async () => {
     const image = makeImage()
     const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
     await upstream.stop()
@@ -246,7 +246,7 @@ describe('a mirror whose upstream is away from the start', () => {
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
   })
 
-  test('in offline mode opens no connection, and serves what it holds', async () => {
+  test('in offline mode opens no connection, and serves its cache', async () => {
     const home = await temporaryHome()
     const { upstream, mirror, image, layer } = await startScene({ home })
     await mirror.get(`${app}/manifests/v1`)
@@ -268,7 +268,7 @@ describe('a mirror whose upstream is away from the start', () => {
 })
 
 describe('the circuit breaker', () => {
-  test('opens after five connections in a row that failed: then nothing is asked, and cached tags are served at once', async () => {
+  test('opens after five consecutive failed connections: then no request is sent, and cached tags are served at once', async () => {
     const { upstream, mirror, image } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     await upstream.stop()
@@ -284,7 +284,7 @@ describe('the circuit breaker', () => {
     expect(upstream.requests.length).toBe(asked)
   })
 
-  test('opens after five repositories in a row that got a 5xx, for those five', async () => {
+  test('opens for five repositories that got consecutive 5xx', async () => {
     const { upstream, mirror, image } = await startScene()
     const five = ['a', 'b', 'c', 'd', 'e']
     upstream.on({ path: /\/library\/[a-e]\// }, status(503))
@@ -297,7 +297,7 @@ describe('the circuit breaker', () => {
     expect((await mirror.status()).upstreams['docker.io']?.state).toBe('ok')
   })
 
-  test('does not ask for 30 s what failed five times in a row, and serves it stale at once when it is cached', async () => {
+  test('blocks for 30 s a request that failed five times, and serves cached content stale at once', async () => {
     const { upstream, mirror, image } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     upstream.on({}, status(503))
@@ -320,7 +320,7 @@ describe('the circuit breaker', () => {
     expect(upstream.requests.length).toBe(asked)
   })
 
-  test.each([401, 403, 404, 429])('stays shut however often the upstream answers %i', async (code) => {
+  test.each([401, 403, 404, 429])('stays closed however often the upstream answers %i', async (code) => {
     const { upstream, mirror } = await startScene()
     upstream.on(anyManifest, status(code, { 'retry-after': '0' }))
     for (let ask = 0; ask < 7; ask++) await mirror.get(`${app}/manifests/t${ask}`)
@@ -328,7 +328,7 @@ describe('the circuit breaker', () => {
   })
 })
 
-describe('one repository that is broken leaves the rest of its registry alone', () => {
+describe('one broken repository does not affect the rest of its registry', () => {
   const brokenDigest = digestOf(Buffer.from('broken'))
   const askedFor: [string, string][] = [
     ['tag', 'manifests/v1'],
@@ -348,7 +348,7 @@ describe('one repository that is broken leaves the rest of its registry alone', 
     for (const digest of image.blobs.keys()) expectContent(await mirror.get(`${app}/blobs/${digest}`), digest)
   })
 
-  test.each(askedFor)('when a %s of the same repository answers 500, its other content too', async (_, what) => {
+  test.each(askedFor)('when a %s answers 500, nor the other content of the repository', async (_, what) => {
     const { upstream, mirror, image } = await startScene()
     upstream.push('library/app', 'v2', image)
     const path = what.includes('v1') ? `${app}/manifests/v1` : `${app}/${what}`
@@ -358,21 +358,21 @@ describe('one repository that is broken leaves the rest of its registry alone', 
     for (const digest of image.blobs.keys()) expectContent(await mirror.get(`${app}/blobs/${digest}`), digest)
   })
 
-  test('when it does not answer at all', async () => {
+  test('when it does not respond at all', async () => {
     const { upstream, mirror, image } = await startScene({ cache: { timeouts: { headers: 100 } } })
     upstream.on({ path: /\/library\/broken\// }, hang)
     for (let ask = 0; ask < 3; ask++) expectError(await mirror.get('/v2/library/broken/manifests/v1'), [503, 504])
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
   })
 
-  test('when it has no tokens', async () => {
+  test('when its token requests fail', async () => {
     const { upstream, mirror, image } = await startScene({ auth: { scheme: 'bearer' } })
     upstream.on({ path: /^\/token.*broken/ }, status(500))
     for (let ask = 0; ask < 3; ask++) expectError(await mirror.get('/v2/library/broken/manifests/v1'), [502, 503])
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
   })
 
-  test('when its layers are fetched ahead', async () => {
+  test('when its layers are prefetched', async () => {
     const image = makeImage({ layers: Array.from({ length: 8 }, (_, at) => noise(40_000, at)) })
     const { upstream, mirror } = await startScene({ image })
     upstream.push('library/other', 'v1', makeImage({ seed: 5 }))
@@ -384,7 +384,7 @@ describe('one repository that is broken leaves the rest of its registry alone', 
     expectContent(await mirror.get('/v2/library/other/manifests/v1'), makeImage({ seed: 5 }).digest)
   })
 
-  test('while a client comes back to it again and again', async () => {
+  test('while a client repeats its requests', async () => {
     const { upstream, mirror, image } = await startScene()
     upstream.on({ path: /\/library\/broken\// }, status(500))
     for (let pull = 0; pull < 6; pull++) {
@@ -395,8 +395,8 @@ describe('one repository that is broken leaves the rest of its registry alone', 
   })
 })
 
-describe('a check of a tag that takes long', () => {
-  test('is answered from the cache, and goes on behind it', async () => {
+describe('a slow revalidation of a tag', () => {
+  test('is answered from the cache, and continues in the background', async () => {
     const { upstream, mirror, image } = await startScene({
       cache: { tagFreshness: 200, timeouts: { revalidate: 150 } },
     })

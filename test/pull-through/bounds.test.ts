@@ -12,8 +12,8 @@ import { rawHttp } from '../support/raw-http.ts'
 import { app, startScene } from '../support/scene.ts'
 import { anyBlob, anyManifest, anyManifestHead } from '../support/upstream.ts'
 
-describe('connections are let go of', () => {
-  test('a blob that is refused for its size twenty times over does not use up those to the upstream', async () => {
+describe('connections are released', () => {
+  test('after twenty blobs that were refused for their size', async () => {
     const { upstream, mirror, image, layer } = await startScene({ image: makeImage({ layers: [noise(2_000_000)] }) })
     await mirror.get(`${app}/manifests/v1`)
     upstream.on(anyBlob, headers({ 'content-length': '2500000' }))
@@ -25,7 +25,7 @@ describe('connections are let go of', () => {
     expect(image.blobs.has(layer)).toBe(true)
   })
 
-  test('a client that connects and says nothing does not hold up the end', async () => {
+  test('at shutdown, even of a client that sends nothing', async () => {
     const { mirror } = await startScene()
     const { hostname, port } = new URL(mirror.url)
     const silent = connect(Number(port), hostname)
@@ -37,8 +37,8 @@ describe('connections are let go of', () => {
   })
 })
 
-describe('an answer under way', () => {
-  test('is cut, and never mixed with an error, when the client sends what is not HTTP', async () => {
+describe('a response', () => {
+  test('that is running is cut, and never mixed with an error, when the client sends something that is not HTTP', async () => {
     const { mirror, layer } = await startScene({ image: makeImage({ layers: [noise(30_000_000)] }) })
     expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
     const { hostname, port } = new URL(mirror.url)
@@ -56,7 +56,7 @@ describe('an answer under way', () => {
     expect(text.match(/HTTP\/1\.1 /g)).toHaveLength(1)
   })
 
-  test('to HEAD is of the whole, whatever Range says', async () => {
+  test('to HEAD has the whole size, whatever Range says', async () => {
     const { mirror, layer, layerBytes } = await startScene()
     expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
     const head = await mirror.get(`${app}/blobs/${layer}`, { method: 'HEAD', headers: { range: 'bytes=0-9' } })
@@ -64,14 +64,14 @@ describe('an answer under way', () => {
   })
 })
 
-describe('manifests and blobs are two things', () => {
-  test('a "no" to one is none to the other', async () => {
+describe('manifests and blobs', () => {
+  test('are refused separately', async () => {
     const { mirror, layer } = await startScene()
     expect((await mirror.get(`${app}/manifests/${layer}`, { method: 'HEAD' })).status).toBe(404)
     expect((await mirror.get(`${app}/blobs/${layer}`, { method: 'HEAD' })).status).toBe(200)
   })
 
-  test('a layer that is held is no manifest', async () => {
+  test('are not mixed up: a cached layer is no manifest', async () => {
     const { mirror, layer } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
@@ -79,8 +79,8 @@ describe('manifests and blobs are two things', () => {
   })
 })
 
-describe('a tag that is not held', () => {
-  test('costs one HEAD for all who ask by HEAD, until it has grown old', async () => {
+describe('an uncached tag', () => {
+  test('costs one HEAD for all clients that send HEAD, until the result is stale', async () => {
     const { upstream, mirror } = await startScene({ cache: { tagFreshness: 60_000 } })
     const ask = () => mirror.get(`${app}/manifests/v1`, { method: 'HEAD' })
     const answers = await Promise.all(Array.from({ length: 20 }, ask))
@@ -91,15 +91,15 @@ describe('a tag that is not held', () => {
   })
 })
 
-describe('lists', () => {
-  test('a page that is no number is refused without asking', async () => {
+describe('a list of tags', () => {
+  test('with a page size that is no number is refused without a request', async () => {
     const { upstream, mirror } = await startScene()
     expect((await mirror.get(`${app}/tags/list?n=-1`)).status).toBe(400)
     expect(upstream.requests).toHaveLength(0)
   })
 })
 
-describe('what is cached for a credential', () => {
+describe('content that is cached for a credential', () => {
   async function privateScene() {
     const home = await temporaryHome()
     const passwordFile = join(home, 'password')
@@ -114,7 +114,7 @@ describe('what is cached for a credential', () => {
     return { ...scene, passwordFile }
   }
 
-  test('is served while the credential cannot be had', async () => {
+  test('is served while the credential cannot be read', async () => {
     const { mirror, image, layer, passwordFile } = await privateScene()
     await rm(passwordFile)
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
@@ -122,7 +122,7 @@ describe('what is cached for a credential', () => {
     expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
   })
 
-  test('is not forgotten because its owner may not list tags', async () => {
+  test('is kept when the credential may not list tags', async () => {
     const { upstream, mirror, image, layer } = await privateScene()
     upstream.on({ path: /\/tags\/list/ }, status(403))
     expect((await mirror.get(`${app}/tags/list`)).status).toBe(403)
@@ -132,7 +132,7 @@ describe('what is cached for a credential', () => {
   })
 })
 
-test('a client that leaves a queue of requests leaves nothing open', async () => {
+test('a client that disconnects with queued requests leaves nothing open', async () => {
   const { mirror, layer } = await startScene({ image: makeImage({ layers: [noise(20_000_000)] }) })
   expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
   const response = await open(mirror.url, `${app}/blobs/${layer}`)

@@ -23,7 +23,7 @@ const images = [
 ] as const
 
 describe.each(images)('%s', (_, image) => {
-  test.each(accepts)('asked for with %s comes as the same bytes with its own type', async (_, headers) => {
+  test.each(accepts)('requested with %s is served as the same bytes with its own media type', async (_, headers) => {
     const { mirror } = await startScene({ image })
     for (const _ of ['cold', 'warm']) {
       const answer = await mirror.get(`${app}/manifests/v1`, { headers })
@@ -33,7 +33,7 @@ describe.each(images)('%s', (_, image) => {
   })
 })
 
-test('the upstream is asked for every current type of manifest and never for schema 1', async () => {
+test("the upstream's Accept header has every current manifest type and never schema 1", async () => {
   const { upstream, mirror } = await startScene()
   await mirror.get(`${app}/manifests/v1`, {
     headers: { accept: 'application/vnd.docker.distribution.manifest.v1+json' },
@@ -45,7 +45,7 @@ test('the upstream is asked for every current type of manifest and never for sch
   expect(accept).not.toContain('docker.distribution.manifest.v1')
 })
 
-test('an image of an index is found through it', async () => {
+test('the image of an index is pulled through the index', async () => {
   const child = makeImage({ seed: 1 })
   const index = makeIndex([child, makeImage({ seed: 2 })])
   const { mirror } = await startScene({ image: index })
@@ -54,7 +54,7 @@ test('an image of an index is found through it', async () => {
   for (const digest of child.blobs.keys()) expectContent(await mirror.get(`${app}/blobs/${digest}`), digest)
 })
 
-test('a manifest whose members are null where there is nothing comes as the same bytes, and so does what it names', async () => {
+test('a manifest with null members is served as the same bytes, and so is its content', async () => {
   const nothing = { subject: null, manifests: null, fsLayers: null, mediaType: null, annotations: { a: null } }
   const image = makeImage({ manifest: nothing })
   const { mirror, upstream, layer } = await startScene({ image })
@@ -65,7 +65,7 @@ test('a manifest whose members are null where there is nothing comes as the same
   expect(upstream.count({ path: `/blobs/${layer}` })).toBeLessThanOrEqual(1)
 })
 
-test('a schema 1 manifest is refused with a clear word', async () => {
+test('a schema 1 manifest is refused with a clear message', async () => {
   const type = 'application/vnd.docker.distribution.manifest.v1+prettyjws'
   const bytes = Buffer.from(
     JSON.stringify({ schemaVersion: 1, name: 'library/app', tag: 'v1', fsLayers: [], history: [] }),
@@ -84,7 +84,7 @@ describe('a manifest that is too large', () => {
     expect((await mirror.status()).storage.blobs).toBe(0)
   })
 
-  test('of just less than 4 MiB is served', async () => {
+  test('is one of 4 MiB; a slightly smaller one is served', async () => {
     const image = makeImage({ manifest: { annotations: { padding: 'x'.repeat(4 * 1024 * 1024 - 1000) } } })
     const { mirror } = await startScene({ image })
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
@@ -100,7 +100,7 @@ describe('a manifest that is too large', () => {
   })
 })
 
-test('a manifest that does not parse as one is not taken for one', async () => {
+test('a manifest that does not parse is refused', async () => {
   const deep = `{"schemaVersion":2,"mediaType":"${mediaType.ociManifest}","config":${'['.repeat(100_000)}${']'.repeat(100_000)}}`
   for (const text of ['[]', '"text"', 'null', '{', deep, '{"schemaVersion":2,"layers":1e400,"config":null}']) {
     const { mirror } = await startScene({ image: manifestOf(Buffer.from(text), mediaType.ociManifest) })
@@ -120,8 +120,8 @@ test('a manifest with hostile members is stored and served byte for byte', async
   expect(({} as Record<string, unknown>)['polluted']).toBeUndefined()
 })
 
-describe('sha512', () => {
-  test('a blob and a manifest named by it are checked and served', async () => {
+describe('a sha512 digest', () => {
+  test('of a blob and of a manifest is verified, and both are served', async () => {
     const { upstream, mirror, image, layerBytes } = await startScene()
     const [blob, manifest] = [digestOf(layerBytes, 'sha512'), digestOf(image.bytes, 'sha512')]
     upstream.on({ path: `${app}/blobs/${blob}` }, ({ response }) => send(response, { status: 200, body: layerBytes }))
@@ -143,8 +143,8 @@ describe('sha512', () => {
 
 const json = (body: Buffer) => JSON.parse(body.toString()) as unknown
 
-describe('listings', () => {
-  test('the tags of a repository come from its upstream, page by page, below the path the client used', async () => {
+describe('lists', () => {
+  test("of tags come from the upstream, page by page, with links below the client's path", async () => {
     const { upstream, mirror, image } = await startScene()
     for (const tag of ['a', 'b', 'c']) upstream.push('library/app', tag, image)
     const first = await mirror.get(`${app}/tags/list?n=2`)
@@ -159,14 +159,14 @@ describe('listings', () => {
     expect(named.headers['link']).toContain('ns=docker.io')
   })
 
-  test('while the upstream is away, the tags that are held are listed', async () => {
+  test('of tags have the cached tags while the upstream is down', async () => {
     const { upstream, mirror } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     await upstream.stop()
     expect(json((await mirror.get(`${app}/tags/list`)).body)).toEqual({ name: 'library/app', tags: ['v1'] })
   })
 
-  test('referrers are passed on, with the filter', async () => {
+  test('of referrers are requested from the upstream, with the filter', async () => {
     const { upstream, mirror, image } = await startScene()
     const index = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: [] }))
     upstream.on({ path: /\/referrers\// }, ({ response }) =>
@@ -185,7 +185,7 @@ describe('listings', () => {
     expect(upstream.requests.at(-1)!.path).toMatch(/artifactType=application(\/|%2F)sbom/)
   })
 
-  test('an upstream without referrers keeps them under a tag; without that there are none', async () => {
+  test('of referrers come from the referrers tag where the upstream has no API, and are empty without it', async () => {
     const { upstream, mirror, image } = await startScene()
     const none = await mirror.get(`${app}/referrers/${image.digest}`)
     expect(none).toMatchObject({ status: 200, headers: { 'content-type': mediaType.ociIndex } })
@@ -204,7 +204,7 @@ describe('listings', () => {
   })
 })
 
-test('a slow upstream manifest does not hold up other images', async () => {
+test('a slow upstream manifest does not delay other images', async () => {
   const { upstream, mirror, image } = await startScene()
   upstream.push('library/app', 'v2', makeImage({ seed: 2 }))
   upstream.on({ path: `${app}/manifests/v1` }, late(500))

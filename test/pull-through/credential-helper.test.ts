@@ -43,9 +43,9 @@ async function pulledHome(upstream: TestUpstream): Promise<string> {
 const startUp = (upstream: TestUpstream, home: string, cache: TestMirrorOptions['cache'] = {}) =>
   startTestMirror({ home, upstreams: { 'docker.io': { url: upstream.url, credentials: dockerConfig } }, cache })
 
-describe.skipIf(process.platform === 'win32')('what is cached for everybody', () => {
+describe.skipIf(process.platform === 'win32')('public cached content', () => {
   test.each([{ offline: true }, { offline: false }])(
-    'is served without a credential helper being started: by digest, in part, by HEAD (%j)',
+    'is served without starting a credential helper: by digest, in ranges, by HEAD (%j)',
     async (cache) => {
       const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
       const home = await pulledHome(upstream)
@@ -63,7 +63,7 @@ describe.skipIf(process.platform === 'win32')('what is cached for everybody', ()
     },
   )
 
-  test('is served by its tag, and listed, without a credential helper being started, when the mirror is offline', async () => {
+  test('is served by its tag, and listed, without starting a credential helper, when the mirror is offline', async () => {
     const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
     const home = await pulledHome(upstream)
     const helper = await setUpHelper()
@@ -74,7 +74,7 @@ describe.skipIf(process.platform === 'win32')('what is cached for everybody', ()
     expect(helper.wasStarted()).toBe(false)
   })
 
-  test('is served by a tag that is fresh without a credential helper being started', async () => {
+  test('is served by a fresh tag without starting a credential helper', async () => {
     const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
     const helper = await setUpHelper({ inUse: false })
     const mirror = await startUp(upstream, await temporaryHome(), { tagFreshness: 600_000 })
@@ -88,7 +88,7 @@ describe.skipIf(process.platform === 'win32')('what is cached for everybody', ()
     expect(helper.wasStarted()).toBe(false)
   })
 
-  test('is served by a tag that has to be confirmed before the helper answers, as stale', async () => {
+  test('is served stale by a tag that needs revalidation, before the credential helper responds', async () => {
     const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
     const home = await pulledHome(upstream)
     const helper = await setUpHelper()
@@ -105,7 +105,7 @@ describe.skipIf(process.platform === 'win32')('what is cached for everybody', ()
 })
 
 test.skipIf(process.platform === 'win32')(
-  'what is not cached waits for the credential helper, and so does what is cached for its owner only',
+  'uncached content, and content of a credential, waits for the credential helper',
   async () => {
     const auth = { scheme: 'basic', users: { ann: 'open-sesame' } } as const
     const upstream = await startUpstream({ images: { 'library/app': { v1: image } }, auth })

@@ -55,14 +55,14 @@ describe('a stored blob', () => {
     expect(upstream.count(anyBlob)).toBe(2)
   })
 
-  test.each(sizes)('that %s while the mirror was down is fetched again', async (_, harm) => {
+  test.each(sizes)('that %s while the mirror was stopped is fetched again', async (_, harm) => {
     const scene = await startFilled()
     const file = await blobFile(scene.mirror, scene.layer)
     const second = await restart(scene, () => harm(file))
     expectContent(await second.get(`${app}/blobs/${scene.layer}`), scene.layer)
   })
 
-  test('with a byte flipped is found by verify, moved aside, and fetched again', async () => {
+  test('with a flipped byte is found by verify, quarantined, and fetched again', async () => {
     const { upstream, mirror, layer } = await startFilled()
     await flipByte(await blobFile(mirror, layer))
     expect(await verify(mirror)).toMatchObject({ damaged: [layer], done: true })
@@ -72,13 +72,13 @@ describe('a stored blob', () => {
     expect(await verify(mirror)).toMatchObject({ damaged: [], done: true })
   })
 
-  test('with a byte flipped is never served when every read is verified', async () => {
+  test('with a flipped byte is never served with verifyReads: always', async () => {
     const { mirror, layer } = await startFilled({ verifyReads: 'always' })
     await flipByte(await blobFile(mirror, layer))
     expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
   })
 
-  test('with a byte flipped is never served in parts either, with verifyReads: always, wherever the part is', async () => {
+  test('with a flipped byte is never served in ranges with verifyReads: always, wherever the range is', async () => {
     const { mirror, layer, layerBytes } = await startFilled({ verifyReads: 'always' })
     for (const [start, end] of [
       [0, 99],
@@ -93,7 +93,7 @@ describe('a stored blob', () => {
     }
   })
 
-  test('with a byte flipped is never served on the first read after an unclean stop', async () => {
+  test('with a flipped byte is never served on the first read after an unclean stop', async () => {
     const scene = await startFilled()
     const file = await blobFile(scene.mirror, scene.layer)
     const second = await restart(scene, async () => {
@@ -106,7 +106,7 @@ describe('a stored blob', () => {
   })
 })
 
-test('a stored manifest with a byte flipped is never served', async () => {
+test('a stored manifest with a flipped byte is never served', async () => {
   const scene = await startFilled()
   const { image, mirror } = scene
   const file = await blobFile(mirror, image.digest)
@@ -115,13 +115,13 @@ test('a stored manifest with a byte flipped is never served', async () => {
   expectContent(await second.get(`${app}/manifests/v1`), image.digest)
 })
 
-describe('a file of the mirror that is damaged is no reason not to start', () => {
+describe('the mirror starts with damaged files', () => {
   test.each([
     ['emptied', (file: string) => truncate(file, 0)],
     ['cut in half', async (file: string) => truncate(file, (await stat(file)).size >> 1)],
     ['full of zeros', async (file: string) => writeFile(file, Buffer.alloc((await stat(file)).size))],
     ['of another shape', (file: string) => writeFile(file, '{"__proto__":1,"tags":[7],"totals":null,"pid":"x"}')],
-  ])('every file but the blobs %s', async (_, harm) => {
+  ])('when every file except the blobs %s', async (_, harm) => {
     const scene = await startFilled()
     const second = await restart(scene, async () => {
       const files = (await filesOf(scene.mirror)).filter((file) => !file.includes('/blobs/'))
@@ -134,7 +134,7 @@ describe('a file of the mirror that is damaged is no reason not to start', () =>
   })
 })
 
-test('what a dead process left half written is swept at the start', async () => {
+test('temp files of a killed process are removed at the start', async () => {
   const scene = await startFilled()
   const temporary = join(dirname(dirname(dirname(await blobFile(scene.mirror, scene.layer)))), 'tmp')
   const second = await restart(scene, async () => {
@@ -145,7 +145,7 @@ test('what a dead process left half written is swept at the start', async () => 
   expectContent(await second.get(`${app}/blobs/${scene.layer}`), scene.layer)
 })
 
-test('nothing is left in the temporary folder after good and bad fills', async () => {
+test('successful and failed downloads leave no temp files', async () => {
   const { upstream, mirror, layer } = await startFilled()
   const temporary = join(dirname(dirname(dirname(await blobFile(mirror, layer)))), 'tmp')
   const image = makeImage({ layers: [noise(100_000, 9)] })
@@ -155,7 +155,7 @@ test('nothing is left in the temporary folder after good and bad fills', async (
   await expect.poll(() => readdir(temporary)).toEqual([])
 })
 
-test('folders are 0700 and files 0600', async () => {
+test('the mirror creates folders with mode 0700 and files with mode 0600', async () => {
   const { mirror } = await startFilled()
   await mirror.close()
   const entries = await readdir(mirror.home, { recursive: true, withFileTypes: true })
@@ -165,7 +165,7 @@ test('folders are 0700 and files 0600', async () => {
   }
 })
 
-test('blobs lie as in an OCI layout', async () => {
+test('blobs are stored in the OCI image layout', async () => {
   const { mirror, image, layer } = await startFilled()
   for (const digest of [image.digest, layer] as Digest[]) {
     const file = await blobFile(mirror, digest)

@@ -6,7 +6,7 @@ import { anyBlob } from '../support/upstream.ts'
 
 const MiB = 1024 * 1024
 
-test('a blob of unknown size that never ends is cut at the limit of the cache, and nothing of it is kept', async () => {
+test('an endless blob of unknown size is cut at the size limit of the cache, and not stored', async () => {
   const { mirror, upstream, layer } = await startScene({ cache: { maxSize: 8 * MiB } })
   upstream.on(anyBlob, endless)
   // Without its manifest nobody knows the size of the blob.
@@ -20,7 +20,7 @@ test('a blob of unknown size that never ends is cut at the limit of the cache, a
   expect(mirror.log.join('\n')).toContain('has not ended after 8388608 bytes')
 })
 
-test('a blob of known size whose body never ends is cut at its size', async () => {
+test('a blob of known size with an endless body is cut at its size', async () => {
   const { mirror, upstream, layer, layerBytes } = await startScene()
   await mirror.get(`${app}/manifests/v1`)
   upstream.on(anyBlob, endless)

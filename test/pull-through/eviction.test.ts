@@ -29,7 +29,7 @@ const remove = async (mirror: TestMirror, names: string[]) => {
   return JSON.parse(answer.body.toString()) as RemovalReport
 }
 
-test('above maxSize whole images go, the one not pulled for longest first', async () => {
+test('above maxSize whole images are evicted, the least recently pulled first', async () => {
   const { mirror } = await startThree({ maxSize: 2.5 * MB })
   await pull(mirror, 0)
   await pull(mirror, 1)
@@ -43,7 +43,7 @@ test('above maxSize whole images go, the one not pulled for longest first', asyn
   await expect.poll(async () => (await mirror.status()).storage.bytes).toBeLessThanOrEqual(2.5 * MB)
 })
 
-test('what is removed is counted as it was listed: not a tag that was only asked for by HEAD', async () => {
+test('the result of an eviction counts listed images, and no tag that was only requested by HEAD', async () => {
   const { mirror } = await startThree({})
   await pull(mirror, 0)
   await mirror.get(`${app}/manifests/t1`, { method: 'HEAD' })
@@ -53,7 +53,7 @@ test('what is removed is counted as it was listed: not a tag that was only asked
   expect(await remove(mirror, ['docker.io/library/app'])).toMatchObject({ images: listed, unknown: [] })
 })
 
-test('a layer that a kept image shares stays', async () => {
+test('eviction keeps a layer that a remaining image shares', async () => {
   const shared = noise(500_000, 50)
   const { upstream, mirror } = await startScene()
   const pair: TestImage[] = [1, 2].map((seed) => makeImage({ layers: [shared, noise(1000, seed)], seed }))
@@ -69,8 +69,8 @@ test('a layer that a kept image shares stays', async () => {
   expect(upstream.requests.length).toBe(length)
 })
 
-describe('nothing that is in use goes', () => {
-  test('a reader of a blob that is removed meanwhile gets all of it', async () => {
+describe('content in use survives its removal', () => {
+  test('a client gets all of a blob that is removed during its response', async () => {
     const size = 30 * MB
     const { mirror, layer, layerBytes } = await startScene({ image: makeImage({ layers: [noise(size)] }) })
     await mirror.get(`${app}/manifests/v1`)
@@ -85,7 +85,7 @@ describe('nothing that is in use goes', () => {
     expect(Buffer.concat(chunks).equals(layerBytes)).toBe(true)
   })
 
-  test('an image that is removed while a layer of it arrives: the client gets its bytes', async () => {
+  test('a client gets all of a layer whose image is removed during the download', async () => {
     const { upstream, mirror } = await startThree({})
     upstream.on(anyBlob, slow(2 * MB))
     await mirror.get(`${app}/manifests/t0`)
@@ -100,13 +100,13 @@ describe('nothing that is in use goes', () => {
   })
 })
 
-test('a cache too small for any image still serves every byte', async () => {
+test('a cache that is too small for any image still serves every byte', async () => {
   const { mirror } = await startThree({ maxSize: 100_000 })
   for (const at of [0, 1, 2, 0]) await pull(mirror, at)
   await expect.poll(async () => (await mirror.status()).storage.bytes).toBeLessThanOrEqual(100_000)
 })
 
-test('pulls all over the place while everything is pruned again and again give only right bytes', async () => {
+test('concurrent pulls and prunes never serve wrong bytes', async () => {
   const { mirror } = await startThree({ maxSize: 1.5 * MB })
   const pulls = Array.from({ length: 4 }, async (_, client) => {
     for (let turn = 0; turn < 5; turn++) await pull(mirror, (client + turn) % 3)

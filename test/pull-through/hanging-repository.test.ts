@@ -7,7 +7,7 @@ import { leavingClients } from '../support/leaving-clients.ts'
 import { startTestMirror } from '../support/mirror.ts'
 import { startUpstream } from '../support/upstream.ts'
 
-test('a repository that hangs holds a quarter of the connections to its upstream, and others are answered meanwhile', async () => {
+test("a hanging repository takes a quarter of its upstream's connections, and other repositories are served", async () => {
   const image = makeImage({ layers: [10] })
   const upstream = await startUpstream({ images: { 'library/well': { v1: image } } })
   upstream.on({ path: /\/library\/hung\// }, hang)

@@ -14,8 +14,8 @@ const head = { method: 'HEAD' }
 
 const refusals = [401, 403, 404, 405, 410, 451, 500, 501, 503]
 
-describe.each(refusals)('an upstream that answers every HEAD with %i, and every GET rightly', (code) => {
-  test('keeps its cached tags pullable, and a tag that moves is followed', async () => {
+describe.each(refusals)('an upstream that answers every HEAD with %i and every GET correctly', (code) => {
+  test('serves its cached tags, and a moved tag is noticed', async () => {
     const { upstream, mirror, image } = await startScene()
     upstream.on(anyHead, status(code))
     for (let pull = 0; pull < 3; pull++) expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
@@ -29,7 +29,7 @@ describe.each(refusals)('an upstream that answers every HEAD with %i, and every 
       .toBe(moved.digest)
   })
 
-  test("answers a client's HEAD of a tag and of a digest that are not held, and the GET after it", async () => {
+  test("answers a client's HEAD of a tag and of a digest that are not cached, and the GET after it", async () => {
     const { upstream, mirror, image } = await startScene()
     upstream.on(anyHead, status(code))
     const expected = {
@@ -46,7 +46,7 @@ describe.each(refusals)('an upstream that answers every HEAD with %i, and every 
     expect(await mirror.get(`/v2/library/other/manifests/${image.digest}`, head)).toMatchObject(expected)
   })
 
-  test('vouches for a blob that is held for another repository, and tells the size of one that is not held', async () => {
+  test('grants a blob that is stored for another repository, and tells the size of one that is not stored', async () => {
     const { upstream, mirror, image, layer } = await startScene()
     upstream.push('library/other', 'v1', makeImage({ seed: 3 }))
     upstream.push('library/third', 'v1', image)
@@ -64,8 +64,8 @@ describe.each(refusals)('an upstream that answers every HEAD with %i, and every 
   })
 })
 
-describe('a HEAD that is refused', () => {
-  test('is confirmed by one GET before a cached tag goes', async () => {
+describe('a refused HEAD', () => {
+  test('is confirmed by one GET before a cached tag is removed', async () => {
     const { upstream, mirror } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     upstream.remove('library/app', 'v1')
@@ -75,7 +75,7 @@ describe('a HEAD that is refused', () => {
     expect(upstream.requests.slice(length).map(({ method }) => method)).toEqual(['HEAD', 'GET'])
   })
 
-  test('lets the upstream be asked by GET alone from then on, and by HEAD where HEAD is answered', async () => {
+  test('switches the upstream to GET, but only for content whose HEADs are refused', async () => {
     const { upstream, mirror } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     const heal = upstream.on(anyManifestHead, status(403))
@@ -87,7 +87,7 @@ describe('a HEAD that is refused', () => {
     expect(upstream.requests.slice(length).map(({ method }) => method)).toEqual(['GET', 'GET'])
   })
 
-  test('for a moment only, by a 503, changes nothing for the next one', async () => {
+  test('with a temporary 503 does not switch to GET', async () => {
     const { upstream, mirror } = await startScene({ cache: { timeouts: { revalidate: 10_000 } } })
     await mirror.get(`${app}/manifests/v1`)
     upstream.on(anyManifestHead, times(3, status(503)))
@@ -97,7 +97,7 @@ describe('a HEAD that is refused', () => {
     expect(upstream.requests.slice(length).map(({ method }) => method)).toEqual(['HEAD'])
   })
 
-  test('once, by a 404 that the push of the tag in between explains, changes nothing for the next one', async () => {
+  test('with a 404 before the tag was pushed does not switch to GET', async () => {
     const { upstream, mirror, image } = await startScene()
     upstream.on(anyHead, times(1, status(404)))
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
@@ -107,19 +107,19 @@ describe('a HEAD that is refused', () => {
     expect(upstream.requests.slice(length).map(({ method }) => method)).toEqual(['HEAD'])
   })
 
-  test.each([302, 307, 304])('as %i without a target is confirmed by GET too', async (code) => {
+  test.each([302, 307, 304])('as %i without a location is confirmed by GET', async (code) => {
     const { upstream, mirror, image } = await startScene()
     upstream.on(anyManifestHead, status(code))
     for (let pull = 0; pull < 2; pull++) expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
   })
 
-  test('by a redirect that leads nowhere is confirmed by GET too', async () => {
+  test('by a redirect to a missing target is confirmed by GET', async () => {
     const { upstream, mirror, image } = await startScene()
     upstream.on(anyManifestHead, redirect('/nowhere'))
     for (let pull = 0; pull < 2; pull++) expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
   })
 
-  test('by the storage that it is redirected to is confirmed by GET too, of a manifest and of a blob', async () => {
+  test('by the storage behind a redirect is confirmed by GET, for a manifest and for a blob', async () => {
     const { upstream, mirror, image, layer } = await startScene()
     const storage = await startUpstream()
     storage.on({}, status(403))
@@ -135,7 +135,7 @@ describe('a HEAD that is refused', () => {
     expect([answer.status, answer.headers['content-length']]).toEqual([200, String(layerSize)])
   })
 
-  test('in an outage is an outage: nobody is asked by GET where no answer came', async () => {
+  test('without a response is an outage, and no GET is sent', async () => {
     const { upstream, mirror, image } = await startScene({ cache: { timeouts: { headers: 100 } } })
     await mirror.get(`${app}/manifests/v1`)
     upstream.on({}, () => {})
@@ -147,10 +147,10 @@ describe('a HEAD that is refused', () => {
   })
 })
 
-describe('a quota for pulls, which a GET of a manifest spends', () => {
+describe('a pull quota, which the GET of a manifest spends', () => {
   const limited = status(429, { 'retry-after': '60', 'ratelimit-remaining': '0;w=21600' })
 
-  test('is not touched while HEADs are answered', async () => {
+  test('is not spent while HEADs are answered', async () => {
     const { upstream, mirror } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     for (let pull = 0; pull < 3; pull++) await mirror.get(`${app}/manifests/v1`)
@@ -158,7 +158,7 @@ describe('a quota for pulls, which a GET of a manifest spends', () => {
     expect(upstream.count(anyManifest)).toBe(1)
   })
 
-  test('is not asked for by GET when the HEAD is limited: a cached tag is served stale, another is limited', async () => {
+  test('is not spent when the HEAD is rate-limited: a cached tag is served stale, another gets a 429', async () => {
     const { upstream, mirror, image } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     upstream.on(anyManifestHead, status(429, { 'retry-after': '60' }))
@@ -168,7 +168,7 @@ describe('a quota for pulls, which a GET of a manifest spends', () => {
     expect(upstream.count(anyManifest)).toBe(1)
   })
 
-  test('that is used up confirms nothing: a cached tag stays, and what is not cached is not there', async () => {
+  test('that is used up confirms no refused HEAD: a cached tag stays, and other content is a 404', async () => {
     const { upstream, mirror, image } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     upstream.on(anyManifestHead, status(404))
@@ -177,7 +177,7 @@ describe('a quota for pulls, which a GET of a manifest spends', () => {
     expect((await mirror.get(`${app}/manifests/v2`, head)).status).toBe(404)
   })
 
-  test('limits a GET by itself no longer than it says', async () => {
+  test('limits GETs no longer than its Retry-After', async () => {
     const { upstream, mirror, image } = await startScene()
     upstream.on(anyManifestHead, status(429, { 'retry-after': '1' }))
     expect((await mirror.get(`${app}/manifests/v1`, head)).status).toBe(429)
@@ -186,10 +186,10 @@ describe('a quota for pulls, which a GET of a manifest spends', () => {
   })
 })
 
-describe('a HEAD that names another digest than the GET has', () => {
+describe('a HEAD that names another digest than the GET', () => {
   const wrong = digestOf(Buffer.from('what the HEAD says'))
 
-  test('never keeps the right content from a client, and is not asked again once it was wrong twice', async () => {
+  test('never prevents a pull, and is replaced by GET once it was wrong twice', async () => {
     const { upstream, mirror, image } = await startScene()
     upstream.on(anyManifestHead, headers({ 'docker-content-digest': wrong }))
     for (let pull = 0; pull < 2; pull++) expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
@@ -200,7 +200,7 @@ describe('a HEAD that names another digest than the GET has', () => {
     expect(upstream.requests.slice(length).map(({ method }) => method)).toEqual(['GET'])
   })
 
-  test('because the tag has moved in between is asked again', async () => {
+  test('is repeated, because the tag may have moved in between', async () => {
     const { upstream, mirror, image } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     upstream.on(anyManifestHead, times(1, headers({ 'docker-content-digest': wrong })))
@@ -229,7 +229,7 @@ function withoutLength(isChunked: boolean): Fault {
 }
 
 describe.each(lengths)('a HEAD with %s', (_, fault) => {
-  test('of a manifest that is not held has an unknown length, which the manifest tells', async () => {
+  test('of a manifest that is not cached is replaced by the manifest, which has the length', async () => {
     const { upstream, mirror, image } = await startScene()
     upstream.on(anyHead, fault)
     upstream.push('library/other', 'v1', image)
@@ -239,7 +239,7 @@ describe.each(lengths)('a HEAD with %s', (_, fault) => {
     }
   })
 
-  test('of a blob that no manifest names leaves the length out', async () => {
+  test('of a blob that no manifest names is answered without a length', async () => {
     const { upstream, mirror, layer } = await startScene()
     upstream.on(anyHead, fault)
     const answer = await mirror.get(`${app}/blobs/${layer}`, head)
@@ -248,7 +248,7 @@ describe.each(lengths)('a HEAD with %s', (_, fault) => {
 })
 
 describe.each([...lengths, anotherLength])('a HEAD with %s', (_, fault) => {
-  test('of a blob is answered with what its descriptor says', async () => {
+  test('of a blob is answered with the size of its descriptor', async () => {
     const { upstream, mirror, layer } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     upstream.on(anyHead, fault)
@@ -256,7 +256,7 @@ describe.each([...lengths, anotherLength])('a HEAD with %s', (_, fault) => {
     expect([answer.status, answer.headers['content-length']]).toEqual([200, String(layerSize)])
   })
 
-  test('of an image of an index is answered with what its descriptor says', async () => {
+  test('of an image in an index is answered with the size of its descriptor', async () => {
     const { upstream, mirror, image } = await startScene()
     upstream.push('library/app', 'v2', makeIndex([image]))
     await mirror.get(`${app}/manifests/v2`)
@@ -265,7 +265,7 @@ describe.each([...lengths, anotherLength])('a HEAD with %s', (_, fault) => {
     expect([answer.status, answer.headers['content-length']]).toEqual([200, String(image.bytes.length)])
   })
 
-  test('does not make damaged goods of a blob that is held', async () => {
+  test('does not make a stored blob look damaged', async () => {
     const { upstream, mirror, image, layer } = await startScene()
     await mirror.get(`${app}/blobs/${layer}`)
     await mirror.untilStored(1)
@@ -283,7 +283,7 @@ describe.each([...lengths, anotherLength])('a HEAD with %s', (_, fault) => {
   })
 })
 
-test('a blob of 0 bytes is told with its length', async () => {
+test('the HEAD of an empty blob has its length', async () => {
   const empty = Buffer.alloc(0)
   const { mirror } = await startScene({ image: makeImage({ layers: [empty] }) })
   const answer = await mirror.get(`${app}/blobs/${digestOf(empty)}`, head)
@@ -294,7 +294,7 @@ describe('a GET with Content-Length: 0', () => {
   const nothing: Fault = ({ response, reply }) =>
     send(response, { status: 200, headers: { ...reply.headers, 'content-length': '0' }, body: Buffer.alloc(0) })
 
-  test('is neither a manifest nor a blob, and is not kept', async () => {
+  test('is neither a manifest nor a blob, and is not stored', async () => {
     const { upstream, mirror, image, layer } = await startScene()
     upstream.on(anyManifest, nothing)
     upstream.on(anyBlob, nothing)
@@ -311,7 +311,7 @@ describe('a GET with Content-Length: 0', () => {
   })
 })
 
-test('a HEAD of a blob that is refused does not answer the GET after it', async () => {
+test('a refused HEAD of a blob does not answer the GET after it', async () => {
   const { upstream, mirror, layer } = await startScene()
   upstream.on(anyBlobHead, status(404))
   upstream.on(anyBlob, times(1, status(404)))

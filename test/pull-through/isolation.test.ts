@@ -22,8 +22,8 @@ async function startTwo() {
   return { images, one, two, mirror }
 }
 
-describe('two upstreams with a repository of one name', () => {
-  test('never mix: each answers with its own', async () => {
+describe('two upstreams with repositories of the same name', () => {
+  test('serve their own content', async () => {
     const { images, mirror } = await startTwo()
     for (const _ of ['cold', 'warm']) {
       for (const [at, ns] of ['one.example', 'two.example'].entries()) {
@@ -34,7 +34,7 @@ describe('two upstreams with a repository of one name', () => {
     }
   })
 
-  test('what one holds is not to be had from the other', async () => {
+  test("do not serve each other's content", async () => {
     const { images, mirror } = await startTwo()
     const [first] = images
     await mirror.get(`${app}/manifests/v1?ns=one.example`)
@@ -43,7 +43,7 @@ describe('two upstreams with a repository of one name', () => {
     expectError(await mirror.get(`${app}/blobs/${first.layers[0]}?ns=two.example`), 404, 'BLOB_UNKNOWN')
   })
 
-  test('dropping one leaves the other', async () => {
+  test('are removed independently', async () => {
     const { images, one, two, mirror } = await startTwo()
     for (const ns of ['one.example', 'two.example']) await mirror.get(`${app}/manifests/v1?ns=${ns}`)
     const removal = await mirror.post('/api/cache/rm', { names: ['one.example/library/app'], dryRun: false })
@@ -55,7 +55,7 @@ describe('two upstreams with a repository of one name', () => {
   })
 })
 
-describe('bytes that are held are no right to serve them (one upstream, two repositories)', () => {
+describe('stored bytes are served only with a grant for the repository', () => {
   const shared = noise(200_000, 5)
   const digest = digestOf(shared)
   const secret = makeImage({ layers: [shared], seed: 1 })
@@ -66,7 +66,7 @@ describe('bytes that are held are no right to serve them (one upstream, two repo
     return scene
   }
 
-  test('a repository that does not hold the blob gets a 404 from its upstream, not our copy', async () => {
+  test("a repository without the blob gets its upstream's 404, not the stored bytes", async () => {
     const { upstream, mirror } = await startShared()
     await mirror.get(`${app}/blobs/${digest}`)
     upstream.push('library/other', 'v1', makeImage({ seed: 2 }))
@@ -76,7 +76,7 @@ describe('bytes that are held are no right to serve them (one upstream, two repo
     expect((await mirror.get(`/v2/library/other/manifests/${secret.digest}`)).status).toBe(404)
   })
 
-  test('a repository whose upstream says that it holds the blob gets our copy for one HEAD', async () => {
+  test('a repository whose upstream has the blob gets the stored bytes for one HEAD', async () => {
     const { upstream, mirror } = await startShared()
     await mirror.get(`${app}/blobs/${digest}`)
     upstream.push('library/other', 'v1', makeImage({ layers: [shared], seed: 2 }))
@@ -86,7 +86,7 @@ describe('bytes that are held are no right to serve them (one upstream, two repo
     expect(upstream.requests.slice(length).map(({ method }) => method)).toEqual(['HEAD'])
   })
 
-  test('a manifest of the repository that names the blob is word enough', async () => {
+  test('a manifest of the repository that names the blob is a grant', async () => {
     const { upstream, mirror } = await startShared()
     await mirror.get(`${app}/blobs/${digest}`)
     upstream.push('library/other', 'v1', makeImage({ layers: [shared], seed: 2 }))
@@ -96,7 +96,7 @@ describe('bytes that are held are no right to serve them (one upstream, two repo
     expect(upstream.requests.length).toBe(length)
   })
 
-  test('a manifest that names it as a foreign layer is not', async () => {
+  test('a manifest that names the blob as a foreign layer is no grant', async () => {
     const { upstream, mirror } = await startShared()
     await mirror.get(`${app}/blobs/${digest}`)
     const type = 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip'
@@ -107,7 +107,7 @@ describe('bytes that are held are no right to serve them (one upstream, two repo
     expect(upstream.count({ path: '/foreign' })).toBe(0)
   })
 
-  test('a word that comes after the fetch it was for has ended is good for what is stored by then', async () => {
+  test('a grant that comes after the end of its download is valid for the stored blob', async () => {
     const { upstream, mirror } = await startShared()
     upstream.push('library/holder', 'v1', makeImage({ layers: [shared], seed: 3 }))
     upstream.on(anyBlob, slow(1_000_000))
@@ -119,7 +119,7 @@ describe('bytes that are held are no right to serve them (one upstream, two repo
     expect(upstream.count(anyBlob)).toBe(1)
   })
 
-  test('joining a running fetch needs a word of its own', async () => {
+  test('joining a running download needs a grant for the own repository', async () => {
     const { upstream, mirror } = await startShared()
     upstream.on(anyBlob, slow(200_000))
     upstream.push('library/holder', 'v1', makeImage({ layers: [shared], seed: 3 }))
@@ -132,7 +132,7 @@ describe('bytes that are held are no right to serve them (one upstream, two repo
     expect(upstream.count({ method: 'GET', path: /library\/holder\/blobs/ })).toBe(0)
   })
 
-  test('what the repository of a running fetch is refused is not the answer to another one that joined it', async () => {
+  test('a refusal for the repository of a running download does not answer another repository that has joined it', async () => {
     const { upstream, mirror } = await startShared()
     const holder = makeImage({ layers: [shared], seed: 3 })
     upstream.push('library/holder', 'v1', holder)
@@ -173,8 +173,8 @@ async function startBoth(shareCredentials: boolean, credentials?: CredentialsSou
   return { ...scene, outer: scene.mirror.urls[1]! }
 }
 
-describe.skipIf(outside === undefined)('credentials serve loopback listeners only', () => {
-  test('another address is asked for anonymously, and is not served what a credential has fetched', async () => {
+describe.skipIf(outside === undefined)('credentials are used on loopback listeners only', () => {
+  test('a listener on another address uses anonymous access, and does not serve content of a credential', async () => {
     const { mirror, upstream, outer, image, layer } = await startBoth(false)
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
     upstream.on(anyBlob, slow(200_000))
@@ -190,7 +190,7 @@ describe.skipIf(outside === undefined)('credentials serve loopback listeners onl
     expect((await get(outer, '/v2/library/open/manifests/v1')).status).toBe(200)
   })
 
-  test('also where the credential comes while somebody without one is asking', async () => {
+  test('a credential that appears during an anonymous request is not used for it', async () => {
     const folder = await temporaryHome()
     vi.stubEnv('DOCKER_CONFIG', folder)
     onTestFinished(() => void vi.unstubAllEnvs())
@@ -209,7 +209,7 @@ describe.skipIf(outside === undefined)('credentials serve loopback listeners onl
     expectError(await get(outer, `${app}/blobs/${layer}`), 401)
   })
 
-  test('unless the configuration shares them', async () => {
+  test('a listener on another address uses credentials that the configuration shares', async () => {
     const { outer, image, layer } = await startBoth(true)
     expectContent(await get(outer, `${app}/manifests/v1`), image.digest)
     expectContent(await get(outer, `${app}/blobs/${layer}`), layer)

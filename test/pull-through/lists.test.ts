@@ -93,7 +93,7 @@ async function walk(mirror: TestMirror, first: string): Promise<{ tags: string[]
 }
 
 describe.each(styles)('an upstream that names the next page by $name', ({ link, read }) => {
-  test.each(shapes)('is listed to the end, %s', async (_, first) => {
+  test.each(shapes)('is listed completely, %s', async (_, first) => {
     const mirror = await startPaged(({ request, response }) => {
       const token = read(new URL(request.url!, 'http://upstream.invalid').searchParams)
       const page = token === undefined ? undefined : pages[token]
@@ -110,7 +110,7 @@ describe.each(styles)('an upstream that names the next page by $name', ({ link, 
   })
 })
 
-test("a client's own parameters reach the upstream as they are, without ns", async () => {
+test("a client's query parameters reach the upstream unchanged, without ns", async () => {
   const { upstream, mirror, image } = await startScene()
   await mirror.get(`${app}/tags/list?n=2&last=a%2Bb&x=%7E+y&ns=docker.io`)
   expect(upstream.requests.at(-1)!.path).toBe(`${app}/tags/list?n=2&last=a%2Bb&x=%7E+y`)
@@ -120,8 +120,8 @@ test("a client's own parameters reach the upstream as they are, without ns", asy
   )
 })
 
-describe('a list that would never end', () => {
-  test.each(['?n=2', '', '?page=k1'])('ends where its upstream names the same page again: %s', async (query) => {
+describe('an endless list', () => {
+  test.each(['?n=2', '', '?page=k1'])('ends where its upstream links to the same page again: %s', async (query) => {
     const mirror = await startPaged(({ response }) =>
       send(response, {
         status: 200,
@@ -134,7 +134,7 @@ describe('a list that would never end', () => {
     expect(links.length).toBeLessThanOrEqual(1)
   })
 
-  test('of referrers too', async () => {
+  test('of referrers ends as well', async () => {
     const { upstream, mirror, image } = await startScene()
     const body = Buffer.from('{"manifests":[]}')
     const link = `<${app}/referrers/${image.digest}?token=x>; rel="next"`
@@ -145,12 +145,12 @@ describe('a list that would never end', () => {
   })
 })
 
-describe('what is passed on', () => {
+describe('the forwarded body', () => {
   const answer = (body: string, type = 'text/html'): Fault => {
     return ({ response }) => send(response, { status: 200, headers: { 'content-type': type }, body: Buffer.from(body) })
   }
 
-  test('of a list of tags is JSON with all its members, under the name that was asked for', async () => {
+  test('of a list of tags is JSON with all its members, under the requested name', async () => {
     const mirror = await startPaged(
       answer(
         '{"child":[],"manifest":{"sha256:x":{"tag":["a"]}},"__proto__":{"x":1},"name":"prefix/org/app","tags":["a"]}',
@@ -163,22 +163,22 @@ describe('what is passed on', () => {
     )
   })
 
-  test('of a repository without tags, as some write it, is an empty list', async () => {
+  test('of a repository with null tags is an empty list', async () => {
     const mirror = await startPaged(answer('{"name":"x","tags":null}'))
     expect(json((await mirror.get(`/v2/${host}/org/app/tags/list`)).body)).toEqual({ name: 'org/app', tags: [] })
   })
 
   test.each([
-    ['a page of HTML', '<html><script>alert(1)</script></html>'],
+    ['an HTML page', '<html><script>alert(1)</script></html>'],
     ['another JSON', '{"errors":[]}'],
     ['a list of something else', '{"tags":[1]}'],
-    ['a nesting that nobody can read', `{"tags":[],"x":${'['.repeat(100_000)}${']'.repeat(100_000)}}`],
+    ['JSON that is nested too deeply', `{"tags":[],"x":${'['.repeat(100_000)}${']'.repeat(100_000)}}`],
   ])('is never %s', async (_, body) => {
     const mirror = await startPaged(answer(body))
     expectError(await mirror.get(`/v2/${host}/org/app/tags/list`), 502)
   })
 
-  test('is a list of tags of 10 MB, and none without an end', async () => {
+  test('may be a list of tags of 10 MB, but not an endless one', async () => {
     const tags = Array.from({ length: 100_000 }, (_, at) => `${at}-`.padEnd(100, 'x'))
     const mirror = await startPaged(answer(JSON.stringify({ name: 'x', tags })))
     const list = await mirror.get(`/v2/${host}/org/app/tags/list`)
@@ -186,7 +186,7 @@ describe('what is passed on', () => {
     expectError(await (await startPaged(endless)).get(`/v2/${host}/org/app/tags/list`), 502)
   })
 
-  test('of a list of referrers keeps annotations and unknown members, with the type of an index', async () => {
+  test('of a list of referrers keeps annotations and unknown members, with the media type of an index', async () => {
     const { upstream, mirror, image } = await startScene()
     const entry = {
       mediaType: 'a/b',
@@ -203,7 +203,7 @@ describe('what is passed on', () => {
     expect(json(list.body)).toEqual(index)
   })
 
-  test('of a registry that answers its API of referrers with a page is the list under the tag', async () => {
+  test('of a registry that answers its referrers API with a web page is the list under the referrers tag', async () => {
     const { upstream, mirror, image } = await startScene()
     upstream.on({ path: /\/referrers\// }, answer('<html></html>'))
     const list = await mirror.get(`${app}/referrers/${image.digest}`)
@@ -211,8 +211,8 @@ describe('what is passed on', () => {
   })
 })
 
-describe('while the upstream is out', () => {
-  test('held tags stand in for the beginning of a list, and for no page that only the upstream can know', async () => {
+describe('while the upstream is down', () => {
+  test('cached tags replace the first page of a list, and no page that only the upstream can resolve', async () => {
     const { upstream, mirror, image } = await startScene()
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
     upstream.on({}, status(503))
@@ -224,7 +224,7 @@ describe('while the upstream is out', () => {
     expectError(await mirror.get(`${app}/tags/list?next_page=k1`), [502, 503])
   })
 
-  test('the catalog of what is cached goes on, page by page, with its ns', async () => {
+  test('the catalog of cached repositories links to its next page, with its ns', async () => {
     const { upstream, mirror, image } = await startScene()
     upstream.push('library/b', 'v1', image)
     await mirror.get(`${app}/manifests/v1`)

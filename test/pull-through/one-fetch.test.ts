@@ -12,8 +12,8 @@ const MB = 1_000_000
 const times = (count: number) => Array.from({ length: count })
 const big = (size: number) => makeImage({ layers: [noise(size)] })
 
-describe('many clients', () => {
-  test('twenty on one cold 5 MB blob cost one fetch, and all get their first byte together', async () => {
+describe('concurrent clients', () => {
+  test('of one uncached 5 MB blob cost one fetch, and all get their first byte together', async () => {
     const { upstream, mirror, layer } = await startScene({ image: big(5 * MB) })
     const began = deferred()
     // The second half comes when every client has a byte of the first: whoever waited for the whole blob would wait for ever.
@@ -32,7 +32,7 @@ describe('many clients', () => {
     await expect.poll(counted).toMatchObject(all)
   })
 
-  test('a client that comes late joins and gets all of it', async () => {
+  test('that come late join the download and get the whole blob', async () => {
     const { upstream, mirror, layer } = await startScene({ image: big(MB) })
     upstream.on(anyBlob, slow(2 * MB))
     const first = mirror.get(`${app}/blobs/${layer}`)
@@ -46,7 +46,7 @@ describe('many clients', () => {
     expect(upstream.count(anyBlob)).toBe(1)
   })
 
-  test('twenty on one cold manifest cost one fetch, by tag and by digest', async () => {
+  test('of one uncached manifest cost one fetch, by tag and by digest', async () => {
     const { upstream, mirror, image } = await startScene()
     upstream.on(anyManifest, late(100))
     for (const reference of [image.digest, 'v1']) {
@@ -57,7 +57,7 @@ describe('many clients', () => {
     }
   })
 
-  test('many blobs at once are nothing to warn of', async () => {
+  test('of many blobs cause no warning of Node.js', async () => {
     const layers = times(12).map((_, seed) => noise(50_000, seed + 1))
     const { upstream, mirror, image } = await startScene({ image: makeImage({ layers }) })
     upstream.on(anyBlob, late(200))
@@ -74,7 +74,7 @@ describe('many clients', () => {
   })
 })
 
-describe('a failure reaches every waiter, and the next request starts clean', () => {
+describe('a failure reaches every waiting client, and the next request succeeds', () => {
   test('when the body breaks for good', async () => {
     const { upstream, mirror, layer } = await startScene()
     upstream.on(anyBlob, cutAt(50_000))
@@ -84,7 +84,7 @@ describe('a failure reaches every waiter, and the next request starts clean', ()
     expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
   })
 
-  test('when the upstream says no', async () => {
+  test('when the upstream refuses the request', async () => {
     const { upstream, mirror, layer, image } = await startScene()
     upstream.on({}, async (exchange) => {
       await late(50)(exchange)
@@ -95,7 +95,7 @@ describe('a failure reaches every waiter, and the next request starts clean', ()
     for (const answer of await Promise.all([...blobs, ...manifests])) expectError(answer, [502, 503, 504])
   })
 
-  test('when nothing comes', async () => {
+  test('when the upstream does not respond', async () => {
     const { upstream, mirror, layer } = await startScene({ cache: { timeouts: { headers: 200 } } })
     upstream.on(anyBlob, hang)
     const answers = await Promise.all(times(10).map(() => mirror.get(`${app}/blobs/${layer}`)))
@@ -105,8 +105,8 @@ describe('a failure reaches every waiter, and the next request starts clean', ()
   })
 })
 
-describe('clients that leave or dawdle', () => {
-  test('a client that leaves at a tenth changes nothing: the fill finishes, and the next needs no upstream', async () => {
+describe('clients that leave or are slow', () => {
+  test('a client that leaves after a tenth of a blob does not end the download, and the next client needs no upstream', async () => {
     const { upstream, mirror, layer } = await startScene({ image: big(5 * MB) })
     upstream.on(anyBlob, slow(10 * MB))
     const response = await open(mirror.url, `${app}/blobs/${layer}`)
@@ -122,7 +122,7 @@ describe('clients that leave or dawdle', () => {
     expect(upstream.count(anyBlob)).toBe(1)
   })
 
-  test('a client that leaves before the first byte changes nothing either', async () => {
+  test('a client that leaves before the first byte does not end the download', async () => {
     const { upstream, mirror, layer } = await startScene()
     upstream.on(anyBlob, late(200))
     const gone = new AbortController()
@@ -134,7 +134,7 @@ describe('clients that leave or dawdle', () => {
     expect(upstream.count(anyBlob)).toBe(1)
   })
 
-  test('a client that reads nothing holds nobody up, and is cut off after the idle time', async () => {
+  test('a client that reads nothing does not delay others, and is cut off after the idle timeout', async () => {
     const { upstream, mirror, layer } = await startScene({ image: big(20 * MB), cache: { timeouts: { idle: 500 } } })
     const stuck = await open(mirror.url, `${app}/blobs/${layer}`)
     const closed = new Promise((resolve) => stuck.once('close', resolve))
@@ -151,7 +151,7 @@ describe('clients that leave or dawdle', () => {
     expect(got).toBeLessThan(20 * MB)
   })
 
-  test('a client that is slow gets everything, long after the fill is done', async () => {
+  test('a slow client gets the whole blob, long after the end of the download', async () => {
     const { upstream, mirror, layer } = await startScene({ image: big(3 * MB) })
     const response = await open(mirror.url, `${app}/blobs/${layer}`)
     const chunks: Buffer[] = []

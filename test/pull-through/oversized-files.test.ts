@@ -23,7 +23,7 @@ async function makeHuge(path: string): Promise<void> {
   await truncate(path, 600 * MiB)
 }
 
-test.each(files)('a mirror starts, and serves, when %s has grown to 600 MiB', async (_, file) => {
+test.each(files)('the mirror starts and serves when %s has grown to 600 MiB', async (_, file) => {
   const { mirror, upstream, image } = await startScene()
   expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
   await mirror.close()
@@ -34,7 +34,7 @@ test.each(files)('a mirror starts, and serves, when %s has grown to 600 MiB', as
   expectContent(await again.get(`${app}/manifests/v1`), image.digest)
 })
 
-test('a mirror starts, and serves, when the statistics have become a folder', async () => {
+test('the mirror starts and serves when the statistics file is a folder', async () => {
   const { mirror, upstream, image } = await startScene()
   await mirror.close()
   await rm(join(mirror.home, 'state', 'stats.json'), { force: true })

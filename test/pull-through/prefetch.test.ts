@@ -25,8 +25,8 @@ async function startLayered(
 /** Long enough for whatever would be fetched ahead to be asked for. */
 const settle = () => sleep(300)
 
-describe('layers that a client will ask for', () => {
-  test('are fetched when it asks for the first one, each once, and those before it are not', async () => {
+describe('the layers that a client will request', () => {
+  test('are prefetched behind the requested one, each once', async () => {
     const { upstream, mirror, image, blob } = await startLayered()
     await mirror.get(`${app}/manifests/v1`)
     expectContent(await mirror.get(blob(1)), image.layers[1]!)
@@ -37,7 +37,7 @@ describe('layers that a client will ask for', () => {
     expect(upstream.count(anyBlob)).toBe(4)
   })
 
-  test('count as misses when the client comes for them, and as hits after that', async () => {
+  test('count as misses for their first request, and as hits after it', async () => {
     const { mirror, blob } = await startLayered()
     await mirror.get(`${app}/manifests/v1`)
     await mirror.get(blob(0))
@@ -60,8 +60,8 @@ describe('layers that a client will ask for', () => {
 
   test.each([
     ['by a HEAD', { method: 'HEAD' }, 0],
-    ['by a request for a part', { headers: { range: 'bytes=0-9' } }, 1],
-  ])('are not fetched %s', async (_, options, gets) => {
+    ['by a range request', { headers: { range: 'bytes=0-9' } }, 1],
+  ])('are not prefetched %s', async (_, options, gets) => {
     const { upstream, mirror, blob } = await startLayered()
     await mirror.get(`${app}/manifests/v1`)
     await mirror.get(blob(0), options)
@@ -69,7 +69,7 @@ describe('layers that a client will ask for', () => {
     expect(upstream.count(anyBlob)).toBe(gets)
   })
 
-  test('are not fetched for a config, without a manifest, or when that is switched off', async () => {
+  test('are not prefetched for a config, without a manifest, or with prefetching turned off', async () => {
     const { upstream, mirror, blob, config } = await startLayered()
     await mirror.get(`${app}/manifests/v1`, { method: 'HEAD' })
     await mirror.get(blob(0))
@@ -85,7 +85,7 @@ describe('layers that a client will ask for', () => {
     expect(off.upstream.count(anyBlob)).toBe(1)
   })
 
-  test('are fetched so many at a time, and no more once the upstream has had enough', async () => {
+  test('are prefetched up to the limit at a time, and not after a 429 of the upstream', async () => {
     const { upstream, mirror, image, blob } = await startLayered({ layers: 2 })
     await mirror.get(`${app}/manifests/v1`)
     upstream.on({ ...anyBlob, path: new RegExp(`blobs/(?!${image.layers[0]!})`) }, status(429, { 'retry-after': '60' }))
@@ -115,7 +115,7 @@ describe('a large blob', () => {
     return { ...scene, path: `${app}/blobs/${scene.layer}` }
   }
 
-  test('comes in ranges, each asked for once, and is one verified whole', async () => {
+  test('is fetched in ranges, each requested once, and verified as a whole', async () => {
     const { upstream, mirror, layer, path } = await startLarge()
     expectContent(await mirror.get(path), layer)
     const parts = Array.from({ length: 11 }, (_, at) => [at * 100_000, Math.min((at + 1) * 100_000, large.length) - 1])
@@ -124,7 +124,7 @@ describe('a large blob', () => {
     expectContent(await mirror.get(path), layer)
   })
 
-  test('that the upstream sends as a whole is taken as a whole', async () => {
+  test('that the upstream sends as a whole is accepted as a whole', async () => {
     const { upstream, mirror, layer, path } = await startLarge()
     const whole: Fault = ({ response }) => send(response, { status: 200, body: large })
     upstream.on(anyBlob, whole)
@@ -132,14 +132,14 @@ describe('a large blob', () => {
     expect(upstream.count(anyBlob)).toBe(1)
   })
 
-  test('one of whose ranges breaks goes on in one request', async () => {
+  test('whose range breaks continues in one request', async () => {
     const { upstream, mirror, layer, path } = await startLarge()
     upstream.on(anyBlob, forRange(/^bytes=300000-/, cutAt(50_000)))
     expectContent(await mirror.get(path), layer)
     expect(ranges(upstream).at(-1)).toMatch(/^bytes=\d+-$/)
   })
 
-  test('of an upstream that allows one connection comes by one, and costs its client nothing', async () => {
+  test('of an upstream that limits connections is fetched over one, without a failure for the client', async () => {
     const images = [makeImage({ layers: [large, noise(1_050_000, 10)] })] as const
     const { upstream, mirror } = await startScene({ image: images[0], cache: { prefetch: { ...defaults, layers: 0 } } })
     await mirror.get(`${app}/manifests/v1`)
@@ -150,7 +150,7 @@ describe('a large blob', () => {
     expect((await mirror.get(`${app}/manifests/v1`, { headers: { 'cache-control': 'no-cache' } })).status).toBe(200)
   })
 
-  test('with wrong bytes is never given away whole', async () => {
+  test('with wrong bytes is never sent completely', async () => {
     const { upstream, mirror, path } = await startLarge()
     const wrong = Buffer.from(large.subarray(300_000, 400_000))
     wrong[5]! ^= 1
@@ -162,7 +162,7 @@ describe('a large blob', () => {
     expect((await mirror.status()).cache.digestMismatches).toBe(1)
   })
 
-  test('comes by one request when it is not large enough, ranges are off, or a client asks for a part', async () => {
+  test('is fetched by one request below the minimum size, with ranges turned off, or for a range request', async () => {
     const small = await startLarge({ rangeMinSize: 2_000_000 })
     expectContent(await small.mirror.get(small.path), small.layer)
     expect(ranges(small.upstream)).toEqual(['undefined'])

@@ -31,8 +31,8 @@ async function startScene(prefix: string, auth?: AuthOptions, upstream: Partial<
 
 const paths = (requests: readonly { path: string }[]) => requests.map(({ path }) => decodeURIComponent(path))
 
-describe.each(products)('a cache like those of %s, below %s', (_, prefix) => {
-  test('is asked there for manifests, blobs, tags and referrers, and clients do not see it', async () => {
+describe.each(products)('an upstream like %s, below the prefix %s', (_, prefix) => {
+  test('gets requests for manifests, blobs, tags and referrers below the prefix, and clients do not see it', async () => {
     const { company, mirror } = await startScene(prefix)
     const answers = [
       await mirror.get('/v2/library/app/manifests/v1'),
@@ -58,7 +58,7 @@ describe.each(products)('a cache like those of %s, below %s', (_, prefix) => {
     expect(JSON.parse(catalog.body.toString())).toEqual({ repositories: ['docker.io/library/app'] })
   })
 
-  test('is asked for tokens of the name below it', async () => {
+  test('gets token requests for the name below the prefix', async () => {
     const { company, mirror } = await startScene(prefix, { scheme: 'bearer' })
     expectContent(await mirror.get('/v2/library/app/manifests/v1'), image.digest)
     const tokens = company.requests.filter(({ path }) => path.startsWith('/token'))
@@ -67,7 +67,7 @@ describe.each(products)('a cache like those of %s, below %s', (_, prefix) => {
     ])
   })
 
-  test('does not show in what it says itself', async () => {
+  test('does not show its prefix in its error messages', async () => {
     const { company, mirror } = await startScene(prefix)
     const message = `artifact ${prefix}/library/app:v2 not found; did you mean ${prefix}/library/apps?`
     company.on({}, status(404, {}, JSON.stringify({ errors: [{ code: 'MANIFEST_UNKNOWN', message }] })))
@@ -77,7 +77,7 @@ describe.each(products)('a cache like those of %s, below %s', (_, prefix) => {
   })
 })
 
-describe('a cache below a prefix', () => {
+describe('an upstream below a prefix', () => {
   test('pages its tags with links that lead back to the mirror', async () => {
     const { company, mirror } = await startScene('hub')
     company.push('hub/library/app', 'v2', image)
@@ -88,7 +88,7 @@ describe('a cache below a prefix', () => {
     expect(JSON.parse((await mirror.get(next)).body.toString())).toEqual({ name: 'library/app', tags: ['v2'] })
   })
 
-  test('keeps the tags that stand for referrers there, too', async () => {
+  test('has its referrers tags below the prefix, too', async () => {
     const { company, mirror } = await startScene('hub')
     const signature = makeImage({ seed: 7 })
     company.push('hub/library/app', image.digest.replace(':', '-'), signature)
@@ -96,7 +96,7 @@ describe('a cache below a prefix', () => {
     expect(paths(company.requests).at(-1)).toContain(`/v2/hub/library/app/manifests/${image.digest.replace(':', '-')}`)
   })
 
-  test('has what is fetched ahead fetched from there', async () => {
+  test('gets the prefetch requests below the prefix', async () => {
     const { company, mirror } = await startScene('hub')
     await mirror.get('/v2/library/app/manifests/v1')
     await mirror.get(`/v2/library/app/manifests/${image.digest}`)
@@ -104,14 +104,14 @@ describe('a cache below a prefix', () => {
     for (const path of paths(company.requests)) expect(path).toMatch(/^\/v2\/hub\/library\/app\//)
   })
 
-  test('is not asked for the image by which a client is checked', async () => {
+  test('gets no request for the probe image', async () => {
     const { company, mirror } = await startScene('hub')
     const offer = JSON.parse((await mirror.post('/api/canary', {})).body.toString()) as { repository: string }
     expect((await mirror.get(`/v2/docker.io/${offer.repository}/manifests/check`)).status).toBe(200)
     expect(company.requests).toEqual([])
   })
 
-  test('keeps repositories of the same name apart in two upstreams', async () => {
+  test('does not mix repositories of the same name with those of another upstream', async () => {
     const other = makeImage({ seed: 9 })
     const company = await startUpstream({ images: { 'hub/team/app': { v1: image }, 'quay/team/app': { v1: other } } })
     const mirror = await startTestMirror({
@@ -125,7 +125,7 @@ describe('a cache below a prefix', () => {
   })
 })
 
-describe('the credential for a cache below a prefix', () => {
+describe('the credential for an upstream below a prefix', () => {
   /** Docker's configuration, where `docker login` has left these. */
   async function dockerConfig(logins: Record<string, string>): Promise<CredentialsConfig> {
     const folder = join(await temporaryHome(), 'docker')
@@ -154,7 +154,7 @@ describe('the credential for a cache below a prefix', () => {
     expectContent(await mirror.get('/v2/library/app/manifests/v1'), image.digest)
   })
 
-  test('is never the one for the registry that it stands for', async () => {
+  test('is never the one for the registry that the upstream caches', async () => {
     const credentials = await dockerConfig({ 'https://index.docker.io/v1/': 'bob:of-the-hub' })
     const { company, mirror } = await startScene('hub', auth, { credentials })
     expectError(await mirror.get('/v2/library/app/manifests/v1'), 401)

@@ -10,7 +10,7 @@ const quotaBody = JSON.stringify({
   errors: [{ code: 'TOOMANYREQUESTS', message: 'You have reached your unauthenticated pull rate limit.' }],
 })
 
-test('a limited upstream without a cached answer is a 429 with its Retry-After, never a 404', async () => {
+test('a rate-limited upstream is a 429 with its Retry-After for uncached content, never a 404', async () => {
   const { upstream, mirror } = await startScene()
   upstream.on({}, status(429, { 'retry-after': '60' }))
   const answer = await mirror.get(`${app}/manifests/v1`)
@@ -18,7 +18,7 @@ test('a limited upstream without a cached answer is a 429 with its Retry-After, 
   expect(Number(answer.headers['retry-after'])).toBeGreaterThan(50)
 })
 
-test('until Retry-After nobody is made to ask again, whatever they want', async () => {
+test('until Retry-After no request is sent to a rate-limited upstream', async () => {
   const { upstream, mirror, layer } = await startScene()
   upstream.on({}, status(429, { 'retry-after': '60' }))
   await mirror.get(`${app}/manifests/v1`)
@@ -29,7 +29,7 @@ test('until Retry-After nobody is made to ask again, whatever they want', async 
   expect(upstream.requests.length).toBe(before)
 })
 
-test('after Retry-After the upstream is asked again', async () => {
+test('after Retry-After the upstream gets requests again', async () => {
   const { upstream, mirror, image } = await startScene()
   upstream.on({}, status(429, { 'retry-after': '1' }))
   expectError(await mirror.get(`${app}/manifests/v1`), 429)
@@ -38,7 +38,7 @@ test('after Retry-After the upstream is asked again', async () => {
   expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
 })
 
-test('a cached tag is served while the upstream is limited', async () => {
+test('a cached tag is served while the upstream is rate-limited', async () => {
   const { upstream, mirror, image } = await startScene()
   await mirror.get(`${app}/manifests/v1`)
   upstream.on({}, status(429, { 'retry-after': '60' }))
@@ -47,7 +47,7 @@ test('a cached tag is served while the upstream is limited', async () => {
   expect(answer.headers['cache-status']).toBe('mirror; hit; detail=stale-on-error')
 })
 
-test('a used-up pull quota stops manifests only: tags are still confirmed and blobs still fetched', async () => {
+test('a used-up pull quota stops only manifests: tags are still revalidated, and blobs fetched', async () => {
   const { upstream, mirror, image, layer } = await startScene()
   await mirror.get(`${app}/manifests/v1`)
   upstream.push('library/app', 'v2', makeImage({ seed: 2 }))
@@ -62,13 +62,13 @@ test('a used-up pull quota stops manifests only: tags are still confirmed and bl
   expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
 })
 
-test('a retry-after of less than a second is waited out', async () => {
+test('a Retry-After of less than a second is waited for', async () => {
   const { upstream, mirror, image } = await startScene()
   upstream.on(anyManifest, times(2, status(429, { 'retry-after': '880\u00b5s' })))
   expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
 })
 
-test("Docker Hub's quota is read off its answers and shown", async () => {
+test("Docker Hub's quota is read from its responses and shown in the status", async () => {
   const { upstream, mirror } = await startScene()
   upstream.on(
     { path: /\/manifests\// },

@@ -19,20 +19,23 @@ async function startPrivateScene(scheme: 'basic' | 'bearer'): Promise<Scene> {
   })
 }
 
-describe('a blob on a blob store', () => {
-  test.each(['basic', 'bearer'] as const)('is fetched from there without the %s Authorization', async (scheme) => {
-    const { upstream, mirror, layer, layerBytes } = await startPrivateScene(scheme)
-    const cdn = await startCdn()
-    upstream.on(
-      anyBlob,
-      redirect(() => cdn.sign(layerBytes)),
-    )
-    expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
-    expect(upstream.requests.at(-1)!.headers.authorization).toMatch(scheme === 'basic' ? /^Basic / : /^Bearer /)
-    expect(cdn.requests.map(({ headers }) => headers.authorization)).toEqual([undefined])
-  })
+describe('a blob behind a redirect', () => {
+  test.each(['basic', 'bearer'] as const)(
+    'is fetched from its storage without the %s Authorization',
+    async (scheme) => {
+      const { upstream, mirror, layer, layerBytes } = await startPrivateScene(scheme)
+      const cdn = await startCdn()
+      upstream.on(
+        anyBlob,
+        redirect(() => cdn.sign(layerBytes)),
+      )
+      expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+      expect(upstream.requests.at(-1)!.headers.authorization).toMatch(scheme === 'basic' ? /^Basic / : /^Bearer /)
+      expect(cdn.requests.map(({ headers }) => headers.authorization)).toEqual([undefined])
+    },
+  )
 
-  test('is fetched from a store of another name on the same machine, too', async () => {
+  test('is fetched from a storage with another name on the same machine', async () => {
     const { upstream, mirror, layer, layerBytes } = await startPrivateScene('basic')
     const cdn = await startCdn()
     upstream.on(
@@ -44,7 +47,7 @@ describe('a blob on a blob store', () => {
   })
 
   test.each(['end', 'reset'] as const)(
-    'that breaks (%s) with its URL used up is resumed by a new URL from the registry',
+    'that breaks (%s) after its URL has expired is resumed with a new URL from the registry',
     async (how) => {
       const { upstream, mirror, layer, layerBytes } = await startScene()
       const cdn = await startCdn()
@@ -60,7 +63,7 @@ describe('a blob on a blob store', () => {
     },
   )
 
-  test('keeps its Authorization on a redirect that stays on the registry', async () => {
+  test('is fetched with the Authorization when the redirect stays on the registry', async () => {
     const { upstream, mirror, layer } = await startPrivateScene('basic')
     const again = redirect(`${app}/blobs/${layer}?again`)
     upstream.on(anyBlob, (exchange) =>

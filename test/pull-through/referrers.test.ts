@@ -78,7 +78,7 @@ const outages: [string, (upstream: TestUpstream) => unknown][] = [
 ]
 
 describe.each(sources)('a list of referrers that came from %s', (_, start) => {
-  test.each(outages)('is there while the upstream %s, and says that it is stale', async (_, breakIt) => {
+  test.each(outages)('is served while the upstream %s, and marked as stale', async (_, breakIt) => {
     const { upstream, mirror } = await start()
     expect(manifestsOf(await mirror.get(path))).toEqual(entries)
     await breakIt(upstream)
@@ -90,7 +90,7 @@ describe.each(sources)('a list of referrers that came from %s', (_, start) => {
     expectStale(await mirror.get(`${path}?artifactType=application%2Fother`), [])
   })
 
-  test.each([false, true])('is there after a restart (offline: %s)', async (offline) => {
+  test.each([false, true])('is served after a restart (offline: %s)', async (offline) => {
     const home = await temporaryHome()
     const { upstream, mirror } = await start({ home })
     await mirror.get(path)
@@ -100,7 +100,7 @@ describe.each(sources)('a list of referrers that came from %s', (_, start) => {
     expectStale(await second.get(path), entries)
   })
 
-  test('is asked for again as soon as the upstream answers', async () => {
+  test('is requested again as soon as the upstream responds', async () => {
     const { upstream, mirror } = await start({ cache: { timeouts: { revalidate: 30_000 } } })
     await mirror.get(path)
     const heal = upstream.on({}, status(503))
@@ -114,7 +114,7 @@ describe.each(sources)('a list of referrers that came from %s', (_, start) => {
     expectStale(await mirror.get(path), [entries[1]])
   })
 
-  test.each([401, 403])('is not there when the upstream says %i, nor afterwards', async (code) => {
+  test.each([401, 403])('is not served once the upstream has answered %i', async (code) => {
     const { upstream, mirror } = await start()
     await mirror.get(path)
     const heal = upstream.on({}, status(code))
@@ -124,7 +124,7 @@ describe.each(sources)('a list of referrers that came from %s', (_, start) => {
     if (start === startWithApi) expectError(await mirror.get(path), [502, 503])
   })
 
-  test('is there with stale: always though the upstream says 403, and not with stale: never in an outage', async () => {
+  test('is served with stale: always despite a 403, and not with stale: never in an outage', async () => {
     const always = await start({ cache: { stale: 'always' } })
     await always.mirror.get(path)
     always.upstream.on({}, status(403))
@@ -135,7 +135,7 @@ describe.each(sources)('a list of referrers that came from %s', (_, start) => {
     expectError(await never.mirror.get(path), [502, 503])
   })
 
-  test('goes with its image', async () => {
+  test('is removed with its image', async () => {
     const { upstream, mirror } = await start()
     await mirror.get(path)
     expect((await mirror.status()).storage.blobs).toBe(2)
@@ -147,7 +147,7 @@ describe.each(sources)('a list of referrers that came from %s', (_, start) => {
 })
 
 describe('a list of referrers', () => {
-  test('that nobody has asked for is an outage, never an empty list', async () => {
+  test('that was never requested is an outage, never an empty list', async () => {
     const { upstream, mirror } = await startWithApi()
     upstream.on(anyReferrers, status(500))
     expectError(await mirror.get(path), 502)
@@ -155,7 +155,7 @@ describe('a list of referrers', () => {
     expectError(await mirror.get(path), [502, 503])
   })
 
-  test('is empty while the upstream is out if it was empty, with the API and without', async () => {
+  test('that was empty is empty while the upstream is down, with the API and without', async () => {
     for (const withApi of [true, false]) {
       const { upstream, mirror } = await startScene({ image })
       if (withApi) upstream.on(anyReferrers, api([]))
@@ -166,7 +166,7 @@ describe('a list of referrers', () => {
     }
   })
 
-  test('of a referrer is kept too, before it is pulled: clients ask for the whole tree', async () => {
+  test('of a referrer is stored before the referrer is pulled, because clients request the whole tree', async () => {
     const { upstream, mirror } = await startWithApi()
     const ofSignature = `${app}/referrers/${signature.digest}`
     upstream.on({ path: ofSignature }, api([]))
@@ -177,7 +177,7 @@ describe('a list of referrers', () => {
     expectStale(await mirror.get(ofSignature), [])
   })
 
-  test('of one type stands in for that type alone', async () => {
+  test('of one artifact type replaces only requests for that type', async () => {
     const { upstream, mirror } = await startWithApi()
     await mirror.get(`${path}?artifactType=application%2Fsbom`)
     await upstream.stop()
@@ -186,7 +186,7 @@ describe('a list of referrers', () => {
     expectError(await mirror.get(path), [502, 503])
   })
 
-  test('that the upstream does not filter is not said to be filtered, but is when we filter it', async () => {
+  test('that the upstream does not filter has no OCI-Filters-Applied, unless the mirror has filtered it', async () => {
     const { upstream, mirror } = await startWithApi()
     upstream.on(anyReferrers, api(entries, false))
     const query = '?artifactType=application%2Fsbom'
@@ -197,7 +197,7 @@ describe('a list of referrers', () => {
     expectStale(await mirror.get(path + query), entries)
   })
 
-  test('in pages is kept page by page, and filtered over all of them', async () => {
+  test('in pages is stored page by page, and filtered over all of them', async () => {
     const { upstream, mirror } = await startWithApi()
     upstream.on(anyReferrers, ({ request, response }) => {
       const isFirst = !request.url!.includes('token=')
@@ -219,7 +219,7 @@ describe('a list of referrers', () => {
     expectStale(await mirror.get(`${path}?artifactType=application%2Fsbom`), [entries[1]])
   })
 
-  test('is kept before its image is, and goes by its own age or name', async () => {
+  test('is stored before its image, and removed by its own age or name', async () => {
     // Within this time the question to the upstream is over, with its retries.
     const { upstream, mirror } = await startScene({ image, cache: { timeouts: { revalidate: 30_000 } } })
     upstream.on(anyReferrers, api(entries))
@@ -233,7 +233,7 @@ describe('a list of referrers', () => {
     expect((await mirror.status()).storage.blobs).toBe(0)
   })
 
-  test('is not kept for queries that nobody but the client knows, nor for what does not exist', async () => {
+  test('is not stored for queries that only the client knows, nor for missing repositories', async () => {
     const { upstream, mirror } = await startWithApi()
     for (let at = 0; at < 5; at++) await mirror.get(`${path}?x=${at}`)
     upstream.on(anyReferrers, api([]))
@@ -242,7 +242,7 @@ describe('a list of referrers', () => {
     expect((await mirror.status()).storage.blobs).toBe(1)
   })
 
-  test('that is damaged on the disk is not served', async () => {
+  test('that is damaged on disk is not served', async () => {
     const { upstream, mirror } = await startWithApi()
     const { body } = await mirror.get(path)
     await writeFile(await blobFile(mirror, digestOf(body)), Buffer.alloc(body.length, ' '))
@@ -262,7 +262,7 @@ const outside = Object.values(networkInterfaces())
   .find((address) => address && !address.internal && address.family === 'IPv4')?.address
 
 test.skipIf(outside === undefined)(
-  'a list that a credential has got is not served elsewhere than on loopback',
+  'a list of referrers that was fetched with a credential is served on loopback only',
   async () => {
     const passwordFile = join(await temporaryHome(), 'password')
     await writeFile(passwordFile, 'open-sesame', { mode: 0o600 })

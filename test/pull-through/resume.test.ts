@@ -12,7 +12,7 @@ test.each([
   ['ends early', cutAt(half, 'end')],
   ['is reset', cutAt(half, 'reset')],
   ['stalls', stallAt(half)],
-])('a body that %s is resumed where it broke; the client sees one good body', async (_, fault) => {
+])('a body that %s is resumed where it broke, and the client gets one complete body', async (_, fault) => {
   const { upstream, mirror, layer } = await startScene({ cache: { timeouts: { idle: 300 } } })
   upstream.on(anyBlob, times(1, fault))
   expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
@@ -29,14 +29,14 @@ test('a body that breaks three times is still delivered', async () => {
   expect(upstream.count(anyBlob)).toBe(4)
 })
 
-test('an upstream that answers a Range with the whole has its first bytes skipped', async () => {
+test('the first bytes are skipped when an upstream answers a Range with the whole body', async () => {
   const { upstream, mirror, layer, layerBytes } = await startScene()
   const whole: Fault = ({ response }) => send(response, { status: 200, body: layerBytes })
   upstream.on(anyBlob, inTurn(cutAt(half), whole))
   expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
 })
 
-test('an upstream that resumes at another byte than asked for does no harm', async () => {
+test('an upstream that resumes at another byte than requested does not cause wrong bytes', async () => {
   const { upstream, mirror, layer, layerBytes } = await startScene()
   const elsewhere: Fault = ({ response }) =>
     send(response, {
@@ -51,7 +51,7 @@ test('an upstream that resumes at another byte than asked for does no harm', asy
   expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
 })
 
-test('a blob that has another size when it is resumed is given up', async () => {
+test('a blob that has another size when it is resumed fails', async () => {
   const { upstream, mirror, layer } = await startScene()
   const shorter: Fault = ({ response }) =>
     send(response, {
@@ -67,7 +67,7 @@ test.each([
   ['is cut', cutAt(50_000)],
   ['stalls', stallAt(50_000)],
 ])(
-  'a body that %s every time ends short; no error text in it, no socket left, the next try starts clean',
+  'a body that %s every time is cut without an error text or an open socket, and the next request succeeds',
   async (_, fault) => {
     const { upstream, mirror, layer, layerBytes } = await startScene({ cache: { timeouts: { idle: 200 } } })
     upstream.on(anyBlob, fault)
@@ -82,20 +82,20 @@ test.each([
   },
 )
 
-test('a 5xx between two parts of a body costs a try, not the body', async () => {
+test('a 5xx between two parts of a body costs an attempt, not the body', async () => {
   const { upstream, mirror, layer } = await startScene()
   upstream.on(anyBlob, inTurn(cutAt(half), status(503)))
   expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
 })
 
-test('a slow body that keeps coming is never given up, however long it takes in all', async () => {
+test('a slow body that makes progress never times out', async () => {
   const { upstream, mirror, layer } = await startScene({ cache: { timeouts: { headers: 300, idle: 300 } } })
   upstream.on(anyBlob, slow(250_000))
   expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
   expect(upstream.count(anyBlob)).toBe(1)
 })
 
-test('an upstream that gives no length is read to its end and checked', async () => {
+test('a body without a length is read to its end and verified', async () => {
   const { upstream, mirror, layer, layerBytes } = await startScene()
   const chunked: Fault = ({ response }) => void response.writeHead(200).end(layerBytes)
   upstream.on(anyBlob, chunked)

@@ -10,7 +10,7 @@ import { temporaryHome } from '../support/mirror.ts'
 import { app, startScene } from '../support/scene.ts'
 import { anyBlob, anyManifest } from '../support/upstream.ts'
 
-test('no password, token or signed URL is found in log, status, metrics, errors or files', async () => {
+test('no password, token or signed URL appears in log, status, metrics, errors or files', async () => {
   const password = 'correct-horse-battery'
   const passwordFile = join(await temporaryHome(), 'password')
   await writeFile(passwordFile, password, { mode: 0o600 })

@@ -10,7 +10,7 @@ import { anyBlob } from '../support/upstream.ts'
 
 const MB = 1_000_000
 
-test('a pull under way finishes when the mirror is stopped, and nobody new is let in', async () => {
+test('a running pull finishes when the mirror is stopped, and new connections are refused', async () => {
   const { upstream, mirror, layer } = await startScene({ image: makeImage({ layers: [noise(3 * MB)] }) })
   upstream.on(anyBlob, slow(3 * MB))
   const running = mirror.get(`${app}/blobs/${layer}`)
@@ -21,7 +21,7 @@ test('a pull under way finishes when the mirror is stopped, and nobody new is le
   await closed
 })
 
-test('a mirror that was stopped leaves its store to the next, and two live side by side on two stores', async () => {
+test('a stopped mirror releases its store, and two mirrors run on two stores', async () => {
   const { upstream, mirror, image } = await startScene()
   await mirror.get(`${app}/manifests/v1`)
   const upstreams = { 'docker.io': upstream.url }
@@ -37,7 +37,7 @@ test('a mirror that was stopped leaves its store to the next, and two live side 
   expectContent(await next.get(`${app}/manifests/v1`), image.digest)
 })
 
-test('totals are counted on across a restart', async () => {
+test('totals continue across a restart', async () => {
   const { upstream, mirror } = await startScene({ cache: { tagFreshness: 60_000 } })
   await mirror.get(`${app}/manifests/v1`)
   await mirror.get(`${app}/manifests/v1`)
@@ -49,7 +49,7 @@ test('totals are counted on across a restart', async () => {
   expect(after.since).toBe(before.since)
 })
 
-test('an idle client does not hold up the end', async () => {
+test('an idle client does not delay the shutdown', async () => {
   const { mirror } = await startScene()
   const idle = await open(mirror.url, '/v2/', { headers: { connection: 'keep-alive' } })
   idle.resume()

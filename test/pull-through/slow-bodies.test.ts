@@ -10,7 +10,7 @@ import { startTestMirror } from '../support/mirror.ts'
 import { app } from '../support/scene.ts'
 import { startUpstream } from '../support/upstream.ts'
 
-test('large manifests that come slowly keep no small one waiting', async () => {
+test('slow large manifests do not delay small ones', async () => {
   const [image, large] = [makeImage({ seed: 1 }), largeImage(1)]
   const names = Array.from({ length: 20 }, (_, number) => `library/large${number}`)
   const images = Object.fromEntries([['library/app', { v1: image }], ...names.map((name) => [name, { v1: large }])])

@@ -43,7 +43,7 @@ describe('a cached image', () => {
     expect(asked).toEqual([`HEAD ${app}/manifests/v1`])
   })
 
-  test('whose upstream names it by a sha512 digest is confirmed by HEAD too', async () => {
+  test('with a sha512 digest from its upstream is confirmed by HEAD', async () => {
     const image = makeImage()
     const digest = digestOf(image.bytes, 'sha512')
     const { upstream, mirror } = await startScene({ image: { ...image, digest } })
@@ -54,7 +54,7 @@ describe('a cached image', () => {
     expect(upstream.count(anyManifest)).toBe(1)
   })
 
-  test('is told by its digest and size to a HEAD, also when the upstream does not say them', async () => {
+  test('answers a HEAD with its digest and size, even if the upstream does not send them', async () => {
     const { upstream, mirror, image } = await startScene()
     upstream.on(anyManifestHead, headers({ 'docker-content-digest': undefined, etag: undefined }))
     const answer = await mirror.get(`${app}/manifests/v1`, { method: 'HEAD' })
@@ -65,7 +65,7 @@ describe('a cached image', () => {
     expect(answer.body.length).toBe(0)
   })
 
-  test('asked for by a hundred at once after tagFreshness costs one HEAD', async () => {
+  test('requested by a hundred clients at once after tagFreshness costs one HEAD', async () => {
     const { upstream, mirror, image } = await startScene({ cache: { tagFreshness: 3000 } })
     await mirror.get(`${app}/manifests/v1`)
     await sleep(3050)
@@ -78,7 +78,7 @@ describe('a cached image', () => {
     expect(upstream.requests.slice(length).map(({ method }) => method)).toEqual(['HEAD'])
   })
 
-  test('is never asked about by digest', async () => {
+  test('is pulled by digest without a request to the upstream', async () => {
     const { upstream, mirror, image, layer } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     await mirror.get(`${app}/blobs/${layer}`)
@@ -90,7 +90,7 @@ describe('a cached image', () => {
     expect(upstream.requests.length).toBe(length)
   })
 
-  test('is asked about at once for a client that sends no-cache', async () => {
+  test('is revalidated at once for a client that sends no-cache', async () => {
     const { upstream, mirror } = await startScene({ cache: { tagFreshness: 60_000 } })
     await mirror.get(`${app}/manifests/v1`)
     const changed = makeImage({ seed: 2 })
@@ -99,7 +99,7 @@ describe('a cached image', () => {
     expectContent(await mirror.get(`${app}/manifests/v1`, init), changed.digest)
   })
 
-  test('is fresh for as long as its own upstream says', async () => {
+  test('is fresh for the tagFreshness of its own upstream', async () => {
     const { upstream, mirror } = await startScene({ upstream: { tagFreshness: 60_000 } })
     await mirror.get(`${app}/manifests/v1`)
     const { length } = upstream.requests
@@ -107,7 +107,7 @@ describe('a cached image', () => {
     expect(upstream.requests.length).toBe(length)
   })
 
-  test('is confirmed by one HEAD after a restart, for nobody knows how long the mirror was away', async () => {
+  test('is confirmed by one HEAD after a restart, because the length of the pause is unknown', async () => {
     const { upstream, mirror, image } = await startScene({ cache: { tagFreshness: 60_000 } })
     await mirror.get(`${app}/manifests/v1`)
     await mirror.close()
@@ -123,8 +123,8 @@ describe('a cached image', () => {
   })
 })
 
-describe('a tag that was moved', () => {
-  test('is fetched after one HEAD; the old image stays by its digest', async () => {
+describe('a moved tag', () => {
+  test('is fetched after one HEAD, and the old image stays available by its digest', async () => {
     const { upstream, mirror, image } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     const changed = makeImage({ seed: 2 })
@@ -137,7 +137,7 @@ describe('a tag that was moved', () => {
     expectContent(await mirror.get(`${app}/manifests/${image.digest}`), image.digest)
   })
 
-  test('back to an image that is held costs one HEAD', async () => {
+  test('that points to a cached image again costs one HEAD', async () => {
     const { upstream, mirror, image } = await startScene()
     const changed = makeImage({ seed: 2 })
     await mirror.get(`${app}/manifests/v1`)
@@ -149,7 +149,7 @@ describe('a tag that was moved', () => {
     expect(upstream.requests.slice(length).map(({ method }) => method)).toEqual(['HEAD'])
   })
 
-  test('by a hundred at once is fetched once', async () => {
+  test('requested by a hundred clients at once is fetched once', async () => {
     const { upstream, mirror } = await startScene({ cache: { tagFreshness: 1000 } })
     await mirror.get(`${app}/manifests/v1`)
     const changed = makeImage({ seed: 2 })
@@ -160,7 +160,7 @@ describe('a tag that was moved', () => {
     expect([upstream.count(anyManifestHead), upstream.count(anyManifest)]).toEqual([1, 2])
   })
 
-  test('away is gone, and is found again when it comes back', async () => {
+  test('that was deleted is a 404, until it is pushed again', async () => {
     const { upstream, mirror, image } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     upstream.remove('library/app', 'v1')
@@ -171,11 +171,11 @@ describe('a tag that was moved', () => {
   })
 })
 
-describe('an upstream whose HEAD is of no use', () => {
+describe('an upstream with useless HEADs', () => {
   test.each([
-    ['knows no HEAD', status(405)],
-    ['does not say the digest', headers({ 'docker-content-digest': undefined, etag: undefined })],
-  ])('one that %s is asked by GET', async (_, fault) => {
+    ['does not support HEAD', status(405)],
+    ['does not send the digest', headers({ 'docker-content-digest': undefined, etag: undefined })],
+  ])('that %s gets a GET', async (_, fault) => {
     const { upstream, mirror, image } = await startScene()
     upstream.on(anyManifestHead, fault)
     await mirror.get(`${app}/manifests/v1`)
@@ -186,7 +186,7 @@ describe('an upstream whose HEAD is of no use', () => {
   })
 })
 
-test("a client's HEAD of a held tag is answered from the store", async () => {
+test('the HEAD of a cached tag is answered from the store', async () => {
   const { mirror, image } = await startScene({ cache: { tagFreshness: 60_000 } })
   await mirror.get(`${app}/manifests/v1`)
   const answer = await mirror.get(`${app}/manifests/v1`, { method: 'HEAD' })

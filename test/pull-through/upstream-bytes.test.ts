@@ -23,7 +23,7 @@ describe.each([
   ['that no manifest has described', false],
 ])('a blob %s', (_, described) => {
   test.each(wrongBodies)(
-    '%s: never a whole answer, nothing kept, right once the upstream is well',
+    '%s: is never sent completely, is not stored, and is correct once the upstream is',
     async (_, fault) => {
       const { upstream, mirror, layer } = await startScene()
       if (described) await mirror.get(`${app}/manifests/v1`)
@@ -39,7 +39,7 @@ describe.each([
   )
 })
 
-test('a page in place of a blob does not say how long the blob is', async () => {
+test('a web page instead of a blob does not determine the size of the blob', async () => {
   const { upstream, mirror, layer } = await startScene()
   upstream.on(anyBlob, htmlPage('own'))
   const part = { headers: { range: 'bytes=1000-2000' } }
@@ -48,14 +48,14 @@ test('a page in place of a blob does not say how long the blob is', async () => 
   expect((await mirror.get(`${app}/blobs/${layer}`, part)).status).toBe(206)
 })
 
-test('a small blob with wrong bytes is a 502, for nothing of it has left yet', async () => {
+test('a small blob with wrong bytes is a 502, because no byte was sent before', async () => {
   const { upstream, mirror, layer } = await startScene({ image: makeImage({ layers: [noise(1000)] }) })
   upstream.on(anyBlob, corrupt)
   expectError(await mirror.get(`${app}/blobs/${layer}`), 502)
   expect((await mirror.status()).cache).toMatchObject({ digestMismatches: 1, errors: 1 })
 })
 
-test('what leaves of a wrong blob is no more than the bytes before the withheld tail', async () => {
+test('a wrong blob is sent at most up to the withheld tail', async () => {
   const { upstream, mirror, layer, layerBytes } = await startScene()
   upstream.on(anyBlob, corrupt)
   const answer = await mirror.get(`${app}/blobs/${layer}`)
@@ -66,9 +66,9 @@ test('what leaves of a wrong blob is no more than the bytes before the withheld 
 describe('a manifest', () => {
   test.each([
     ['of another digest', otherBody(() => makeImage({ seed: 7 }).bytes)],
-    ['that is a page', htmlPage('own')],
-    ['with a byte flipped', corrupt],
-  ])('%s, asked for by digest, is a 502 and is not kept', async (_, fault) => {
+    ['that is a web page', htmlPage('own')],
+    ['with a flipped byte', corrupt],
+  ])('%s, requested by digest, is a 502 and is not stored', async (_, fault) => {
     const { upstream, mirror, image } = await startScene()
     upstream.on(anyManifest, fault)
     expectError(await mirror.get(`${app}/manifests/${image.digest}`), 502)
@@ -78,7 +78,7 @@ describe('a manifest', () => {
     expectContent(await mirror.get(`${app}/manifests/${image.digest}`), image.digest)
   })
 
-  test('asked for by tag, a page is a 502 and is not kept', async () => {
+  test('that is a web page, requested by tag, is a 502 and is not stored', async () => {
     const { upstream, mirror, image } = await startScene()
     upstream.on(anyManifest, htmlPage('own'))
     expectError(await mirror.get(`${app}/manifests/v1`), 502)
@@ -86,7 +86,7 @@ describe('a manifest', () => {
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
   })
 
-  test('is known by what its bytes hash to, not by what the upstream calls it', async () => {
+  test('has the digest of its bytes, not the one that the upstream announces', async () => {
     const { upstream, mirror, image } = await startScene()
     const lie = digestOf(Buffer.from('a lie'))
     upstream.on({ path: /\/manifests\// }, headers({ 'docker-content-digest': lie, etag: `"${lie}"` }))
@@ -99,7 +99,7 @@ describe('a manifest', () => {
     expect(lied.status).not.toBe(200)
   })
 
-  test('asked for by tag, with a byte flipped that leaves it a manifest, is never served', async () => {
+  test('with a flipped byte that leaves it valid, requested by tag, is never served', async () => {
     const { upstream, mirror, image } = await startScene()
     const flipped = (body: Buffer) => Buffer.from(body.toString().replace(/"size":\d/, '"size":9'))
     expect(flipped(image.bytes)).not.toEqual(image.bytes)
@@ -113,28 +113,28 @@ describe('a manifest', () => {
     expectContent(await other.get(`${app}/manifests/v1`), image.digest)
   })
 
-  describe('of 4.1 MB, while there is memory for one of its size', () => {
+  describe('of 4.1 MB, with memory for one of this size', () => {
     const image = largeImage(1)
     beforeEach(async () => {
       const others = await upstreamBodies.reserve(Math.max(0, upstreamBodies.bytes - 9_000_000))
       onTestFinished(() => others.release())
     })
 
-    test('with a byte flipped, is asked for by digest', async () => {
+    test('with a flipped byte is requested by digest', async () => {
       const { upstream, mirror } = await startScene({ image })
       const flipped = (body: Buffer) => Buffer.from(body.toString().replace('"size":2', '"size":9'))
       upstream.on(anyManifest, times(1, otherBody(flipped)))
       expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
     })
 
-    test('under a digest that the upstream does not hold, is known by its own', async () => {
+    test('under a digest that the upstream does not have gets its own digest', async () => {
       const { upstream, mirror } = await startScene({ image })
       upstream.on({ path: /\/manifests\// }, headers({ 'docker-content-digest': digestOf(Buffer.from('a lie')) }))
       expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
     })
   })
 
-  test('a captive portal does not displace a tag that is held', async () => {
+  test('from a captive portal does not replace a cached tag', async () => {
     const { upstream, mirror, image } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     upstream.on({}, htmlPage('own'))
@@ -150,7 +150,7 @@ describe('content encoding', () => {
   test.each([
     ['really gzipped', gzipped],
     ['only said to be gzipped', mislabelledGzip],
-  ])('%s: the content comes out as its digest says, with no encoding', async (_, fault) => {
+  ])('%s: the client gets the content of its digest, without an encoding', async (_, fault) => {
     const { upstream, mirror, image, layer } = await startScene()
     upstream.on(anyManifest, fault)
     upstream.on(anyManifestHead, fault)
@@ -163,7 +163,7 @@ describe('content encoding', () => {
     for (const answer of [manifest, blob]) expect(answer.headers['content-encoding']).toBeUndefined()
   })
 
-  test('the upstream is asked for the plain bytes', async () => {
+  test('the request to the upstream accepts only identity', async () => {
     const { upstream, mirror, layer } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     await mirror.get(`${app}/blobs/${layer}`)

@@ -108,9 +108,9 @@ const forms: [
   ],
 ]
 
-describe('a cold blob', () => {
+describe('an uncached blob', () => {
   test.each(faults)(
-    'with %s is no whole answer in any form, is not kept, and is right afterwards',
+    'with %s is never sent completely in any form, is not stored, and is correct afterwards',
     async (_, fault) => {
       // Each form has a blob of its own, so that all of them are cold.
       const image = makeImage({ layers: forms.map((_, at) => noise(size, at)) })
@@ -141,7 +141,7 @@ describe('a cold blob', () => {
   )
 })
 
-test('a connection whose answer was cut carries no further answer', async () => {
+test('a connection whose response was cut carries no further response', async () => {
   const scene = await startScene()
   scene.upstream.on(anyBlob, corrupt)
   const path = blobOf(scene.layer)
@@ -153,7 +153,7 @@ test('a connection whose answer was cut carries no further answer', async () => 
   expect(answers[1]!.body.length).toBe(100_000 - 32 * 1024)
 })
 
-test('an answer that has not begun becomes a 502, and the connection goes on', async () => {
+test('a response that has not begun becomes a 502, and the connection stays usable', async () => {
   const scene = await startScene()
   scene.upstream.on(anyBlob, corrupt)
   const answers = await ask(scene, get(blobOf(scene.layer), 'bytes=0-999'), last)
@@ -164,7 +164,7 @@ test('an answer that has not begun becomes a 502, and the connection goes on', a
 })
 
 describe('over HTTP/1.0, where a body of unknown length ends with its connection', () => {
-  test('such a blob is sent with its length once it is known to be right', async () => {
+  test('an uncached blob is sent with its length once it is verified', async () => {
     const scene = await startScene()
     scene.upstream.on(anyBlob, chunked(false))
     const [answer] = await ask(scene, get(blobOf(scene.layer), '', '1.0'))
@@ -172,7 +172,7 @@ describe('over HTTP/1.0, where a body of unknown length ends with its connection
     expect(answer!.body.equals(scene.layerBytes)).toBe(true)
   })
 
-  test('a wrong one is a 502', async () => {
+  test('a wrong blob is a 502', async () => {
     const scene = await startScene()
     scene.upstream.on(anyBlob, chunked(true))
     const [answer] = await ask(scene, get(blobOf(scene.layer), '', '1.0'))
@@ -180,7 +180,7 @@ describe('over HTTP/1.0, where a body of unknown length ends with its connection
   })
 })
 
-describe('a blob that comes over several connections', () => {
+describe('a blob that is fetched over several connections', () => {
   const large = noise(1_050_000, 3)
 
   async function startLarge(): Promise<Scene> {
@@ -195,7 +195,7 @@ describe('a blob that comes over several connections', () => {
     ['first', 0],
     ['fourth', 300_000],
     ['last', 1_000_000],
-  ])('with a byte flipped in its %s part: nobody who reads along gets a whole answer', async (_, start) => {
+  ])('with a flipped byte in its %s part is not sent completely to any follower', async (_, start) => {
     const scene = await startLarge()
     const { upstream, mirror, layer } = scene
     const wrong: Fault = async (exchange) => {
@@ -220,7 +220,7 @@ describe('a blob that comes over several connections', () => {
     expectContent(await mirror.get(blobOf(layer)), layer)
   })
 
-  test('gives a reader of a part its bytes as they come, and the last of them when all are right', async () => {
+  test('sends a range as it arrives, and its end once the whole blob is verified', async () => {
     const { upstream, mirror, layer } = await startLarge()
     const began = deferred()
     // The last part comes when the reader has a byte of the second one: whoever waited for the whole would wait for ever.
@@ -238,7 +238,7 @@ describe('a blob that comes over several connections', () => {
   })
 })
 
-test('the beginning of a range leaves while the blob arrives, its end waits, however long, and no time-out cuts it', async () => {
+test('a range is sent while the blob arrives, and no timeout cuts its withheld end', async () => {
   const idle = 2000
   const { upstream, mirror, layer, layerBytes } = await startScene({ cache: { timeouts: { idle } } })
   const began = deferred()
@@ -255,7 +255,7 @@ test('the beginning of a range leaves while the blob arrives, its end waits, how
   expect(body.equals(layerBytes.subarray(0, 60_000))).toBe(true)
 })
 
-test('a range of a blob that is held waits for nothing', async () => {
+test('a range of a stored blob is sent at once', async () => {
   const { upstream, mirror, layer, layerBytes } = await startScene()
   await mirror.get(blobOf(layer))
   await mirror.untilStored(1)
@@ -265,7 +265,7 @@ test('a range of a blob that is held waits for nothing', async () => {
   expect(answer.body.equals(layerBytes.subarray(0, 1000))).toBe(true)
 })
 
-test('a blob that is named by its SHA-512 is withheld in the same way', async () => {
+test('the end of a blob with a SHA-512 digest is withheld in the same way', async () => {
   const { upstream, mirror, layerBytes } = await startScene()
   const digest = digestOf(layerBytes, 'sha512')
   const wrong = otherBody(() => Buffer.from(layerBytes).fill(0, 0, 10))
