@@ -71,9 +71,8 @@ export class BlobCache {
   ): Promise<Download | undefined> {
     if (this.downloads.has(digest) || (await this.#dependencies.blobs.stat(digest)) !== undefined) return undefined
     const grant = await findForCaller(context, (record, identity) => findGrant(record, digest, identity))
-    const { fills } = this.#dependencies
     // Requested blobs come first: leave them a part of the upstream's slots.
-    if (!grant || fills.roomFor(context.host) <= Math.max(1, fills.limit / 4)) return undefined
+    if (!grant || this.#isCongested(context.host)) return undefined
     const identity = await context.identity()
     const isStored = (await this.#dependencies.blobs.stat(digest)) !== undefined
     if (isStored || this.downloads.has(digest) || this.#closing.signal.aborted || signal.aborted) return undefined
@@ -188,6 +187,12 @@ export class BlobCache {
     void download.settled.then(() => releaseSlot?.())
     void this.#recordWhenStored(context, download)
     return download
+  }
+
+  /** Whether requested blobs need the upstream's remaining download slots. */
+  #isCongested(host: string): boolean {
+    const slots = this.#dependencies.fills
+    return slots.roomFor(host) <= Math.max(1, slots.limit / 4)
   }
 
   /** Waits for a download slot of this upstream; the result releases it. Throws an UpstreamError 503 after the maximum wait. */

@@ -280,11 +280,9 @@ export class UploadSessions {
   }
 
   async #expire(): Promise<void> {
-    const { clock, idle } = this.#options
-    const old = [...this.#sessions.values()].filter(
-      (session) => !session.isBusy && clock.monotonic() - session.usedAt > idle,
-    )
-    await Promise.all(old.map(cancelQuietly))
+    const oldest = this.#options.clock.monotonic() - this.#options.idle
+    const expired = [...this.#sessions.values()].filter((session) => !session.isBusy && session.usedAt < oldest)
+    await Promise.all(expired.map(cancelQuietly))
   }
 }
 
