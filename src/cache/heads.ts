@@ -96,25 +96,25 @@ export class HeadRequests {
   }
 
   /** Records that a HEAD failed and the GET after it succeeded. */
-  #recordFailure(context: RequestContext, content: ContentKind, error: UpstreamError): void {
-    const key = toKey(context, content)
+  #recordFailure(context: RequestContext, kind: ContentKind, error: UpstreamError): void {
+    const key = toKey(context, kind)
     const failures = (this.#failures.get(key) ?? 0) + 1
     this.#failures.set(key, failures)
     // A tag may have been pushed between the HEAD and the GET.
     const isCertain = isDefinite(error) && error.failure !== 'absent'
-    if (isCertain || failures >= maxFailures) this.#markUnreliable(context, content)
+    if (isCertain || failures >= maxFailures) this.#markUnreliable(context, kind)
   }
 
-  #markUnreliable(context: RequestContext, content: ContentKind): void {
-    this.#unreliableUntil.set(toKey(context, content), this.#clock.monotonic() + unreliableMs)
+  #markUnreliable(context: RequestContext, kind: ContentKind): void {
+    this.#unreliableUntil.set(toKey(context, kind), this.#clock.monotonic() + unreliableMs)
   }
 
-  #isUnreliable(context: RequestContext, content: ContentKind): boolean {
-    return this.#clock.monotonic() < (this.#unreliableUntil.get(toKey(context, content)) ?? 0)
+  #isUnreliable(context: RequestContext, kind: ContentKind): boolean {
+    return this.#clock.monotonic() < (this.#unreliableUntil.get(toKey(context, kind)) ?? 0)
   }
 }
 
-const toKey = ({ host }: RequestContext, content: ContentKind) => `${content} ${host}`
+const toKey = ({ host }: RequestContext, kind: ContentKind) => `${kind} ${host}`
 
 /** Fills the gaps of a HEAD from the repository's grants. A size of 0 is a gap, because no manifest has 0 bytes. */
 async function completeHead(context: RequestContext, head: ManifestHead, reference: Reference): Promise<ManifestHead> {

@@ -1,6 +1,9 @@
 import type { Digest } from '../oci/digest.ts'
 import type { ReferrersRecord, RefStore, RepositoryRecord } from '../store/records.ts'
 
+/** References between two pauses. */
+const pauseEvery = 256
+
 /** An image of which at least one blob is stored. */
 interface CachedImage {
   /** `docker.io/library/alpine:3.20`, or `docker.io/library/alpine@sha256:…` for one without a tag. */
@@ -132,9 +135,6 @@ export interface References {
   /** The number of references to each digest. */
   readonly counts: Map<Digest, number>
 }
-
-/** References between two pauses. */
-const pauseEvery = 256
 
 /** Collects the references of all records in small steps; the caller may pause between two of them. */
 export function* collectReferences(records: Iterable<RepositoryRecord>): Generator<undefined, References> {

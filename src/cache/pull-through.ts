@@ -56,7 +56,7 @@ const smallContentBytes = 32 * 1024 * 1024
 /**
  * The pull-through cache: serves the repositories of upstream registries from the local store, and fetches what is missing.
  *
- * A pull passes these steps, in this order in the file:
+ * A pull passes these steps:
  *
  * 1. `#serve` resolves the repository to an upstream. A registry that is not mirrored is a 404.
  * 2. A tag is resolved to a digest (`TagLookup`): a fresh tag costs no request, an old one is revalidated by one HEAD. While
@@ -146,26 +146,20 @@ export class PullThrough implements Registry {
   ): Promise<T> {
     const { upstream, name } = this.#resolveRepository(repository)
     const { host } = upstream
-    // A refused GET answers a HEAD as well; a refused HEAD does not answer a GET, because some registries refuse every HEAD.
-    const methods = caller.head ? ['HEAD ', ''] : ['']
-    const toKey = (identity: Identity, method = methods[0]) => `${method}${identity} ${host}/${name} ${resource}`
-    let repeated: UpstreamError | undefined
-    const findRefusal = (identity: Identity) => {
-      if (resource === undefined || caller.noCache) return undefined
-      const refusals = methods.map((method) => this.#refusals.get(toKey(identity, method)))
-      return (repeated = refusals.find((error) => error !== undefined))
-    }
-    const context = createRequestContext(this.#options.refs, upstream, name, caller, this.#identities, findRefusal)
+    const refusals =
+      resource === undefined ? undefined : this.#refusals.forRequest(`${host}/${name} ${resource}`, caller)
+    const context = createRequestContext(this.#options.refs, upstream, name, caller, this.#identities, (identity) =>
+      refusals?.find(identity),
+    )
     try {
       const answered = await answer(context)
       if (upstream.isProbe) answered.provenance.isProbe = true
       return answered
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error
-      // Repeating a remembered refusal does not prolong it.
-      if (resource !== undefined && isRefusal(error) && error !== repeated) {
+      if (refusals?.isNew(error)) {
         const identity = await context.identity()
-        this.#refusals.remember(toKey(identity), error)
+        refusals.remember(identity, error)
         this.#revokeIfDenied(context, identity, error)
       }
       throw toOciError(error, host, absent)
@@ -297,10 +291,6 @@ function toHeadAnswer(context: RequestContext, head: ManifestHead, digest: Diges
   return { digest, mediaType: type, size, body: undefined, provenance: toProvenance(context.host, 'passed') }
 }
 
-function isRefusal({ failure }: UpstreamError): boolean {
-  return failure === 'absent' || failure === 'denied'
-}
-
 /** Remembers the refusals of upstreams for a moment, so that a client that retries in a loop does not reach the upstream. */
 class NegativeCache {
   readonly #entries = new LRUCache<string, { readonly error: UpstreamError; readonly until: number }>({ max: 10_000 })
@@ -312,12 +302,50 @@ class NegativeCache {
     this.#ttlMs = ttlMs
   }
 
+  /** The refusals that concern one request. */
+  forRequest(resource: string, caller: Caller): RequestRefusals {
+    return new RequestRefusals(this, resource, caller)
+  }
+
   get(key: string): UpstreamError | undefined {
     const entry = this.#entries.get(key)
     return entry && this.#clock.monotonic() < entry.until ? entry.error : undefined
   }
 
-  remember(key: string, error: UpstreamError): void {
+  set(key: string, error: UpstreamError): void {
     this.#entries.set(key, { error, until: this.#clock.monotonic() + this.#ttlMs })
+  }
+}
+
+/**
+ * The refusals that concern one request, by identity. A refused GET answers a HEAD as well; a refused HEAD does not answer a GET,
+ * because some registries refuse every HEAD.
+ */
+class RequestRefusals {
+  readonly #cache: NegativeCache
+  readonly #resource: string
+  readonly #caller: Caller
+  #repeated: UpstreamError | undefined
+
+  constructor(cache: NegativeCache, resource: string, caller: Caller) {
+    this.#cache = cache
+    this.#resource = resource
+    this.#caller = caller
+  }
+
+  find(identity: string): UpstreamError | undefined {
+    if (this.#caller.noCache) return undefined
+    const key = `${identity} ${this.#resource}`
+    const ofHead = this.#caller.head ? this.#cache.get(`HEAD ${key}`) : undefined
+    return (this.#repeated = ofHead ?? this.#cache.get(key))
+  }
+
+  /** Whether an error is a refusal by the upstream. A remembered one is not, because repeating it must not prolong it. */
+  isNew(error: UpstreamError): boolean {
+    return (error.failure === 'absent' || error.failure === 'denied') && error !== this.#repeated
+  }
+
+  remember(identity: string, error: UpstreamError): void {
+    this.#cache.set(`${this.#caller.head ? 'HEAD ' : ''}${identity} ${this.#resource}`, error)
   }
 }

@@ -36,6 +36,8 @@ type ReferrersResult = { readonly identity: string } & (
 const maxLists = 500
 /** Pages of one list that are joined. */
 const maxPages = 100
+/** Larger lists are read one at a time, bytes. */
+const smallBytes = 64 * 1024
 
 /**
  * Lists the referrers of a manifest: signatures, SBOMs, attestations. A list comes from the upstream's referrers API, or from the
@@ -282,9 +284,6 @@ interface FilteredList extends Pick<ListAnswer, 'bytes' | 'next' | 'filtersAppli
   /** Whether the list is empty without the filter. */
   readonly isEmpty: boolean
 }
-
-/** Larger lists are read one at a time, bytes. */
-const smallBytes = 64 * 1024
 
 /**
  * Reads stored lists of referrers. Concurrent requests of a list share one read, whatever their identity, because the caller has

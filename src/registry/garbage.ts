@@ -3,6 +3,9 @@ import { ManifestMarker, getRemovedImageNames, StoredLinks } from './images.ts'
 import type { PushedStore } from './repositories.ts'
 import { withChanges, copyRepository, type PushedChange, type PushedRepository } from './repository.ts'
 
+/** The form of tags for signatures and lists of referrers, for registries without the referrers API. */
+const attachedTagPattern = /^sha(?:256|512)-[0-9a-f]{64}/
+
 export interface GarbageOptions {
   /** Content that was pushed or requested within this time stays, because a manifest that names it may follow; running time ms. */
   readonly grace: number
@@ -116,9 +119,6 @@ async function planGarbage<T>(
       .map((digest) => ({ op: 'drop-blob' as const, digest })),
   ])
 }
-
-/** The form of tags for signatures and lists of referrers, for registries without the referrers API. */
-const attachedTagPattern = /^sha(?:256|512)-[0-9a-f]{64}/
 
 /** The part of a tag that names another manifest's digest, `sha256-<hex>`; undefined for any other tag. */
 export function parseAttachedTag(tag: string): string | undefined {
