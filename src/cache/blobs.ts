@@ -10,7 +10,7 @@ import { widerIdentity, findForCaller, findGrant, type RequestContext, type Gran
 import type { HeadRequests } from './heads.ts'
 import { type CacheDependencies, toProvenance } from './parts.ts'
 
-/** Blobs up to this size, configs above all, are served from memory. */
+/** Blobs up to this size, mostly configs, are served from memory. */
 const smallBytes = 64 * 1024
 /** How long an upstream that limits connections gets a single request per blob, at least. */
 const singleRequestMs = 10 * 60_000

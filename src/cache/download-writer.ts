@@ -88,7 +88,7 @@ export class DownloadWriter {
         this.#writer = await store.create()
       } catch (error) {
         if (errnoOf(error) === undefined) throw error
-        logger.warn({ digest, error: String(error) }, 'the disk takes no download')
+        logger.warn({ digest, error: String(error) }, 'could not create the file of a download')
         if (tries === 0) await makeRoom(size ?? 0)
         else this.#spill = new SpillBuffer(maxSpillBytes)
       }
@@ -231,7 +231,7 @@ export class DownloadWriter {
         return true
       } catch (error) {
         if (errnoOf(error) === undefined) throw error
-        logger.warn({ digest, error: String(error) }, 'the disk takes no more of a download')
+        logger.warn({ digest, error: String(error) }, 'could not write a download to disk')
         if (!isLastTry) await makeRoom((this.#size ?? this.#arrived) - this.#arrived + bytes.length)
       }
     }

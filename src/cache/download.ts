@@ -226,7 +226,7 @@ export function startDownload(options: DownloadOptions): Download {
       await writer.close()
     } catch (error) {
       // The next start removes the temp file.
-      logger.error({ digest, error: describeFailure(error) }, 'closing a download failed')
+      logger.error({ digest, error: describeFailure(error) }, 'could not close the file of a download')
     }
   }
 

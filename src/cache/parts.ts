@@ -51,7 +51,7 @@ export async function publishSmall(
       return onStored()
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
-      logger.warn({ digest, error: String(error) }, 'the disk takes no manifest')
+      logger.warn({ digest, error: String(error) }, 'could not store a manifest or list on disk')
       if (!isLastTry) await makeRoom(bytes.length)
     }
   }

@@ -250,7 +250,7 @@ export class DamagedJournals {
     await rename(journal, movedTo)
     await touchFile(movedTo)
     const fields = { path: journal, movedTo }
-    this.#logger.error(fields, 'the journal of a pushed repository is damaged beyond reading')
+    this.#logger.error(fields, 'quarantined the unreadable journal of a pushed repository')
     await this.#add(journal, movedTo)
   }
 

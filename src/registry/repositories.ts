@@ -140,7 +140,7 @@ export class PushedRepositories {
     if (!state) return undefined
     const journal = new RepositoryJournal(this.#layout.journal(name), state, undefined)
     this.#journals.set(name, journal)
-    this.#logger.warn({ repository: name }, 'a pushed repository has its damaged journal back')
+    this.#logger.warn({ repository: name }, 'recovered a pushed repository from its damaged journal')
     void this.#saveRecovered(name, journal)
     return journal
   }
