@@ -19,7 +19,7 @@ const blob = randomBytes(400_000)
 const digest = digestOf(blob)
 const hashes = createHashPool(2)
 afterAll(() => hashes.close())
-/** Pauses between tries are not what is tested here. */
+/** Shortens the pauses between attempts. */
 const hasty: Clock = { ...systemClock, sleep: () => Promise.resolve() }
 
 async function* chunks(bytes: Uint8Array, size = 50_000): AsyncGenerator<Uint8Array> {
@@ -68,7 +68,7 @@ async function bytesOf(piece: Piece): Promise<Buffer> {
   return buffer
 }
 
-/** All bytes a follower gets, and the error that ended it, if one did. */
+/** Reads all bytes of a follower; returns them, and the error that ended it. */
 async function readAll(
   download: Download,
   from = 0,
@@ -78,7 +78,7 @@ async function readAll(
   return readOn(download.follow(from, portion), async () => void (pause > 0 && (await sleep(pause))))
 }
 
-/** The same of one that reads already. `taken` is called with each piece as soon as it is there, and waited for. */
+/** Reads the rest of a follower. Awaits `taken` after each piece. */
 async function readOn(
   follower: Follower,
   taken: (length: number) => Promise<void>,
@@ -265,7 +265,7 @@ describe('a download', () => {
 })
 
 describe('a download on a full disk', () => {
-  /** A store whose disk takes so many bytes and no more. */
+  /** A store whose disk is full after so many bytes. */
   function fullAfter(store: Pick<BlobStore, 'create'>, limit: number): Pick<BlobStore, 'create'> {
     return {
       async create() {
@@ -288,7 +288,7 @@ describe('a download on a full disk', () => {
       const broken = {
         async create() {
           const writer = await blobs.create()
-          // Node refuses an argument with a code as well: ERR_INVALID_ARG_TYPE.
+          // Node's ERR_INVALID_ARG_TYPE has a code as well, like a system error.
           const write = async () => void Buffer.from(undefined as unknown as string)
           return new Proxy(writer, { get: (target, key) => (key === 'write' ? write : bound(target, key)) })
         },
@@ -365,7 +365,7 @@ describe('a download on a full disk', () => {
         expect(await download.settled).toBe(false)
       }))
 
-    /** A reader of everything, and a way to wait until it gets nothing more for now. */
+    /** Reads the whole blob, and can wait until no more bytes come. */
     function readAhead(download: Download) {
       const taken = { bytes: 0, isNew: false }
       const all = readOn(download.follow(0), async (length) => {
@@ -399,7 +399,7 @@ describe('a download on a full disk', () => {
       ['a quarter of the pace of the other is cut off', 0.25],
     ])('of two readers the one at %s', (_, share) =>
       withStore(async ({ blobs }) => {
-        // Time passes as the first bytes come, before the memory is full. After that it passes for the slow reader alone.
+        // The clock advances with the first bytes, before the memory is full; then only with the slow reader.
         let now = 0
         async function* paced() {
           for await (const chunk of chunks(large, 1_048_576)) {
@@ -425,7 +425,7 @@ describe('a download on a full disk', () => {
 
     test('makes progress beside many others, when its share of memory is smaller than a chunk', () =>
       withStore(async ({ blobs }) => {
-        // The last chunk is smaller than what is withheld.
+        // The last chunk is smaller than the withheld end.
         const bytes = large.subarray(0, 2_820_000)
         const count = Math.ceil(upstreamBodies.bytes / (512 * 1024)) + 1
         const open = () => Promise.resolve(answer(chunks(bytes, 700_000), bytes.length))

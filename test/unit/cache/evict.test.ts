@@ -26,7 +26,7 @@ function createTestEvictor(store: Store, options: Partial<EvictorOptions> = {}):
   return evictor
 }
 
-/** Images old (used at 1), middle (2) and new (3): a manifest of its name, its own blob, and a base for all. */
+/** Images old (used at 1), middle (2) and new (3). Each has a manifest and a blob; all share a base. */
 async function threeImages(): Promise<{ store: Store; record: RepositoryRecord; own: Digest[]; base: Digest }> {
   const store = await openTestStore(await temporaryFolder())
   const record = store.refs.ensure('docker.io', 'library/app')
@@ -47,7 +47,7 @@ describe('a removal that the disk refuses', () => {
   test.each(['rm', 'prune'])('fails with the reason and keeps all image records (%s)', async (how) => {
     const { store, record } = await threeImages()
     const evictor = createTestEvictor(store, { limits: { ...noLimits, maxSize: 1 } })
-    // A file that is no program can be entered by nobody, by root neither.
+    // A file cannot be used as a folder, even by root.
     await rm(store.layout.temporary, { recursive: true })
     await writeFile(store.layout.temporary, '', { mode: 0o600 })
     const asked =
@@ -99,7 +99,7 @@ describe('an eviction', () => {
     const evictor = createTestEvictor(store, {
       limits: { ...noLimits, maxAge: 10 },
       isInUse: (digest) => {
-        // The youngest is looked at when the fate of the oldest is decided already.
+        // The plan checks the newest image after it has decided on the oldest.
         if (digest === digestFor('new')) {
           record.manifests.get(digestFor('old'))!.usedAt = 999
           store.refs.touch(record)
@@ -255,7 +255,7 @@ describe('an eviction', () => {
     const removal = await evictor.evict({ dryRun: true })
     delay.disable()
     expect(removal.blobs).toBe(50_000)
-    // Not a matter of this machine's speed: without pauses it would be called back once, at the end.
+    // Independent of the machine's speed: without pauses the callback would run once, at the end.
     expect(delay.count).toBeGreaterThan(3)
     for (const record of store.refs.all()) record.manifests.clear()
   })

@@ -28,7 +28,7 @@ function place(): RequestContext {
     referrers: new Map(),
   }
   const caller = { access: 'anonymous' as const, client: 'c', noCache: false, head: false, part: false }
-  // The upstream is the fetch's affair.
+  // Prefetching does not use the upstream itself.
   const upstream = undefined as unknown as RequestContext['upstream']
   const here = () => record
   return {

@@ -124,7 +124,7 @@ describe('the journal of a pushed repository', () => {
       })
   })
 
-  /** A store whose journal has lost the line that says that a blob is held; the digest of that blob. */
+  /** Damages the journal line of a blob in a store; returns the blob's digest. */
   async function loseLine(root: string): Promise<Digest> {
     const digest = await using(root, async (store) => {
       await store.repositories.commit('app', [tag('v1')])
@@ -150,7 +150,7 @@ describe('the journal of a pushed repository', () => {
   test.skipIf(process.platform !== 'linux')(
     'with a damaged line that could not be copied protects the content of that line',
     async () => {
-      // So long that a path into the quarantine is longer than Linux takes, and none of the others is.
+      // Only the path in quarantine exceeds the limit of Linux.
       let root = await temporaryFolder()
       for (let left = 3984 - root.length; left > 0; left = 3984 - root.length)
         root = join(root, 'x'.repeat(left > 400 ? 200 : left > 202 ? left - 202 : left - 1))
@@ -315,7 +315,7 @@ describe('a removal that the disk refuses', () => {
     dropBlob('none'),
   ]
 
-  /** Puts a folder in the place of the journal, so that nothing can be written; the result puts the journal back. */
+  /** Replaces the journal by a folder, so that writes fail; the result restores the journal. */
   async function breakJournal(root: string): Promise<() => Promise<void>> {
     const path = await journalOf(root)
     await rename(path, `${path}.kept`)
@@ -335,7 +335,7 @@ describe('a removal that the disk refuses', () => {
       const heal = await breakJournal(root)
       await expect(repositories.commit('app', removals)).rejects.toMatchObject({ code: 'EISDIR' })
       expect(contentOf(store)).toEqual(whole)
-      // Several that wait for each other.
+      // Several removals that wait for each other.
       const failing = [removals, [untag('v1')], [untag('v2'), tag('v3')], removals]
       for (const result of await Promise.allSettled(failing.map((changes) => repositories.commit('app', changes))))
         expect(result.status).toBe('rejected')
@@ -377,7 +377,7 @@ describe('a removal that the disk refuses', () => {
       const writing = repositories.commit('app', [tag('v4')])
       const removing = repositories.commit('app', removals)
       await writing
-      // The removal has only begun to be written.
+      // The write of the removal has only started.
       const text = readFileSync(path, 'utf8')
       for (const held of ['"v1"', digestOf(bytesOf('a')), manifest.digest]) expect(text).toContain(held)
       await removing

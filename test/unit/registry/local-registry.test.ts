@@ -19,7 +19,7 @@ async function* once(): AsyncGenerator<Uint8Array> {
   yield bytes
 }
 
-/** A registry that holds a blob, and the time it lives in. */
+/** A registry with a blob, and its clock. */
 async function setUp() {
   const time = { now: 0 }
   const clock = { ...systemClock, monotonic: () => time.now }

@@ -94,7 +94,7 @@ test.each([
   expect(await changeReferrersList(Buffer.from(text), digest, entry)).toBeUndefined()
 })
 
-/** A registry with a referrer, whose readings of the disk wait until they are let go; and how many there were. */
+/** A registry with a referrer, whose reads from disk wait for a release and are counted. */
 async function setUpHeld() {
   const { store, registry } = await setUp()
   const referrer = referrerOf(1)
