@@ -39,7 +39,7 @@ interface UpstreamTotals {
 }
 
 /** One answered request for a manifest or blob. */
-interface Served {
+interface ServedResponse {
   readonly provenance: Provenance
   /** Body bytes that were sent. */
   readonly bytes: number
@@ -76,7 +76,7 @@ export class Stats {
   }
 
   /** Counts a response with a 2xx or 304 status. */
-  served({ provenance, bytes, head }: Served): void {
+  served({ provenance, bytes, head }: ServedResponse): void {
     if (provenance.isProbe) return
     const { totals } = this
     totals.requests += 1
