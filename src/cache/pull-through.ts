@@ -333,7 +333,7 @@ class RequestRefusals {
     this.#caller = caller
   }
 
-  find(identity: string): UpstreamError | undefined {
+  find(identity: Identity): UpstreamError | undefined {
     if (this.#caller.noCache) return undefined
     const key = `${identity} ${this.#resource}`
     const ofHead = this.#caller.head ? this.#cache.get(`HEAD ${key}`) : undefined
@@ -345,7 +345,7 @@ class RequestRefusals {
     return (error.failure === 'absent' || error.failure === 'denied') && error !== this.#repeated
   }
 
-  remember(identity: string, error: UpstreamError): void {
+  remember(identity: Identity, error: UpstreamError): void {
     this.#cache.set(`${this.#caller.head ? 'HEAD ' : ''}${identity} ${this.#resource}`, error)
   }
 }

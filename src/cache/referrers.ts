@@ -27,7 +27,7 @@ interface ReferrersCacheOptions extends Pick<
 }
 
 /** `identity`: the credential of the request. */
-type ReferrersResult = { readonly identity: string } & (
+type ReferrersResult = { readonly identity: Identity } & (
   | { readonly kind: 'answered'; readonly answer: ListAnswer }
   | { readonly kind: 'failed'; readonly error: unknown }
 )
@@ -104,7 +104,7 @@ export class ReferrersCache {
     subject: Digest,
     query: string,
     mayStore: () => boolean,
-  ): Promise<{ readonly answer: ListAnswer; readonly identity: string } | undefined> {
+  ): Promise<{ readonly answer: ListAnswer; readonly identity: Identity } | undefined> {
     const list = await context.upstream.referrers(context.name, subject, query, { access: context.caller.access })
     const index = await readIndex(list)
     if (!list || !index) return undefined

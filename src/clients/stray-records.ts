@@ -201,9 +201,9 @@ async function waitForNetworks(
   if (expected.length === 0) return
   const endpoint = await findDockerEndpoint(surroundings)
   if (endpoint === undefined || isRemoteEngine(endpoint)) return
-  const docker = createDockerodeDocker(endpoint, { clock })
+  const { networks: dockerNetworks } = createDockerEngine(endpoint)
   for (const network of expected) {
-    const gateways = await docker.networkGateways(network)
+    const gateways = await dockerNetworks.gateways(network)
     if (gateways !== undefined && gateways.length > 0) await waitUntilServed(surroundings, network, clock)
   }
 }

@@ -152,7 +152,7 @@ export default class Up extends BaseCommand {
         hints: ['mirror up --runtime container && mirror logs -f', 'mirror up --runtime process --foreground'],
       })
     const { containerUp, planContainerUp } = await import('../daemon/container/up.ts')
-    const { withCommandLock } = await import('../daemon/container/lock.ts')
+    const { withCommandLock } = await import('../daemon/container/stop.ts')
     const { systemClock } = await import('../lib/time.ts')
     const input = {
       surroundings,

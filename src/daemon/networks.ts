@@ -8,7 +8,7 @@ import { later, logFailure } from '../lib/time.ts'
 import { type Listener, ListenError } from '../server/listen.ts'
 
 interface NetworkListenersOptions {
-  readonly docker: Docker
+  readonly docker: Pick<DockerEngine, 'ping' | 'networks'>
   /** Names of the networks whose containers reach the mirror. */
   readonly networks: readonly string[]
   /** Whether the user has named them, so that an engine that does not answer is reported. */
@@ -64,7 +64,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     const absent: string[] = []
     let isUnknown = false
     for (const network of networks) {
-      const gateways = await docker.networkGateways(network)
+      const gateways = await docker.networks.gateways(network)
       isUnknown ||= gateways === undefined
       for (const address of gateways ?? []) wanted.set(address, network)
       if (gateways === undefined || gateways.length === 0) absent.push(network)
@@ -113,8 +113,8 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     return urls
   }
 
-  const watching = docker
-    .watchNetworks(check, stop.signal)
+  const watching = docker.networks
+    .watch(check, stop.signal)
     .catch((error: unknown) => logger.error({ error: describeFailure(error) }, 'the networks are no longer watched'))
   return {
     report() {

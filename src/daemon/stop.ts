@@ -82,14 +82,22 @@ async function stopRecordedContainer(
   return { container: name, volume, killed: false }
 }
 
-async function requestStop({ pid, endpoints }: MirrorState, paths: MirrorPaths, platform: string): Promise<void> {
+async function requestStop(
+  { pid, endpoints }: ProcessMirrorState,
+  paths: MirrorPaths,
+  platform: string,
+): Promise<void> {
   const [url] = endpoints.admin
   // Windows has no signals: a process that gets one is ended at once.
   if (platform !== 'win32' || url === undefined) return signal(pid, 'SIGTERM')
   await createAdminClient({ url, tokenFile: paths.tokenFile, timeoutMs: 5000 }).stop()
 }
 
-async function hasEnded({ pid, processIdentity }: MirrorState, clock: Clock, withinMs: number): Promise<boolean> {
+async function hasEnded(
+  { pid, processIdentity }: ProcessMirrorState,
+  clock: Clock,
+  withinMs: number,
+): Promise<boolean> {
   const end = clock.monotonic() + withinMs
   while (await isSameProcess(pid, processIdentity)) {
     if (clock.monotonic() > end) return false
@@ -120,7 +128,7 @@ export async function stopAnyMirror(request: StopRequest): Promise<StoppedMirror
   // Remove the record of a mirror that died, because the user knows now that it does not run.
   if (state !== undefined && state.container === undefined) await removeState(paths.stateFile, state.pid)
   const recorded = state?.container
-  let engine: ContainerEngine
+  let engine: DockerEngine
   try {
     engine = await openEngine(surroundings, recorded?.engine ?? (await volumeMarkerEngine(paths.stateDir)))
   } catch (error) {
@@ -133,7 +141,7 @@ export async function stopAnyMirror(request: StopRequest): Promise<StoppedMirror
   const found = await Promise.all([containerName, replacedName].map((name) => engine.containers.find(name)))
   const own = found.filter((container) => container && ownerOf(container) === paths.stateDir)
   for (const container of own) await removeContainer(engine, container!.id)
-  if (recorded !== undefined) await removeState(paths.stateFile, 0)
+  if (recorded !== undefined) await removeState(paths.stateFile, undefined)
   return own.length === 0 ? undefined : { container: containerName, volume: recorded?.volume, killed: false }
 }
 

@@ -40,7 +40,7 @@ export interface RepositoryRecord {
 
 export interface TagRecord {
   digest: Digest
-  identity: string
+  identity: Identity
   /** The time of the upstream's last confirmation, wall clock ms; for display. */
   checkedAt: number
   /** The number of pulls by this tag. */
@@ -73,7 +73,7 @@ export interface BlobRecord {
 export interface ReferrersRecord {
   /** The manifest to which the referrers refer. */
   readonly subject: Digest
-  readonly identity: string
+  readonly identity: Identity
   /** The query of the page; empty for the start of the whole list. */
   readonly query: string
   readonly digest: Digest

@@ -132,15 +132,16 @@ function recordOf(manifests: [Digest, Partial<ManifestRecord>][]): RepositoryRec
 }
 
 describe('a grant', () => {
+  const me = parseIdentity('me')
   const link = (digest: Digest, mediaType = 'l/t') => ({ kind: 'blob' as const, digest, size: 7, mediaType })
 
   test('follows from a manifest that names the content, for the identity of that manifest', () => {
-    const record = recordOf([[digests[0], { identity: 'me', links: [link(digests[1])] }]])
-    expect(findGrant(record, digests[1], 'me')).toMatchObject({ size: 7 })
-    expect(findGrant(record, digests[0], 'me')).toMatchObject({ mediaType: 'm/t' })
-    expect(findGrant(record, digests[1], 'anonymous')).toBeUndefined()
-    expect(findGrant(record, digests[2], 'me')).toBeUndefined()
-    expect(findGrant(undefined, digests[1], 'me')).toBeUndefined()
+    const record = recordOf([[digests[0], { identity: me, links: [link(digests[1])] }]])
+    expect(findGrant(record, digests[1], me)).toMatchObject({ size: 7 })
+    expect(findGrant(record, digests[0], me)).toMatchObject({ mediaType: 'm/t' })
+    expect(findGrant(record, digests[1], anonymousIdentity)).toBeUndefined()
+    expect(findGrant(record, digests[2], me)).toBeUndefined()
+    expect(findGrant(undefined, digests[1], me)).toBeUndefined()
   })
 
   test('does not follow from a manifest that names a foreign layer', () => {
@@ -149,9 +150,9 @@ describe('a grant', () => {
   })
 
   test('stays anonymous when a credential gets the same grant', () => {
-    expect(widerIdentity('anonymous', 'me')).toBe('anonymous')
-    expect(widerIdentity('me', 'anonymous')).toBe('anonymous')
-    expect(widerIdentity(undefined, 'me')).toBe('me')
+    expect(widerIdentity(anonymousIdentity, me)).toBe('anonymous')
+    expect(widerIdentity(me, anonymousIdentity)).toBe('anonymous')
+    expect(widerIdentity(undefined, me)).toBe('me')
   })
 
   test('is revoked for one identity only', () => {

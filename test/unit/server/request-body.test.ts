@@ -62,7 +62,7 @@ describe('while the memory for bodies is full', () => {
   }
 
   test('a body that has arrived completely waits for its memory, and is read then', async () => {
-    const budget = new MemoryBudget({ bytes: 100, mostWaiting: 3, patience })
+    const budget = new MemoryBudget({ bytes: 100, maxWaiting: 3, maxWaitMs: patience })
     const all = await budget.reserve(100)
     const { url } = await takeBodies(budget)
     const answer = fetch(url, { method: 'PUT', body: 'all of it' })
@@ -74,8 +74,8 @@ describe('while the memory for bodies is full', () => {
   })
 
   test('a small body does not wait for large ones that arrive slowly', async () => {
-    const small = { largest: 100, bytes: 200 }
-    const budget = new MemoryBudget({ bytes: 2000, mostWaiting: 20, patience, lookEvery: patience, small })
+    const small = { maxBytes: 100, bytes: 200 }
+    const budget = new MemoryBudget({ bytes: 2000, maxWaiting: 20, maxWaitMs: patience, pollMs: patience, small })
     const { url, port } = await takeBodies(budget)
     for (let client = 0; client < 10; client++) {
       const socket = connect(port, '127.0.0.1').on('error', () => {})
@@ -89,7 +89,7 @@ describe('while the memory for bodies is full', () => {
   })
 
   test('a client that disconnects after it sent its whole body leaves the queue', async () => {
-    const budget = new MemoryBudget({ bytes: 100, mostWaiting: 3, patience })
+    const budget = new MemoryBudget({ bytes: 100, maxWaiting: 3, maxWaitMs: patience })
     const all = await budget.reserve(100)
     const { signal, leave } = leavingClients()
     const { url } = await takeBodies(budget)
