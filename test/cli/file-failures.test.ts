@@ -58,7 +58,7 @@ describe.skipIf(process.platform !== 'linux')('a file that the system refuses', 
     for (const args of [['status'], ['logs'], ['up'], ['down'], ['registry', 'ls'], ['cache', 'ls']]) {
       const { exit, stderr } = await mirror(args, { MIRROR_HOME: theirs })
       expect(exit, stderr).not.toBe(0)
-      expect(stderr, args.join(' ')).toContain(`${theirs}, which belongs to user ${other}`)
+      expect(stderr, args.join(' ')).toContain(`no permission, because ${theirs} belongs to user ${other}`)
       expect(stderr).toContain('unset MIRROR_HOME')
       expect(stderr).not.toContain('EACCES')
     }
