@@ -64,13 +64,13 @@ describe('BuildKit', () => {
     expect(await buildkitAdapter.find(machine(buildkitd))).toBe('buildkitd 0.12.5')
   })
 
-  test('says after an undo that it reads its file only when it starts, or is made', async () => {
+  test('has a hint after an undo: it reads its file only when it starts or is created', async () => {
     const [made, own] = await buildkitAdapter.targets(machine({ ...buildx, ...buildkitd }), anything)
     expect(made!.afterUndo?.([])).toEqual([expect.stringContaining('docker buildx rm')])
     expect(own!.afterUndo?.([])).toEqual([expect.stringContaining('systemctl restart buildkit')])
   })
 
-  test('has a file for what buildx makes and one for a buildkitd by itself', async () => {
+  test("has a target for builders that buildx creates and one for the machine's buildkitd", async () => {
     const ids = async (says: Record<string, string>, options: Partial<ClientOptions> = {}) =>
       (await buildkitAdapter.targets(machine(says), { ...anything, ...options })).map(({ id }) => id)
     expect(await ids({ ...buildx, ...buildkitd })).toEqual(['buildx', 'buildkitd'])
@@ -80,7 +80,7 @@ describe('BuildKit', () => {
     expect(await ids(buildx, { file: 'b.toml' })).toEqual([join(home, 'b.toml')])
   })
 
-  test('is told how a builder is made that reads its file and reaches the mirror', async () => {
+  test('comes with the command for a builder that reads the file and reaches the mirror', async () => {
     const [place] = await buildkitAdapter.targets(machine(buildx), { ...anything, file: 'b.toml' })
     const create = 'docker buildx create --use --driver docker-container'
     expect(place!.plan(mirror, nothing).todo.join()).toContain(
@@ -97,7 +97,7 @@ describe('BuildKit', () => {
     )
   })
 
-  test("lives where Docker's containers live", async () => {
+  test("has the location of Docker's containers", async () => {
     const socket = join(home, 'engine.sock')
     const homeOf = async (more: Partial<Machine> = {}) =>
       (await buildkitAdapter.targets(machine(buildx, more), anything))[0]!.location
@@ -112,12 +112,12 @@ describe('BuildKit', () => {
     ['the builder of dockerd', { 'docker buildx inspect': 'Name: default\nDriver: docker\n' }, /dockerd's own/],
     ['no builder', { 'docker buildx inspect': '!no builder "x" found\n' }, /no builder "x" found/],
     ['no docker', {}, /no docker command/],
-  ])('that would be %s cannot be made to pull', async (_, says, failed) => {
+  ])('cannot pull with %s', async (_, says, failed) => {
     const place = buildkitAdapter.recall(machine(says), { kind: 'buildx', scope: 'user', path: '/b.toml' })
     expect(await place.pull!('docker.io/a/b:c')).toEqual({ failed: expect.stringMatching(failed) })
   })
 
-  test('pulls by a build of nothing else, and keeps nothing', async () => {
+  test('pulls by a build of only the image, without output', async () => {
     let folder = ''
     let dockerfile = ''
     const runCommand: RunCommand = async (_, args) => {

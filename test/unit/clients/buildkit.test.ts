@@ -34,18 +34,18 @@ function strip(text: string): string | undefined {
 }
 
 describe('a buildkitd.toml', () => {
-  test('says HTTP of the mirror only where it is meant: under its own name', () => {
+  test("sets http only in the mirror's own table", () => {
     const text = plan(undefined)
     expect(text).toContain('[registry."docker.io"]\nmirrors = [ "127.0.0.1:5055" ]\n')
     expect(text).toContain('[registry."127.0.0.1:5055"]\nhttp = true\n')
     expect(text.match(/http/g)).toHaveLength(1)
   })
 
-  test('that has it all stays', () => {
+  test('is not changed by a second run', () => {
     expect(planBuildkit(mirror, target, filesOf(plan(undefined))).changes).toEqual([])
   })
 
-  test('of somebody else keeps every byte, and has it again without the mirror', () => {
+  test('of the user keeps every byte and is the same again without the mirror', () => {
     for (const text of [
       '# theirs\ndebug = true\n',
       '[registry."docker.io"]\n  mirrors = ["a.example"]\n',
@@ -64,7 +64,7 @@ describe('a buildkitd.toml', () => {
     ],
     ['literal quotes and spaces', "[ registry . 'docker.io' ]\n\t'mirrors' = ['a.example']\n"],
     ['no table for us yet', '# mine\ndebug = true\n'],
-  ])('keeps its line ends, and stays TOML: %s', (_, text) => {
+  ])('keeps its line ends and stays valid TOML: %s', (_, text) => {
     for (const end of ['\n', '\r\n']) {
       for (const mark of ['', '\uFEFF']) {
         for (const final of [end, '']) {
@@ -81,17 +81,17 @@ describe('a buildkitd.toml', () => {
     }
   })
 
-  test('with both kinds of line ends gets none that is neither', () => {
+  test('with mixed line ends gets no bare carriage return', () => {
     const after = plan('debug = true\r\n[registry."docker.io"]\nmirrors = [\r\n"a",\n]\n')
     expect(after).not.toMatch(/\r(?!\n)/)
     expect(after).toContain('mirrors = [\r\n"127.0.0.1:5055",\r\n"a",\n]\n')
   })
 
-  test('that was ours and has nothing else in it goes', () => {
+  test('is removed if mirror wrote it and nothing else is in it', () => {
     expect(strip(plan(undefined))).toBeUndefined()
   })
 
-  test('that was ours keeps what was put into it since', () => {
+  test('that mirror wrote keeps what the user added', () => {
     const text = plan(undefined)
       .replace('"127.0.0.1:5055" ]', '"127.0.0.1:5055", "a.example" ]')
       .replace('http = true', 'http = true\ninsecure = true')
@@ -109,7 +109,7 @@ describe('a buildkitd.toml', () => {
       '[registry."docker.io"]\nmirrors = [\n  # "127.0.0.1:5055",\n  "a.example",\n]\n',
       '',
     ],
-  ])('loses nothing but the mirror, and keeps %s', (_, before, since) => {
+  ])('loses only the mirror and keeps %s', (_, before, since) => {
     for (const end of ['\n', '\r\n']) {
       const [text, added] = [before.replaceAll('\n', end), since.replaceAll('\n', end)]
       const after = strip(plan(text) + added)!
@@ -120,7 +120,7 @@ describe('a buildkitd.toml', () => {
     }
   })
 
-  test('says of a mirror with TLS what to trust, and on loopback that it is no HTTP', () => {
+  test('names the CA of a mirror with TLS, and sets http = false on loopback', () => {
     const trusting = { ...mirror, cache: 'https://127.0.0.1:5055', ca: 'PEM\n' }
     const own = '[registry."127.0.0.1:5055"]\ninsecure = false\n'
     for (const text of ['# theirs\n', own]) {
@@ -140,14 +140,14 @@ describe('a buildkitd.toml', () => {
     expect(beyond.changes[0]!.after).not.toContain('http')
   })
 
-  test('that speaks HTTP to a mirror with TLS, or the other way round, is refused', () => {
+  test('is refused if its http does not fit the mirror', () => {
     const plain = '[registry."127.0.0.1:5055"]\nhttp = true\n'
     const refused = expect.objectContaining({ exit: 2 }) as Error
     expect(() => planBuildkit({ ...mirror, cache: 'https://127.0.0.1:5055' }, target, filesOf(plain))).toThrow(refused)
     expect(() => plan(plain.replace('true', 'false'))).toThrow(refused)
   })
 
-  test('that is spelled in a way that was not foreseen is refused', () => {
+  test('is refused if its keys are dotted', () => {
     const text = 'registry."docker.io".mirrors = ["127.0.0.1:5055"]\n'
     expect(() => plan('registry."docker.io".mirrors = ["a.example"]\n')).toThrow(expect.objectContaining({ exit: 2 }))
     expect(() => strip(text)).toThrow(expect.objectContaining({ exit: 2 }))

@@ -22,7 +22,7 @@ describe("a containerd's configuration", () => {
     ['version = 4\n[grpc]\naddress = "/run/a.sock"\n', undefined],
     ['version = 4\n[plugins."io.containerd.server.v1.grpc"]\naddress = ""\n', undefined],
     ['version = 2\n', undefined],
-  ])('names its socket in the way of its version: %j', (text, address) => {
+  ])('names its socket by its format version: %j', (text, address) => {
     expect(readContainerdConfig({ name, text }, undefined).address).toBe(address)
   })
 
@@ -36,13 +36,13 @@ describe("a containerd's configuration", () => {
     ['2.1.4', `version = 3\n${registry(second, '/a')}`, `containerd reads [plugins."${third}".registry]`],
     ['1.6.38', registry(second, '/a'), 'with version = 1, or none, containerd reads [plugins.cri.registry]'],
     ['2.4.0', `version = 4\n${registry(second, '/a')}`, 'with version = 4'],
-  ])('of containerd %s says what is set where that does not look: %j', (containerd, text, said) => {
+  ])('of containerd %s has a note on settings that it does not read: %j', (containerd, text, said) => {
     const config = readContainerdConfig({ name, text }, containerd)
     expect(config).toMatchObject({ configPaths: [], ineffectivePaths: ['/a'] })
     expect(config.notes.join()).toContain(said)
   })
 
-  test('has what the files say that it imports, the last one first', () => {
+  test('takes the settings of imported files, of which the last one wins', () => {
     const text = `version = 2\nimports = ["conf.d/*.toml", "/opt/x.toml"]\n${registry(second, '/a')}`
     expect(getImports({ name, text })).toEqual(['/etc/containerd/conf.d/*.toml', '/opt/x.toml'])
     const imports = [{ name: '/opt/x.toml', text: `version = 2\n${registry(second, '/b')}` }]
@@ -64,12 +64,12 @@ describe("a containerd's configuration", () => {
     ['version = 3\n', registry('cri', '/b'), '2.1.4', []],
     ['version = 3\n', registry('cri', '/b'), '2.3.0', ['/b']],
     ['version = 3\n', registry(third, '/b'), undefined, ['/b']],
-  ])('%j with an import %j in containerd %s looks at %j', (text, imported, containerd, configPaths) => {
+  ])('%j with an import %j makes containerd %s read the folders %j', (text, imported, containerd, configPaths) => {
     const imports = [{ name: '/opt/x.toml', text: imported }]
     expect(readContainerdConfig({ name, text }, containerd, imports).configPaths).toEqual(configPaths)
   })
 
-  test('of containerd 1.x loses a path to an import that says something else about the same plugin', () => {
+  test('of containerd 1.x loses a path to an import with other settings of the same plugin', () => {
     const main = { name, text: `version = 2\n${registry(second, '/a')}` }
     const imports = [{ name: '/opt/x.toml', text: `version = 2\n[plugins."${second}"]\nsandbox_image = "x"\n` }]
     expect(readContainerdConfig(main, '1.7.28', imports)).toMatchObject({ configPaths: [], file: '/opt/x.toml' })
@@ -81,7 +81,7 @@ describe("a containerd's configuration", () => {
     ['version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]', true],
     ['version = 3\ndisabled_plugins = ["io.containerd.cri.v1.images"]', true],
     ['version = 3\ndisabled_plugins = ["io.containerd.snapshotter.v1.btrfs"]', false],
-  ])('has the interface of Kubernetes off or not: %j', (text, criOff) => {
+  ])('has the CRI plugin disabled or not: %j', (text, criOff) => {
     expect(readContainerdConfig({ name, text }, undefined).criOff).toBe(criOff)
   })
 })

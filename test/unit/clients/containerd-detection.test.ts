@@ -27,7 +27,7 @@ describe('containerd on this machine', () => {
     expect(await containerdAdapter.find((await machineWith(answers)).machine)).toBe(found)
   })
 
-  test('is configured where it says that it looks, the first place before others', async () => {
+  test('is configured in the first folder of its config_path', async () => {
     const answers = { 'containerd --version': version, 'containerd config dump': dumped('/opt/one:/opt/two') }
     const { machine } = await machineWith(answers)
     const [place, ...others] = await placesOf(machine)
@@ -38,7 +38,7 @@ describe('containerd on this machine', () => {
     expect(containerdAdapter.recall(machine, place!.details).wants).toEqual(place!.wants)
   })
 
-  test('is configured at the usual place when it says nothing, or cannot', async () => {
+  test('is configured in the default folder if it reports no config_path', async () => {
     for (const said of [dumped(''), fails('broken')]) {
       const { machine } = await machineWith({ 'containerd --version': version, 'containerd config dump': said })
       const [place] = await placesOf(machine, 'system')
@@ -46,7 +46,7 @@ describe('containerd on this machine', () => {
     }
   })
 
-  test("has a place of the user's where it runs rootless, which cannot reach this machine's loopback", async () => {
+  test("has a user target if it runs rootless, which cannot reach this machine's loopback", async () => {
     const { machine, home } = await machineWith(
       { 'containerd --version': version },
       { 'run/containerd-rootless/child_pid': '1', '.config/containerd/config.toml': 'version = 2\n' },
@@ -59,7 +59,7 @@ describe('containerd on this machine', () => {
     expect(user.wants.trees[0]).toBe(join(home, '.config/containerd/certs.d'))
   })
 
-  test('is nowhere but on Linux, except below --root', async () => {
+  test('is supported on Linux only, except below --root', async () => {
     const { machine, asked } = await machineWith({}, {}, { platform: 'darwin' })
     await expect(placesOf(machine)).rejects.toMatchObject({ exit: 4 })
     const below = { ...machine, detached: true, root: '/tree', home: '/tree' }
@@ -69,7 +69,7 @@ describe('containerd on this machine', () => {
     expect(asked).toEqual([])
   })
 
-  test('that does not run cannot pull', async () => {
+  test('cannot pull if it does not run', async () => {
     const { machine } = await machineWith({ 'containerd config dump': dumped('').replace('/run/mine', '/nowhere/x') })
     const [place] = await placesOf(machine)
     await expect(place!.pull!('a')).rejects.toMatchObject({ exit: 4, hints: ['sudo systemctl start containerd'] })

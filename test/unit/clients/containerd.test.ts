@@ -52,7 +52,7 @@ describe("containerd's hosts folders", () => {
     expect(plan.todo).toEqual([])
   })
 
-  test('keep images of the registry to push to away from the cache', () => {
+  test('send pulls of pushed images to the registry instead of the cache', () => {
     const registry = 'http://127.0.0.1:5001'
     expect(planned({}, { registry }).hosts['localhost_5001_']).toEqual({
       server: registry,
@@ -62,13 +62,13 @@ describe("containerd's hosts folders", () => {
     expect(planned(own, { registry }).hosts).not.toHaveProperty('localhost_5001_')
   })
 
-  test('without a way to the origin have the mirror for their server', () => {
+  test('have the mirror as their server without fallback', () => {
     const { hosts } = planned({}, { fallback: false })
     expect(hosts['_default']).toEqual({ server: 'http://127.0.0.1:5055', host: ours })
     expect(hosts['docker.io']).toEqual({ server: 'http://127.0.0.1:5055', host: ours })
   })
 
-  test('take over certificates, in whichever spelling their folder has', () => {
+  test('take over certificates from a folder with a colon or underscores in its name', () => {
     const { hosts } = planned({
       '/etc/containerd/certs.d/quay.io/ca.crt': '',
       '/etc/containerd/certs.d/registry.corp.example:8443/client.cert': '',
@@ -84,7 +84,7 @@ describe("containerd's hosts folders", () => {
     expect(Object.keys(hosts)).toContain('_default')
   })
 
-  test("leave a user's hosts.toml alone, and say what that means", () => {
+  test("leave a user's hosts.toml alone and note what that means", () => {
     const { hosts, plan } = planned({ '/etc/containerd/certs.d/docker.io/hosts.toml': '[host."https://hub.corp"]\n' })
     expect(Object.keys(hosts)).toEqual(['_default'])
     expect(plan.notes.join()).toContain('docker.io does not come through the mirror')
@@ -108,17 +108,17 @@ describe("containerd's hosts folders", () => {
     expect(plan.notes.join('\n')).toMatch(/A folder for all registries would hide|It no longer holds/)
   })
 
-  test("do not take our own folders for the user's", () => {
+  test("do not take folders that mirror wrote for the user's", () => {
     const written = planned({}).plan.changes[0]!.after!
     expect(Object.keys(planned({ '/etc/docker/certs.d/quay.io/hosts.toml': written }).hosts)).toContain('_default')
   })
 
-  test('are written once', () => {
+  test('are not changed by a second run', () => {
     const { changes } = planned({}).plan
     expect(planned(Object.fromEntries(changes.map(({ path, after }) => [path, after!]))).plan.changes).toEqual([])
   })
 
-  test('name the capability referrers only where all who read them know it', () => {
+  test('name the capability referrers only if all their readers know it', () => {
     const registry = 'http://127.0.0.1:5001'
     for (const referrers of [true, false]) {
       const { plan } = planned({}, { registry }, { referrers })
@@ -128,13 +128,13 @@ describe("containerd's hosts folders", () => {
     }
   })
 
-  test('are refused when every registry has files of the user', () => {
+  test('are refused if the user has files for every registry', () => {
     const own = { '/etc/docker/certs.d/docker.io/ca.crt': '' }
     expect(() => planned(own, { registries: ['docker.io'] })).toThrow('No registry is left')
   })
 })
 
-describe("what is left to do in containerd's own configuration", () => {
+describe("the instruction for containerd's config.toml", () => {
   const none = { '/etc/containerd/config.toml': 'version = 2\n' }
   const todo = (texts: Record<string, string>, more: object = {}) => planned(texts, {}, more).plan.todo.join('\n')
 
@@ -142,7 +142,7 @@ describe("what is left to do in containerd's own configuration", () => {
     ['version = 2', '[plugins."io.containerd.grpc.v1.cri".registry]'],
     ['version = 3', '[plugins."io.containerd.cri.v1.images".registry]'],
     ['root = "/x"', '[plugins.cri.registry]'],
-  ])('is named in the format of a config.toml with %s', (text, section) => {
+  ])('has the format of a config.toml with %s', (text, section) => {
     const said = todo({ '/etc/containerd/config.toml': `${text}\n` })
     expect(said).toContain(`\n  ${section}\n    config_path = "/etc/containerd/certs.d"\n`)
     expect(said).not.toContain('\n  version')
@@ -152,17 +152,17 @@ describe("what is left to do in containerd's own configuration", () => {
     ['1.6.20', 'version = 2', 'grpc.v1.cri'],
     ['2.1.4', 'version = 3', 'cri.v1.images'],
     [undefined, 'version = 2', 'grpc.v1.cri'],
-  ])('is a whole file where there is none, by version: %s', (version, format, section) => {
+  ])('is a whole file if there is none, by containerd version: %s', (version, format, section) => {
     const plan = planContainerd(mirror, { ...target, version }, filesOf({}))
     expect(plan.todo.join()).toContain(`\n  ${format}\n  [plugins."io.containerd.${section}".registry]`)
   })
 
-  test('is taken from what containerd says, which may have it from another file', () => {
+  test('depends on containerd config dump, which may have the setting from another file', () => {
     expect(todo(none, { dump: configured['/etc/containerd/config.toml'] })).toBe('')
     expect(todo({}, { dump: 'version = 2\n' })).toContain('config_path')
   })
 
-  test('is said of the file that counts, in its own format, when that is an import', () => {
+  test('names the imported file that counts, in its format', () => {
     const imported = '/etc/containerd/conf.d/cri.toml'
     const texts = {
       '/etc/containerd/config.toml': configured['/etc/containerd/config.toml'],
@@ -173,7 +173,7 @@ describe("what is left to do in containerd's own configuration", () => {
     expect(todo(texts, { imports: [here(imported)], version: '2.1.4' })).toBe('')
   })
 
-  test('comes with what is set where containerd does not look', () => {
+  test('comes with a note on settings that containerd does not read', () => {
     const text =
       'version = 2\n[plugins."io.containerd.cri.v1.images".registry]\nconfig_path = "/etc/containerd/certs.d"\n'
     const { plan } = planned({ '/etc/containerd/config.toml': text })
@@ -182,7 +182,7 @@ describe("what is left to do in containerd's own configuration", () => {
     expect(planned({ '/etc/containerd/config.toml': text }, {}, { version: '2.1.4' }).plan.todo).toEqual([])
   })
 
-  test('is one folder instead of several', () => {
+  test('names one folder instead of several', () => {
     const text = configured['/etc/containerd/config.toml'].replace('certs.d"', 'certs.d:/etc/docker/certs.d"')
     expect(todo({ '/etc/containerd/config.toml': text })).toContain('config_path = "/etc/containerd/certs.d"\n')
     const theirs = { '/etc/docker/certs.d/corp.example/ca.crt': 'x' }
@@ -191,7 +191,7 @@ describe("what is left to do in containerd's own configuration", () => {
     )
   })
 
-  test('is nothing where no kubelet uses it', () => {
+  test('is missing if no kubelet uses this containerd', () => {
     expect(todo({ '/etc/containerd/config.toml': 'disabled_plugins = ["cri"]\n' })).toBe('')
     expect(todo(none, { rootless: true })).toBe('')
   })
@@ -199,24 +199,24 @@ describe("what is left to do in containerd's own configuration", () => {
   test.each([
     ['registry.mirrors', 'registry.mirrors."docker.io"]\nendpoint = ["https://x"]'],
     ['registry.configs', 'registry.configs."x".tls]\nca_file = "/x"'],
-  ])('makes the plan fail where %s is in use, which hosts.toml files must not stand beside', (key, text) => {
+  ])('is a refusal if the deprecated %s is in use', (key, text) => {
     const dump = `version = 2\n[plugins."io.containerd.grpc.v1.cri".${text}\n`
     expect(() => planned({}, {}, { dump })).toThrow(key)
     expect(() => planned({}, {}, { dump: `[plugins.cri.${text}\n` })).toThrow(key)
   })
 
-  test("nerdctl's list of folders is looked at", () => {
+  test('comes with one for nerdctl if nerdctl.toml does not list the folder', () => {
     const file = '/etc/nerdctl/nerdctl.toml'
     expect(todo({ [file]: 'hosts_dir = ["/x"]\n' })).toContain('add "/etc/containerd/certs.d" to hosts_dir')
     expect(todo({ [file]: 'hosts_dir = ["/x", "/etc/containerd/certs.d"]\n' })).toBe('')
   })
 })
 
-describe('taking the mirror out of hosts.toml files that were changed since', () => {
+describe('removing the mirror from hosts.toml files that the user changed', () => {
   const then = { cache: mirror.cache, registry: 'http://127.0.0.1:5001' }
   const stripped = (texts: Record<string, string>) => stripContainerd(then, '/etc/containerd/certs.d', filesOf(texts))
 
-  test('leaves no file where nothing else was in it, and what the user added otherwise', () => {
+  test('removes files without other contents and keeps what the user added', () => {
     const written = Object.fromEntries(
       planned({}, { registry: then.registry }).plan.changes.map(({ path, after }) => [path, after!]),
     )

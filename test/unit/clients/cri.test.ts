@@ -42,8 +42,8 @@ async function runtime(answer: Answer) {
   return { socket, asked }
 }
 
-describe('the interface of kubelets', () => {
-  test('is asked for an image by name, in gRPC', async () => {
+describe('the CRI client', () => {
+  test('pulls an image by name, in gRPC', async () => {
     const { socket, asked } = await runtime(succeeding)
     const image = `docker.io/library/${'a'.repeat(200)}:1`
     await criClient(socket, 5000).pullImage(image)
@@ -68,7 +68,7 @@ describe('the interface of kubelets', () => {
     [2, 'failed%20to pull: 100%25', 'failed to pull: 100%'],
     [5, '100% broken', '100% broken'],
     [criUnimplemented, 'unknown service', 'unknown service'],
-  ])('fails with the runtime’s status %i and words', async (status, message, words) => {
+  ])('fails with the runtime’s status %i and message', async (status, message, words) => {
     const { socket } = await runtime(failing(status, message))
     const error = await criClient(socket, 5000)
       .pullImage('a')
@@ -77,7 +77,7 @@ describe('the interface of kubelets', () => {
     expect(error).toMatchObject({ status, message: words })
   })
 
-  test('tells of itself what is in a map of its answer, whatever stands around it', async () => {
+  test('returns the info map of the response, whatever fields surround it', async () => {
     const text = 'x'.repeat(300)
     const entry = (key: string, value: string) => {
       const length = Buffer.from([(value.length & 0x7f) | 0x80, value.length >> 7])
@@ -108,12 +108,12 @@ describe('the interface of kubelets', () => {
     expect(asked[0]!.body).toEqual(Buffer.from([0, 0, 0, 0, 2, 0x08, 1]))
   })
 
-  test('is not waited for without end', async () => {
+  test('times out', async () => {
     const { socket } = await runtime(() => {})
     await expect(criClient(socket, 50).pullImage('a')).rejects.toMatchObject({ status: 4 })
   })
 
-  test('fails with the word of the system where nobody listens', async () => {
+  test('fails with the system error of a socket without a listener', async () => {
     await expect(criClient('/nowhere/socket', 5000).pullImage('a')).rejects.toMatchObject({ code: 'ENOENT' })
   })
 })

@@ -23,27 +23,30 @@ describe('a list in a JSON file', () => {
     ['{\r\n}', '{\r\n  "k": ["new"]\r\n}', '{}'],
     ['{"k": [ ]}', '{"k": ["new"]}', '{}'],
     ['{"k": null}', '{"k": ["new"]}', '{}'],
-  ])('%j is made for an item', (before, after, without) => {
+  ])('%j gets a new list for an item', (before, after, without) => {
     expect(putFirst(before, 'k', 'new')).toBe(after)
     expect(takeOut(after, 'k', isNew, 'drop')).toBe(without)
   })
 
-  test('loses every item that is ours, wherever it stands', () => {
+  test('loses every item of the mirror at any position', () => {
     expect(takeOut('{"k": ["new", "b", "new"], "a": 1}', 'k', isNew, 'drop')).toBe('{"k": ["b"], "a": 1}')
     expect(takeOut('{"k": ["new", "new"], "a": 1}', 'k', isNew, 'drop')).toBe('{"a": 1}')
     expect(takeOut('{"a": 1, "k": ["new"]}', 'k', isNew, 'drop')).toBe('{"a": 1}')
   })
 
-  test('stays as an empty one where that is wanted', () => {
+  test('stays as an empty list if the caller asks for that', () => {
     expect(takeOut('{"k": ["new"], "a": 1}', 'k', isNew, 'keep')).toBe('{"k": [], "a": 1}')
   })
 
-  test.each(['{"a": 1}', '{"k": ["b"]}', '{"k": "new"}', '{"k": []}'])('%j has none of ours, and stays', (text) => {
-    expect(takeOut(text, 'k', isNew, 'drop')).toBe(text)
-    expect(takeOut(text, 'k', isNew, 'keep')).toBe(text)
-  })
+  test.each(['{"a": 1}', '{"k": ["b"]}', '{"k": "new"}', '{"k": []}'])(
+    '%j has no item of the mirror and is not changed',
+    (text) => {
+      expect(takeOut(text, 'k', isNew, 'drop')).toBe(text)
+      expect(takeOut(text, 'k', isNew, 'keep')).toBe(text)
+    },
+  )
 
-  test('keeps what looks like another spelling of a number, a text or a key', () => {
+  test('keeps the spelling of numbers, strings and keys', () => {
     const text = '{"n": 1.50e+3, "t": "\\u00e9\\/", "\\u006b2": null}'
     expect(putFirst(text, 'k', 'new')).toBe(`${text.slice(0, -1)}, "k": ["new"]}`)
   })
@@ -69,13 +72,13 @@ describe('a file that is not one JSON object', () => {
     ['[1]', 'line 1, column 1'],
     ['null', 'line 1, column 1'],
     ['{"a": NaN}', 'line 1, column 7'],
-  ])('%j is refused with its place', (text, place) => {
+  ])('%j is refused with line and column', (text, place) => {
     expect(() => readJsonObject('/etc/x.json', text)).toThrow(
       expect.objectContaining({ exit: 2, message: expect.stringContaining(place) }),
     )
   })
 
-  test('one with a byte order mark is none of these', () => {
+  test('is accepted with a byte order mark', () => {
     expect(readJsonObject('/etc/x.json', '\uFEFF{"a": [1]}')).toEqual({ a: [1] })
   })
 })

@@ -81,11 +81,11 @@ describe('removeFromYaml', () => {
     ['a key in braces', 'm: {a: 1, b: [2]}\n', ['m', 'b'], 'm: {a: 1}\n'],
     ['all there is, but for comments', '# a\na:\n- b\n# c\n', ['a', 0], '# a\n# c\n'],
     ['what is empty then', 'a: 1\nm:\n  n:\n  - x\n', ['m', 'n', 0], 'a: 1\n'],
-  ])('takes away %s', (_, before, path, after) => {
+  ])('removes %s', (_, before, path, after) => {
     expect(removeFromYaml(read(before), path).text).toBe(after)
   })
 
-  test('refuses what shares its line with something that stays', () => {
+  test('refuses to remove an entry that shares its line with another one', () => {
     expect(() => removeFromYaml(read('l:\n- a: 1\n  b: 2\n'), ['l', 0, 'a'])).toThrow('line 2, column 6')
   })
 })

@@ -142,7 +142,7 @@ describe.each(Object.entries(samples))('the file %s', (name, [is, text, takenBy]
     expect(recognizeFile(path, text)?.is).toContain(is)
   })
 
-  test.each(Object.keys(writers))('is taken by %s, or refused by its name', (client) => {
+  test.each(Object.keys(writers))('is accepted by %s, or refused with the name of its program', (client) => {
     const plan = () => writers[client]!(path, files)
     if (takenBy.includes(client)) expect(plan).not.toThrow()
     else
@@ -152,13 +152,13 @@ describe.each(Object.entries(samples))('the file %s', (name, [is, text, takenBy]
   })
 })
 
-describe('a file that is nothing in particular', () => {
+describe('a file of an unknown program', () => {
   test.each([
     ['docker', '{"colour": "blue"}'],
     ['buildkit', 'colour = "blue"\n[shape]\nround = true\n'],
     ['k3d', 'colour: blue\n'],
     ['k3s', '{"colour": "blue"}'],
-  ])('is refused by %s when it sets nothing that this knows', (client, text) => {
+  ])('is refused by %s when that knows none of its keys', (client, text) => {
     const files = new FilesNow(new Map([['/x', Buffer.from(text)]]))
     expect(() => writers[client]!('/x', files)).toThrow(/^\/x is not a .*: it sets nothing but colour/)
   })
@@ -166,7 +166,7 @@ describe('a file that is nothing in particular', () => {
   test.each([
     ['buildkit', '[log]\nlevel = "info"\n[entryPoints.web]\naddress = ":80"\n[api]\n', 'entryPoints, api'],
     ['docker', '{"debug": true, "colour": "blue", "shape": "round"}', 'colour, shape'],
-  ])('is refused by %s when this knows little of what it sets', (client, text, unknown) => {
+  ])('is refused by %s when that knows fewer than half of its keys', (client, text, unknown) => {
     const files = new FilesNow(new Map([['/x', Buffer.from(text)]]))
     expect(() => writers[client]!('/x', files)).toThrow(`most of what it sets is unknown there: ${unknown}.`)
   })
@@ -176,7 +176,7 @@ describe('a file that is nothing in particular', () => {
     ['docker', '{"colour": "blue",}\n', 'a comma too many'],
     ['buildkit', 'colour = blue\n', '/x:1:10'],
     ['k3s', 'colour: [\n', 'line 2'],
-  ])('is refused by %s with what is wrong in it when it cannot be read: %j', (client, text, why) => {
+  ])('is refused by %s with the syntax error when it is invalid: %j', (client, text, why) => {
     const files = new FilesNow(new Map([['/x', Buffer.from(text)]]))
     expect(() => writers[client]!('/x', files)).toThrow(why)
   })
@@ -194,7 +194,7 @@ describe('a file that is nothing in particular', () => {
     ['k3s', 'configs:\n  "a.example": {}\n'],
     ['containerd', 'version = 3\n'],
     ['podman', ''],
-  ])('is taken by %s when nothing speaks against it: %j', (client, text) => {
+  ])('is accepted by %s when nothing rules it out: %j', (client, text) => {
     const files = new FilesNow(new Map([['/x', Buffer.from(text)]]))
     expect(() => writers[client]!('/x', files)).not.toThrow()
   })

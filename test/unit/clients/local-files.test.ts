@@ -11,13 +11,13 @@ beforeEach(async () => {
 })
 afterEach(() => rm(folder, { recursive: true }))
 
-describe('what a killed run has left beside a file', () => {
+describe('a temporary file of a killed run', () => {
   const path = () => join(folder, 'daemon.json')
   const hex = '0123456789abcdef'
   /** No process has this id. */
   const nobody = 2 ** 31 - 2
 
-  test('goes, and nothing else', async () => {
+  test('is removed, and no other file', async () => {
     const left = `.daemon.json.mirror-${nobody}-${hex}`
     const kept = [
       // Somebody is at it.
@@ -32,12 +32,12 @@ describe('what a killed run has left beside a file', () => {
     expect((await readdir(folder)).toSorted()).toEqual(kept.toSorted())
   })
 
-  test('is no file of the client', async () => {
+  test('is not listed', async () => {
     for (const name of ['a.crt', `.a.crt.mirror-${nobody}-${hex}`]) await writeFile(join(folder, name), 'half')
     expect(await localFiles.list(folder)).toEqual([join(folder, 'a.crt')])
   })
 
-  test('is looked for where a link leads to, and not minded where there is no folder', async () => {
+  test('is found at the target of a link, and a missing folder is ignored', async () => {
     const left = join(folder, 'real', `.real.json.mirror-${nobody}-${hex}`)
     await mkdir(join(folder, 'real'))
     await writeFile(left, 'half')
@@ -48,14 +48,14 @@ describe('what a killed run has left beside a file', () => {
   })
 })
 
-describe('what is no regular file', () => {
+describe('a path that is not a regular file', () => {
   test.runIf(process.platform !== 'win32')('is not waited for when it is a pipe', async () => {
     const path = join(folder, 'daemon.json')
     execFileSync('mkfifo', [path])
     await expect(localFiles.read(path)).rejects.toThrow('no regular file')
   })
 
-  test('is not read when it is a folder', async () => {
+  test('is not read if it is a folder', async () => {
     const path = join(folder, 'daemon.json')
     await mkdir(path)
     await expect(localFiles.read(path)).rejects.toThrow('no regular file')

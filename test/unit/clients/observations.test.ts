@@ -11,7 +11,7 @@ import { type Answers, machineWith } from '../../support/clients/machine-with.ts
 const cache = 'http://127.0.0.1:5055'
 const look = (place: ConfigTarget | undefined) => place!.observe!({ cache })
 
-describe('what is seen of podman', () => {
+describe('the observation of podman', () => {
   const info = (...mirrors: string[]) =>
     JSON.stringify({
       registries: { 'docker.io': { Mirrors: mirrors.map((Location) => ({ Location })) }, search: ['docker.io'] },
@@ -27,7 +27,7 @@ describe('what is seen of podman', () => {
     [info(), false, 'another file replaces'],
     ['{"registries": {}}', false, 'another file replaces'],
     ['no JSON', undefined, 'not configured'],
-  ])('is what podman info lists: %s', async (said, inUse, why) => {
+  ])('has the mirrors that podman info lists: %s', async (said, inUse, why) => {
     const seen = await observe({ 'podman info --format json': said })
     expect(seen.inUse).toBe(inUse)
     expect(seen.saw[0]).toContain('podman info')
@@ -35,7 +35,7 @@ describe('what is seen of podman', () => {
   })
 })
 
-describe('what is seen of containerd', () => {
+describe('the observation of containerd', () => {
   async function observe(configPath: string, hostsToml?: string) {
     const { machine, home } = await machineWith({
       'containerd config dump': `version = 2\n[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "${configPath}"\n`,
@@ -50,7 +50,7 @@ describe('what is seen of containerd', () => {
     return look(containerdAdapter.recall(there, details))
   }
 
-  test('is its config_path, and the hosts.toml for Docker Hub', async () => {
+  test('has its config_path and the hosts.toml for Docker Hub', async () => {
     const ours = `[host."${cache}"]\ncapabilities = ["pull"]\n`
     expect(await observe('/certs.d')).toMatchObject({
       inUse: false,
@@ -78,8 +78,8 @@ describe('what is seen of containerd', () => {
   })
 })
 
-describe('what is seen of k3s', () => {
-  test('is what it has made of registries.yaml when it started', async () => {
+describe('the observation of k3s', () => {
+  test('has the files that k3s made of registries.yaml at its start', async () => {
     const { machine, home } = await machineWith({})
     const place = k3sAdapter.recall({ ...machine, root: home }, {})
     expect(await look(place)).toMatchObject({ inUse: undefined, todo: [] })
@@ -99,7 +99,7 @@ describe('what is seen of k3s', () => {
   })
 })
 
-describe('what is seen of BuildKit', () => {
+describe('the observation of BuildKit', () => {
   test.each([
     ['Name: default\nDriver: docker\n', false, "Docker's own"],
     ['Name: mine\nDriver: docker-container\n', undefined, 'created before'],
@@ -109,7 +109,7 @@ describe('what is seen of BuildKit', () => {
       'created before',
     ],
     ['Name: mine\nDriver: docker-container\nFile#buildkitd.toml:\n > mirrors = ["127.0.0.1:5055"]\n', true, 'network'],
-  ])('is the builder in use: %s', async (said, inUse, why) => {
+  ])('has the builder in use: %s', async (said, inUse, why) => {
     const { machine } = await machineWith({ 'docker buildx inspect': said })
     const place = buildkitAdapter.recall(machine, { kind: 'buildx', scope: 'user', path: '/b.toml' })
     const seen = await look(place)

@@ -24,7 +24,7 @@ describe('podman on this machine', () => {
     expect(await podmanAdapter.find((await machineWith(answers)).machine)).toBe(found)
   })
 
-  test('has places for the system and for the user, the likelier first', async () => {
+  test('has a system and a user target, the likelier one first', async () => {
     const { machine, home } = await machineWith({ 'podman --version': 'podman version 5.4.2' })
     const places = await podmanAdapter.targets(machine, nothingSaid)
     expect(places.map(({ id }) => id)).toEqual(isRoot ? ['system', 'user'] : ['user', 'system'])
@@ -34,7 +34,7 @@ describe('podman on this machine', () => {
     expect(podmanAdapter.recall(machine, only!.details).wants).toEqual(only!.wants)
   })
 
-  test("prefers the user's where a file of theirs hides the system's", async () => {
+  test("prefers the user target if a user file hides the system's", async () => {
     const files = { '.config/containers/registries.conf': '' }
     const { machine } = await machineWith({ 'podman --version': 'podman version 5.4.2' }, files)
     expect((await podmanAdapter.targets(machine, nothingSaid))[0]!.id).toBe('user')
@@ -42,7 +42,7 @@ describe('podman on this machine', () => {
     expect(newer[0]!.id).toBe(isRoot ? 'system' : 'user')
   })
 
-  test('looks where XDG_CONFIG_HOME says only since version 6', async () => {
+  test('reads XDG_CONFIG_HOME only since version 6', async () => {
     const { machine } = await machineWith({}, {}, { env: { XDG_CONFIG_HOME: '/xdg' } })
     const user = async (clientVersion: string) =>
       (await podmanAdapter.targets(machine, { ...nothingSaid, scope: 'user', clientVersion }))[0]!.wants.files
@@ -56,7 +56,7 @@ describe('podman on this machine', () => {
     [{ podman: 'podman version 6.0.1', skopeo: 'skopeo version 1.22.0' }, {}, 'skopeo 1.22.0'],
     [{ podman: 'podman version 5.8.2', buildah: 'buildah version 1.44.0' }, {}, 'no'],
     [{ podman: 'podman version 6.0.1', buildah: 'buildah version 1.43.1' }, {}, 'buildah 1.43.1'],
-  ])('minds that %j may read the files by different rules', async (programs, env, who) => {
+  ])('is planned for %j, which may read the files by different rules', async (programs, env, who) => {
     const answers = Object.fromEntries(Object.entries(programs).map(([name, said]) => [`${name} --version`, said]))
     const files = { '.config/containers/registries.conf': '' }
     const { machine } = await machineWith(answers, files, { env })
@@ -67,7 +67,7 @@ describe('podman on this machine', () => {
     if (who !== 'no') expect(notes.join('\n')).toContain(`${who}: not mirrored by this file`)
   })
 
-  test('goes by the version of buildah or skopeo where there is no podman', async () => {
+  test('is planned by the version of buildah or skopeo without podman', async () => {
     const modern = async (answers: Answers) => {
       const { machine } = await machineWith(answers, {}, { env: { XDG_CONFIG_HOME: '/xdg' } })
       const [place] = await podmanAdapter.targets(machine, { ...nothingSaid, scope: 'user' })
@@ -78,7 +78,7 @@ describe('podman on this machine', () => {
     expect(await modern({ 'skopeo --version': 'skopeo version 1.22.0' })).toBe(false)
   })
 
-  test('takes the variables as the version of the program does', async () => {
+  test('reads the variables that its version reads', async () => {
     const env = { CONTAINERS_REGISTRIES_CONF: 'my.conf', CONTAINERS_REGISTRIES_CONF_OVERRIDE: '/over.conf' }
     const wanted = async (answers: Answers) => {
       const { machine, home } = await machineWith(answers, {}, { env })
@@ -92,7 +92,7 @@ describe('podman on this machine', () => {
     expect(await wanted({ 'skopeo --version': 'skopeo version 1.23.0' })).toEqual([true, true])
   })
 
-  test('is asked nothing below --root', async () => {
+  test('is not run below --root', async () => {
     const { machine, asked } = await machineWith({}, {}, { detached: true, root: '/tree', home: '/tree' })
     const places = await podmanAdapter.targets(machine, nothingSaid)
     expect(places.map(({ title }) => title)).toEqual([
@@ -114,7 +114,7 @@ describe('a pull by podman', () => {
     return { result, asked: asked.slice(before).map(({ line }) => line) }
   }
 
-  test('removes the image again', async () => {
+  test('removes the image', async () => {
     const { result, asked } = await pull({ podman: '' })
     expect(result).toEqual({ failed: undefined })
     expect(asked).toEqual(['podman pull --quiet docker.io/a/b:c', 'podman image rm docker.io/a/b:c'])
@@ -127,7 +127,7 @@ describe('a pull by podman', () => {
     })
   })
 
-  test('is made by buildah where there is no podman, or by skopeo', async () => {
+  test('is made by buildah or skopeo without podman', async () => {
     expect((await pull({ buildah: '' })).asked.slice(1)).toEqual([
       'buildah pull --quiet docker.io/a/b:c',
       'buildah rmi docker.io/a/b:c',
@@ -145,7 +145,7 @@ describe('podman in a virtual machine', () => {
   ])
   const answers = { 'podman --version': 'podman version 5.8.6', 'podman machine list': list }
 
-  test('is configured inside it, and reaches this one by name', async () => {
+  test('is configured inside it and reaches this machine by name', async () => {
     const { machine, asked } = await machineWith({ ...answers, podman: '' }, {}, { platform: 'darwin' })
     const places = await podmanAdapter.targets(machine, nothingSaid)
     expect(places.map(({ id }) => id)).toEqual(['machine podman-machine-default', 'machine other'])
@@ -161,7 +161,7 @@ describe('podman in a virtual machine', () => {
     expect(podmanAdapter.recall(machine, place!.details)).toMatchObject({ id: place!.id, location: place!.location })
   })
 
-  test('has to run', async () => {
+  test('is refused if no machine runs', async () => {
     for (const said of ['[]', fails('no such command'), JSON.stringify([{ Name: 'off', Running: false }])]) {
       const { machine } = await machineWith({ 'podman machine list': said }, {}, { platform: 'win32' })
       await expect(podmanAdapter.targets(machine, nothingSaid)).rejects.toMatchObject({

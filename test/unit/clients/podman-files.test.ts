@@ -92,7 +92,7 @@ describe('the order in which the files of registries are read', () => {
     expect(first).toBeDefined()
   })
 
-  test('has one of several namesakes since version 6: that of the user, then of the administrator, the special one first', () => {
+  test("has one of several files of the same name since version 6: the user's over the administrator's, that of a special folder over others", () => {
     const folders = [
       `${usr}/registries.conf.d`,
       `${usr}/registries.rootless.conf.d`,
@@ -108,7 +108,7 @@ describe('the order in which the files of registries are read', () => {
     expect(sortByReadingOrder(before, paths)).toEqual([paths[0], paths[3], paths[6]])
   })
 
-  test('is among the files that are looked at, by every set of rules', () => {
+  test('contains only files that are read before planning, by all rules', () => {
     for (const files of [
       before,
       modern,

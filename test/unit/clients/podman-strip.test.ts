@@ -18,20 +18,20 @@ const written = (fallback: boolean) => {
 const strip = (text: string) => stripPodman(mirror, target, filesOf(text))
 const stripped = (text: string) => strip(text)[0]!.after
 
-describe('taking our tables out of a drop-in that was changed since', () => {
-  test.each([true, false])('leaves no file where nothing else was in it (fallback %s)', (fallback) => {
+describe("removing the mirror's tables from a drop-in that the user changed", () => {
+  test.each([true, false])('removes a file without other contents (fallback %s)', (fallback) => {
     expect(strip(written(fallback))).toEqual([{ path, before: written(fallback), after: undefined }])
     expect(stripped(`${written(fallback)}\n\n`)).toBeUndefined()
   })
 
-  test.each(['\n', '\r\n'])("keeps the user's own tables and remarks byte for byte (line ends %j)", (end) => {
+  test.each(['\n', '\r\n'])("keeps the user's tables and comments to the byte (line end %j)", (end) => {
     const own = `# mine${end}[[registry]]${end}\tlocation = "corp.example"  # ours${end}\tinsecure = true${end}[aliases]${end}"a" = "corp.example/a"${end}`
     expect(stripped(written(true) + own)).toBe(own)
     expect(stripped(written(true).replace(ownFileHeader, ownFileHeader + own))).toBe(own)
     expect(stripped(written(false) + own)).toBe(own)
   })
 
-  test('keeps a mirror that the user added to a table of ours', () => {
+  test('keeps a mirror that the user added to a table that mirror wrote', () => {
     const text = written(true).replace(
       '[[registry]]\nprefix = "quay.io"',
       '  [[registry.mirror]]\n  location = "hub.corp.example"\n\n[[registry]]\nprefix = "quay.io"',
@@ -41,12 +41,12 @@ describe('taking our tables out of a drop-in that was changed since', () => {
     )
   })
 
-  test('keeps a table of ours that got a key of its own', () => {
+  test('keeps a table that mirror wrote if the user added a key', () => {
     const text = written(true).replace('location = "docker.io"\n', 'location = "docker.io"\nblocked = true\n')
     expect(stripped(text)).toBe('[[registry]]\nprefix = "docker.io"\nlocation = "docker.io"\nblocked = true\n\n')
   })
 
-  test('is refused where lines do not tell the tables apart', () => {
+  test('is refused if the tables have no headings or the file is invalid', () => {
     expect(() => strip(`registry = [{ location = "127.0.0.1:5055/docker.io" }, { location = "x" }]\n`)).toThrow(
       'cannot be told apart',
     )

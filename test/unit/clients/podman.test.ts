@@ -40,7 +40,7 @@ const table = (prefix: string, more: string, mirrors: string[] = []) =>
   [`[[registry]]`, `prefix = "${prefix}"`, more, ...mirrors.map((one) => `[[registry.mirror]]\n${one}`), ''].join('\n')
 
 describe("podman's drop-in", () => {
-  test('names the mirror first for every registry, by a path that tells them apart', () => {
+  test('names the mirror first for every registry, with the registry in the path', () => {
     const { path, tables } = planned(system, {})
     expect(path).toBe(ours)
     expect(tables).toEqual({
@@ -63,7 +63,7 @@ describe("podman's drop-in", () => {
     })
   })
 
-  test('is given the CA by every name that the mirror and its registry are called by', () => {
+  test('comes with the CA for every name of the mirror and its registry', () => {
     const { plan } = planned(
       system,
       {},
@@ -81,19 +81,19 @@ describe("podman's drop-in", () => {
     )
   })
 
-  test('trusts a certificate only where it is told to', () => {
+  test('comes without a CA for a mirror that needs none', () => {
     const { tables, plan } = planned(system, {}, { cache: 'https://mirror.lan' })
     expect(tables['docker.io']).toMatchObject({ mirror: [{ location: 'mirror.lan/docker.io' }] })
     expect(JSON.stringify(tables)).not.toContain('insecure')
     expect(plan.changes.map((change) => change.path).join()).not.toContain('certs.d')
   })
 
-  test('gives a host without a dot its port, or it would be taken for a repository', () => {
+  test('gives a host without a dot its port, because podman would take it for a repository', () => {
     const { tables } = planned(system, {}, { cache: 'http://mirror' })
     expect(tables['docker.io']).toMatchObject({ mirror: [{ location: 'mirror:80/docker.io', insecure: true }] })
   })
 
-  test('says that the registry to push to speaks HTTP', () => {
+  test('says that the registry for pushed images speaks HTTP', () => {
     const registry = 'http://127.0.0.1:5001'
     expect(planned(system, {}, { registry }).tables['localhost:5001']).toEqual({
       prefix: 'localhost:5001',
@@ -124,7 +124,7 @@ describe("podman's drop-in", () => {
     expect(plan.notes.join()).toContain('/etc/containers/registries.conf:1')
   })
 
-  test('leaves mirrors that serve digests only at that, without binding ours to it', () => {
+  test('keeps other mirrors to digests only, but not the mirror itself', () => {
     const { tables } = planned(system, {
       '/etc/containers/registries.conf': table('quay.io', 'location = "quay.io"\nmirror-by-digest-only = true', [
         'location = "quay.corp.example"',
@@ -159,19 +159,19 @@ describe("podman's drop-in", () => {
     ['blocked', 'location = "quay.io"\nblocked = true', 'is blocked in /etc/containers/registries.conf:1'],
     ['taken from elsewhere', 'location = "proxy.corp.example/quay"', 'quay.io is taken from proxy.corp.example/quay'],
     ['pointed here by hand', 'location = "127.0.0.1:5055/quay.io"', 'already comes through the mirror'],
-  ])('leaves a registry alone that is %s, and says so', (_, keys, note) => {
+  ])('leaves out a registry that is %s, with a note', (_, keys, note) => {
     const { tables, plan } = planned(system, { '/etc/containers/registries.conf': table('quay.io', keys) })
     expect(Object.keys(tables)).toEqual(['docker.io', 'registry.corp.example:8443'])
     expect(plan.notes.join('\n')).toContain(note)
   })
 
-  test('leaves out a registry whose name fits in no image reference of the mirror', () => {
+  test('leaves out a registry whose name no image reference of the mirror can contain', () => {
     const { tables, plan } = planned(system, {}, { registries: ['docker.io', 'localhost:5000', '[::1]:5000'] })
     expect(Object.keys(tables)).toEqual(['docker.io'])
     expect(plan.notes.join()).toContain('localhost:5000 cannot come through the mirror')
   })
 
-  test('writes nothing when nothing is left to mirror', () => {
+  test('is refused if no registry is left to mirror', () => {
     const files = filesOf({ '/etc/containers/registries.conf': table('docker.io', 'blocked = true\nlocation = "d"') })
     const registry = 'http://127.0.0.1:5001'
     expect(() => planPodman({ ...mirror, registry, registries: ['docker.io'] }, system, files)).toThrow(
@@ -179,7 +179,7 @@ describe("podman's drop-in", () => {
     )
   })
 
-  test('takes over what a wildcard says', () => {
+  test('takes over the keys of a wildcard table', () => {
     const { tables } = planned(system, {
       '/etc/containers/registries.conf': table('*.example', 'insecure = true') + table('*.corp.example', 'some = 1'),
     })
@@ -191,7 +191,7 @@ describe("podman's drop-in", () => {
     expect(planned(system, wild, bare).tables['registry.corp.example']).toMatchObject({ b: 1 })
   })
 
-  test('leaves out what podman would refuse: one location, secure here and insecure there', () => {
+  test('leaves out a registry with the location of another one and other settings, which podman refuses', () => {
     const { tables, plan } = planned(system, {
       '/etc/containers/registries.conf': table('docker.io', 'location = "quay.io"\ninsecure = true'),
     })
@@ -199,7 +199,7 @@ describe("podman's drop-in", () => {
     expect(plan.notes.join()).toContain('quay.io is left out')
   })
 
-  test('of two tables in one file takes the first, of two files the last, as podman does', () => {
+  test('takes the first of two tables in one file and the last of two files, like podman', () => {
     const { tables } = planned(system, {
       '/etc/containers/registries.conf': table('docker.io', 'location = "docker.io"', ['location = "one"']),
       '/etc/containers/registries.conf.d/10.conf':
@@ -211,7 +211,7 @@ describe("podman's drop-in", () => {
     expect((tables['docker.io']!['mirror'] as unknown[]).length).toBe(2)
   })
 
-  test('warns of parts of a registry that have settings of their own', () => {
+  test('has a note on parts of a registry with a table of their own', () => {
     const { plan } = planned(system, {
       '/etc/containers/registries.conf': `\n\n${table('docker.io/library', 'location = "hub.corp.example"')}`,
     })
@@ -220,13 +220,13 @@ describe("podman's drop-in", () => {
     )
   })
 
-  test('without a way to the origin is the only place that podman knows', () => {
+  test("leaves out the registry's own address without fallback", () => {
     const { tables, plan } = planned(system, {}, { fallback: false })
     expect(tables['quay.io']).toEqual({ prefix: 'quay.io', location: '127.0.0.1:5055/quay.io', insecure: true })
     expect(plan.notes.join()).toContain('pushes')
   })
 
-  test('is not merged with itself, nor with that of the other scope', () => {
+  test('is not merged with itself or the drop-in of the other scope', () => {
     const first = planned(system, {}).plan.changes[0]!.after!
     expect(planPodman(mirror, system, filesOf({ [ours]: first })).changes).toEqual([])
     const later = planned(user, { [ours]: first.replaceAll(':5055', ':6055') })
@@ -234,7 +234,7 @@ describe("podman's drop-in", () => {
     expect(later.tables['docker.io']!['mirror']).toHaveLength(1)
   })
 
-  test('takes a later name where another file would be read after it, and leaves the first one', () => {
+  test('gets the later name if podman reads another file after the first one, and loses the first name', () => {
     const corp = { '/etc/containers/registries.conf.d/99-corp.conf': table('docker.io', 'location = "docker.io"') }
     const { path, plan } = planned(system, { ...corp, [ours]: `${ownFileHeader}[[registry]]\nlocation = "x"\n` })
     expect(path).toBe('/etc/containers/registries.conf.d/zz-mirror.conf')
@@ -243,12 +243,12 @@ describe("podman's drop-in", () => {
     expect(planned(system, harmless).path).toBe(ours)
   })
 
-  test('is refused where another file is read after every name of ours', () => {
+  test('is refused if podman reads another file after both of its names', () => {
     const files = { '/etc/containers/registries.conf.d/zzz.conf': table('docker.io', 'location = "docker.io"') }
     expect(() => planned(system, files)).toThrow('/etc/containers/registries.conf.d/zzz.conf:1 is read after')
   })
 
-  test("is refused where a file of that name is somebody else's", () => {
+  test('is refused if mirror did not write the file of that name', () => {
     expect(() => planned(system, { [ours]: table('docker.io', 'location = "docker.io"') })).toThrow('left alone')
   })
 
@@ -256,7 +256,7 @@ describe("podman's drop-in", () => {
     ['no TOML', '[[registry]]\nlocation = = "x"', 'registries.conf:2:12'],
     ['a key twice', '[[registry]]\nlocation = "x"\nlocation = "y"', 'registries.conf:3:'],
     ['a control character', '# \u0001', 'registries.conf:1:'],
-  ])('is refused beside a file that holds %s', (_, text, where) => {
+  ])('is refused beside a file with %s', (_, text, where) => {
     expect(() => planned(system, { '/etc/containers/registries.conf': text })).toThrow(where)
   })
 })
@@ -265,7 +265,7 @@ describe("the user's files", () => {
   const main = '/home/me/.config/containers/registries.conf'
   const corp = { '/etc/containers/registries.conf': table('docker.io', 'location = "docker.io"', ['location = "one"']) }
 
-  test('a registries.conf replaces all of the system before version 6', () => {
+  test('replace all system files by a registries.conf before version 6', () => {
     const texts = { ...corp, [main]: table('quay.io', 'location = "quay.io"', ['location = "two"']) }
     const { tables, path } = planned(user, texts)
     expect(path).toBe(oursOfUser)
@@ -274,17 +274,17 @@ describe("the user's files", () => {
     expect(planned(system, texts).plan.notes.join()).toContain(`reads ${main} instead`)
   })
 
-  test('drop-ins alone add to the system', () => {
+  test('add to the system files if they are drop-ins', () => {
     expect(planned(user, corp).tables['docker.io']!['mirror']).toHaveLength(2)
   })
 
-  test('drop-ins of the user win over the system, which a system-wide plan says', () => {
+  test("win over the system's drop-ins, which a system-wide plan notes", () => {
     const own = { '/home/me/.config/containers/registries.conf.d/10.conf': table('quay.io', 'location = "quay.io"') }
     expect(planned(system, own).plan.notes.join()).toContain('For you, /home/me')
     expect(planned(user, own).path).toBe(oursOfUser)
   })
 
-  test('CONTAINERS_REGISTRIES_CONF stands for every registries.conf', () => {
+  test('are not read as registries.conf if CONTAINERS_REGISTRIES_CONF is set', () => {
     const named = { files: { ...layout, named: '/opt/my.conf' }, scope: 'user' as const }
     const texts = { ...corp, '/opt/my.conf': table('quay.io', 'location = "quay.io"', ['location = "two"']) }
     const { tables } = planned(named, texts)
@@ -292,7 +292,7 @@ describe("the user's files", () => {
     expect(tables['quay.io']!['mirror']).toHaveLength(2)
   })
 
-  test('CONTAINERS_REGISTRIES_CONF keeps podman 6 from all drop-ins, so that ours has to be named by another variable', () => {
+  test('are no drop-ins for podman 6 if CONTAINERS_REGISTRIES_CONF is set, so another variable has to name the drop-in', () => {
     const files = { ...layout, modern: true, named: '/opt/my.conf' }
     const texts = { '/opt/my.conf': table('quay.io', 'location = "quay.io"', ['location = "two"']), ...corp }
     const { tables, path, plan } = planned({ files, scope: 'user' }, texts)
@@ -307,7 +307,7 @@ describe("the user's files", () => {
     expect(() => planned(taken, texts)).toThrow('podman reads only /opt/my.conf and /opt/over.conf')
   })
 
-  test('CONTAINERS_REGISTRIES_CONF_OVERRIDE has the last word since version 6', () => {
+  test('come before the file of CONTAINERS_REGISTRIES_CONF_OVERRIDE since version 6', () => {
     const files = { ...layout, modern: true, override: '/opt/over.conf' }
     const other = { '/opt/over.conf': table('registry.other.example', 'location = "registry.other.example"') }
     expect(planned({ files, scope: 'user' }, other).path).toBe(oursOfUser)
@@ -321,7 +321,7 @@ describe("the user's files", () => {
     expect(planned({ files: { ...files, modern: false }, scope: 'user' }, same).path).toBe(oursOfUser)
   })
 
-  test('a file that a variable names in vain is said', () => {
+  test('come with a note on a variable that names a missing file', () => {
     const files = { ...layout, named: '/opt/gone.conf' }
     expect(planned({ files, scope: 'user' }, {}).plan.notes.join()).toContain('/opt/gone.conf, which does not exist')
   })
@@ -342,7 +342,7 @@ describe("the user's files", () => {
     },
   )
 
-  test('the first version of the format in registries.conf is good until version 6, which is said', () => {
+  test('can have version 1 of the format in registries.conf until version 6, with a note', () => {
     const text = '[registries.insecure]\nregistries = ["corp.example"]\n'
     const { plan } = planned(system, { '/etc/containers/registries.conf': text })
     expect(plan.notes.join()).toContain(
@@ -350,13 +350,13 @@ describe("the user's files", () => {
     )
   })
 
-  test('since version 6 a registries.conf of the user hides no drop-ins of the system', () => {
+  test('hide no drop-ins of the system by a registries.conf since version 6', () => {
     const modern = { files: { ...layout, modern: true }, scope: 'system' as const }
     const { plan } = planned(modern, { [main]: table('quay.io', 'location = "quay.io"') })
     expect(plan.notes).toEqual([])
   })
 
-  test('is read by others in another order, which is said', () => {
+  test('come with a note on other readers with another order', () => {
     const files = { ...layout, modern: true, uid: 0 }
     const others = [
       { who: 'skopeo 1.18', files: layout },
@@ -375,7 +375,7 @@ describe("the user's files", () => {
     ])
   })
 
-  test('since version 6 drop-ins go by name across folders, and hide their namesakes', () => {
+  test('are sorted by name across folders since version 6, and hide drop-ins of the same name', () => {
     const modern = { files: { ...layout, modern: true }, scope: 'user' as const }
     const texts = {
       [main]: '',

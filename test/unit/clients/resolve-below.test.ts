@@ -19,12 +19,12 @@ describe.runIf(process.platform !== 'win32')('a path below a root', () => {
     ['../../../../srv', 'srv/daemon.json'],
     ['/', 'daemon.json'],
     ['/etc/./other', 'etc/other/daemon.json'],
-  ])('leads by a link to %s to %s', async (to, file) => {
+  ])('with a link to %s leads to %s', async (to, file) => {
     await symlink(to, join(root, 'etc/docker'))
     expect(await resolveBelow(root, join(root, 'etc/docker/daemon.json'))).toBe(join(root, file))
   })
 
-  test('follows links to links, and does not go round with them', async () => {
+  test('follows links to links and refuses a loop', async () => {
     await symlink('/etc/b', join(root, 'etc/a'))
     await symlink('c/../d', join(root, 'etc/b'))
     expect(await resolveBelow(root, join(root, 'etc/a'))).toBe(join(root, 'etc/d'))
@@ -32,12 +32,12 @@ describe.runIf(process.platform !== 'win32')('a path below a root', () => {
     await expect(resolveBelow(root, join(root, 'etc/round'))).rejects.toMatchObject({ code: 'ELOOP' })
   })
 
-  test('is told from one beside it', () => {
+  test('is not taken for a path beside the root', () => {
     expect(['', 'etc/a', '..etc/a'].map((path) => isBelow(root, join(root, path)))).toEqual([true, true, true])
     expect(['..', '../etc', '/etc'].map((path) => isBelow(root, resolve(root, path)))).toEqual([false, false, false])
   })
 
-  test('is left as it is when it has no links', async () => {
+  test('is not changed without links', async () => {
     expect(await resolveBelow(root, join(root, 'etc', 'a'))).toBe(join(root, 'etc', 'a'))
   })
 })

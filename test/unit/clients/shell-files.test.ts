@@ -15,7 +15,7 @@ async function folder(): Promise<string> {
 }
 
 describe.skipIf(process.platform !== 'linux')('files that only a shell reaches', () => {
-  test('are read with their modes and owners, whatever bytes they hold', async () => {
+  test('are read with their modes and owners, with bytes of any kind', async () => {
     const path = join(await folder(), "it's a $(file).conf")
     const bytes = Buffer.from([0, 1, 2, 10, 13, 39, 255, ...Buffer.from('ü\n'.repeat(100))])
     await writeFile(path, bytes)
@@ -24,14 +24,14 @@ describe.skipIf(process.platform !== 'linux')('files that only a shell reaches',
     expect(await files.read(path)).toEqual({ bytes, mode: 0o640, uid, gid })
   })
 
-  test('that are not there are undefined, as are folders', async () => {
+  test('are undefined if they are missing or folders', async () => {
     const at = await folder()
     expect(await files.read(join(at, 'none'))).toBeUndefined()
     expect(await files.read(at)).toBeUndefined()
     expect(await files.list(join(at, 'none'))).toEqual([])
   })
 
-  test('are listed in order, through links', async () => {
+  test('are listed in order, also through links', async () => {
     const at = await folder()
     await mkdir(join(at, 'b'))
     await writeFile(join(at, 'b', 'two\nlines'), '')
@@ -40,7 +40,7 @@ describe.skipIf(process.platform !== 'linux')('files that only a shell reaches',
     expect(await files.list(at)).toEqual([join(at, 'a'), join(at, 'b', 'two\nlines'), join(at, 'c', 'two\nlines')])
   })
 
-  test('are written whole, with the folders that are missing', async () => {
+  test('are written whole, with the missing folders', async () => {
     const at = await folder()
     const path = join(at, 'one', 'two', 'file.conf')
     expect(await files.write(path, Buffer.from('\u0000text\r\n'), undefined)).toEqual([
@@ -55,7 +55,7 @@ describe.skipIf(process.platform !== 'linux')('files that only a shell reaches',
     expect(await readdir(join(at, 'one', 'two'))).toEqual(['file.conf'])
   })
 
-  test('are replaced where a link points to, and the link stays', async () => {
+  test('are replaced at the target of a link, and the link stays', async () => {
     const at = await folder()
     await writeFile(join(at, 'real'), 'old')
     await symlink('real', join(at, 'link'))
@@ -64,7 +64,7 @@ describe.skipIf(process.platform !== 'linux')('files that only a shell reaches',
     expect((await lstat(join(at, 'link'))).isSymbolicLink()).toBe(true)
   })
 
-  test('are removed, and folders only when they are empty', async () => {
+  test('are removed, folders only if they are empty', async () => {
     const at = await folder()
     await mkdir(join(at, 'full'))
     await writeFile(join(at, 'full', 'file'), '')
@@ -77,7 +77,7 @@ describe.skipIf(process.platform !== 'linux')('files that only a shell reaches',
     expect(await readdir(at)).toEqual([])
   })
 
-  test('fail with what the shell says', async () => {
+  test('fail with the error output of the shell', async () => {
     const at = await folder()
     await writeFile(join(at, 'file'), '')
     await expect(files.write(join(at, 'file', 'below'), Buffer.from(''), undefined)).rejects.toThrow(
