@@ -1,21 +1,20 @@
 'use strict'
-// Finds the folder in which Node keeps what it has compiled of this program. Node runs what it finds there, so nobody but this
-// user and root may be able to change it: the folder that Node would take by itself has a name that anyone can guess, in a
-// folder that everybody can write.
+// Finds the folder for the code that Node has compiled of this program. Node runs the code in it, so only this user and root may
+// be able to change it. Node's default folder has a name that anyone can guess, in a folder that all users can write.
 
 const { lstatSync, mkdirSync, readdirSync, readlinkSync, rmSync } = require('node:fs')
 const { homedir, userInfo } = require('node:os')
 const path = require('node:path')
 
-/** As many symbolic links as Linux follows. */
-const mostHops = 40
-/** Folders of other versions that stay: whoever has two of them installed uses both. */
-const mostOthers = 3
+/** The number of symbolic links that Linux follows. */
+const maxHops = 40
+/** Number of folders of other versions that stay, because several versions may be installed. */
+const maxOthers = 3
 
 /**
- * The folder for this version of the program, made where it is missing: below XDG_CACHE_HOME or ~/.cache, on macOS below
- * ~/Library/Caches, on Windows below LOCALAPPDATA, whose access rights are the profile's. Undefined where none is safe, or none
- * can be made. Throws nothing.
+ * Returns the folder for this version of the program, and creates it when it is missing: below XDG_CACHE_HOME or ~/.cache, on macOS
+ * below ~/Library/Caches, on Windows below LOCALAPPDATA, which has the access rights of the profile. Undefined when no folder is
+ * safe, or none can be created. Throws nothing.
  */
 function compileCacheFolder({ platform, env, uid, version, home = () => userInfo().homedir }) {
   try {
@@ -24,12 +23,12 @@ function compileCacheFolder({ platform, env, uid, version, home = () => userInfo
       if (folder !== undefined) return folder
     }
   } catch {
-    // The program starts without it, a little later.
+    // The program starts without the cache, a little slower.
   }
   return undefined
 }
 
-/** Where to look, one after the other: the home folder of the environment may be another user's. */
+/** The base folders to try, in order: the home folder of the environment may be another user's. */
 function* basesOf({ platform, env, home }) {
   if (platform === 'win32') {
     if (env.LOCALAPPDATA) yield env.LOCALAPPDATA
@@ -45,42 +44,42 @@ function openBelow(base, version, uid) {
   const parent = path.join(base, 'mirror', 'compile-cache')
   const folder = path.join(parent, version)
   if (uid !== undefined && !isClosed(folder, uid)) return undefined
-  if (isOurs(folder, uid)) return folder
-  // A home folder that is not there is none.
+  if (isPrivate(folder, uid)) return folder
+  // Create nothing in a home folder that does not exist.
   if (lstatOf(path.dirname(base)) === undefined) return undefined
   try {
     for (const one of [base, path.join(base, 'mirror'), parent, folder]) makeFolder(one)
   } catch {
     return undefined
   }
-  forgetOthers(parent, version)
-  return isOurs(folder, uid) && (uid === undefined || isClosed(folder, uid)) ? folder : undefined
+  removeOthers(parent, version)
+  return isPrivate(folder, uid) && (uid === undefined || isClosed(folder, uid)) ? folder : undefined
 }
 
-function isOurs(folder, uid) {
+function isPrivate(folder, uid) {
   const what = lstatOf(folder)
   if (!what?.isDirectory()) return false
   return uid === undefined || (what.uid === uid && (what.mode & 0o077) === 0)
 }
 
 /**
- * Whether only this user and root can change what is at a path, or what will be made there: the path itself, each folder above
- * it, and each symbolic link on the way is theirs, and nobody else may write it. A sticky folder is no exception: whoever is
- * first there makes what is missing.
+ * Whether only this user and root can change the file at a path, or create it: they own the path itself, each folder above it and
+ * each symbolic link on the way, and no other user may write to it. A sticky folder is no exception, because any user can create
+ * a missing entry there.
  */
-function isClosed(place, uid, hops = 0) {
+function isClosed(file, uid, hops = 0) {
   const system = lstatSync('/')
   const trusted = [0, uid, system.uid]
   if ((system.mode & 0o022) !== 0) return false
   let at = '/'
-  const parts = place.split('/').filter((part) => part !== '')
+  const parts = file.split('/').filter((part) => part !== '')
   for (const [index, part] of parts.entries()) {
     at = path.resolve(at, part)
     const what = lstatOf(at)
     if (what === undefined) return true
     if (!trusted.includes(what.uid)) return false
     if (what.isSymbolicLink()) {
-      if (hops >= mostHops) return false
+      if (hops >= maxHops) return false
       return isClosed(path.resolve(path.dirname(at), readlinkSync(at), ...parts.slice(index + 1)), uid, hops + 1)
     }
     if ((what.mode & 0o022) !== 0) return false
@@ -96,17 +95,17 @@ function makeFolder(folder) {
   }
 }
 
-/** Removes what versions that are no longer used have left, the oldest first. */
-function forgetOthers(parent, version) {
+/** Removes the folders of other versions, except the newest. */
+function removeOthers(parent, version) {
   const others = readdirSync(parent).filter((name) => name !== version)
   const byAge = others
     .map((name) => ({ folder: path.join(parent, name), at: lstatOf(path.join(parent, name))?.mtimeMs ?? 0 }))
     .toSorted((one, other) => other.at - one.at)
-  for (const { folder } of byAge.slice(mostOthers)) rmSync(folder, { recursive: true, force: true })
+  for (const { folder } of byAge.slice(maxOthers)) rmSync(folder, { recursive: true, force: true })
 }
 
-function lstatOf(place) {
-  return lstatSync(place, { throwIfNoEntry: false })
+function lstatOf(file) {
+  return lstatSync(file, { throwIfNoEntry: false })
 }
 
 exports.compileCacheFolder = compileCacheFolder

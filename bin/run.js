@@ -1,16 +1,16 @@
 #!/usr/bin/env node
 'use strict'
 
-// Every Node reads this file, also one that is too old for the program, so that it can say what is needed: nothing here is
-// newer than ES5, and package.json beside it makes it CommonJS. A Node that is new enough goes on with start.js.
+// Every Node can read this file, so that one that is too old for the program gets a message: the code is ES5, and package.json
+// beside it makes it CommonJS. A Node that is new enough goes on with start.js.
 
-/** Says why this version of Node, `18.20.8` for instance, cannot run the program; undefined when it can. */
+/** Returns why a version of Node, such as `18.20.8`, cannot run the program; undefined when it can. */
 function problemOf(version) {
   var parts = version.split('.')
   var major = Number(parts[0])
   var minor = Number(parts[1])
   if (major > 22 || (major === 22 && minor >= 3) || (major === 20 && minor >= 19)) return undefined
-  // These are younger, but lack what 20.19 has: process.getBuiltinModule.
+  // These are newer than 20.19, but have no process.getBuiltinModule.
   var exceptions = major > 20 ? ', but not 21, nor 22 before 22.3' : ''
   return 'Node 20.19 or newer is needed' + exceptions + '; this is Node ' + version
 }
@@ -24,12 +24,12 @@ function refuse(problem) {
     '',
   ]
   process.stderr.write(lines.join('\n'))
-  // 1, as for everything that fails before the mirror has a say: 2 to 5 are its own answers.
+  // 1, because the codes 2 to 5 are those of the program itself.
   process.exitCode = 1
 }
 
 /**
- * Ends with what the program itself says of too few open files (src/daemon/limits.ts), because no more of it can be loaded.
+ * Ends with the message about too few open files, as src/daemon/limits.ts has it, because no more of the program can be loaded.
  * Throws any other error.
  */
 function endForDescriptors(error) {
@@ -41,7 +41,7 @@ function endForDescriptors(error) {
 }
 
 function ofProcess() {
-  // No file can be opened to read the limit from.
+  // Use the report, because no file can be opened to read the limit.
   var limits = process.report.getReport().userLimits
   return [
     'The limit on open files is ' +

@@ -1,18 +1,18 @@
 'use strict'
-// Starts the program: read only by a Node that run.js has found new enough.
+// Starts the program. Only a Node that run.js has found new enough reads this file.
 
 const { enableCompileCache } = require('node:module')
 const uid = process.geteuid?.()
 
-// Node 22.1 and newer keep what they compile; the import waits, so that all of it is covered. A folder that the user has named
-// is in use by now.
+// Node 22.1 and newer keep compiled code. The import comes later, so that the cache covers all of it. Node already uses a folder
+// that the user has named.
 if (process.env.NODE_COMPILE_CACHE) leaveOthersCache()
 else if (enableCompileCache !== undefined && !process.env.NODE_DISABLE_COMPILE_CACHE) useOwnCache()
 
-// Reading the source maps takes longer than the start, and only who looks for a bug reads a stack.
+// Source maps take longer to read than the start takes, so they are for debugging only.
 if (process.env.DEBUG) process.setSourceMapsEnabled(true)
 
-// An import opens all files at once on Node 20, which a small limit on open files does not allow: one after the other here.
+// Load the files one after the other: an import opens all of them at once on Node 20, too many for a small limit on open files.
 if (process.argv[2] === 'serve' && process.features.require_module) require('../dist/daemon/serve.js')
 
 /** Rejects when the program cannot be loaded. */
@@ -26,14 +26,14 @@ function useOwnCache() {
   if (folder !== undefined) enableCompileCache(folder)
 }
 
-/** Root runs nothing that another user has compiled: `sudo -E` keeps the variables of whoever calls it. */
+/** Keeps root from running code that another user has compiled: `sudo -E` keeps the caller's variables. */
 function leaveOthersCache() {
   if (uid !== 0 || enableCompileCache === undefined) return
   const { isClosed } = require('./compile-cache.js')
   const { NODE_COMPILE_CACHE: folder, ...env } = process.env
   if (isClosed(require('node:path').resolve(folder), 0)) return
   delete process.env.NODE_COMPILE_CACHE
-  // From here on nothing gets Node to leave a folder that it uses, except to begin again without it.
+  // Node cannot leave a folder that it uses, so start again without it.
   if (process.execve !== undefined)
     process.execve(process.execPath, [process.execPath, ...process.execArgv, ...process.argv.slice(1)], env)
   process.stderr.write(

@@ -17,24 +17,24 @@ import { SecureResponse } from '../server/request-guard.ts'
 import { commonHeaders } from '../server/respond.ts'
 
 export interface DemoPull extends Pull {
-  /** What it took from the upstream. */
+  /** Requests to the upstream, and bytes from it. */
   readonly upstreamRequests: number
   readonly upstreamBytes: number
 }
 
 export interface DemoStory {
-  /** Of the network between the mirror and its upstream: ms, and bytes/s a connection. */
+  /** The network between the mirror and its upstream: latency in ms, bandwidth in bytes/s a connection. */
   readonly network: { readonly latency: number; readonly bandwidth: number }
   readonly image: string
   readonly upstream: string
   readonly mirror: string
   readonly first: DemoPull
   readonly second: DemoPull
-  /** With the upstream switched off. */
+  /** The pull with the upstream switched off. */
   readonly offline: DemoPull
 }
 
-/** What has happened so far, for a teller. */
+/** A finished step of the demo. */
 export type DemoStep =
   | { readonly kind: 'set-up'; readonly upstream: string; readonly mirror: string; readonly image: string }
   | { readonly kind: 'pulled'; readonly which: 'first' | 'second' | 'offline'; readonly pull: DemoPull }
@@ -44,7 +44,7 @@ const repository = 'demo/app'
 const tag = '1'
 const network = { latency: 40, bandwidth: 12 * 1024 ** 2 }
 
-/** The whole story on one machine: an upstream made on the spot, a pull that misses, one that hits, one without upstream. */
+/** Runs the demo on one machine: an upstream made for it, a pull that misses, one that hits, and one without the upstream. */
 export async function runDemo(tell: (step: DemoStep) => void): Promise<DemoStory> {
   const home = await temporaryFolder('mirror-demo-')
   const upstream = await serveDemoUpstream(makeDemoImage(), network)
@@ -64,7 +64,7 @@ export async function runDemo(tell: (step: DemoStep) => void): Promise<DemoStory
       },
     }
     const paths = mirrorPaths({ platform: process.platform, env: { MIRROR_HOME: home }, homedir: home, cwd: home })
-    // No proxy, which may run on this machine, has anything to do with it.
+    // Use no proxy, even when this machine has one.
     const env = { ...process.env, no_proxy: '*' }
     const options = { home: paths, version: 'demo', runtime: 'process', logger: silentLogger, env } as const
     const mirror = await startMirror(config, options)
@@ -94,7 +94,7 @@ export async function runDemo(tell: (step: DemoStep) => void): Promise<DemoStory
   }
 }
 
-/** A manifest and everything below it, as a registry serves it. */
+/** An image as a registry serves it: manifests and blobs by digest. */
 interface DemoImage {
   readonly digest: Digest
   readonly manifests: ReadonlyMap<Digest, { readonly mediaType: string; readonly bytes: Uint8Array }>
@@ -103,7 +103,7 @@ interface DemoImage {
 
 const layerSizes = [12_000_000, 9_000_000, 5_000_000, 400_000]
 
-/** A multi-arch image as real ones are: an index, two platforms that share their first layer, four layers each. */
+/** Makes a typical multi-platform image: an index, two platforms with four layers each, which share the first. */
 function makeDemoImage(): DemoImage {
   const contents = new ImageContents()
   const shared = makeLayer('shared', layerSizes[0]!)
@@ -130,12 +130,12 @@ function makeLayer(name: string, size: number): Uint8Array {
 
 interface DemoUpstream {
   readonly url: string
-  /** What it has been asked for since the last look. */
+  /** Requests since the last call. */
   takeCounts(): { requests: number; bytes: number }
   close(): Promise<void>
 }
 
-/** A registry with one image in one repository, as far away and as fast as a real one. Latency in ms, bandwidth in bytes/s. */
+/** Starts a registry with one image in one repository. `latency` in ms, `bandwidth` in bytes/s. */
 async function serveDemoUpstream(
   image: DemoImage,
   network: { readonly latency: number; readonly bandwidth: number },
@@ -205,7 +205,7 @@ async function serveDemoUpstream(
   }
 }
 
-/** One pull, measured. */
+/** Measures one pull. */
 interface Pull {
   readonly milliseconds: number
   readonly requests: number

@@ -80,7 +80,7 @@ describe('the command line', () => {
     )
   })
 
-  test.each(['xyzzy', 'cache xyzzy'])('what is like no command is not guessed: %s', (word) => {
+  test.each(['xyzzy', 'cache xyzzy'])('an unknown command that resembles none gets no suggestion: %s', (word) => {
     const { message, hints } = refusalOf(word)
     expect(message).toBe(`Unknown command: ${word}.`)
     expect(hints).toContain('mirror --help')
@@ -90,7 +90,7 @@ describe('the command line', () => {
     expect(refusalOf('cache --json').message).toBe('mirror cache needs a command: ls, rm.')
   })
 
-  test('a flag before the command is put in its place', () => {
+  test('a flag before the command is refused with the right order', () => {
     expect(refusalOf('--json status').hints).toEqual(['mirror status --json'])
     expect(refusalOf('--hlep').message).toBe('Unknown flag: --hlep. Did you mean --help?')
     expect(refusalOf('-V').message).toBe('Unknown flag: -V. Did you mean -v?')

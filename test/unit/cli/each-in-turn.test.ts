@@ -12,7 +12,7 @@ async function actOn(things: readonly (string | Error)[]) {
   return { done, failed, told }
 }
 
-test('what fails is told, and the others have their turn', async () => {
+test('a failure of one item is reported, and the others are still done', async () => {
   const missing = await readFile('/nowhere/at/all').catch((error: Error) => error)
   expect(await actOn(['one', refused, 'two', missing as Error, 'three'])).toEqual({
     done: ['one', 'two', 'three'],
@@ -21,14 +21,14 @@ test('what fails is told, and the others have their turn', async () => {
   })
 })
 
-test('a single failure, a bug and an interruption end it', async () => {
+test('the failure of a single item, a bug and an interruption end the sequence', async () => {
   await expect(actOn([refused])).rejects.toBe(refused)
   await expect(actOn([new TypeError('bug'), 'one'])).rejects.toThrow('bug')
   const interrupted = new MirrorError('Interrupted.', { exit: exitCode.interrupted })
   await expect(actOn([interrupted, 'one'])).rejects.toBe(interrupted)
 })
 
-test('of several failures the lowest code is the gravest', () => {
+test('the gravest of several exit codes is the lowest one', () => {
   expect(gravest([exitCode.done])).toBe(exitCode.done)
   expect(gravest([exitCode.checkFailed, exitCode.usage, exitCode.missing])).toBe(exitCode.usage)
   expect(gravest([exitCode.missing, exitCode.failed])).toBe(exitCode.failed)

@@ -38,7 +38,7 @@ describe('help', () => {
     ])
   })
 
-  test('says of a flag what it takes, what it excludes and needs, and its variable', () => {
+  test('shows the value, default, exclusions, needs and variable of a flag', () => {
     expect(help('up', 100)).toMatch(/--autostart .*\n? .*\[not with --foreground\]\n/)
     expect(help('up', 100)).toContain('[env: MIRROR_DATA]')
     expect(help('up', 100)).toContain('--runtime process|container ')
@@ -47,7 +47,7 @@ describe('help', () => {
     expect(help('registry:prune', 100)).toContain('(default 14d)')
   })
 
-  test('calls the program as the user does', () => {
+  test('names the program as the user calls it', () => {
     const text = renderHelp({ ...program, name: 'npx mirror' }, 'up', { width: 80, colors: createColors(false) })
     expect(text).toContain('$ npx mirror up [FLAGS]')
     expect(text).toContain('$ npx mirror up --autostart')

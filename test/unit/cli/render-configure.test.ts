@@ -4,7 +4,7 @@ import { renderCheck, renderConfigured } from '../../../src/cli/render/configure
 
 const plain = createColors(false)
 
-describe('what is configured', () => {
+describe('the list of configured clients', () => {
   const listed = (files: readonly { path: string; state: 'as written' | 'gone' }[]) =>
     renderConfigured(
       [
@@ -25,7 +25,7 @@ describe('what is configured', () => {
     state,
   })
 
-  test('lists many files that are alike as one, and each that is in another state', () => {
+  test('joins many files of one state into one line, and names each file of another state', () => {
     const daemonJson = { path: '/etc/docker/daemon.json', state: 'as written' as const }
     const table = listed([daemonJson, hosts('a.io'), hosts('b.io'), hosts('c.io'), hosts('d.io', 'gone')])
     expect(table.split('\n')).toHaveLength(4)
@@ -36,7 +36,7 @@ describe('what is configured', () => {
   })
 })
 
-test('what is configured has a paragraph for each client where the table is too wide', () => {
+test('the list of configured clients has a paragraph for each client where the table is too wide', () => {
   const clients = ['docker', 'podman'].map((client) => ({
     client,
     place: 'system',
@@ -62,7 +62,7 @@ test('what is configured has a paragraph for each client where the table is too 
 })
 
 describe('a check', () => {
-  test('of a client that went past the mirror says what was seen, and the causes that fit', () => {
+  test('of a client that did not use the mirror shows what was observed and the likely causes', () => {
     const result = { seen: false, asked: false, failed: 'not found', image: 'docker.io/a/b:c' }
     const saw = ['docker info lists no mirror.']
     const reasons = [{ why: 'dockerd has not read it', fix: 'mirror configure docker --reload' }]

@@ -9,8 +9,8 @@ const hosts = (registry: string, server = registry) => ({
   after: `server = "https://${server}"\n`,
 })
 
-describe('a difference', () => {
-  test('of many files that are alike shows one, and names the others', async () => {
+describe('a diff', () => {
+  test('of many similar files shows one, and names the others', async () => {
     const daemonJson = { path: '/daemon.json', before: '{}\n', after: '{"a": 1}\n' }
     const changes = [
       daemonJson,
@@ -34,14 +34,14 @@ describe('a difference', () => {
 `)
   })
 
-  test('shows each file that differs in more, comes or goes apart, or is changed', async () => {
+  test('shows each file that differs in more, is added or removed, or is changed', async () => {
     const gone = { path: '/certs.d/d.io/hosts.toml', before: 'server = "https://d.io"\n', after: undefined }
     const changed = ['e.io', 'f.io', 'g.io'].map((name) => ({ ...hosts(name), before: 'old\n' }))
     const shown = await renderDiff([hosts('a.io'), hosts('b.io'), hosts('c.io', 'x.io'), gone, ...changed], colors)
     expect(shown.match(/^@@/gm)).toHaveLength(7)
     expect(shown).not.toContain('more')
   })
-  test('of many tables that are alike in one file shows one, and names the others, until all are wanted', async () => {
+  test('of many similar tables in one file shows one and names the others, unless all are wanted', async () => {
     const table = (name: string, end = '') =>
       `[[registry]]\nprefix = "${name}"\n\n  [[registry.mirror]]\n  location = "127.0.0.1:5055/${name}"${end}\n\n`
     const names = ['docker.io', 'gcr.io', 'ghcr.io']

@@ -1,11 +1,11 @@
 import { expect, test } from 'vitest'
 import { renderFrame } from '../../../src/cli/terminal.ts'
 
-test('a frame is written over the one before, and clears what is left of that', () => {
+test('a frame is written over the earlier one and clears the rest of it', () => {
   expect(renderFrame('a\n\nb', 10, 5)).toBe('\x1b[Ha\x1b[K\r\n\x1b[K\r\nb\x1b[K\r\n\x1b[J')
 })
 
-test('a frame that is higher than the terminal shows its top, and scrolls nothing', () => {
+test('a frame that is higher than the terminal shows its top and does not scroll', () => {
   expect(renderFrame('a\nb\nc', 10, 2)).toBe('\x1b[Ha\x1b[K\r\nb\x1b[K')
   expect(renderFrame('a\nb', 10, 2)).toBe('\x1b[Ha\x1b[K\r\nb\x1b[K')
   expect(renderFrame(`a\n${'x'.repeat(11)}\nc`, 10, 2)).toBe('\x1b[Ha\x1b[K')

@@ -33,7 +33,7 @@ const manifest = { ...request, kind: 'manifest', reference: '7', bytes: 1600, ur
 const own = { listener: 'registry', repository: 'team/app', upstream: undefined, cache: undefined }
 
 describe('a request in the log', () => {
-  test('is one line: when, from where, what, how much, how long, who', () => {
+  test('is one line with time, source, content, size, duration and client', () => {
     expect(render(request)).toBe('19:01:40 HIT GET docker.io/library/redis blob 12.6 MiB 79 ms docker/20.10.24')
   })
 
@@ -143,19 +143,19 @@ describe('a request in the log', () => {
     )
   })
 
-  test('that an older version logged is shown by its path', () => {
+  test('that an older version logged is shown with its path', () => {
     const { kind: _k, repository: _r, reference: _f, listener: _l, ...old } = manifest
     expect(render(old)).toBe('19:01:40 HIT GET /v2/library/redis/manifests/7 1.6 KiB 79 ms docker/20.10.24')
   })
 
-  test('is coloured by what it says, and the same text without colours', () => {
+  test('has colours for its source, and the same text without colours', () => {
     const bare = (text: string) => text.replaceAll(/\x1b\[\d+m/g, '') // eslint-disable-line no-control-regex
     expect(render(request, 80, true)).toContain('\x1b[32mHIT\x1b[39m')
     expect(render({ ...request, status: 502, error: 'x' }, 80, true)).toContain('\x1b[31m502\x1b[39m')
     for (const fields of [request, manifest]) expect(bare(render(fields, 80, true))).toBe(render(fields, 80))
   })
 
-  test('cannot write to the terminal', () => {
+  test('cannot send control characters to the terminal', () => {
     const evil = '\x1b[2J\x07'
     const text = render({ ...manifest, repository: `a${evil}`, reference: evil, agent: `x${evil}/1`, method: evil })
     // eslint-disable-next-line no-control-regex
@@ -233,14 +233,14 @@ describe('the summary of a pull', () => {
     )
   })
 
-  test('has a sister for a push', () => {
+  test('of a push has the same form', () => {
     const push = { ...pull, msg: 'push', listener: 'registry', image: 'team/app:1', blobs: 3, held: 2 }
     expect(render(push)).toBe('19:01:40 PUSH team/app:1 45.2 MiB: 3 blobs, 2 there already, 3.2 s docker/20.10.24')
   })
 })
 
 describe('any other line of the log', () => {
-  test('is told as it was said, with its fields', () => {
+  test('is shown as its message with its fields', () => {
     expect(render({ level: 'warn', url: 'http://a', n: 1, msg: 'it is odd' })).toBe(
       '19:01:40 warn  it is odd  url=http://a n=1',
     )
@@ -275,13 +275,13 @@ describe('any other line of the log', () => {
     },
   )
 
-  test('cannot write to the terminal', () => {
+  test('cannot send control characters to the terminal', () => {
     const renderLine = createLogRenderer({ colors: createColors(false), columns: () => undefined, now: 0 })
     expect(renderLine('{"msg":"\\u001b[2Jx","host":"\\u0007"}')).toBe('?[2Jx  host=?')
     expect(renderLine('\x1b[2Jplain')).toBe('?[2Jplain')
   })
 
-  test('of another day comes below its date', () => {
+  test('of another day is shown below its date', () => {
     const renderLine = createLogRenderer({ colors: createColors(false), columns: () => undefined, now: at.getTime() })
     const line = (date: Date) => renderLine(JSON.stringify({ level: 'info', time: date.toISOString(), msg: 'x' }))
     expect(line(new Date(2026, 10, 20, 8, 0, 1))).toBe('2026-11-20\n08:00:01 info  x')

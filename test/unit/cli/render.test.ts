@@ -76,7 +76,7 @@ const report: StatusReport = {
 }
 
 describe('the status', () => {
-  test('tells what matters first, in aligned columns', () => {
+  test('shows the most important facts first, in aligned columns', () => {
     expect(renderStatus(report, plain, now)).toBe(`● mirror 1.2.3 has been up for 3 h 12 min (pid 42)
 
   cache     http://127.0.0.1:5055
@@ -122,7 +122,7 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
   }
   const trouble = (columns?: number) => renderStatus(troubled, plain, now, columns).split('\n\n')[2]
 
-  test('says what waits, what failed and what was refused, each with a next step', () => {
+  test('shows waiting, failed and refused things, each with a next step', () => {
     expect(trouble()).toBe(
       [
         '  update    this command is mirror 1.10.0, newer than the mirror that runs. To replace it: mirror up',
@@ -145,7 +145,7 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
     for (const line of text.split('\n')) expect(line.length).toBeLessThanOrEqual(columns)
   })
 
-  test('wraps what is too long below its name', () => {
+  test('wraps a long text below its name', () => {
     expect(trouble(60)?.split('\n').slice(0, 6)).toEqual([
       '  update    this command is mirror 1.10.0, newer than the',
       '            mirror that runs. To replace it: mirror up',
@@ -156,13 +156,13 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
     ])
   })
 
-  test('tells an older command from a newer one', () => {
+  test('says whether the command is older or newer than the mirror', () => {
     expect(renderStatus({ ...report, cliVersion: '1.2.2' }, plain, now)).toContain('older than the mirror that runs')
     expect(renderStatus({ ...report, cliVersion: '1.2.3-rc.1' }, plain, now)).toContain('older than')
     expect(renderStatus({ ...report, cliVersion: '2.0.0-rc.1' }, plain, now)).toContain('newer than')
   })
 
-  test('says what to try when nothing is cached, with the address that is served', () => {
+  test('suggests a pull with the served address when no image is cached', () => {
     const empty = {
       ...report,
       images: [],
@@ -172,7 +172,7 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
     expect(renderStatus(empty, plain, now)).toContain('docker pull 127.0.0.1:7/docker.io/library/alpine')
   })
 
-  test('tells of errors only when there are any', () => {
+  test('shows errors only when there are any', () => {
     const text = renderStatus(
       { ...report, cache: { ...report.cache, staleServed: 2, errors: 3, digestMismatches: 1 } },
       plain,
@@ -183,7 +183,7 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
     expect(text).toMatch(/damaged +1 body/)
   })
 
-  test('says why the mirror cannot fetch by its own fault, and what to do', () => {
+  test('says why the mirror itself cannot fetch, and what to do', () => {
     const troubles = [
       'The mirror cannot open a file: EMFILE',
       'The mirror cannot send requests to upstreams: ERR_MODULE_NOT_FOUND',
@@ -244,7 +244,7 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
     expect(renderStatus({ ...report, refusedHosts }, plain, now)).toContain('evil?[2J.example (2×)')
   })
 
-  test('shows the images pulled last, and how many there are besides', () => {
+  test('shows the images pulled last, and the number of others', () => {
     const images = Array.from({ length: 20 }, (_, day) =>
       image(`docker.io/library/a:${day}`, `2026-10-${String(day + 10)}T00:00:00Z`),
     )
@@ -254,7 +254,7 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
     expect(text).toContain('and 5 more: mirror cache ls')
   })
 
-  test('has the same words in colour', () => {
+  test('has the same text in colour', () => {
     // eslint-disable-next-line no-control-regex
     const bare = renderStatus(report, color, now).replaceAll(/\x1b\[\d+m/g, '')
     expect(bare).toBe(renderStatus(report, plain, now))
@@ -263,7 +263,7 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
 })
 
 describe('images', () => {
-  test('have short digests and no future', () => {
+  test('have short digests, and no negative age after a clock change', () => {
     const name = `ghcr.io/a/b@sha256:${'0123456789abcdef'.repeat(4)}`
     const text = renderImages([image(name, '2026-11-21T12:00:30Z')], plain, now)
     expect(text).toContain('ghcr.io/a/b@sha256:0123456789ab… ')
@@ -301,21 +301,21 @@ describe('colours', () => {
 })
 
 describe('an error', () => {
-  test('is what happened, and what to do next', () => {
+  test('is rendered as its message and the next steps', () => {
     const error = new MirrorError('Port 1 is taken.', { hints: ['mirror up --cache-port 2'] })
     expect(renderError(error, plain, { debug: false })).toBe(
       'mirror: Port 1 is taken.\n\nNext:\n  mirror up --cache-port 2\n',
     )
   })
 
-  test('shows a stack only to who debugs', () => {
+  test('shows a stack only with DEBUG', () => {
     const error = new Error('oops')
     expect(renderError(error, plain, { debug: false })).not.toContain('at ')
     expect(renderError(error, plain, { debug: false })).toContain('DEBUG=mirror*')
     expect(renderError(error, plain, { debug: true })).toContain('render.test.ts')
   })
 
-  test('never shows what could be a secret', () => {
+  test('never shows a possible secret', () => {
     const error = new Error('GET https://bob:hunter2@a.example/?token=abc failed')
     expect(renderError(error, plain, { debug: true })).not.toMatch(/hunter2|abc/)
   })
@@ -337,7 +337,7 @@ const streamOf = (isTTY: boolean) => {
 }
 
 describe('progress', () => {
-  test('is one line that fits a terminal, and leaves nothing', () => {
+  test('is one line that fits the terminal and is removed at the end', () => {
     const stream = streamOf(true)
     const bar = createProgressBar(stream)
     bar.update(1, 2, 'x'.repeat(100))
@@ -348,7 +348,7 @@ describe('progress', () => {
     expect(stream.written.at(-1)).toBe('\r\x1b[K')
   })
 
-  test('is silent elsewhere', () => {
+  test('is not shown without a terminal', () => {
     const stream = streamOf(false)
     const bar = createProgressBar(stream)
     bar.update(1, 2, '')
@@ -357,20 +357,20 @@ describe('progress', () => {
   })
 })
 
-test('nobody is asked without a terminal', () => {
+test('no question is asked without a terminal', () => {
   expect(createPrompt({ isTTY: true }, {})).toBeUndefined()
   expect(createPrompt({}, { isTTY: true })).toBeUndefined()
   expect(createPrompt({ isTTY: true }, { isTTY: true })).toBeDefined()
 })
 
-test('a removal is told with what it frees', () => {
+test('a removal is reported with the space that it frees', () => {
   const removal = { images: ['a:1'], blobs: 2, bytes: 1500, unknown: [] }
   expect(renderRemoval(removal, false)).toBe('Removed: 1 image, 2 blobs, 1.5 KiB\n  a:1')
   expect(renderRemoval(removal, true)).toMatch(/^Would remove: 1 image/)
   expect(renderRemoval({ images: [], blobs: 0, bytes: 0, unknown: [] }, true)).toBe('Nothing to remove.')
 })
 
-test('a replaced mirror says why', () => {
+test('`mirror up` names the reason why it replaced a mirror', () => {
   const { endpoints } = report
   const changed = ['version', 'cache']
   const up = {
@@ -385,7 +385,7 @@ test('a replaced mirror says why', () => {
   expect(renderUp(up, plain)).toContain('restarted (changed: version, cache)')
 })
 
-test('a mirror that has something no longer says what, and how to keep it', () => {
+test('`mirror up` names the parts that the mirror no longer has, and how to keep them', () => {
   const { endpoints } = report
   const up = {
     outcome: 'connected' as const,
@@ -402,7 +402,7 @@ test('a mirror that has something no longer says what, and how to keep it', () =
   expect(renderUp({ ...up, dropped: nothingDropped }, plain)).not.toContain('no longer')
 })
 
-test('a mirror on another machine says whose its addresses are', () => {
+test("`mirror up` says that the addresses of a mirror on another machine are that machine's", () => {
   const engine = 'ssh://me@there'
   const { endpoints } = report
   const moved = [{ of: 'cache', from: 'http://127.0.0.1:5055', to: undefined, on: 'tcp://10.1.2.3:2376' }]
@@ -425,23 +425,23 @@ test('a mirror on another machine says whose its addresses are', () => {
   expect(status).toContain('addresses of that machine, not of this one')
 })
 
-describe('what is next', () => {
+describe('the next step', () => {
   const process = { outcome: 'started', endpoints: report.endpoints } as const
   const nobody = { configured: 0, here: [], stale: [] }
 
-  test('is to configure clients where none is configured, by the names of those that are here', () => {
+  test('is to configure the installed clients when none is configured', () => {
     expect(nextStep(process, { ...nobody, here: ['docker'] })).toContain('(has docker pull through it)')
     expect(nextStep(process, { ...nobody, here: ['docker', 'podman', 'kind'] })).toContain('docker, podman and kind')
     expect(nextStep(process, nobody)).toMatch(/mirror configure CLIENT .*\nTry: +docker pull \S+:\d+\/docker\.io/)
   })
 
-  test('is a cluster where the mirror is in a container, which is for clusters, and kind is here', () => {
+  test('is a kind cluster when the mirror is in a container and kind is installed', () => {
     expect(nextStep({ ...process, container: 'mirror' }, { ...nobody, here: ['docker', 'kind'] })).toContain(
       'mirror configure kind | kind create cluster --config -',
     )
   })
 
-  test('is to look at it once clients are configured, and nothing when it was up already', () => {
+  test('is the status once clients are configured, and none when the mirror was already running', () => {
     expect(nextStep(process, { ...nobody, configured: 2 })).toContain('mirror status')
     expect(nextStep({ ...process, outcome: 'already-up' }, { ...nobody, configured: 2 })).toBeUndefined()
   })

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest'
 import { rootPlugin } from '../../../src/cli/main.ts'
 import { packageRoot } from '../../../src/lib/package-root.ts'
 
-test('the package as a plugin is what the framework finds by itself', async () => {
+test('the plugin of the package equals the one that the framework finds by itself', async () => {
   const theirs = new Plugin({ root: packageRoot(), type: 'core', isRoot: true })
   await theirs.load()
   const ours = rootPlugin(packageRoot())

@@ -32,7 +32,7 @@ function autostart(platform: NodeJS.Platform, answers: Record<string, number | u
 }
 
 describe('a systemd unit', () => {
-  test('quotes what systemd would read as its own', async () => {
+  test('quotes characters that systemd would interpret', async () => {
     const unit = renderSystemdUnit(await readFile(join(templates, 'systemd/mirror.service'), 'utf8'), spec)
     const lines = unit.split('\n')
     expect(lines).toContain('ExecStart="/opt/a b/node" "/srv/100%%/run.js" "serve"')
@@ -56,7 +56,7 @@ describe('a systemd unit', () => {
     expect(await remove()).toBe(false)
   })
 
-  test('says what is left to do when lingering is not ours to allow', async () => {
+  test('names the command for lingering when this user may not enable it', async () => {
     const { install } = autostart('linux', { 'loginctl enable-linger': 1 })
     expect((await install(spec)).join()).toContain('loginctl enable-linger')
   })
@@ -116,7 +116,7 @@ describe('a launchd agent', () => {
     expect(open).toEqual([])
   })
 
-  test('lies where launchd looks at login', async () => {
+  test('is written to the folder that launchd reads at login', async () => {
     const { file, install, remove } = autostart('darwin', {})
     await install(spec)
     expect(file).toBe(join(home, 'Library/LaunchAgents/dev-mirror.plist'))
@@ -124,6 +124,6 @@ describe('a launchd agent', () => {
   })
 })
 
-test('a platform without either is told so with exit code 4', () => {
+test('autostart on any other platform is refused with exit code 4', () => {
   expect(() => autostart('win32', {})).toThrow(expect.objectContaining({ name: 'MirrorError', exit: 4 }))
 })

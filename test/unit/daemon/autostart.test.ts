@@ -12,15 +12,15 @@ const specOf = (env: Record<string, string>, secrets = true) => {
 const warningsOf = (env: Record<string, string>, config = defaultConfig()) =>
   autostartWarnings(config, surroundingsOf(env), '/unit')
 
-describe('what is started with the machine', () => {
-  test('is this very program, with absolute places', () => {
+describe('the command of autostart', () => {
+  test('is this program with absolute paths', () => {
     const spec = specOf({ MIRROR_HOME: 'here', MIRROR_CONFIG: 'my.yaml', MIRROR_DATA: '/big' })
     expect(spec.command).toEqual([process.execPath, '--max-semi-space-size=8', '/opt/mirror/bin/run.js', 'serve'])
     expect(spec.env).toEqual({ MIRROR_HOME: '/place/here', MIRROR_CONFIG: '/place/my.yaml', MIRROR_DATA: '/big' })
     expect(spec.logFile).toBe('/place/here/state/mirror.log')
   })
 
-  test('keeps the settings, the way to upstreams, to Docker and to credentials, and no other variables', () => {
+  test('keeps variables of settings, proxies, Docker and credentials, and no others', () => {
     const env = {
       MIRROR_CACHE_PORT: '6055',
       MIRROR_CACHE_MAX_SIZE: '1GiB',
@@ -58,7 +58,7 @@ describe('what is started with the machine', () => {
     expect(specOf({ ...env, ...others }).env).toEqual(env)
   })
 
-  test('finds files that were named from where the command was run', () => {
+  test('makes paths absolute that were relative to the working folder', () => {
     const env = {
       NODE_EXTRA_CA_CERTS: 'corp.pem',
       SSL_CERT_DIR: 'certs:/etc/ssl/certs',
@@ -79,13 +79,13 @@ describe('what is started with the machine', () => {
     })
   })
 
-  test('keeps the options of Node that say whom it trusts, and not those of a debugger', () => {
+  test('keeps options of Node about trusted certificates, and none of a debugger', () => {
     const NODE_OPTIONS = '--require /tmp/vscode/bootloader.js --use-system-ca --inspect=9229 --tls-min-v1.2'
     expect(specOf({ NODE_OPTIONS }).env).toEqual({ NODE_OPTIONS: '--use-system-ca --tls-min-v1.2' })
     expect(specOf({ NODE_OPTIONS: '--inspect' }).env).toEqual({})
   })
 
-  test('keeps no credential that dies within hours, and says so', () => {
+  test('keeps no credential that expires within hours, and warns about it', () => {
     const env = { AWS_PROFILE: 'dev', AWS_ACCESS_KEY_ID: 'ASIA', AWS_SECRET_ACCESS_KEY: 'x', AWS_SESSION_TOKEN: 'y' }
     expect(specOf(env).env).toEqual({ AWS_PROFILE: 'dev' })
     const warnings = warningsOf(env).join('\n')
@@ -93,14 +93,14 @@ describe('what is started with the machine', () => {
       expect(warnings).toContain(`${name} will not be there after a reboot`)
   })
 
-  test('keeps secrets in the file of the service, which is named, and not in one that is printed', () => {
+  test('keeps secrets in the service file, which a warning names, and not in a printed file', () => {
     const env = { AWS_SECRET_ACCESS_KEY: 'hunter2', HTTPS_PROXY: 'http://me:hunter2@proxy:3128', AWS_PROFILE: 'dev' }
     expect(specOf(env).env).toEqual(env)
     expect(warningsOf(env)).toEqual(['/unit holds AWS_SECRET_ACCESS_KEY and HTTPS_PROXY; only you can read it'])
     expect(specOf(env, false).env).toEqual({ AWS_PROFILE: 'dev' })
   })
 
-  test('keeps no value that its file cannot hold, and no switch that turns off checks', () => {
+  test('keeps no value that the file cannot hold, and no switch that disables certificate checks', () => {
     const env = { AWS_PROFILE: 'a\u0007b', NODE_TLS_REJECT_UNAUTHORIZED: '0' }
     expect(specOf(env).env).toEqual({})
     expect(warningsOf(env)).toEqual([
@@ -109,7 +109,7 @@ describe('what is started with the machine', () => {
     ])
   })
 
-  test('warns of a password that only the shell knows', () => {
+  test('warns about a password that only a shell variable holds', () => {
     const upstream = { url: 'https://a.example', tokenHosts: [], ca: undefined, tagFreshness: undefined }
     const credentials = { from: 'password-env', username: 'me', passwordEnv: 'CORP_PASSWORD' } as const
     const config = { ...defaultConfig(), upstreams: { 'a.example': { ...upstream, credentials } } }

@@ -14,7 +14,7 @@ test.each([56, 64, 128, 256, 1024, 4096, 20_000, 1_048_576])(
   },
 )
 
-test('of 20,000 descriptors at least 5,000 connections are left for clients', () => {
+test('a limit of 20,000 open files leaves at least 5,000 connections for clients', () => {
   expect(planDescriptors({ limit: 20_000, inUse: 18 }).clients).toBeGreaterThan(5000)
 })
 
@@ -28,7 +28,7 @@ test.each([
   },
 )
 
-test('a limit of 40 is refused with what is needed and the way to get it', () => {
+test('a limit of 40 open files is refused with the needed number and the commands that raise it', () => {
   const refuse = () => checkDescriptorLimit(40)
   expect(refuse).toThrow(MirrorError)
   expect(refuse).toThrow('The limit on open files is 40, and the mirror needs at least 56')

@@ -54,7 +54,7 @@ const render = (name: TemplateName, image?: string) =>
 const hasProgram = (file: string, ...args: string[]) => spawnSync(file, args).status === 0
 
 describe('the template for', () => {
-  test('compose runs the image with a limit, on this machine alone, and keeps its data', async () => {
+  test('compose runs the image with a size limit, on loopback only, with a volume', async () => {
     const text = await render('compose', 'registry.example/mirror:1')
     const { services, volumes, networks } = parse(text) as Record<string, Record<string, Record<string, unknown>>>
     const { mirror } = services!
@@ -76,7 +76,7 @@ describe('the template for', () => {
     execFileSync('docker', ['compose', '--file', join(home, 'compose.yaml'), 'config', '--quiet'])
   })
 
-  test('Kubernetes is a claim, a deployment that it fits, and a service', async () => {
+  test('Kubernetes has a volume claim, a deployment that uses it, and a service', async () => {
     const documents = parseAllDocuments(await render('k8s', 'registry.example/mirror:1'))
     expect(documents.flatMap(({ errors }) => errors)).toEqual([])
     const [claim, deployment, service] = documents.map((document) => document.toJS() as unknown) as [
@@ -148,7 +148,7 @@ describe('the template for', () => {
     expect(open).toEqual([])
   })
 
-  test('an image refuses a name that is none', async () => {
+  test('an image refuses an invalid image name', async () => {
     await expect(render('compose', 'a"\nevil: true')).rejects.toMatchObject({ exit: 2 })
   })
 })

@@ -20,7 +20,7 @@ beforeEach(async () => {
 afterEach(() => rm(folder, { recursive: true }))
 
 describe('a new mirror.yaml', () => {
-  test('means the defaults', async () => {
+  test('parses to the default configuration', async () => {
     expect(parse(await render())).toEqual({ config: defaultConfig() })
   })
 
@@ -37,7 +37,7 @@ describe('a new mirror.yaml', () => {
     expect(parse(active)).toEqual({ config: defaultConfig() })
   })
 
-  test('holds what was chosen', async () => {
+  test('contains the choices', async () => {
     const parsed = parse(
       await render({ cachePort: 0, maxSize: '0', upstreams: ['registry.corp.example:5000', 'a.example'] }),
     )
@@ -72,7 +72,7 @@ describe('a new mirror.yaml', () => {
     await expect(render(chosen)).rejects.toMatchObject({ name: 'MirrorError', exit: 2 })
   })
 
-  test('is private, and is not written over another unless forced', async () => {
+  test('has mode 0600, and replaces an existing file only with force', async () => {
     const file = join(folder, 'new', 'mirror.yaml')
     await writeConfig(file, 'a', { force: false })
     expect((await stat(file)).mode & 0o777).toBe(0o600)

@@ -154,7 +154,7 @@ test.skipIf(limitOpenFiles === undefined).each([
   expect(readFileSync(`${path}.1`, 'utf8')).toBe('line 6...\nline 7...\n')
 })
 
-test('a log holds 32 MiB at most, together with the file before it, unless it is told otherwise', async () => {
+test('a log and its rotated file hold at most 32 MiB by default', async () => {
   const { write, sizes } = await openLog(undefined, kernel?.duplicate)
   const line = `${'x'.repeat(64 * 1024 - 1)}\n`
   let most = 0
@@ -165,7 +165,7 @@ test('a log holds 32 MiB at most, together with the file before it, unless it is
   expect(most).toBe(32 * 1024 * 1024)
 })
 
-test('a log that somebody has removed begins again', async () => {
+test('a removed log file is created again', async () => {
   const { path, write, text } = await openLog(1000, undefined)
   write('a\n')
   rmSync(path)
@@ -198,7 +198,7 @@ test.each([
   },
 )
 
-test('a log that somebody has replaced by a folder holds its bound, and leaves the folder where it is', async () => {
+test('a log that was replaced by a folder keeps its limit and leaves the folder alone', async () => {
   const { path, file, write } = await openLog(20, kernel?.duplicate)
   rmSync(path)
   mkdirSync(path)
@@ -210,7 +210,7 @@ test('a log that somebody has replaced by a folder holds its bound, and leaves t
   expect(readFileSync(path, 'utf8')).toBe('again\n')
 })
 
-test('a log whose place takes no new file holds its bound and goes on', async () => {
+test('a log in a folder that takes no new file keeps its limit and goes on', async () => {
   const { path, write, text, sizes } = await openLog(10, () => {
     throw new Error('not reached')
   })
@@ -221,7 +221,7 @@ test('a log whose place takes no new file holds its bound and goes on', async ()
   expect(sizes()[0]).toBe(8)
 })
 
-test('what others write to stderr counts', async () => {
+test('output of other code to stderr counts towards the limit of the log', async () => {
   const { path, shared, write, text } = await openLog(20, kernel?.duplicate)
   writeSync(shared, 'x'.repeat(15))
   write('line one\n')

@@ -6,7 +6,7 @@ import { createLogWriter } from '../../../src/daemon/logging.ts'
 import { systemError } from '../../../src/lib/errors.ts'
 import { temporaryFolder } from '../../support/store/store.ts'
 
-test('lines are in the file when the turn that wrote them is over', async () => {
+test('log lines are in the file at the end of the turn that wrote them', async () => {
   const file = join(await temporaryFolder(), 'log')
   const descriptor = openSync(file, 'a')
   onTestFinished(() => closeSync(descriptor))
@@ -22,7 +22,7 @@ test('lines are in the file when the turn that wrote them is over', async () => 
   expect(text()).toBe('a\nä\nb\n')
 })
 
-test('a log that cannot be written is lost, and nothing else', async () => {
+test('a log that cannot be written loses its lines and stops nothing', async () => {
   const descriptor = openSync('/dev/null', 'r')
   const log = createLogWriter(descriptor)
   onTestFinished(() => closeSync(descriptor))
@@ -73,7 +73,7 @@ test.each(['ENOSPC', 'EDQUOT', 'EIO', 'EPIPE', 'EFBIG'])(
   },
 )
 
-test('a loss is reported once more when its report is lost itself', async () => {
+test('lost lines are reported again when the report itself is lost', async () => {
   const sink = flakySink()
   const log = createLogWriter(sink)
   Object.assign(sink.state, { fails: 'ENOSPC', most: 0 })
@@ -87,7 +87,7 @@ test('a loss is reported once more when its report is lost itself', async () => 
   expect(JSON.parse(sink.state.text.split('\n')[0]!)).toMatchObject({ lost: 3 })
 })
 
-test('a reader that stands still costs a bounded amount of memory, and gets the newest lines later', async () => {
+test('a stalled reader of the log costs bounded memory, and gets the newest lines later', async () => {
   const sink = flakySink()
   const log = createLogWriter(sink)
   Object.assign(sink.state, { fails: 'EAGAIN', most: 10 })
@@ -105,7 +105,7 @@ test('a reader that stands still costs a bounded amount of memory, and gets the 
   expect(report.lost).toBe(50_000 - (lines.length - 2))
 })
 
-test('a line of any length is cut', async () => {
+test('a log line that is too long is cut', async () => {
   const sink = flakySink()
   const log = createLogWriter(sink)
   log.write(`${'x'.repeat(10_000_000)}\n`)

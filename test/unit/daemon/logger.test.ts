@@ -21,7 +21,7 @@ describe('the log', () => {
     expect(lines[0]).toMatch(/\n$/)
   })
 
-  test('says nothing below its level', async () => {
+  test('writes no line below its level', async () => {
     const { logger, lines } = await logged('warn')
     logger.debug({}, 'a')
     logger.info({}, 'b')
@@ -29,14 +29,14 @@ describe('the log', () => {
     expect(lines).toHaveLength(1)
   })
 
-  test('has no secrets, not even in errors', async () => {
+  test('contains no secrets, not even in errors', async () => {
     const { logger, lines } = await logged('debug')
     const secret = 'https://bob:hunter2@a.example/x?X-Amz-Signature=abcdef Bearer 0123456789abcdef'
     logger.debug({ url: secret, error: new Error(secret), inner: { list: [secret] } }, secret)
     expect(lines.join()).not.toMatch(/hunter2|abcdef/)
   })
 
-  test('has short lines, whatever clients and upstreams say', async () => {
+  test('has short lines, however long the texts of clients and upstreams are', async () => {
     const { logger, lines, last } = await logged('info')
     const long = 'x'.repeat(1_000_000)
     const many = Object.fromEntries(Array.from({ length: 10_000 }, (_, at) => [`host-${at}.example`, long]))

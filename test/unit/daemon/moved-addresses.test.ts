@@ -8,13 +8,13 @@ const endpoints = {
   networks: { kind: 'http://mirror.svc:5055' },
 }
 
-test('the same addresses of the same machine have not moved', () => {
+test('equal addresses on the same machine count as not moved', () => {
   expect(movedAddresses(endpoints, endpoints)).toEqual([])
   expect(movedAddresses(endpoints, endpoints, { before: 'ssh://there', now: 'ssh://there' })).toEqual([])
   expect(movedAddresses(undefined, endpoints, { now: 'ssh://there' })).toEqual([])
 })
 
-test('the same addresses of another machine are others, and nobody answers at the old ones', () => {
+test('equal addresses on another machine count as moved, and nothing answers at the old ones', () => {
   const left = [
     { of: 'cache', from: 'http://127.0.0.1:5055', to: undefined },
     { of: 'registry', from: 'http://127.0.0.1:5001', to: undefined },

@@ -11,7 +11,7 @@ import { findPortHolder } from '../../../src/daemon/start-errors.ts'
 
 const nothing: RunCommand = async () => undefined
 
-describe('who holds a port', () => {
+describe('the holder of a port', () => {
   test.runIf(process.platform === 'linux').each(['127.0.0.1', '::1'])('is found on Linux, on %s', async (host) => {
     const server = createServer()
     await new Promise<void>((resolve) => server.listen(0, host, resolve))
@@ -44,7 +44,7 @@ describe('who holds a port', () => {
     expect(await holderOf({}, 'other')).not.toHaveProperty('mirror')
   })
 
-  test('is asked of lsof on macOS', async () => {
+  test('is found by lsof on macOS', async () => {
     const asked: string[] = []
     const lsof: RunCommand = async (file, args) => {
       asked.push(file, ...args)
@@ -55,7 +55,7 @@ describe('who holds a port', () => {
     expect(asked).toContain('-iTCP:5000')
   })
 
-  test('is unknown where nobody tells', async () => {
+  test('is undefined where the system does not tell', async () => {
     expect(await findPortHolder(1, { platform: 'darwin', runCommand: nothing })).toBeUndefined()
     expect(await findPortHolder(1, { platform: 'win32', runCommand: nothing })).toBeUndefined()
   })

@@ -41,13 +41,13 @@ describe('the log', () => {
     expect(await read(9)).toEqual(['first', long, `${long}x`])
   })
 
-  test('is empty when it is empty, and none when there is none', async () => {
+  test('reads no line from an empty file, and throws ENOENT for a missing one', async () => {
     await expect(read(1)).rejects.toMatchObject({ code: 'ENOENT' })
     await writeFile(logFile, '')
     expect(await read(1)).toEqual([])
   })
 
-  test('goes back into the log that was put aside', async () => {
+  test('reads on in the rotated log when it needs more lines', async () => {
     await writeFile(`${logFile}.1`, 'a\nb\nc\n')
     await writeFile(logFile, 'd\n')
     expect(await read(1)).toEqual(['d'])
@@ -57,7 +57,7 @@ describe('the log', () => {
     expect(await read(2)).toEqual(['b', 'c'])
   })
 
-  test('that is followed loses nothing when it is put aside', async () => {
+  test('that is followed loses no line in a rotation', async () => {
     await writeFile(logFile, 'a\nb\n')
     const seen: string[] = []
     const stop = new AbortController()
@@ -82,7 +82,7 @@ describe('the log', () => {
     await reading
   })
 
-  test('is followed, also through its being put aside, until the signal aborts', async () => {
+  test('is followed through rotations until the signal aborts', async () => {
     await writeFile(logFile, 'a\nb\n')
     const seen: string[] = []
     const stop = new AbortController()

@@ -26,7 +26,7 @@ function startProcess() {
   return { hold, stop }
 }
 
-test('what a rush has taken is given back, and what is needed is not looked at again and again', async () => {
+test('memory of a burst is returned, and memory in use is not scanned again and again', async () => {
   const { hold } = startProcess()
   expect(await hold(140 * MiB)).toBe(0)
   expect(await hold(500 * MiB)).toBe(1)
@@ -36,14 +36,14 @@ test('what a rush has taken is given back, and what is needed is not looked at a
   expect(await hold(130 * MiB)).toBe(2)
 })
 
-test('a second rush is one again', async () => {
+test('memory of a second burst is returned, too', async () => {
   const { hold } = startProcess()
   expect(await hold(500 * MiB)).toBe(1)
   expect(await hold(120 * MiB)).toBe(1)
   expect(await hold(350 * MiB)).toBe(2)
 })
 
-test('what cannot be given back is let be until it is more', async () => {
+test('memory that cannot be returned is left alone until it grows', async () => {
   vi.useFakeTimers()
   onTestFinished(() => void vi.useRealTimers())
   let held = 300 * MiB
@@ -62,13 +62,13 @@ test('what cannot be given back is let be until it is more', async () => {
   }
 })
 
-test('once stopped it does nothing any more', async () => {
+test('no memory is returned after the stop', async () => {
   const { hold, stop } = startProcess()
   stop()
   expect(await hold(500 * MiB)).toBe(0)
 })
 
-test('a look that throws, as without a file descriptor left, is reported, and the next look comes', async () => {
+test('a poll of the memory that throws is reported, and the next poll follows', async () => {
   vi.useFakeTimers()
   onTestFinished(() => void vi.useRealTimers())
   let looks = 0

@@ -31,7 +31,7 @@ async function failure(started: Promise<unknown>): Promise<MirrorError> {
 }
 
 describe('a detached mirror', () => {
-  test('is started once it says that it is ready, and lives on', async () => {
+  test('has started when it reports that it is ready, and goes on running', async () => {
     const mirror = await start(
       `process.send({type: 'ready', endpoints: ${JSON.stringify(endpoints)}}); console.log('hello'); setTimeout(() => {}, 60_000)`,
     )
@@ -44,7 +44,7 @@ describe('a detached mirror', () => {
     }
   })
 
-  test('that says why it cannot, fails with its words, next steps and exit code', async () => {
+  test('that reports why it cannot start fails with its message, next steps and exit code', async () => {
     const error = await failure(
       start(
         `process.send({type: 'failed', message: 'No.', hints: ['do this'], exit: 4}); setTimeout(() => {}, 60_000)`,
@@ -53,7 +53,7 @@ describe('a detached mirror', () => {
     expect(error).toMatchObject({ message: 'No.', hints: ['do this'], exit: 4 })
   })
 
-  test('that dies without a word, fails with the end of its own log', async () => {
+  test('that dies without a report fails with the end of its log', async () => {
     await writeFile(join(folder, 'log'), 'from an earlier run\n')
     const error = await failure(start(`console.error('something broke'); process.exit(7)`))
     expect(error.message).toContain('exit code 7')
@@ -69,7 +69,7 @@ describe('a detached mirror', () => {
     await expect.poll(() => isSameProcess(pid, undefined)).toBe(false)
   })
 
-  test('is given up when the user interrupts', async () => {
+  test('is killed when the user interrupts the start', async () => {
     const error = await failure(start(`setTimeout(() => {}, 60_000)`, { signal: AbortSignal.timeout(200) }))
     expect(error.exit).toBe(130)
   })

@@ -7,8 +7,8 @@ import { ListenError } from '../../../src/server/listen.ts'
 
 const failed = (code: string, message: string = code) => systemError(code, 'mkdir', message)
 
-describe('why the mirror does not start', () => {
-  test('a busy port names who holds it and the flag that moves the listener', async () => {
+describe('the error of a failed start', () => {
+  test('for a busy port names the program that holds it and the flag that moves the listener', async () => {
     const server = createServer()
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
     const { port } = server.address() as AddressInfo
@@ -43,7 +43,7 @@ describe('why the mirror does not start', () => {
     expect(explained.hints[1]).toMatch(step)
   })
 
-  test('an address of another machine names the key to change', async () => {
+  test('for an address of another machine names the key to change', async () => {
     const config = {
       ...defaultConfig(),
       cache: { ...defaultConfig().cache, listen: [{ host: '192.0.2.1', port: 5055 }] },
@@ -54,7 +54,7 @@ describe('why the mirror does not start', () => {
     expect(explained.hints[0]).toContain('cache.listen')
   })
 
-  test('a closed folder or a full disk is the user’s to mend', async () => {
+  test('for an unusable folder or a full disk is a MirrorError with next steps', async () => {
     for (const code of ['EACCES', 'ENOSPC', 'EROFS'])
       expect(await explainStartFailure(failed(code, `${code}: mkdir '/x'`), defaultConfig())).toMatchObject({
         name: 'MirrorError',
@@ -62,7 +62,7 @@ describe('why the mirror does not start', () => {
       })
   })
 
-  test('everything else stays what it is', async () => {
+  test('for any other failure is the failure itself', async () => {
     for (const error of [
       new Error('bug'),
       new MirrorError('said'),

@@ -69,7 +69,7 @@ async function startEngine(refusal?: string): Promise<string[]> {
   return removed
 }
 
-test('a container that somebody has stopped is removed, and forgotten', async () => {
+test('a container that was stopped by hand is removed, together with its record', async () => {
   const removed = await startEngine()
   await noteContainer()
   const stopped = await stopAnyMirror(machine())
@@ -78,12 +78,12 @@ test('a container that somebody has stopped is removed, and forgotten', async ()
   expect(await readState(machine().paths.stateFile)).toBeUndefined()
 })
 
-test('a container that the engine does not remove is no container that was not there', async () => {
+test('a container that the engine fails to remove is not reported as absent', async () => {
   await startEngine('not today')
   await expect(stopAnyMirror(machine())).rejects.toThrow('The container cannot be removed: not today.')
 })
 
-test('a container whose engine is down is not said to be gone: it comes back with its engine', async () => {
+test('a container whose engine is down is not reported as stopped, because it starts again with its engine', async () => {
   await noteContainer()
   await expect(stopAnyMirror(machine())).rejects.toMatchObject({
     exit: 4,
@@ -92,6 +92,6 @@ test('a container whose engine is down is not said to be gone: it comes back wit
   expect(await readState(machine().paths.stateFile)).toMatchObject({ runtime: 'container' })
 })
 
-test('without an engine, and without a note, there is nothing to stop', async () => {
+test('without an engine and without a record there is nothing to stop', async () => {
   expect(await stopAnyMirror(machine())).toBeUndefined()
 })

@@ -32,7 +32,7 @@ test('a system error that is thrown out of a callback is survived, any other exc
   expect(log).toHaveLength(2)
 })
 
-test('nothing is left behind when the server has ended', () => {
+test('no listener for failures is left when the server has ended', () => {
   const { source, stop } = watch()
   stop()
   expect(source.listenerCount('unhandledRejection') + source.listenerCount('uncaughtException')).toBe(0)
