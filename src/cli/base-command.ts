@@ -33,7 +33,7 @@ export abstract class BaseCommand extends Command {
   protected override async init(): Promise<void> {
     await super.init()
     process.on('SIGINT', this.#onInterrupt)
-    const leftOut = describeLeftOut(process.env)
+    const leftOut = describeDroppedPaths(process.env)
     if (leftOut !== undefined) this.info(leftOut)
   }
 
@@ -167,7 +167,7 @@ let left: { readonly callers: Surroundings; readonly leftOut: readonly LeftOut[]
  * Removes from the environment of this process, as root, each path that other users can change; the programs that it starts do
  * not see them either. Called once, at the start.
  */
-export function leaveOthersPlaces(program: Pick<NodeJS.Process, 'platform' | 'env' | 'cwd'>): void {
+export function dropForeignPaths(program: Pick<NodeJS.Process, 'platform' | 'env' | 'cwd'>): void {
   if (!looksAtOwners(program)) return
   const { platform, env } = program
   const callers = { platform, env: { ...env }, homedir: homedir(), cwd: workingFolder(program) }
@@ -195,7 +195,7 @@ function callersSurroundings(): Surroundings | undefined {
 }
 
 /** Says which paths root does not use, and how to use them; undefined where there are none. */
-function describeLeftOut(env: NodeJS.ProcessEnv): string | undefined {
+function describeDroppedPaths(env: NodeJS.ProcessEnv): string | undefined {
   if (left === undefined) return undefined
   const lines = left.leftOut.map(({ name, value, why }) => {
     const instead = name === 'HOME' ? `; ${env['HOME']} takes its place` : ''

@@ -5,7 +5,7 @@ import type { Command } from '@oclif/core/command'
 import { Config } from '@oclif/core/config'
 import type { Manifest, PJSON, Plugin } from '@oclif/core/interfaces'
 import { packageRoot } from '../lib/package-root.ts'
-import { calledAs, isExit, leaveOthersPlaces, watchOutput, writeFailure } from './base-command.ts'
+import { calledAs, isExit, dropForeignPaths, watchOutput, writeFailure } from './base-command.ts'
 import { parseCommandLine } from './help.ts'
 import { createColors, wantsColor } from './terminal.ts'
 
@@ -14,7 +14,7 @@ export async function main(): Promise<void> {
   watchOutput(process)
   const plugin = rootPlugin(packageRoot())
   try {
-    leaveOthersPlaces(process)
+    dropForeignPaths(process)
     await run(plugin)
   } catch (error) {
     process.exit(isExit(error) ? (error.oclif?.exit ?? 0) : writeFailure(error, plugin))
