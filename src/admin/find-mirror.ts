@@ -3,13 +3,13 @@ import { stat } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import { uptime } from 'node:os'
 import { join } from 'node:path'
-import { looksAtOwners, mirrorPaths, type MirrorPaths } from '../config/paths.ts'
+import { mustCheckOwners, mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import { DockerError } from '../docker/engine.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { ifVisible } from '../lib/fs.ts'
-import { mirrorName, ownInterfaces } from '../lib/network.ts'
-import { isOnlyRoots, readOwnedFile } from '../lib/ownership.ts'
-import { bootOf, readBootId, runCommand, type RunCommand, type Surroundings } from '../lib/process.ts'
+import { mirrorName, getNetworkInterfaces } from '../lib/network.ts'
+import { isRootControlled, readOwnedFile } from '../lib/ownership.ts'
+import { bootOf, readBootId, runCommand, type RunCommand, type CommandEnvironment } from '../lib/process.ts'
 import {
   type Endpoints,
   findRunning,
@@ -34,11 +34,11 @@ export interface FoundMirror {
  * Finds the running mirror of this user; for root without one, that of the user who has become root. When root ignores the home
  * that MIRROR_HOME names, only the user's mirror with that home counts, because no other was meant.
  */
-export async function findMirrorHere(surroundings: Surroundings): Promise<FoundMirror | undefined> {
+export async function findRunningMirror(surroundings: CommandEnvironment): Promise<FoundMirror | undefined> {
   const paths = mirrorPaths(surroundings)
   const callers = surroundings.callers ?? surroundings
   const isLeftOut = Boolean(callers.env['MIRROR_HOME']) && !surroundings.env['MIRROR_HOME']
-  const isRoots = !isLeftOut && (!looksAtOwners(surroundings) || isOnlyRoots(paths.stateFile))
+  const isRoots = !isLeftOut && (!mustCheckOwners(surroundings) || isRootControlled(paths.stateFile))
   const own = isRoots ? await findOwnMirror(paths) : undefined
   const user = own === undefined ? await invokingUser(surroundings) : undefined
   if (user === undefined) return own
@@ -58,8 +58,8 @@ async function findOwnMirror(paths: MirrorPaths): Promise<FoundMirror | undefine
   return running && { running, paths, user: undefined }
 }
 
-async function invokingUser(surroundings: Surroundings): Promise<InvokingUser | undefined> {
-  if (!looksAtOwners(surroundings)) return undefined
+async function invokingUser(surroundings: CommandEnvironment): Promise<InvokingUser | undefined> {
+  if (!mustCheckOwners(surroundings)) return undefined
   return findInvokingUser(surroundings)
 }
 
@@ -85,7 +85,7 @@ async function belongsToOtherUser(pid: number, uid: number): Promise<boolean> {
 }
 
 function filterOwnEndpoints({ cache, registry, admin, networks }: Endpoints): Endpoints {
-  const own = new Set(ownInterfaces().map(({ address }) => address))
+  const own = new Set(getNetworkInterfaces().map(({ address }) => address))
   const isOwn = (host: string) =>
     host === 'localhost' ||
     (isIP(host) !== 0 && (host.startsWith('127.') || ['::1', '0.0.0.0', '::'].includes(host) || own.has(host)))
@@ -124,7 +124,7 @@ const timeoutMs = 5000
  * Returns undefined when this process is not root, or root itself has started it.
  */
 export async function findInvokingUser(
-  { env, platform, callers }: Pick<Surroundings, 'env' | 'platform' | 'callers'>,
+  { env, platform, callers }: Pick<CommandEnvironment, 'env' | 'platform' | 'callers'>,
   run: RunCommand = runCommand,
 ): Promise<InvokingUser | undefined> {
   if (process.geteuid?.() !== 0) return undefined
@@ -170,7 +170,10 @@ export interface DeadMirror {
 }
 
 /** Finds out how the recorded mirror ended; undefined when it was stopped, or never started. */
-export async function findDeadMirror(paths: MirrorPaths, surroundings: Surroundings): Promise<DeadMirror | undefined> {
+export async function findDeadMirror(
+  paths: MirrorPaths,
+  surroundings: CommandEnvironment,
+): Promise<DeadMirror | undefined> {
   const state = await readState(paths.stateFile)
   if (state === undefined) return undefined
   return state.container ? describeDeadContainer(state, surroundings) : describeDeadProcess(state, paths)
@@ -215,7 +218,7 @@ async function readLastSign(files: readonly (string | undefined)[]): Promise<num
 
 async function describeDeadContainer(
   { runtime, version, startedAt, container: { id, name, engine } }: ContainerMirrorState,
-  surroundings: Surroundings,
+  surroundings: CommandEnvironment,
 ): Promise<DeadMirror> {
   const common = { runtime, version, container: name, startedAt }
   try {

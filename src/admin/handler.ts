@@ -6,11 +6,11 @@ import type { Logger } from '../lib/logger.ts'
 import { BudgetError } from '../lib/memory.ts'
 import { isLoopbackAddress } from '../lib/network.ts'
 import { OciError } from '../oci/errors.ts'
-import { tellUnwritable } from '../registry/uploads.ts'
+import { translateDiskErrors } from '../registry/uploads.ts'
 import { ClientAbort } from '../server/connection.ts'
-import { readSmallBody, tooBusy } from '../server/request-body.ts'
+import { readSmallBody, toBusyError } from '../server/request-body.ts'
 import { type HostGuard, refuseOtherSites } from '../server/request-guard.ts'
-import { isOutOfDescriptors, outOfDescriptors, sendError, sendWhole } from '../server/respond.ts'
+import { isOutOfDescriptors, toOutOfDescriptorsError, sendError, sendWhole } from '../server/respond.ts'
 import type { AdminApi, RegistryApi, RemovalReport, VerifyProgress } from './api.ts'
 
 interface AdminOptions {
@@ -54,9 +54,9 @@ export function createAdminHandler(
     const client = new ClientAbort(request, response)
     handleRequest(request, response, options).catch((failure: unknown) => {
       // Logs no failure when the client has left.
-      if (client.hasHappened) return response.destroy()
-      if (isOutOfDescriptors(failure)) return sendError(request, response, outOfDescriptors())
-      const reason = failure instanceof BudgetError ? tooBusy(failure) : failure
+      if (client.isAborted) return response.destroy()
+      if (isOutOfDescriptors(failure)) return sendError(request, response, toOutOfDescriptorsError())
+      const reason = failure instanceof BudgetError ? toBusyError(failure) : failure
       if (!(reason instanceof OciError))
         options.logger.error({ error: describeFailure(reason) }, 'an admin request failed')
       const message = reason instanceof MirrorError ? reason.message : 'The mirror failed; see its log.'
@@ -87,7 +87,7 @@ async function handleRequest(
   if (request.method !== 'POST') throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
   // A page in a browser may send a POST to any address; its Origin header identifies it.
   if (request.headers.origin !== undefined) throw new OciError('DENIED', 403, 'Browsers may not change anything here.')
-  return tellUnwritable(() => handleChange(path, request, response, { api, idle }))
+  return translateDiskErrors(() => handleChange(path, request, response, { api, idle }))
 }
 
 /** Handles a POST. */

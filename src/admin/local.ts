@@ -60,7 +60,7 @@ export function createCacheApi(store: Store, evictor: Evictor, onRemoved: () => 
         if (!dryRun) onRemoved()
       }
     },
-    prune: ({ dryRun }) => evictor.evict({ dryRun, isAsked: true }),
+    prune: ({ dryRun }) => evictor.evict({ dryRun, isManual: true }),
     async *verify({ quarantine }, signal) {
       if (quarantine) await store.blobs.checkWritable()
       for await (const state of verifyStore(store, { quarantine, signal }))

@@ -3,8 +3,8 @@ import { loadConfig } from '../config/load.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import { nearest } from '../config/schema.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
-import { isLoopbackAddress, ownNames } from '../lib/network.ts'
-import type { Surroundings } from '../lib/process.ts'
+import { isLoopbackAddress, mirrorHostNames } from '../lib/network.ts'
+import type { CommandEnvironment } from '../lib/process.ts'
 import { parseDigest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseRoute } from '../oci/route.ts'
@@ -24,7 +24,7 @@ interface UserName {
  * `docker://ghcr.io/a/b`, `127.0.0.1:5055/ghcr.io/a/b:1`, `nginx:1.27@sha256:…`, a digest or its first digits. Throws a
  * MirrorError for first digits that several images have.
  */
-export function readUserNames(given: readonly string[], naming: Naming): UserName[] {
+export function parseUserNames(given: readonly string[], naming: Naming): UserName[] {
   return given.map((text) => readUserName(text, naming))
 }
 
@@ -131,7 +131,7 @@ export function similarNames({ name, others }: UserName, images: readonly Listed
 
 /** Creates a check whether `host:port` is an address of a listener: one of its ports, at any name of this machine. */
 export function createAddressCheck(urls: readonly string[], names: readonly string[] = []): (host: string) => boolean {
-  const known = new Set([...ownNames, ...names.map((name) => name.toLowerCase())])
+  const known = new Set([...mirrorHostNames, ...names.map((name) => name.toLowerCase())])
   const ports = new Set<string>()
   for (const url of urls) {
     const { hostname, port, protocol } = new URL(url)
@@ -164,7 +164,7 @@ export async function removeByName(
   naming: Naming,
   remove: (names: string[]) => Promise<RemovalReport>,
 ): Promise<NamedRemoval> {
-  const read = readUserNames(given, naming)
+  const read = parseUserNames(given, naming)
   const removal = await remove([...new Set(read.map(({ name }) => name))])
   const missing = read.filter(({ name }) => removal.unknown.includes(name))
   const notes = read.flatMap(({ given: text, name, others }) =>
@@ -195,7 +195,7 @@ export function notFoundError(
  * the same.
  */
 export async function loadNaming(
-  surroundings: Surroundings,
+  surroundings: CommandEnvironment,
 ): Promise<{ cache: string[]; registry: string[]; names: string[]; defaultUpstream: string }> {
   const config = await loadConfig({ ...surroundings, paths: mirrorPaths(surroundings) }).catch((error: unknown) => {
     if (error instanceof MirrorError) return defaultConfig()

@@ -2,7 +2,7 @@ import { readFile, rm } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import type { MirrorPaths } from '../config/paths.ts'
-import { type DockerEndpoint, engineHost, findDockerEndpoint, parseEndpoint } from '../docker/endpoint.ts'
+import { type DockerEndpoint, renderDockerHost, findDockerEndpoint, parseRecordedEndpoint } from '../docker/endpoint.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
@@ -111,7 +111,7 @@ function parseContainer({
   handedOverAt,
   engine,
   elsewhere,
-}: Record<string, unknown>): ContainerPlace {
+}: Record<string, unknown>): ContainerRecord {
   return {
     id: String(id),
     name: String(name),
@@ -119,7 +119,7 @@ function parseContainer({
     volume: typeof volume === 'string' ? volume : undefined,
     credentials: toStrings(credentials),
     handedOverAt: String(handedOverAt),
-    ...(isObject(engine) && { engine: parseEndpoint(engine) }),
+    ...(isObject(engine) && { engine: parseRecordedEndpoint(engine) }),
     ...(isObject(elsewhere) && { elsewhere: { adminPort: Number(elsewhere['adminPort']) } }),
   }
 }
@@ -240,7 +240,7 @@ export interface ProcessMirrorState extends CommonMirrorState {
 /** A mirror that runs in a container of a Docker engine. */
 export interface ContainerMirrorState extends CommonMirrorState {
   runtime: 'container'
-  container: ContainerPlace
+  container: ContainerRecord
   pid?: undefined
   processIdentity?: undefined
   logFile?: undefined
@@ -249,13 +249,13 @@ export interface ContainerMirrorState extends CommonMirrorState {
 
 /** Settings to start a mirror again as it was. */
 export interface ServedConfig {
-  /** Content of a mirror.yaml, see `renderConfig`. */
+  /** Content of a mirror.yaml, see `toConfigDocument`. */
   config: Record<string, unknown>
   dataDir: string
 }
 
 /** The container that a mirror runs in. */
-export interface ContainerPlace {
+export interface ContainerRecord {
   id: string
   name: string
   /** Identifies the mirror, also after a restart of the container; undefined when not recorded. */
@@ -283,7 +283,7 @@ export interface StartedMirror {
  * mirror that does not answer may be starting, and then its container runs. Throws a MirrorError when a remote engine does not
  * answer.
  */
-export async function isContainerUp(container: ContainerPlace, { admin }: Endpoints): Promise<boolean> {
+export async function isContainerUp(container: ContainerRecord, { admin }: Endpoints): Promise<boolean> {
   const { id, instance, engine, elsewhere } = container
   const [url] = admin
   // Requires the instance, because another mirror may have the port by now.
@@ -299,7 +299,7 @@ export async function isContainerUp(container: ContainerPlace, { admin }: Endpoi
     // Without an engine on this machine there is no container.
     if (elsewhere === undefined) return false
     const { message, exit, hints } = error
-    throw new MirrorError(`The mirror is in a container on ${engineHost(endpoint)}. ${message}`, {
+    throw new MirrorError(`The mirror is in a container on ${renderDockerHost(endpoint)}. ${message}`, {
       exit,
       hints,
       cause: error,
@@ -329,9 +329,9 @@ async function hasVolumeMarker(stateDir: string): Promise<boolean> {
 }
 
 /** Reads the engine of the recorded volume; undefined when there is none, or it is not recorded. */
-export async function volumeMarkerEngine(stateDir: string): Promise<DockerEndpoint | undefined> {
+export async function readVolumeMarkerEngine(stateDir: string): Promise<DockerEndpoint | undefined> {
   const engine = parseObject((await readVolumeMarker(stateDir)) ?? '')?.['engine']
-  return isObject(engine) ? parseEndpoint(engine) : undefined
+  return isObject(engine) ? parseRecordedEndpoint(engine) : undefined
 }
 
 async function readVolumeMarker(stateDir: string): Promise<string | undefined> {
@@ -357,7 +357,7 @@ function volumeMarkerPath(stateDir: string): string {
 }
 
 /** Reads the state of a running mirror that is to be replaced; undefined also when its engine does not answer. */
-export async function findReachable(stateFile: string): Promise<MirrorState | undefined> {
+export async function findReachableMirror(stateFile: string): Promise<MirrorState | undefined> {
   try {
     return await findRunning(stateFile)
   } catch (error) {
@@ -370,7 +370,7 @@ export async function findReachable(stateFile: string): Promise<MirrorState | un
  * Returns where the mirror runs or ran last; undefined when it never ran. After its end a container is known while its data is in
  * a volume.
  */
-export async function lastRuntime({ stateFile, stateDir }: MirrorPaths): Promise<RuntimeKind | undefined> {
+export async function readLastRuntime({ stateFile, stateDir }: MirrorPaths): Promise<RuntimeKind | undefined> {
   const state = await readState(stateFile)
   return state?.runtime ?? ((await hasVolumeMarker(stateDir)) ? 'container' : undefined)
 }

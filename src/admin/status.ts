@@ -1,4 +1,4 @@
-import { listImages } from '../cache/images.ts'
+import { listCachedImages } from '../cache/images.ts'
 import type { Stats, Totals } from '../cache/stats.ts'
 import { redact } from '../lib/logger.ts'
 import type { PushedRepositories, PushedStore } from '../registry/repositories.ts'
@@ -79,7 +79,9 @@ export function createStatusReport(
 
 /** Lists the cached images, without probe images. */
 export function listImageReports({ store }: Pick<StatusSources, 'store'>): ImageReport[] {
-  const images = listImages(store.refs, store.blobs.sizes).filter(({ repository }) => !isProbeImageName(repository))
+  const images = listCachedImages(store.refs, store.blobs.sizes).filter(
+    ({ repository }) => !isProbeImageName(repository),
+  )
   return images.map(({ name, digest, bytes, pulls, lastPulled, checkedAt }) => {
     const report: ImageReport = { name, digest, bytes, pulls }
     if (lastPulled !== undefined) report.lastPulled = toIso(lastPulled)

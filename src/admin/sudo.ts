@@ -1,46 +1,46 @@
 import { constants, lstatSync } from 'node:fs'
 import { access, realpath } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
-import { type LeftOut, looksAtOwners, mirrorPaths, pathsOfOthers } from '../config/paths.ts'
+import { type IgnoredPath, mustCheckOwners, mirrorPaths, findUnsafePaths } from '../config/paths.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
-import { isThere } from '../lib/fs.ts'
+import { pathExists } from '../lib/fs.ts'
 import { describeForeign, findForeign, isRoot, userName } from '../lib/ownership.ts'
 import { packageRoot } from '../lib/package-root.ts'
-import { shellWord, type Surroundings } from '../lib/process.ts'
+import { shellWord, type CommandEnvironment } from '../lib/process.ts'
 
 /**
  * Throws a MirrorError (usage) when a variable or a flag makes root use settings or files of the mirror that others can change,
  * because using others instead is not what was meant. Refuses root's own files as well where others can change them.
  */
-export function refuseOthersPlaces(surroundings: Surroundings): void {
-  if (!looksAtOwners(surroundings)) return
+export function refuseForeignPaths(surroundings: CommandEnvironment): void {
+  if (!mustCheckOwners(surroundings)) return
   const { env, cwd, callers } = surroundings
-  const named = pathsOfOthers({ ...callers?.env, ...env }, cwd).find(({ name }) => name.startsWith('MIRROR_'))
+  const named = findUnsafePaths({ ...callers?.env, ...env }, cwd).find(({ name }) => name.startsWith('MIRROR_'))
   if (named) throw foreignFileError(`${named.name}=${named.value}`, named)
   const { configFile, dataDir, stateDir } = mirrorPaths(surroundings)
-  for (const path of [configFile, dataDir, stateDir]) refuseOthersFile(path, path, surroundings)
+  for (const path of [configFile, dataDir, stateDir]) refuseForeignFile(path, path, surroundings)
 }
 
 /** Refuses a file or folder that an argument names in the same way; `what`: as the user wrote it, `--file kind.yaml`. */
-export function refuseOthersFile(
+export function refuseForeignFile(
   what: string,
   path: string,
-  surroundings: Pick<Surroundings, 'platform' | 'env' | 'cwd'>,
+  surroundings: Pick<CommandEnvironment, 'platform' | 'env' | 'cwd'>,
 ): void {
-  if (!looksAtOwners(surroundings)) return
+  if (!mustCheckOwners(surroundings)) return
   const found = findForeign(resolve(surroundings.cwd, path))
   if (found) throw foreignFileError(what, { why: describeForeign(found), owner: found.owner })
 }
 
 /** Refuses the paths of the given flags in the same way. */
-export function refuseOthersFlags<Name extends string>(
+export function refuseForeignFlags<Name extends string>(
   flags: Readonly<Partial<Record<Name, string | undefined>>>,
   names: readonly Name[],
-  surroundings: Surroundings,
+  surroundings: CommandEnvironment,
 ): void {
   for (const name of names) {
     const path = flags[name]
-    if (path !== undefined) refuseOthersFile(`--${name} ${path}`, path, surroundings)
+    if (path !== undefined) refuseForeignFile(`--${name} ${path}`, path, surroundings)
   }
 }
 
@@ -48,15 +48,15 @@ export function refuseOthersFlags<Name extends string>(
  * Refuses the state folder in the same way after it was created: where everyone can write, another user may have created it
  * first.
  */
-export function refuseOthersState(stateDir: string): void {
-  refuseOthersFile(stateDir, stateDir, { platform: process.platform, env: process.env, cwd: process.cwd() })
+export function refuseForeignState(stateDir: string): void {
+  refuseForeignFile(stateDir, stateDir, { platform: process.platform, env: process.env, cwd: process.cwd() })
 }
 
 /**
  * Explains why an ordinary user may not use a file of their own mirror when root owns it: older versions left such files under
  * `sudo -E`. Returns undefined for any other failure.
  */
-export function explainRootsFile(failure: Error, surroundings: Surroundings): MirrorError | undefined {
+export function explainRootOwnedFile(failure: Error, surroundings: CommandEnvironment): MirrorError | undefined {
   const error = failure instanceof MirrorError ? failure.cause : failure
   const path = ['EACCES', 'EPERM'].includes(errnoOf(error) ?? '') && (error as NodeJS.ErrnoException).path
   if (!path || isRoot() || surroundings.platform === 'win32') return undefined
@@ -91,12 +91,12 @@ function readOwner(path: string): number | undefined {
 }
 
 /** Describes how the user whose files root ignores runs the command. */
-export function describeInvoker(leftOut: readonly Pick<LeftOut, 'owner'>[]): string {
+export function describeInvoker(leftOut: readonly Pick<IgnoredPath, 'owner'>[]): string {
   const owner = leftOut.find((one) => one.owner !== undefined)?.owner
   return owner === undefined ? 'without sudo' : `without sudo, as ${userName(owner)}`
 }
 
-function foreignFileError(what: string, { why, owner }: Pick<LeftOut, 'why' | 'owner'>): MirrorError {
+function foreignFileError(what: string, { why, owner }: Pick<IgnoredPath, 'why' | 'owner'>): MirrorError {
   return new MirrorError(
     `As root, mirror uses nothing that other users can change, and they can change ${what}: ${why}.`,
     {
@@ -128,8 +128,8 @@ interface Programs {
  * Renders the command line that runs mirror with these arguments as root. sudo looks for programs in its own folders
  * (`secure_path`), so a mirror or Node elsewhere, installed by nvm or npx, is named by its path.
  */
-export async function rootCommand(
-  { env, platform, cwd }: Pick<Surroundings, 'env' | 'platform' | 'cwd'>,
+export async function renderRootCommand(
+  { env, platform, cwd }: Pick<CommandEnvironment, 'env' | 'platform' | 'cwd'>,
   args: readonly string[],
   { execPath, program, folders }: Programs = {},
 ): Promise<string> {
@@ -149,7 +149,7 @@ export async function rootCommand(
 /** Returns whether root would use the path in a variable (docs/decisions/0020). */
 function isTrusted(name: string, value: string | undefined, cwd: string): boolean {
   try {
-    return pathsOfOthers({ [name]: value }, cwd).length === 0
+    return findUnsafePaths({ [name]: value }, cwd).length === 0
   } catch (error) {
     // The path is in a folder of root that this user may not read.
     if (errnoOf(error) === 'EACCES') return true
@@ -160,7 +160,7 @@ function isTrusted(name: string, value: string | undefined, cwd: string): boolea
 /** Returns the usual `secure_path` of distributions, because only root may read sudoers. */
 async function securePath(): Promise<string[]> {
   const system = ['/usr/sbin', '/usr/bin', '/sbin', '/bin']
-  return (await isThere('/etc/redhat-release')) ? system : ['/usr/local/sbin', '/usr/local/bin', ...system]
+  return (await pathExists('/etc/redhat-release')) ? system : ['/usr/local/sbin', '/usr/local/bin', ...system]
 }
 
 /** Returns whether the first program of that name in these folders is this file. */

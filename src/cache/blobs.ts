@@ -2,7 +2,7 @@ import { setMaxListeners } from 'node:events'
 import { LRUCache } from 'lru-cache'
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { BlobAnswer, BlobBody, Identity } from '../oci/registry.ts'
+import type { BlobResponse, BlobBody, Identity } from '../oci/registry.ts'
 import type { SmallContents } from '../store/contents.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import { type Download, type DownloadOptions, startDownload } from './download.ts'
@@ -38,7 +38,7 @@ export class BlobCache {
   }
 
   /** Hit, verify, HEAD, join or miss, as `PullThrough` describes. Throws the upstream's UpstreamError. */
-  async get(context: RequestContext, digest: Digest): Promise<BlobAnswer> {
+  async get(context: RequestContext, digest: Digest): Promise<BlobResponse> {
     for (;;) {
       const ended = this.downloads.endedCount
       const grant = await findForCaller(context, (record, identity) => findGrant(record, digest, identity))
@@ -87,7 +87,7 @@ export class BlobCache {
   }
 
   /** The store has the bytes for another repository: one HEAD obtains the grant of this one (decision D5). */
-  async #verifyByHead(context: RequestContext, identity: Identity, digest: Digest): Promise<BlobAnswer> {
+  async #verifyByHead(context: RequestContext, identity: Identity, digest: Digest): Promise<BlobResponse> {
     const head = await this.#heads.headBlob(context, digest)
     const stored = await this.#dependencies.blobs.stat(digest)
     // If the upstream names another size, only a download shows which size is right.
@@ -109,7 +109,7 @@ export class BlobCache {
     identity: Identity,
     running: RunningDownload,
     grant: Grant | undefined,
-  ): Promise<BlobAnswer> {
+  ): Promise<BlobResponse> {
     const { origin, download } = running
     if (!grant && !isOriginOf(origin, context, identity)) {
       const head = await this.#heads.headBlob(context, download.digest)
@@ -127,7 +127,7 @@ export class BlobCache {
     context: RequestContext,
     identity: Identity,
     { origin, download }: RunningDownload,
-  ): Promise<BlobAnswer> {
+  ): Promise<BlobResponse> {
     try {
       return await this.#answerFromDownload(context, download, 'collapsed')
     } catch (error) {
@@ -136,7 +136,7 @@ export class BlobCache {
     }
   }
 
-  async #proxyHead(context: RequestContext, digest: Digest, grant: Grant | undefined): Promise<BlobAnswer> {
+  async #proxyHead(context: RequestContext, digest: Digest, grant: Grant | undefined): Promise<BlobResponse> {
     const head = await this.#heads.headBlob(context, digest)
     return this.#answerProxied(context, digest, grant?.size ?? head.size)
   }
@@ -156,7 +156,7 @@ export class BlobCache {
       {
         digest,
         expectedSize,
-        maxUnsizedBytes: this.#dependencies.mostUnsized,
+        maxUnsizedBytes: this.#dependencies.maxUnsizedBytes,
         open: async (from, attempt, to) => {
           releaseSlot ??= await this.#acquireSlot(context.host, attempt)
           const isFurtherRange = to !== undefined && from > 0
@@ -177,7 +177,7 @@ export class BlobCache {
         release: this.#dependencies.release,
         makeRoom: this.#dependencies.makeRoom,
         onBytes: (bytes) => {
-          this.#dependencies.fills.moved(bytes, context.host)
+          this.#dependencies.downloadSlots.recordProgress(bytes, context.host)
           if (!context.upstream.isProbe) this.#dependencies.stats.recordFetched(context.host, bytes)
         },
         onMismatch: () => this.#dependencies.stats.recordMismatch(),
@@ -191,13 +191,17 @@ export class BlobCache {
 
   /** Whether requested blobs need the upstream's remaining download slots. */
   #isCongested(host: string): boolean {
-    const slots = this.#dependencies.fills
+    const slots = this.#dependencies.downloadSlots
     return slots.roomFor(host) <= Math.max(1, slots.limit / 4)
   }
 
   /** Waits for a download slot of this upstream; the result releases it. Throws an UpstreamError 503 after the maximum wait. */
   async #acquireSlot(owner: string, signal: AbortSignal): Promise<() => void> {
-    const release = await this.#dependencies.fills.take(maxSlotWaitMs, { owner, signal, whileMoving: true })
+    const release = await this.#dependencies.downloadSlots.take(maxSlotWaitMs, {
+      owner,
+      signal,
+      extendOnProgress: true,
+    })
     if (release) return release
     throw new UpstreamError('unavailable', 503, 'Too many blobs are being downloaded at the moment.', {
       retryAfterSeconds: 1,
@@ -240,7 +244,7 @@ export class BlobCache {
     context: RequestContext,
     download: Download,
     joined: 'miss' | 'collapsed',
-  ): Promise<BlobAnswer> {
+  ): Promise<BlobResponse> {
     // Claim a prefetched download, so that it goes on while this client waits for its start.
     download.claim()
     const outcome = this.#claimPrefetched(context, download.digest) ? 'miss' : joined
@@ -259,7 +263,7 @@ export class BlobCache {
     size: number,
     body: BlobBody,
     outcome: 'hit' | 'revalidated',
-  ): BlobAnswer {
+  ): BlobResponse {
     const own = context.record()?.blobs.get(digest)
     if (own && !context.caller.head) own.usedAt = this.#dependencies.runningTime()
     return {
@@ -270,7 +274,7 @@ export class BlobCache {
     }
   }
 
-  #answerProxied(context: RequestContext, digest: Digest, size: number | undefined): BlobAnswer {
+  #answerProxied(context: RequestContext, digest: Digest, size: number | undefined): BlobResponse {
     return { digest, size, body: { kind: 'none' }, provenance: toProvenance(context.host, 'passed') }
   }
 

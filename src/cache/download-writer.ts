@@ -1,4 +1,4 @@
-import { deferred, type Deferred } from '../lib/async.ts'
+import { createDeferred, type Deferred } from '../lib/async.ts'
 import { type BufferRelease, upstreamBodies } from '../lib/body-memory.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
@@ -326,7 +326,7 @@ class SpillBuffer {
     this.#chunks.push({ start, bytes })
     this.#end = start + bytes.length
     if (!this.isFull) return
-    this.#room ??= deferred()
+    this.#room ??= createDeferred()
     await this.#room.promise
   }
 

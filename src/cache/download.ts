@@ -1,4 +1,4 @@
-import { deferred } from '../lib/async.ts'
+import { createDeferred } from '../lib/async.ts'
 import type { BufferRelease } from '../lib/body-memory.ts'
 import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
@@ -69,7 +69,7 @@ const resumePausesMs = [250, 500, 1000]
 /** Starts a download. It goes on when its clients leave; without clients only a full disk ends it early. */
 export function startDownload(options: DownloadOptions): Download {
   const { digest, logger, signal, clock = systemClock, maxUnsizedBytes = Infinity } = options
-  const started = deferred<{ identity: Identity }>()
+  const started = createDeferred<{ identity: Identity }>()
   let size = options.expectedSize
   let verified = false
   let failure: Error | undefined

@@ -1,7 +1,7 @@
-import { createPauses, inSlices } from '../lib/async.ts'
+import { createPauses, runInSlices } from '../lib/async.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { type Clock, every, later, logFailure } from '../lib/time.ts'
+import { type Clock, runEvery, runLater, logFailure } from '../lib/time.ts'
 import type { Digest } from '../oci/digest.ts'
 import { freeSpace } from '../store/blob-writer.ts'
 import type { FileBlobStore } from '../store/file-blob-store.ts'
@@ -43,9 +43,9 @@ interface EvictRequest {
   /** Reports what would be removed, and changes nothing. */
   readonly dryRun: boolean
   /** Bytes to make room for. Nothing is evicted for them when there is enough room, or cannot be enough. */
-  readonly needBytes?: number
+  readonly neededBytes?: number
   /** A user waits for the result: content that cannot be removed is an error. */
-  readonly isAsked?: boolean
+  readonly isManual?: boolean
 }
 
 /** The removed content; of a dry run, the content that would be removed. */
@@ -89,7 +89,7 @@ export function createEvictor(options: EvictorOptions): Evictor {
     const recentUse = new RecentUse(store.refs)
     try {
       const { signal } = closing
-      const plan = signal.aborted ? undefined : await inSlices(await makePlan(), clock, signal)
+      const plan = signal.aborted ? undefined : await runInSlices(await makePlan(), clock, signal)
       if (!plan) return { images: [], blobs: 0, bytes: 0, unknown: [] }
       const unknown = plan.unknown ?? []
       const { blobs } = store
@@ -125,9 +125,9 @@ export function createEvictor(options: EvictorOptions): Evictor {
   }
 
   const evict = (request: EvictRequest) =>
-    runExclusive(request.dryRun, { isForced: false, isManual: request.isAsked === true }, async () =>
+    runExclusive(request.dryRun, { isForced: false, isManual: request.isManual === true }, async () =>
       planEviction({
-        limits: await computeLimits(request.dryRun, request.needBytes ?? 0),
+        limits: await computeLimits(request.dryRun, request.neededBytes ?? 0),
         records: store.refs.all(),
         sizes: store.blobs.sizes,
         now: store.runningClock.now(),
@@ -137,7 +137,7 @@ export function createEvictor(options: EvictorOptions): Evictor {
 
   const evictOnSchedule = () => evict({ dryRun: false })
   const onFailure = logFailure(logger, 'could not keep the store within its limits')
-  const stopTimer = every(options.intervalMs ?? 60_000, evictOnSchedule, onFailure)
+  const stopTimer = runEvery(options.intervalMs ?? 60_000, evictOnSchedule, onFailure)
 
   return {
     evict,
@@ -152,7 +152,7 @@ export function createEvictor(options: EvictorOptions): Evictor {
         cancelScheduled = undefined
         return evictOnSchedule()
       }
-      cancelScheduled = later(scheduleDelayMs, evictNow, onFailure)
+      cancelScheduled = runLater(scheduleDelayMs, evictNow, onFailure)
     },
     async close() {
       closing.abort()

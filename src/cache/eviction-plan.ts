@@ -157,7 +157,7 @@ class EvictionPlanner {
 }
 
 interface RemovalRequest {
-  /** Names of images as `listImages` returns them, repositories with their registry, or digests. */
+  /** Names of images as `listCachedImages` returns them, repositories with their registry, or digests. */
   readonly names: readonly string[]
   readonly records: Iterable<RepositoryRecord>
   readonly sizes: ReadonlyMap<Digest, number>
@@ -240,7 +240,7 @@ export function getRemovedNames({ reference, tags }: ReferenceRemoval): string[]
   return tags.length > 0 ? tags.map((tag) => toImageName(record, { tag })) : [toImageName(record, { digest })]
 }
 
-/** The names of the removed images that `listImages` would list: at least one of their blobs is stored. */
+/** The names of the removed images that `listCachedImages` would list: at least one of their blobs is stored. */
 export function getRemovedImages(removals: readonly ReferenceRemoval[], sizes: ReadonlyMap<Digest, number>): string[] {
   const isStored = ({ reference }: ReferenceRemoval) =>
     [...reference.contents].some((digest) => (sizes.get(digest) ?? 0) > 0)

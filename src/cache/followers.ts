@@ -1,6 +1,6 @@
-import { deferred, nextProgress } from '../lib/async.ts'
+import { createDeferred, waitForProgress } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
-import { type Clock, later, logFailure } from '../lib/time.ts'
+import { type Clock, runLater, logFailure } from '../lib/time.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { Follower, Piece, Portion } from '../oci/registry.ts'
 import { type OpenBlob } from '../oci/registry.ts'
@@ -49,7 +49,7 @@ const pieceBytes = 128 * 1024
 export class Followers {
   readonly #readers = new Set<Reader>()
   readonly #download: FollowedDownload
-  #progress = deferred()
+  #progress = createDeferred()
   /** Bytes per ms before the memory was full for the first time, when no client had slowed the download down. */
   #unblockedRate: number | undefined
   /** Readers that others wait for, with their position when the wait began. Readers that catch up are removed. */
@@ -73,7 +73,7 @@ export class Followers {
   notify(): void {
     if (!this.#download.writer.isOnDisk) this.#releaseMemory()
     this.#progress.resolve()
-    this.#progress = deferred()
+    this.#progress = createDeferred()
   }
 
   /** Adds a reader that starts at this position. The caller closes it. */
@@ -111,7 +111,7 @@ export class Followers {
       reader.isWaiting = true
       this.#lagging?.delete(reader)
       this.#watchLagging()
-      await nextProgress(this.#progress.promise, signal)
+      await waitForProgress(this.#progress.promise, signal)
       reader.isWaiting = false
     }
   }
@@ -206,7 +206,7 @@ export class Followers {
       if (needsMemory(reader) && this.#getReleasableEnd(reader) > reader.position) behind.set(reader, reader.position)
     this.#lagging = behind
     const onFailure = logFailure(logger, 'could not check for slow clients of a download')
-    later(maxLagMs, () => this.#cutOffLagging(behind, since), onFailure)
+    runLater(maxLagMs, () => this.#cutOffLagging(behind, since), onFailure)
   }
 
   #cutOffLagging(behind: ReadonlyMap<Reader, number>, since: number): void {

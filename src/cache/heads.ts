@@ -1,7 +1,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Clock } from '../lib/time.ts'
 import { isManifestType } from '../oci/content.ts'
-import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts'
+import { type Digest, digestAlgorithm, computeDigest } from '../oci/digest.ts'
 import type { Reference } from '../oci/reference.ts'
 import { RepeatedFailure, TransientError } from '../upstream/retry.ts'
 import { type BlobHead, type FetchedBlob, type ManifestHead, UpstreamError } from '../upstream/upstream.ts'
@@ -170,5 +170,5 @@ async function headBlobByGet(context: RequestContext, digest: Digest): Promise<B
 }
 
 function isEmpty(digest: Digest): boolean {
-  return digest === digestOf(new Uint8Array(), digestAlgorithm(digest))
+  return digest === computeDigest(new Uint8Array(), digestAlgorithm(digest))
 }

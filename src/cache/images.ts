@@ -22,7 +22,7 @@ interface CachedImage {
 }
 
 /** Lists the cached images: one per tag, and those that were only pulled by digest. Sorted by name. */
-export function listImages(refs: Pick<RefStore, 'all'>, sizes: ReadonlyMap<Digest, number>): CachedImage[] {
+export function listCachedImages(refs: Pick<RefStore, 'all'>, sizes: ReadonlyMap<Digest, number>): CachedImage[] {
   const images: CachedImage[] = []
   for (const record of refs.all()) {
     for (const root of findImageRoots(record)) {

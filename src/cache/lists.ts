@@ -1,5 +1,5 @@
-import { nextUnlessSame, pageOf, readTagsList } from '../oci/lists.ts'
-import type { ListAnswer, Provenance } from '../oci/registry.ts'
+import { nextUnlessSame, paginate, readTagsList } from '../oci/lists.ts'
+import type { ListResponse, Provenance } from '../oci/registry.ts'
 import type { Page } from '../oci/route.ts'
 import { anonymousIdentity, type Identity } from '../oci/registry.ts'
 import type { RepositoryRecord } from '../store/records.ts'
@@ -10,11 +10,11 @@ import { maySubstitute, type TagPolicy } from './tags.ts'
 
 /** Throws an OciError 400 for a malformed page. Upstreams disagree on how to refuse one, so the mirror does it for all of them. */
 export function checkPage(page: Page): void {
-  pageOf([], page)
+  paginate([], page)
 }
 
 /** Lists the tags of a repository from its upstream; from the record while the upstream fails. Throws an UpstreamError. */
-export async function listTags(context: RequestContext, page: Page, policy: TagPolicy): Promise<ListAnswer> {
+export async function listTags(context: RequestContext, page: Page, policy: TagPolicy): Promise<ListResponse> {
   const { host, name, upstream, caller } = context
   try {
     const list = await upstream.tags(name, page.query, { access: caller.access })
@@ -27,7 +27,7 @@ export async function listTags(context: RequestContext, page: Page, policy: TagP
     if (known.length === 0 || !maySubstitute(error, policy)) throw error
     // Only the upstream can resolve a page that it has named by a token.
     if (!isPlainPage(page)) throw error
-    const { entries, next } = pageOf(known, page)
+    const { entries, next } = paginate(known, page)
     return toListAnswer({ name, tags: entries }, next, toProvenance(host, 'stale'))
   }
 }
@@ -37,8 +37,8 @@ export async function listCatalog(
   records: Iterable<RepositoryRecord>,
   page: Page,
   identityFor: (record: RepositoryRecord) => Promise<Identity>,
-): Promise<ListAnswer> {
-  const { entries, next } = pageOf(await findVisibleNames(records, identityFor), page)
+): Promise<ListResponse> {
+  const { entries, next } = paginate(await findVisibleNames(records, identityFor), page)
   return toListAnswer({ repositories: entries }, next, {
     registry: undefined,
     outcome: 'passed',
@@ -84,6 +84,6 @@ async function findVisibleNames(
   return visible.filter((name) => name !== undefined).toSorted()
 }
 
-function toListAnswer(value: unknown, next: string | undefined, provenance: Provenance): ListAnswer {
+function toListAnswer(value: unknown, next: string | undefined, provenance: Provenance): ListResponse {
   return { contentType: 'application/json', bytes: new TextEncoder().encode(JSON.stringify(value)), next, provenance }
 }

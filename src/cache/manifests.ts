@@ -1,14 +1,14 @@
 import { SingleFlight } from '../lib/async.ts'
 import {
-  bytesOf,
-  largestManifest,
-  longestString,
+  toBytes,
+  maxManifestBytes,
+  maxStringBytes,
   type ManifestOutline,
   outlineManifest,
   smallContent,
   type SmallContent,
 } from '../oci/content.ts'
-import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts'
+import { type Digest, digestAlgorithm, computeDigest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { type Reference, referenceText } from '../oci/reference.ts'
 import { anonymousIdentity, type Identity } from '../oci/registry.ts'
@@ -31,7 +31,7 @@ export interface CachedManifest {
 }
 
 function hasDigest(bytes: Uint8Array, digest: Digest): boolean {
-  return digestOf(bytes, digestAlgorithm(digest)) === digest
+  return computeDigest(bytes, digestAlgorithm(digest)) === digest
 }
 
 /** Loads manifests from memory and disk; fetches, verifies and stores missing ones. */
@@ -54,16 +54,16 @@ export class ManifestCache {
   ): Promise<CachedManifest | undefined> {
     const { blobs } = this.#dependencies
     const size = this.#contents.get(digest)?.size ?? (await blobs.stat(digest))
-    if (size === undefined || size > largestManifest) return undefined
+    if (size === undefined || size > maxManifestBytes) return undefined
     const known = context.record()?.manifests.get(digest)
     const isKnown = known?.identity === identity
-    const isLarge = size > longestString && !this.#contents.get(digest)
+    const isLarge = size > maxStringBytes && !this.#contents.get(digest)
     if (isLarge && isKnown && !(await isStored(blobs, digest, size))) return undefined
-    const content = isLarge ? undefined : await this.#contents.load(digest, largestManifest)
+    const content = isLarge ? undefined : await this.#contents.load(digest, maxManifestBytes)
     if (!isLarge && !content) return undefined
     if (isKnown) return { digest, mediaType: known.mediaType, size, content, identity }
     const read = (bytes: Uint8Array) => outlineManifest(bytes, contentType)
-    const outline = await (content ? read(bytesOf(content)) : storedManifest(blobs, digest, size).use(read))
+    const outline = await (content ? read(toBytes(content)) : storedManifest(blobs, digest, size).use(read))
     if (outline === undefined || typeof outline === 'string') return undefined
     this.recordGrant(context, digest, size, identity, outline)
     return { digest, mediaType: outline.mediaType, size, content, identity }
@@ -88,7 +88,7 @@ export class ManifestCache {
         context,
         reference,
         announced,
-        fetched.bytes.length <= longestString ? fetched : undefined,
+        fetched.bytes.length <= maxStringBytes ? fetched : undefined,
       )
     })
   }
@@ -127,7 +127,7 @@ export class ManifestCache {
     const wanted = reference.kind === 'digest' ? reference.digest : undefined
     // Use the announced algorithm: with another one the upstream's HEAD would never confirm the tag.
     const announced = wanted ?? fetched.digest
-    const digest = digestOf(bytes, announced ? digestAlgorithm(announced) : 'sha256')
+    const digest = computeDigest(bytes, announced ? digestAlgorithm(announced) : 'sha256')
     if (wanted && digest !== wanted) {
       this.#dependencies.stats.recordMismatch()
       throw new UpstreamError('invalid', 502, `${context.host} answered ${wanted} with a manifest of another digest.`)
@@ -145,7 +145,7 @@ export class ManifestCache {
       throw new UpstreamError('invalid', 502, `${context.host} answered with something that is not a manifest.`)
     }
     const { length: size } = bytes
-    const isLarge = size > longestString
+    const isLarge = size > maxStringBytes
     if (!isLarge) this.#contents.set(digest, smallContent(bytes))
     await publishSmall(this.#dependencies, digest, bytes)
     // A manifest that the disk did not take is served from memory.

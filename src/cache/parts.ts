@@ -23,9 +23,9 @@ export interface CacheDependencies {
   readonly hashes: Pick<HashPool, 'follow'>
   readonly release: BufferRelease
   /** Slots for downloads: each has a file and connections open. */
-  readonly fills: Slots
+  readonly downloadSlots: Slots
   /** Maximum bytes of a blob whose size is unknown. */
-  readonly mostUnsized: number
+  readonly maxUnsizedBytes: number
   readonly stats: Stats
   /** Running time in ms, for eviction. */
   readonly runningTime: () => number

@@ -1,7 +1,7 @@
 import { LRUCache } from 'lru-cache'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { type Clock, every, logFailure } from '../lib/time.ts'
+import { type Clock, runEvery, logFailure } from '../lib/time.ts'
 import { isForeignLayer, type ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
@@ -98,7 +98,7 @@ export class Prefetcher {
     const pull: Pull = { context, queued: [...next], running: new Map(), requested, requestedAt: now }
     this.#pulls.set(key, pull)
     const onFailure = logFailure(this.#options.logger, 'could not check the prefetched layers')
-    this.#stopPolling ??= every(pollMs, () => this.#expirePulls(), onFailure)
+    this.#stopPolling ??= runEvery(pollMs, () => this.#expirePulls(), onFailure)
     for (let worker = 0; worker < Math.min(this.#options.layers, next.length); worker++) void this.#fetchAll(pull)
   }
 

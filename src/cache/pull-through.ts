@@ -5,11 +5,11 @@ import type { OciErrorCode } from '../oci/errors.ts'
 import { type Reference, referenceText } from '../oci/reference.ts'
 import {
   anonymousIdentity,
-  type BlobAnswer,
+  type BlobResponse,
   type Caller,
   type Identity,
-  type ListAnswer,
-  type ManifestAnswer,
+  type ListResponse,
+  type ManifestResponse,
   type Provenance,
   type Registry,
 } from '../oci/registry.ts'
@@ -36,7 +36,7 @@ import { TagLookup, type TagPolicy } from './tags.ts'
 
 interface PullThroughOptions extends CacheDependencies {
   /** Maps a requested repository to its upstream and its name there; undefined when its registry is not mirrored. */
-  readonly route: (repository: Repository) => UpstreamRepository | undefined
+  readonly resolveUpstream: (repository: Repository) => UpstreamRepository | undefined
   readonly policy: TagPolicy
   /** Layers of one image that are prefetched at a time; 0 turns prefetching off. */
   readonly prefetchLayers: number
@@ -104,7 +104,7 @@ export class PullThrough implements Registry {
   }
 
   /** Answers GET and HEAD of a manifest. Throws an OciError. */
-  async manifest(repository: Repository, reference: Reference, caller: Caller): Promise<ManifestAnswer> {
+  async manifest(repository: Repository, reference: Reference, caller: Caller): Promise<ManifestResponse> {
     const resource = `manifests/${referenceText(reference)}`
     return this.#serve(repository, caller, 'MANIFEST_UNKNOWN', resource, async (context) => {
       const answer =
@@ -121,7 +121,7 @@ export class PullThrough implements Registry {
   }
 
   /** Answers GET and HEAD of a blob; `BlobCache` takes the same steps as `#getByDigest`. Throws an OciError. */
-  async blob(repository: Repository, digest: Digest, caller: Caller): Promise<BlobAnswer> {
+  async blob(repository: Repository, digest: Digest, caller: Caller): Promise<BlobResponse> {
     return this.#serve(repository, caller, 'BLOB_UNKNOWN', `blobs/${digest}`, async (context) => {
       const answer = await this.#blobs.get(context, digest)
       // Prefetch the layers behind this one only now: the requested blob comes first.
@@ -168,14 +168,14 @@ export class PullThrough implements Registry {
 
   /** Throws an OciError 404 for a registry that is not mirrored. */
   #resolveRepository(repository: Repository): UpstreamRepository {
-    const route = this.#options.route(repository)
+    const route = this.#options.resolveUpstream(repository)
     if (route) return route
     if (repository.registry !== undefined) this.#options.stats.recordRefusedRegistry(repository.registry)
     throw toUnknownRegistryError(repository)
   }
 
   /** Resolves a tag to its digest, and answers with that manifest. */
-  async #getByTag(context: RequestContext, tag: string): Promise<ManifestAnswer> {
+  async #getByTag(context: RequestContext, tag: string): Promise<ManifestResponse> {
     const resolved = await this.#tags.resolve(context, tag)
     if (resolved.kind === 'headOnly') return toHeadAnswer(context, resolved.head, resolved.head.digest)
     if (resolved.kind === 'fetched')
@@ -187,13 +187,13 @@ export class PullThrough implements Registry {
   }
 
   /** The manifest that a tag had when its upstream last confirmed it; undefined when it is not cached. */
-  async #getCachedByTag(context: RequestContext, tag: string): Promise<ManifestAnswer | undefined> {
+  async #getCachedByTag(context: RequestContext, tag: string): Promise<ManifestResponse | undefined> {
     const digest = await this.#tags.findCached(context, tag)
     return digest && this.#getByDigest(context, digest)
   }
 
   /** Hit, revalidate, HEAD or miss. A digest is immutable, so a granted manifest in the store is never revalidated. */
-  async #getByDigest(context: RequestContext, digest: Digest): Promise<ManifestAnswer> {
+  async #getByDigest(context: RequestContext, digest: Digest): Promise<ManifestResponse> {
     const grant = await findForCaller(context, (record, identity) => findManifestGrant(record, digest, identity))
     const cached = grant && (await this.#manifests.load(context, digest, grant.mediaType, grant.identity))
     if (cached) return this.#answerManifest(context, cached, 'hit')
@@ -207,7 +207,7 @@ export class PullThrough implements Registry {
    * Sends a HEAD. `isStored`: the store has the bytes for another repository. They are served once this repository's upstream
    * confirms that it has them too (decision D5). Otherwise a client's HEAD gets the upstream's HEAD, and a GET is a miss.
    */
-  async #verifyByHead(context: RequestContext, digest: Digest, isStored: boolean): Promise<ManifestAnswer> {
+  async #verifyByHead(context: RequestContext, digest: Digest, isStored: boolean): Promise<ManifestResponse> {
     const result = await this.#heads.headManifest(context, { kind: 'digest', digest }, false)
     if (result.kind === 'fetched')
       return this.#answerManifest(context, result.manifest, result.joined ? 'collapsed' : 'miss')
@@ -219,12 +219,12 @@ export class PullThrough implements Registry {
   }
 
   /** Miss: fetches, verifies and stores the manifest. Concurrent requests of one identity share the fetch. */
-  async #fetchManifest(context: RequestContext, digest: Digest): Promise<ManifestAnswer> {
+  async #fetchManifest(context: RequestContext, digest: Digest): Promise<ManifestResponse> {
     const { result, joined } = await this.#manifests.fetch(context, { kind: 'digest', digest })
     return this.#answerManifest(context, await result, joined ? 'collapsed' : 'miss')
   }
 
-  #answerManifest(context: RequestContext, manifest: CachedManifest, outcome: Provenance['outcome']): ManifestAnswer {
+  #answerManifest(context: RequestContext, manifest: CachedManifest, outcome: Provenance['outcome']): ManifestResponse {
     const { digest, mediaType: type, size, content } = manifest
     const { blobs } = this.#options
     const stored = content || context.caller.head ? undefined : storedManifest(blobs, digest, size)
@@ -239,7 +239,7 @@ export class PullThrough implements Registry {
   }
 
   /** Lists the tags of a repository: the upstream's list, or the cached tags while it fails. Throws an OciError. */
-  async tags(repository: Repository, page: Page, caller: Caller): Promise<ListAnswer> {
+  async tags(repository: Repository, page: Page, caller: Caller): Promise<ListResponse> {
     checkPage(page)
     return this.#serve(repository, caller, 'NAME_UNKNOWN', undefined, (context) =>
       listTags(context, page, this.#options.policy),
@@ -253,28 +253,28 @@ export class PullThrough implements Registry {
     _artifactType: string | undefined,
     caller: Caller,
     page: Page,
-  ): Promise<ListAnswer> {
+  ): Promise<ListResponse> {
     return this.#serve(repository, caller, 'NAME_UNKNOWN', undefined, (context) =>
       this.#referrers.list(context, digest, page.query),
     )
   }
 
   /** Lists the cached repositories that the caller may read, each with its registry in front of the name. */
-  async catalog(registry: string | undefined, page: Page, caller: Caller): Promise<ListAnswer> {
+  async catalog(registry: string | undefined, page: Page, caller: Caller): Promise<ListResponse> {
     const records = [...this.#options.refs.all()].filter(({ host }) => registry === undefined || host === registry)
     return listCatalog(records, page, async ({ host, name }) => {
-      const route = this.#options.route({ registry: host, name, byNamespace: true })
+      const route = this.#options.resolveUpstream({ registry: host, name, byNamespace: true })
       return route ? this.#identities.get(route.upstream, caller.access) : anonymousIdentity
     })
   }
 
   /** Whether a blob is being downloaded. Eviction leaves such a blob alone. */
-  isArriving(digest: Digest): boolean {
+  isDownloading(digest: Digest): boolean {
     return this.#blobs.downloads.has(digest)
   }
 
   /** Drops the copies in memory, after content was removed from the store. */
-  forget(): void {
+  clearMemory(): void {
     this.#contents.clear()
   }
 
@@ -286,7 +286,7 @@ export class PullThrough implements Registry {
 }
 
 /** Answers a client's HEAD with the upstream's. */
-function toHeadAnswer(context: RequestContext, head: ManifestHead, digest: Digest | undefined): ManifestAnswer {
+function toHeadAnswer(context: RequestContext, head: ManifestHead, digest: Digest | undefined): ManifestResponse {
   const { mediaType: type, size } = head
   return { digest, mediaType: type, size, body: undefined, provenance: toProvenance(context.host, 'passed') }
 }

@@ -1,11 +1,11 @@
-import { resultWithin, SingleFlight } from '../lib/async.ts'
-import { ListTurns } from '../lib/body-memory.ts'
+import { waitForFlight, SingleFlight } from '../lib/async.ts'
+import { LargeListQueue } from '../lib/body-memory.ts'
 import type { Clock } from '../lib/time.ts'
-import { bytesOf, largestManifest, mediaType } from '../oci/content.ts'
-import { type Digest, digestOf } from '../oci/digest.ts'
+import { toBytes, maxManifestBytes, mediaType } from '../oci/content.ts'
+import { type Digest, computeDigest } from '../oci/digest.ts'
 import { isSamePage } from '../oci/headers.ts'
 import { nextUnlessSame, readReferrersIndex, referrersIndex, referrersTag } from '../oci/lists.ts'
-import type { Identity, ListAnswer, ManifestAnswer } from '../oci/registry.ts'
+import type { Identity, ListResponse, ManifestResponse } from '../oci/registry.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import { referrersKey } from '../store/record-files.ts'
 import type { ReferrersRecord, RepositoryRecord } from '../store/records.ts'
@@ -18,17 +18,17 @@ interface ReferrersCacheOptions extends Pick<
   CacheDependencies,
   'blobs' | 'refs' | 'makeRoom' | 'onStored' | 'runningTime' | 'logger'
 > {
-  readonly policy: Pick<TagPolicy, 'stale' | 'offline' | 'patience'>
+  readonly policy: Pick<TagPolicy, 'stale' | 'offline' | 'revalidateTimeoutMs'>
   readonly clock: Clock
   /** Gets the manifest of a tag, from the upstream if necessary. Throws its UpstreamError. */
-  readonly getByTag: (context: RequestContext, tag: string) => Promise<ManifestAnswer>
+  readonly getByTag: (context: RequestContext, tag: string) => Promise<ManifestResponse>
   /** Gets the cached manifest of a tag without a request to the upstream; undefined when it is not cached. */
-  readonly getCachedByTag: (context: RequestContext, tag: string) => Promise<ManifestAnswer | undefined>
+  readonly getCachedByTag: (context: RequestContext, tag: string) => Promise<ManifestResponse | undefined>
 }
 
 /** `identity`: the credential of the request. */
 type ReferrersResult = { readonly identity: Identity } & (
-  | { readonly kind: 'answered'; readonly answer: ListAnswer }
+  | { readonly kind: 'answered'; readonly answer: ListResponse }
   | { readonly kind: 'failed'; readonly error: unknown }
 )
 
@@ -56,13 +56,14 @@ export class ReferrersCache {
   }
 
   /** Returns the page that `query` names. Throws the upstream's UpstreamError when no stored list may replace its response. */
-  async list(context: RequestContext, subject: Digest, query: string): Promise<ListAnswer> {
+  async list(context: RequestContext, subject: Digest, query: string): Promise<ListResponse> {
     const { policy, clock } = this.#options
     const { access, noCache } = context.caller
     // The key has no identity: the time to determine the identity counts as part of the wait.
     const key = `${access} ${context.host}/${context.name} ${subject}?${query} ${noCache}`
     const flight = this.#requests.run(key, () => this.#request(context, subject, query))
-    const prompt = policy.stale === 'never' ? await flight.result : await resultWithin(flight, policy.patience, clock)
+    const prompt =
+      policy.stale === 'never' ? await flight.result : await waitForFlight(flight, policy.revalidateTimeoutMs, clock)
     if (prompt === 'slow') {
       const substitute = await this.#findSubstitute(context, subject, query)
       if (substitute) return substitute
@@ -104,7 +105,7 @@ export class ReferrersCache {
     subject: Digest,
     query: string,
     mayStore: () => boolean,
-  ): Promise<{ readonly answer: ListAnswer; readonly identity: Identity } | undefined> {
+  ): Promise<{ readonly answer: ListResponse; readonly identity: Identity } | undefined> {
     const list = await context.upstream.referrers(context.name, subject, query, { access: context.caller.access })
     const index = await readIndex(list)
     if (!list || !index) return undefined
@@ -122,7 +123,7 @@ export class ReferrersCache {
     subject: Digest,
     query: string,
     mayStore: () => boolean,
-  ): Promise<ListAnswer> {
+  ): Promise<ListResponse> {
     try {
       const answer = await this.#options.getByTag(asGet(context), referrersTag(subject))
       // The tag is cached as any other.
@@ -140,7 +141,7 @@ export class ReferrersCache {
   }
 
   /** Finds a replacement for the response: the stored page, the whole stored list filtered by the mirror, or the cached tag. */
-  async #findSubstitute(context: RequestContext, subject: Digest, query: string): Promise<ListAnswer | undefined> {
+  async #findSubstitute(context: RequestContext, subject: Digest, query: string): Promise<ListResponse | undefined> {
     const exact = await this.#findPage(context, subject, query)
     if (exact && !exact.isWithoutApi) {
       const bytes = await this.#lists.readPage(exact)
@@ -168,7 +169,7 @@ export class ReferrersCache {
     while (query !== undefined) {
       const page: ReferrersRecord | undefined = await this.#findPage(context, subject, query)
       bytes += page?.size ?? 0
-      if (!page || pages.length === maxPages || bytes > largestManifest) return undefined
+      if (!page || pages.length === maxPages || bytes > maxManifestBytes) return undefined
       pages.push(page)
       query = page.next
     }
@@ -191,7 +192,7 @@ export class ReferrersCache {
   ): Promise<void> {
     const { blobs, refs, runningTime } = this.#options
     if (!isFirstPage(page.query) && !isLinked(context.record(), page)) return
-    const digest = digestOf(bytes)
+    const digest = computeDigest(bytes)
     const key = referrersKey(page)
     const known = context.record()?.referrers.get(key)
     if (known?.digest === digest && known.next === page.next && (await blobs.stat(digest)) !== undefined) {
@@ -273,14 +274,14 @@ async function readIndex(list: FetchedList | undefined): ReturnType<typeof readR
 
 function toListAnswer(
   { host }: RequestContext,
-  list: Pick<ListAnswer, 'bytes' | 'next' | 'filtersApplied'>,
-  outcome: ListAnswer['provenance']['outcome'],
-): ListAnswer {
+  list: Pick<ListResponse, 'bytes' | 'next' | 'filtersApplied'>,
+  outcome: ListResponse['provenance']['outcome'],
+): ListResponse {
   return { contentType: mediaType.ociIndex, ...list, provenance: toProvenance(host, outcome) }
 }
 
 /** A list after the query's filter, in one page. */
-interface FilteredList extends Pick<ListAnswer, 'bytes' | 'next' | 'filtersApplied'> {
+interface FilteredList extends Pick<ListResponse, 'bytes' | 'next' | 'filtersApplied'> {
   /** Whether the list is empty without the filter. */
   readonly isEmpty: boolean
 }
@@ -293,7 +294,7 @@ class StoredReferrers {
   readonly #blobs: Pick<BlobStore, 'read'>
   readonly #pages = new SingleFlight<Uint8Array<ArrayBuffer> | undefined>()
   readonly #lists = new SingleFlight<FilteredList | undefined>()
-  readonly #largeReads = new ListTurns()
+  readonly #largeReads = new LargeListQueue()
 
   constructor(blobs: Pick<BlobStore, 'read'>) {
     this.#blobs = blobs
@@ -322,7 +323,7 @@ class StoredReferrers {
   }
 
   /** The list in the manifest of a referrers tag, with the query's filter applied. */
-  readTagged(answer: ManifestAnswer, query: string): Promise<FilteredList> {
+  readTagged(answer: ManifestResponse, query: string): Promise<FilteredList> {
     const { digest, size = 0 } = answer
     const read = () => this.#queueLarge(size, async () => filterList(await readManifests(answer), query))
     if (digest === undefined) return read()
@@ -334,7 +335,7 @@ class StoredReferrers {
   }
 
   async #read({ digest, size }: ReferrersRecord): Promise<Uint8Array<ArrayBuffer> | undefined> {
-    const bytes = await this.#blobs.read(digest, largestManifest)
+    const bytes = await this.#blobs.read(digest, maxManifestBytes)
     return bytes?.length === size ? bytes : undefined
   }
 }
@@ -350,8 +351,8 @@ function filterList(manifests: readonly unknown[], query: string): FilteredList 
   }
 }
 
-async function readManifests({ body, stored }: ManifestAnswer): Promise<readonly unknown[]> {
-  const index = await (body ? readReferrersIndex(bytesOf(body)) : stored?.use(readReferrersIndex))
+async function readManifests({ body, stored }: ManifestResponse): Promise<readonly unknown[]> {
+  const index = await (body ? readReferrersIndex(toBytes(body)) : stored?.use(readReferrersIndex))
   return index?.manifests ?? []
 }
 

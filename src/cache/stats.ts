@@ -76,7 +76,7 @@ export class Stats {
   }
 
   /** Counts a response with a 2xx or 304 status. */
-  served({ provenance, bytes, head }: ServedResponse): void {
+  recordResponse({ provenance, bytes, head }: ServedResponse): void {
     if (provenance.isProbe) return
     const { totals } = this
     totals.requests += 1
@@ -104,7 +104,7 @@ export class Stats {
     this.totals.pulls += 1
   }
 
-  failed(): void {
+  recordError(): void {
     this.totals.errors += 1
   }
 
@@ -117,7 +117,7 @@ export class Stats {
     this.totals.digestMismatches += 1
   }
 
-  refused(host: string): void {
+  recordRefusedHost(host: string): void {
     countName(this.refusedHosts, host)
   }
 

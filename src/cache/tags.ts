@@ -1,5 +1,5 @@
 import { LRUCache } from 'lru-cache'
-import { resultWithin, SingleFlight } from '../lib/async.ts'
+import { waitForFlight, SingleFlight } from '../lib/async.ts'
 import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Clock } from '../lib/time.ts'
@@ -23,11 +23,11 @@ type TagResolution =
 
 export interface TagPolicy {
   /** How long a tag of this registry needs no revalidation, ms. */
-  readonly freshFor: (host: string) => number
+  readonly getFreshnessMs: (host: string) => number
   readonly stale: StalePolicy
   readonly offline: boolean
   /** A revalidation that takes longer than this serves the cached digest and goes on in the background, ms. */
-  readonly patience: number
+  readonly revalidateTimeoutMs: number
 }
 
 type RevalidationResult =
@@ -83,7 +83,7 @@ export class TagLookup {
     const age = {
       checkedAt: this.#checkedAt.get(cached),
       now: this.#clock.monotonic(),
-      freshFor: policy.freshFor(context.host),
+      freshFor: policy.getFreshnessMs(context.host),
     }
     if (isFresh({ ...age, noCache, offline: policy.offline }))
       return { kind: 'cached', digest: cached.digest, outcome: 'hit' }
@@ -92,7 +92,9 @@ export class TagLookup {
     const key = `${context.caller.access} ${context.host}/${context.name} ${tag}`
     const flight = this.#revalidations.run(key, () => this.#revalidate(context, tag, cached))
     const shared =
-      policy.stale === 'never' ? await flight.result : await resultWithin(flight, policy.patience, this.#clock)
+      policy.stale === 'never'
+        ? await flight.result
+        : await waitForFlight(flight, policy.revalidateTimeoutMs, this.#clock)
     // The flight may belong to another credential: its refusal does not apply to this caller.
     const isOthers =
       shared !== 'slow' && shared.kind === 'failed' && flight.joined && shared.identity !== (await context.identity())
@@ -157,7 +159,11 @@ export class TagLookup {
   async #requestHead(context: RequestContext, tag: string): Promise<ManifestHeadResult> {
     const key = await toRequestKey(context, tag)
     const known = this.#knownHeads.get(key)
-    const age = { checkedAt: known?.at, now: this.#clock.monotonic(), freshFor: this.#policy.freshFor(context.host) }
+    const age = {
+      checkedAt: known?.at,
+      now: this.#clock.monotonic(),
+      freshFor: this.#policy.getFreshnessMs(context.host),
+    }
     if (known && isFresh({ ...age, noCache: context.caller.noCache, offline: false }))
       return { kind: 'head', head: known.head }
     const flight = this.#headRequests.run(key, () => this.#heads.headManifest(context, { kind: 'tag', tag }, false))

@@ -1,13 +1,13 @@
 import { homedir } from 'node:os'
 import { basename, dirname, isAbsolute, join, relative, sep } from 'node:path'
 import { Command } from '@oclif/core/command'
-import { describeInvoker, explainRootsFile, refuseOthersPlaces } from '../admin/sudo.ts'
-import { type LeftOut, looksAtOwners, mirrorPaths, toRootPaths } from '../config/paths.ts'
+import { describeInvoker, explainRootOwnedFile, refuseForeignPaths } from '../admin/sudo.ts'
+import { type IgnoredPath, mustCheckOwners, mirrorPaths, toRootPaths } from '../config/paths.ts'
 import { checkDescriptorLimit } from '../daemon/limits.ts'
 import { DockerError } from '../docker/engine.ts'
 import { errnoOf, exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
-import { interruptGroups, type Surroundings } from '../lib/process.ts'
-import { describeFileFailure, tellFileFailure } from '../lib/system-errors.ts'
+import { interruptGroups, type CommandEnvironment } from '../lib/process.ts'
+import { describeFileFailure, formatFileFailure } from '../lib/system-errors.ts'
 import { isDebugging, renderError } from './render/log.ts'
 import { columnsOf, createColors, type Colors, wantsColor } from './terminal.ts'
 
@@ -101,7 +101,7 @@ export abstract class BaseCommand extends Command {
   }
 
   /** The machine as this command sees it. `variables`: those that flags stand for; they replace the environment's. */
-  protected surroundings(variables: Readonly<Record<string, string | undefined>> = {}): Surroundings {
+  protected surroundings(variables: Readonly<Record<string, string | undefined>> = {}): CommandEnvironment {
     const given = Object.fromEntries(Object.entries(variables).filter(([, value]) => value !== undefined))
     const around = { platform: process.platform, homedir: homedir(), cwd: process.cwd() }
     return { ...around, env: { ...process.env, ...given }, callers: callersSurroundings() }
@@ -111,9 +111,9 @@ export abstract class BaseCommand extends Command {
    * The same for a command that means the mirror of this very user. Throws a MirrorError (usage) when this is root and other
    * users can change a named path, or root's own.
    */
-  protected ownSurroundings(variables: Readonly<Record<string, string | undefined>> = {}): Surroundings {
+  protected ownSurroundings(variables: Readonly<Record<string, string | undefined>> = {}): CommandEnvironment {
     const surroundings = this.surroundings(variables)
-    refuseOthersPlaces(surroundings)
+    refuseForeignPaths(surroundings)
     return surroundings
   }
 
@@ -150,7 +150,7 @@ export abstract class BaseCommand extends Command {
   private async asMirrorError(error: Error & { oclif?: { exit?: number } }): Promise<Error> {
     if (error instanceof DockerError)
       return new MirrorError(`The Docker engine refuses: ${error.message}.`, { hints: ['docker info'], cause: error })
-    const rootsFile = explainRootsFile(error, this.surroundings())
+    const rootsFile = explainRootOwnedFile(error, this.surroundings())
     if (rootsFile !== undefined) return rootsFile
     const fileFailure = explainFileFailure(error, this.surroundings())
     if (fileFailure !== undefined) return fileFailure
@@ -161,14 +161,14 @@ export abstract class BaseCommand extends Command {
   }
 }
 
-let left: { readonly callers: Surroundings; readonly leftOut: readonly LeftOut[] } | undefined
+let left: { readonly callers: CommandEnvironment; readonly leftOut: readonly IgnoredPath[] } | undefined
 
 /**
  * Removes from the environment of this process, as root, each path that other users can change; the programs that it starts do
  * not see them either. Called once, at the start.
  */
 export function dropForeignPaths(program: Pick<NodeJS.Process, 'platform' | 'env' | 'cwd'>): void {
-  if (!looksAtOwners(program)) return
+  if (!mustCheckOwners(program)) return
   const { platform, env } = program
   const callers = { platform, env: { ...env }, homedir: homedir(), cwd: workingFolder(program) }
   const { env: own, leftOut } = toRootPaths(callers)
@@ -190,7 +190,7 @@ function workingFolder({ cwd }: Pick<NodeJS.Process, 'cwd'>): string {
 }
 
 /** The surroundings before paths were removed; undefined where none was. */
-function callersSurroundings(): Surroundings | undefined {
+function callersSurroundings(): CommandEnvironment | undefined {
   return left?.callers
 }
 
@@ -236,16 +236,16 @@ function explainDescriptors(error: unknown): unknown {
 }
 
 /** The failure of a file as a message with next steps; undefined for any other failure. */
-function explainFileFailure(error: unknown, surroundings: Surroundings): MirrorError | undefined {
+function explainFileFailure(error: unknown, surroundings: CommandEnvironment): MirrorError | undefined {
   const failure = describeFileFailure(error)
-  const message = failure && tellFileFailure(error, failure)
+  const message = failure && formatFileFailure(error, failure)
   if (failure?.path === undefined || message === undefined) return undefined
   const hints = [...failure.next, ...otherPathHints(failure.path, failure.owner, surroundings)]
   return new MirrorError(message, { hints, cause: error })
 }
 
 /** Says how to use another path, where this one is the mirror's own. */
-function otherPathHints(path: string, owner: string | undefined, surroundings: Surroundings): string[] {
+function otherPathHints(path: string, owner: string | undefined, surroundings: CommandEnvironment): string[] {
   const { configFile, dataDir, stateDir } = mirrorPaths(surroundings)
   if (path === configFile && surroundings.env['MIRROR_CONFIG']) return ['--config FILE   (another file)']
   const isData = isBelow(path, dataDir)

@@ -1,10 +1,10 @@
 import { resolve } from 'node:path'
-import { adapterOf } from '../clients/adapters.ts'
+import { getAdapter } from '../clients/adapters.ts'
 import { configureClient, prepareClient, type PreparedClient } from '../clients/configure.ts'
 import { recognizeFile } from '../clients/files/kinds.ts'
 import { localFiles } from '../clients/files/local.ts'
 import type { MirrorAddress } from '../clients/find-mirror.ts'
-import { configureArguments, configureCommand, type KnownRecord } from '../clients/records.ts'
+import { getConfigureArguments, getConfigureCommand, type StoredRecord } from '../clients/records.ts'
 import {
   type ClientAdapter,
   clientNames,
@@ -37,7 +37,7 @@ export async function configureDialog(
   request: {
     readonly machine: Machine
     readonly adapter: ClientAdapter
-    readonly place: ConfigTarget
+    readonly target: ConfigTarget
     readonly mirror: MirrorAddress
     readonly args: readonly string[]
   },
@@ -45,10 +45,10 @@ export async function configureDialog(
 ): Promise<object> {
   const { fallback, dryRun, json } = choices
   const prepared = await prepareClient({ ...request, fallback })
-  const { place, address, plan } = prepared
+  const { target: place, address, plan } = prepared
   const { changes } = plan
   // Files of mirror's own need no consent, and a cluster file on stdout needs no diff before it.
-  const asks = place.ours !== true && changes.length > 0
+  const asks = place.isOwn !== true && changes.length > 0
   if (!json) {
     if (asks) terminal.print((await renderDiff(changes, terminal.colors, { whole: choices.wholeDiff })).trimEnd())
     terminal.info(renderNotes(prepared, terminal.stderrColors))
@@ -73,12 +73,12 @@ function reportOutcome(
   dryRun: boolean,
   observation: Observation | undefined,
 ): void {
-  const { adapter, place, plan } = prepared
-  const done = `Configured ${adapter.client}: ${place.title}. Undo with: ${prepared.wayBack}`
+  const { adapter, target: place, plan } = prepared
+  const done = `Configured ${adapter.client}: ${place.title}. Undo with: ${prepared.undoCommand}`
   if (plan.output !== undefined) {
     terminal.print(plan.output.replace(/\n$/, ''))
     // The output may go to a shell, so the message goes to stderr. Files of mirror's own need none.
-    if (applied && plan.changes.length > 0 && place.ours !== true) terminal.info(done)
+    if (applied && plan.changes.length > 0 && place.isOwn !== true) terminal.info(done)
   } else if (plan.changes.length === 0) {
     const already = `${adapter.client} is already configured: ${place.title}.`
     terminal.print(observation?.inUse === false ? `${already} It does not use the mirror yet:` : already)
@@ -96,7 +96,7 @@ async function withInterruptReport<T>(prepared: PreparedClient, applied: boolean
     return await act()
   } catch (error) {
     const isInterrupt = error instanceof MirrorError && error.exit === exitCode.interrupted
-    const { adapter, place, plan, wayBack } = prepared
+    const { adapter, target: place, plan, undoCommand: wayBack } = prepared
     if (!isInterrupt || !applied || plan.changes.length === 0) throw error
     throw new MirrorError(
       `Interrupted: ${adapter.client} is configured (${place.title}: ${describeFiles(plan.changes)}), and was not reloaded.`,
@@ -133,7 +133,7 @@ async function reload(terminal: Terminal, { reload: how }: ConfigTarget): Promis
 }
 
 function toReport(
-  { adapter, place, address, warning, plan }: PreparedClient,
+  { adapter, target: place, address, warning, plan }: PreparedClient,
   applied: boolean,
   reloaded: boolean,
   observation: Observation | undefined,
@@ -175,20 +175,20 @@ interface UndoneClient {
 export async function undoDialog(
   terminal: Terminal,
   machine: Machine,
-  record: KnownRecord,
+  record: StoredRecord,
   choices: UndoChoices,
 ): Promise<UndoneClient> {
   const { reload, yes, dryRun, json, wholeDiff } = choices
   const flags = { '--reload': reload, '--yes': yes, '--dry-run': dryRun, '--json': json }
   const given = Object.entries(flags).flatMap(([flag, isGiven]) => (isGiven ? [flag] : []))
-  const prepared = await prepareUndo(machine, record, configureArguments(record, '--undo', ...given))
-  const { place, plan } = prepared
+  const prepared = await prepareUndo(machine, record, getConfigureArguments(record, '--undo', ...given))
+  const { target: place, plan } = prepared
   if (!json) {
     if (plan.changes.length > 0)
       terminal.print((await renderDiff(plan.changes, terminal.colors, { whole: wholeDiff })).trimEnd())
     for (const note of plan.notes) terminal.info(note)
   }
-  const asks = place.ours !== true && plan.changes.length > 0
+  const asks = place.isOwn !== true && plan.changes.length > 0
   const applied = !dryRun && (!asks || (await confirm(terminal, choices, 'Put this back?')))
   const reloads = applied && (await wantsReloadAfterUndo(terminal, place, record, choices))
   const { stillInUse } = applied ? await undoClient(machine, prepared, reloads) : { stillInUse: false }
@@ -211,7 +211,7 @@ export async function undoDialog(
 async function wantsReloadAfterUndo(
   terminal: Terminal,
   place: ConfigTarget,
-  record: KnownRecord,
+  record: StoredRecord,
   { reload, yes, json }: UndoChoices,
 ): Promise<boolean> {
   if (reload) return true
@@ -224,7 +224,7 @@ async function wantsReloadAfterUndo(
 async function remainingSteps(
   machine: Machine,
   place: ConfigTarget,
-  record: KnownRecord,
+  record: StoredRecord,
   files: readonly string[],
   reloads: boolean,
   stillInUse: boolean,
@@ -232,9 +232,9 @@ async function remainingSteps(
   if (place.reload !== undefined && reloads) return []
   if (stillInUse)
     return [
-      `${await configureCommand(machine, record, '--undo', '--reload')}   (${record.client} uses the mirror until then; no containers stop)`,
+      `${await getConfigureCommand(machine, record, '--undo', '--reload')}   (${record.client} uses the mirror until then; no containers stop)`,
     ]
-  return files.length === 0 ? [] : (place.afterUndo?.(files) ?? [])
+  return files.length === 0 ? [] : (place.listUndoSteps?.(files) ?? [])
 }
 
 /** The results of a sequence of actions. */
@@ -345,8 +345,8 @@ export async function renderDocumentRefusal(argv: readonly string[], error: Erro
   const hasFlag = (name: string) => argv.some((word) => word === `--${name}` || word.startsWith(`--${name}=`))
   const client = clientNames.find((name) => argv.includes(name))
   if (client === undefined || flagsWithoutDocument.some(hasFlag)) return undefined
-  const adapter = await adapterOf(client)
-  const text = adapter.refusal?.({
+  const adapter = await getAdapter(client)
+  const text = adapter.renderFailure?.({
     reason: redact(error.message).split('\n')[0]!,
     exit: error instanceof MirrorError ? error.exit : exitCode.failed,
     isCluster: hasFlag('cluster'),

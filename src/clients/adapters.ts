@@ -3,7 +3,7 @@ import { delimiter, join, resolve } from 'node:path'
 import { mirrorPaths } from '../config/paths.ts'
 import { nearest } from '../config/schema.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
-import { runCommand, type Surroundings } from '../lib/process.ts'
+import { runCommand, type CommandEnvironment } from '../lib/process.ts'
 import { hasEngine } from './docker/engines.ts'
 import type { printedClients } from './printed.ts'
 import { findRecordFolders } from './records.ts'
@@ -30,7 +30,7 @@ async function loadPrinted(client: keyof typeof printedClients): Promise<ClientA
 }
 
 /** Returns the adapter of a client that the user names. Throws MirrorError (usage) for an unknown name. */
-export async function adapterOf(name: string): Promise<ClientAdapter> {
+export async function getAdapter(name: string): Promise<ClientAdapter> {
   const client = clientNames.find((known) => known === name)
   const adapter = client && loaders[client]
   if (adapter) return adapter()
@@ -72,7 +72,7 @@ const programs = {
 } as const satisfies Partial<Record<ClientName, string[]>>
 
 /** Finds the clients whose programs are on the PATH. It is faster than `findClients` because it runs no program. */
-export async function findPrograms(machine: Pick<Machine, 'platform' | 'env' | 'home'>): Promise<ClientName[]> {
+export async function findClientsOnPath(machine: Pick<Machine, 'platform' | 'env' | 'home'>): Promise<ClientName[]> {
   const folders = (machine.env['PATH'] ?? '').split(delimiter).filter((folder) => folder !== '')
   const isInstalled = async (names: readonly string[]) => {
     const checks = names.flatMap((name) => folders.map((folder) => isProgram(join(folder, name))))
@@ -97,7 +97,7 @@ async function isProgram(path: string): Promise<boolean> {
 }
 
 /** Describes the machine for the adapters. `root`: a folder in place of `/` and `~`; then no program or daemon is contacted. */
-export async function machineAt(surroundings: Surroundings, root: string | undefined): Promise<Machine> {
+export async function describeMachine(surroundings: CommandEnvironment, root: string | undefined): Promise<Machine> {
   const { platform, env, homedir, cwd } = surroundings
   const { stateDir } = mirrorPaths(surroundings)
   const below = root === undefined ? undefined : resolve(cwd, root)

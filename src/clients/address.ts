@@ -86,7 +86,7 @@ export function resolveClientAddress(location: ClientLocation, endpoints: Mirror
 
 /** Returns a warning about a loopback address that the user gave for a client outside of this machine; undefined when the address is plausible. */
 export function describeLoopbackProblem(url: string, location: ClientLocation): string | undefined {
-  if (location.in === 'host' || !isLoopback(url)) return undefined
+  if (location.in === 'host' || !isLoopbackUrl(url)) return undefined
   return `${location.what} cannot reach ${url}, because a loopback address means the client's own machine there. It is written as given.`
 }
 
@@ -127,7 +127,7 @@ function createUnservedNetworkError(
 }
 
 function chooseUrl(urls: readonly string[]): string | undefined {
-  return urls.find((url) => new URL(url).hostname === '127.0.0.1') ?? urls.find((url) => isLoopback(url)) ?? urls[0]
+  return urls.find((url) => new URL(url).hostname === '127.0.0.1') ?? urls.find((url) => isLoopbackUrl(url)) ?? urls[0]
 }
 
 /** Returns the URL with another host. Without one, an unspecified address (`0.0.0.0`) becomes the loopback address. */
@@ -139,25 +139,25 @@ function replaceHost(url: string, host?: string): string {
 }
 
 /** True when the host of a URL is the loopback one. */
-export function isLoopback(url: string): boolean {
+export function isLoopbackUrl(url: string): boolean {
   const { hostname } = new URL(url)
   return hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.')
 }
 
 /** Parses major and minor: [0, 29] for `0.29.1+ds1`, with or without a leading `v`; undefined for text that is not a version. */
-export function majorAndMinor(version: string | undefined): readonly [number, number] | undefined {
+export function parseVersion(version: string | undefined): readonly [number, number] | undefined {
   const [, major, minor] = /^v?(\d+)(?:\.(\d+))?(?:[^\d]|$)/.exec(version ?? '') ?? []
   return major === undefined ? undefined : [Number(major), Number(minor ?? 0)]
 }
 
 /** True for this version or a later one; false when it is unknown. A release candidate counts as the release. */
 export function isAtLeast(version: string | undefined, major: number, minor: number): boolean {
-  const known = majorAndMinor(version)
+  const known = parseVersion(version)
   return known !== undefined && (known[0] > major || (known[0] === major && known[1] >= minor))
 }
 
 /** Finds the version in the output of `containerd --version`: `containerd github.com/containerd/containerd/v2 v2.1.4 75cb2b7193…` */
-export function containerdVersionIn(stdout: string): string | undefined {
+export function parseContainerdVersion(stdout: string): string | undefined {
   return /(?:^|\s)v?(\d+\.\d+\.\d[\w.-]*)/.exec(stdout)?.[1]
 }
 
@@ -173,7 +173,7 @@ export function getDockerNetworkLocation(
 }
 
 /** Returns the first line of a program's version output; undefined when it is not installed, or fails. Waits at most 5 s. */
-export async function versionOf(
+export async function getProgramVersion(
   { runCommand }: Pick<Machine, 'runCommand'>,
   program: string,
   ...args: string[]
@@ -186,7 +186,7 @@ export async function versionOf(
  * True when the installed ones of the other programs that read the same hosts.toml files accept the capability `referrers`. With
  * `--root` no program is run, and the version that the user gave decides.
  */
-export async function readersKnowReferrers(
+export async function supportReferrers(
   { runCommand, detached }: Machine,
   programs: readonly (keyof typeof minReferrersVersions)[],
 ): Promise<boolean> {
@@ -194,7 +194,7 @@ export async function readersKnowReferrers(
   for (const program of programs) {
     const result = await runCommand(program, ['--version'], { timeoutMs: 5000 })
     if (result === undefined) continue
-    if (!isAtLeast(containerdVersionIn(result.stdout), ...minReferrersVersions[program])) return false
+    if (!isAtLeast(parseContainerdVersion(result.stdout), ...minReferrersVersions[program])) return false
   }
   return true
 }

@@ -4,19 +4,19 @@ import { MirrorError } from '../lib/errors.ts'
 import { makeFolder } from '../lib/fs.ts'
 import { isCaFile } from './files/kinds.ts'
 import { localFiles } from './files/local.ts'
-import type { ConfiguredClient, ConfiguredClients, RecordedFile } from './records.ts'
+import type { ClientRecord, ClientRecords, RecordedFile } from './records.ts'
 import type { FileChange, FilePort, FileState } from './types.ts'
 
 interface ApplyRequest {
   readonly changes: readonly FileChange[]
   readonly files: FilePort
-  readonly configured: ConfiguredClients
+  readonly configured: ClientRecords
   /** The folder for the backups of this run. */
   readonly backupFolder: string
   /** The record, without its files. */
-  readonly entry: Omit<ConfiguredClient, 'files' | 'folders'>
+  readonly entry: Omit<ClientRecord, 'files' | 'folders'>
   /** The record of an earlier run. */
-  readonly previous: ConfiguredClient | undefined
+  readonly previous: ClientRecord | undefined
   /**
    * Returns a file that the user has changed since an earlier run, without mirror's keys: the content that an undo restores.
    * Undefined: an undo removes the file.
@@ -29,7 +29,7 @@ interface ApplyRequest {
  * atomically, so that an undo is exact after an abort at any moment. Throws MirrorError for a file that has changed since the plan
  * was made.
  */
-export async function applyPlan(request: ApplyRequest): Promise<ConfiguredClient> {
+export async function applyPlan(request: ApplyRequest): Promise<ClientRecord> {
   const { changes, files, configured, entry, previous } = request
   const states = new Map<string, FileState | undefined>()
   for (const change of changes) states.set(change.path, await readUnchangedFile(change, files))
@@ -47,7 +47,7 @@ export async function applyPlan(request: ApplyRequest): Promise<ConfiguredClient
       ...(isOwn && state && { also: [hashHex(state.bytes)] }),
     })
   }
-  let record: ConfiguredClient = { ...entry, files: [...recorded.values()], folders: previous?.folders ?? [] }
+  let record: ClientRecord = { ...entry, files: [...recorded.values()], folders: previous?.folders ?? [] }
   await configured.put(record)
   for (const { path, after } of sortForWriting(changes)) {
     await files.tidy?.(path)

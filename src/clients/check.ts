@@ -1,15 +1,15 @@
-import { adminClientHere } from '../admin/access.ts'
+import { createClientForMirror } from '../admin/access.ts'
 import type { AdminClient } from '../admin/client.ts'
-import { findMirrorHere } from '../admin/find-mirror.ts'
+import { findRunningMirror } from '../admin/find-mirror.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
-import type { Surroundings } from '../lib/process.ts'
+import type { CommandEnvironment } from '../lib/process.ts'
 import { listRecord } from './configured.ts'
-import { findMirror } from './find-mirror.ts'
-import { configureCommand, openMachineRecords } from './records.ts'
+import { findMirrorAddress } from './find-mirror.ts'
+import { getConfigureCommand, openMachineRecords } from './records.ts'
 import type { ConfigTarget, Machine } from './types.ts'
 
 /** The result of a check by a pull. */
-export interface CheckResult {
+export interface ClientCheckResult {
   /** The mirror received the request for the image, and the pull succeeded. */
   readonly seen: boolean
   /** The mirror received a request, whether the pull succeeded or not. */
@@ -29,17 +29,17 @@ export interface CheckResult {
  * mirror reports the requests for it. Throws MirrorError when no mirror runs, or when this client cannot run a pull.
  */
 export async function checkClient(
-  surroundings: Surroundings,
+  surroundings: CommandEnvironment,
   machine: Machine,
   client: string,
   target: ConfigTarget,
-): Promise<CheckResult> {
+): Promise<ClientCheckResult> {
   if (!target.pull)
     throw new MirrorError(`Cannot run a ${client} pull on this machine, so there is nothing to check.`, {
       exit: exitCode.usage,
       hints: ['mirror logs -f   (shows the requests of a pull that you run)'],
     })
-  const admin = await adminToCheckBy(surroundings)
+  const admin = await getAdminForCheck(surroundings)
   const { id, repository, tag } = await admin.offerProbeImage()
   const image = `docker.io/${repository}:${tag}`
   let failed: string | undefined
@@ -57,11 +57,11 @@ export async function checkClient(
 
 /** Collects observations and likely causes for a pull that bypassed the mirror. */
 async function explainMissedPull(
-  surroundings: Surroundings,
+  surroundings: CommandEnvironment,
   machine: Machine,
   client: string,
   target: ConfigTarget,
-): Promise<Pick<CheckResult, 'saw' | 'reasons'>> {
+): Promise<Pick<ClientCheckResult, 'saw' | 'reasons'>> {
   const mirror = await getCurrentAddress(surroundings, target)
   const record = (await openMachineRecords(machine).list()).findLast(
     (one) => one.client === client && one.place === target.id && one.root === undefined && !one.undone,
@@ -70,7 +70,7 @@ async function explainMissedPull(
   const isAsWritten = listed !== undefined && listed.files.every(({ state }) => state === 'as written')
   const hasMoved = record !== undefined && mirror !== undefined && record.cache !== mirror
   const observation = mirror === undefined ? undefined : await target.observe?.({ cache: mirror })
-  const configure = record === undefined ? `mirror configure ${client}` : await configureCommand(machine, record)
+  const configure = record === undefined ? `mirror configure ${client}` : await getConfigureCommand(machine, record)
   const saw = [
     ...(record === undefined || mirror === undefined
       ? []
@@ -89,9 +89,10 @@ function describeRecord(client: string, written: string, mirror: string, isAsWri
 }
 
 /** Returns the address of the running mirror for this client; undefined when the client cannot reach it. */
-async function getCurrentAddress(surroundings: Surroundings, target: ConfigTarget): Promise<string | undefined> {
+async function getCurrentAddress(surroundings: CommandEnvironment, target: ConfigTarget): Promise<string | undefined> {
   try {
-    return (await findMirror(surroundings, { url: undefined, caFile: undefined })).addressFor(target.location).cache
+    return (await findMirrorAddress(surroundings, { url: undefined, caFile: undefined })).addressFor(target.location)
+      .cache
   } catch (error) {
     if (error instanceof MirrorError) return undefined
     throw error
@@ -99,9 +100,9 @@ async function getCurrentAddress(surroundings: Surroundings, target: ConfigTarge
 }
 
 /** Connects to the admin API of the running mirror. Throws MirrorError (notRunning) without one. */
-export async function adminToCheckBy(surroundings: Surroundings): Promise<AdminClient> {
-  const here = await findMirrorHere(surroundings)
-  if (here !== undefined) return adminClientHere(here)
+export async function getAdminForCheck(surroundings: CommandEnvironment): Promise<AdminClient> {
+  const here = await findRunningMirror(surroundings)
+  if (here !== undefined) return createClientForMirror(here)
   throw new MirrorError('mirror is not running, so the check cannot observe a pull.', {
     exit: exitCode.notRunning,
     hints: ['mirror up'],

@@ -1,27 +1,27 @@
 import { join } from 'node:path'
-import { rootCommand } from '../admin/sudo.ts'
+import { renderRootCommand } from '../admin/sudo.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { fileFailureReason } from '../lib/system-errors.ts'
 import { applyPlan } from './apply.ts'
-import { filesBelow } from './files/local.ts'
+import { createRootedFiles } from './files/local.ts'
 import type { MirrorAddress } from './find-mirror.ts'
-import { configureCommand, isSameTarget, type KnownRecord, openMachineRecords } from './records.ts'
+import { getConfigureCommand, isSameTarget, type StoredRecord, openMachineRecords } from './records.ts'
 import {
   type ClientAdapter,
   type ConfigTarget,
   type ConfigPlan,
   type FileChange,
   type FilePort,
-  FilesNow,
+  FilesSnapshot,
   type Machine,
   type MirrorForClient,
-  type WantedFiles,
+  type TargetInputs,
 } from './types.ts'
 
 interface PrepareRequest {
   readonly machine: Machine
   readonly adapter: ClientAdapter
-  readonly place: ConfigTarget
+  readonly target: ConfigTarget
   readonly mirror: MirrorAddress
   readonly fallback: boolean
   /** The arguments of the current command, for a hint to run it as root. */
@@ -35,9 +35,9 @@ export interface PreparedClient extends PrepareRequest {
   readonly why: string
   readonly warning: string | undefined
   readonly plan: ConfigPlan
-  readonly earlier: KnownRecord | undefined
+  readonly previous: StoredRecord | undefined
   /** The command that undoes this target, and no other target of the client. */
-  readonly wayBack: string
+  readonly undoCommand: string
 }
 
 /**
@@ -46,27 +46,36 @@ export interface PreparedClient extends PrepareRequest {
  */
 export async function prepareClient(request: PrepareRequest): Promise<PreparedClient> {
   const { machine, adapter, mirror, fallback } = request
-  const target = resolveTargetBelowRoot(machine, request.place)
+  const target = resolveTargetBelowRoot(machine, request.target)
   const { why, warning, cache, registry, ca } = mirror.addressFor(target.location)
   const { registries, defaultUpstream } = mirror
   const address = { cache, registry, ca: ca?.pem, registries, defaultUpstream, fallback }
-  const files = await readFiles(target.files, target.wants, () => getRootCommand(request))
+  const files = await readFiles(target.files, target.inputs, () => getRootCommand(request))
   const earlier = (await openMachineRecords(machine).list()).findLast((record) =>
     isSameTarget(record, { client: adapter.client, place: target.id, root: getRecordRoot(machine) }),
   )
   const outdated = earlier && isOutdated(earlier, address) ? target.strip(earlier, files) : []
   const plan = planOnChangedFiles(files, outdated, (now) => target.plan(address, now))
-  await assertWritable(plan.changes, { ...request, place: target }, earlier)
+  await assertWritable(plan.changes, { ...request, target }, earlier)
   await target.validate?.(plan.changes)
   const notes = [...plan.notes, ...(cache.startsWith('https:') && ca === undefined ? [publicCertificateNote] : [])]
   const { client } = adapter
   const configured = { client, root: getRecordRoot(machine), details: target.details }
-  const wayBack = await configureCommand(machine, configured, '--undo')
-  return { ...request, place: target, address, why, warning, plan: { ...plan, notes }, earlier, wayBack }
+  const wayBack = await getConfigureCommand(machine, configured, '--undo')
+  return {
+    ...request,
+    target,
+    address,
+    why,
+    warning,
+    plan: { ...plan, notes },
+    previous: earlier,
+    undoCommand: wayBack,
+  }
 }
 
 /** True when the earlier record has another address, or a CA that is no longer needed: its keys must be removed from shared files. */
-function isOutdated(earlier: KnownRecord, { cache, registry, ca }: MirrorForClient): boolean {
+function isOutdated(earlier: StoredRecord, { cache, registry, ca }: MirrorForClient): boolean {
   return earlier.cache !== cache || earlier.registry !== registry || (earlier.ca === true && ca === undefined)
 }
 
@@ -76,13 +85,13 @@ const publicCertificateNote =
 
 /** Carries out the plan. Writes no file and no record when the plan has no changes. */
 export async function configureClient(prepared: PreparedClient, now: Date): Promise<void> {
-  const { machine, adapter, place: target, plan, earlier, address } = prepared
+  const { machine, adapter, target, plan, previous: earlier, address } = prepared
   const configured = openMachineRecords(machine)
   await configured.migrate()
   if (plan.changes.length === 0) return
   const since = now.toISOString()
   const before = earlier?.undone ? undefined : earlier
-  const stripped = before ? target.strip(before, await readFiles(target.files, target.wants)) : []
+  const stripped = before ? target.strip(before, await readFiles(target.files, target.inputs)) : []
   const root = getRecordRoot(machine)
   await applyPlan({
     changes: plan.changes,
@@ -108,14 +117,14 @@ export async function configureClient(prepared: PreparedClient, now: Date): Prom
       return change ? change.after : plan.changes.find((one) => one.path === path)?.before
     },
   })
-  await target.settle?.(plan.changes.map(({ path }) => path))
+  await target.completeWrite?.(plan.changes.map(({ path }) => path))
 }
 
 /** Plans on the files after `first`, and merges both into one change of each current file. */
 function planOnChangedFiles(
-  files: FilesNow,
+  files: FilesSnapshot,
   first: readonly FileChange[],
-  plan: (now: FilesNow) => ConfigPlan,
+  plan: (now: FilesSnapshot) => ConfigPlan,
 ): ConfigPlan {
   const planned = plan(files.with(first))
   const after = new Map([...first, ...planned.changes].map((change) => [change.path, change.after]))
@@ -131,9 +140,9 @@ export function getRecordRoot(machine: Machine): string | undefined {
 async function assertWritable(
   changes: readonly FileChange[],
   request: PrepareRequest,
-  earlier: KnownRecord | undefined,
+  earlier: StoredRecord | undefined,
 ): Promise<void> {
-  const { adapter, place: target, machine } = request
+  const { adapter, target, machine } = request
   const denied: string[] = []
   for (const { path } of changes) if (!(await target.files.mayWrite(path))) denied.push(path)
   const belongsToRoot = changes.length > 0 && earlier?.lockedByRoot === true
@@ -159,7 +168,7 @@ function formatPaths(paths: readonly string[]): string {
 }
 
 function getRootCommand({ machine, adapter, args }: PrepareRequest): Promise<string> {
-  return rootCommand(machine, args ?? ['configure', adapter.client])
+  return renderRootCommand(machine, args ?? ['configure', adapter.client])
 }
 
 /**
@@ -168,14 +177,14 @@ function getRootCommand({ machine, adapter, args }: PrepareRequest): Promise<str
  */
 export async function readFiles(
   files: FilePort,
-  wanted: WantedFiles,
+  wanted: TargetInputs,
   asRoot?: () => Promise<string>,
-): Promise<FilesNow> {
+): Promise<FilesSnapshot> {
   const found = new Map<string, Uint8Array>()
   for (const path of wanted.files) await read(path)
   for (const tree of wanted.trees)
     for (const path of await translateReadErrors(tree, () => files.list(tree), asRoot)) await read(path)
-  return new FilesNow(found)
+  return new FilesSnapshot(found)
 
   async function read(path: string): Promise<void> {
     const state = await translateReadErrors(path, () => files.read(path), asRoot)
@@ -207,5 +216,5 @@ async function translateReadErrors<T>(
 
 /** Returns a target whose files resolve symbolic links below `--root` as if that were `/`. */
 export function resolveTargetBelowRoot({ detached, root }: Machine, target: ConfigTarget): ConfigTarget {
-  return detached ? { ...target, files: filesBelow(root) } : target
+  return detached ? { ...target, files: createRootedFiles(root) } : target
 }

@@ -1,16 +1,10 @@
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
-import { adapterOf } from './adapters.ts'
+import { getAdapter } from './adapters.ts'
 import { isAsWritten } from './apply.ts'
-import {
-  type ConfiguredClient,
-  type RecordedFile,
-  isSameTarget,
-  type KnownRecord,
-  openMachineRecords,
-} from './records.ts'
+import { type ClientRecord, type RecordedFile, isSameTarget, type StoredRecord, openMachineRecords } from './records.ts'
 import type { StaleClient } from './stray-records.ts'
 import type { ConfigTarget, FilePort, Machine } from './types.ts'
-import { getTarget, recordsOf } from './undo.ts'
+import { getTarget, findRecords } from './undo.ts'
 
 /** A configured target for `mirror configure --list`. */
 export interface ListedClient {
@@ -22,14 +16,14 @@ export interface ListedClient {
   readonly since: string
   /** Set when it has an address that the running mirror does not have. `to`: the current address; null when it has none for this client. */
   readonly stale?: Pick<StaleClient, 'of' | 'from' | 'mend'> & { readonly to: string | null }
-  readonly files: readonly { readonly path: string; readonly state: FileState }[]
+  readonly files: readonly { readonly path: string; readonly state: ConfiguredFileState }[]
 }
 
 /**
  * `stale address`: as written, but with an old address of the mirror. `gone`: deleted since. `unreachable`: in a cluster or VM that
  * does not answer, or without permission to read it. `undone, not reloaded`: restored, but the running client still uses the mirror.
  */
-export type FileState =
+export type ConfiguredFileState =
   | 'as written'
   | 'stale address'
   | 'changed since'
@@ -43,7 +37,7 @@ export async function listConfigured(
   client: string | undefined,
   stale: readonly StaleClient[] = [],
 ): Promise<ListedClient[]> {
-  if (client !== undefined) await adapterOf(client)
+  if (client !== undefined) await getAdapter(client)
   const all = await openMachineRecords(machine).list()
   const records = all.filter((record) => client === undefined || record.client === client)
   const listed = await Promise.all(records.map((record) => listRecord(machine, record, stale)))
@@ -53,14 +47,14 @@ export async function listConfigured(
 /** Describes a record; undefined for an undone one that the client no longer uses. */
 export async function listRecord(
   machine: Machine,
-  record: KnownRecord,
+  record: StoredRecord,
   allStale: readonly StaleClient[] = [],
 ): Promise<ListedClient | undefined> {
   const { client, title, since, cache } = record
   const stale = allStale.find((one) => isSameTarget(one.record, record))
   const target = await getTarget(machine, record)
   if (record.undone && (await target.observe?.(record))?.inUse !== true) return undefined
-  const files: { path: string; state: FileState }[] = []
+  const files: { path: string; state: ConfiguredFileState }[] = []
   for (const file of record.files) {
     const state = record.undone ? 'undone, not reloaded' : await getFileState(file, target.files)
     files.push({ path: file.path, state: stale && state === 'as written' ? 'stale address' : state })
@@ -76,7 +70,7 @@ export async function listRecord(
   }
 }
 
-async function getFileState(file: RecordedFile, files: FilePort): Promise<FileState> {
+async function getFileState(file: RecordedFile, files: FilePort): Promise<ConfiguredFileState> {
   try {
     const state = await files.read(file.path)
     if (state === undefined) return file.written === undefined ? 'as written' : 'gone'
@@ -89,28 +83,28 @@ async function getFileState(file: RecordedFile, files: FilePort): Promise<FileSt
 
 /** A record with its target. */
 interface RecordedTarget {
-  readonly record: ConfiguredClient
-  readonly place: ConfigTarget
+  readonly record: ClientRecord
+  readonly target: ConfigTarget
 }
 
 /** The configured targets, by their ability to run a pull. */
 interface CheckableTargets {
   readonly pulling: readonly RecordedTarget[]
   /** Records whose clients cannot run a pull from this machine. */
-  readonly silent: readonly ConfiguredClient[]
+  readonly silent: readonly ClientRecord[]
 }
 
 /** Returns the configured targets to check, the earliest first. Throws MirrorError (checkFailed) when none can pull. */
 export async function configuredTargets(
   machine: Machine,
-  wanted: Parameters<typeof recordsOf>[1],
+  wanted: Parameters<typeof findRecords>[1],
 ): Promise<CheckableTargets> {
-  const records = (await recordsOf(machine, wanted)).toReversed().filter(({ undone }) => !undone)
+  const records = (await findRecords(machine, wanted)).toReversed().filter(({ undone }) => !undone)
   const targets = await Promise.all(
-    records.map(async (record): Promise<RecordedTarget> => ({ record, place: await getTarget(machine, record) })),
+    records.map(async (record): Promise<RecordedTarget> => ({ record, target: await getTarget(machine, record) })),
   )
-  const pulling = targets.filter(({ place }) => place.pull !== undefined)
-  const silent = targets.filter(({ place }) => place.pull === undefined).map(({ record }) => record)
+  const pulling = targets.filter(({ target: place }) => place.pull !== undefined)
+  const silent = targets.filter(({ target: place }) => place.pull === undefined).map(({ record }) => record)
   if (pulling.length > 0) return { pulling, silent }
   const found = records.length === 0 ? 'No client is configured by mirror' : 'No configured client can pull'
   throw new MirrorError(`${found} on this machine, so there is nothing to check.`, {
@@ -126,14 +120,14 @@ export async function configuredTargets(
  * Chooses a target among several: the first, or with `check` the last configured one unless the user names another. Throws
  * MirrorError (missing) without targets.
  */
-export async function usualTarget(
+export async function chooseTarget(
   machine: Machine,
-  { client, places, check, scope, cluster, file }: TargetChoices,
+  { client, targets: places, check, scope, cluster, file }: TargetChoices,
 ): Promise<ConfigTarget> {
   const [first] = places
   const isNamed = [scope, cluster, file].some((name) => name !== undefined)
   if (check && !isNamed && !machine.detached) {
-    const records = await recordsOf(machine, { client, scope, cluster, file })
+    const records = await findRecords(machine, { client, scope, cluster, file })
     const configured = records.filter(({ undone }) => !undone)
     const [last] = configured
     if (last !== undefined && !configured.some(({ place }) => place === first?.id)) {
@@ -147,7 +141,7 @@ export async function usualTarget(
 
 interface TargetChoices {
   readonly client: string
-  readonly places: readonly ConfigTarget[]
+  readonly targets: readonly ConfigTarget[]
   readonly check: boolean
   readonly scope?: string | undefined
   readonly cluster?: string | undefined

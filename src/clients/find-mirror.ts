@@ -1,24 +1,24 @@
 import { isIP } from 'node:net'
-import { adminClientHere, remoteEngine } from '../admin/access.ts'
+import { createClientForMirror, getRemoteEngine } from '../admin/access.ts'
 import { engineProblem, networkProblem } from '../admin/api.ts'
-import { findMirrorHere, type FoundMirror } from '../admin/find-mirror.ts'
+import { findRunningMirror, type FoundMirror } from '../admin/find-mirror.ts'
 import { type Endpoints, findRunning, readState } from '../admin/state.ts'
 import { type Config, defaultConfig } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import { findCertificate, type MirrorCertificate } from '../config/tls.ts'
-import { kindNetworkName, networkNames } from '../docker/engine.ts'
+import { getKindNetworkName, resolveNetworkNames } from '../docker/engine.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
-import { machineNames, ownNames } from '../lib/network.ts'
+import { getMachineNames, mirrorHostNames } from '../lib/network.ts'
 import { readOwnedFile, readPublicFile } from '../lib/ownership.ts'
-import type { Surroundings } from '../lib/process.ts'
+import type { CommandEnvironment } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
 import { builtInUpstreams } from '../upstream/upstream.ts'
 import {
   resolveClientAddress,
   type ClientAddress,
   describeLoopbackProblem,
-  isLoopback,
+  isLoopbackUrl,
   type UnservedNetwork,
 } from './address.ts'
 import type { ClientLocation } from './types.ts'
@@ -57,9 +57,12 @@ interface MirrorChoice {
  * Finds the running mirror, or the one that `url` names. Throws MirrorError: not running (exit code 3), or a bad URL or certificate
  * (exit code 2).
  */
-export async function findMirror(surroundings: Surroundings, { url, caFile }: MirrorChoice): Promise<MirrorAddress> {
+export async function findMirrorAddress(
+  surroundings: CommandEnvironment,
+  { url, caFile }: MirrorChoice,
+): Promise<MirrorAddress> {
   const paths = mirrorPaths(surroundings)
-  const here = await findMirrorHere(surroundings)
+  const here = await findRunningMirror(surroundings)
   const config = here?.user ? await parseServedConfig(here, surroundings) : await loadConfig({ ...surroundings, paths })
   const { defaultUpstream } = config
   const known = {
@@ -93,9 +96,9 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Mi
       hints: ['mirror up', 'mirror configure … --mirror URL   (for a mirror that runs on another machine, or later)'],
     })
   const { running } = here
-  const networks = networkNames(config.networks, surroundings.env)
-  const unserved = await explainUnservedNetworks(here, networks, kindNetworkName(surroundings.env))
-  const endpoints = { ...running.endpoints, runtime: running.runtime, engine: remoteEngine(running), unserved }
+  const networks = resolveNetworkNames(config.networks, surroundings.env)
+  const unserved = await explainUnservedNetworks(here, networks, getKindNetworkName(surroundings.env))
+  const endpoints = { ...running.endpoints, runtime: running.runtime, engine: getRemoteEngine(running), unserved }
   const withCa = await createCaResolver(endpoints.cache, config, caFile, read)
   return {
     ...known,
@@ -107,7 +110,10 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Mi
 }
 
 /** Parses the configuration that another user's mirror reports; the defaults when it is not valid. */
-async function parseServedConfig({ running, paths, user }: FoundMirror, { homedir }: Surroundings): Promise<Config> {
+async function parseServedConfig(
+  { running, paths, user }: FoundMirror,
+  { homedir }: CommandEnvironment,
+): Promise<Config> {
   const { parseConfig } = await import('../config/parse.ts')
   const text = JSON.stringify(running.served?.config ?? {})
   const parsed = parseConfig({ text, path: paths.configFile, label: 'mirror.json', homedir: user?.home ?? homedir })
@@ -152,7 +158,7 @@ async function createCaResolver(
 function describeUnknownName(cache: string, { allowedHosts }: Config): string | undefined {
   const { hostname } = new URL(cache)
   const isAddress = isIP(hostname.replace(/^\[|\]$/g, '')) !== 0
-  if (isAddress || ownNames.includes(hostname) || machineNames().includes(hostname)) return undefined
+  if (isAddress || mirrorHostNames.includes(hostname) || getMachineNames().includes(hostname)) return undefined
   if (allowedHosts.some((name) => name.toLowerCase() === hostname)) return undefined
   return `The mirror there accepts the name ${hostname} only with this in its mirror.yaml: allowedHosts: [${hostname}]`
 }
@@ -195,7 +201,7 @@ function getConfiguredPort({ registry }: Config): string | undefined {
 
 function isCacheUrl({ cache, networks }: Endpoints, url: string): boolean {
   return [...cache, ...Object.values(networks)].some(
-    (own) => own === url || (isLoopback(own) && isLoopback(url) && getPort(own) === getPort(url)),
+    (own) => own === url || (isLoopbackUrl(own) && isLoopbackUrl(url) && getPort(own) === getPort(url)),
   )
 }
 
@@ -237,7 +243,7 @@ async function explainUnservedNetworks(
 
 async function fetchNetworkReports(here: FoundMirror) {
   try {
-    return (await adminClientHere(here).status()).networks
+    return (await createClientForMirror(here).status()).networks
   } catch (error) {
     if (error instanceof MirrorError) return undefined
     throw error
@@ -245,7 +251,7 @@ async function fetchNetworkReports(here: FoundMirror) {
 }
 
 /** Waits until the running mirror serves an existing network, at most `maxWaitMs` because its port may be in use there. */
-export async function waitUntilServed(surroundings: Surroundings, network: string, clock: Clock): Promise<void> {
+export async function waitUntilServed(surroundings: CommandEnvironment, network: string, clock: Clock): Promise<void> {
   const { stateFile } = mirrorPaths(surroundings)
   const end = clock.monotonic() + maxWaitMs
   while (clock.monotonic() < end) {

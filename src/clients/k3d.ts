@@ -2,20 +2,20 @@ import { dirname, join, resolve } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { isScalar } from 'yaml'
 import { shellWord } from '../lib/process.ts'
-import { getDockerNetworkLocation, versionOf } from './address.ts'
+import { getDockerNetworkLocation, getProgramVersion } from './address.ts'
 import { pullByCrictl, pullTimeoutMs } from './containerd/cri.ts'
 import {
   addYamlKey,
   readYamlText,
   removeFromYaml,
-  yamlNode,
-  yamlRefusal,
+  getYamlNode,
+  createYamlError,
   type YamlText,
-  yamlValue,
+  getYamlValue,
 } from './edit/yaml.ts'
 import { caFileName, recognizeFile } from './files/kinds.ts'
-import { filesBelow, localFiles } from './files/local.ts'
-import { configMapFile, hostingConfigMap } from './files/remote.ts'
+import { createRootedFiles, localFiles } from './files/local.ts'
+import { createConfigMapFile, registryConfigMap } from './files/remote.ts'
 import { type CaLocation, k3sFolder, planRegistries, type RegistriesPlan, stripRegistries } from './k3s.ts'
 import { isOwnHostingConfigMap, renderHostingConfigMap } from './kind/nodes.ts'
 import type {
@@ -25,7 +25,7 @@ import type {
   ConfigTarget,
   FileChange,
   FilePort,
-  FilesNow,
+  FilesSnapshot,
   Machine,
   MirrorForClient,
 } from './types.ts'
@@ -47,7 +47,7 @@ const caFolderInNodes = `${k3sFolder}/mirror-ca`
 /** k3d's name for a cluster without a given name. */
 const defaultClusterName = 'k3s-default'
 /** The path of the hosting ConfigMap among the files of this machine, where no file has it. */
-const hostingPath = `/kubernetes/${hostingConfigMap.namespace}/${hostingConfigMap.name}.yaml`
+const hostingPath = `/kubernetes/${registryConfigMap.namespace}/${registryConfigMap.name}.yaml`
 /** The key of the embedded registries.yaml in a cluster file. */
 const embeddedConfig = ['registries', 'config'] as const
 
@@ -60,14 +60,14 @@ function getCaLocation(path: string): CaLocation {
 export function stripK3d(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   { path, caPath }: Pick<K3dTarget, 'path' | 'caPath'>,
-  files: FilesNow,
+  files: FilesSnapshot,
 ): FileChange[] {
   const strip = isClusterFile(path, files) ? stripClusterFile : stripRegistries
   return strip(mirror, path, getCaLocation(caPath), files)
 }
 
 /** True for a cluster file of k3d, which embeds the registries.yaml. */
-function isClusterFile(path: string, files: FilesNow): boolean {
+function isClusterFile(path: string, files: FilesSnapshot): boolean {
   const text = files.text(path)
   return text !== undefined && parseK3dClusterFile(path, text) !== undefined
 }
@@ -76,7 +76,7 @@ function isClusterFile(path: string, files: FilesNow): boolean {
 export function planK3d(
   mirror: MirrorForClient,
   { cluster, path, caPath, hosting }: K3dTarget,
-  files: FilesNow,
+  files: FilesSnapshot,
 ): ConfigPlan {
   const isCluster = isClusterFile(path, files)
   const plan = isCluster ? planClusterFile : planRegistries
@@ -118,7 +118,7 @@ export const k3dAdapter: ClientAdapter = {
   summary: 'k3d: a registries.yaml, and the command that creates a cluster with it',
 
   async find(machine) {
-    return versionOf(machine, 'k3d', 'version')
+    return getProgramVersion(machine, 'k3d', 'version')
   },
 
   async targets(machine, options) {
@@ -127,9 +127,9 @@ export const k3dAdapter: ClientAdapter = {
     return [createTarget(machine, { ...options, ...(await readClusterFile(machine, options.file)) }, hasHosting)]
   },
 
-  refusal: ({ reason, exit }) => renderFailedCommand(reason, exit),
+  renderFailure: ({ reason, exit }) => renderFailedCommand(reason, exit),
 
-  recall: (machine, { cluster, file, name, network, hosting }) =>
+  restoreTarget: (machine, { cluster, file, name, network, hosting }) =>
     createTarget(machine, { cluster, file, name, network }, hosting === 'yes'),
 }
 
@@ -140,7 +140,7 @@ async function readClusterFile(
 ): Promise<Partial<K3dClusterFile>> {
   if (file === undefined) return {}
   const path = resolve(cwd, file)
-  const found = await (detached ? filesBelow(root) : localFiles).read(path)
+  const found = await (detached ? createRootedFiles(root) : localFiles).read(path)
   return (found && parseK3dClusterFile(path, Buffer.from(found.bytes).toString())) ?? {}
 }
 
@@ -166,8 +166,8 @@ function createTarget(
     },
     location: getDockerNetworkLocation(machine, 'k3d nodes', network ?? `k3d-${name}`),
     files: hasHosting ? withConfigMap(machine, name) : localFiles,
-    ...(file === undefined && !hasHosting && { ours: true as const }),
-    wants: { files: [path, caPath, ...(hasHosting ? [hostingPath] : [])], trees: [] },
+    ...(file === undefined && !hasHosting && { isOwn: true as const }),
+    inputs: { files: [path, caPath, ...(hasHosting ? [hostingPath] : [])], trees: [] },
     plan: (mirror, files) => planK3d(mirror, target, files),
     strip: (mirror, files) => [
       ...stripK3d(mirror, target, files),
@@ -210,14 +210,14 @@ async function answersKubectl(machine: Machine, cluster: string): Promise<boolea
   const result = await createKubectl(
     machine,
     cluster,
-  )(['get', 'namespace', hostingConfigMap.namespace, '--output', 'name'])
+  )(['get', 'namespace', registryConfigMap.namespace, '--output', 'name'])
   return result?.exitCode === 0 && result.stdout.trim() !== ''
 }
 
 /** Creates a port of this machine's files, with the hosting ConfigMap of the cluster at `hostingPath`. */
 function withConfigMap(machine: Machine, cluster: string): FilePort {
-  const { name, namespace } = hostingConfigMap
-  const object = configMapFile(name, namespace, createKubectl(machine, cluster))
+  const { name, namespace } = registryConfigMap
+  const object = createConfigMapFile(name, namespace, createKubectl(machine, cluster))
   const at = (path: string) => (path === hostingPath ? object : localFiles)
   return {
     read: (path) => at(path).read(path),
@@ -242,8 +242,8 @@ export function parseK3dClusterFile(path: string, text: string): K3dClusterFile 
   if (recognizeFile(path, text)?.kind !== 'k3d cluster') return undefined
   const yaml = readYamlText(text, path)
   const [name, network] = [
-    yamlValue(yaml, ['metadata', 'name']) ?? yamlValue(yaml, ['name']),
-    yamlValue(yaml, ['network']),
+    getYamlValue(yaml, ['metadata', 'name']) ?? getYamlValue(yaml, ['name']),
+    getYamlValue(yaml, ['network']),
   ]
   return {
     name: typeof name === 'string' ? name : undefined,
@@ -256,7 +256,7 @@ function planClusterFile(
   mirror: MirrorForClient,
   path: string,
   caLocation: CaLocation,
-  files: FilesNow,
+  files: FilesSnapshot,
 ): RegistriesPlan {
   const yaml = parseSimpleConfig(path, files.text(path)!)
   const inner = getEmbeddedRegistries(yaml)
@@ -269,7 +269,7 @@ function stripClusterFile(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   path: string,
   caLocation: CaLocation,
-  files: FilesNow,
+  files: FilesSnapshot,
 ): FileChange[] {
   const yaml = parseSimpleConfig(path, files.text(path)!)
   const inner = getEmbeddedRegistries(yaml)
@@ -284,27 +284,28 @@ function stripClusterFile(
 
 function parseSimpleConfig(path: string, text: string): YamlText {
   const yaml = readYamlText(text, path)
-  if (yamlValue(yaml, ['kind']) !== 'Simple')
-    throw yamlRefusal(yaml, ['kind'], 'this is not a cluster file of k3d with kind: Simple')
+  if (getYamlValue(yaml, ['kind']) !== 'Simple')
+    throw createYamlError(yaml, ['kind'], 'this is not a cluster file of k3d with kind: Simple')
   return yaml
 }
 
 /** Returns the embedded registries.yaml; undefined when absent or empty. Throws MirrorError (usage) for another form. */
 function getEmbeddedRegistries(yaml: YamlText): string | undefined {
-  const config = yamlValue(yaml, embeddedConfig) ?? undefined
+  const config = getYamlValue(yaml, embeddedConfig) ?? undefined
   if (config === undefined) return undefined
-  if (typeof config !== 'string') throw yamlRefusal(yaml, embeddedConfig, 'expected a string with a registries.yaml')
+  if (typeof config !== 'string')
+    throw createYamlError(yaml, embeddedConfig, 'expected a string with a registries.yaml')
   if (config.trim() === '') return undefined
   // k3d reads a single line as the path of a file.
   if (!config.includes('\n'))
-    throw yamlRefusal(yaml, embeddedConfig, `k3d reads the registries from another file, ${config}`, [
+    throw createYamlError(yaml, embeddedConfig, `k3d reads the registries from another file, ${config}`, [
       `mirror configure k3d --file ${shellWord(config)}`,
     ])
   return config
 }
 
 /** Returns the files with the embedded text in place of the whole cluster file. */
-function withEmbeddedFile(files: FilesNow, path: string, inner: string | undefined): FilesNow {
+function withEmbeddedFile(files: FilesSnapshot, path: string, inner: string | undefined): FilesSnapshot {
   return files.with([{ path, before: undefined, after: inner }])
 }
 
@@ -314,7 +315,7 @@ function embedChanges(
   inner: string | undefined,
   path: string,
   changes: readonly FileChange[],
-  files: FilesNow,
+  files: FilesSnapshot,
 ): FileChange[] {
   return changes.flatMap((change) => {
     if (change.path !== path) return [change]
@@ -331,14 +332,14 @@ function embedChanges(
 
 /** Removes an empty `config:`, so that the key can be added. */
 function withoutEmptyConfig(yaml: YamlText): YamlText {
-  return yamlNode(yaml, embeddedConfig) === undefined ? yaml : removeFromYaml(yaml, embeddedConfig)
+  return getYamlNode(yaml, embeddedConfig) === undefined ? yaml : removeFromYaml(yaml, embeddedConfig)
 }
 
 /** Replaces the embedded text and keeps unchanged lines byte for byte. Throws MirrorError (usage) where that is not possible. */
 function replaceEmbeddedText(yaml: YamlText, after: string): string {
-  const node = yamlNode(yaml, embeddedConfig)
+  const node = getYamlNode(yaml, embeddedConfig)
   const refuse = () =>
-    yamlRefusal(yaml, embeddedConfig, 'registries.config cannot be changed without rewriting more of the file', [
+    createYamlError(yaml, embeddedConfig, 'registries.config cannot be changed without rewriting more of the file', [
       'write it as a block: config: |',
     ])
   if (!isScalar(node) || !node.range) throw refuse()
@@ -356,10 +357,10 @@ function replaceEmbeddedText(yaml: YamlText, after: string): string {
 
 /** Splits the content into the file without the embedded text, and that text without trailing line ends. */
 function splitContent(yaml: YamlText): { readonly all: unknown; readonly config: string } {
-  const all = yamlValue(yaml) as { registries: object }
+  const all = getYamlValue(yaml) as { registries: object }
   return {
     all: { ...all, registries: { ...all.registries, config: '' } },
-    config: String(yamlValue(yaml, embeddedConfig)).trimEnd(),
+    config: String(getYamlValue(yaml, embeddedConfig)).trimEnd(),
   }
 }
 

@@ -4,26 +4,26 @@ import { isDeepStrictEqual } from 'node:util'
 import { stringify } from 'yaml'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import { ifVisible } from '../lib/fs.ts'
-import { versionOf } from './address.ts'
+import { getProgramVersion } from './address.ts'
 import { pullByCrictl, pullTimeoutMs } from './containerd/cri.ts'
-import { localRegistryName } from './containerd/hosts-toml.ts'
+import { getLocalRegistryName } from './containerd/hosts-toml.ts'
 import {
   addYamlItem,
   addYamlKey,
   readYamlText,
   removeFromYaml,
-  yamlRefusal,
+  createYamlError,
   type YamlText,
-  yamlValue,
+  getYamlValue,
 } from './edit/yaml.ts'
 import {
-  caChange,
+  planCaFile,
   caFileName,
   isWrittenByMirror,
-  refuseOtherKinds,
-  refuseUnknownKeys,
+  assertFileKind,
+  assertKnownKeys,
   registriesKeys,
-  writtenByMirror,
+  mirrorHeader,
 } from './files/kinds.ts'
 import { localFiles } from './files/local.ts'
 import type {
@@ -31,7 +31,7 @@ import type {
   ConfigTarget,
   ClientReload,
   FileChange,
-  FilesNow,
+  FilesSnapshot,
   Machine,
   MirrorForClient,
   Observation,
@@ -55,7 +55,11 @@ const k3sTemplates = [
 ] as const
 
 /** Describes the templates that make containerd ignore registries.yaml, a sentence each. https://docs.k3s.io/advanced#configuring-containerd */
-export function describeTemplates(folder: string, files: FilesNow, join: (...parts: string[]) => string): string[] {
+export function describeTemplates(
+  folder: string,
+  files: FilesSnapshot,
+  join: (...parts: string[]) => string,
+): string[] {
   return k3sTemplates.flatMap(([name, plugin]) => {
     const path = join(folder, name)
     const text = files.text(path)
@@ -90,21 +94,21 @@ export function planRegistries(
   mirror: MirrorForClient,
   path: string,
   caLocation: CaLocation,
-  files: FilesNow,
+  files: FilesSnapshot,
 ): RegistriesPlan {
   const { changes, notes } = planRegistriesFile(mirror, path, caLocation, files)
-  return { changes: [...changes, ...caChange(caLocation.path, mirror.ca, files)], notes }
+  return { changes: [...changes, ...planCaFile(caLocation.path, mirror.ca, files)], notes }
 }
 
 function planRegistriesFile(
   mirror: MirrorForClient,
   path: string,
   { name: caName }: CaLocation,
-  files: FilesNow,
+  files: FilesSnapshot,
 ): RegistriesPlan {
   const { cache, registry } = mirror
   const trusting = mirror.ca === undefined ? [] : getHosts(mirror)
-  const alias = registry === undefined ? undefined : localRegistryName(registry)
+  const alias = registry === undefined ? undefined : getLocalRegistryName(registry)
   const fresh = {
     mirrors: {
       [everyRegistry]: { endpoint: [cache] },
@@ -115,13 +119,13 @@ function planRegistriesFile(
     }),
   }
   const before = files.text(path)
-  const isKnown = refuseOtherKinds(path, before ?? '', { kinds: ['registries.yaml'], expected })
+  const isKnown = assertFileKind(path, before ?? '', { kinds: ['registries.yaml'], expected })
   const yaml = readYamlText(before ?? '', path)
-  if (!isKnown) refuseUnknownKeys(path, yamlValue(yaml), { expected, keys: registriesKeys })
-  if (yamlValue(yaml) === null || isAllOwn(yaml, caName)) {
+  if (!isKnown) assertKnownKeys(path, getYamlValue(yaml), { expected, keys: registriesKeys })
+  if (getYamlValue(yaml) === null || isAllOwn(yaml, caName)) {
     const [above, below] = splitAtHeader(yaml.text)
-    const kept = `${above}${yamlValue(yaml) === null ? below : ''}`.replace(/[^\n]$/, '$&\n')
-    return { changes: files.change(path, `${kept}${writtenByMirror}${stringify(fresh)}`), notes: [] }
+    const kept = `${above}${getYamlValue(yaml) === null ? below : ''}`.replace(/[^\n]$/, '$&\n')
+    return { changes: files.change(path, `${kept}${mirrorHeader}${stringify(fresh)}`), notes: [] }
   }
   const own = Object.keys(getMirrors(yaml)).filter((name) => name !== everyRegistry && name !== alias)
   const served = own.filter((name) => mirror.registries.includes(name))
@@ -143,7 +147,7 @@ function planRegistriesFile(
       notes.push(`${alias} is already another registry of yours; it stays.`)
   }
   for (const host of trusting) {
-    const current = yamlValue(after, getCaKey(host))
+    const current = getYamlValue(after, getCaKey(host))
     if (current === undefined) after = addYamlKey(after, getCaKey(host), caName)
     else if (current !== caName)
       notes.push(`${host} keeps its own ca_file (${JSON.stringify(current)}), which must contain the mirror's CA.`)
@@ -165,10 +169,10 @@ export function stripRegistries(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   path: string,
   caLocation: CaLocation,
-  files: FilesNow,
+  files: FilesSnapshot,
 ): FileChange[] {
   const { cache, registry } = mirror
-  const ca = caChange(caLocation.path, undefined, files)
+  const ca = planCaFile(caLocation.path, undefined, files)
   const before = files.text(path)
   if (before === undefined) return ca
   let yaml = readYamlText(before, path)
@@ -179,14 +183,14 @@ export function stripRegistries(
     }
   }
   for (const host of getHosts(mirror))
-    if (yamlValue(yaml, getCaKey(host)) === caLocation.name) yaml = removeFromYaml(yaml, getCaKey(host))
-  const isEmpty = yamlValue(yaml) === null && yaml.text.trim() === writtenByMirror.trim()
+    if (getYamlValue(yaml, getCaKey(host)) === caLocation.name) yaml = removeFromYaml(yaml, getCaKey(host))
+  const isEmpty = getYamlValue(yaml) === null && yaml.text.trim() === mirrorHeader.trim()
   return [...files.change(path, isEmpty ? undefined : yaml.text), ...ca]
 }
 
 function addEndpoint(yaml: YamlText, name: string, url: string): YamlText {
   if (hasRewrite(yaml, name))
-    throw yamlRefusal(
+    throw createYamlError(
       yaml,
       ['mirrors', name],
       'this entry rewrites names, and the mirror would not find the rewritten names',
@@ -197,12 +201,12 @@ function addEndpoint(yaml: YamlText, name: string, url: string): YamlText {
 
 /** True when the file has only content that mirror wrote, for any address; it can be replaced then. */
 function isAllOwn(yaml: YamlText, caName: string): boolean {
-  const value = yamlValue(yaml)
+  const value = getYamlValue(yaml)
   const [, below] = splitAtHeader(yaml.text)
   // A user's comment would be lost.
   if (!isWrittenByMirror(yaml.text) || below.includes('#') || typeof value !== 'object' || value === null) return false
   const entries = Object.entries(getMirrors(yaml))
-  const configs = Object.values(yamlValue(yaml, ['configs']) ?? {})
+  const configs = Object.values(getYamlValue(yaml, ['configs']) ?? {})
   return (
     Object.keys(value).every((key) => key === 'mirrors' || key === 'configs') &&
     configs.every((config) => isDeepStrictEqual(config, { tls: { ca_file: caName } })) &&
@@ -215,24 +219,24 @@ function isAllOwn(yaml: YamlText, caName: string): boolean {
 
 /** Splits the text at mirror's header line; without that line, all of it is above. */
 function splitAtHeader(text: string): [above: string, below: string] {
-  const [above = '', below = ''] = text.split(writtenByMirror.trimEnd(), 2)
+  const [above = '', below = ''] = text.split(mirrorHeader.trimEnd(), 2)
   return [above, below.replace(/^\r?\n/, '')]
 }
 
 function getMirrors(yaml: YamlText): Readonly<Record<string, object | null>> {
-  const mirrors = yamlValue(yaml, ['mirrors']) ?? {}
-  if (typeof mirrors !== 'object' || Array.isArray(mirrors)) throw yamlRefusal(yaml, ['mirrors'], 'expected a map')
+  const mirrors = getYamlValue(yaml, ['mirrors']) ?? {}
+  if (typeof mirrors !== 'object' || Array.isArray(mirrors)) throw createYamlError(yaml, ['mirrors'], 'expected a map')
   return mirrors as Record<string, object | null>
 }
 
 function getEndpoints(yaml: YamlText, name: string): unknown[] {
-  const endpoints = yamlValue(yaml, ['mirrors', name, 'endpoint']) ?? []
-  if (!Array.isArray(endpoints)) throw yamlRefusal(yaml, ['mirrors', name, 'endpoint'], 'expected a list')
+  const endpoints = getYamlValue(yaml, ['mirrors', name, 'endpoint']) ?? []
+  if (!Array.isArray(endpoints)) throw createYamlError(yaml, ['mirrors', name, 'endpoint'], 'expected a list')
   return endpoints
 }
 
 function hasRewrite(yaml: YamlText, name: string): boolean {
-  return Object.keys(yamlValue(yaml, ['mirrors', name, 'rewrite']) ?? {}).length > 0
+  return Object.keys(getYamlValue(yaml, ['mirrors', name, 'rewrite']) ?? {}).length > 0
 }
 
 /** Configures k3s on this machine. https://docs.k3s.io/installation/private-registry */
@@ -241,14 +245,14 @@ export const k3sAdapter: ClientAdapter = {
   summary: 'k3s: registries.yaml',
 
   async find(machine) {
-    return versionOf(machine, 'k3s', '--version')
+    return getProgramVersion(machine, 'k3s', '--version')
   },
 
   async targets(machine) {
     return [createTarget(machine, await listReadableTemplates(machine))]
   },
 
-  recall: (machine) => createTarget(machine, []),
+  restoreTarget: (machine) => createTarget(machine, []),
 }
 
 const getTemplatesFolder = ({ root }: Machine) =>
@@ -271,7 +275,7 @@ function createTarget(machine: Machine, templates: readonly string[]): ConfigTar
     details: { scope: 'system' },
     location: { in: 'host' },
     files: localFiles,
-    wants: { files: [path, ca.path, ...templates], trees: [] },
+    inputs: { files: [path, ca.path, ...templates], trees: [] },
     plan(mirror, files) {
       const { changes, notes } = planRegistries(mirror, path, ca, files)
       const todo = [
@@ -285,7 +289,7 @@ function createTarget(machine: Machine, templates: readonly string[]): ConfigTar
     strip: (mirror, files) => stripRegistries(mirror, path, ca, files),
     ...(!machine.detached && {
       reload: createReload(machine),
-      afterUndo: () => [restartNote],
+      listUndoSteps: () => [restartNote],
       observe: ({ cache }) => observe(cache, root),
     }),
     pull(image) {

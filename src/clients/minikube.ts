@@ -1,15 +1,15 @@
 import { join } from 'node:path'
-import { versionOf } from './address.ts'
+import { getProgramVersion } from './address.ts'
 import { pullByCrictl, pullTimeoutMs } from './containerd/cri.ts'
-import { hostsChanges, hostsFolders, withoutHosts } from './containerd/hosts-toml.ts'
-import { caChange, caFileName, hostsToTrust } from './files/kinds.ts'
+import { planNodeHostsFolders, getNodeHostsFolders, planHostsRemoval } from './containerd/hosts-toml.ts'
+import { planCaFile, caFileName, getHostsToTrust } from './files/kinds.ts'
 import { localFiles } from './files/local.ts'
 import type {
   ClientAdapter,
   ConfigTarget,
   ConfigPlan,
   FileChange,
-  FilesNow,
+  FilesSnapshot,
   Machine,
   MirrorForClient,
 } from './types.ts'
@@ -27,7 +27,7 @@ interface MinikubeTarget {
  * Plans files for nodes with containerd, which minikube copies at each start, and prints flags for nodes with Docker, which apply
  * at their creation. https://minikube.sigs.k8s.io/docs/handbook/filesync/
  */
-function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, files: FilesNow): ConfigPlan {
+function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, files: FilesSnapshot): ConfigPlan {
   const { folder, profile, join } = target
   const { cache, defaultUpstream } = mirror
   const start = `minikube start --profile ${profile}`
@@ -36,8 +36,8 @@ function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, files: Fi
   const flags = [`--registry-mirror=${cache}`, ...(isPlain ? [`--insecure-registry=${new URL(cache).host}`] : [])]
   return {
     changes: [
-      ...hostsChanges(hostsFolders(mirror, { referrers: false }), folder, files, join),
-      ...listDockerCaFiles(mirror, target).flatMap((path) => caChange(path, mirror.ca, files)),
+      ...planNodeHostsFolders(getNodeHostsFolders(mirror, { referrers: false }), folder, files, join),
+      ...listDockerCaFiles(mirror, target).flatMap((path) => planCaFile(path, mirror.ca, files)),
     ],
     notes: [
       'Nodes with containerd go through the mirror for every registry, nodes with Docker for Docker Hub only.',
@@ -60,11 +60,11 @@ function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, files: Fi
 function stripMinikube(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   target: MinikubeTarget,
-  files: FilesNow,
+  files: FilesSnapshot,
 ): FileChange[] {
   return [
-    ...withoutHosts(target.folder, mirror, files),
-    ...listDockerCaFiles(mirror, target).flatMap((path) => caChange(path, undefined, files)),
+    ...planHostsRemoval(target.folder, mirror, files),
+    ...listDockerCaFiles(mirror, target).flatMap((path) => planCaFile(path, undefined, files)),
   ]
 }
 
@@ -72,7 +72,7 @@ function listDockerCaFiles(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   { dockerFolder, join }: MinikubeTarget,
 ): string[] {
-  return hostsToTrust(mirror).map((host) => join(dockerFolder, host, caFileName))
+  return getHostsToTrust(mirror).map((host) => join(dockerFolder, host, caFileName))
 }
 
 /** Configures minikube with any driver: this machine has the same name in the nodes of each. */
@@ -81,7 +81,7 @@ export const minikubeAdapter: ClientAdapter = {
   summary: 'minikube: files for nodes with containerd, flags for those with Docker',
 
   async find(machine) {
-    const version = await versionOf(machine, 'minikube', 'version', '--short')
+    const version = await getProgramVersion(machine, 'minikube', 'version', '--short')
     return version && `minikube ${version}`
   },
 
@@ -89,7 +89,7 @@ export const minikubeAdapter: ClientAdapter = {
     return [createTarget(machine, cluster)]
   },
 
-  recall: (machine, { cluster }) => createTarget(machine, cluster),
+  restoreTarget: (machine, { cluster }) => createTarget(machine, cluster),
 }
 
 function createTarget(machine: Machine, cluster: string | undefined): ConfigTarget {
@@ -104,11 +104,11 @@ function createTarget(machine: Machine, cluster: string | undefined): ConfigTarg
     details: { scope: 'user', ...(cluster !== undefined && { cluster }) },
     location: { in: 'vm', what: 'a node of minikube', hostName: 'host.minikube.internal' },
     files: localFiles,
-    wants: { files: [], trees: [folder, dockerFolder] },
+    inputs: { files: [], trees: [folder, dockerFolder] },
     plan: (mirror, files) => planMinikube(mirror, target, files),
     strip: (mirror, files) => stripMinikube(mirror, target, files),
     ...(!machine.detached && {
-      afterUndo: () => [`minikube delete --profile ${profile}   (its nodes keep the copied files until then)`],
+      listUndoSteps: () => [`minikube delete --profile ${profile}   (its nodes keep the copied files until then)`],
     }),
     pull(image) {
       const inNode = ['ssh', '--profile', profile, '--', 'sudo', 'crictl']

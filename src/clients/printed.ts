@@ -1,8 +1,8 @@
 import { join } from 'node:path'
-import { kindNetworkName } from '../docker/engine.ts'
-import { isThere } from '../lib/fs.ts'
-import { getDockerNetworkLocation, isLoopback, versionOf } from './address.ts'
-import { registryName } from './containerd/hosts-toml.ts'
+import { getKindNetworkName } from '../docker/engine.ts'
+import { pathExists } from '../lib/fs.ts'
+import { getDockerNetworkLocation, isLoopbackUrl, getProgramVersion } from './address.ts'
+import { getRegistryName } from './containerd/hosts-toml.ts'
 import { localFiles } from './files/local.ts'
 import { printKaniko } from './kaniko.ts'
 import type {
@@ -34,7 +34,7 @@ export const printedClients = {
   testcontainers: {
     summary: 'Testcontainers: an environment variable',
     async find({ home }) {
-      return (await isThere(join(home, '.testcontainers.properties'))) ? 'testcontainers' : undefined
+      return (await pathExists(join(home, '.testcontainers.properties'))) ? 'testcontainers' : undefined
     },
     // The Docker engine pulls the images.
     locate: ({ platform }) =>
@@ -66,7 +66,7 @@ export const printedClients = {
     // kaniko is an image and is never installed.
     find: async () => undefined,
     // A cluster of kind is the likeliest place for its containers.
-    locate: (machine) => getDockerNetworkLocation(machine, 'kaniko containers', kindNetworkName(machine.env)),
+    locate: (machine) => getDockerNetworkLocation(machine, 'kaniko containers', getKindNetworkName(machine.env)),
     print: printKaniko,
   },
 } as const satisfies Partial<Record<ClientName, PrintedClient>>
@@ -80,7 +80,7 @@ export function createPrintedAdapter(client: keyof typeof printedClients): Clien
     details: {},
     location: locate(machine),
     files: localFiles,
-    wants: { files: [], trees: [] },
+    inputs: { files: [], trees: [] },
     plan: (mirror) => ({ changes: [], ...print(mirror, version) }),
     strip: () => [],
     reasons: [],
@@ -90,7 +90,7 @@ export function createPrintedAdapter(client: keyof typeof printedClients): Clien
     summary,
     find,
     targets: async (machine, { clientVersion }) => [createTarget(machine, clientVersion)],
-    recall: (machine) => createTarget(machine),
+    restoreTarget: (machine) => createTarget(machine),
   }
 }
 
@@ -105,7 +105,7 @@ function printTestcontainers({ cache, ca }: MirrorForClient): PrintedConfig {
     ],
     todo: [
       'set it where your tests run: env $(mirror configure testcontainers) npm test',
-      ...(protocol === 'http:' && !isLoopback(cache)
+      ...(protocol === 'http:' && !isLoopbackUrl(cache)
         ? [`name ${host} under insecure-registries of the Docker engine, which pulls by that name`]
         : []),
       ...(ca !== undefined
@@ -131,7 +131,7 @@ function printPusher(
     const nothing = `The mirror has no registry for pushed images: there is nothing to tell ${client}.`
     return { notes: [nothing, base], todo: [] }
   }
-  const name = registryName(registry)
+  const name = getRegistryName(registry)
   const { todo, output } = print(name)
   return {
     notes: [
@@ -144,6 +144,6 @@ function printPusher(
 }
 
 async function findProgram(machine: Machine, program: string): Promise<string | undefined> {
-  const version = await versionOf(machine, program, 'version')
+  const version = await getProgramVersion(machine, program, 'version')
   return version && `${program} ${version}`
 }

@@ -1,15 +1,15 @@
 import { chmod, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { rootCommand } from '../admin/sudo.ts'
+import { renderRootCommand } from '../admin/sudo.ts'
 import { mirrorPaths, systemStateDir } from '../config/paths.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { makeFolder, orAbsent, syncFolder, writeFileAtomic } from '../lib/fs.ts'
-import { isOnlyRoots } from '../lib/ownership.ts'
-import { shellWord, type Surroundings } from '../lib/process.ts'
+import { isRootControlled } from '../lib/ownership.ts'
+import { shellWord, type CommandEnvironment } from '../lib/process.ts'
 import { type ClientName, clientNames, type Machine, type RecordFolders } from './types.ts'
 
 /** A record: what mirror did to the files of one target, and what an undo needs. */
-export interface ConfiguredClient {
+export interface ClientRecord {
   readonly client: ClientName
   /** The `id` of the target. */
   readonly place: string
@@ -50,37 +50,37 @@ export interface RecordedFile {
 }
 
 /** A record as it was read. */
-export interface KnownRecord extends ConfiguredClient {
+export interface StoredRecord extends ClientRecord {
   /** True when only root can change it. */
   readonly lockedByRoot: boolean
 }
 
 /** The records of configured clients. Each is a file of its own in `configured/`, so that concurrent runs do not overwrite each other's. */
-export interface ConfiguredClients {
+export interface ClientRecords {
   /** Lists all records, oldest first. Throws MirrorError for an unreadable folder, or a damaged record. */
-  list(): Promise<KnownRecord[]>
+  list(): Promise<StoredRecord[]>
   /** Writes a record. It replaces the record of the same client, target and root. */
-  put(record: ConfiguredClient): Promise<void>
-  remove(record: ConfiguredClient): Promise<void>
+  put(record: ClientRecord): Promise<void>
+  remove(record: ClientRecord): Promise<void>
   /** As root: moves system-wide records from root's state folder, where older versions wrote them, to the system folder. */
   migrate(): Promise<void>
   /** Returns the folder for the backups of a record. */
-  backupFolder(record: Pick<ConfiguredClient, 'root' | 'details'>): string
+  backupFolder(record: Pick<ClientRecord, 'root' | 'details'>): string
 }
 
 /** Opens the records. A path alone is a single state folder without a system folder. */
-export function openConfiguredClients(where: string | RecordFolders): ConfiguredClients {
+export function openClientRecords(where: string | RecordFolders): ClientRecords {
   const { own, system, isRoot } = typeof where === 'string' ? { own: where, system: undefined, isRoot: false } : where
   const shared = system === own ? undefined : system
 
-  function folderOf(record: Pick<ConfiguredClient, 'root' | 'details'>): string {
+  function folderOf(record: Pick<ClientRecord, 'root' | 'details'>): string {
     const isShared = shared !== undefined && isRoot && (own === undefined || isSystemWide(record))
     const folder = isShared ? shared : own
     if (folder === undefined) throw new Error('There is no folder for records')
     return folder
   }
 
-  const configured: ConfiguredClients = {
+  const configured: ClientRecords = {
     async list() {
       const records = [
         ...(own === undefined ? [] : await readRecords(own, false)),
@@ -113,21 +113,21 @@ export function openConfiguredClients(where: string | RecordFolders): Configured
   return configured
 }
 
-async function removeRecord(folder: string, record: ConfiguredClient): Promise<void> {
+async function removeRecord(folder: string, record: ClientRecord): Promise<void> {
   await rm(getRecordPath(folder, record), { force: true })
   await orAbsent(() => syncFolder(join(folder, 'configured')))
 }
 
-function getRecordPath(folder: string, record: ConfiguredClient): string {
+function getRecordPath(folder: string, record: ClientRecord): string {
   return join(folder, 'configured', getRecordName(record))
 }
 
 /** True for a record of files of the whole machine, not of one user. */
-function isSystemWide({ root, details }: Pick<ConfiguredClient, 'root' | 'details'>): boolean {
+function isSystemWide({ root, details }: Pick<ClientRecord, 'root' | 'details'>): boolean {
   return root === undefined && details['scope'] === 'system'
 }
 
-async function readRecords(folder: string, lockedByRoot: boolean): Promise<KnownRecord[]> {
+async function readRecords(folder: string, lockedByRoot: boolean): Promise<StoredRecord[]> {
   const configured = join(folder, 'configured')
   const names = (await readIfPresent(configured, () => readdir(configured))) ?? []
   const files = names.filter((name) => /^[^.].*\.json$/.test(name)).map((name) => join(configured, name))
@@ -145,7 +145,7 @@ async function writePublicRecord(folder: string, file: string, text: string): Pr
 }
 
 /** Returns the file name of a record, which is unique for client, target and root. */
-function getRecordName({ client, place, root }: ConfiguredClient): string {
+function getRecordName({ client, place, root }: ClientRecord): string {
   // Load the module on use, because listing records must start fast.
   const { createHash } = process.getBuiltinModule('node:crypto')
   const hash = createHash('sha256')
@@ -156,8 +156,8 @@ function getRecordName({ client, place, root }: ConfiguredClient): string {
 
 /** True for two records of the same client, target and root. */
 export function isSameTarget(
-  one: Pick<ConfiguredClient, 'client' | 'place' | 'root'>,
-  other: Pick<ConfiguredClient, 'client' | 'place' | 'root'>,
+  one: Pick<ClientRecord, 'client' | 'place' | 'root'>,
+  other: Pick<ClientRecord, 'client' | 'place' | 'root'>,
 ): boolean {
   return one.client === other.client && one.place === other.place && one.root === other.root
 }
@@ -176,7 +176,7 @@ async function readIfPresent<T>(path: string, read: () => Promise<T>): Promise<T
 }
 
 /** Reads a record; undefined when it was removed since. Throws MirrorError for a damaged one, because an undo without it would be a guess. */
-async function readRecord(file: string): Promise<ConfiguredClient | undefined> {
+async function readRecord(file: string): Promise<ClientRecord | undefined> {
   const text = await readIfPresent(file, () => readFile(file, 'utf8'))
   if (text === undefined) return undefined
   try {
@@ -190,7 +190,7 @@ async function readRecord(file: string): Promise<ConfiguredClient | undefined> {
   })
 }
 
-function isRecord(value: unknown): value is ConfiguredClient {
+function isRecord(value: unknown): value is ClientRecord {
   if (typeof value !== 'object' || value === null) return false
   const { client, place, since, files, folders, details } = value as Record<string, unknown>
   const known: readonly unknown[] = clientNames
@@ -210,14 +210,14 @@ function isRecord(value: unknown): value is ConfiguredClient {
  * file to write with which content. For root, its own `MIRROR_HOME` holds the system-wide records as well. Throws MirrorError for a
  * system folder that users other than root can change.
  */
-export async function findRecordFolders(surroundings: Surroundings): Promise<RecordFolders> {
+export async function findRecordFolders(surroundings: CommandEnvironment): Promise<RecordFolders> {
   const { stateDir } = mirrorPaths(surroundings)
   const system = systemStateDir(surroundings.platform)
   const isRoot = process.geteuid?.() === 0
   if (!isRoot || system === undefined) return { own: stateDir, system, isRoot: false }
-  const own = isOnlyRoots(stateDir) ? stateDir : undefined
+  const own = isRootControlled(stateDir) ? stateDir : undefined
   if (own !== undefined && surroundings.env['MIRROR_HOME']) return { own, system: undefined, isRoot }
-  if (isOnlyRoots(system)) return { own, system, isRoot }
+  if (isRootControlled(system)) return { own, system, isRoot }
   throw new MirrorError(`Users other than root can change ${system}, so its records are not used.`, {
     hints: [
       `ls -ld ${system}   (must be owned by root, with mode 755)`,
@@ -227,22 +227,26 @@ export async function findRecordFolders(surroundings: Surroundings): Promise<Rec
 }
 
 /** Opens the records of a machine. */
-export function openMachineRecords({ records, stateDir }: Pick<Machine, 'records' | 'stateDir'>): ConfiguredClients {
-  return openConfiguredClients(records ?? stateDir)
+export function openMachineRecords({ records, stateDir }: Pick<Machine, 'records' | 'stateDir'>): ClientRecords {
+  return openClientRecords(records ?? stateDir)
 }
 
-type TargetIdentity = Pick<ConfiguredClient, 'client' | 'root' | 'details'> & { readonly lockedByRoot?: boolean }
+type TargetIdentity = Pick<ClientRecord, 'client' | 'root' | 'details'> & { readonly lockedByRoot?: boolean }
 
 /** Returns the arguments that configure this target, or undo it with `--undo`, and no other target of the client. */
-export function configureArguments({ client, root, details }: TargetIdentity, ...more: string[]): string[] {
+export function getConfigureArguments({ client, root, details }: TargetIdentity, ...more: string[]): string[] {
   const options = { root, scope: details['scope'], cluster: details['cluster'], file: details['file'] }
   const flags = Object.entries(options).flatMap(([name, value]) => (value === undefined ? [] : [`--${name}`, value]))
   return ['configure', client, ...flags, ...more]
 }
 
 /** Returns the same as a command line, with sudo for a target that only root can change. */
-export async function configureCommand(machine: Machine, target: TargetIdentity, ...more: string[]): Promise<string> {
-  const args = configureArguments(target, ...more)
+export async function getConfigureCommand(
+  machine: Machine,
+  target: TargetIdentity,
+  ...more: string[]
+): Promise<string> {
+  const args = getConfigureArguments(target, ...more)
   const belongsToRoot = target.lockedByRoot === true || (isSystemWide(target) && process.geteuid?.() === 0)
-  return belongsToRoot ? rootCommand(machine, args) : ['mirror', ...args.map(shellWord)].join(' ')
+  return belongsToRoot ? renderRootCommand(machine, args) : ['mirror', ...args.map(shellWord)].join(' ')
 }

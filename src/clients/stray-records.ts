@@ -1,19 +1,19 @@
 import { lstat, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { findInvokingUser } from '../admin/find-mirror.ts'
-import { looksAtOwners, mirrorPaths } from '../config/paths.ts'
+import { mustCheckOwners, mirrorPaths } from '../config/paths.ts'
 import { createDockerEngine } from '../docker/dockerode-engine.ts'
 import { findDockerEndpoint, isRemoteEngine } from '../docker/endpoint.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { orAbsent } from '../lib/fs.ts'
-import { isOnlyRoots } from '../lib/ownership.ts'
-import { shellWord, type Surroundings } from '../lib/process.ts'
+import { isRootControlled } from '../lib/ownership.ts'
+import { shellWord, type CommandEnvironment } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
-import { adapterOf, machineAt } from './adapters.ts'
+import { getAdapter, describeMachine } from './adapters.ts'
 import { isAsWritten } from './apply.ts'
 import { configureClient, prepareClient, type PreparedClient } from './configure.ts'
-import { findMirror, type MirrorAddress, waitUntilServed } from './find-mirror.ts'
-import { configureCommand, type ConfiguredClient, type KnownRecord, openMachineRecords } from './records.ts'
+import { findMirrorAddress, type MirrorAddress, waitUntilServed } from './find-mirror.ts'
+import { getConfigureCommand, type ClientRecord, type StoredRecord, openMachineRecords } from './records.ts'
 import type { ClientOptions, ConfigTarget, Machine } from './types.ts'
 import { getTarget } from './undo.ts'
 
@@ -21,8 +21,8 @@ import { getTarget } from './undo.ts'
  * Describes, as root, the records of root in folders that another user can change, where older versions wrote them under `sudo -E`,
  * and how to undo them by hand. Undefined when there are none. mirror never uses these records.
  */
-export async function describeStrayRecords(surroundings: Surroundings): Promise<string | undefined> {
-  if (!looksAtOwners(surroundings)) return undefined
+export async function describeStrayRecords(surroundings: CommandEnvironment): Promise<string | undefined> {
+  if (!mustCheckOwners(surroundings)) return undefined
   const user = await findInvokingUser(surroundings)
   const callers = surroundings.callers ?? surroundings
   const candidates = [
@@ -32,7 +32,7 @@ export async function describeStrayRecords(surroundings: Surroundings): Promise<
   ]
   for (const { stateDir } of candidates) {
     const folder = join(stateDir, 'configured')
-    if (isOnlyRoots(folder)) continue
+    if (isRootControlled(folder)) continue
     const names = await listRootsRecords(folder)
     if (names.length === 0) continue
     const [records, backups] = [shellWord(folder), shellWord(join(stateDir, 'backups'))]
@@ -61,7 +61,7 @@ async function listRootsRecords(folder: string): Promise<string[]> {
 
 /** A client with an address that the mirror does not have. */
 export interface StaleClient {
-  readonly record: KnownRecord
+  readonly record: StoredRecord
   /** The part with another address; `cache` when both have. */
   readonly of: 'cache' | 'registry'
   /** The address in the client's configuration. */
@@ -74,8 +74,8 @@ export interface StaleClient {
   readonly mend: string
 }
 
-/** A stale client after `mendStaleClients`. */
-export interface MendedClient extends StaleClient {
+/** A stale client after `updateStaleClients`. */
+export interface UpdatedClient extends StaleClient {
   /** True when its files were mirror's own, and now have the new address. */
   readonly rewritten: boolean
 }
@@ -84,8 +84,8 @@ export interface MendedClient extends StaleClient {
  * Compares the addresses of this machine's configured clients with those of the running mirror. Empty when no mirror runs. Runs no
  * program, except to check that a cluster with an old address still exists.
  */
-export async function findStaleClients(surroundings: Surroundings): Promise<StaleClient[]> {
-  const machine = await machineAt(surroundings, undefined)
+export async function findStaleClients(surroundings: CommandEnvironment): Promise<StaleClient[]> {
+  const machine = await describeMachine(surroundings, undefined)
   const records = await listOwnRecords(machine)
   const mirror = records.length === 0 ? undefined : await findRunningMirror(surroundings)
   return mirror === undefined ? [] : filterStale(records, machine, mirror)
@@ -95,21 +95,21 @@ export async function findStaleClients(surroundings: Surroundings): Promise<Stal
  * Finds stale clients after `mirror up`, and waits before for the networks that the mirror will serve. Rewrites the address in files
  * that only mirror has written, and that the client reads at each pull.
  */
-export async function mendStaleClients(surroundings: Surroundings, clock: Clock): Promise<MendedClient[]> {
-  const machine = await machineAt(surroundings, undefined)
+export async function updateStaleClients(surroundings: CommandEnvironment, clock: Clock): Promise<UpdatedClient[]> {
+  const machine = await describeMachine(surroundings, undefined)
   const records = await listOwnRecords(machine)
   if (records.length === 0) return []
   await waitForNetworks(surroundings, machine, records, clock)
   const mirror = await findRunningMirror(surroundings)
   if (mirror === undefined) return []
-  const mended: MendedClient[] = []
+  const mended: UpdatedClient[] = []
   for (const stale of await filterStale(records, machine, mirror))
     mended.push({ ...stale, rewritten: stale.to !== undefined && (await rewriteAddress(machine, stale, mirror)) })
   return mended
 }
 
 async function filterStale(
-  records: readonly KnownRecord[],
+  records: readonly StoredRecord[],
   machine: Machine,
   mirror: MirrorAddress,
 ): Promise<StaleClient[]> {
@@ -119,20 +119,20 @@ async function filterStale(
     const found = await compareAddress(machine, record, target, mirror)
     // Ignore another registry address unless a file has it, because most clients are configured for the cache only.
     const isStale = found !== undefined && (found.of === 'cache' || (await isNamedInFiles(found.from, record, target)))
-    if (isStale && !(await target.isGone?.())) stale.push(found)
+    if (isStale && !(await target.isDeleted?.())) stale.push(found)
   }
   return stale
 }
 
 /** Lists the records of this machine itself with an address of its own mirror. */
-async function listOwnRecords(machine: Machine): Promise<KnownRecord[]> {
+async function listOwnRecords(machine: Machine): Promise<StoredRecord[]> {
   const records = await openMachineRecords(machine).list()
   return records.filter(({ root, isNamed, undone }) => root === undefined && isNamed !== true && undone !== true)
 }
 
-async function findRunningMirror(surroundings: Surroundings): Promise<MirrorAddress | undefined> {
+async function findRunningMirror(surroundings: CommandEnvironment): Promise<MirrorAddress | undefined> {
   try {
-    return await findMirror(surroundings, { url: undefined, caFile: undefined })
+    return await findMirrorAddress(surroundings, { url: undefined, caFile: undefined })
   } catch (error) {
     // Without a running mirror, or with an unreadable certificate, there is no address to compare with.
     if (error instanceof MirrorError) return undefined
@@ -142,14 +142,14 @@ async function findRunningMirror(surroundings: Surroundings): Promise<MirrorAddr
 
 async function compareAddress(
   machine: Machine,
-  record: KnownRecord,
+  record: StoredRecord,
   { location }: ConfigTarget,
   mirror: MirrorAddress,
 ): Promise<StaleClient | undefined> {
   const { cache, registry } = record
   try {
     const now = mirror.addressFor(location)
-    const common = { record, why: undefined, mend: await configureCommand(machine, record) }
+    const common = { record, why: undefined, mend: await getConfigureCommand(machine, record) }
     if (now.cache !== cache || (now.ca !== undefined) !== (record.ca === true))
       return { ...common, of: 'cache', from: cache, to: now.cache }
     if (now.registry !== registry && registry !== undefined)
@@ -167,13 +167,13 @@ async function compareAddress(
       from: cache,
       to: undefined,
       why: error.message,
-      mend: mend ?? (await configureCommand(machine, record, '--undo')),
+      mend: mend ?? (await getConfigureCommand(machine, record, '--undo')),
     }
   }
 }
 
 /** True when a written file contains the port of this registry, or cannot be read. */
-async function isNamedInFiles(registry: string, { files }: ConfiguredClient, target: ConfigTarget): Promise<boolean> {
+async function isNamedInFiles(registry: string, { files }: ClientRecord, target: ConfigTarget): Promise<boolean> {
   const { port } = new URL(registry)
   try {
     for (const { path } of files) {
@@ -189,9 +189,9 @@ async function isNamedInFiles(registry: string, { files }: ConfiguredClient, tar
 
 /** Waits until the mirror serves the networks of the records: after its start it listens on their gateways with a delay. */
 async function waitForNetworks(
-  surroundings: Surroundings,
+  surroundings: CommandEnvironment,
   machine: Machine,
-  records: readonly ConfiguredClient[],
+  records: readonly ClientRecord[],
   clock: Clock,
 ): Promise<void> {
   const locations = await Promise.all(records.map(async (record) => (await getTarget(machine, record)).location))
@@ -211,7 +211,7 @@ async function waitForNetworks(
 /** Writes the new address to files that need no confirmation; false when the user must run the command. */
 async function rewriteAddress(machine: Machine, { record }: StaleClient, mirror: MirrorAddress): Promise<boolean> {
   try {
-    const adapter = await adapterOf(record.client)
+    const adapter = await getAdapter(record.client)
     const { scope, cluster, file } = record.details
     const options: ClientOptions = {
       scope: scope === 'user' || scope === 'system' ? scope : undefined,
@@ -225,7 +225,7 @@ async function rewriteAddress(machine: Machine, { record }: StaleClient, mirror:
     const targets = await adapter.targets(machine, options)
     const target = targets.find(({ id }) => id === record.place)
     if (target === undefined) return false
-    const prepared = await prepareClient({ machine, adapter, place: target, mirror, fallback: record.fallback })
+    const prepared = await prepareClient({ machine, adapter, target, mirror, fallback: record.fallback })
     if (!(await changesOnlyOwnFiles(prepared, record))) return false
     await configureClient(prepared, new Date())
     return true
@@ -238,8 +238,8 @@ async function rewriteAddress(machine: Machine, { record }: StaleClient, mirror:
 
 /** True when the plan changes only files that mirror created, and that are unchanged since. */
 async function changesOnlyOwnFiles(
-  { place: target, plan }: PreparedClient,
-  { files }: ConfiguredClient,
+  { target, plan }: PreparedClient,
+  { files }: ClientRecord,
 ): Promise<boolean> {
   for (const { path, before } of plan.changes) {
     const recorded = files.find((file) => file.path === path)

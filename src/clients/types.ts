@@ -60,7 +60,7 @@ export interface ConfigPlan {
 export type PrintedConfig = Omit<ConfigPlan, 'changes'>
 
 /** The files and folders to read before planning; absolute paths. */
-export interface WantedFiles {
+export interface TargetInputs {
   readonly files: readonly string[]
   /** Folders, read with all files below them. */
   readonly trees: readonly string[]
@@ -116,9 +116,9 @@ export interface ClientAdapter {
    * Renders the text for stdout in place of a document after a failure, so that the program at the other end of the pipe fails, with
    * the reason if it can show one. Absent for clients whose documents are not piped; undefined when no document was requested.
    */
-  refusal?(failure: ConfigureFailure): string | undefined
+  renderFailure?(failure: ConfigureFailure): string | undefined
   /** Restores a target from its recorded details. It contacts no program, so that undo works after the client was uninstalled. */
-  recall(machine: Machine, details: ConfigTargetDetails): ConfigTarget
+  restoreTarget(machine: Machine, details: ConfigTargetDetails): ConfigTarget
 }
 
 /** The failure to make a document for stdout. */
@@ -143,24 +143,24 @@ export interface ConfigTarget {
   readonly location: ClientLocation
   readonly files: FilePort
   /** All of its files are in mirror's state folder, so they are written without confirmation. */
-  readonly ours?: true
+  readonly isOwn?: true
   /** The client reads the address from its files at each pull, so a new address takes effect at once. */
   readonly readAtEachPull?: true
   /** Resolves to true for a cluster that was deleted; to false when unknown. */
-  isGone?(): Promise<boolean>
+  isDeleted?(): Promise<boolean>
   /** The files to read before `plan` and `strip`. */
-  readonly wants: WantedFiles
+  readonly inputs: TargetInputs
   /** Plans the configuration. Pure. Throws MirrorError (usage) for a file that cannot be changed safely. */
-  plan(mirror: MirrorForClient, files: FilesNow): ConfigPlan
+  plan(mirror: MirrorForClient, files: FilesSnapshot): ConfigPlan
   /** Removes mirror's keys from files that the user has changed since. Pure. `mirror`: the addresses that were written. */
-  strip(mirror: { readonly cache: string; readonly registry: string | undefined }, files: FilesNow): FileChange[]
+  strip(mirror: { readonly cache: string; readonly registry: string | undefined }, files: FilesSnapshot): FileChange[]
   /** Validates the new files by the client's own program. Throws MirrorError (usage) with its output. */
   validate?(changes: readonly FileChange[]): Promise<void>
   /**
    * Runs the required step after a write or undo of these files that needs no confirmation, for example a restart of containerd in
    * a node. Throws MirrorError.
    */
-  settle?(paths: readonly string[]): Promise<void>
+  completeWrite?(paths: readonly string[]): Promise<void>
   /** Makes the client read its files again; absent when it does so by itself, or when mirror cannot. */
   readonly reload?: ClientReload
   /**
@@ -169,7 +169,7 @@ export interface ConfigTarget {
    */
   observe?(mirror: { readonly cache: string }): Promise<Observation>
   /** Lists the user's steps until the client has applied an undo of these files without `reload`; absent when there are none. */
-  afterUndo?(paths: readonly string[]): string[]
+  listUndoSteps?(paths: readonly string[]): string[]
   /**
    * Pulls an image by the client itself, and removes it again. `failed`: the client's error output. Absent for clients that cannot run
    * a pull from this machine.
@@ -215,7 +215,7 @@ export interface ClientReload {
    * Returns the state of the files during the reload of an undo, for a client that ignores missing keys. It also accepts files that
    * are already restored.
    */
-  interim?(mirror: { readonly cache: string }, files: FilesNow): FileChange[]
+  interim?(mirror: { readonly cache: string }, files: FilesSnapshot): FileChange[]
 }
 
 /** The content of a file, and the attributes to keep when it is replaced. */
@@ -248,7 +248,7 @@ export interface FilePort {
 }
 
 /** A snapshot of files, read before planning. */
-export class FilesNow {
+export class FilesSnapshot {
   readonly #files: ReadonlyMap<string, Uint8Array>
 
   /** `files`: contents by absolute path, without absent files. */
@@ -281,13 +281,13 @@ export class FilesNow {
   }
 
   /** Returns the snapshot after these changes. */
-  with(changes: readonly FileChange[]): FilesNow {
+  with(changes: readonly FileChange[]): FilesSnapshot {
     const files = new Map(this.#files)
     for (const { path, after } of changes) {
       if (after === undefined) files.delete(path)
       else files.set(path, new TextEncoder().encode(after))
     }
-    return new FilesNow(files)
+    return new FilesSnapshot(files)
   }
 
   /** Returns the change of one file; empty when the text is the same. */

@@ -1,17 +1,17 @@
 import { readFile } from 'node:fs/promises'
 import { resolve } from 'node:path'
-import { rootCommand } from '../admin/sudo.ts'
+import { renderRootCommand } from '../admin/sudo.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
-import { adapterOf } from './adapters.ts'
+import { getAdapter } from './adapters.ts'
 import { sortForWriting, isAsWritten, readUnchangedFile, hashHex } from './apply.ts'
 import { resolveTargetBelowRoot, readFiles, getRecordRoot } from './configure.ts'
-import { type ConfiguredClient, type RecordedFile, type KnownRecord, openMachineRecords } from './records.ts'
+import { type ClientRecord, type RecordedFile, type StoredRecord, openMachineRecords } from './records.ts'
 import type { ConfigTarget, FileChange, FilePort, FileState, Machine } from './types.ts'
 
 /** The planned undo of one target; nothing is written yet. */
 interface PreparedUndo {
-  readonly record: KnownRecord
-  readonly place: ConfigTarget
+  readonly record: StoredRecord
+  readonly target: ConfigTarget
   readonly plan: UndoPlan
 }
 
@@ -19,11 +19,11 @@ interface PreparedUndo {
  * Returns the records of this machine, or of its `--root`, that match the given options. The last one comes first, so that of two
  * records of one file each undo finds the content that its own run left. Throws MirrorError for an unknown client.
  */
-export async function recordsOf(
+export async function findRecords(
   machine: Machine,
   wanted: Readonly<Record<'client' | 'scope' | 'cluster' | 'file', string | undefined>>,
-): Promise<KnownRecord[]> {
-  if (wanted.client !== undefined) await adapterOf(wanted.client)
+): Promise<StoredRecord[]> {
+  if (wanted.client !== undefined) await getAdapter(wanted.client)
   const named = wanted.file === undefined ? undefined : resolve(machine.cwd, wanted.file)
   const records = await openMachineRecords(machine).list()
   return records
@@ -44,19 +44,19 @@ export async function recordsOf(
  */
 export async function prepareUndo(
   machine: Machine,
-  record: KnownRecord,
+  record: StoredRecord,
   args: readonly string[] = ['configure', record.client, '--undo'],
 ): Promise<PreparedUndo> {
   if (record.lockedByRoot)
     throw new MirrorError(`${record.client} was configured by root, so only root can undo that: ${record.title}.`, {
       exit: exitCode.usage,
-      hints: [await rootCommand(machine, args)],
+      hints: [await renderRootCommand(machine, args)],
     })
   const target = await getTarget(machine, record)
   const plan = await planUndo(record, target.files, async () => {
-    return record.undone ? [] : target.strip(record, await readFiles(target.files, target.wants))
+    return record.undone ? [] : target.strip(record, await readFiles(target.files, target.inputs))
   })
-  return { record, place: target, plan: record.undone ? { ...plan, notes: [] } : plan }
+  return { record, target, plan: record.undone ? { ...plan, notes: [] } : plan }
 }
 
 /**
@@ -66,7 +66,7 @@ export async function prepareUndo(
  */
 export async function undoClient(
   machine: Machine,
-  { record, place: target, plan }: PreparedUndo,
+  { record, target, plan }: PreparedUndo,
   reload: boolean,
 ): Promise<{ readonly stillInUse: boolean }> {
   const configured = openMachineRecords(machine)
@@ -76,7 +76,7 @@ export async function undoClient(
   let { changes } = plan
   if (clientReload?.interim) {
     const interim = clientReload
-      .interim(record, await readFiles(target.files, target.wants))
+      .interim(record, await readFiles(target.files, target.inputs))
       .filter(({ path }) => record.files.some((file) => file.path === path))
     // Record the interim hashes first, so that the next undo is exact after an abort or a failed reload.
     await configured.put({
@@ -94,20 +94,23 @@ export async function undoClient(
     stillInUse = clientReload === undefined && target.reload?.interim !== undefined && (await isInUse(target, record))
     await (stillInUse ? configured.put({ ...record, undone: true }) : configured.remove(record))
   })
-  await target.settle?.(changes.map(({ path }) => path))
+  await target.completeWrite?.(changes.map(({ path }) => path))
   if (clientReload && !clientReload.interim) await clientReload.run()
   return { stillInUse }
 }
 
-async function isInUse(target: ConfigTarget, record: KnownRecord): Promise<boolean> {
+async function isInUse(target: ConfigTarget, record: StoredRecord): Promise<boolean> {
   return (await target.observe?.(record))?.inUse === true
 }
 
 /** Restores the target of a record without contacting the client. */
-export async function getTarget(machine: Machine, record: ConfiguredClient): Promise<ConfigTarget> {
+export async function getTarget(machine: Machine, record: ClientRecord): Promise<ConfigTarget> {
   const { root } = record
   const recordMachine = root === undefined ? machine : { ...machine, root, home: root, detached: true }
-  return resolveTargetBelowRoot(recordMachine, (await adapterOf(record.client)).recall(recordMachine, record.details))
+  return resolveTargetBelowRoot(
+    recordMachine,
+    (await getAdapter(record.client)).restoreTarget(recordMachine, record.details),
+  )
 }
 
 function withInterimHash(file: RecordedFile, interim: readonly FileChange[], undone = false): RecordedFile {
@@ -135,7 +138,7 @@ interface UndoPlan {
  * changed since, only mirror's keys are removed, as `strip` returns it. Throws MirrorError for a missing backup.
  */
 export async function planUndo(
-  record: ConfiguredClient,
+  record: ClientRecord,
   files: FilePort,
   strip: () => Promise<readonly FileChange[]>,
 ): Promise<UndoPlan> {
@@ -164,7 +167,7 @@ export async function planUndo(
 
 /** Carries out the changes of an undo, removes the folders that mirror created, then calls `conclude` to update the record. */
 export async function applyUndo(
-  record: ConfiguredClient,
+  record: ClientRecord,
   { changes }: UndoPlan,
   files: FilePort,
   conclude: () => Promise<void>,

@@ -7,7 +7,7 @@ import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
 import { isDebugging, renderError } from '../cli/render/log.ts'
 import { type Colors, createPrompt, NotInteractiveError, type Terminal } from '../cli/terminal.ts'
 import type { ClientAdapter, ConfigTarget, Machine } from '../clients/types.ts'
-import { exitCode, type ExitCode, gravest, MirrorError } from '../lib/errors.ts'
+import { exitCode, type ExitCode, combineExitCodes, MirrorError } from '../lib/errors.ts'
 import { redact } from '../lib/logger.ts'
 
 export default class Configure extends BaseCommand {
@@ -96,8 +96,8 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
   }
 
   private async runAction(client: string | undefined, flags: ConfigureFlags): Promise<void> {
-    const { machineAt } = await import('../clients/adapters.ts')
-    const { refuseOthersFlags } = await import('../admin/sudo.ts')
+    const { describeMachine: machineAt } = await import('../clients/adapters.ts')
+    const { refuseForeignFlags: refuseOthersFlags } = await import('../admin/sudo.ts')
     const { describeStrayRecords } = await import('../clients/stray-records.ts')
     const surroundings = this.surroundings()
     refuseOthersFlags(flags, ['root', 'file', 'ca'], surroundings)
@@ -147,7 +147,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     const { argumentsForRoot, configureDialog, toChoices, toClientOptions } = await import('../cli/configure-flow.ts')
     if (!flags['dry-run'] && flags.mirror === undefined) await adapter.prepare?.(machine, toClientOptions(flags))
     const mirror = await this.findMirror(machine, flags)
-    const request = { machine, adapter, place: target, mirror, args: argumentsForRoot(adapter.client, target, flags) }
+    const request = { machine, adapter, target, mirror, args: argumentsForRoot(adapter.client, target, flags) }
     const report = await configureDialog(this.terminal, request, {
       ...toChoices(flags),
       fallback: !flags['no-fallback'],
@@ -157,12 +157,12 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
   }
 
   private async findMirror({ cwd }: Machine, { mirror, ca }: ConfigureFlags) {
-    const { findMirror } = await import('../clients/find-mirror.ts')
+    const { findMirrorAddress: findMirror } = await import('../clients/find-mirror.ts')
     return findMirror(this.surroundings(), { url: mirror, caFile: ca === undefined ? undefined : resolve(cwd, ca) })
   }
 
   private async undo(machine: Machine, client: string | undefined, flags: ConfigureFlags): Promise<void> {
-    const { recordsOf } = await import('../clients/undo.ts')
+    const { findRecords: recordsOf } = await import('../clients/undo.ts')
     const { forEachInTurn, toChoices, undoDialog } = await import('../cli/configure-flow.ts')
     const { scope, cluster, file } = flags
     const records = await recordsOf(machine, { client, scope, cluster, file })
@@ -191,7 +191,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     const { scope, cluster, file } = flags
     const { pulling, silent } = await configuredTargets(machine, { client: undefined, scope, cluster, file })
     // A missing mirror concerns all of them, so it is reported once.
-    const { adminToCheckBy } = await import('../clients/check.ts')
+    const { getAdminForCheck: adminToCheckBy } = await import('../clients/check.ts')
     await adminToCheckBy(this.surroundings())
     const unchecked: object[] = []
     for (const { client, place, title } of silent) {
@@ -200,7 +200,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     }
     const { done, failed } = await forEachInTurn(
       pulling,
-      ({ record, place: target }) => this.check(machine, record.client, target, flags),
+      ({ record, target }) => this.check(machine, record.client, target, flags),
       ({ record: { client, place, title } }, error) => {
         unchecked.push({ client, place, error: redact(error.message) })
         this.#failures.report(`Failed: ${client}, ${title}.`, error)
@@ -221,7 +221,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
 
   private endWith(codes: readonly ExitCode[]): void {
     this.#failures.end()
-    const exit = gravest(codes)
+    const exit = combineExitCodes(codes)
     if (exit !== exitCode.done) this.exit(exit)
   }
 
@@ -241,7 +241,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     name: string | undefined,
     flags: ConfigureFlags,
   ): Promise<readonly ClientAdapter[] | undefined> {
-    const { adapterOf } = await import('../clients/adapters.ts')
+    const { getAdapter: adapterOf } = await import('../clients/adapters.ts')
     if (name !== undefined) return [await adapterOf(name)]
     const { findClients } = await import('../clients/adapters.ts')
     const found = await findClients(machine)
@@ -264,10 +264,10 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     const { createFileRefusal, toClientOptions } = await import('../cli/configure-flow.ts')
     const targets = await adapter.targets(machine, toClientOptions(flags))
     const file = flags.file === undefined ? undefined : resolve(machine.cwd, flags.file)
-    if (file !== undefined && !targets.some(({ wants }) => wants.files.includes(file)))
+    if (file !== undefined && !targets.some(({ inputs: wants }) => wants.files.includes(file)))
       throw await createFileRefusal(adapter.client, file)
-    const { usualTarget } = await import('../clients/configured.ts')
-    const usual = await usualTarget(machine, { client: adapter.client, places: targets, ...flags })
+    const { chooseTarget: usualTarget } = await import('../clients/configured.ts')
+    const usual = await usualTarget(machine, { client: adapter.client, targets: targets, ...flags })
     const asks = targets.length > 1 && !flags.yes && !flags['dry-run'] && !flags.check && !flags.json
     if (!asks || !this.terminal.prompt) return usual
     return this.terminal.prompt.choose(

@@ -2,10 +2,10 @@ import { boolean } from '@oclif/core/flags'
 import { BaseCommand } from '../cli/base-command.ts'
 import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
 import { columnsOf, fitText } from '../cli/terminal.ts'
-import type { KnownRecord } from '../clients/records.ts'
+import type { StoredRecord } from '../clients/records.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import type { StoppedMirror } from '../daemon/stop.ts'
-import type { Surroundings } from '../lib/process.ts'
+import type { CommandEnvironment } from '../lib/process.ts'
 
 export default class Down extends BaseCommand {
   static override summary = 'Stop the mirror and keep its data'
@@ -38,7 +38,7 @@ export default class Down extends BaseCommand {
     if (flags['dry-run']) return this.preview(paths, flags)
     if (flags.volumes && !(await this.confirmVolumeRemoval(flags))) return this.info('Nothing was done.')
     const { stopAnyMirror } = await import('../daemon/stop.ts')
-    const { findMirrorHere } = await import('../admin/find-mirror.ts')
+    const { findRunningMirror: findMirrorHere } = await import('../admin/find-mirror.ts')
     const owner = (await findMirrorHere(surroundings))?.user
     // Root's own mirror is meant under sudo. The state files of a user must not make root end a process.
     const stopped = owner ? undefined : await stopAnyMirror({ paths, clock: systemClock, surroundings })
@@ -59,15 +59,15 @@ export default class Down extends BaseCommand {
     if (autostartRemoved) this.print('It no longer starts after a reboot.')
   }
 
-  private async configuredClients(surroundings: Surroundings): Promise<KnownRecord[]> {
-    const { findRecordFolders, openConfiguredClients } = await import('../clients/records.ts')
+  private async configuredClients(surroundings: CommandEnvironment): Promise<StoredRecord[]> {
+    const { findRecordFolders, openClientRecords: openConfiguredClients } = await import('../clients/records.ts')
     const records = await openConfiguredClients(await findRecordFolders(surroundings)).list()
     return records.filter(({ root }) => root === undefined)
   }
 
   /** The commands that undo the clients' configuration. Only root can undo its own. */
-  private async undoCommands(surroundings: Surroundings, pointing: readonly KnownRecord[]): Promise<string[]> {
-    const { rootCommand } = await import('../admin/sudo.ts')
+  private async undoCommands(surroundings: CommandEnvironment, pointing: readonly StoredRecord[]): Promise<string[]> {
+    const { renderRootCommand: rootCommand } = await import('../admin/sudo.ts')
     const isRoots = pointing.filter(({ lockedByRoot }) => lockedByRoot)
     return [
       ...(isRoots.length < pointing.length ? ['mirror configure --undo'] : []),
@@ -98,10 +98,10 @@ export default class Down extends BaseCommand {
     return confirm({ prompt }, flags, "Delete the container's volume, with all cached content and pushed images?")
   }
 
-  private async removeVolume(surroundings: Surroundings): Promise<boolean> {
+  private async removeVolume(surroundings: CommandEnvironment): Promise<boolean> {
     const { openEngine } = await import('../docker/dockerode-engine.ts')
     const { removeVolume } = await import('../daemon/container/stop.ts')
-    const { removeVolumeMarker, volumeMarkerEngine } = await import('../admin/state.ts')
+    const { removeVolumeMarker, readVolumeMarkerEngine: volumeMarkerEngine } = await import('../admin/state.ts')
     const { stateDir } = mirrorPaths(surroundings)
     const removed = await removeVolume(await openEngine(surroundings, await volumeMarkerEngine(stateDir)), stateDir)
     await removeVolumeMarker(stateDir)

@@ -1,12 +1,12 @@
 import { join, resolve } from 'node:path'
 import { boolean, string } from '@oclif/core/flags'
-import { refuseOthersFile } from '../admin/sudo.ts'
+import { refuseForeignFile } from '../admin/sudo.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { cachePortFlag, configFlag, dryRunFlag, yesFlag } from '../cli/flags.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import type { ConfigChoices, TemplateName } from '../daemon/init.ts'
 import { packageRoot } from '../lib/package-root.ts'
-import type { Surroundings } from '../lib/process.ts'
+import type { CommandEnvironment } from '../lib/process.ts'
 import { parseSize } from '../lib/units.ts'
 
 export default class Init extends BaseCommand {
@@ -75,7 +75,7 @@ export default class Init extends BaseCommand {
 
   private async writeTemplate(
     name: TemplateName,
-    surroundings: Surroundings,
+    surroundings: CommandEnvironment,
     flags: { image?: string | undefined; output?: string | undefined; force: boolean; 'dry-run': boolean },
   ): Promise<void> {
     const { renderTemplate } = await import('../daemon/init.ts')
@@ -87,7 +87,7 @@ export default class Init extends BaseCommand {
       return
     }
     const file = resolve(flags.output)
-    refuseOthersFile(`--output ${flags.output}`, file, surroundings)
+    refuseForeignFile(`--output ${flags.output}`, file, surroundings)
     const { writeConfig } = await import('../daemon/init.ts')
     await writeConfig(file, text, { force: flags.force })
     this.print(file)

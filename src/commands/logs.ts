@@ -1,6 +1,6 @@
 import { boolean, integer } from '@oclif/core/flags'
-import type { ContainerPlace } from '../admin/state.ts'
-import { refuseOthersPlaces } from '../admin/sudo.ts'
+import type { ContainerRecord } from '../admin/state.ts'
+import { refuseForeignPaths } from '../admin/sudo.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { jsonFlag } from '../cli/flags.ts'
 import { createLogRenderer } from '../cli/render/log.ts'
@@ -8,7 +8,7 @@ import { columnsOf } from '../cli/terminal.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { parseObject } from '../lib/json.ts'
-import type { Surroundings } from '../lib/process.ts'
+import type { CommandEnvironment } from '../lib/process.ts'
 
 export default class Logs extends BaseCommand {
   static override summary = 'Show the log, with a summary of each pull and push'
@@ -48,13 +48,13 @@ export default class Logs extends BaseCommand {
     const { flags } = await this.parse(Logs)
     this.endWhenUnread()
     const { readLogs } = await import('../daemon/read-logs.ts')
-    const { findMirrorHere } = await import('../admin/find-mirror.ts')
+    const { findRunningMirror: findMirrorHere } = await import('../admin/find-mirror.ts')
     const { systemClock } = await import('../lib/time.ts')
     const surroundings = this.surroundings()
     const { logFile } = mirrorPaths(surroundings)
     const here = await findMirrorHere(surroundings)
     if (here?.user) throw otherUsersLog(here.user.name)
-    if (here === undefined) refuseOthersPlaces(surroundings)
+    if (here === undefined) refuseForeignPaths(surroundings)
     const running = here?.running
     const render = flags.json
       ? asJson
@@ -67,7 +67,7 @@ export default class Logs extends BaseCommand {
     const write = (line: string) => this.print(render(line))
     const container = running?.container ?? (running ? undefined : await this.endedContainer(surroundings))
     if (container) {
-      const { containerLogs } = await import('../daemon/container/stop.ts')
+      const { readContainerLogs: containerLogs } = await import('../daemon/container/stop.ts')
       const request = { lines: flags.lines, follow: flags.follow, signal: this.interrupted }
       for await (const line of containerLogs(surroundings, container, request)) write(line)
       return
@@ -95,7 +95,7 @@ export default class Logs extends BaseCommand {
   }
 
   /** The container of a mirror that has died; the engine keeps its log. */
-  private async endedContainer(surroundings: Surroundings): Promise<ContainerPlace | undefined> {
+  private async endedContainer(surroundings: CommandEnvironment): Promise<ContainerRecord | undefined> {
     const paths = mirrorPaths(surroundings)
     const { readState } = await import('../admin/state.ts')
     const container = (await readState(paths.stateFile))?.container

@@ -1,5 +1,5 @@
 import { boolean } from '@oclif/core/flags'
-import { mirrorStatus } from '../admin/access.ts'
+import { readMirrorStatus } from '../admin/access.ts'
 import type { DeadMirror } from '../admin/find-mirror.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { jsonFlag } from '../cli/flags.ts'
@@ -45,7 +45,7 @@ export default class Status extends BaseCommand {
   }
 
   private async readStatus(asJson: boolean): Promise<string | undefined> {
-    const report = await mirrorStatus(this.surroundings())
+    const report = await readMirrorStatus(this.surroundings())
     if (report === undefined) return undefined
     const { version } = this.config
     const shown = report.version === version ? report : { ...report, cliVersion: version }

@@ -25,11 +25,11 @@ import {
   renderUpPlan,
 } from '../cli/render/up.ts'
 import { columnsOf, fitText } from '../cli/terminal.ts'
-import type { MendedClient } from '../clients/stray-records.ts'
+import type { UpdatedClient } from '../clients/stray-records.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import type { UpPlan, UpReport } from '../daemon/up.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
-import type { Surroundings } from '../lib/process.ts'
+import type { CommandEnvironment } from '../lib/process.ts'
 
 export default class Up extends BaseCommand {
   static override summary = 'Start the mirror and return when it answers'
@@ -73,7 +73,7 @@ export default class Up extends BaseCommand {
     const { planUp, upMirror } = await import('../daemon/up.ts')
     const { version } = this.config
     const surroundings = this.ownSurroundings(flagsAsVariables(flags))
-    const { lastRuntime } = await import('../admin/state.ts')
+    const { readLastRuntime: lastRuntime } = await import('../admin/state.ts')
     const release = this.cleanUpWhenInterrupted()
     if ((flags.runtime ?? (await lastRuntime(mirrorPaths(surroundings)))) === 'container')
       return this.upInContainer(surroundings, flags)
@@ -107,15 +107,15 @@ export default class Up extends BaseCommand {
   }
 
   /** Finds the configured clients, and rewrites the files of those with another address where that needs no consent. */
-  private async findClients(surroundings: Surroundings): Promise<ClientsNow> {
-    const { findRecordFolders, openConfiguredClients } = await import('../clients/records.ts')
+  private async findClients(surroundings: CommandEnvironment): Promise<ClientsNow> {
+    const { findRecordFolders, openClientRecords: openConfiguredClients } = await import('../clients/records.ts')
     try {
       const records = await openConfiguredClients(await findRecordFolders(surroundings)).list()
       const configured = records.filter(({ root, undone }) => root === undefined && undone !== true).length
-      const { findPrograms } = await import('../clients/adapters.ts')
+      const { findClientsOnPath: findPrograms } = await import('../clients/adapters.ts')
       const machine = { ...surroundings, home: surroundings.homedir }
       if (configured === 0) return { configured, here: await findPrograms(machine), stale: [] }
-      const { mendStaleClients } = await import('../clients/stray-records.ts')
+      const { updateStaleClients: mendStaleClients } = await import('../clients/stray-records.ts')
       const { systemClock } = await import('../lib/time.ts')
       return { configured, here: [], stale: await mendStaleClients(surroundings, systemClock) }
     } catch (error) {
@@ -136,7 +136,7 @@ export default class Up extends BaseCommand {
   }
 
   private async upInContainer(
-    surroundings: Surroundings,
+    surroundings: CommandEnvironment,
     flags: {
       runtime?: string | undefined
       credentials?: string[] | undefined
@@ -183,7 +183,7 @@ export default class Up extends BaseCommand {
     this.suggestNext(report, clients)
   }
 
-  private async autostart(surroundings: Surroundings, plan: UpPlan) {
+  private async autostart(surroundings: CommandEnvironment, plan: UpPlan) {
     const { autostartOf, autostartSpec, autostartWarnings } = await import('../daemon/autostart.ts')
     const autostart = autostartOf(surroundings)
     await autostart.check()
@@ -199,7 +199,7 @@ export default class Up extends BaseCommand {
   /** Runs the server in this process. */
   private async serve(
     { action, running, paths, dropped }: UpPlan,
-    surroundings: Surroundings,
+    surroundings: CommandEnvironment,
     release: () => void,
   ): Promise<void> {
     if (action === 'nothing') return this.print(`mirror is already running (pid ${running!.pid}), in the background.`)
@@ -254,6 +254,6 @@ function droppedOf({ dropped }: Pick<UpPlan, 'dropped'>): Partial<Pick<UpPlan, '
 }
 
 /** A client with another address, for `--json`. */
-function toClientReport({ record: { client, place, title }, of, from, to, mend, rewritten }: MendedClient) {
+function toClientReport({ record: { client, place, title }, of, from, to, mend, rewritten }: UpdatedClient) {
   return { client, place, title, of, from, to: to ?? null, rewritten, ...(!rewritten && { mend }) }
 }

@@ -136,7 +136,7 @@ interface ConfigDocument {
 }
 
 /** Renders the complete configuration as a mirror.yaml that is valid in any folder. It refers to secrets, and never holds them. */
-export function renderConfig(config: Config): ConfigDocument {
+export function toConfigDocument(config: Config): ConfigDocument {
   const { cache, registry, admin, networks, allowedHosts, log, upstreams, defaultUpstream, tls } = config
   return {
     cache: {

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { basename, resolve } from 'node:path'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
-import { shellWord, type Surroundings } from '../lib/process.ts'
+import { shellWord, type CommandEnvironment } from '../lib/process.ts'
 import { describeFileFailure } from '../lib/system-errors.ts'
 import { type Config, type ConfigLayer, defaultConfig, type ListenAddress, mergeConfig } from './config.ts'
 import type { MirrorPaths } from './paths.ts'
@@ -9,7 +9,7 @@ import { type Field, type FlagLayer, flagSettings, settings } from './schema.ts'
 import { type ConfigEntry, type ConfigNode, type ConfigProblem, formatProblem } from './values.ts'
 
 /** The sources of the configuration. `env` holds the `MIRROR_*` variables, among them those that a command sets for its flags. */
-interface LoadConfigInput extends Omit<Surroundings, 'platform'> {
+interface LoadConfigInput extends Omit<CommandEnvironment, 'platform'> {
   paths: MirrorPaths
 }
 

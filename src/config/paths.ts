@@ -1,6 +1,6 @@
 import { isAbsolute, join, posix, resolve, win32 } from 'node:path'
 import { describeForeign, findForeign, isRoot, userHome } from '../lib/ownership.ts'
-import type { Surroundings } from '../lib/process.ts'
+import type { CommandEnvironment } from '../lib/process.ts'
 
 /** Variables with paths that mirror, Node, or a program that mirror runs uses. Some hold lists, as PATH does. */
 const pathVariables = new Set(
@@ -51,7 +51,7 @@ export function systemStateDir(platform: string): string | undefined {
  * Returns the paths by the platform's conventions (XDG on Linux, https://specifications.freedesktop.org/basedir-spec/latest/), or below
  * `MIRROR_HOME`. `MIRROR_CONFIG` and `MIRROR_DATA` change only the configuration file and the data folder.
  */
-export function mirrorPaths({ platform, env, homedir, cwd }: Surroundings): MirrorPaths {
+export function mirrorPaths({ platform, env, homedir, cwd }: CommandEnvironment): MirrorPaths {
   const path = platform === 'win32' ? win32 : posix
   const named = (name: string) => (env[name] ? path.resolve(cwd, env[name]) : undefined)
   const home = named('MIRROR_HOME')
@@ -90,7 +90,7 @@ export function mirrorPaths({ platform, env, homedir, cwd }: Surroundings): Mirr
 type Environment = Readonly<Record<string, string | undefined>>
 
 /** A variable, or a part of one, that mirror ignores as root. */
-export interface LeftOut {
+export interface IgnoredPath {
   readonly name: string
   /** The path. */
   readonly value: string
@@ -103,11 +103,11 @@ export interface LeftOut {
 /** An environment whose paths only root can change. */
 interface RootPaths {
   readonly env: Readonly<Record<string, string | undefined>>
-  readonly leftOut: readonly LeftOut[]
+  readonly leftOut: readonly IgnoredPath[]
 }
 
 /** Checks whether mirror must verify the owners of paths: as root, but not on Windows, and not in the mirror's container, which has no other users. */
-export function looksAtOwners({ platform, env }: Pick<Surroundings, 'platform' | 'env'>): boolean {
+export function mustCheckOwners({ platform, env }: Pick<CommandEnvironment, 'platform' | 'env'>): boolean {
   return isRoot() && platform !== 'win32' && !env['MIRROR_INSTANCE']
 }
 
@@ -115,9 +115,9 @@ export function looksAtOwners({ platform, env }: Pick<Surroundings, 'platform' |
  * Removes paths that other users can change from the environment of root, which `sudo -E` and `su -m` keep. Otherwise a user who can
  * change a configuration file, or a folder with programs, could act as root. HOME becomes root's home folder.
  */
-export function toRootPaths({ env, cwd }: Pick<Surroundings, 'env' | 'cwd'>, rootsHome = userHome(0)): RootPaths {
+export function toRootPaths({ env, cwd }: Pick<CommandEnvironment, 'env' | 'cwd'>, rootsHome = userHome(0)): RootPaths {
   const own: Record<string, string | undefined> = { ...env }
-  const leftOut: LeftOut[] = []
+  const leftOut: IgnoredPath[] = []
   const isSafe = (name: string, value: string) => {
     const found = findForeign(resolve(cwd, value))
     if (found) leftOut.push({ name, value, why: describeForeign(found), owner: found.owner })
@@ -140,7 +140,7 @@ export function toRootPaths({ env, cwd }: Pick<Surroundings, 'env' | 'cwd'>, roo
 }
 
 /** Returns the paths in these variables that other users can change. */
-export function pathsOfOthers(variables: Environment, cwd: string): readonly LeftOut[] {
+export function findUnsafePaths(variables: Environment, cwd: string): readonly IgnoredPath[] {
   return toRootPaths({ env: variables, cwd }).leftOut
 }
 

@@ -1,4 +1,4 @@
-import { originOf } from '../oci/reference.ts'
+import { toRegistryUrl } from '../oci/reference.ts'
 import type { ConfigLayer } from './config.ts'
 import { type CacheConfig, type Config, type CredentialsConfig, type UpstreamConfig } from './config.ts'
 import * as read from './values.ts'
@@ -216,7 +216,7 @@ function upstream(host: string): Field<UpstreamConfig> {
       tagFreshness: scalar(read.duration),
     },
     (given) => ({
-      url: given.url ?? originOf(host),
+      url: given.url ?? toRegistryUrl(host),
       prefix: given.prefix,
       credentials: given.credentials ?? { from: 'docker-config' },
       tokenHosts: given.tokenHosts ?? [],

@@ -2,7 +2,7 @@ import type { X509Certificate } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
-import { readCertificates } from '../lib/fs.ts'
+import { parseCertificates } from '../lib/fs.ts'
 import { fileFailureReason } from '../lib/system-errors.ts'
 import type { Config } from './config.ts'
 
@@ -46,7 +46,7 @@ export async function findCertificate(
 type ReadTextFile = (file: string) => Promise<string>
 
 async function readCertificateFile(file: string, what: string, read: ReadTextFile): Promise<X509Certificate[]> {
-  const certificates = readCertificates(await readText(file, what, read))
+  const certificates = parseCertificates(await readText(file, what, read))
   if (certificates && certificates.length > 0) return certificates
   throw new MirrorError(`${file} has no PEM certificate.`, { exit: exitCode.usage, hints: [`Check ${what}`] })
 }

@@ -11,13 +11,13 @@ interface ServerActions {
 }
 
 /** Implements the admin API with the parts of the running server. */
-export function createServerApi(parts: Parts, { status, stop }: ServerActions): AdminApi {
+export function createServerAdminApi(parts: Parts, { status, stop }: ServerActions): AdminApi {
   const { evictor, cache, store, pushed, ownTroubles, probeImages } = parts
   return {
     troubles: () => ownTroubles.find(),
     status,
     metrics: async () => renderMetrics(await status()),
-    cache: createCacheApi(store, evictor, () => cache.forget()),
+    cache: createCacheApi(store, evictor, () => cache.clearMemory()),
     registry: pushed ? createRegistryApi(pushed.store, pushed.maintenance) : disabledRegistry,
     async offerProbeImage() {
       const { id, repository, tag, image } = probeImages.offer()
@@ -26,13 +26,13 @@ export function createServerApi(parts: Parts, { status, stop }: ServerActions): 
     async endProbeImage(id) {
       const probeImage = probeImages.end(id)
       if (!probeImage) throw new OciError('UNKNOWN', 404, 'No such image is offered.')
-      const { seen, repository } = probeImage
+      const { requestsByHost: seen, repository } = probeImage
       // The cache stored it like any other image.
       await evictor.remove(
         [...seen.keys()].map((host) => `${host}/${repository}`),
         false,
       )
-      cache.forget()
+      cache.clearMemory()
       return { seen: Object.fromEntries(seen) }
     },
     stop: async () => stop(),

@@ -6,7 +6,7 @@ import type { MirrorPaths } from '../config/paths.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { writeFileAtomic } from '../lib/fs.ts'
 import { packageRoot } from '../lib/package-root.ts'
-import { type RunCommand, runCommand, type Surroundings } from '../lib/process.ts'
+import { type RunCommand, runCommand, type CommandEnvironment } from '../lib/process.ts'
 import { proxyVariables } from '../upstream/proxy.ts'
 import { serveArguments } from './spawn.ts'
 
@@ -177,7 +177,7 @@ function xml(text: string): string {
 }
 
 /** The autostart of this machine. Throws a MirrorError (exit 4) on a platform without one. */
-export function autostartOf({ platform, env, homedir }: Surroundings): Autostart {
+export function autostartOf({ platform, env, homedir }: CommandEnvironment): Autostart {
   const templates = join(packageRoot(), 'templates')
   return createAutostart({ platform, env, homedir, templates, runCommand })
 }
@@ -188,7 +188,7 @@ export function autostartOf({ platform, env, homedir }: Surroundings): Autostart
  */
 export function autostartSpec(
   program: string,
-  surroundings: Surroundings,
+  surroundings: CommandEnvironment,
   paths: MirrorPaths,
   { secrets }: { readonly secrets: boolean },
 ): AutostartSpec {
@@ -208,7 +208,7 @@ export function autostartSpec(
 }
 
 /** Warnings about variables that a start without the user's shell does not have. `file`: the unit or agent. */
-export function autostartWarnings(config: Config, { env, cwd }: Surroundings, file: string): string[] {
+export function autostartWarnings(config: Config, { env, cwd }: CommandEnvironment, file: string): string[] {
   const { secrets, dropped } = inheritedVariables(env, cwd)
   const passwords = Object.entries(config.upstreams).flatMap(([host, { credentials }]) =>
     credentials.from === 'password-env'

@@ -9,13 +9,13 @@ import { Stats } from '../cache/stats.ts'
 import type { Config } from '../config/config.ts'
 import { cacheRoot, type MirrorPaths, registryRoot } from '../config/paths.ts'
 import { loadDockerode } from '../docker/dockerode.ts'
-import { networkNames } from '../docker/engine.ts'
+import { resolveNetworkNames } from '../docker/engine.ts'
 import { Slots } from '../lib/async.ts'
 import { createBufferRelease } from '../lib/body-memory.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { loadCommandRunner } from '../lib/process.ts'
-import { OwnTroubles } from '../lib/system-errors.ts'
+import { ProcessHealth } from '../lib/system-errors.ts'
 import { createWriteBehind, logFailure, systemClock } from '../lib/time.ts'
 import { LocalRegistry } from '../registry/local-registry.ts'
 import { createRegistryMaintenance, type RegistryMaintenance } from '../registry/maintenance.ts'
@@ -45,7 +45,7 @@ export interface Parts {
   /** Undefined when the registry is switched off. */
   readonly pushed: RegistryParts | undefined
   readonly blobs: SendBlobChoice
-  readonly ownTroubles: OwnTroubles
+  readonly ownTroubles: ProcessHealth
   /** The connections of all listeners. */
   readonly connections: ConnectionBudget
   /** Ends what runs behind, writes everything down. Listeners are to be closed before. */
@@ -75,7 +75,7 @@ export async function compose(
     env,
   })
   logger.debug({ sendBlob: blobs.kind }, 'chose how blobs are sent')
-  const ownTroubles = new OwnTroubles(clock)
+  const ownTroubles = new ProcessHealth(clock)
   const probeImages = new ProbeImages(
     () => clock.monotonic(),
     () => randomBytes(16).toString('hex'),
@@ -116,12 +116,12 @@ export async function compose(
   const evictor = createEvictor({
     store,
     limits: { maxSize: settings.maxSize, maxAge: settings.maxAge, minFree: settings.minFree },
-    isInUse: (digest) => cache.isArriving(digest),
+    isInUse: (digest) => cache.isDownloading(digest),
     logger,
     clock,
   })
   const hashes = createHashPool(availableParallelism(), {
-    most: descriptors.hashThreads,
+    maxThreads: descriptors.hashThreads,
     watcher: ownTroubles.watch('hash'),
   })
   const scrub = createScrub({ store, logger, clock })
@@ -129,12 +129,12 @@ export async function compose(
     blobs.trimMemory &&
     spareMemory({ trim: blobs.trimMemory, onFailure: logFailure(logger, 'could not give memory back') })
   const cache: PullThrough = new PullThrough({
-    route: (repository) => upstreams.route(repository),
+    resolveUpstream: (repository) => upstreams.route(repository),
     blobs: store.blobs,
     refs: store.refs,
     hashes,
-    fills: new Slots(descriptors.fills),
-    mostUnsized: Math.min(settings.maxSize || Infinity, mostUnsized),
+    downloadSlots: new Slots(descriptors.fills),
+    maxUnsizedBytes: Math.min(settings.maxSize || Infinity, mostUnsized),
     release: createBufferRelease(),
     ranges: {
       // Each range has a connection of its own.
@@ -145,15 +145,15 @@ export async function compose(
     prefetchLayers: settings.prefetch.layers,
     stats,
     policy: {
-      freshFor: (host) => config.upstreams[host]?.tagFreshness ?? settings.tagFreshness,
+      getFreshnessMs: (host) => config.upstreams[host]?.tagFreshness ?? settings.tagFreshness,
       stale: settings.stale,
       offline: settings.offline,
-      patience: settings.timeouts.revalidate,
+      revalidateTimeoutMs: settings.timeouts.revalidate,
     },
     runningTime: () => store.runningClock.now(),
     makeRoom: async (bytes) => {
       try {
-        await evictor.evict({ dryRun: false, needBytes: bytes })
+        await evictor.evict({ dryRun: false, neededBytes: bytes })
       } catch (error) {
         if (errnoOf(error) === undefined) throw error
         // Whoever needs the room finds out that it is not there.
@@ -175,7 +175,7 @@ export async function compose(
     await saving.close()
     await store.close()
   }
-  const makeRoom = async (bytes: number) => void (await evictor.evict({ dryRun: false, needBytes: bytes }))
+  const makeRoom = async (bytes: number) => void (await evictor.evict({ dryRun: false, neededBytes: bytes }))
   let pushed: RegistryParts | undefined
   try {
     await hashes.start()
@@ -211,7 +211,7 @@ export async function compose(
 /** Sockets that listen: on the addresses of the configuration, and on two gateways (IPv4 and IPv6) of each network. */
 function listenersOf({ cache, registry, admin, networks }: Config): number {
   const named = cache.listen.length + registry.listen.length + admin.listen.length
-  return named + networkNames(networks, process.env).length * 4
+  return named + resolveNetworkNames(networks, process.env).length * 4
 }
 
 /** The parts of a running registry for pushed images. */
@@ -253,7 +253,13 @@ async function composeRegistry(
     throw error
   })
   const limit = mostUploads
-  const sessions = new UploadSessions({ blobs: store.blobs, clock, limit, idle: uploadIdleMs, logger })
+  const sessions = new UploadSessions({
+    blobs: store.blobs,
+    clock,
+    maxSessions: limit,
+    idleTimeoutMs: uploadIdleMs,
+    logger,
+  })
   const maintenance = createRegistryMaintenance({ store, clock, logger })
   const scrub = createScrub({ store, clock, logger })
   return {
@@ -263,7 +269,7 @@ async function composeRegistry(
     maintenance,
     authorize: passwords?.authorize,
     async troubles() {
-      const trouble = (await passwords?.trouble())?.replace('The', 'the')
+      const trouble = (await passwords?.getProblem())?.replace('The', 'the')
       return trouble === undefined ? [] : [`Nobody can log in to the registry, because ${trouble}`]
     },
     async close() {

@@ -6,7 +6,7 @@ import { mirrorPaths } from '../config/paths.ts'
 import { formatProblem } from '../config/values.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { makeFolder, writeFileAtomic } from '../lib/fs.ts'
-import type { Surroundings } from '../lib/process.ts'
+import type { CommandEnvironment } from '../lib/process.ts'
 import { autostartSpec, renderLaunchAgent, renderSystemdUnit } from './autostart.ts'
 import { toContainerPorts } from './container/desired.ts'
 import { localImage } from './container/image.ts'
@@ -96,7 +96,7 @@ export type TemplateName = 'compose' | 'systemd' | 'launchd' | 'caddy' | 'k8s'
 
 interface TemplateRequest {
   readonly name: TemplateName
-  readonly surroundings: Surroundings
+  readonly surroundings: CommandEnvironment
   /** bin/run.js */
   readonly program: string
   /** The folder of the package's templates. */

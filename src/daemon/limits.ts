@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { memoryLimit } from '../lib/body-memory.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
-import { every, type OnFailure } from '../lib/time.ts'
+import { runEvery, type OnFailure } from '../lib/time.ts'
 
 /** The shares of the file descriptors. Their sum stays below the limit on open files. */
 interface DescriptorPlan {
@@ -151,5 +151,5 @@ export function spareMemory(options: SpareMemoryOptions): () => void {
     const gave = before - after >= minTrimBytes / 2
     limit = Math.max(idleBytes, gave ? after - minTrimBytes : after) + minTrimBytes
   }
-  return every(everyMs, poll, onFailure)
+  return runEvery(everyMs, poll, onFailure)
 }

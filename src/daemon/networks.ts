@@ -4,7 +4,7 @@ import type { Config } from '../config/config.ts'
 import type { DockerEngine } from '../docker/engine.ts'
 import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { later, logFailure } from '../lib/time.ts'
+import { runLater, logFailure } from '../lib/time.ts'
 import { type Listener, ListenError } from '../server/listen.ts'
 
 interface NetworkListenersOptions {
@@ -104,7 +104,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
   function checkLater(): void {
     stopRetry?.()
     if (stop.signal.aborted) return
-    stopRetry = later(retryMs, check, logFailure(logger, 'looking at the networks failed'))
+    stopRetry = runLater(retryMs, check, logFailure(logger, 'looking at the networks failed'))
   }
 
   function endpoints(): Record<string, string> {

@@ -1,13 +1,13 @@
 import { fstatSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
-import { type Endpoints, findReachable, keepState, type KeptState, removeVolumeMarker } from '../admin/state.ts'
-import { type Config, configHashes, renderConfig } from '../config/config.ts'
+import { type Endpoints, findReachableMirror, keepState, type KeptState, removeVolumeMarker } from '../admin/state.ts'
+import { type Config, configHashes, toConfigDocument } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
-import { deferred } from '../lib/async.ts'
+import { createDeferred } from '../lib/async.ts'
 import { describeFailure, errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { processIdentity, type Surroundings } from '../lib/process.ts'
+import { getProcessIdentity, type CommandEnvironment } from '../lib/process.ts'
 import { openHostHandoff, removePredecessorExports } from './container/handoff.ts'
 import { checkDescriptorLimit } from './limits.ts'
 import { createLogger } from './logging.ts'
@@ -16,7 +16,7 @@ import { explainStartFailure } from './start-errors.ts'
 import { startMirror } from './start.ts'
 
 export interface ServeRequest {
-  surroundings: Surroundings
+  surroundings: CommandEnvironment
   version: string
   /** Takes each line of the log; default: stderr. */
   writeLog?: (line: string) => void
@@ -39,13 +39,13 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
     checkDescriptorLimit()
     config = await loadConfig({ ...request.surroundings, paths })
     const hashes = configHashes(config, paths.dataDir)
-    const rendered = renderConfig(config)
+    const rendered = toConfigDocument(config)
     await refuseSecond(paths)
     const logFile = (await isStderr(paths.logFile)) ? paths.logFile : undefined
     const logger = await createLogger({ level: config.log.level, write: request.writeLog, file: logFile })
     stopSurviving = surviveFailures(process, { logger })
     const startedAt = new Date().toISOString()
-    const identity = await processIdentity(process.pid)
+    const identity = await getProcessIdentity(process.pid)
 
     let kept: KeptState | undefined
     const mirror = await startMirror(config, {
@@ -99,7 +99,7 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
 
 /** The end of this process: the first request to end drains, a second signal ends at once. */
 class Ending {
-  readonly #reason = deferred<string>()
+  readonly #reason = createDeferred<string>()
   readonly begun = this.#reason.promise
   #hasBegun = false
   readonly #onSignal = (signal: NodeJS.Signals) => {
@@ -128,7 +128,7 @@ function endAtOnce(logger: Logger): never {
 }
 
 async function refuseSecond(paths: MirrorPaths): Promise<void> {
-  const running = await findReachable(paths.stateFile)
+  const running = await findReachableMirror(paths.stateFile)
   if (running === undefined || running.pid === process.pid) return
   const where = running.container ? `in the container ${running.container.name}` : `pid ${running.pid}`
   throw new MirrorError(`A mirror is already running (${where}), with its state in ${paths.stateDir}.`, {

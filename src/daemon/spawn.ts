@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { open, readFile } from 'node:fs/promises'
 import type { Endpoints, StartedMirror } from '../admin/state.ts'
-import { refuseOthersState } from '../admin/sudo.ts'
+import { refuseForeignState } from '../admin/sudo.ts'
 import type { MirrorPaths } from '../config/paths.ts'
 import { exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
 import { makeFolder } from '../lib/fs.ts'
@@ -150,7 +150,7 @@ const readyTimeoutMs = 60_000
 /** Starts the server as a detached process, and returns when it answers. Throws a MirrorError when it does not. */
 export async function startProcess({ program, paths, env, signal }: ProcessRequest): Promise<StartedMirror> {
   await makeFolder(paths.stateDir)
-  refuseOthersState(paths.stateDir)
+  refuseForeignState(paths.stateDir)
   await limitLog(paths.logFile)
   return startDetached({
     args: serveArguments(program),

@@ -8,7 +8,7 @@ import { ifVisible } from '../lib/fs.ts'
 import { parseObject } from '../lib/json.ts'
 import { packageRoot } from '../lib/package-root.ts'
 import { runCommand, type RunCommand, shellWord } from '../lib/process.ts'
-import { describeFileFailure, fileFailureReason, tellFileFailure } from '../lib/system-errors.ts'
+import { describeFileFailure, fileFailureReason, formatFileFailure } from '../lib/system-errors.ts'
 import { checkPasswordFile } from '../server/basic-auth.ts'
 import { ListenError } from '../server/listen.ts'
 import { readProxies } from '../upstream/proxy.ts'
@@ -29,7 +29,7 @@ export async function explainStartFailure(
   if (failure === undefined) return error
   // Stores report their own files, so this file is in the state folder.
   return new MirrorError(
-    tellFileFailure(error, failure) ?? `The mirror cannot use its files: ${(error as Error).message}.`,
+    formatFileFailure(error, failure) ?? `The mirror cannot use its files: ${(error as Error).message}.`,
     {
       hints: [...failure.next, 'MIRROR_HOME=<a folder of yours> mirror up'],
       cause: error,

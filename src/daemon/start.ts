@@ -7,20 +7,20 @@ import { type Config, defaultConfig, type ListenAddress } from '../config/config
 import type { MirrorPaths } from '../config/paths.ts'
 import { createDockerEngine } from '../docker/dockerode-engine.ts'
 import { findDockerEndpoint, isRemoteEngine } from '../docker/endpoint.ts'
-import { networkNames } from '../docker/engine.ts'
+import { resolveNetworkNames } from '../docker/engine.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { isLoopbackAddress, machineNames } from '../lib/network.ts'
+import { isLoopbackAddress, getMachineNames } from '../lib/network.ts'
 import { systemClock } from '../lib/time.ts'
 import { TransferLog } from '../server/access-log.ts'
 import { createHandler } from '../server/handler.ts'
 import { listen, type Listener, type ListenOptions } from '../server/listen.ts'
-import type { BlobSending } from '../server/pull.ts'
-import type { ConnectionClose, PushOptions } from '../server/push.ts'
+import type { BlobSender } from '../server/pull.ts'
+import type { ConnectionEndpoints, PushOptions } from '../server/push.ts'
 import { createHostGuard, type HostGuard, isHostAlias } from '../server/request-guard.ts'
 import { freeSpace } from '../store/blob-writer.ts'
-import { credentialHostOf } from '../upstream/credentials.ts'
-import { createServerApi } from './admin-actions.ts'
+import { getCredentialHost } from '../upstream/credentials.ts'
+import { createServerAdminApi } from './admin-actions.ts'
 import { compose, type RegistryParts } from './compose.ts'
 import { createHostCheck, type HostHandoff } from './container/handoff.ts'
 import {
@@ -78,7 +78,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     await parts.close()
   }
   try {
-    const guard = createHostGuard(guardNames(config), (host) => parts.stats.refused(host))
+    const guard = createHostGuard(guardNames(config), (host) => parts.stats.recordRefusedHost(host))
     const { sending } = parts.blobs
     const { connections } = parts
     const named = new Set([...config.cache.listen, ...config.registry.listen].map(({ host }) => host))
@@ -131,7 +131,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
         troubles: [...(await parts.ownTroubles.find()), ...((await parts.pushed?.troubles()) ?? [])],
         freeBytes: await knownFreeSpace(parts.store.layout.home),
       })
-    const api = createServerApi(parts, {
+    const api = createServerAdminApi(parts, {
       status: async () => seenFromOutside(await report(), config, handoff),
       stop: options.onStopRequested ?? (() => {}),
     })
@@ -193,7 +193,7 @@ async function watchNetworks(
   logger: Logger,
   onChange: (urls: Record<string, string>) => void,
 ): Promise<NetworkListeners | undefined> {
-  const networks = networkNames(config.networks, process.env)
+  const networks = resolveNetworkNames(config.networks, process.env)
   const first = openers[0]?.listeners[0]
   if (process.platform !== 'linux' || networks.length === 0 || !first) return undefined
   const endpoint = await findDockerEndpoint({ platform: process.platform, env: process.env, homedir: homedir() })
@@ -222,7 +222,7 @@ async function seenFromOutside(
 ): Promise<StatusReport> {
   if (!handoff) return report
   const { upstreams } = report
-  const owned = Object.entries(config.upstreams).map(([host, upstream]) => [credentialHostOf(host, upstream), host])
+  const owned = Object.entries(config.upstreams).map(([host, upstream]) => [getCredentialHost(host, upstream), host])
   for (const [owner, credentials] of Object.entries(await handoff.credentials())) {
     const host = owned.find(([name]) => name === owner)?.[1] ?? owner
     const counts = upstreams[host] ?? { hits: 0, misses: 0, bytesFromUpstream: 0, state: 'ok' }
@@ -244,18 +244,22 @@ async function knownFreeSpace(path: string): Promise<number | undefined> {
 
 function guardNames(config: Config): string[] {
   const listening = [...config.cache.listen, ...config.admin.listen, ...config.registry.listen].map(({ host }) => host)
-  return [...config.allowedHosts, ...machineNames(), ...listening.filter((host) => host !== '0.0.0.0' && host !== '::')]
+  return [
+    ...config.allowedHosts,
+    ...getMachineNames(),
+    ...listening.filter((host) => host !== '0.0.0.0' && host !== '::'),
+  ]
 }
 
 interface RegistryListening {
   /** Returns the options to listen on a host. */
   readonly listening: (host: string) => Omit<ListenOptions, 'host' | 'port'>
   readonly guard: HostGuard
-  readonly sending: BlobSending
+  readonly sending: BlobSender
   readonly transfers: TransferLog
   readonly logger: Logger
   /** Returns whether a connection comes from this machine; undefined where every address is this machine's own. */
-  readonly isFromHost: ((connection: ConnectionClose) => boolean) | undefined
+  readonly isFromHost: ((connection: ConnectionEndpoints) => boolean) | undefined
 }
 
 interface RegistryOpeners {

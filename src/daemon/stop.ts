@@ -2,13 +2,13 @@ import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createAdminClient } from '../admin/client.ts'
 import {
-  type ContainerPlace,
+  type ContainerRecord,
   findRunning,
   type MirrorState,
   type ProcessMirrorState,
   readState,
   removeState,
-  volumeMarkerEngine,
+  readVolumeMarkerEngine,
   type ServedConfig,
 } from '../admin/state.ts'
 import { settingVariables } from '../config/load.ts'
@@ -17,25 +17,25 @@ import { openEngine } from '../docker/dockerode-engine.ts'
 import type { DockerEngine } from '../docker/engine.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { writeFileAtomic } from '../lib/fs.ts'
-import { isSameProcess, type Surroundings } from '../lib/process.ts'
+import { isSameProcess, type CommandEnvironment } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
 import { recordRestored } from './container/credentials.ts'
-import { containerName, replacedName, ownerOf } from './container/spec.ts'
+import { containerName, replacedName, getContainerOwner } from './container/spec.ts'
 import {
   wrapDockerError,
   catchDockerError,
   removeContainer,
-  startAgain,
+  restartContainer,
   stopContainer,
-  describeRollback,
-  whereItRan,
+  addRollbackResult,
+  explainRememberedEngine,
 } from './container/stop.ts'
 import { startProcess } from './spawn.ts'
 
 interface StopRequest {
   paths: MirrorPaths
   clock: Clock
-  surroundings: Surroundings
+  surroundings: CommandEnvironment
 }
 
 export interface StoppedMirror {
@@ -71,9 +71,9 @@ async function stopMirror({ paths, clock, surroundings }: StopRequest): Promise<
 }
 
 async function stopRecordedContainer(
-  { name, volume, engine }: ContainerPlace,
+  { name, volume, engine }: ContainerRecord,
   paths: MirrorPaths,
-  surroundings: Surroundings,
+  surroundings: CommandEnvironment,
 ): Promise<StoppedMirror> {
   const { openEngine } = await import('../docker/dockerode-engine.ts')
   const { downContainer } = await import('./container/stop.ts')
@@ -130,16 +130,16 @@ export async function stopAnyMirror(request: StopRequest): Promise<StoppedMirror
   const recorded = state?.container
   let engine: DockerEngine
   try {
-    engine = await openEngine(surroundings, recorded?.engine ?? (await volumeMarkerEngine(paths.stateDir)))
+    engine = await openEngine(surroundings, recorded?.engine ?? (await readVolumeMarkerEngine(paths.stateDir)))
   } catch (error) {
     // The container starts again with its engine.
-    if (recorded !== undefined) throw whereItRan(error)
+    if (recorded !== undefined) throw explainRememberedEngine(error)
     // Without an engine there is no container.
     if (error instanceof MirrorError) return undefined
     throw error
   }
   const found = await Promise.all([containerName, replacedName].map((name) => engine.containers.find(name)))
-  const own = found.filter((container) => container && ownerOf(container) === paths.stateDir)
+  const own = found.filter((container) => container && getContainerOwner(container) === paths.stateDir)
   for (const container of own) await removeContainer(engine, container!.id)
   if (recorded !== undefined) await removeState(paths.stateFile, undefined)
   return own.length === 0 ? undefined : { container: containerName, volume: recorded?.volume, killed: false }
@@ -157,7 +157,7 @@ export interface Rollback {
 
 interface RollbackRequest {
   readonly paths: MirrorPaths
-  readonly surroundings: Surroundings
+  readonly surroundings: CommandEnvironment
   readonly clock: Clock
   /** bin/run.js */
   readonly program: string
@@ -189,7 +189,7 @@ async function restartWithConfig({ config, dataDir }: ServedConfig, request: Rol
   }
 }
 
-async function start({ program, paths }: RollbackRequest, env: Surroundings['env']): Promise<void> {
+async function start({ program, paths }: RollbackRequest, env: CommandEnvironment['env']): Promise<void> {
   // An interruption of the successor must not interrupt this start.
   await startProcess({ program, paths, env, signal: new AbortController().signal })
 }
@@ -209,7 +209,7 @@ export async function replaceWithRollback<T>(
     signal.throwIfAborted()
     started = await start()
   } catch (error) {
-    throw rollback ? describeRollback(error, { refusal: await catchDockerError(rollback.restore()), signal }) : error
+    throw rollback ? addRollbackResult(error, { refusal: await catchDockerError(rollback.restore()), signal }) : error
   }
   // `mirror down` finds what this leaves behind.
   if (rollback) await catchDockerError(rollback.commit())
@@ -219,7 +219,7 @@ export async function replaceWithRollback<T>(
 /** The rollback to a mirror in a container, which is only stopped until its successor runs. */
 async function containerRollback(
   before: MirrorState,
-  { id, engine: recorded }: ContainerPlace,
+  { id, engine: recorded }: ContainerRecord,
   { paths, surroundings, clock }: RollbackRequest,
 ): Promise<Rollback> {
   const engine = await openEngine(surroundings, recorded)
@@ -227,7 +227,7 @@ async function containerRollback(
   return {
     stop: () => stopContainer(engine, id),
     async restore() {
-      const container = await startAgain(engine, id, clock)
+      const container = await restartContainer(engine, id, clock)
       await recordRestored(engine, paths, { container, before, ports })
     },
     commit: () => wrapDockerError('The container of the mirror before cannot be removed', engine.containers.remove(id)),

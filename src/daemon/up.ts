@@ -1,11 +1,11 @@
-import { adminClientOf, remoteEngine } from '../admin/access.ts'
-import { type Endpoints, findReachable, type MirrorState } from '../admin/state.ts'
+import { createClientForState, getRemoteEngine } from '../admin/access.ts'
+import { type Endpoints, findReachableMirror, type MirrorState } from '../admin/state.ts'
 import { changedParts, type Config, configHashes } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
-import { networkNames } from '../docker/engine.ts'
+import { resolveNetworkNames } from '../docker/engine.ts'
 import { MirrorError } from '../lib/errors.ts'
-import type { Surroundings } from '../lib/process.ts'
+import type { CommandEnvironment } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
 import { isInContainer } from './container/handoff.ts'
 import { checkDescriptorLimit } from './limits.ts'
@@ -17,7 +17,7 @@ import { prepareRollback, replaceWithRollback, type Rollback } from './stop.ts'
 
 interface UpRequest {
   /** Its `env` holds the flags as variables. */
-  surroundings: Surroundings
+  surroundings: CommandEnvironment
   version: string
   /** bin/run.js */
   program: string
@@ -80,9 +80,9 @@ export async function planUp(request: Pick<UpRequest, 'surroundings' | 'version'
 async function compare({ surroundings, version }: Pick<UpRequest, 'surroundings' | 'version'>): Promise<UpPlan> {
   const paths = mirrorPaths(surroundings)
   const config = await loadConfig({ ...surroundings, paths })
-  const running = await findReachable(paths.stateFile)
+  const running = await findReachableMirror(paths.stateFile)
   const dropped = {
-    networks: droppedNetworks(running, networkNames(config.networks, surroundings.env)),
+    networks: droppedNetworks(running, resolveNetworkNames(config.networks, surroundings.env)),
     credentials: [],
   }
   const plan = { paths, config, running, changed: [], endpoints: undefined, dropped }
@@ -137,12 +137,12 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
     registryNetworks: rightsIn(plan, endpoints, surroundings),
     dropped: plan.dropped,
     moved: movedAddresses(earlierEndpoints(plan.running), endpoints, {
-      before: plan.running && remoteEngine(plan.running),
+      before: plan.running && getRemoteEngine(plan.running),
     }),
   }
 }
 
-function rightsIn({ config }: UpPlan, endpoints: Endpoints, { env }: Surroundings): 'read' | 'write' {
+function rightsIn({ config }: UpPlan, endpoints: Endpoints, { env }: CommandEnvironment): 'read' | 'write' {
   return networkRights(config.registry.networks, endpoints, isInContainer(env))
 }
 
@@ -163,7 +163,7 @@ async function planAfterOther(request: UpRequest, clock: Clock): Promise<UpPlan 
 
 async function reachableEndpoints(running: MirrorState, paths: MirrorPaths): Promise<Endpoints | undefined> {
   try {
-    return (await adminClientOf(running, paths).status()).endpoints
+    return (await createClientForState(running, paths).status()).endpoints
   } catch (error) {
     if (error instanceof MirrorError) return undefined
     throw error

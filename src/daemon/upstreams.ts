@@ -2,16 +2,16 @@ import type { Config, UpstreamConfig } from '../config/config.ts'
 import type { Slots } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
 import { runCommand } from '../lib/process.ts'
-import type { OwnTroubles } from '../lib/system-errors.ts'
+import type { ProcessHealth } from '../lib/system-errors.ts'
 import type { Clock } from '../lib/time.ts'
-import { originOf } from '../oci/reference.ts'
+import { toRegistryUrl } from '../oci/reference.ts'
 import type { Repository } from '../oci/route.ts'
-import { authVariable, dockerConfigPath, parseAuthVariable } from '../upstream/docker-credentials.ts'
-import { noteFailures } from '../upstream/failures.ts'
+import { dockerAuthVariable, dockerConfigPath, parseAuthVariable } from '../upstream/docker-credentials.ts'
+import { recordFailures } from '../upstream/failures.ts'
 import { createHttpUpstream, type HttpUpstream } from '../upstream/http-upstream.ts'
 import type { Identify } from '../upstream/identity.ts'
 import { type ProbeImages, createProbeUpstream } from '../upstream/probe-image.ts'
-import { proxyWarnings, readProxies } from '../upstream/proxy.ts'
+import { getProxyWarnings, readProxies } from '../upstream/proxy.ts'
 import { createOfflineUpstream, createRouting, type Upstream } from '../upstream/upstream.ts'
 import { readAuthorities } from './start-errors.ts'
 
@@ -36,7 +36,7 @@ interface UpstreamDirectoryOptions {
   readonly clock: Clock
   readonly logger: Logger
   /** Records fetches that fail because of this process. */
-  readonly ownTroubles: OwnTroubles
+  readonly ownTroubles: ProcessHealth
 }
 
 /** Requests in flight below which connections are closed after use, because idle ones hold descriptors that others need. */
@@ -61,12 +61,12 @@ export function createUpstreamDirectory({
   const authorities = readAuthorities(config.upstreams)
   const dockerConfig = dockerConfigPath(env)
   readProxies(env)
-  if (parseAuthVariable(env[authVariable] ?? '') === undefined)
+  if (parseAuthVariable(env[dockerAuthVariable] ?? '') === undefined)
     logger.warn(
       {},
-      `${authVariable} is not {"auths": {"<registry>": {"auth": "…"}}}, so it is ignored, as the docker command ignores it`,
+      `${dockerAuthVariable} is not {"auths": {"<registry>": {"auth": "…"}}}, so it is ignored, as the docker command ignores it`,
     )
-  for (const warning of proxyWarnings(env)) logger.warn({}, warning)
+  for (const warning of getProxyWarnings(env)) logger.warn({}, warning)
   const fetching = ownTroubles.watch('fetch')
   const upstreams = new Map<string, { upstream: Upstream; http: HttpUpstream }>()
 
@@ -80,7 +80,7 @@ export function createUpstreamDirectory({
     const settings: Partial<UpstreamConfig> = config.upstreams[host] ?? {}
     const http = createHttpUpstream({
       host,
-      url: settings.url ?? originOf(host),
+      url: settings.url ?? toRegistryUrl(host),
       prefix: settings.prefix,
       credentials: settings.credentials ?? { from: 'docker-config' },
       identify,
@@ -100,7 +100,7 @@ export function createUpstreamDirectory({
     })
     const upstream = config.cache.offline
       ? createOfflineUpstream(http)
-      : noteFailures(http, () => clock.wall(), fetching)
+      : recordFailures(http, () => clock.wall(), fetching)
     upstreams.set(host, { upstream, http })
     return upstream
   }

@@ -9,9 +9,9 @@ import { mirrorPaths } from '../config/paths.ts'
 import { startMirror } from '../daemon/start.ts'
 import { temporaryFolder } from '../lib/fs.ts'
 import { silentLogger } from '../lib/logger.ts'
-import { tarFile } from '../lib/tar.ts'
+import { createSingleFileTar } from '../lib/tar.ts'
 import { ImageContents, manifestAccept, mediaType, outlineManifest } from '../oci/content.ts'
-import { type Digest, digestOf } from '../oci/digest.ts'
+import { type Digest, computeDigest } from '../oci/digest.ts'
 import { parseRoute } from '../oci/route.ts'
 import { SecureResponse } from '../server/request-guard.ts'
 import { commonHeaders } from '../server/respond.ts'
@@ -110,7 +110,7 @@ function makeDemoImage(): DemoImage {
   const platforms = ['amd64', 'arm64'].map((architecture) => {
     const tars = [shared, ...layerSizes.slice(1).map((size, at) => makeLayer(`${architecture}-${at}`, size))]
     const layers = tars.map((tar) => contents.addBlob(mediaType.ociLayerGzip, gzipSync(tar, { level: 0 })))
-    const rootfs = { type: 'layers', diff_ids: tars.map((tar) => digestOf(tar)) }
+    const rootfs = { type: 'layers', diff_ids: tars.map((tar) => computeDigest(tar)) }
     const config = contents.addBlob(
       mediaType.ociConfig,
       Buffer.from(JSON.stringify({ architecture, os: 'linux', config: {}, rootfs })),
@@ -125,7 +125,7 @@ function makeDemoImage(): DemoImage {
 }
 
 function makeLayer(name: string, size: number): Uint8Array {
-  return tarFile(`demo/${name}`, randomBytes(size))
+  return createSingleFileTar(`demo/${name}`, randomBytes(size))
 }
 
 interface DemoUpstream {
@@ -233,7 +233,7 @@ async function pullImage(base: string, repository: string, tag: string): Promise
   }
   const get = async (kind: 'manifests' | 'blobs', digest: Digest): Promise<Answer> => {
     const answer = await ask('GET', `${kind}/${digest}`)
-    if (digestOf(answer.bytes) !== digest) throw new Error(`${digest} came with other bytes`)
+    if (computeDigest(answer.bytes) !== digest) throw new Error(`${digest} came with other bytes`)
     return answer
   }
   const links = async (digest: Digest) => {

@@ -4,7 +4,7 @@ import { Duplex } from 'node:stream'
 import { StringDecoder } from 'node:string_decoder'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { ownGroup, signalGroup } from '../lib/process.ts'
-import { engineHost, type SshEndpoint } from './endpoint.ts'
+import { renderDockerHost, type SshEndpoint } from './endpoint.ts'
 
 /** Keeps the end of what ssh prints, because the reason follows the banners; characters. */
 const maxStderrLength = 2000
@@ -102,7 +102,7 @@ export class SshConnection extends Duplex {
   }
 
   #createError(cause?: Error): MirrorError {
-    const where = engineHost(this.#endpoint)
+    const where = renderDockerHost(this.#endpoint)
     if (errnoOf(cause) === 'ENOENT')
       return new MirrorError(`The Docker engine at ${where} needs ssh, which is not installed.`, {
         exit: exitCode.missing,

@@ -3,13 +3,13 @@ import { isIP } from 'node:net'
 import { Readable } from 'node:stream'
 import type Dockerode from 'dockerode'
 import { errnoOf, exitCode, isConnectionFailure, MirrorError, systemError } from '../lib/errors.ts'
-import type { Surroundings } from '../lib/process.ts'
+import type { CommandEnvironment } from '../lib/process.ts'
 import { type Clock, systemClock } from '../lib/time.ts'
 import { createExecStream, readLogLines } from './connection.ts'
 import {
   awaitProgress,
   ignoreNotModified,
-  openClient,
+  createDockerClient,
   undefinedIfUnanswered,
   orUndefinedIf404,
   readInfo,
@@ -20,7 +20,13 @@ import {
   undefinedIfUnavailable,
   awaitEventsEnd,
 } from './dockerode.ts'
-import { type DockerEndpoint, engineHost, findDockerChoice, findDockerEndpoint, isRemoteEngine } from './endpoint.ts'
+import {
+  type DockerEndpoint,
+  renderDockerHost,
+  findDockerChoice,
+  findDockerEndpoint,
+  isRemoteEngine,
+} from './endpoint.ts'
 import {
   type DockerContainers,
   type DockerEngine,
@@ -76,7 +82,7 @@ function createConnect(endpoint: DockerEndpoint): Connect {
   return async () => {
     // Avoids loading the library, which takes half a second, for an engine that is not there.
     if (client === undefined && endpoint.kind === 'socket') await access(endpoint.path)
-    return (client ??= await openClient(endpoint))
+    return (client ??= await createDockerClient(endpoint))
   }
 }
 
@@ -84,11 +90,11 @@ function createConnect(endpoint: DockerEndpoint): Connect {
  * Opens the engine at a recorded endpoint; without one the engine that `docker` would use. Throws a MirrorError (exit 4) when the
  * engine is not there or refuses this user.
  */
-export async function openEngine(surroundings: Surroundings, recorded?: DockerEndpoint): Promise<DockerEngine> {
+export async function openEngine(surroundings: CommandEnvironment, recorded?: DockerEndpoint): Promise<DockerEngine> {
   return openEngineAt(recorded ?? (await findChosenEndpoint(surroundings)))
 }
 
-async function findChosenEndpoint({ platform, env, homedir }: Surroundings): Promise<DockerEndpoint> {
+async function findChosenEndpoint({ platform, env, homedir }: CommandEnvironment): Promise<DockerEndpoint> {
   const endpoint = await findDockerEndpoint({ platform, env, homedir })
   if (endpoint !== undefined) return endpoint
   const { by = 'Nothing', host } = (await findDockerChoice({ env, homedir })) ?? {}
@@ -129,7 +135,7 @@ async function pingRemote(client: Dockerode): Promise<void> {
 function unreachableError(error: unknown, endpoint: DockerEndpoint): unknown {
   const code = errnoOf(error)
   if (!isConnectionFailure(error) && !(error instanceof DockerError)) return error
-  const where = endpoint.kind === 'socket' ? endpoint.path : engineHost(endpoint).replace('tcp://', '')
+  const where = endpoint.kind === 'socket' ? endpoint.path : renderDockerHost(endpoint).replace('tcp://', '')
   if (code === 'EACCES' || code === 'EPERM')
     return new MirrorError(`No permission to use the Docker engine at ${where}: permission denied.`, {
       exit: exitCode.missing,

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import type Dockerode from 'dockerode'
 import { codeOf, exitCode, isConnectionFailure, MirrorError } from '../lib/errors.ts'
-import { ownFailureCode } from '../lib/system-errors.ts'
+import { findProcessFaultCode } from '../lib/system-errors.ts'
 import { SshConnection } from './connection.ts'
 import type { DockerEndpoint } from './endpoint.ts'
 import {
@@ -23,7 +23,7 @@ const idleMs = 5000
 export const loadDockerode = async () => (await import('dockerode')).default
 
 /** Creates a client of the engine at an endpoint. */
-export async function openClient(endpoint: DockerEndpoint): Promise<Dockerode> {
+export async function createDockerClient(endpoint: DockerEndpoint): Promise<Dockerode> {
   const Dockerode = await loadDockerode()
   if (endpoint.kind === 'socket') return new Dockerode({ socketPath: endpoint.path })
   if (endpoint.kind === 'ssh') {
@@ -68,7 +68,7 @@ export async function undefinedIfUnavailable<T>(ask: () => Promise<T>): Promise<
   try {
     return await ask()
   } catch (error) {
-    if (ownFailureCode(error) !== undefined) throw error
+    if (findProcessFaultCode(error) !== undefined) throw error
     if (isConnectionFailure(error)) return undefined
     // Refusals of the engine, and the caller's abort.
     if (error instanceof Error && ('statusCode' in error || error.name === 'AbortError')) return undefined
@@ -81,7 +81,7 @@ export async function undefinedIfUnanswered<T>(ask: () => Promise<T>): Promise<T
   try {
     return await undefinedIfUnavailable(ask)
   } catch (error) {
-    if (ownFailureCode(error) === undefined) throw error
+    if (findProcessFaultCode(error) === undefined) throw error
     return undefined
   }
 }

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { errnoOf } from '../lib/errors.ts'
-import { isLoopbackAddress, ownInterfaces } from '../lib/network.ts'
+import { isLoopbackAddress, getNetworkInterfaces } from '../lib/network.ts'
 
 /** Address of a Docker engine. */
 export type DockerEndpoint =
@@ -97,7 +97,7 @@ async function isFolder(path: string): Promise<boolean> {
 }
 
 /** Renders the endpoint as a value of DOCKER_HOST, also when another setting chose it. */
-export function engineHost(endpoint: DockerEndpoint): string {
+export function renderDockerHost(endpoint: DockerEndpoint): string {
   if (endpoint.kind === 'socket')
     return `${endpoint.path.startsWith('//./pipe/') ? 'npipe' : 'unix'}://${endpoint.path}`
   const { kind, host, port } = endpoint
@@ -112,11 +112,15 @@ export function engineHost(endpoint: DockerEndpoint): string {
 export function isRemoteEngine(endpoint: DockerEndpoint): boolean {
   if (endpoint.kind !== 'tcp') return endpoint.kind === 'ssh'
   const { host } = endpoint
-  return !(host === 'localhost' || isLoopbackAddress(host) || ownInterfaces().some(({ address }) => address === host))
+  return !(
+    host === 'localhost' ||
+    isLoopbackAddress(host) ||
+    getNetworkInterfaces().some(({ address }) => address === host)
+  )
 }
 
 /** Parses a recorded endpoint; undefined when it is invalid. */
-export function parseEndpoint(value: Record<string, unknown>): DockerEndpoint | undefined {
+export function parseRecordedEndpoint(value: Record<string, unknown>): DockerEndpoint | undefined {
   const { kind, path, host, user, port, tlsFolder } = value
   if (kind === 'socket' && typeof path === 'string') return { kind, path }
   if (typeof host !== 'string') return undefined

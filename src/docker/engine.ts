@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import type { Duplex } from 'node:stream'
 import { exitCode, MirrorError } from '../lib/errors.ts'
-import type { Surroundings } from '../lib/process.ts'
+import type { CommandEnvironment } from '../lib/process.ts'
 import type { DockerEndpoint } from './endpoint.ts'
 
 /**
@@ -235,9 +235,9 @@ export interface DockerContainers {
 export async function ensureNetworks(
   networks: DockerNetworks,
   names: readonly string[],
-  env: Surroundings['env'],
+  env: CommandEnvironment['env'],
 ): Promise<void> {
-  const kind = kindNetworkName(env)
+  const kind = getKindNetworkName(env)
   for (const name of names) {
     if ((await networks.find(name)) !== undefined) continue
     if (name !== kind) throw missingNetworkError(name)
@@ -265,13 +265,16 @@ function missingNetworkError(name: string): MirrorError {
 }
 
 /** Returns the network that kind uses: `kind`, or the value of this variable. https://github.com/kubernetes-sigs/kind */
-export function kindNetworkName(env: Readonly<Record<string, string | undefined>>): string {
+export function getKindNetworkName(env: Readonly<Record<string, string | undefined>>): string {
   return env['KIND_EXPERIMENTAL_DOCKER_NETWORK'] || 'kind'
 }
 
 /** Resolves `kind` to the network that kind uses. */
-export function networkNames(names: readonly string[], env: Readonly<Record<string, string | undefined>>): string[] {
-  return [...new Set(names.map((name) => (name === 'kind' ? kindNetworkName(env) : name)))]
+export function resolveNetworkNames(
+  names: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+): string[] {
+  return [...new Set(names.map((name) => (name === 'kind' ? getKindNetworkName(env) : name)))]
 }
 
 const maxAttempts = 5

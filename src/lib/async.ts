@@ -14,7 +14,7 @@ export interface Deferred<T> {
 }
 
 /** Creates a promise with its resolvers, as `Promise.withResolvers` does, which Node 20 lacks. */
-export function deferred<T = void>(): Deferred<T> {
+export function createDeferred<T = void>(): Deferred<T> {
   let resolve!: (value: T) => void
   let reject!: (reason: unknown) => void
   const promise = new Promise<T>((onResolve, onReject) => {
@@ -96,7 +96,7 @@ interface Flight<T> {
 }
 
 /** Resolves with the flight's result, or with `slow` when the flight takes longer than `timeoutMs`, counted from its start. */
-export async function resultWithin<T>(
+export async function waitForFlight<T>(
   { result, startedAt }: Flight<T>,
   timeoutMs: number,
   clock: Pick<Clock, 'sleep'>,
@@ -111,9 +111,9 @@ export async function resultWithin<T>(
 }
 
 /** Resolves at the next progress, or when the signal aborts. The caller must check the signal. */
-export async function nextProgress(progress: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+export async function waitForProgress(progress: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
   if (!signal) return progress
-  const aborted = deferred()
+  const aborted = createDeferred()
   const onAbort = () => aborted.resolve()
   signal.addEventListener('abort', onAbort, { once: true })
   await Promise.race([progress, aborted.promise])
@@ -131,7 +131,7 @@ export function createPauses(clock: Clock): () => Promise<void> {
 }
 
 /** Runs long work that may pause at every `yield`. Returns undefined when the signal aborts first. */
-export async function inSlices<Result>(
+export async function runInSlices<Result>(
   work: Generator<undefined, Result>,
   clock: Clock,
   signal: AbortSignal,
@@ -150,13 +150,13 @@ interface TakeOptions {
   /** The owner of the slot. An owner gets at most half of the slots that other owners leave. */
   readonly owner?: string | undefined
   /** Restarts the time-out each time the owner's work makes progress: see `moved`. */
-  readonly whileMoving?: boolean
+  readonly extendOnProgress?: boolean
 }
 
 interface Waiter {
   readonly owner: string | undefined
   readonly turn: Deferred<(() => void) | undefined>
-  /** Restarts the time-out; undefined without `whileMoving`. */
+  /** Restarts the time-out; undefined without `extendOnProgress`. */
   readonly restart: (() => void) | undefined
 }
 
@@ -187,7 +187,7 @@ export class Slots {
   }
 
   /** The most slots that a single owner gets. */
-  get mostOfOne(): number {
+  get maxPerOwner(): number {
     return Math.ceil(this.limit / 2)
   }
 
@@ -223,12 +223,12 @@ export class Slots {
    */
   async take(
     timeoutMs: number,
-    { signal, owner, whileMoving = false }: TakeOptions = {},
+    { signal, owner, extendOnProgress: whileMoving = false }: TakeOptions = {},
   ): Promise<(() => void) | undefined> {
     signal?.throwIfAborted()
     const free = this.tryTake(owner)
     if (free) return free
-    const turn = deferred<(() => void) | undefined>()
+    const turn = createDeferred<(() => void) | undefined>()
     const timer = setTimeout(() => {
       if (leave()) turn.resolve(undefined)
     }, timeoutMs)
@@ -248,7 +248,7 @@ export class Slots {
   }
 
   /** Records bytes that the holder of a slot received. Every 256 KiB restart the time-outs of this owner's waiters. */
-  moved(bytes: number, owner?: string): void {
+  recordProgress(bytes: number, owner?: string): void {
     if (this.#waiting.size === 0) return this.#movedBytes.clear()
     const sum = (this.#movedBytes.get(owner) ?? 0) + bytes
     this.#movedBytes.set(owner, sum < minProgressBytes ? sum : 0)

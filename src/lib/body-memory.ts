@@ -5,7 +5,7 @@ import { BudgetError, MemoryBudget } from './memory.ts'
 
 const KiB = 1024
 const MiB = 1024 * KiB
-/** The most tasks that wait in `ListTurns`, and the longest wait of one, ms. */
+/** The most tasks that wait in `LargeListQueue`, and the longest wait of one, ms. */
 const maxWaitingTasks = 64
 const maxWaitMs = 20_000
 
@@ -60,7 +60,7 @@ function ownsItsBuffer({ buffer, byteLength }: Uint8Array): boolean {
 }
 
 /** Runs tasks that read a large list as a whole one at a time, so that the memory for one list suffices. */
-export class ListTurns {
+export class LargeListQueue {
   readonly #slots = new Slots(1)
 
   /**

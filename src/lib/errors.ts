@@ -15,7 +15,7 @@ export const exitCode = {
 export type ExitCode = (typeof exitCode)[keyof typeof exitCode]
 
 /** Combines the exit codes of several steps: the lowest failure code, because it is the least specific; `done` when none failed. */
-export function gravest(codes: readonly ExitCode[]): ExitCode {
+export function combineExitCodes(codes: readonly ExitCode[]): ExitCode {
   const failures = codes.filter((code) => code !== exitCode.done)
   return failures.length === 0 ? exitCode.done : (Math.min(...failures) as ExitCode)
 }

@@ -6,7 +6,7 @@ import { readSmallFile } from './fs.ts'
 import { parseObject } from './json.ts'
 import { type Logger, silentLogger } from './logger.ts'
 import { readBootId, readPidNamespace, readProcessStat } from './process.ts'
-import { type Clock, every, logFailure } from './time.ts'
+import { type Clock, runEvery, logFailure } from './time.ts'
 
 /** A lock file that this process holds. */
 export interface FileLock {
@@ -92,7 +92,7 @@ function startHeartbeat(path: string, self: LockHolder, options: FileLockOptions
     })
     return work
   }
-  const stop = every(beatMs, round, onFailure)
+  const stop = runEvery(beatMs, round, onFailure)
   return {
     async stop() {
       stop()

@@ -109,7 +109,7 @@ async function isFolder(path: string): Promise<boolean> {
 }
 
 /** Checks whether a file or folder exists at this path. */
-export async function isThere(path: string): Promise<boolean> {
+export async function pathExists(path: string): Promise<boolean> {
   try {
     await stat(path)
     return true
@@ -184,7 +184,7 @@ function findSafeParent(): string {
 }
 
 /** Parses the certificates of a PEM text in order, ignoring the text around them; undefined when one is invalid. */
-export function readCertificates(pem: string): X509Certificate[] | undefined {
+export function parseCertificates(pem: string): X509Certificate[] | undefined {
   try {
     const crypto = process.getBuiltinModule('node:crypto')
     const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []

@@ -1,5 +1,5 @@
 import { isUtf8 } from 'node:buffer'
-import { deferred } from './async.ts'
+import { createDeferred } from './async.ts'
 
 /** Parses a JSON text that holds an object; undefined for any other text. */
 export function parseObject(text: string): Record<string, unknown> | undefined {
@@ -66,7 +66,7 @@ interface JsonOptions {
 export async function readJson(bytes: Uint8Array, options: JsonOptions = {}): Promise<unknown> {
   if (bytes.length <= maxUnsplitBytes) return readJsonNow(bytes, options)
   const previous = lastTurn
-  const ended = deferred()
+  const ended = createDeferred()
   lastTurn = ended.promise
   await previous
   try {
@@ -84,7 +84,7 @@ export async function readJson(bytes: Uint8Array, options: JsonOptions = {}): Pr
   }
 }
 
-/** Parses untrusted JSON that holds an object, as `readJson` does; undefined for any other text. */
+/** Parses untrusted JSON that holds an object, as `parseRecordJson` does; undefined for any other text. */
 export async function readJsonObject(
   bytes: Uint8Array,
   options?: JsonOptions,
@@ -98,7 +98,7 @@ export async function readJsonObject(
   }
 }
 
-/** Parses like `readJson`, but synchronously, for a text of a few kilobytes. */
+/** Parses like `parseRecordJson`, but synchronously, for a text of a few kilobytes. */
 export function readJsonNow(bytes: Uint8Array, options: JsonOptions = {}): unknown {
   const steps = parseInSteps(bytes, options)
   for (;;) {

@@ -1,4 +1,4 @@
-import { every } from './time.ts'
+import { runEvery } from './time.ts'
 
 const defaultPollMs = 250
 const defaultEvictAfterMs = 2000
@@ -275,7 +275,7 @@ export class MemoryBudget {
   #startPolling(): void {
     if (this.#stopPolling) return
     this.#polledAt = performance.now()
-    this.#stopPolling = every(this.#pollMs, () => this.#poll(), warnOfFailedPoll)
+    this.#stopPolling = runEvery(this.#pollMs, () => this.#poll(), warnOfFailedPoll)
   }
 
   /** Evicts holders that have moved too little since the last poll, or the slowest one when the first waiter is due. */

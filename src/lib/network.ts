@@ -32,10 +32,10 @@ export const mirrorName = 'mirror'
 export const mirrorServiceName = 'mirror.svc'
 
 /** Lists the names that always mean the mirror or its host. */
-export const ownNames: readonly string[] = ['localhost', ...hostAliases, mirrorName, mirrorServiceName]
+export const mirrorHostNames: readonly string[] = ['localhost', ...hostAliases, mirrorName, mirrorServiceName]
 
 /** Returns the host name of this machine, and its multicast DNS name (`NAME.local`), in lower case. */
-export function machineNames(): string[] {
+export function getMachineNames(): string[] {
   const name = hostname().toLowerCase()
   return [...new Set([name, `${name.split('.')[0]}.local`])]
 }
@@ -44,12 +44,12 @@ export function machineNames(): string[] {
  * Returns the addresses of this machine's network interfaces. Throws a system error when no descriptor is free. The result is not
  * cached, because the list decides which clients may write, and a cached one would lack networks that were joined since.
  */
-export function ownInterfaces(): NetworkInterfaceInfo[] {
+export function getNetworkInterfaces(): NetworkInterfaceInfo[] {
   return Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? [])
 }
 
 /** Converts an IPv4-mapped IPv6 address (`::ffff:10.0.0.1`) to plain IPv4, and removes an IPv6 zone. */
-export function plainAddress(address: string): string {
+export function normalizeAddress(address: string): string {
   if (!address.includes(':')) return address
   return address
     .toLowerCase()
@@ -59,6 +59,6 @@ export function plainAddress(address: string): string {
 
 /** Checks whether the text is a literal loopback address. */
 export function isLoopbackAddress(address: string): boolean {
-  const plain = plainAddress(address)
+  const plain = normalizeAddress(address)
   return plain === '::1' || (isIP(plain) === 4 && plain.startsWith('127.'))
 }

@@ -32,7 +32,7 @@ export function isRoot(): boolean {
  * way, and no other user may write to them. In a sticky folder such as /tmp, users can change only their own files, but can create
  * missing ones.
  */
-export function isOnlyRoots(path: string): boolean {
+export function isRootControlled(path: string): boolean {
   return findForeign(path) === undefined
 }
 

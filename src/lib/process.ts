@@ -2,7 +2,7 @@ import type { ChildProcess } from 'node:child_process'
 import { readFile, readlink } from 'node:fs/promises'
 import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { deferred } from './async.ts'
+import { createDeferred } from './async.ts'
 import { errnoOf } from './errors.ts'
 import { ifVisible } from './fs.ts'
 
@@ -45,7 +45,7 @@ export async function readPidNamespace(): Promise<string | undefined> {
  * Returns the identity of a process, `BOOT:TICK`: the boot and the clock tick of its start, which differ from those of any other
  * process with the same PID. Undefined without /proc, or when the process has ended, even if it is not reaped yet.
  */
-export async function processIdentity(pid: number): Promise<string | undefined> {
+export async function getProcessIdentity(pid: number): Promise<string | undefined> {
   const [stat, boot] = await Promise.all([readProcessStat(pid), readBootId()])
   return stat?.started === undefined || stat.ended ? undefined : `${boot ?? 'boot'}:${stat.started}`
 }
@@ -59,7 +59,7 @@ export function bootOf(identity: string | undefined): string | undefined {
 /** Checks whether the process with this identity still runs. Without an identity, any process with this PID counts. */
 export async function isSameProcess(pid: number, identity: string | undefined): Promise<boolean> {
   if (!Number.isSafeInteger(pid) || pid <= 0) return false
-  if (identity !== undefined) return (await processIdentity(pid)) === identity
+  if (identity !== undefined) return (await getProcessIdentity(pid)) === identity
   try {
     process.kill(pid, 0)
     return true
@@ -128,9 +128,9 @@ export const runCommand: RunCommand = async (file, args, { input, timeoutMs, env
 
 /** Resolves at the program's end, or soon after the time-out, even if another process keeps the output open. */
 async function waitForResult(program: ChildProcess, pid: number, timeoutMs: number): Promise<CommandResult> {
-  const exit = deferred<number | undefined>()
-  const ended = deferred()
-  const closed = deferred()
+  const exit = createDeferred<number | undefined>()
+  const ended = createDeferred()
+  const closed = createDeferred()
   const state = { closed: false, ended: false }
   const end = () => {
     if (state.ended) return
@@ -232,7 +232,7 @@ export function interruptGroups(): void {
 }
 
 /** The environment of a command: platform, variables, home folder and working folder. */
-export interface Surroundings {
+export interface CommandEnvironment {
   /** A value of `process.platform`. */
   platform: string
   env: Readonly<Record<string, string | undefined>>
@@ -244,5 +244,5 @@ export interface Surroundings {
    * The original environment when mirror runs as root, which ignores paths that others can change. It only tells whose mirror the
    * user may mean; no setting is read from it.
    */
-  callers?: Surroundings | undefined
+  callers?: CommandEnvironment | undefined
 }

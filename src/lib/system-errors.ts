@@ -70,7 +70,7 @@ export function describeFileFailure(error: unknown, path = getErrorPath(error)):
 }
 
 /** Formats the failure as a sentence: `Cannot open /x/y: it does not exist.` Undefined when no path is known. */
-export function tellFileFailure(error: unknown, { path, why }: FileFailure): string | undefined {
+export function formatFileFailure(error: unknown, { path, why }: FileFailure): string | undefined {
   return path === undefined ? undefined : `Cannot ${getVerb(error)} ${path}: ${why}.`
 }
 
@@ -158,11 +158,12 @@ function statIfPresent(path: string): Stats | undefined {
 type Part = 'fetch' | 'hash'
 
 /** Returns the code of a failure of this process itself, from the error or its causes; undefined for any other failure. */
-export function ownFailureCode(error: unknown): string | undefined {
+export function findProcessFaultCode(error: unknown): string | undefined {
   const code = codeOf(error)
   if (code !== undefined && processFaultCodes.test(code)) return code
-  if (error instanceof AggregateError) return error.errors.map(ownFailureCode).find((found) => found !== undefined)
-  return error instanceof Error && error.cause !== undefined ? ownFailureCode(error.cause) : undefined
+  if (error instanceof AggregateError)
+    return error.errors.map(findProcessFaultCode).find((found) => found !== undefined)
+  return error instanceof Error && error.cause !== undefined ? findProcessFaultCode(error.cause) : undefined
 }
 
 /** Receives the outcome of each operation. */
@@ -175,7 +176,7 @@ export interface WorkWatcher {
  * Records faults of this process itself that keep it from fetching; an upstream's outage is none. A fault ends with the next success
  * of the same part.
  */
-export class OwnTroubles {
+export class ProcessHealth {
   readonly #clock: Clock
   readonly #parts = new Map<Part, { readonly reason: string; readonly until: number }>()
 
@@ -187,7 +188,7 @@ export class OwnTroubles {
   watch(part: Part): WorkWatcher {
     return {
       failed: (error) => {
-        const code = part === 'hash' ? (codeOf(error) ?? 'the thread has ended') : ownFailureCode(error)
+        const code = part === 'hash' ? (codeOf(error) ?? 'the thread has ended') : findProcessFaultCode(error)
         if (code === undefined) return
         const until = this.#clock.monotonic() + (shortageCodes.test(code) ? expiryMs.shortage : expiryMs.other)
         this.#parts.set(part, { reason: `${partFailures[part]}: ${code}`, until })

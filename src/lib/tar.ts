@@ -23,7 +23,7 @@ interface TarFile {
 }
 
 /** Creates the content of a file from bytes in memory. */
-export function bytesFile(content: string | Uint8Array): TarFile {
+export function toTarFile(content: string | Uint8Array): TarFile {
   const bytes = typeof content === 'string' ? Buffer.from(content) : content
   return { kind: 'file', size: bytes.length, read: () => [bytes] }
 }
@@ -35,7 +35,7 @@ const typeFlag = { file: '0', link: '2', folder: '5', extended: 'x' } as const
  * Writes a tar archive (POSIX ustar, pax for long names) piece by piece. Equal entries yield equal bytes: every mtime is 0. Throws when
  * a file's content has another size than announced. pax(1)
  */
-export async function* tarOf(entries: Iterable<TarEntry> | AsyncIterable<TarEntry>): AsyncGenerator<Uint8Array> {
+export async function* streamTar(entries: Iterable<TarEntry> | AsyncIterable<TarEntry>): AsyncGenerator<Uint8Array> {
   for await (const entry of entries) {
     const { content } = entry
     const path = content.kind === 'folder' ? `${entry.path.replace(/\/$/, '')}/` : entry.path
@@ -51,7 +51,7 @@ export async function* tarOf(entries: Iterable<TarEntry> | AsyncIterable<TarEntr
     }
     const size = content.kind === 'file' ? content.size : 0
     const { name, prefix } = split ?? { name: path.slice(0, 90), prefix: '' }
-    yield createHeader({ name, prefix, target: target.slice(0, 100), entry, size, type: typeFlag[content.kind] })
+    yield createHeader({ name, prefix, target.slice(0, 100), entry, size, type: typeFlag[content.kind] })
     if (content.kind !== 'file') continue
     let written = 0
     for await (const chunk of content.read()) {
@@ -65,15 +65,15 @@ export async function* tarOf(entries: Iterable<TarEntry> | AsyncIterable<TarEntr
 }
 
 /** Creates a tar archive in memory. */
-export async function tarBytes(entries: Iterable<TarEntry>): Promise<Buffer> {
+export async function createTar(entries: Iterable<TarEntry>): Promise<Buffer> {
   const pieces: Uint8Array[] = []
-  for await (const piece of tarOf(entries)) pieces.push(piece)
+  for await (const piece of streamTar(entries)) pieces.push(piece)
   return Buffer.concat(pieces)
 }
 
 /** Creates a tar archive of one file with mode 0644, synchronously; `path`: at most 100 bytes. */
-export function tarFile(path: string, content: Uint8Array): Uint8Array {
-  const entry = { path, mode: 0o644, content: bytesFile(content) }
+export function createSingleFileTar(path: string, content: Uint8Array): Uint8Array {
+  const entry = { path, mode: 0o644, content: toTarFile(content) }
   const head = createHeader({ name: path, prefix: '', target: '', entry, size: content.length, type: typeFlag.file })
   return Buffer.concat([head, content, createPadding(content.length), new Uint8Array(2 * blockBytes)])
 }

@@ -37,7 +37,7 @@ export type OnFailure = (error: unknown) => void
  * Runs a task every `ms` milliseconds. Passes errors of the task to `onFailure` and continues, so that no error becomes an unhandled
  * rejection. Skips a round while the task still runs. The timer does not keep the process alive. Returns the function that stops it.
  */
-export function every(ms: number, task: () => unknown, onFailure: OnFailure): () => void {
+export function runEvery(ms: number, task: () => unknown, onFailure: OnFailure): () => void {
   let isRunning = false
   const round = async () => {
     if (isRunning) return
@@ -55,7 +55,7 @@ export function every(ms: number, task: () => unknown, onFailure: OnFailure): ()
 }
 
 /** Runs a task once after `ms` milliseconds, under the same rules as `every`. Returns the function that cancels it. */
-export function later(ms: number, task: () => unknown, onFailure: OnFailure): () => void {
+export function runLater(ms: number, task: () => unknown, onFailure: OnFailure): () => void {
   const run = async () => {
     try {
       await task()
@@ -118,7 +118,7 @@ export function createWriteBehind({ write, logger, failure, everyMs }: WriteBehi
     isDue = true
     running ??= run().finally(() => (running = undefined))
   }
-  const stopTimer = every(everyMs, update, logFailure(logger, failure))
+  const stopTimer = runEvery(everyMs, update, logFailure(logger, failure))
 
   return {
     update,

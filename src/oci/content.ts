@@ -1,6 +1,6 @@
 import { LRUCache } from 'lru-cache'
 import { isObject, JsonError, readJson, readJsonObject } from '../lib/json.ts'
-import { type Digest, digestOf, parseDigest } from './digest.ts'
+import { type Digest, computeDigest, parseDigest } from './digest.ts'
 import { OciError } from './errors.ts'
 
 /** Media types of the OCI specification and of Docker v2. https://github.com/opencontainers/image-spec/blob/v1.1.1/media-types.md */
@@ -34,10 +34,10 @@ export const imageTypes: readonly string[] = [mediaType.ociManifest, mediaType.d
  * The size limit of manifests, bytes: 4 MiB, which registries should accept and clients read (decision D4).
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-manifests
  */
-export const largestManifest = 4 * 1024 * 1024
+export const maxManifestBytes = 4 * 1024 * 1024
 
 /** The largest content that is sent as a string, which is faster, bytes. Larger manifests are sent from disk. */
-export const longestString = 64 * 1024
+export const maxStringBytes = 64 * 1024
 /** The most characters of a media type. https://www.rfc-editor.org/rfc/rfc6838#section-4.2 */
 const maxMediaTypeLength = 255
 
@@ -79,7 +79,7 @@ export class ImageContents {
 
   /** Adds a layer or a config. Returns its descriptor for a manifest. */
   addBlob(mediaType: string, bytes: Uint8Array): Descriptor {
-    const digest = digestOf(bytes)
+    const digest = computeDigest(bytes)
     this.blobs.set(digest, bytes)
     return { mediaType, digest, size: bytes.length }
   }
@@ -87,7 +87,7 @@ export class ImageContents {
   /** Adds a manifest or an index with this content. Returns its descriptor for an index. */
   addManifest(mediaType: string, content: object): Descriptor {
     const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType, ...content }))
-    const digest = digestOf(bytes)
+    const digest = computeDigest(bytes)
     this.manifests.set(digest, { mediaType, bytes })
     return { mediaType, digest, size: bytes.length }
   }
@@ -136,10 +136,10 @@ const linkCache = new LRUCache<Digest, readonly ManifestLink[]>({
 })
 
 /** Returns the links of a manifest, from a cache by digest, so that a manifest that is pulled often is parsed once. */
-export async function linksOf(digest: Digest, content: SmallContent): Promise<readonly ManifestLink[]> {
+export async function getManifestLinks(digest: Digest, content: SmallContent): Promise<readonly ManifestLink[]> {
   let links = linkCache.get(digest)
   if (links === undefined) {
-    const outline = await outlineManifest(bytesOf(content), '')
+    const outline = await outlineManifest(toBytes(content), '')
     links = typeof outline === 'string' ? [] : outline.links
     linkCache.set(digest, links)
   }
@@ -196,7 +196,7 @@ function hasIndexMembers(json: Members, type: string | undefined): boolean {
 
 /** Returns the key of an artifact type in memory: the type itself, or its digest when it is too long for a media type. */
 export function artifactTypeKey(type: string): string {
-  return type.length <= maxMediaTypeLength ? type : digestOf(Buffer.from(type))
+  return type.length <= maxMediaTypeLength ? type : computeDigest(Buffer.from(type))
 }
 
 /** The parts of a pushed manifest that the registry stores. */
@@ -319,11 +319,11 @@ export interface SmallContent {
 /** Creates content from bytes: a latin1 string up to 64 KiB, the bytes themselves beyond. */
 export function smallContent(bytes: Uint8Array<ArrayBuffer>): SmallContent {
   const { length: size } = bytes
-  if (size > longestString) return { size, body: bytes }
+  if (size > maxStringBytes) return { size, body: bytes }
   return { size, body: Buffer.from(bytes.buffer, bytes.byteOffset, size).toString('latin1') }
 }
 
 /** Returns the bytes of the content. */
-export function bytesOf({ body }: SmallContent): Uint8Array {
+export function toBytes({ body }: SmallContent): Uint8Array {
   return typeof body === 'string' ? Buffer.from(body, 'latin1') : body
 }

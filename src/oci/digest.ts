@@ -50,7 +50,7 @@ export function createDigester(algorithm: DigestAlgorithm): Digester {
 }
 
 /** Computes the digest of bytes in memory. */
-export function digestOf(bytes: Uint8Array, algorithm: DigestAlgorithm = 'sha256'): Digest {
+export function computeDigest(bytes: Uint8Array, algorithm: DigestAlgorithm = 'sha256'): Digest {
   const digester = createDigester(algorithm)
   digester.update(bytes)
   return digester.digest()

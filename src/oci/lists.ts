@@ -12,7 +12,7 @@ const maxPageSize = 1000
  * Throws an OciError (400) when `n` is not a number.
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-tags
  */
-export function pageOf(
+export function paginate(
   sorted: readonly string[],
   page: Pick<Page, 'n' | 'last'>,
 ): { readonly entries: string[]; readonly next: string | undefined } {

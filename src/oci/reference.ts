@@ -90,6 +90,6 @@ export function canonicalRegistry(host: string): string {
 }
 
 /** Returns the base URL of a registry, without a trailing slash. Docker Hub's name (`docker.io`) is not its host. */
-export function originOf(registry: string): string {
+export function toRegistryUrl(registry: string): string {
   return registry === 'docker.io' ? 'https://registry-1.docker.io' : `https://${registry}`
 }

@@ -21,17 +21,17 @@ export interface Caller {
 
 /** Read access to repositories. Throws an `OciError` for each failure that the client must see. */
 export interface Registry {
-  manifest(repository: Repository, reference: Reference, caller: Caller): Promise<ManifestAnswer>
-  blob(repository: Repository, digest: Digest, caller: Caller): Promise<BlobAnswer>
-  tags(repository: Repository, page: Page, caller: Caller): Promise<ListAnswer>
+  manifest(repository: Repository, reference: Reference, caller: Caller): Promise<ManifestResponse>
+  blob(repository: Repository, digest: Digest, caller: Caller): Promise<BlobResponse>
+  tags(repository: Repository, page: Page, caller: Caller): Promise<ListResponse>
   referrers(
     repository: Repository,
     digest: Digest,
     artifactType: string | undefined,
     caller: Caller,
     page: Page,
-  ): Promise<ListAnswer>
-  catalog(registry: string | undefined, page: Page, caller: Caller): Promise<ListAnswer>
+  ): Promise<ListResponse>
+  catalog(registry: string | undefined, page: Page, caller: Caller): Promise<ListResponse>
 }
 
 /** The origin of a response, in the terms of RFC 9211, for `Cache-Status` and the statistics. */
@@ -45,7 +45,7 @@ export interface Provenance {
   isProbe?: true
 }
 
-export interface ManifestAnswer {
+export interface ManifestResponse {
   readonly digest: Digest | undefined
   readonly mediaType: string
   /** Bytes; undefined only when an upstream's HEAD response has no size. */
@@ -57,7 +57,7 @@ export interface ManifestAnswer {
   readonly provenance: Provenance
 }
 
-export interface BlobAnswer {
+export interface BlobResponse {
   readonly digest: Digest
   /** Bytes; undefined while the size is not known. */
   readonly size: number | undefined
@@ -81,7 +81,7 @@ export interface ArrivingBlob {
   follow(start: number, portion?: Portion): Follower
 }
 
-export interface ListAnswer {
+export interface ListResponse {
   readonly contentType: string
   readonly bytes: Uint8Array<ArrayBuffer>
   /** The query of the next page, for a `Link` header. */

@@ -1,6 +1,6 @@
 import { LRUCache } from 'lru-cache'
 import { isObject, readJsonObject } from '../lib/json.ts'
-import { imageTypes, largestManifest } from '../oci/content.ts'
+import { imageTypes, maxManifestBytes } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/digest.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { PushedChange, PushedManifest, PushedRepository } from './repository.ts'
@@ -111,7 +111,7 @@ export class StoredLinks {
   async read(manifest: Digest): Promise<readonly Digest[] | undefined> {
     const known = this.#known.get(manifest)
     if (known) return known
-    const bytes = await this.#blobs.read(manifest, largestManifest)
+    const bytes = await this.#blobs.read(manifest, maxManifestBytes)
     const links = bytes && (await parseLinks(bytes))
     if (links) this.#known.set(manifest, links)
     return links

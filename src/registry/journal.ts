@@ -1,5 +1,5 @@
 import { open } from 'node:fs/promises'
-import { deferred, type Deferred } from '../lib/async.ts'
+import { createDeferred, type Deferred } from '../lib/async.ts'
 import { writeFileAtomic } from '../lib/fs.ts'
 import { artifactTypeKey } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
@@ -7,7 +7,7 @@ import { isRepositoryName } from '../oci/reference.ts'
 import {
   damaged,
   readDigest,
-  readJson,
+  parseRecordJson,
   readList,
   readNumber,
   readObject,
@@ -77,7 +77,7 @@ export class RepositoryJournal {
    * visible at once, because no push may build on content that is about to be removed.
    */
   commit(changes: readonly PushedChange[]): Promise<void> {
-    const done = deferred()
+    const done = createDeferred()
     this.#queued.push({ changes, done, hidden: applyRemovals(this.#state, changes) })
     if (!this.#isWriting) void this.#write()
     return done.promise
@@ -249,7 +249,7 @@ function formatHead(name: string): string {
 
 /** Parses the first line; undefined when it is damaged. */
 export function parseJournalHead(line: string): JournalHead | undefined {
-  return readJson(line, (value) => {
+  return parseRecordJson(line, (value) => {
     const head = readObject(value)
     const name = readText(head['name'])
     const written = readNumber(head['format'])
@@ -265,7 +265,7 @@ function formatChanges(changes: readonly PushedChange[]): string {
 
 /** Parses the changes of a line; undefined when any of them is damaged. */
 export function parseChanges(line: string): PushedChange[] | undefined {
-  return readJson(line, (value) => readList(value).map(parseChange))
+  return parseRecordJson(line, (value) => readList(value).map(parseChange))
 }
 
 function parseChange(json: unknown): PushedChange {

@@ -1,16 +1,16 @@
-import { ListTurns } from '../lib/body-memory.ts'
+import { LargeListQueue } from '../lib/body-memory.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Clock } from '../lib/time.ts'
-import { bytesOf, longestString, mediaType } from '../oci/content.ts'
+import { toBytes, maxStringBytes, mediaType } from '../oci/content.ts'
 import { type Digest, digestAlgorithm, type DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
-import { pageOf } from '../oci/lists.ts'
+import { paginate } from '../oci/lists.ts'
 import { type Reference, referenceText } from '../oci/reference.ts'
 import type {
-  BlobAnswer,
+  BlobResponse,
   Caller,
-  ListAnswer,
-  ManifestAnswer,
+  ListResponse,
+  ManifestResponse,
   ManifestPushed,
   Provenance,
   PushedBody,
@@ -55,7 +55,7 @@ export class LocalRegistry implements PushRegistry {
   readonly #uploads: LocalUploads
   readonly #manifests: LocalManifests
   readonly #contents: SmallContents
-  readonly #lists = new ListTurns()
+  readonly #lists = new LargeListQueue()
 
   constructor(options: LocalRegistryOptions) {
     this.#store = options.store
@@ -65,7 +65,7 @@ export class LocalRegistry implements PushRegistry {
     this.#manifests = new LocalManifests(options.store, options.makeRoom, () => options.clock.wall())
   }
 
-  async manifest({ name }: Repository, reference: Reference, { head }: Caller): Promise<ManifestAnswer> {
+  async manifest({ name }: Repository, reference: Reference, { head }: Caller): Promise<ManifestResponse> {
     const repository = this.#getKnown(name)
     const digest = reference.kind === 'digest' ? reference.digest : repository.tags.get(reference.tag)?.digest
     const record = digest && repository.manifests.get(digest)
@@ -76,7 +76,7 @@ export class LocalRegistry implements PushRegistry {
         await this.#refreshHeld(name, digest, record, (heldSince) => ({ op: 'manifest', digest, ...record, heldSince }))
       const answer = { digest, mediaType: type, size, provenance }
       if (head && (await this.#store.blobs.stat(digest)) === size) return { ...answer, body: undefined }
-      if (size > longestString) {
+      if (size > maxStringBytes) {
         const { blobs } = this.#store
         const isThere = await isStored(blobs, digest, size)
         if (isThere) return { ...answer, body: undefined, stored: storedManifest(blobs, digest, size) }
@@ -88,7 +88,7 @@ export class LocalRegistry implements PushRegistry {
     throw new OciError('MANIFEST_UNKNOWN', 404, `There is no ${referenceText(reference)} in ${name}.`)
   }
 
-  async blob({ name }: Repository, digest: Digest, { head }: Caller): Promise<BlobAnswer> {
+  async blob({ name }: Repository, digest: Digest, { head }: Caller): Promise<BlobResponse> {
     const record = this.#getKnown(name).blobs.get(digest)
     if (record) {
       const { size } = record
@@ -103,8 +103,8 @@ export class LocalRegistry implements PushRegistry {
     throw createUnknownBlobError(name, digest)
   }
 
-  tags({ name }: Repository, page: Page): Promise<ListAnswer> {
-    const { entries, next } = pageOf([...this.#getKnown(name).tags.keys()].toSorted(), page)
+  tags({ name }: Repository, page: Page): Promise<ListResponse> {
+    const { entries, next } = paginate([...this.#getKnown(name).tags.keys()].toSorted(), page)
     return Promise.resolve(toListAnswer({ name, tags: entries }, next))
   }
 
@@ -114,13 +114,13 @@ export class LocalRegistry implements PushRegistry {
     artifactType: string | undefined,
     { clientAbort }: Caller,
     page: Page,
-  ): Promise<ListAnswer> {
+  ): Promise<ListResponse> {
     const repository = this.#store.repositories.get(name)
     const read = async (digest: Digest, size: number) => {
       // Read large manifests past the memory cache, because they would displace frequently requested content.
       if (size > smallBytes) return this.#store.blobs.read(digest, size)
       const content = await this.#contents.loadStored(digest, size)
-      return content && bytesOf(content)
+      return content && toBytes(content)
     }
     // Build one page at a time: it may be as large as a manifest, and so may each of the manifests that it reads.
     const { index, next } = await this.#lists.run(
@@ -136,9 +136,9 @@ export class LocalRegistry implements PushRegistry {
     }
   }
 
-  catalog(_registry: string | undefined, page: Page): Promise<ListAnswer> {
+  catalog(_registry: string | undefined, page: Page): Promise<ListResponse> {
     const names = [...this.#store.repositories.all()].filter(({ manifests }) => manifests.size > 0)
-    const { entries, next } = pageOf(names.map(({ name }) => name).toSorted(), page)
+    const { entries, next } = paginate(names.map(({ name }) => name).toSorted(), page)
     return Promise.resolve(toListAnswer({ repositories: entries }, next))
   }
 
@@ -252,7 +252,7 @@ function findSize(sources: Iterable<PushedRepository | undefined>, digest: Diges
   return undefined
 }
 
-function toListAnswer(value: unknown, next: string | undefined): ListAnswer {
+function toListAnswer(value: unknown, next: string | undefined): ListResponse {
   const bytes = new TextEncoder().encode(JSON.stringify(value))
   return { contentType: 'application/json', bytes, next, provenance }
 }

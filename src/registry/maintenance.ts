@@ -1,6 +1,6 @@
 import { KeyedQueue } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
-import { type Clock, every, logFailure } from '../lib/time.ts'
+import { type Clock, runEvery, logFailure } from '../lib/time.ts'
 import { type Digest, parseDigest } from '../oci/digest.ts'
 import { parseAttachedTag, collectGarbage, type GarbageOptions, planRemovals } from './garbage.ts'
 import { listPushedImages, type PushedImage, getRemovedImageNames, StoredLinks } from './images.ts'
@@ -47,7 +47,7 @@ interface RegistryMaintenanceOptions {
   readonly clock: Clock
   readonly logger: Logger
   /** Time between two garbage collections, ms; default: an hour. */
-  readonly interval?: number
+  readonly intervalMs?: number
 }
 
 const collectionIntervalMs = 3_600_000
@@ -101,7 +101,7 @@ export function createRegistryMaintenance(options: RegistryMaintenanceOptions): 
 
   const collectOnSchedule = () => queue.run('all', () => gc({ grace: defaultGraceMs, untagged: false, dryRun: false }))
   const onFailure = logFailure(logger, 'could not remove unused content')
-  const stopCollecting = every(options.interval ?? collectionIntervalMs, collectOnSchedule, onFailure)
+  const stopCollecting = runEvery(options.intervalMs ?? collectionIntervalMs, collectOnSchedule, onFailure)
 
   return {
     list: () => listPushedImages(repositories.all(), links),

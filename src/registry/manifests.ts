@@ -2,12 +2,12 @@ import { KeyedQueue } from '../lib/async.ts'
 import {
   artifactTypeKey,
   isForeignLayer,
-  largestManifest,
+  maxManifestBytes,
   mediaType,
   type ReadManifest,
   readPushedManifest,
 } from '../oci/content.ts'
-import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts'
+import { type Digest, digestAlgorithm, computeDigest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { referrersTag } from '../oci/lists.ts'
 import type { Reference } from '../oci/reference.ts'
@@ -37,7 +37,7 @@ export class LocalManifests {
   /** Stores a manifest and sets its tags. Throws an OciError for one that is invalid, or that names missing content. */
   async put({ name }: Repository, reference: Reference, body: PushedBody): Promise<ManifestPushed> {
     const read = await readPushedManifest(body.bytes, body.mediaType)
-    const digest = digestOf(body.bytes, reference.kind === 'digest' ? digestAlgorithm(reference.digest) : 'sha256')
+    const digest = computeDigest(body.bytes, reference.kind === 'digest' ? digestAlgorithm(reference.digest) : 'sha256')
     if (reference.kind === 'digest' && reference.digest !== digest)
       throw new OciError('DIGEST_INVALID', 400, `The manifest does not hash to ${reference.digest}.`)
     const tags = reference.kind === 'tag' ? [reference.tag] : body.tags
@@ -96,7 +96,7 @@ export class LocalManifests {
     await this.removeUnheld(digest)
     const { subject } = manifest
     if (subject === undefined) return
-    await withRoom(this.#makeRoom, largestManifest * 2, () =>
+    await withRoom(this.#makeRoom, maxManifestBytes * 2, () =>
       this.#updateReferrersList(name, subject, digest, undefined),
     )
   }
@@ -129,10 +129,10 @@ export class LocalManifests {
       const old = repository?.tags.get(tag)?.digest
       const known = old === undefined ? undefined : repository!.manifests.get(old)
       if (old === undefined || known?.mediaType !== mediaType.ociIndex) return
-      const before = await blobs.read(old, largestManifest)
+      const before = await blobs.read(old, maxManifestBytes)
       const bytes = before && (await changeReferrersList(before, digest, entry))
-      if (!bytes || bytes.length > largestManifest) return
-      const updated = digestOf(bytes)
+      if (!bytes || bytes.length > maxManifestBytes) return
+      const updated = computeDigest(bytes)
       const release = repositories.claim([updated])
       try {
         await blobs.put(updated, bytes)

@@ -1,7 +1,7 @@
 import { isObject, readJsonObject } from '../lib/json.ts'
-import { artifactTypeKey, largestManifest, mediaType, presentMembers, type ReadManifest } from '../oci/content.ts'
+import { artifactTypeKey, maxManifestBytes, mediaType, presentMembers, type ReadManifest } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
-import { pageOf } from '../oci/lists.ts'
+import { paginate } from '../oci/lists.ts'
 import type { Page } from '../oci/route.ts'
 import type { PushedManifest, PushedRepository } from './repository.ts'
 
@@ -15,7 +15,7 @@ export interface ReferrerEntry {
 }
 
 /** Maximum bytes of a page's entries, because clients refuse an index that is larger than a manifest. */
-const maxPageBytes = largestManifest - 64 * 1024
+const maxPageBytes = maxManifestBytes - 64 * 1024
 const maxPageEntries = 1000
 
 /** `size`: bytes of the manifest. */
@@ -57,7 +57,7 @@ export async function listReferrers(
   for (const [digest, manifest] of repository?.manifests ?? [])
     if (manifest.subject === subject && (key === undefined || manifest.artifactType === key)) all.set(digest, manifest)
   const wanted = { n: page.n ?? String(maxPageEntries), last: page.last }
-  const { entries: digests, next } = pageOf([...all.keys()].toSorted(), wanted)
+  const { entries: digests, next } = paginate([...all.keys()].toSorted(), wanted)
   const entries: string[] = []
   let last: string | undefined
   let bytes = 0

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { errnoOf, reserveOf } from '../lib/errors.ts'
 import { type Logger, silentLogger } from '../lib/logger.ts'
-import { type Clock, every, logFailure } from '../lib/time.ts'
+import { type Clock, runEvery, logFailure } from '../lib/time.ts'
 import { formatBytes } from '../lib/units.ts'
 import { createDigester, type Digest, type DigestAlgorithm, digestAlgorithm, type Digester } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
@@ -60,7 +60,7 @@ export class LocalUploads {
       const { size } = session
       const release = store.repositories.claim([digest])
       try {
-        const isRight = await tellUnwritable(() => session.publish(digest))
+        const isRight = await translateDiskErrors(() => session.publish(digest))
         if (!isRight) throw new OciError('DIGEST_INVALID', 400, `The uploaded bytes do not hash to ${digest}.`)
         const change = { op: 'blob' as const, digest, size, heldSince: store.runningClock.now() }
         await withRoom(makeRoom, journalBytes, () => store.repositories.commit(session.repository, [change]))
@@ -72,7 +72,12 @@ export class LocalUploads {
 
   async #write(session: UploadSession, { start, bytes }: UploadChunk): Promise<void> {
     if (start !== undefined && start !== session.size)
-      throw new OciError('BLOB_UPLOAD_INVALID', 416, `The next byte is number ${session.size}.`, uploadHeaders(session))
+      throw new OciError(
+        'BLOB_UPLOAD_INVALID',
+        416,
+        `The next byte is number ${session.size}.`,
+        toUploadHeaders(session),
+      )
     for await (const chunk of bytes) {
       if (session.isOver) throw createUnknownUploadError()
       await withRoom(this.#options.makeRoom, chunk.length, () => session.append(chunk))
@@ -82,7 +87,7 @@ export class LocalUploads {
 }
 
 /** The headers that tell the client where to continue: the URL and the received range. An empty upload has `0-0` by convention. */
-export function uploadHeaders({ repository, id, size }: Pick<UploadSession, 'repository' | 'id' | 'size'>) {
+export function toUploadHeaders({ repository, id, size }: Pick<UploadSession, 'repository' | 'id' | 'size'>) {
   return {
     location: `/v2/${repository}/blobs/uploads/${id}`,
     range: `0-${Math.max(0, size - 1)}`,
@@ -93,7 +98,7 @@ export function uploadHeaders({ repository, id, size }: Pick<UploadSession, 'rep
 async function runExclusive<T>(session: UploadSession, task: () => Promise<T>): Promise<T> {
   const done = await session.exclusively(task)
   if (done) return done.result
-  throw new OciError('BLOB_UPLOAD_INVALID', 409, 'Another request is writing to this upload.', uploadHeaders(session))
+  throw new OciError('BLOB_UPLOAD_INVALID', 409, 'Another request is writing to this upload.', toUploadHeaders(session))
 }
 
 function createUnknownUploadError(): OciError {
@@ -221,9 +226,9 @@ interface UploadSessionsOptions {
   readonly blobs: BlobStore
   readonly clock: Clock
   /** Maximum number of open sessions. */
-  readonly limit: number
+  readonly maxSessions: number
   /** An unused session expires after this time, ms. */
-  readonly idle: number
+  readonly idleTimeoutMs: number
   readonly logger?: Logger
 }
 
@@ -238,9 +243,9 @@ export class UploadSessions {
 
   constructor(options: UploadSessionsOptions) {
     this.#options = options
-    const everyMs = Math.max(10, Math.min(60_000, options.idle / pollsPerIdle))
+    const everyMs = Math.max(10, Math.min(60_000, options.idleTimeoutMs / pollsPerIdle))
     const onFailure = logFailure(options.logger ?? silentLogger, 'could not end an expired upload')
-    this.#stopExpiring = every(everyMs, () => this.#expire(), onFailure)
+    this.#stopExpiring = runEvery(everyMs, () => this.#expire(), onFailure)
   }
 
   get count(): number {
@@ -249,7 +254,7 @@ export class UploadSessions {
 
   /** Starts a session; undefined when too many sessions have received bytes. Replaces the oldest empty one at the limit. */
   start(upload: Pick<UploadSessionOptions, 'repository' | 'user' | 'algorithm'>): UploadSession | undefined {
-    if (this.#sessions.size >= this.#options.limit && !this.#dropOldestEmpty()) return undefined
+    if (this.#sessions.size >= this.#options.maxSessions && !this.#dropOldestEmpty()) return undefined
     const id = randomBytes(16).toString('hex')
     const { blobs, clock } = this.#options
     const onEnd = () => void this.#sessions.delete(id)
@@ -280,7 +285,7 @@ export class UploadSessions {
   }
 
   async #expire(): Promise<void> {
-    const oldest = this.#options.clock.monotonic() - this.#options.idle
+    const oldest = this.#options.clock.monotonic() - this.#options.idleTimeoutMs
     const expired = [...this.#sessions.values()].filter((session) => !session.isBusy && session.usedAt < oldest)
     await Promise.all(expired.map(cancelQuietly))
   }
@@ -311,11 +316,11 @@ export async function withRoom<T>(makeRoom: MakeRoom, minBytes: number, task: ()
     }
     await makeRoom(bytes)
   }
-  return tellUnwritable(task)
+  return translateDiskErrors(task)
 }
 
 /** Runs a task that writes to the disk. Maps the lasting errors of a disk (full, read-only, no permission) to an OciError 507. */
-export async function tellUnwritable<T>(task: () => Promise<T>): Promise<T> {
+export async function translateDiskErrors<T>(task: () => Promise<T>): Promise<T> {
   try {
     return await task()
   } catch (error) {

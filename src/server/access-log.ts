@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import { type Logger, redact } from '../lib/logger.ts'
-import { plainAddress } from '../lib/network.ts'
+import { normalizeAddress } from '../lib/network.ts'
 import type { Clock } from '../lib/time.ts'
 import type { Digest } from '../oci/digest.ts'
 import { referenceText } from '../oci/reference.ts'
@@ -61,7 +61,7 @@ export function logAccess(logger: Logger, request: IncomingMessage, access: Acce
     bytes: access.bytes,
     received: received > 0 ? received : undefined,
     ms: Math.round(access.milliseconds),
-    client: plainAddress(request.socket.remoteAddress ?? ''),
+    client: normalizeAddress(request.socket.remoteAddress ?? ''),
     agent: getUserAgent(request),
     error: access.error,
   }

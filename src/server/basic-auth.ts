@@ -4,7 +4,7 @@ import type { IncomingMessage } from 'node:http'
 import { LRUCache } from 'lru-cache'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { plainAddress } from '../lib/network.ts'
+import { normalizeAddress } from '../lib/network.ts'
 import type { Clock } from '../lib/time.ts'
 import { OciError } from '../oci/errors.ts'
 import { PasswordQueue, startPasswordThread } from './passwords.ts'
@@ -28,7 +28,7 @@ export interface BasicAuth {
    */
   readonly authorize: (request: IncomingMessage, client: { readonly signal: AbortSignal }) => Promise<string>
   /** Returns the reason for which the password file cannot be used now, as one sentence; undefined while it can. */
-  readonly trouble: () => Promise<string | undefined>
+  readonly getProblem: () => Promise<string | undefined>
   /** Ends the password thread. The listeners must be closed before. */
   close(): Promise<void>
 }
@@ -76,7 +76,7 @@ export async function createBasicAuth(
         remember(key, true)
         return user
       }
-      const check = { key, address: plainAddress(request.socket.remoteAddress ?? ''), user, password, hash }
+      const check = { key, address: normalizeAddress(request.socket.remoteAddress ?? ''), user, password, hash }
       const fits = await queue.run({ ...check, isTrusted: found?.isGood === true }, client.signal)
       // Reads the file again, because it may have changed meanwhile.
       const isGood = fits && isKnown && (await file.users()).findHash(user).hash === hash
@@ -84,7 +84,7 @@ export async function createBasicAuth(
       if (!isGood) throw unauthorized()
       return user
     },
-    trouble: () => file.trouble(),
+    getProblem: () => file.getProblem(),
     close: () => thread.close(),
   }
 }
@@ -122,7 +122,7 @@ interface PasswordFile {
   /** Returns the current users. Throws an OciError 503 while the file cannot be used. */
   users(): Promise<Users>
   /** Returns the reason for which the file cannot be used now, as one sentence; undefined while it can. */
-  trouble(): Promise<string | undefined>
+  getProblem(): Promise<string | undefined>
 }
 
 interface Users {
@@ -162,7 +162,7 @@ export async function openPasswordFile(path: string, logger: Logger): Promise<Pa
   }
 
   return {
-    async trouble() {
+    async getProblem() {
       const found = await latest()
       return found instanceof UnusablePasswordFile ? found.message : undefined
     },

@@ -221,7 +221,7 @@ export class ClientAbort {
     this.#response = response
   }
 
-  get hasHappened(): boolean {
+  get isAborted(): boolean {
     return this.#request.socket.destroyed || this.#response.destroyed || this.#response.closed
   }
 
@@ -234,7 +234,7 @@ export class ClientAbort {
   #watch(): AbortController {
     const controller = new AbortController()
     const leave = () => controller.abort(new Error('the client is gone'))
-    if (this.hasHappened) leave()
+    if (this.isAborted) leave()
     // Listens to the socket, because a response that waits on a pipelined connection gets no event for its end.
     const { socket } = this.#request
     socket.once('close', leave)

@@ -3,20 +3,20 @@ import type { Stats } from '../cache/stats.ts'
 import { describeFailure, errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { BudgetError } from '../lib/memory.ts'
-import { plainAddress } from '../lib/network.ts'
-import { linksOf, type ManifestLink } from '../oci/content.ts'
+import { normalizeAddress } from '../lib/network.ts'
+import { getManifestLinks, type ManifestLink } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
-import type { Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from '../oci/registry.ts'
+import type { Caller, ListResponse, ManifestResponse, Provenance, Registry } from '../oci/registry.ts'
 import { type Addressing, parseRoute, type Route } from '../oci/route.ts'
-import { tellUnwritable } from '../registry/uploads.ts'
+import { translateDiskErrors } from '../registry/uploads.ts'
 import { getUserAgent, logAccess, getRepositoryName, type TransferLog } from './access-log.ts'
 import { ClientAbort } from './connection.ts'
-import { type BlobSending, sendBlobAnswer, sendList, sendManifest } from './pull.ts'
+import { type BlobSender, sendBlobAnswer, sendList, sendManifest } from './pull.ts'
 import { answerPush, type PushOptions } from './push.ts'
-import { hasBody, receivedBytes, tooBusy } from './request-body.ts'
+import { hasBody, receivedBytes, toBusyError } from './request-body.ts'
 import { type HostGuard, refuseBrowsers } from './request-guard.ts'
-import { isOutOfDescriptors, outOfDescriptors, sendError, sendWhole } from './respond.ts'
+import { isOutOfDescriptors, toOutOfDescriptorsError, sendError, sendWhole } from './respond.ts'
 import type { Transferred } from './transfer.ts'
 
 interface HandleOptions {
@@ -29,7 +29,7 @@ interface HandleOptions {
   readonly stats: Stats | undefined
   /** Undefined for a registry that is read-only. */
   readonly push?: PushOptions | undefined
-  readonly sending: BlobSending
+  readonly sending: BlobSender
   /** The upstream of requests that name none; undefined where repositories belong to no upstream. */
   readonly defaultRegistry: string | undefined
   readonly transfers: TransferLog
@@ -40,7 +40,7 @@ interface HandleOptions {
 interface Sent {
   readonly bytes: number
   readonly provenance?: Provenance
-  readonly manifest?: ManifestAnswer
+  readonly manifest?: ManifestResponse
   /** The digest of a manifest that was received. */
   readonly pushed?: Digest | undefined
 }
@@ -83,10 +83,10 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
     try {
       sent = await handle(request, response, options, client, state)
       const { bytes, provenance } = sent
-      if (provenance) stats?.served({ provenance, bytes, head: request.method === 'HEAD' })
+      if (provenance) stats?.recordResponse({ provenance, bytes, head: request.method === 'HEAD' })
     } catch (reason) {
       const error = reason instanceof OciError ? reason : toClientError(reason, client, logger)
-      if (error && (error.status === 429 || error.status >= 500)) stats?.failed()
+      if (error && (error.status === 429 || error.status >= 500)) stats?.recordError()
       if (error) sendError(request, response, error)
       else response.destroy()
       log(error?.status ?? 499, { bytes: 0 }, error?.message)
@@ -124,11 +124,11 @@ async function handle(
   state.finishTransfer = beginTransfer(request, route, options)
   if (push) {
     const user = await push.authorize?.(request, client)
-    const pushed = await tellUnwritable(() => answerPush(request, response, route, push, user))
+    const pushed = await translateDiskErrors(() => answerPush(request, response, route, push, user))
     if (pushed) return { bytes: 0, pushed: pushed.manifest }
   }
   const caller = createCaller(request, options, client)
-  const sendAnswer = async (list: ListAnswer): Promise<Sent> => ({
+  const sendAnswer = async (list: ListResponse): Promise<Sent> => ({
     bytes: await sendList(request, response, list, { idle: options.sending.idle, client }),
   })
   switch (route.kind) {
@@ -180,7 +180,7 @@ function beginTransfer(
     return undefined
   return options.transfers.begin({
     listener: getListenerName(options),
-    client: plainAddress(request.socket.remoteAddress ?? ''),
+    client: normalizeAddress(request.socket.remoteAddress ?? ''),
     agent: getUserAgent(request),
     repository: getRepositoryName(route, options.defaultRegistry)!,
   })
@@ -231,9 +231,9 @@ async function describeTransfer(
  * Reads the links of a manifest, for the log. Returns an empty list where there is no memory or descriptor to read them, or the disk
  * fails: the response is complete, and the log counts the rest of the pull as single blobs.
  */
-async function linksIn({ body, stored }: ManifestAnswer, digest: Digest): Promise<readonly ManifestLink[]> {
+async function linksIn({ body, stored }: ManifestResponse, digest: Digest): Promise<readonly ManifestLink[]> {
   try {
-    return (await (body ? linksOf(digest, body) : stored?.links())) ?? []
+    return (await (body ? getManifestLinks(digest, body) : stored?.links())) ?? []
   } catch (error) {
     if (error instanceof BudgetError || errnoOf(error) !== undefined) return []
     throw error
@@ -250,7 +250,7 @@ function toRepository({ registry, name, byNamespace }: Extract<Route, { name: st
 }
 
 function createCaller(request: IncomingMessage, options: HandleOptions, client: ClientAbort): Caller {
-  const address = plainAddress(request.socket.remoteAddress ?? '')
+  const address = normalizeAddress(request.socket.remoteAddress ?? '')
   return {
     access: options.access,
     client: `${address} ${request.headers['user-agent'] ?? ''}`,
@@ -263,14 +263,14 @@ function createCaller(request: IncomingMessage, options: HandleOptions, client: 
 
 /** Converts and logs any other failure, such as a bug or a broken disk; undefined after the client has left. */
 function toClientError(reason: unknown, client: ClientAbort, logger: Logger): OciError | undefined {
-  if (client.hasHappened) return undefined
+  if (client.isAborted) return undefined
   if (reason instanceof BudgetError) {
     logger.warn({ reason: reason.message }, 'a request was refused for lack of memory')
-    return tooBusy(reason)
+    return toBusyError(reason)
   }
   if (isOutOfDescriptors(reason)) {
     logger.warn({ error: String(reason) }, 'no file descriptors are left')
-    return outOfDescriptors()
+    return toOutOfDescriptorsError()
   }
   logger.error({ error: reason instanceof Error ? reason.stack : String(reason) }, 'a request failed')
   return new OciError('UNKNOWN', 500, 'The mirror failed; see its log.')

@@ -5,7 +5,7 @@ import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { codeOf, errnoOf, MirrorError } from '../lib/errors.ts'
 import { type Logger, silentLogger } from '../lib/logger.ts'
-import { every, logFailure } from '../lib/time.ts'
+import { runEvery, logFailure } from '../lib/time.ts'
 import { OciError } from '../oci/errors.ts'
 import { ConnectionBudget, type Share } from './connection-budget.ts'
 import { type Connection, discardInput, isDiscarding, LingeringResponse } from './connection.ts'
@@ -120,7 +120,7 @@ export async function listen(
       closing = true
       const closed = new Promise<void>((resolve) => server.close(() => resolve()))
       counted.dropIdle()
-      const stopClosing = every(200, () => counted.dropIdle(), logFailure(logger, 'could not end idle connections'))
+      const stopClosing = runEvery(200, () => counted.dropIdle(), logFailure(logger, 'could not end idle connections'))
       const cut = setTimeout(() => server.closeAllConnections(), graceMilliseconds)
       await closed
       stopClosing()

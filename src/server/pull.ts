@@ -5,7 +5,7 @@ import { BudgetError, type Reservation, type ReserveOptions } from '../lib/memor
 import { isManifestType, mediaType, mediaType as types } from '../oci/content.ts'
 import { OciError } from '../oci/errors.ts'
 import { type ByteRange, parseRange } from '../oci/headers.ts'
-import type { ArrivingBlob, BlobAnswer, ListAnswer, ManifestAnswer, Piece } from '../oci/registry.ts'
+import type { ArrivingBlob, BlobResponse, ListResponse, ManifestResponse, Piece } from '../oci/registry.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { ClientAbort } from './connection.ts'
 import {
@@ -23,7 +23,7 @@ const smallBytes = 64 * 1024
 /** Bytes per write. */
 const chunkBytes = 128 * 1024
 
-export interface BlobSending {
+export interface BlobSender {
   readonly sendBlob: SendBlob
   /** A client that accepts no bytes for so long is disconnected; ms. */
   readonly idle: number
@@ -33,8 +33,8 @@ export interface BlobSending {
 export async function sendBlobAnswer(
   request: IncomingMessage,
   response: ServerResponse,
-  answer: BlobAnswer,
-  sending: BlobSending,
+  answer: BlobResponse,
+  sending: BlobSender,
   client: ClientAbort,
 ): Promise<number> {
   const { digest, size, body } = answer
@@ -90,7 +90,7 @@ async function sendArriving(
   response: ServerResponse,
   head: { status: number; headers: ResponseHeaders; start: number; length: number | undefined },
   download: ArrivingBlob,
-  sending: BlobSending,
+  sending: BlobSender,
   signal: AbortSignal,
 ): Promise<number> {
   // Sends everything or nothing to HTTP/1.0 clients, because a body of unknown length ends with its connection and always looks whole.
@@ -149,7 +149,7 @@ async function sendPiece(
   response: ServerResponse,
   piece: Piece,
   count: number,
-  sending: BlobSending,
+  sending: BlobSender,
   signal: AbortSignal,
 ): Promise<void> {
   if (piece.kind === 'memory')
@@ -161,7 +161,7 @@ async function sendPiece(
 /** Returns the requested part; undefined for the whole. Throws an OciError 416. RFC 9110 §14: Range applies to GET only. */
 async function parseRequestedRange(
   request: IncomingMessage,
-  { digest, provenance, body }: BlobAnswer,
+  { digest, provenance, body }: BlobResponse,
   size: number,
   client: ClientAbort,
 ): Promise<ByteRange | undefined> {
@@ -184,8 +184,8 @@ async function parseRequestedRange(
 export async function sendManifest(
   request: IncomingMessage,
   response: ServerResponse,
-  answer: ManifestAnswer,
-  sending: BlobSending,
+  answer: ManifestResponse,
+  sending: BlobSender,
   client: ClientAbort,
 ): Promise<number> {
   const { digest, mediaType, size, body, stored, provenance } = answer
@@ -222,7 +222,7 @@ export async function sendManifest(
 export function sendList(
   request: IncomingMessage,
   response: ServerResponse,
-  answer: ListAnswer,
+  answer: ListResponse,
   sending: { readonly idle: number; readonly client: ClientAbort },
 ): Promise<number> {
   const target = request.url!

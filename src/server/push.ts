@@ -1,11 +1,11 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { bareMediaType, largestManifest } from '../oci/content.ts'
+import { bareMediaType, maxManifestBytes } from '../oci/content.ts'
 import { type Digest, type DigestAlgorithm, parseDigest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { isTag } from '../oci/reference.ts'
 import type { PushRegistry, UploadChunk, UploadState, User } from '../oci/registry.ts'
 import type { Route } from '../oci/route.ts'
-import { uploadHeaders } from '../registry/uploads.ts'
+import { toUploadHeaders } from '../registry/uploads.ts'
 import type { BasicAuth } from './basic-auth.ts'
 import { readBody, withSmallBody } from './request-body.ts'
 import { sendEmpty } from './respond.ts'
@@ -23,11 +23,11 @@ export interface PushOptions {
   /** Undefined when no client needs to log in. */
   readonly authorize: BasicAuth['authorize'] | undefined
   /** Returns whether a client may push and delete, by its connection and its Host header; undefined when every client may. */
-  readonly mayWrite?: ((connection: ConnectionClose, host: string | undefined) => boolean) | undefined
+  readonly mayWrite?: ((connection: ConnectionEndpoints, host: string | undefined) => boolean) | undefined
 }
 
 /** The addresses of both ends of a connection, as `net.Socket` has them. */
-export interface ConnectionClose {
+export interface ConnectionEndpoints {
   readonly remoteAddress?: string | undefined
   readonly localAddress?: string | undefined
 }
@@ -86,7 +86,7 @@ async function putManifest(
   if (!tags.every(isTag)) throw new OciError('MANIFEST_INVALID', 400, 'An additional tag is not valid.')
   const type = request.headers['content-type']
   const mediaType = type === undefined ? undefined : bareMediaType(type)
-  const { digest, subject } = await withSmallBody(request, { limit: largestManifest, idle }, (bytes) =>
+  const { digest, subject } = await withSmallBody(request, { limit: maxManifestBytes, idle }, (bytes) =>
     registry.putManifest(route, reference, { mediaType, bytes, tags }),
   )
   sendEmpty(response, 201, {
@@ -146,7 +146,7 @@ async function answerUpload(
   const { id, name } = route
   const upload = { id, user }
   const sendState = (status: number, state: UploadState) =>
-    sendEmpty(response, status, uploadHeaders({ repository: name, ...pick(state) }))
+    sendEmpty(response, status, toUploadHeaders({ repository: name, ...pick(state) }))
   switch (request.method) {
     case 'GET':
     case 'HEAD':
@@ -184,7 +184,7 @@ async function beginUpload(
     return sendPublished(response, name, digest)
   }
   const state = await registry.startUpload(route, user, parseAlgorithm(wanted.algorithm))
-  const headers = uploadHeaders({ repository: name, ...pick(state) })
+  const headers = toUploadHeaders({ repository: name, ...pick(state) })
   sendEmpty(response, 202, { ...headers, 'oci-chunk-min-length': String(minUsefulChunkBytes) })
 }
 

@@ -1,5 +1,5 @@
 import type { IncomingMessage } from 'node:http'
-import { deferred } from '../lib/async.ts'
+import { createDeferred } from '../lib/async.ts'
 import { clientBodies, createBufferRelease } from '../lib/body-memory.ts'
 import { type BudgetError, type MemoryBudget } from '../lib/memory.ts'
 import { OciError } from '../oci/errors.ts'
@@ -69,7 +69,7 @@ export async function withSmallBody<T>(
   const { socket } = request
   if (socket.destroyed) leave()
   socket.once('close', leave)
-  const evicted = deferred<never>()
+  const evicted = createDeferred<never>()
   evicted.promise.catch(() => {})
   try {
     const evict = (error: BudgetError) => evicted.reject(error)
@@ -106,7 +106,7 @@ function raceEviction<T>(one: Promise<T>, other: Promise<never>): Promise<T> {
 }
 
 /** Creates the 503 for a request for which there is no memory. */
-export function tooBusy({ message, retryAfterSeconds }: BudgetError): OciError {
+export function toBusyError({ message, retryAfterSeconds }: BudgetError): OciError {
   return new OciError('TOOMANYREQUESTS', 503, message, { 'retry-after': String(retryAfterSeconds) })
 }
 

@@ -1,7 +1,7 @@
 import { type IncomingMessage, type OutgoingHttpHeader, type OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { isIP } from 'node:net'
 import { LRUCache } from 'lru-cache'
-import { hostAliases, isLoopbackAddress, ownNames } from '../lib/network.ts'
+import { hostAliases, isLoopbackAddress, mirrorHostNames } from '../lib/network.ts'
 import { OciError } from '../oci/errors.ts'
 
 const aliases = new Set<string>(hostAliases)
@@ -31,7 +31,7 @@ export interface HostGuard {
 
 /** Creates the guard. `allowed`: additional names from the configuration. `onRefused` is called with every foreign Host. */
 export function createHostGuard(allowed: readonly string[], onRefused: (host: string) => void): HostGuard {
-  const names = new Set([...ownNames, ...allowed.map(normalizeAllowedName)])
+  const names = new Set([...mirrorHostNames, ...allowed.map(normalizeAllowedName)])
   // Caches accepted values, because clients send the same Host with every request.
   const accepted = new LRUCache<string, true>({ max: 1000 })
   return {

@@ -106,6 +106,6 @@ export function isOutOfDescriptors(error: unknown): boolean {
 }
 
 /** Creates the 503 for a missing file descriptor. The client may retry soon. */
-export function outOfDescriptors(): OciError {
+export function toOutOfDescriptorsError(): OciError {
   return new OciError('UNAVAILABLE', 503, 'The mirror has too many files open.', { 'retry-after': '1' })
 }

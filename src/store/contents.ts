@@ -3,7 +3,7 @@ import { promisify } from 'node:util'
 import { LRUCache } from 'lru-cache'
 import { SingleFlight } from '../lib/async.ts'
 import { upstreamBodies } from '../lib/body-memory.ts'
-import { getCachedLinks, linksOf, type SmallContent, smallContent } from '../oci/content.ts'
+import { getCachedLinks, getManifestLinks, type SmallContent, smallContent } from '../oci/content.ts'
 import { createDigester, type Digest, digestAlgorithm } from '../oci/digest.ts'
 import type { OpenBlob, StoredManifest } from '../oci/registry.ts'
 import type { BlobStore } from './blob-store.ts'
@@ -75,7 +75,7 @@ export function storedManifest(blobs: Pick<BlobStore, 'open' | 'read'>, digest: 
     use,
     async links() {
       const known = getCachedLinks(digest)
-      return known ?? (await use((bytes) => linksOf(digest, smallContent(bytes)))) ?? []
+      return known ?? (await use((bytes) => getManifestLinks(digest, smallContent(bytes)))) ?? []
     },
   }
 }

@@ -3,9 +3,9 @@ import { access, type FileHandle, open, rename, rm, stat, utimes } from 'node:fs
 import { promisify } from 'node:util'
 import { KeyedQueue } from '../lib/async.ts'
 import { errnoOf } from '../lib/errors.ts'
-import { isThere, syncFolder } from '../lib/fs.ts'
+import { pathExists, syncFolder } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
-import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts'
+import { type Digest, digestAlgorithm, computeDigest } from '../oci/digest.ts'
 import type { OpenBlob } from '../oci/registry.ts'
 import {
   BlobIndex,
@@ -95,7 +95,7 @@ export class FileBlobStore implements BlobStore {
     let bytes = new Uint8Array(0)
     const blob = await this.#keepIf(digest, file, async () => {
       bytes = (await readWhole(file.handle)) ?? bytes
-      return digestOf(bytes, digestAlgorithm(digest)) === digest
+      return computeDigest(bytes, digestAlgorithm(digest)) === digest
     })
     if (!blob) return undefined
     await blob.close()
@@ -199,7 +199,7 @@ export class FileBlobStore implements BlobStore {
   /** Removes a blob from the index when its file was deleted from outside. Checks again, because it may just have been published. */
   #removeIfAbsent(digest: Digest): Promise<void> {
     return this.#changes.run(digest, async () => {
-      if (!(await isThere(this.#layout.blob(digest)))) this.#removeFromIndex(digest)
+      if (!(await pathExists(this.#layout.blob(digest)))) this.#removeFromIndex(digest)
     })
   }
 
@@ -238,7 +238,7 @@ export class FileBlobStore implements BlobStore {
       const path = this.#layout.blob(digest)
       const before = await this.stat(digest)
       await rename(temporary, path).catch(async (error: unknown) => {
-        if (errnoOf(error) !== 'ENOENT' || !(await isThere(temporary))) throw error
+        if (errnoOf(error) !== 'ENOENT' || !(await pathExists(temporary))) throw error
         await makeStoreFolders(this.#layout)
         await rename(temporary, path)
       })

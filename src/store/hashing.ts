@@ -95,13 +95,16 @@ interface Thread {
 
 interface HashPoolOptions {
   /** The most threads; default: 4. */
-  readonly most?: number
+  readonly maxThreads?: number
   /** Receives the outcome of each hash. */
   readonly watcher?: WorkWatcher | undefined
 }
 
 /** Creates a pool for a machine with so many cores; one is left for the event loop. Threads start on demand. */
-export function createHashPool(cores: number, { most = defaultMaxThreads, watcher }: HashPoolOptions = {}): HashPool {
+export function createHashPool(
+  cores: number,
+  { maxThreads: most = defaultMaxThreads, watcher }: HashPoolOptions = {},
+): HashPool {
   const threads: Thread[] = []
   const limit = Math.max(1, Math.min(most, cores - 1))
   let lastId = 0

@@ -1,7 +1,7 @@
 import { readdir, rm, stat } from 'node:fs/promises'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { acquireFileLock, type FileLock, type FileLockOptions, type LockHolder } from '../lib/file-lock.ts'
-import { isThere, readSmallFile, syncFolder, writeFileAtomic } from '../lib/fs.ts'
+import { pathExists, readSmallFile, syncFolder, writeFileAtomic } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
 import { describeFileFailure } from '../lib/system-errors.ts'
 import { type Clock, createWriteBehind } from '../lib/time.ts'
@@ -44,7 +44,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   const layout = storeLayout(options.root)
   try {
     await refuseNewerStore(options.root)
-    const isNew = !(await isThere(layout.blobs))
+    const isNew = !(await pathExists(layout.blobs))
     await makeStoreFolders(layout)
     const lock = await acquireStoreLock(layout, options)
     try {
@@ -89,9 +89,9 @@ async function openLocked(
   isNew: boolean,
 ): Promise<Store> {
   await removeLeftovers(layout, clock.wall())
-  const suspect = !isNew && !(await isThere(layout.cleanMarker))
+  const suspect = !isNew && !(await pathExists(layout.cleanMarker))
   if (suspect) {
-    const why = (await isThere(layout.uncheckedMarker))
+    const why = (await pathExists(layout.uncheckedMarker))
       ? 'an earlier stop was not clean, and some blobs were not checked since'
       : 'the last stop was not clean'
     logger.info({ path: layout.root }, `${why}; blobs are checked when first read`)

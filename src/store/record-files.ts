@@ -3,7 +3,7 @@ import { eachLimited, KeyedQueue } from '../lib/async.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
-import { later, logFailure } from '../lib/time.ts'
+import { runLater, logFailure } from '../lib/time.ts'
 import type { ManifestLink } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/digest.ts'
 import { isRepositoryName, isTag, parseRegistryHost } from '../oci/reference.ts'
@@ -95,7 +95,7 @@ export class FileRefStore implements RefStore {
   #scheduleFlush(delay: number): void {
     if (this.#closed || this.#cancelFlush) return
     const onFailure = logFailure(this.#options.logger, 'could not write the repository records')
-    this.#cancelFlush = later(delay, () => this.flush(), onFailure)
+    this.#cancelFlush = runLater(delay, () => this.flush(), onFailure)
   }
 
   async flush(): Promise<void> {
@@ -205,7 +205,7 @@ export function serializeRepository(record: RepositoryRecord): string {
 
 /** Parses the record of a repository's file; undefined when any part of it is damaged. */
 export function parseRepository(text: string): RepositoryRecord | undefined {
-  return readJson(text, readRepository)
+  return parseRecordJson(text, readRepository)
 }
 
 function readRepository(json: unknown): RepositoryRecord {
@@ -329,7 +329,7 @@ function readLink(json: unknown): ManifestLink {
 }
 
 /** Parses a JSON text and passes it to `read`; undefined when a SyntaxError shows that the text or a part of it is damaged. */
-export function readJson<T>(text: string, read: (value: unknown) => T): T | undefined {
+export function parseRecordJson<T>(text: string, read: (value: unknown) => T): T | undefined {
   try {
     return read(JSON.parse(text))
   } catch (error) {

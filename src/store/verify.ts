@@ -1,5 +1,5 @@
 import type { Logger } from '../lib/logger.ts'
-import { type Clock, later, logFailure, systemClock } from '../lib/time.ts'
+import { type Clock, runLater, logFailure, systemClock } from '../lib/time.ts'
 import type { Digest } from '../oci/digest.ts'
 import { removeExpiredQuarantine, type Store } from './open-store.ts'
 
@@ -111,7 +111,7 @@ export function createScrub(options: ScrubOptions): Scrub {
     if (!signal.aborted) stopWaiting = wait(intervalMs)
   }
   const onFailure = logFailure(logger, 'could not verify the stored blobs')
-  const wait = (ms: number) => later(ms, () => (round = scrub()), onFailure)
+  const wait = (ms: number) => runLater(ms, () => (round = scrub()), onFailure)
   let stopWaiting = wait(firstAfterMs)
 
   return {

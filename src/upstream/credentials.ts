@@ -41,7 +41,10 @@ interface CredentialsOptions {
  * Returns the host whose credential an upstream receives. A company's cache that stores a registry's images below a prefix has its own
  * accounts, and must not receive the registry's credential.
  */
-export function credentialHostOf(host: string, { url, prefix }: { url?: string; prefix?: string | undefined }): string {
+export function getCredentialHost(
+  host: string,
+  { url, prefix }: { url?: string; prefix?: string | undefined },
+): string {
   return url === undefined || prefix === undefined ? host : canonicalRegistry(new URL(url).host)
 }
 

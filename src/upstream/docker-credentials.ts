@@ -36,7 +36,7 @@ export function createDockerCredentials(options: {
 }): Credentials {
   const { host, clock, runCommand } = options
   const config = openDockerConfig(options.dockerConfig, host, clock)
-  const fromVariable = parseAuthVariable(options.env[authVariable] ?? '')?.get(toDockerServer(host))
+  const fromVariable = parseAuthVariable(options.env[dockerAuthVariable] ?? '')?.get(toDockerServer(host))
   let run: HelperRun | undefined
   /** The last result of a helper. */
   let lastResult:
@@ -104,7 +104,7 @@ export function createDockerCredentials(options: {
 export const hubServer = 'https://index.docker.io/v1/'
 
 /** The environment variable with credentials in the form of config.json's `auths`. */
-export const authVariable = 'DOCKER_AUTH_CONFIG'
+export const dockerAuthVariable = 'DOCKER_AUTH_CONFIG'
 
 /** The mirror's own member in an entry of `auths`, which Docker ignores. ISO 8601. */
 export const expiresKey = 'mirrorUntil'

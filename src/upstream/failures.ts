@@ -105,7 +105,7 @@ export function isDenial(status: number): boolean {
  * Wraps an upstream so that its health includes the last failure: the reason for an open circuit, or the end of a rate limit.
  * `wall`: wall clock ms. `watcher` receives for each request whether it reached the upstream.
  */
-export function noteFailures(upstream: Upstream, wall: () => number, watcher?: WorkWatcher): Upstream {
+export function recordFailures(upstream: Upstream, wall: () => number, watcher?: WorkWatcher): Upstream {
   let last: { readonly message: string; readonly at: number } | undefined
   let retryAt = 0
 

@@ -3,14 +3,14 @@ import type { Slots } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { RunCommand } from '../lib/process.ts'
 import { type Clock, systemClock } from '../lib/time.ts'
-import { bareMediaType, largestManifest, manifestAccept } from '../oci/content.ts'
+import { bareMediaType, maxManifestBytes, manifestAccept } from '../oci/content.ts'
 import { parseDigest } from '../oci/digest.ts'
 import { nextPageOf } from '../oci/headers.ts'
 import { referenceText } from '../oci/reference.ts'
 import type { Access, Identity } from '../oci/registry.ts'
 import { createAuthorizer, createRedirectTargets } from './auth.ts'
 import { getContentEncoding, readBudgetedBody, parseLength, planBlob, readBlob } from './body.ts'
-import { createCredentials, credentialHostOf, type CredentialsSource } from './credentials.ts'
+import { createCredentials, getCredentialHost, type CredentialsSource } from './credentials.ts'
 import { createCooldown, LimitedError, readRateLimit, toUpstreamError } from './failures.ts'
 import { type Identify, parseSecrets, getSecrets } from './identity.ts'
 import { readProxies } from './proxy.ts'
@@ -89,7 +89,7 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
       return client.request({ ...options, method: 'GET', name, path, headers }, async ({ response, identity }) => ({
         digest: parseDigest(response.header('docker-content-digest') ?? ''),
         mediaType: bareMediaType(response.header('content-type') ?? ''),
-        ...(await readBudgetedBody(response, largestManifest, host)),
+        ...(await readBudgetedBody(response, maxManifestBytes, host)),
         identity,
       }))
     },
@@ -129,7 +129,7 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
 
     async referrers(name, digest, query, options) {
       const path = withQuery(`referrers/${digest}`, query)
-      const form = { accept: manifestAccept, limit: largestManifest }
+      const form = { accept: manifestAccept, limit: maxManifestBytes }
       try {
         return await fetchList({ name, path, meansAbsent: noReferrersStatuses }, form, options)
       } catch (error) {
@@ -244,7 +244,7 @@ function createUpstreamClient(options: UpstreamClientOptions): UpstreamClient {
   const targets = createRedirectTargets(transportOptions)
   const credentials = createCredentials({
     ...options,
-    host: credentialHostOf(host, options),
+    host: getCredentialHost(host, options),
     source: options.credentials,
     clock,
   })

@@ -1,7 +1,7 @@
 import { gzipSync } from 'node:zlib'
-import { tarFile } from '../lib/tar.ts'
+import { createSingleFileTar } from '../lib/tar.ts'
 import { ImageContents, mediaType } from '../oci/content.ts'
-import { type Digest, digestOf } from '../oci/digest.ts'
+import { type Digest, computeDigest } from '../oci/digest.ts'
 import type { Reference } from '../oci/reference.ts'
 import { anonymousIdentity } from '../oci/registry.ts'
 import { type Upstream, UpstreamError } from './upstream.ts'
@@ -32,7 +32,7 @@ interface ProbeImage {
   readonly tag: string
   readonly image: ProbeImageContent
   /** Counts the requests for the image, by registry. */
-  readonly seen: Map<string, number>
+  readonly requestsByHost: Map<string, number>
 }
 
 /** Checks whether a repository's name belongs to a current or former probe image. */
@@ -62,7 +62,7 @@ export class ProbeImages {
       repository: prefix + id,
       tag: 'check',
       image: makeProbeImage(id),
-      seen: new Map(),
+      requestsByHost: new Map(),
     }
     this.#byRepository.set(probeImage.repository, { probeImage, until: this.#now() + lifetimeMs })
     return probeImage
@@ -99,9 +99,9 @@ interface ProbeImageContent {
 /** A tiny image that no client can have: its content holds the given text. It is never run. */
 function makeProbeImage(unique: string): ProbeImageContent {
   const contents = new ImageContents()
-  const tar = tarFile('mirror-check', Buffer.from(`${unique}\n`))
+  const tar = createSingleFileTar('mirror-check', Buffer.from(`${unique}\n`))
   const layer = contents.addBlob(mediaType.ociLayerGzip, gzipSync(tar))
-  const rootfs = { type: 'layers', diff_ids: [digestOf(tar)] }
+  const rootfs = { type: 'layers', diff_ids: [computeDigest(tar)] }
   const config = { Cmd: ['/mirror-check'] }
   const children = platforms.map((platform) => {
     const description = Buffer.from(JSON.stringify({ os: 'linux', ...platform, config, rootfs }))
@@ -114,7 +114,7 @@ function makeProbeImage(unique: string): ProbeImageContent {
 
 /** Creates an upstream with one probe image. The cache treats it as any upstream, so that a pull tests the whole path. */
 export function createProbeUpstream(host: string, probeImage: ProbeImage): Upstream {
-  const { image, tag, seen } = probeImage
+  const { image, tag, requestsByHost: seen } = probeImage
 
   function find(reference: Reference): {
     readonly mediaType: string

@@ -75,7 +75,7 @@ export function readProxies(env: Environment): Proxies {
 }
 
 /** Warns about proxies that are set but not used. */
-export function proxyWarnings(env: Environment): string[] {
+export function getProxyWarnings(env: Environment): string[] {
   if (!env['HTTP_PROXY'] || env['http_proxy'] || env['all_proxy'] || env['ALL_PROXY']) return []
   const also = env['https_proxy'] || env['HTTPS_PROXY'] ? '' : ' (and https_proxy, for https)'
   return [`HTTP_PROXY in upper case is not used, as in curl: set http_proxy${also}`]

@@ -41,14 +41,14 @@ export function createRepositoryShare(options: RepositoryShareOptions): Reposito
   const { host, requests, connections } = options
   const getLimit = (pool: ConnectionPool) => {
     const part = pool === 'metadata' ? 1 / 4 : 3 / 4
-    return Math.max(1, Math.floor(Math.min(connections, requests.mostOfOne) * part))
+    return Math.max(1, Math.floor(Math.min(connections, requests.maxPerOwner) * part))
   }
   /** Slots by pool and repository. */
   const shares = new Map<string, Slots>()
 
   const take = (slots: Slots, { pool, signal }: ShareRequest, owner?: string) =>
     pool === 'blobs'
-      ? slots.take(Math.max(options.maxWaitMs, options.maxBlobWaitMs), { signal, owner, whileMoving: true })
+      ? slots.take(Math.max(options.maxWaitMs, options.maxBlobWaitMs), { signal, owner, extendOnProgress: true })
       : slots.take(options.maxWaitMs, { signal, owner })
 
   async function enterShare(key: string, request: ShareRequest): Promise<Release> {
@@ -80,8 +80,8 @@ export function createRepositoryShare(options: RepositoryShareOptions): Reposito
     },
     recordBytes(request, bytes) {
       const key = keyOf(request)
-      if (key !== undefined) shares.get(key)?.moved(bytes)
-      requests.moved(bytes, host)
+      if (key !== undefined) shares.get(key)?.recordProgress(bytes)
+      requests.recordProgress(bytes, host)
     },
   }
 }

@@ -1,9 +1,9 @@
 import * as tls from 'node:tls'
 import { Slots } from '../lib/async.ts'
 import { codeOf, exitCode, isConnectionFailure, MirrorError } from '../lib/errors.ts'
-import { readCertificates } from '../lib/fs.ts'
+import { parseCertificates } from '../lib/fs.ts'
 import { redact } from '../lib/logger.ts'
-import { ownFailureCode } from '../lib/system-errors.ts'
+import { findProcessFaultCode } from '../lib/system-errors.ts'
 import { createRepositoryShare, type Release } from './repository-share.ts'
 import { type Outage, TransientError } from './retry.ts'
 import { resolveRedirect, findRepository } from './trust.ts'
@@ -236,7 +236,7 @@ const stripQuery = (url: URL) => `${url.origin}${url.pathname}`
  * storage. Throws a MirrorError when the text contains no certificate, or a broken one.
  */
 export function trustedCertificates(pem: string, host: string): string[] {
-  const own = readCertificates(pem)
+  const own = parseCertificates(pem)
   if (own === undefined || own.length === 0) {
     throw new MirrorError(`The CA for ${host} is not a PEM certificate.`, {
       exit: exitCode.usage,
@@ -273,7 +273,7 @@ function toRequestError({ host, target, isRedirected, via }: RequestTarget, erro
   const where = via === undefined ? name : `${name}, through the proxy ${via},`
   const refusedBy = via === undefined ? undefined : toProxyError(via, name, isRedirected, error)
   if (refusedBy) return refusedBy
-  const own = ownFailureCode(error)
+  const own = findProcessFaultCode(error)
   if (own !== undefined)
     return new TransientError('unavailable', 503, `The mirror could not send a request to ${name} (${own}).`, {
       cause: error,

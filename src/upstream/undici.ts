@@ -1,7 +1,7 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import type { Socket } from 'node:net'
 import type { Dispatcher } from 'undici'
-import { deferred, type Deferred } from '../lib/async.ts'
+import { createDeferred, type Deferred } from '../lib/async.ts'
 import { createSocksConnector, type Proxies, type Proxy } from './proxy.ts'
 import type { AddressGuard } from './trust.ts'
 
@@ -109,7 +109,7 @@ export function dispatch(
   request: Dispatcher.DispatchOptions,
   { signal, explain, onBytes, onClose }: DispatchOptions,
 ): Promise<AgentResponse> {
-  const answered = deferred<AgentResponse>()
+  const answered = createDeferred<AgentResponse>()
   let control: Dispatcher.DispatchController | undefined
   let body: ResponseBody | undefined
   let failed = false
@@ -198,7 +198,7 @@ export class ResponseBody implements AsyncIterableIterator<Uint8Array> {
     }
     if (this.#failure) return Promise.reject(this.#options.explain(this.#failure.error))
     if (this.#closed) return Promise.resolve({ done: true, value: undefined })
-    this.#reader = deferred()
+    this.#reader = createDeferred()
     return this.#reader.promise
   }
 

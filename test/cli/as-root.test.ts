@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { mirrorPaths } from '../../src/config/paths.ts'
 import { packageRoot } from '../../src/lib/package-root.ts'
-import { processIdentity } from '../../src/lib/process.ts'
+import { getProcessIdentity } from '../../src/lib/process.ts'
 import { writeState } from '../../src/admin/state.ts'
 
 const program = join(packageRoot(), 'bin', 'run.js')
@@ -140,7 +140,7 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     const { stateFile } = mirrorPaths({ platform: process.platform, env: {}, homedir: own, cwd: '/' })
     await writeState(stateFile, {
       pid: victim.pid!,
-      processIdentity: await processIdentity(victim.pid!),
+      processIdentity: await getProcessIdentity(victim.pid!),
       version: '1',
       runtime: 'process',
       startedAt: '',
@@ -152,7 +152,7 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     expect(stderr).toContain(`they can change MIRROR_HOME=${theirs}`)
     expect(status).toBe(2)
     // One that has ended has no identity any more.
-    expect(await processIdentity(victim.pid!)).toBeDefined()
+    expect(await getProcessIdentity(victim.pid!)).toBeDefined()
   })
 
   test('follows no link of another user out of a folder that it edits, nor puts a file into a folder of theirs', async () => {

@@ -5,7 +5,7 @@ import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
@@ -198,10 +198,10 @@ describe('the other commands', () => {
     const [base] = up.endpoints.registry
     const config = Buffer.from('{}')
     const type = 'application/vnd.oci.image.manifest.v1+json'
-    const descriptor = { mediaType: 'application/x', digest: digestOf(config), size: 2 }
+    const descriptor = { mediaType: 'application/x', digest: computeDigest(config), size: 2 }
     for (const name of ['app', 'other']) {
       const body = { method: 'POST', body: config }
-      expect((await fetch(`${base}/v2/${name}/blobs/uploads/?digest=${digestOf(config)}`, body)).status).toBe(201)
+      expect((await fetch(`${base}/v2/${name}/blobs/uploads/?digest=${computeDigest(config)}`, body)).status).toBe(201)
       const manifest = JSON.stringify({ schemaVersion: 2, mediaType: type, config: descriptor, layers: [] })
       const put = { method: 'PUT', body: manifest, headers: { 'content-type': type } }
       expect((await fetch(`${base}/v2/${name}/manifests/v1`, put)).status).toBe(201)

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { get } from '../support/get.ts'
 import { noise } from '../support/noise.ts'
 import { startTestRegistry } from '../support/registry.ts'
@@ -23,7 +23,7 @@ describe.each(['sha256', 'sha512'] as const)('%s blobs', (algorithm) => {
   async function setUp(size = 512, seed = 0): Promise<BlobPush> {
     const { url } = await startTestRegistry()
     const bytes = noise(size, seed)
-    return { url, repository, bytes, digest: digestOf(bytes, algorithm) }
+    return { url, repository, bytes, digest: computeDigest(bytes, algorithm) }
   }
 
   async function expectThere({ url, digest, bytes, repository: name }: BlobPush): Promise<void> {
@@ -129,7 +129,7 @@ describe.each(['sha256', 'sha512'] as const)('%s blobs', (algorithm) => {
   ])('%s', async (_name, text) => {
     const { url } = await setUp()
     const bytes = Buffer.from(text)
-    const push = { url, repository, bytes, digest: digestOf(bytes, algorithm) }
+    const push = { url, repository, bytes, digest: computeDigest(bytes, algorithm) }
     for (const way of waysToPush) {
       await pushBlob(way, push)
       await expectThere(push)

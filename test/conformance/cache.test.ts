@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { get } from '../support/get.ts'
 import { startTestMirror } from '../support/mirror.ts'
 import { startTestRegistry } from '../support/registry.ts'
@@ -58,11 +58,11 @@ test.each(['500-0', '5000-10000'])('range %s is a 416', async (range) => {
 })
 
 test.each([
-  ['manifest by digest', `manifests/${digestOf(Buffer.from('missing'))}`, [404]],
+  ['manifest by digest', `manifests/${computeDigest(Buffer.from('missing'))}`, [404]],
   ['manifest by tag', 'manifests/missing-tag', [404]],
   ['manifest by a name that no tag has', 'manifests/.INVALID_MANIFEST_NAME', [404]],
   ['manifest by no digest', 'manifests/sha256:baddigeststring', [400, 404]],
-  ['blob', `blobs/${digestOf(Buffer.from('missing'))}`, [404]],
+  ['blob', `blobs/${computeDigest(Buffer.from('missing'))}`, [404]],
 ])('a missing %s', async (_name, path, expected) => {
   const { upstream, mirror } = await startCache()
   await pushContent(upstream, contentSets['Image']!())
@@ -72,7 +72,7 @@ test.each([
 
 test('each request that would change something is refused as unsupported', async () => {
   const { mirror } = await startCache()
-  const digest = digestOf(Buffer.from('x'))
+  const digest = computeDigest(Buffer.from('x'))
   const asked = [
     ['POST', 'blobs/uploads/'],
     ['PUT', 'manifests/v1'],

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { get } from '../support/get.ts'
 import { startTestRegistry } from '../support/registry.ts'
@@ -21,7 +21,7 @@ test('ping', async () => {
 test('empty: tag list, referrers', async () => {
   const { url } = await startTestRegistry()
   expect([200, 404]).toContain((await get(url, `/v2/${repository}/tags/list`)).status)
-  const answer = await get(url, `/v2/${repository}/referrers/${digestOf(Buffer.from('x'))}`)
+  const answer = await get(url, `/v2/${repository}/referrers/${computeDigest(Buffer.from('x'))}`)
   expect(answer).toMatchObject({ status: 200, headers: { 'content-type': mediaType.ociIndex } })
   const index = { schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: [] }
   expect(JSON.parse(answer.body.toString())).toEqual(index)
@@ -56,7 +56,7 @@ test('Bad Digest Image: a manifest with two more blanks has another digest', asy
 })
 
 test.each([
-  ['by-digest', digestOf(Buffer.from('missing')) as string, [404]],
+  ['by-digest', computeDigest(Buffer.from('missing')) as string, [404]],
   ['by-tag', 'missing-tag', [404]],
   ['invalid-digest-format/manifest-get', 'sha256:baddigeststring', [400, 404]],
 ])('missing-manifest/%s', async (_name, reference, expected) => {

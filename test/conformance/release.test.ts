@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { get, type Answer } from '../support/get.ts'
 import { noise } from '../support/noise.ts'
@@ -11,7 +11,7 @@ import { locationOf, pushBlob } from './support/push-blob.ts'
 // newer one. https://github.com/opencontainers/distribution-spec/tree/v1.1.1/conformance
 
 const name = 'app/x'
-const unknown = digestOf(Buffer.from('hello world'))
+const unknown = computeDigest(Buffer.from('hello world'))
 const octets = { 'content-type': 'application/octet-stream' }
 const acceptImage = { accept: mediaType.ociManifest }
 
@@ -75,7 +75,7 @@ test('Pull: 400 response body should contain OCI-conforming JSON message', async
 test('Push: Blob Upload Monolithic: POST with digest and blob, then GET of the blob', async () => {
   const { url, ask } = await setUp()
   const bytes = noise(300)
-  const digest = digestOf(bytes)
+  const digest = computeDigest(bytes)
   expect((await ask('GET', `blobs/${digest}`)).status).toBe(404)
   const posted = await ask('POST', `blobs/uploads/?digest=${digest}`, bytes, octets)
   expect(posted.status).toBe(201)
@@ -102,7 +102,7 @@ test('Push: Blob Upload Chunked: out of order, again, stale state, and on', asyn
   expect(state, 'Get on stale blob upload').toMatchObject({ status: 204, headers: { range: held } })
   const last = await patch(locationOf(state, url), second, middle)
   expect(last.status).toBe(202)
-  const target = locationOf(last, url, { digest: digestOf(bytes) })
+  const target = locationOf(last, url, { digest: computeDigest(bytes) })
   const put = await ask('PUT', target, undefined, { ...octets, 'content-length': '0' })
   expect(put.status).toBe(201)
   expect((await ask('GET', locationOf(put, url))).body.equals(bytes)).toBe(true)
@@ -111,7 +111,7 @@ test('Push: Blob Upload Chunked: out of order, again, stale state, and on', asyn
 test('Push: Cross-Repository Blob Mount: with from, without, and of a missing blob', async () => {
   const { url, ask } = await setUp()
   const bytes = noise(42)
-  const digest = digestOf(bytes)
+  const digest = computeDigest(bytes)
   await pushBlob('stream', { url, repository: name, digest, bytes })
   const none = await ask('POST', `/v2/app/y/blobs/uploads/?mount=${unknown}`)
   expect(none.status).toBe(202)
@@ -203,7 +203,7 @@ test('Content Discovery: listing references, pushed before and after their subje
   for (const { annotations } of all) expect(Object.keys(annotations!)).toHaveLength(1)
   expect(digestsOf(await list(subject.digest, `?artifactType=${a}`))).toEqual(digestsOf(before))
   expect(digestsOf(await list(unknown))).toEqual([ofNone.digest])
-  expect(await list(digestOf(Buffer.from('nobody refers to this')))).toEqual([])
+  expect(await list(computeDigest(Buffer.from('nobody refers to this')))).toEqual([])
 })
 
 test('Content Management: a tag, its manifest and its blobs are deleted, also from the lists', async () => {

@@ -2,7 +2,7 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { hash } from 'bcryptjs'
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { referrersTag } from '../../src/oci/lists.ts'
 import type { Answer } from '../support/get.ts'
@@ -16,8 +16,8 @@ import { jsonOf, startTestRegistry, type TestRegistry } from '../support/registr
 
 const image = makeImage()
 const blob = noise(1000)
-const digest = digestOf(blob)
-const unknown = digestOf(Buffer.from('unknown'))
+const digest = computeDigest(blob)
+const unknown = computeDigest(Buffer.from('unknown'))
 const subject = { mediaType: image.mediaType, digest: image.digest, size: image.bytes.length }
 const referrer = makeImage({ manifest: { artifactType: 'application/x.sbom', annotations: { a: 'b' }, subject } })
 
@@ -117,7 +117,7 @@ test('Push: a manifest may precede its subject, but nothing else that it names',
 
 test('Referrers Tag Schema', () => {
   expect(referrersTag(image.digest)).toBe(image.digest.replace(':', '-'))
-  const long = digestOf(blob, 'sha512')
+  const long = computeDigest(blob, 'sha512')
   expect(referrersTag(long)).toBe(long.replace(':', '-').slice(0, 'sha512-'.length + 64))
 })
 

@@ -1,11 +1,11 @@
 import { describe, expect, test } from 'vitest'
-import { digestOf, parseDigest } from '../../src/oci/digest.ts'
+import { computeDigest, parseDigest } from '../../src/oci/digest.ts'
 import type { BlobStore, BlobWriter } from '../../src/store/blob-store.ts'
 
 /** What every blob store has to do. `make` gives an empty one that is cleared away with the test. */
 export function blobStoreContract(name: string, make: () => Promise<BlobStore>): void {
   const hello = Buffer.from('hello, world')
-  const digest = digestOf(hello)
+  const digest = computeDigest(hello)
 
   describe(`${name} is a blob store`, () => {
     test('returns undefined for a blob that was never stored', async () => {
@@ -36,7 +36,7 @@ export function blobStoreContract(name: string, make: () => Promise<BlobStore>):
       ['sha256', Buffer.alloc(0)],
     ] as const)('stores %s digests and %j', async (algorithm, bytes) => {
       const store = await make()
-      const other = digestOf(bytes, algorithm)
+      const other = computeDigest(bytes, algorithm)
       await store.put(other, bytes)
       expect(await store.read(other, 100)).toEqual(new Uint8Array(bytes))
     })

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { type DockerEngine, type ContainerSpec, DockerError } from '../../src/docker/engine.ts'
-import { bytesFile, tarBytes, tarOf } from '../../src/lib/tar.ts'
+import { toTarFile, createTar, streamTar } from '../../src/lib/tar.ts'
 
 /** The engine under test; `shell`: an image there whose /bin/sh has echo, exit and /bin/busybox. */
 export type OpenEngine = () => Promise<{ engine: DockerEngine; shell: string }>
@@ -46,7 +46,7 @@ export function dockerEngineContract(open: OpenEngine): void {
     await engine.images.remove('nothing:1')
     await engine.volumes.remove('nothing')
     expect(await refusal(engine.containers.start('nobody'))).toBe(404)
-    expect(await refusal(engine.containers.unpack('nobody', '/data', await tarBytes([])))).toBe(404)
+    expect(await refusal(engine.containers.unpack('nobody', '/data', await createTar([])))).toBe(404)
   })
 
   test('creates a container once, runs it, and returns its log and exit code', async () => {
@@ -108,8 +108,8 @@ export function dockerEngineContract(open: OpenEngine): void {
     const { engine, shell } = await open()
     const { containers } = engine
     const id = await containers.create(spec(shell, 'waits', '/bin/busybox sleep 60'))
-    const greeting = { path: 'greeting', mode: 0o600, uid: 1000, gid: 1000, content: bytesFile('hello') }
-    await containers.unpack(id, '/data', await tarBytes([greeting]))
+    const greeting = { path: 'greeting', mode: 0o600, uid: 1000, gid: 1000, content: toTarFile('hello') }
+    await containers.unpack(id, '/data', await createTar([greeting]))
     await containers.start(id)
     await containers.start(id)
     const found = await containers.find(id)
@@ -175,8 +175,8 @@ export function dockerEngineContract(open: OpenEngine): void {
   test('creates an image of a tar archive with labels, and keeps it while it is in use', async () => {
     const { engine } = await open()
     const { containers, images } = engine
-    const file = { path: 'file', mode: 0o644, content: bytesFile('content') }
-    await images.import('made:1', { 'dev-mirror.content': '0123abc' }, tarOf([file]))
+    const file = { path: 'file', mode: 0o644, content: toTarFile('content') }
+    await images.import('made:1', { 'dev-mirror.content': '0123abc' }, streamTar([file]))
     const made = await images.find('made:1')
     const { architecture, os } = await engine.info()
     expect(made).toMatchObject({ hasEntrypoint: false, labels: { 'dev-mirror.content': '0123abc' } })

@@ -5,7 +5,7 @@ import { connect, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import type { ByteRange } from '../../src/oci/headers.ts'
 import type { SendBlob } from '../../src/server/send/send-blob.ts'
 import { FileOpenBlob } from '../../src/store/blob-store.ts'
@@ -45,7 +45,7 @@ export function sendBlobContract(name: string, create: (idle: number) => Promise
       response.once('close', () => gone.abort(new Error('the client is gone')))
       void (async () => {
         begun.push(request.url!)
-        const blob = new FileOpenBlob(digestOf(content), size, await open(path))
+        const blob = new FileOpenBlob(computeDigest(content), size, await open(path))
         const read = blob.read.bind(blob)
         blob.read = (...place) => {
           readFor.add(request.url!)

@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, inject, onTestFinished, test } from 'vitest'
-import { bytesFile, tarBytes } from '../../src/lib/tar.ts'
-import { digestOf } from '../../src/oci/digest.ts'
+import { toTarFile, createTar } from '../../src/lib/tar.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { makeImage } from '../support/images.ts'
 import { dockerSocket, startDockerd } from './support/dockerd.ts'
 import { mirrorCommand } from './support/mirror-command.ts'
@@ -124,16 +124,16 @@ describe.skipIf(missing !== undefined).each([
 
 /** An image for another architecture, as `docker save` would write it. https://github.com/moby/moby/blob/master/image/spec/spec.md */
 async function foreignImage(): Promise<Buffer> {
-  const layer = await tarBytes([])
+  const layer = await createTar([])
   const config = {
     architecture: 's390x',
     os: 'linux',
     config: {},
-    rootfs: { type: 'layers', diff_ids: [digestOf(layer)] },
+    rootfs: { type: 'layers', diff_ids: [computeDigest(layer)] },
   }
   const manifest = [{ Config: 'config.json', RepoTags: ['foreign:1'], Layers: ['layer.tar'] }]
-  const file = (path: string, content: string | Buffer) => ({ path, mode: 0o644, content: bytesFile(content) })
-  return tarBytes([
+  const file = (path: string, content: string | Buffer) => ({ path, mode: 0o644, content: toTarFile(content) })
+  return createTar([
     file('config.json', JSON.stringify(config)),
     file('layer.tar', layer),
     file('manifest.json', JSON.stringify(manifest)),

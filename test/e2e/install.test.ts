@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, inject, onTestFinished, test } from 'vitest'
 import { packageRoot } from '../../src/lib/package-root.ts'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { get } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
 import { packPackage } from '../support/installed-package.ts'
@@ -91,7 +91,7 @@ describe.skipIf(missing !== undefined)('the ways to get the command', () => {
       endpoints: { cache: string[] }
     }
     const { status, body } = await get(endpoints.cache[0]!, `/v2/library/app/blobs/${image.layers[0]}`)
-    expect({ status, digest: digestOf(body) }).toEqual({ status: 200, digest: image.layers[0] })
+    expect({ status, digest: computeDigest(body) }).toEqual({ status: 200, digest: image.layers[0] })
     expect(await run(program, ['down'], { env })).toContain('Stopped')
   })
 

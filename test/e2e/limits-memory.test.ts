@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { flood, type FloodRequest } from '../support/flood.ts'
 import { get, open } from '../support/get.ts'
@@ -106,7 +106,11 @@ describe.skipIf(!canLimitMemory()).each([256, 512])('in %i MiB', { timeout: 900_
     const { send, check } = await startLimited(limit * MiB)
     const blobs = times(100, () => randomBytes(3_000_000))
     await send(
-      blobs.map((body) => ({ method: 'POST', path: `/v2/app/blobs/uploads/?digest=${digestOf(body)}`, body: [body] })),
+      blobs.map((body) => ({
+        method: 'POST',
+        path: `/v2/app/blobs/uploads/?digest=${computeDigest(body)}`,
+        body: [body],
+      })),
       [201],
     )
     await check('100 blobs of 3 MB')

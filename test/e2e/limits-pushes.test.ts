@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { open, readdir, readFile, stat, truncate } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { digestOf, type Digest } from '../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../src/oci/digest.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { get } from '../support/get.ts'
@@ -27,12 +27,12 @@ async function start(limit: number, home?: string): Promise<MirrorProcess> {
 
 /** A manifest of one layer, or of many times the same, with these members besides. */
 function manifest(members: Record<string, unknown>, layers = 1): Buffer {
-  const entry = { mediaType: 'application/x', digest: digestOf(layer), size: layer.length }
+  const entry = { mediaType: 'application/x', digest: computeDigest(layer), size: layer.length }
   return Buffer.from(
     JSON.stringify({
       schemaVersion: 2,
       mediaType: mediaType.ociManifest,
-      config: { mediaType: mediaType.ociConfig, digest: digestOf(config), size: config.length },
+      config: { mediaType: mediaType.ociConfig, digest: computeDigest(config), size: config.length },
       layers: Array.from({ length: layers }, () => entry),
       ...members,
     }),
@@ -48,7 +48,7 @@ async function pushAll(mirror: MirrorProcess, count: number, make: (at: number) 
   for (let at = 0; at < count; at++) {
     const bytes = make(at)
     expect((await putManifest(url, 'app', `v${at}`, { bytes, mediaType: mediaType.ociManifest })).status).toBe(201)
-    digests.push(digestOf(bytes))
+    digests.push(computeDigest(bytes))
   }
   return digests
 }
@@ -132,7 +132,7 @@ describe.skipIf(!canLimitMemory())('with little memory', () => {
     const mirror = await start(256 * MiB)
     const url = mirror.registryUrl!
     const image = manifest({})
-    const subject = { mediaType: mediaType.ociManifest, digest: digestOf(image), size: image.length }
+    const subject = { mediaType: mediaType.ociManifest, digest: computeDigest(image), size: image.length }
     const annotation = 'x'.repeat(4_000_000)
     const digests = await pushAll(mirror, 20, (at) =>
       manifest({ subject, artifactType: 'application/x', annotations: { annotation, at: String(at) } }),
@@ -167,7 +167,7 @@ describe.skipIf(!canLimitMemory())('with little memory', () => {
     const path = join(folderOf(first.home), `${createHash('sha256').update('app').digest('hex')}.jsonl`)
     const lines = (await readFile(path, 'utf8')).trim().split('\n')
     const annotations = { annotation: '\\"x'.repeat(1_000_000) }
-    const link = { kind: 'blob', mediaType: 'application/x', digest: digestOf(layer), size: layer.length }
+    const link = { kind: 'blob', mediaType: 'application/x', digest: computeDigest(layer), size: layer.length }
     const links = Array.from({ length: 5000 }, () => link)
     await truncate(path)
     const file = await open(path, 'a')
@@ -188,7 +188,7 @@ describe.skipIf(!canLimitMemory())('with little memory', () => {
 
   test('25 cold manifests of 40,000 layers from an upstream in 256 MiB: the cache lives, and starts again', async () => {
     const upstream = await startUpstream({ images: {} })
-    const layers = Array.from({ length: 40_000 }, () => ({ digest: digestOf(layer), size: 7 }))
+    const layers = Array.from({ length: 40_000 }, () => ({ digest: computeDigest(layer), size: 7 }))
     const digests: Digest[] = []
     for (let at = 0; at < 25; at++) {
       const image = makeImage({ manifest: { layers, annotations: { at: String(at) } } })

@@ -1,7 +1,7 @@
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, inject, onTestFinished, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { get } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
@@ -38,7 +38,7 @@ describe.skipIf(missing !== undefined)('a disk that has become read-only', () =>
 
     await run('mount', ['-o', 'remount,ro', disk])
     const body = Buffer.from('new')
-    const digest = digestOf(body)
+    const digest = computeDigest(body)
     const changes: [string, string, (Buffer | string)?, string?][] = [
       ['POST', '/v2/app/blobs/uploads/'],
       ['POST', `/v2/app/blobs/uploads/?digest=${digest}`, body],

@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { filesOf, temporaryFiles } from '../support/blob-file.ts'
 import { descriptorsOf, holdIdle, withDescriptors } from '../support/descriptors.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
@@ -142,7 +142,7 @@ describe.skipIf(!isRoot)('a disk of 40 MB with a cache on it that is full', () =
     expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
     const push = (seed: number) => {
       const body = noise(25 * MB, seed)
-      const path = `/v2/app/blobs/uploads/?digest=${digestOf(body)}`
+      const path = `/v2/app/blobs/uploads/?digest=${computeDigest(body)}`
       return get(mirror.registryUrl!, path, { method: 'POST', body })
     }
     const pushed = await push(1)
@@ -152,7 +152,7 @@ describe.skipIf(!isRoot)('a disk of 40 MB with a cache on it that is full', () =
     expectError(refused, 507, 'DENIED')
     expect(await filesOf(mirror)).not.toContainEqual(expect.stringContaining('/registry/v1/tmp/'))
     expect((await mirror.status()).storage.pushedBytes).toBe(25 * MB)
-    expectContent(await get(mirror.registryUrl!, pushed.headers.location!), digestOf(noise(25 * MB, 1)))
+    expectContent(await get(mirror.registryUrl!, pushed.headers.location!), computeDigest(noise(25 * MB, 1)))
   })
 })
 

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { failDisk, hasStrace, oneDiskThread } from '../support/failing-disk.ts'
 import { get, type Answer } from '../support/get.ts'
@@ -18,7 +18,7 @@ const octets = { 'content-type': 'application/octet-stream' }
 async function pushBlob(url: string, name: string, body: Buffer): Promise<Answer> {
   const begun = await get(url, `/v2/${name}/blobs/uploads/`, { method: 'POST' })
   if (begun.status !== 202) return begun
-  const target = `${begun.headers.location}?digest=${digestOf(body)}`
+  const target = `${begun.headers.location}?digest=${computeDigest(body)}`
   return get(url, target, { method: 'PUT', headers: octets, body })
 }
 

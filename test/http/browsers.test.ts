@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { headers as withHeaders, status } from '../support/faults.ts'
 import { send } from '../support/faulty-server.ts'
@@ -141,7 +141,7 @@ describe("an upstream's page", () => {
 
   test('with the requested digest is still not a manifest', async () => {
     const { upstream, mirror } = await startScene()
-    const path = `${app}/manifests/${digestOf(Buffer.from(page))}`
+    const path = `${app}/manifests/${computeDigest(Buffer.from(page))}`
     upstream.on({ path }, ({ response }) =>
       send(response, { status: 200, headers: { 'content-type': 'text/html' }, body: Buffer.from(page) }),
     )

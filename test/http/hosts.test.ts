@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { machineNames, ownNames } from '../../src/lib/network.ts'
+import { getMachineNames, mirrorHostNames } from '../../src/lib/network.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { get } from '../support/get.ts'
 import { rawHttp } from '../support/raw-http.ts'
@@ -18,7 +18,7 @@ describe('the Host header', () => {
     '[::ffff:127.0.0.1]:5055',
     'mirror.corp.example',
     'MIRROR.SVC.:5055',
-    ...[...ownNames, ...machineNames()].map((name) => `${name}:5055`),
+    ...[...mirrorHostNames, ...getMachineNames()].map((name) => `${name}:5055`),
   ])('%s is accepted', async (host) => {
     const { mirror, image } = await startScene({ allowedHosts: ['mirror.corp.example'] })
     expectContent(await mirror.get(`${app}/manifests/v1`, { headers: { host } }), image.digest)

@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { network, startDockerEngine } from '../support/docker-engine.ts'
 import { errnoOf } from '../../src/lib/errors.ts'
 import { findRunning } from '../../src/admin/state.ts'
@@ -53,7 +53,7 @@ test.skipIf(process.platform !== 'linux')(
 
 describe.skipIf(process.platform !== 'linux')('the registry at the gateway of a network', () => {
   const body = 'pushed'
-  const digest = digestOf(Buffer.from(body))
+  const digest = computeDigest(Buffer.from(body))
   const whole = `/v2/app/blobs/uploads/?digest=${digest}`
   const mediaType = 'application/vnd.oci.image.manifest.v1+json'
 

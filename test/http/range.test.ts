@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { corrupt, slow } from '../support/faults.ts'
 import { app, layerSize as size, startScene } from '../support/scene.ts'
@@ -103,7 +103,7 @@ test('the parts of a blob make the whole', async () => {
     const range = `bytes=${at}-${at + 69_999}`
     parts.push((await mirror.get(`${app}/blobs/${layer}`, { headers: { range } })).body)
   }
-  expect(digestOf(Buffer.concat(parts))).toBe(layer)
+  expect(computeDigest(Buffer.concat(parts))).toBe(layer)
 })
 
 test('a manifest is sent whole whatever Range says', async () => {

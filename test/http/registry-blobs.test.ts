@@ -1,12 +1,12 @@
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { open } from '../support/get.ts'
 import { noise } from '../support/noise.ts'
 import { startTestRegistry } from '../support/registry.ts'
 
 const bytes = noise(300_000, 1)
-const digest = digestOf(bytes)
+const digest = computeDigest(bytes)
 const empty = Buffer.alloc(0)
 
 describe('Pushing a blob monolithically: POST then PUT', () => {
@@ -21,7 +21,7 @@ describe('Pushing a blob monolithically: POST then PUT', () => {
 
   test.each(['sha256', 'sha512'] as const)('PUT with the body publishes it under its %s digest', async (algorithm) => {
     const registry = await startTestRegistry()
-    const wanted = digestOf(bytes, algorithm)
+    const wanted = computeDigest(bytes, algorithm)
     const answer = await registry.ask('PUT', `${await registry.begin('app')}?digest=${wanted}`, { body: bytes })
     expect(answer).toMatchObject({ status: 201, headers: { 'docker-content-digest': wanted } })
     expect(answer.headers.location).toBe(`/v2/app/blobs/${wanted}`)
@@ -39,7 +39,7 @@ describe('Pushing a blob monolithically: POST then PUT', () => {
 
   test('a wrong digest is refused with 400 and leaves nothing', async () => {
     const registry = await startTestRegistry()
-    const other = digestOf(Buffer.from('other'))
+    const other = computeDigest(Buffer.from('other'))
     const location = await registry.begin('app')
     expectError(await registry.ask('PUT', `${location}?digest=${other}`, { body: bytes }), 400, 'DIGEST_INVALID')
     expect((await registry.get(`/v2/app/blobs/${other}`)).status).toBe(404)
@@ -59,7 +59,7 @@ describe('Pushing a blob monolithically: POST then PUT', () => {
 
   test('a blob of 0 bytes is accepted', async () => {
     const registry = await startTestRegistry()
-    const none = digestOf(empty)
+    const none = computeDigest(empty)
     expect((await registry.ask('PUT', `${await registry.begin('app')}?digest=${none}`)).status).toBe(201)
     expect(await registry.get(`/v2/app/blobs/${none}`)).toMatchObject({
       status: 200,
@@ -72,13 +72,13 @@ describe('Pushing a blob monolithically: POST then PUT', () => {
 describe('Pushing a blob monolithically: single POST', () => {
   test.each(['sha256', 'sha512'] as const)('POST with %s digest and body publishes it', async (algorithm) => {
     const registry = await startTestRegistry()
-    const wanted = await registry.pushBlob('app', bytes, digestOf(bytes, algorithm))
+    const wanted = await registry.pushBlob('app', bytes, computeDigest(bytes, algorithm))
     expect((await registry.get(`/v2/app/blobs/${wanted}`)).body.equals(bytes)).toBe(true)
   })
 
   test('a wrong digest is refused with 400', async () => {
     const registry = await startTestRegistry()
-    const wrong = digestOf(empty)
+    const wrong = computeDigest(empty)
     expectError(
       await registry.ask('POST', `/v2/app/blobs/uploads/?digest=${wrong}`, { body: bytes }),
       400,
@@ -104,7 +104,7 @@ describe('Pushing a blob in chunks', () => {
     'PATCH in order, then PUT without a body publishes the blob (POST %s)',
     async (query) => {
       const registry = await startTestRegistry()
-      const wanted = digestOf(bytes, query === '' ? 'sha256' : 'sha512')
+      const wanted = computeDigest(bytes, query === '' ? 'sha256' : 'sha512')
       let location = await registry.begin('app', query)
       for (let at = 0; at < bytes.length; at += 100_000) {
         const answer = await registry.ask('PATCH', location, {
@@ -324,7 +324,7 @@ describe('Pulling blobs', () => {
     const registry = await startTestRegistry()
     await registry.pushBlob('app', bytes)
     expectError(await registry.get('/v2/app/blobs/sha256:baddigeststring'), 400, 'DIGEST_INVALID')
-    expectError(await registry.get(`/v2/app/blobs/${digestOf(empty)}`), 404, 'BLOB_UNKNOWN')
+    expectError(await registry.get(`/v2/app/blobs/${computeDigest(empty)}`), 404, 'BLOB_UNKNOWN')
   })
 })
 

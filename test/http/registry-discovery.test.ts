@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { digestOf, type Digest } from '../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../src/oci/digest.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { referrersTag } from '../../src/oci/lists.ts'
 import { expectError } from '../support/expect-content.ts'
@@ -166,7 +166,7 @@ describe('Listing referrers', () => {
 
   test('an unknown digest, and an unknown repository, have an empty list; a bad digest is a 400', async () => {
     const registry = await startTestRegistry()
-    const unknown = digestOf(Buffer.from('x'))
+    const unknown = computeDigest(Buffer.from('x'))
     for (const name of ['app', 'none']) {
       const answer = await registry.get(`/v2/${name}/referrers/${unknown}`)
       expect(answer).toMatchObject({ status: 200, headers: { 'content-type': mediaType.ociIndex } })

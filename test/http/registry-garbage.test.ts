@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import type { RemovalReport } from '../../src/admin/api.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { makeImage, makeIndex } from '../support/images.ts'
@@ -173,7 +173,7 @@ test('a blob that was pushed and deleted can be pushed again', async () => {
   const body = noise(1000, 7)
   for (let at = 0; at < 3; at++) {
     const digest = await registry.pushBlob('app', body)
-    expectContent(await registry.get(`/v2/app/blobs/${digest}`), digestOf(body))
+    expectContent(await registry.get(`/v2/app/blobs/${digest}`), computeDigest(body))
     expect((await registry.ask('DELETE', `/v2/app/blobs/${digest}`)).status).toBe(202)
   }
 })

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { makeImage, makeIndex, manifestOf } from '../support/images.ts'
@@ -42,12 +42,12 @@ describe('Pushing manifests', () => {
     const [config, layer] = [Buffer.from('{}'), Buffer.from('layer')]
     const descriptors = [config, layer].map((blob) => ({
       mediaType: 'application/x',
-      digest: digestOf(blob, 'sha512'),
+      digest: computeDigest(blob, 'sha512'),
       size: blob.length,
     }))
-    for (const blob of [config, layer]) await registry.pushBlob('app', blob, digestOf(blob, 'sha512'))
+    for (const blob of [config, layer]) await registry.pushBlob('app', blob, computeDigest(blob, 'sha512'))
     const made = manifestWith({ config: descriptors[0], layers: [descriptors[1]] })
-    const digest = digestOf(made.bytes, 'sha512')
+    const digest = computeDigest(made.bytes, 'sha512')
     const answer = await registry.pushManifest('app', digest, made)
     expect(answer).toMatchObject({ status: 201, headers: { 'docker-content-digest': digest } })
     const got = await registry.get(`/v2/app/manifests/${digest}`)
@@ -57,7 +57,7 @@ describe('Pushing manifests', () => {
 
   test('by a digest that does not match is a 400', async () => {
     const registry = await withBlobs()
-    expectError(await registry.pushManifest('app', digestOf(Buffer.from('x')), image), 400, 'DIGEST_INVALID')
+    expectError(await registry.pushManifest('app', computeDigest(Buffer.from('x')), image), 400, 'DIGEST_INVALID')
   })
 
   test('by digest with additional tags names these in OCI-Tag, and all of them can be pulled', async () => {
@@ -114,7 +114,12 @@ describe('Pushing manifests', () => {
     'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip',
   ])('accepts an absent layer of type %s', async (type) => {
     const registry = await withBlobs()
-    const foreign = { mediaType: type, digest: digestOf(Buffer.from('far')), size: 3, urls: ['https://far.example/'] }
+    const foreign = {
+      mediaType: type,
+      digest: computeDigest(Buffer.from('far')),
+      size: 3,
+      urls: ['https://far.example/'],
+    }
     const made = manifestWith({ ...fields, layers: [foreign] })
     expect((await registry.pushManifest('app', 'v1', made)).status).toBe(201)
   })
@@ -212,7 +217,7 @@ describe('a manifest that two readers could read differently is refused with 400
     const registry = await withBlobs()
     const layers = Array.from({ length: 30_000 }, (_, at) => ({
       mediaType: 'application/x',
-      digest: digestOf(Buffer.from(String(at))),
+      digest: computeDigest(Buffer.from(String(at))),
       size: 1,
     }))
     expectError(await registry.pushManifest('app', 'v1', manifestWith({ ...fields, layers })), 400)
@@ -318,9 +323,9 @@ describe('a member that is null counts as absent', () => {
     const made = manifestWith(members, contentType)
     expect(await registry.pushManifest('app', 'v1', made)).toMatchObject({ status: 201 })
     await registry.post('/api/registry/gc', { untagged: false, grace: 0, dryRun: false })
-    for (const reference of ['v1', digestOf(made.bytes)]) {
+    for (const reference of ['v1', computeDigest(made.bytes)]) {
       const answer = await registry.get(`/v2/app/manifests/${reference}`)
-      expectContent(answer, digestOf(made.bytes))
+      expectContent(answer, computeDigest(made.bytes))
       expect(answer.body.equals(made.bytes)).toBe(true)
       expect(answer.headers['content-type']).toBe(contentType)
     }

@@ -2,7 +2,7 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { hash } from 'bcryptjs'
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { expectError } from '../support/expect-content.ts'
 import { hostilePaths } from '../support/hostile-paths.ts'
 import { temporaryHome } from '../support/mirror.ts'
@@ -48,7 +48,7 @@ describe('registry.auth.htpasswd', () => {
     const [one, two] = [basic('one:1'), basic('two:2')]
     const begun = await registry.ask('POST', '/v2/app/blobs/uploads/', { headers: one })
     const location = begun.headers.location!
-    const digest = digestOf(Buffer.from('x'))
+    const digest = computeDigest(Buffer.from('x'))
     for (const method of ['GET', 'PATCH', 'PUT', 'DELETE']) {
       const target = `${location}?digest=${digest}`
       const body = method.startsWith('P') ? { body: 'x' } : {}

@@ -1,7 +1,7 @@
 import { chmod, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { makeImage } from '../support/images.ts'
 import { startTestRegistry } from '../support/registry.ts'
@@ -27,12 +27,12 @@ test.skipIf(process.getuid === undefined || process.getuid() === 0)(
     onTestFinished(() => give(0o700))
     await give(0o500)
     const body = Buffer.from('new')
-    const whole = `/v2/app/blobs/uploads/?digest=${digestOf(body)}`
+    const whole = `/v2/app/blobs/uploads/?digest=${computeDigest(body)}`
     const answers = [
       await registry.ask('POST', '/v2/app/blobs/uploads/'),
       await registry.ask('POST', whole, { body }),
       await registry.ask('PATCH', upload, { body }),
-      await registry.ask('PUT', `${upload}?digest=${digestOf(body)}`, { body }),
+      await registry.ask('PUT', `${upload}?digest=${computeDigest(body)}`, { body }),
       await registry.ask('POST', `/v2/other/blobs/uploads/?mount=${image.layers[0]}&from=app`),
       await registry.ask('DELETE', '/v2/app/manifests/v1'),
       await registry.ask('DELETE', `/v2/app/manifests/${image.digest}`),

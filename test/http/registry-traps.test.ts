@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { makeImage, manifestOf, type TestImage } from '../support/images.ts'
@@ -8,7 +8,7 @@ import { noise } from '../support/noise.ts'
 import { jsonOf, startTestRegistry } from '../support/registry.ts'
 
 const bytes = noise(3000)
-const digest = digestOf(bytes)
+const digest = computeDigest(bytes)
 const image = makeImage()
 const describesImage = { mediaType: image.mediaType, digest: image.digest, size: image.bytes.length }
 
@@ -22,9 +22,9 @@ describe('a mistake of other registries is avoided:', () => {
   test('Docker-Content-Digest has the requested algorithm', async () => {
     const registry = await startTestRegistry()
     for (const algorithm of ['sha256', 'sha512'] as const) {
-      const blob = await registry.pushBlob('app', bytes, digestOf(bytes, algorithm))
+      const blob = await registry.pushBlob('app', bytes, computeDigest(bytes, algorithm))
       for (const [name, body] of image.blobs) await registry.pushBlob('app', body, name)
-      const manifest = digestOf(image.bytes, algorithm)
+      const manifest = computeDigest(image.bytes, algorithm)
       const pushed = await registry.pushManifest('app', manifest, image)
       expect(pushed.headers['docker-content-digest']).toBe(manifest)
       for (const method of ['HEAD', 'GET'])
@@ -126,7 +126,7 @@ describe('a mistake of other registries is avoided:', () => {
     const registry = await startTestRegistry()
     await registry.push('app', 'v1', image)
     const mirror = await startTestMirror({ upstreams: { 'docker.io': registry.url } })
-    const missing = digestOf(Buffer.from('missing'))
+    const missing = computeDigest(Buffer.from('missing'))
     for (const method of ['GET', 'HEAD']) {
       expect((await registry.ask(method, `/v2/app/manifests/${missing}`)).status).toBe(404)
       expect((await mirror.get(`/v2/library/app/manifests/${missing}`, { method })).status).toBe(404)
@@ -137,7 +137,7 @@ describe('a mistake of other registries is avoided:', () => {
     const registry = await startTestRegistry()
     const none = Buffer.alloc(0)
     for (const algorithm of ['sha256', 'sha512'] as const) {
-      const pushed = await registry.pushBlob('app', none, digestOf(none, algorithm))
+      const pushed = await registry.pushBlob('app', none, computeDigest(none, algorithm))
       for (const method of ['HEAD', 'GET'])
         expect(await registry.ask(method, `/v2/app/blobs/${pushed}`)).toMatchObject({
           status: 200,

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import { expect, onTestFinished, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { listen } from '../../src/server/listen.ts'
 import { temporaryHome } from '../support/mirror.ts'
 import { app, startScene } from '../support/scene.ts'
@@ -29,7 +29,7 @@ test('with a certificate the cache serves TLS only', async () => {
   })
   const chunks: Buffer[] = []
   for await (const chunk of response as AsyncIterable<Buffer>) chunks.push(chunk)
-  expect(digestOf(Buffer.concat(chunks))).toBe(layer)
+  expect(computeDigest(Buffer.concat(chunks))).toBe(layer)
   await expect(mirror.get('/v2/')).rejects.toMatchObject({ code: 'ECONNRESET' })
 })
 

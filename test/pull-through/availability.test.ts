@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { hang, late, reset, status, times } from '../support/faults.ts'
 import { makeImage } from '../support/images.ts'
@@ -9,7 +9,7 @@ import { noise } from '../support/noise.ts'
 import { app, startScene } from '../support/scene.ts'
 import { anyBlob, anyManifest, anyManifestHead, startUpstream, type TestUpstream } from '../support/upstream.ts'
 
-const absent = digestOf(Buffer.from('nobody has this'))
+const absent = computeDigest(Buffer.from('nobody has this'))
 
 const outages: [string, (upstream: TestUpstream) => unknown][] = [
   ['refuses', (upstream) => upstream.stop()],
@@ -329,7 +329,7 @@ describe('the circuit breaker', () => {
 })
 
 describe('one broken repository does not affect the rest of its registry', () => {
-  const brokenDigest = digestOf(Buffer.from('broken'))
+  const brokenDigest = computeDigest(Buffer.from('broken'))
   const askedFor: [string, string][] = [
     ['tag', 'manifests/v1'],
     ['manifest', `manifests/${brokenDigest}`],

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { endless, late } from '../support/faults.ts'
@@ -123,7 +123,7 @@ test('a manifest with hostile members is stored and served byte for byte', async
 describe('a sha512 digest', () => {
   test('of a blob and of a manifest is verified, and both are served', async () => {
     const { upstream, mirror, image, layerBytes } = await startScene()
-    const [blob, manifest] = [digestOf(layerBytes, 'sha512'), digestOf(image.bytes, 'sha512')]
+    const [blob, manifest] = [computeDigest(layerBytes, 'sha512'), computeDigest(image.bytes, 'sha512')]
     upstream.on({ path: `${app}/blobs/${blob}` }, ({ response }) => send(response, { status: 200, body: layerBytes }))
     upstream.on({ path: `${app}/manifests/${manifest}` }, ({ response }) =>
       send(response, { status: 200, headers: { 'content-type': image.mediaType }, body: image.bytes }),
@@ -177,7 +177,7 @@ describe('lists', () => {
       }),
     )
     const answer = await mirror.get(`${app}/referrers/${image.digest}?artifactType=application/sbom`)
-    expectContent(answer, digestOf(index))
+    expectContent(answer, computeDigest(index))
     expect(answer.headers).toMatchObject({
       'content-type': mediaType.ociIndex,
       'oci-filters-applied': 'artifactType',

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { headers, redirect, status, times } from '../support/faults.ts'
 import { send, type Fault } from '../support/faulty-server.ts'
@@ -187,7 +187,7 @@ describe('a pull quota, which the GET of a manifest spends', () => {
 })
 
 describe('a HEAD that names another digest than the GET', () => {
-  const wrong = digestOf(Buffer.from('what the HEAD says'))
+  const wrong = computeDigest(Buffer.from('what the HEAD says'))
 
   test('never prevents a pull, and is replaced by GET once it was wrong twice', async () => {
     const { upstream, mirror, image } = await startScene()
@@ -286,7 +286,7 @@ describe.each([...lengths, anotherLength])('a HEAD with %s', (_, fault) => {
 test('the HEAD of an empty blob has its length', async () => {
   const empty = Buffer.alloc(0)
   const { mirror } = await startScene({ image: makeImage({ layers: [empty] }) })
-  const answer = await mirror.get(`${app}/blobs/${digestOf(empty)}`, head)
+  const answer = await mirror.get(`${app}/blobs/${computeDigest(empty)}`, head)
   expect([answer.status, answer.headers['content-length']]).toEqual([200, '0'])
 })
 

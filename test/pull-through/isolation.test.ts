@@ -3,7 +3,7 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import type { CredentialsSource } from '../../src/upstream/credentials.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { late, slow, status } from '../support/faults.ts'
@@ -57,7 +57,7 @@ describe('two upstreams with repositories of the same name', () => {
 
 describe('stored bytes are served only with a grant for the repository', () => {
   const shared = noise(200_000, 5)
-  const digest = digestOf(shared)
+  const digest = computeDigest(shared)
   const secret = makeImage({ layers: [shared], seed: 1 })
 
   async function startShared() {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { deferred } from '../../src/lib/async.ts'
+import { createDeferred } from '../../src/lib/async.ts'
 import { expectContent, expectError, expectNoContent } from '../support/expect-content.ts'
 import { cutAt, hang, heldAt, late, slow, status } from '../support/faults.ts'
 import { open } from '../support/get.ts'
@@ -15,7 +15,7 @@ const big = (size: number) => makeImage({ layers: [noise(size)] })
 describe('concurrent clients', () => {
   test('of one uncached 5 MB blob cost one fetch, and all get their first byte together', async () => {
     const { upstream, mirror, layer } = await startScene({ image: big(5 * MB) })
-    const began = deferred()
+    const began = createDeferred()
     // The second half comes when every client has a byte of the first: whoever waited for the whole blob would wait for ever.
     upstream.on(anyBlob, heldAt(2.5 * MB, began.promise))
     let missing = 20

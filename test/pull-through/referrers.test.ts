@@ -2,7 +2,7 @@ import { writeFile } from 'node:fs/promises'
 import { networkInterfaces } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { blobFile } from '../support/blob-file.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
@@ -238,14 +238,14 @@ describe('a list of referrers', () => {
     for (let at = 0; at < 5; at++) await mirror.get(`${path}?x=${at}`)
     upstream.on(anyReferrers, api([]))
     for (let at = 0; at < 5; at++)
-      await mirror.get(`/v2/library/none-${at}/referrers/${digestOf(Buffer.from(String(at)))}`)
+      await mirror.get(`/v2/library/none-${at}/referrers/${computeDigest(Buffer.from(String(at)))}`)
     expect((await mirror.status()).storage.blobs).toBe(1)
   })
 
   test('that is damaged on disk is not served', async () => {
     const { upstream, mirror } = await startWithApi()
     const { body } = await mirror.get(path)
-    await writeFile(await blobFile(mirror, digestOf(body)), Buffer.alloc(body.length, ' '))
+    await writeFile(await blobFile(mirror, computeDigest(body)), Buffer.alloc(body.length, ' '))
     await upstream.stop()
     expectError(await mirror.get(path), [502, 503])
   })

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { headers, status } from '../support/faults.ts'
 import { makeImage } from '../support/images.ts'
@@ -45,7 +45,7 @@ describe('a cached image', () => {
 
   test('with a sha512 digest from its upstream is confirmed by HEAD', async () => {
     const image = makeImage()
-    const digest = digestOf(image.bytes, 'sha512')
+    const digest = computeDigest(image.bytes, 'sha512')
     const { upstream, mirror } = await startScene({ image: { ...image, digest } })
     for (const asked of ['GET', 'HEAD']) {
       expect((await mirror.get(`${app}/manifests/v1`)).headers['docker-content-digest']).toBe(digest)

@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { upstreamBodies } from '../../src/lib/body-memory.ts'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { expectContent, expectError, expectNoContent } from '../support/expect-content.ts'
 import { corrupt, gzipped, headers, htmlPage, mislabelledGzip, otherBody, times } from '../support/faults.ts'
 import { makeImage } from '../support/images.ts'
@@ -88,7 +88,7 @@ describe('a manifest', () => {
 
   test('has the digest of its bytes, not the one that the upstream announces', async () => {
     const { upstream, mirror, image } = await startScene()
-    const lie = digestOf(Buffer.from('a lie'))
+    const lie = computeDigest(Buffer.from('a lie'))
     upstream.on({ path: /\/manifests\// }, headers({ 'docker-content-digest': lie, etag: `"${lie}"` }))
     for (const _ of ['cold', 'asked again']) {
       const answer = await mirror.get(`${app}/manifests/v1`)
@@ -129,7 +129,7 @@ describe('a manifest', () => {
 
     test('under a digest that the upstream does not have gets its own digest', async () => {
       const { upstream, mirror } = await startScene({ image })
-      upstream.on({ path: /\/manifests\// }, headers({ 'docker-content-digest': digestOf(Buffer.from('a lie')) }))
+      upstream.on({ path: /\/manifests\// }, headers({ 'docker-content-digest': computeDigest(Buffer.from('a lie')) }))
       expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
     })
   })

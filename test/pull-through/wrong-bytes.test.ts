@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { deferred } from '../../src/lib/async.ts'
-import { digestOf, type Digest } from '../../src/oci/digest.ts'
+import { createDeferred } from '../../src/lib/async.ts'
+import { computeDigest, type Digest } from '../../src/oci/digest.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { corrupt, cutAt, drippingAt, htmlPage, inTurn, otherBody, slow, withByteFlipped } from '../support/faults.ts'
 import { send, type Fault } from '../support/faulty-server.ts'
@@ -222,7 +222,7 @@ describe('a blob that is fetched over several connections', () => {
 
   test('sends a range as it arrives, and its end once the whole blob is verified', async () => {
     const { upstream, mirror, layer } = await startLarge()
-    const began = deferred()
+    const began = createDeferred()
     // The last part comes when the reader has a byte of the second one: whoever waited for the whole would wait for ever.
     upstream.on(anyBlob, async ({ request, response, reply }) => {
       if (request.headers.range?.startsWith('bytes=1000000-')) await began.promise
@@ -241,7 +241,7 @@ describe('a blob that is fetched over several connections', () => {
 test('a range is sent while the blob arrives, and no timeout cuts its withheld end', async () => {
   const idle = 2000
   const { upstream, mirror, layer, layerBytes } = await startScene({ cache: { timeouts: { idle } } })
-  const began = deferred()
+  const began = createDeferred()
   const waited = began.promise.then(() => sleep(2 * idle))
   upstream.on(anyBlob, drippingAt(half, waited))
   let isOver = false
@@ -267,7 +267,7 @@ test('a range of a stored blob is sent at once', async () => {
 
 test('the end of a blob with a SHA-512 digest is withheld in the same way', async () => {
   const { upstream, mirror, layerBytes } = await startScene()
-  const digest = digestOf(layerBytes, 'sha512')
+  const digest = computeDigest(layerBytes, 'sha512')
   const wrong = otherBody(() => Buffer.from(layerBytes).fill(0, 0, 10))
   const path = `${app}/blobs/${digest}`
   upstream.on({ method: 'GET', path }, async (exchange) =>

@@ -1,11 +1,11 @@
 import { expect } from 'vitest'
-import { digestOf, type Digest } from '../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../src/oci/digest.ts'
 import type { Answer } from './get.ts'
 
 /** A whole 200 with exactly the content that was asked for. */
 export function expectContent(answer: Answer, digest: Digest): void {
   expect(answer).toMatchObject({ status: 200, complete: true })
-  expect(digestOf(answer.body)).toBe(digest)
+  expect(computeDigest(answer.body)).toBe(digest)
 }
 
 /** Never a whole 2xx with other bytes: a cut connection, or an error in the specification's form. */

@@ -1,5 +1,5 @@
 import { gunzipSync, gzipSync } from 'node:zlib'
-import { digestOf, type Digest } from '../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../src/oci/digest.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { noise } from './noise.ts'
 
@@ -40,9 +40,10 @@ export function makeImage(options: ImageOptions = {}): TestImage {
   const { layers = [1000], mediaTypes = 'oci', level = 1, seed = 0 } = options
   const type = types[mediaTypes]
   const made = layers.map((layer, at) => {
-    if (typeof layer !== 'number') return { blob: layer, diffId: digestOf(isGzip(layer) ? gunzipSync(layer) : layer) }
+    if (typeof layer !== 'number')
+      return { blob: layer, diffId: computeDigest(isGzip(layer) ? gunzipSync(layer) : layer) }
     const tar = tarOf(`layer-${at}`, noise(layer, seed * 1000 + at))
-    return { blob: gzipSync(tar, { level }), diffId: digestOf(tar) }
+    return { blob: gzipSync(tar, { level }), diffId: computeDigest(tar) }
   })
   const config = json({
     created: '2024-01-01T00:00:00Z',
@@ -55,15 +56,15 @@ export function makeImage(options: ImageOptions = {}): TestImage {
   const bytes = json({
     schemaVersion: 2,
     mediaType: type.manifest,
-    config: { mediaType: type.config, digest: digestOf(config), size: config.length },
-    layers: made.map(({ blob }) => ({ mediaType: type.layer, digest: digestOf(blob), size: blob.length })),
+    config: { mediaType: type.config, digest: computeDigest(config), size: config.length },
+    layers: made.map(({ blob }) => ({ mediaType: type.layer, digest: computeDigest(blob), size: blob.length })),
     ...options.manifest,
   })
   const blobs = [config, ...made.map(({ blob }) => blob)]
   return {
     ...manifestOf(bytes, type.manifest),
-    blobs: new Map(blobs.map((blob) => [digestOf(blob), blob])),
-    layers: made.map(({ blob }) => digestOf(blob)),
+    blobs: new Map(blobs.map((blob) => [computeDigest(blob), blob])),
+    layers: made.map(({ blob }) => computeDigest(blob)),
   }
 }
 
@@ -92,7 +93,7 @@ export function makeIndex(images: readonly TestImage[], options: { mediaTypes?: 
 
 /** Any bytes as a manifest of any type. */
 export function manifestOf(bytes: Buffer, type: string): TestImage {
-  const digest = digestOf(bytes)
+  const digest = computeDigest(bytes)
   const manifest = { mediaType: type, bytes }
   return { ...manifest, digest, blobs: new Map(), manifests: new Map([[digest, manifest]]), layers: [] }
 }

@@ -1,4 +1,4 @@
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import type { FloodRequest } from './flood.ts'
 import { manifestOf, type TestImage } from './images.ts'
@@ -11,7 +11,7 @@ export function largeManifest(number: number): Buffer[] {
   const fields = {
     schemaVersion: 2,
     mediaType: mediaType.ociManifest,
-    config: { mediaType: mediaType.ociConfig, digest: digestOf(emptyConfig), size: emptyConfig.length },
+    config: { mediaType: mediaType.ociConfig, digest: computeDigest(emptyConfig), size: emptyConfig.length },
     layers: [],
     number,
     filler: '',
@@ -22,7 +22,7 @@ export function largeManifest(number: number): Buffer[] {
 /** The same as an image of an upstream. */
 export function largeImage(number: number): TestImage {
   const image = manifestOf(Buffer.concat(largeManifest(number)), mediaType.ociManifest)
-  return { ...image, blobs: new Map([[digestOf(emptyConfig), emptyConfig]]) }
+  return { ...image, blobs: new Map([[computeDigest(emptyConfig), emptyConfig]]) }
 }
 
 /** Pushes of so many different manifests of 4.1 MB. */

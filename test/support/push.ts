@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { digestOf, type Digest } from '../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../src/oci/digest.ts'
 import { get, type Answer } from './get.ts'
 import type { TestImage } from './images.ts'
 
@@ -10,7 +10,7 @@ export async function pushBlob(
   url: string,
   repository: string,
   body: Buffer,
-  digest: Digest = digestOf(body),
+  digest: Digest = computeDigest(body),
 ): Promise<Digest> {
   const path = `/v2/${repository}/blobs/uploads/?digest=${digest}`
   expect((await get(url, path, { method: 'POST', headers: octets, body })).status).toBe(201)

@@ -1,7 +1,7 @@
 import { expect } from 'vitest'
 import { systemClock } from '../../src/lib/time.ts'
 import { silentLogger } from '../../src/lib/logger.ts'
-import { digestOf } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/digest.ts'
 import { openPushedStore } from '../../src/registry/repositories.ts'
 import { verifyStore } from '../../src/store/verify.ts'
 import { get, type Answer } from './get.ts'
@@ -82,7 +82,7 @@ async function expectAll(base: string, confirmed: ReadonlyMap<string, string>): 
   const wrong: string[] = []
   for (const [path, digest] of confirmed) {
     const answer: Answer = await get(base, path)
-    if (answer.status !== 200 || digestOf(answer.body) !== digest) wrong.push(`${answer.status} ${path}`)
+    if (answer.status !== 200 || computeDigest(answer.body) !== digest) wrong.push(`${answer.status} ${path}`)
   }
   expect(wrong).toEqual([])
 }

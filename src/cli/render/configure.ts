@@ -1,9 +1,9 @@
 import { basename, dirname } from 'node:path'
 import { stripVTControlCharacters } from 'node:util'
-import type { CheckResult } from '../../clients/check.ts'
+import type { ClientCheckResult } from '../../clients/check.ts'
 import type { PreparedClient } from '../../clients/configure.ts'
-import type { FileState, ListedClient } from '../../clients/configured.ts'
-import type { ConfiguredClient } from '../../clients/records.ts'
+import type { ConfiguredFileState, ListedClient } from '../../clients/configured.ts'
+import type { ClientRecord } from '../../clients/records.ts'
 import type { FileChange } from '../../clients/types.ts'
 import { type Colors, wrapText } from '../terminal.ts'
 import { renderTable } from './table.ts'
@@ -29,7 +29,7 @@ export function renderNotes(
 /** Renders the result of a check; of a failed one with its likely causes. */
 export function renderCheck(
   client: string,
-  { seen, asked, failed, saw, reasons, image }: CheckResult,
+  { seen, asked, failed, saw, reasons, image }: ClientCheckResult,
   colors: Colors,
 ): string {
   if (seen) return `${colors.green('ok')}    ${client} pulls through the mirror (${image})`
@@ -102,7 +102,7 @@ function paragraphOf({ client, title, mirror, since, files }: ListedClient, colo
 
 /** Joins many files of the same state in subfolders of one folder into one line. */
 function withoutAlike(files: ListedClient['files']): ListedClient['files'] {
-  const alike = new Map<string, { path: string; state: FileState }[]>()
+  const alike = new Map<string, { path: string; state: ConfiguredFileState }[]>()
   for (const file of files) {
     const [, above, name] = /^(.*)[\\/][^\\/]+[\\/]([^\\/]+)$/.exec(file.path) ?? []
     const key = JSON.stringify(above === undefined ? file.path : [above, name, file.state])
@@ -117,7 +117,7 @@ function withoutAlike(files: ListedClient['files']): ListedClient['files'] {
 }
 
 /** Renders the clients that still point at a stopped mirror, the effect on their pulls, and the commands that undo it. */
-export function renderPointing(clients: readonly ConfiguredClient[], undo: readonly string[]): string {
+export function renderPointing(clients: readonly ClientRecord[], undo: readonly string[]): string {
   const free = clients.filter(({ fallback }) => fallback)
   const bound = clients.filter(({ fallback }) => !fallback)
   return [
@@ -131,7 +131,7 @@ export function renderPointing(clients: readonly ConfiguredClient[], undo: reado
   ].join('\n')
 }
 
-function names(clients: readonly ConfiguredClient[]): string {
+function names(clients: readonly ClientRecord[]): string {
   return clients.map(({ client, title }) => `${client} (${title})`).join(', ')
 }
 

@@ -1,11 +1,11 @@
 import type { DeadMirror } from '../../admin/find-mirror.ts'
 import type { Endpoints, MirrorState } from '../../admin/state.ts'
-import type { MendedClient } from '../../clients/stray-records.ts'
+import type { UpdatedClient } from '../../clients/stray-records.ts'
 import type { ClientName } from '../../clients/types.ts'
 import type { ContainerUpPlan } from '../../daemon/container/up.ts'
 import type { DroppedParts, MovedAddress, UpPlan, UpReport } from '../../daemon/up.ts'
 import type { DemoPull, DemoStep, DemoStory } from '../../demo/demo.ts'
-import { engineHost } from '../../docker/endpoint.ts'
+import { renderDockerHost } from '../../docker/endpoint.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'
 import { type Colorizer, type Colors, type Token, wrapWords } from '../terminal.ts'
 import { registryRights, renderAge } from './table.ts'
@@ -46,7 +46,7 @@ export function renderContainerPlan(plan: ContainerUpPlan): string {
   const { action, changed, connect, disconnect, preparation, engine } = plan
   const drops = droppedLines(plan.dropped, 'then no longer').map((line) => `\n${line}`)
   const { networks, ports } = preparation.desired
-  const of = engine.isRemote ? ` of ${engineHost(engine.endpoint)}` : ''
+  const of = engine.isRemote ? ` of ${renderDockerHost(engine.endpoint)}` : ''
   const on = networks.length === 0 ? '' : `, on ${networks.join(', ')}`
   if (action === 'nothing') return 'Nothing to do: mirror is already running in its container; configuration unchanged.'
   if (action === 'start')
@@ -64,18 +64,18 @@ export interface ClientsNow {
   /** Clients whose program is installed; only looked for when none is configured. */
   readonly here: readonly ClientName[]
   /** Clients that are configured with another address. */
-  readonly stale: readonly MendedClient[]
+  readonly stale: readonly UpdatedClient[]
 }
 
 /** Renders the clients with another address, a line each. */
-export function renderStale(stale: readonly MendedClient[], colors: Colors): string {
+export function renderStale(stale: readonly UpdatedClient[], colors: Colors): string {
   return stale
     .map((client) => (client.rewritten ? staleLine(client) : colors.yellow(staleLine(client))))
     .map((line) => `  ${line}`)
     .join('\n')
 }
 
-function staleLine({ record: { client, title }, of, from, to, why, mend, rewritten }: MendedClient): string {
+function staleLine({ record: { client, title }, of, from, to, why, mend, rewritten }: UpdatedClient): string {
   const who = `${client}, ${title}`
   if (rewritten) return `${who}: pointed at ${from}; its files say ${to} now.`
   if (why !== undefined) return `${who}: points at ${from}, and cannot reach the mirror now. ${why} To fix it: ${mend}`

@@ -3,9 +3,9 @@ import { dirname, join, relative, resolve } from 'node:path'
 import { MirrorError } from '../../lib/errors.ts'
 import { temporaryFolder } from '../../lib/fs.ts'
 import type { RunCommand } from '../../lib/process.ts'
-import { isLoopback, majorAndMinor } from '../address.ts'
+import { isLoopbackUrl, parseVersion } from '../address.ts'
 import { findEngines } from '../docker/engines.ts'
-import { kindOf } from '../docker/installation.ts'
+import { getDockerKind } from '../docker/installation.ts'
 import { caFileName } from '../files/kinds.ts'
 import { localFiles } from '../files/local.ts'
 import type { ClientAdapter, ClientLocation, ClientOptions, ConfigTarget, Machine, Observation } from '../types.ts'
@@ -58,7 +58,7 @@ export const buildkitAdapter: ClientAdapter = {
     return places.length > 0 ? places : [buildx]
   },
 
-  recall(machine, { kind, path = '' }) {
+  restoreTarget(machine, { kind, path = '' }) {
     return toConfigTarget(machine, kind as BuildkitKind, path, undefined, undefined)
   },
 }
@@ -89,7 +89,7 @@ function toConfigTarget(
     details: { kind, scope, path, ...(kind === 'file' && { file: path }) },
     location: kind === 'buildkitd' ? { in: 'host' } : (found?.location ?? { in: 'host' }),
     files: localFiles,
-    wants: { files: [path, caPath], trees: [] },
+    inputs: { files: [path, caPath], trees: [] },
     plan(mirror, files) {
       const plan = planBuildkit(mirror, target, files)
       const then =
@@ -103,7 +103,7 @@ function toConfigTarget(
       return { ...plan, todo: plan.changes.length > 0 ? then : unless }
     },
     strip: (mirror, files) => stripBuildkit(mirror, target, files),
-    ...(!detached && { afterUndo: () => [kind === 'buildkitd' ? restartBuildkitd : remakeBuilders] }),
+    ...(!detached && { listUndoSteps: () => [kind === 'buildkitd' ? restartBuildkitd : remakeBuilders] }),
     ...(!detached &&
       kind === 'buildx' && {
         pull: (image: string) => pullByBuild(image, runCommand),
@@ -167,11 +167,11 @@ async function observeBuilder(
 
 /** Returns the command that creates a builder. It shares the host's network if the mirror is on loopback. */
 function createCommand(cache: string, file: string | undefined, version: string | undefined): string {
-  const [major, minor] = majorAndMinor(version) ?? [0, 14]
+  const [major, minor] = parseVersion(version) ?? [0, 14]
   const flag = major === 0 && minor < 14 ? '--config' : '--buildkitd-config'
   return [
     'docker buildx create --use --driver docker-container',
-    ...(isLoopback(cache) ? ['--driver-opt network=host'] : []),
+    ...(isLoopbackUrl(cache) ? ['--driver-opt network=host'] : []),
     ...(file === undefined ? [] : [`${flag} ${file}`]),
   ].join(' ')
 }
@@ -196,7 +196,7 @@ async function findContainerLocation(machine: Machine): Promise<ClientLocation> 
   const inVm = { in: 'vm', what, hostName: 'host.docker.internal' } as const
   try {
     const [engine] = await findEngines(machine)
-    const kind = engine && kindOf(engine.info, machine)
+    const kind = engine && getDockerKind(engine.info, machine)
     if (kind === undefined) return machine.platform === 'linux' ? { in: 'host' } : inVm
     if (kind === 'system' && engine?.dockerd?.sharesNetwork !== false) return { in: 'host' }
     if (kind !== 'system' && kind !== 'rootless') return inVm

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import { isLoopback } from '../address.ts'
+import { isLoopbackUrl } from '../address.ts'
 import {
   addTomlKeys,
   appendTomlTable,
@@ -14,13 +14,13 @@ import {
 } from '../edit/toml.ts'
 import {
   buildkitdKeys,
-  caChange,
-  refuseOtherKinds,
-  refuseUnknownKeys,
-  withoutOwnHeader,
-  writtenByMirror,
+  planCaFile,
+  assertFileKind,
+  assertKnownKeys,
+  removeMirrorHeader,
+  mirrorHeader,
 } from '../files/kinds.ts'
-import type { ConfigPlan, FileChange, FilesNow, MirrorForClient } from '../types.ts'
+import type { ConfigPlan, FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
 
 /** The files of one buildkitd. */
 interface BuildkitTarget {
@@ -35,7 +35,7 @@ interface BuildkitTarget {
  * Throws a MirrorError (usage) for a file that cannot be changed safely.
  * https://github.com/moby/buildkit/blob/master/docs/buildkitd.toml.md
  */
-export function planBuildkit(mirror: MirrorForClient, { path, ca }: BuildkitTarget, files: FilesNow): ConfigPlan {
+export function planBuildkit(mirror: MirrorForClient, { path, ca }: BuildkitTarget, files: FilesSnapshot): ConfigPlan {
   if (!mirror.fallback)
     throw new MirrorError(
       'BuildKit always goes to the origin when its mirrors fail, so --no-fallback is not possible.',
@@ -46,9 +46,9 @@ export function planBuildkit(mirror: MirrorForClient, { path, ca }: BuildkitTarg
     )
   const { host } = new URL(mirror.cache)
   const current = files.text(path)
-  const isKnown = refuseOtherKinds(path, current ?? '', { kinds: ['buildkitd.toml'], expected: expectedFile })
+  const isKnown = assertFileKind(path, current ?? '', { kinds: ['buildkitd.toml'], expected: expectedFile })
   const before = readToml(path, current ?? '')
-  if (!isKnown) refuseUnknownKeys(path, before, { expected: expectedFile, keys: buildkitdKeys })
+  if (!isKnown) assertKnownKeys(path, before, { expected: expectedFile, keys: buildkitdKeys })
   const tables = getRegistryTables(path, before)
   const own = ownKeys(mirror, ca.name)
   const table = tables[host]
@@ -72,8 +72,8 @@ export function planBuildkit(mirror: MirrorForClient, { path, ca }: BuildkitTarg
   if (own['ca'] !== undefined && !isDeepStrictEqual({ ...missing, ...table }['ca'], own['ca']))
     notes.push(`${host} keeps its own ca in ${path}, which must contain the mirror's CA.`)
   if (Object.keys(missing).length > 0) text = assertChanged(path, addKeys(text, ['registry', host], table, missing))
-  const after = current === undefined ? writtenByMirror + text : text
-  return { changes: [...files.change(path, after), ...caChange(ca.path, mirror.ca, files)], notes, todo: [] }
+  const after = current === undefined ? mirrorHeader + text : text
+  return { changes: [...files.change(path, after), ...planCaFile(ca.path, mirror.ca, files)], notes, todo: [] }
 }
 
 /** Adds keys to a table, or appends the table with them. */
@@ -96,7 +96,7 @@ const expectedFile = 'a buildkitd.toml'
 function ownKeys({ cache, ca }: Pick<MirrorForClient, 'cache' | 'ca'>, caName: string): TomlTable {
   const isPlain = cache.startsWith('http:')
   // Set http also for TLS on loopback, where BuildKit expects HTTP by default.
-  const http = isPlain || isLoopback(cache) ? { http: isPlain } : {}
+  const http = isPlain || isLoopbackUrl(cache) ? { http: isPlain } : {}
   return { ...http, ...(ca !== undefined && { ca: [caName] }) }
 }
 
@@ -107,16 +107,16 @@ function ownKeys({ cache, ca }: Pick<MirrorForClient, 'cache' | 'ca'>, caName: s
 export function stripBuildkit(
   { cache }: { readonly cache: string },
   { path, ca }: BuildkitTarget,
-  files: FilesNow,
+  files: FilesSnapshot,
 ): FileChange[] {
-  const authority = caChange(ca.path, undefined, files)
+  const authority = planCaFile(ca.path, undefined, files)
   const text = files.text(path)
   if (text === undefined) return authority
   const { host } = new URL(cache)
   const own = ownKeys({ cache, ca: '' }, ca.name)
   const findOurs = (all: string) => findMirrorValue(readToml(path, all), host, own)
   if (findOurs(text) === undefined) return authority
-  let left = withoutOwnHeader(text)
+  let left = removeMirrorHeader(text)
   for (let place = findOurs(left); place !== undefined; place = findOurs(left)) {
     const after = removeFromToml(left, place)
     if (after === undefined)

@@ -53,8 +53,8 @@ export function readContainerdConfig(
     const toml = readToml(name, text)
     // Give imports the version of the main file for containerd 1.x, which takes them for parts of it.
     const version = isAtLeast(containerd, 2, 0) ? 1 : commonVersion
-    const section = registrySection(name, text, { containerd, version, commonVersion })
-    const isPlugin = tableOf(tableOf(toml['plugins'])?.[pluginOf(commonVersion, containerd)]) !== undefined
+    const section = readRegistrySection(name, text, { containerd, version, commonVersion })
+    const isPlugin = tableOf(tableOf(toml['plugins'])?.[getImagePlugin(commonVersion, containerd)]) !== undefined
     const replacesPlugin = !isAtLeast(containerd, 2, 0) && isPlugin
     const counts = config === undefined || section.setsPath || replacesPlugin
     const ineffective = section.ineffective.filter(({ configPaths, others }) => configPaths.length + others.length > 0)
@@ -131,7 +131,7 @@ function findAddress(toml: Readonly<Record<string, unknown>>, version: number): 
 
 /** Returns the lines that make containerd read hosts.toml files, for a config.toml of this format version. */
 export function configPathLines(formatVersion: number, folder: string, containerd: string | undefined): string[] {
-  return [headingOf(pluginOf(formatVersion, containerd)), `  config_path = ${JSON.stringify(folder)}`]
+  return [getRegistryHeading(getImagePlugin(formatVersion, containerd)), `  config_path = ${JSON.stringify(folder)}`]
 }
 
 /** A registry section that containerd does not read. */
@@ -165,13 +165,13 @@ type PluginName = (typeof pluginNames)[keyof typeof pluginNames]
  * Returns the plugin whose section containerd reads in a file of this format version. containerd 2.0 to 2.2 rename the sections of
  * version 1, but do not move them to the plugin that they read.
  */
-export function pluginOf(version: number, containerd?: string): PluginName {
+export function getImagePlugin(version: number, containerd?: string): PluginName {
   if (version >= 3 || (version <= 1 && isAtLeast(containerd, 2, 0))) return pluginNames[3]
   return version === 2 ? pluginNames[2] : pluginNames[1]
 }
 
 /** Returns the heading of a plugin's registry section: `[plugins."io.containerd.grpc.v1.cri".registry]`. */
-export function headingOf(plugin: string): string {
+export function getRegistryHeading(plugin: string): string {
   return renderTomlHeading(['plugins', plugin, 'registry'])
 }
 
@@ -185,7 +185,7 @@ function getEffectivePlugins(
   commonVersion: number,
 ): readonly PluginName[] {
   const [first, second, third] = [pluginNames[1], pluginNames[2], pluginNames[3]]
-  if (!isAtLeast(containerd, 2, 0)) return [pluginOf(commonVersion)]
+  if (!isAtLeast(containerd, 2, 0)) return [getImagePlugin(commonVersion)]
   if (isAtLeast(containerd, 2, 3)) return own >= 4 ? [third] : own >= 2 ? [second, third] : [first, second, third]
   if (commonVersion !== 2) return [third]
   return own >= 2 ? [second, third] : [first, second, third]
@@ -204,7 +204,7 @@ interface SectionOptions {
  * Reads the registry settings of a config.toml, a part of one, or the output of `containerd config dump`. Throws a MirrorError
  * (usage) for invalid TOML.
  */
-export function registrySection(
+export function readRegistrySection(
   path: string,
   text: string,
   { containerd, version = 1, commonVersion }: SectionOptions = {},
@@ -228,7 +228,7 @@ export function registrySection(
       const table = registryOf(plugin)
       if (table === undefined || plugin === effective) return []
       const others = Object.keys(table).filter((key) => key !== 'config_path')
-      return [{ heading: headingOf(plugin), configPaths: getConfigPaths(table), others }]
+      return [{ heading: getRegistryHeading(plugin), configPaths: getConfigPaths(table), others }]
     }),
   }
 }
@@ -243,17 +243,17 @@ function formatVersionOf(toml: TomlTable): number | undefined {
  * Sets `config_path` in a config.toml and keeps all else to the byte. Throws a MirrorError (usage) where that is not possible.
  * https://github.com/containerd/containerd/blob/main/docs/cri/config.md#registry-configuration
  */
-export function withConfigPath(path: string, text: string, configPath: string, containerd?: string): string {
+export function setConfigPath(path: string, text: string, configPath: string, containerd?: string): string {
   const toml = readToml(path, text)
   // Give a file that sets nothing the version that every containerd reads.
   const isEmpty = Object.keys(toml).length === 0
   const start = isEmpty ? setTomlValue(text, ['version'], 2) : text
-  const plugin = pluginOf(isEmpty ? 2 : (formatVersionOf(toml) ?? 1), containerd)
+  const plugin = getImagePlugin(isEmpty ? 2 : (formatVersionOf(toml) ?? 1), containerd)
   const after = start && setTomlValue(start, ['plugins', plugin, 'registry', 'config_path'], configPath)
   if (after !== undefined) return after
   throw new MirrorError(`${path} cannot be changed without rewriting it, so it is left alone.`, {
     exit: exitCode.usage,
-    hints: [`set config_path = ${JSON.stringify(configPath)} in ${headingOf(plugin)} by hand`],
+    hints: [`set config_path = ${JSON.stringify(configPath)} in ${getRegistryHeading(plugin)} by hand`],
   })
 }
 
@@ -265,7 +265,7 @@ function describeIneffective(
 ): string {
   const effect = containerd === undefined ? 'may have no effect' : `has no effect in containerd ${containerd}`
   const format = version === 1 ? 'with version = 1, or none,' : `with version = ${version}`
-  return `${heading} in ${where} ${effect}: in a file ${format} containerd reads ${headingOf(pluginOf(version, containerd))}.`
+  return `${heading} in ${where} ${effect}: in a file ${format} containerd reads ${getRegistryHeading(getImagePlugin(version, containerd))}.`
 }
 
 function getConfigPaths(section: TomlTable | undefined): string[] {

@@ -1,9 +1,9 @@
 import { join, posix } from 'node:path'
 import { errnoOf, exitCode, isConnectionFailure, MirrorError } from '../../lib/errors.ts'
-import { ifVisible, isThere } from '../../lib/fs.ts'
+import { ifVisible, pathExists } from '../../lib/fs.ts'
 import { isObject, parseObject } from '../../lib/json.ts'
 import type { RunCommand } from '../../lib/process.ts'
-import { containerdVersionIn, isAtLeast, readersKnowReferrers } from '../address.ts'
+import { parseContainerdVersion, isAtLeast, supportReferrers } from '../address.ts'
 import { localFiles } from '../files/local.ts'
 import type {
   ClientAdapter,
@@ -45,7 +45,7 @@ export const containerdAdapter: ClientAdapter = {
     return process.getuid?.() === 0 ? [await system(), await user()] : [await user(), await system()]
   },
 
-  recall: (machine, details) => toConfigTarget(machine, details, undefined),
+  restoreTarget: (machine, details) => toConfigTarget(machine, details, undefined),
 }
 
 /** Finds a target by the configuration that containerd itself reports, where it can be asked. */
@@ -103,7 +103,7 @@ function toConfigTarget(machine: Machine, details: ConfigTargetDetails, dump: st
     location: clientLocationOf(scope),
     files: localFiles,
     readAtEachPull: true,
-    wants: {
+    inputs: {
       files: [target.configFile.path, ...target.imports.map(({ path }) => path), target.nerdctlFile.path],
       trees: [target.hosts.path, ...target.otherFolders],
     },
@@ -164,19 +164,19 @@ function clientLocationOf(scope: 'user' | 'system'): ClientLocation {
 async function getContainerdVersion({ runCommand, detached }: Machine): Promise<string | undefined> {
   if (detached) return undefined
   const result = await runCommand('containerd', ['--version'], { timeoutMs: 5000 })
-  return result?.exitCode === 0 ? containerdVersionIn(result.stdout) : undefined
+  return result?.exitCode === 0 ? parseContainerdVersion(result.stdout) : undefined
 }
 
 /** Returns whether all readers of hosts.toml files in this folder know the capability `referrers`. */
 async function knowsReferrers(machine: Machine, version: string | undefined, folder: string): Promise<boolean> {
   // Rule out Docker's folders: dockerd reads them with other versions of the same code.
   if (!isAtLeast(version, 2, 2) || folder.endsWith('/docker/certs.d')) return false
-  return readersKnowReferrers(machine, ['nerdctl'])
+  return supportReferrers(machine, ['nerdctl'])
 }
 
 async function runsRootless({ env, detached }: Machine): Promise<boolean> {
   const runtimeFolder = env['XDG_RUNTIME_DIR']
-  return !detached && runtimeFolder !== undefined && isThere(join(runtimeFolder, 'containerd-rootless'))
+  return !detached && runtimeFolder !== undefined && pathExists(join(runtimeFolder, 'containerd-rootless'))
 }
 
 interface ContainerdAccess {

@@ -2,8 +2,8 @@ import { once } from 'node:events'
 import { connect as connectHttp2, type IncomingHttpHeaders } from 'node:http2'
 import { connect } from 'node:net'
 import type { CommandResult } from '../../lib/process.ts'
-import { containerdVersionIn } from '../address.ts'
-import { registrySection } from './config-toml.ts'
+import { parseContainerdVersion } from '../address.ts'
+import { readRegistrySection } from './config-toml.ts'
 
 /** Runs programs in the nodes of a cluster. */
 interface NodePrograms {
@@ -155,7 +155,7 @@ function messageOf(status: IncomingHttpHeaders): string | undefined {
  */
 export async function pullInNode(nodes: NodePrograms, node: string, image: string): Promise<string | undefined> {
   const hasCrictl = (await nodes.exec(node, ['sh', '-c', 'command -v crictl']))?.exitCode === 0
-  const config = hasCrictl ? [] : (await configPaths(nodes, node)).slice(0, 1)
+  const config = hasCrictl ? [] : (await getNodeConfigPaths(nodes, node)).slice(0, 1)
   const hosts = config.flatMap((path) => ['--hosts-dir', path])
   const ctr = ['ctr', '--namespace', 'k8s.io', 'images']
   const pull = hasCrictl ? ['crictl', 'pull', image] : [...ctr, 'pull', ...hosts, image]
@@ -166,17 +166,17 @@ export async function pullInNode(nodes: NodePrograms, node: string, image: strin
 }
 
 /** Returns the folders in which the containerd of a node looks for hosts.toml files. */
-export async function configPaths(nodes: NodePrograms, node: string): Promise<readonly string[]> {
+export async function getNodeConfigPaths(nodes: NodePrograms, node: string): Promise<readonly string[]> {
   const dump = await nodes.exec(node, ['containerd', 'config', 'dump'])
   if (dump?.exitCode !== 0) return []
-  const containerd = await nodeContainerd(nodes, node)
-  return registrySection(`containerd config dump in ${node}`, dump.stdout, { containerd }).configPaths
+  const containerd = await getNodeContainerdVersion(nodes, node)
+  return readRegistrySection(`containerd config dump in ${node}`, dump.stdout, { containerd }).configPaths
 }
 
 /** Returns the version of a node's containerd; undefined if it is unknown. */
-export async function nodeContainerd(nodes: NodePrograms, node: string): Promise<string | undefined> {
+export async function getNodeContainerdVersion(nodes: NodePrograms, node: string): Promise<string | undefined> {
   const result = await nodes.exec(node, ['containerd', '--version'])
-  return result?.exitCode === 0 ? containerdVersionIn(result.stdout) : undefined
+  return result?.exitCode === 0 ? parseContainerdVersion(result.stdout) : undefined
 }
 
 export const pullTimeoutMs = 120_000

@@ -1,10 +1,10 @@
 import { basename, dirname, join } from 'node:path'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import { originOf } from '../../oci/reference.ts'
-import { isLoopback } from '../address.ts'
+import { toRegistryUrl } from '../../oci/reference.ts'
+import { isLoopbackUrl } from '../address.ts'
 import { removeFromToml, renderToml, tableOf, type TomlPath, type TomlTable, tryToml } from '../edit/toml.ts'
-import { caChange, caFileName, isCaFile, withoutOwnHeader, writtenByMirror } from '../files/kinds.ts'
-import type { FileChange, FilesNow, MirrorForClient } from '../types.ts'
+import { planCaFile, caFileName, isCaFile, removeMirrorHeader, mirrorHeader } from '../files/kinds.ts'
+import type { FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
 
 /** The contents of a registry's hosts.toml. */
 interface HostsFile {
@@ -47,7 +47,7 @@ export function renderHostsToml({
   // Repeat the mirror's CA for the server if the mirror is the server, too: keys before the hosts apply to the server.
   const serverCa = [...(server === mirror && mirrorCa !== undefined ? [mirrorCa] : []), ...ca]
   return (
-    writtenByMirror +
+    mirrorHeader +
     renderToml({
       ...(server !== undefined && { server }),
       ...(serverCa.length > 0 && { ca: serverCa }),
@@ -58,8 +58,8 @@ export function renderHostsToml({
 }
 
 /** Returns whether renderHostsToml wrote the file, also if it was changed since. */
-export function isOurHostsToml(text: string): boolean {
-  return text.startsWith(writtenByMirror.slice(0, writtenByMirror.indexOf('.')))
+export function isMirrorHostsToml(text: string): boolean {
+  return text.startsWith(mirrorHeader.slice(0, mirrorHeader.indexOf('.')))
 }
 
 /** Returns whether a hosts.toml names this mirror as a host. */
@@ -71,16 +71,16 @@ export function namesMirror(text: string, mirror: string): boolean {
  * Removes the mirror from a hosts.toml that the user changed; undefined if nothing else is in it. Returns the text unchanged if
  * it is not valid, does not name the mirror, or cannot be changed safely. `folder`: the name of the file's folder.
  */
-export function hostsTomlWithout(text: string, mirror: string, folder: string): string | undefined {
+export function removeFromHostsToml(text: string, mirror: string, folder: string): string | undefined {
   const found = parseHostsToml(text)
   if (found === undefined || !(mirror in found.host)) return text
   const { server } = found.all
-  const isWrittenServer = server === undefined || server === mirror || server === originOf(folderRegistry(folder))
+  const isWrittenServer = server === undefined || server === mirror || server === toRegistryUrl(folderRegistry(folder))
   const isAllWritten =
     Object.keys(found.host).length === 1 && Object.keys(found.all).every((key) => writtenKeys.has(key))
   if (isAllWritten && isWrittenServer) return undefined
   const removed: TomlPath[] = server === mirror ? [['server'], ...findCaPaths(found.all)] : []
-  const rest = removeFromToml(withoutOwnHeader(text), ['host', mirror], { blankLinesAbove: 'drop' })
+  const rest = removeFromToml(removeMirrorHeader(text), ['host', mirror], { blankLinesAbove: 'drop' })
   return removed.reduce<string | undefined>((left, path) => left && removeFromToml(left, path), rest) ?? text
 }
 
@@ -117,7 +117,7 @@ export interface HostsFolder {
 }
 
 /** Finds the folders below `root` that have files in them. */
-export function findHostsFolders(root: string, files: FilesNow): HostsFolder[] {
+export function findHostsFolders(root: string, files: FilesSnapshot): HostsFolder[] {
   const below = files.paths.filter((path) => dirname(dirname(path)) === root)
   return [...new Set(below.map((path) => basename(dirname(path))))].map((name) => ({
     name,
@@ -129,7 +129,7 @@ export function findHostsFolders(root: string, files: FilesNow): HostsFolder[] {
 /** Returns whether a folder has no files but a hosts.toml that mirror wrote, and the mirror's CA. */
 export function isMirrorFolder({ hosts, files }: HostsFolder): boolean {
   const others = files.filter((name) => name !== caFileName && name !== 'hosts.toml')
-  return others.length === 0 && (hosts === undefined || isOurHostsToml(hosts))
+  return others.length === 0 && (hosts === undefined || isMirrorHostsToml(hosts))
 }
 
 /** Returns the possible names of a registry's folder, in the order of containerd's search: `reg_5000_`, `reg:5000`. */
@@ -142,7 +142,7 @@ export function toFolderNames(registry: string): string[] {
  * Finds the certificates that containerd and dockerd read from a folder without a hosts.toml: CAs as .crt, client certificates as
  * .cert with .key. `names`: the names of the folder's files.
  */
-export function certificatesIn(names: readonly string[]): Pick<HostsFile, 'ca' | 'client'> {
+export function findCertificates(names: readonly string[]): Pick<HostsFile, 'ca' | 'client'> {
   const ca = names.filter((name) => name.endsWith('.crt') && name !== caFileName)
   const client = names
     .filter((name) => name.endsWith('.cert'))
@@ -159,13 +159,13 @@ interface NodeHostsFolder {
 }
 
 /** The `config_path` of nodes of kind, minikube and most others. */
-export const usualConfigPath = '/etc/containerd/certs.d'
+export const defaultConfigPath = '/etc/containerd/certs.d'
 
 /**
  * Returns the folders that make containerd use the mirror for every registry, and find the registry for pushed images by its name
  * on this machine. Their names have no colon, because a colon ends the path in `docker run --volume`. `referrers`: see HostsFile.
  */
-export function hostsFolders(
+export function getNodeHostsFolders(
   { cache, registry, ca, fallback }: MirrorForClient,
   { referrers }: { readonly referrers: boolean },
 ): NodeHostsFolder[] {
@@ -187,17 +187,17 @@ export function hostsFolders(
  * Plans the folders below `configPath`. `join` joins paths in the style of that machine. Throws a MirrorError (usage) for a
  * hosts.toml that mirror did not write.
  */
-export function hostsChanges(
+export function planNodeHostsFolders(
   folders: readonly NodeHostsFolder[],
   configPath: string,
-  files: FilesNow,
+  files: FilesSnapshot,
   join: (...parts: string[]) => string,
 ): FileChange[] {
   return folders.flatMap(({ name, text, ca }) => {
     const path = join(configPath, name, 'hosts.toml')
     const existing = files.text(path)
-    if (existing === undefined || existing === text || isOurHostsToml(existing))
-      return [...files.change(path, text), ...caChange(join(configPath, name, caFileName), ca, files)]
+    if (existing === undefined || existing === text || isMirrorHostsToml(existing))
+      return [...files.change(path, text), ...planCaFile(join(configPath, name, caFileName), ca, files)]
     throw new MirrorError(`${path} was not written by mirror, so it is left alone.`, {
       exit: exitCode.usage,
       hints: [`remove ${path} if it is no longer needed, then run the command again`],
@@ -206,23 +206,23 @@ export function hostsChanges(
 }
 
 /** Plans the removal of the mirror from the files below a folder. The URLs are those that were written. */
-export function withoutHosts(
+export function planHostsRemoval(
   configPath: string,
   { cache, registry }: { readonly cache: string; readonly registry: string | undefined },
-  files: FilesNow,
+  files: FilesSnapshot,
 ): FileChange[] {
   return files.paths.flatMap((path) => {
-    if (path.startsWith(configPath) && isCaFile(path)) return caChange(path, undefined, files)
+    if (path.startsWith(configPath) && isCaFile(path)) return planCaFile(path, undefined, files)
     const text = path.startsWith(configPath) && /[\\/]hosts\.toml$/.test(path) ? files.text(path) : undefined
-    if (text === undefined || !isOurHostsToml(text)) return []
+    if (text === undefined || !isMirrorHostsToml(text)) return []
     const folder = path.split(/[\\/]/).at(-2)!
     const url = folder === '_default' ? cache : registry
-    return url === undefined ? [] : files.change(path, hostsTomlWithout(text, url, folder))
+    return url === undefined ? [] : files.change(path, removeFromHostsToml(text, url, folder))
   })
 }
 
 /** Returns the name of the registry for pushed images on this machine: `localhost:5001`. */
-export function localRegistryName(registry: string): string {
+export function getLocalRegistryName(registry: string): string {
   return `localhost:${getPort(registry)}`
 }
 
@@ -238,13 +238,13 @@ const vmHostNames = /^host\.(docker|containers|minikube|lima|k3d|orb|rancher-des
  * Returns the name of the registry for pushed images where no hosts folders give it another one: `localhost` with its port on its
  * own machine and in a virtual machine there, else its address.
  */
-export function registryName(registry: string): string {
-  const isSameMachine = isLoopback(registry) || vmHostNames.test(new URL(registry).hostname)
-  return isSameMachine ? localRegistryName(registry) : hostInNames(registry)
+export function getRegistryName(registry: string): string {
+  const isSameMachine = isLoopbackUrl(registry) || vmHostNames.test(new URL(registry).hostname)
+  return isSameMachine ? getLocalRegistryName(registry) : toImageHost(registry)
 }
 
 /** Returns the host of a URL as an image name has it: with a port where only that tells it from a repository. */
-export function hostInNames(address: string): string {
+export function toImageHost(address: string): string {
   const { host, protocol } = new URL(address)
   const bare = !/[.:]/.test(host) && host !== 'localhost'
   return bare ? `${host}:${protocol === 'http:' ? 80 : 443}` : host

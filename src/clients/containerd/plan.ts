@@ -1,20 +1,20 @@
 import { basename, dirname, join } from 'node:path'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import { originOf } from '../../oci/reference.ts'
+import { toRegistryUrl } from '../../oci/reference.ts'
 import { isAtLeast } from '../address.ts'
 import { readToml, stringsOf } from '../edit/toml.ts'
-import { caChange, caFileName, hostsToTrust, refuseOtherKinds } from '../files/kinds.ts'
-import type { ConfigPlan, FileChange, FilesNow, MirrorForClient } from '../types.ts'
+import { planCaFile, caFileName, getHostsToTrust, assertFileKind } from '../files/kinds.ts'
+import type { ConfigPlan, FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
 import { configPathLines, type ContainerdConfig, readContainerdConfig } from './config-toml.ts'
 import {
-  certificatesIn,
+  findCertificates,
   toFolderNames,
   type HostsFolder,
   findHostsFolders,
-  hostsTomlWithout,
+  removeFromHostsToml,
   isMirrorFolder,
-  isOurHostsToml,
-  localRegistryName,
+  isMirrorHostsToml,
+  getLocalRegistryName,
   renderHostsToml,
 } from './hosts-toml.ts'
 
@@ -43,9 +43,9 @@ export interface ContainerdTarget {
  * one for each registry instead. Throws a MirrorError (usage) for a configuration that does not allow hosts.toml files.
  * https://github.com/containerd/containerd/blob/main/docs/hosts.md
  */
-export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget, files: FilesNow): ConfigPlan {
+export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget, files: FilesSnapshot): ConfigPlan {
   const { hosts, configFile, version } = target
-  refuseOtherKinds(configFile.name, files.text(configFile.path) ?? '', {
+  assertFileKind(configFile.name, files.text(configFile.path) ?? '', {
     kinds: ['containerd'],
     expected: "containerd's config.toml",
   })
@@ -60,7 +60,7 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
       .map(({ name }) => ({ name, path: join(root, name) })),
   )
   const usersDefault = existing.find(
-    ({ name, hosts }) => name === '_default' && hosts !== undefined && !isOurHostsToml(hosts),
+    ({ name, hosts }) => name === '_default' && hosts !== undefined && !isMirrorHostsToml(hosts),
   )
   const forAll = users.length === 0 && usersDefault === undefined
   const changes: FileChange[] = []
@@ -73,7 +73,7 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
     const hidden = users.find((folder) => toFolderNames(name).includes(folder.name))
     if (hidden) {
       notes.push(`${hidden.path} is yours, and stays in use: ${name} does not come through the mirror.`)
-    } else if (found?.hosts !== undefined && !isOurHostsToml(found.hosts)) {
+    } else if (found?.hosts !== undefined && !isMirrorHostsToml(found.hosts)) {
       notes.push(`${join(hosts.path, found.name)} is yours, and stays: ${name} does not come through the mirror.`)
     } else {
       changes.push(...planHostsToml(mirror, name, found, target, files, notes))
@@ -86,8 +86,8 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
       hints: notes,
     })
   changes.push(...(forAll ? planLocalRegistry(mirror, target, files) : []))
-  for (const host of hostsToTrust(mirror))
-    changes.push(...caChange(getCaPath(host, hosts.path, files), mirror.ca, files))
+  for (const host of getHostsToTrust(mirror))
+    changes.push(...planCaFile(getCaPath(host, hosts.path, files), mirror.ca, files))
   if (usersDefault)
     notes.push(
       `${join(hosts.path, '_default')} is yours. It no longer holds for registries that have a folder of their own.`,
@@ -104,7 +104,7 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
 }
 
 /** Reads the configuration from the files. */
-function readFiles({ configFile, imports, version }: ContainerdTarget, files: FilesNow): ContainerdConfig {
+function readFiles({ configFile, imports, version }: ContainerdTarget, files: FilesSnapshot): ContainerdConfig {
   const found = imports.filter(({ path }) => files.has(path))
   return readContainerdConfig(
     { name: configFile.name, text: files.text(configFile.path) ?? '' },
@@ -125,32 +125,32 @@ function ineffectiveNotes(
 export function stripContainerd(
   mirror: { readonly cache: string; readonly registry: string | undefined },
   hostsPath: string,
-  files: FilesNow,
+  files: FilesSnapshot,
 ): FileChange[] {
   const hosts = files.paths
     .filter((path) => basename(path) === 'hosts.toml' && dirname(dirname(path)) === hostsPath)
     .flatMap((path) => {
       const text = files.text(path)!
       const url = /^localhost_\d+_$/.test(basename(dirname(path))) ? mirror.registry : mirror.cache
-      return url !== undefined && isOurHostsToml(text)
-        ? files.change(path, hostsTomlWithout(text, url, basename(dirname(path))))
+      return url !== undefined && isMirrorHostsToml(text)
+        ? files.change(path, removeFromHostsToml(text, url, basename(dirname(path))))
         : []
     })
   return [
     ...hosts,
-    ...hostsToTrust(mirror).flatMap((host) => caChange(getCaPath(host, hostsPath, files), undefined, files)),
+    ...getHostsToTrust(mirror).flatMap((host) => planCaFile(getCaPath(host, hostsPath, files), undefined, files)),
   ]
 }
 
 /** Returns the path of the mirror's CA: in the folder of its host, which containerd reads for images of that host, too. */
-function getCaPath(host: string, hostsPath: string, files: FilesNow): string {
+function getCaPath(host: string, hostsPath: string, files: FilesSnapshot): string {
   const names = toFolderNames(host)
   const found = names.find((name) => files.paths.some((path) => dirname(path) === join(hostsPath, name)))
   return join(hostsPath, found ?? names.at(-1)!, caFileName)
 }
 
 /** Returns the path of the mirror's CA as a hosts.toml names it; undefined without a CA. */
-function relativeCaPath({ cache, ca }: MirrorForClient, hostsPath: string, files: FilesNow): string | undefined {
+function relativeCaPath({ cache, ca }: MirrorForClient, hostsPath: string, files: FilesSnapshot): string | undefined {
   return ca && `../${basename(dirname(getCaPath(new URL(cache).host, hostsPath, files)))}/${caFileName}`
 }
 
@@ -160,16 +160,16 @@ function planHostsToml(
   name: string,
   found: HostsFolder | undefined,
   { hosts, referrers }: ContainerdTarget,
-  files: FilesNow,
+  files: FilesSnapshot,
   notes: string[],
 ): FileChange[] {
   const { cache, fallback } = mirror
   const folder = join(hosts.path, found?.name ?? toFolderNames(name)[0]!)
-  const certificates = found ? certificatesIn(found.files) : {}
+  const certificates = found ? findCertificates(found.files) : {}
   if (Object.keys(certificates).length > 0)
     notes.push(`The certificates in ${folder} are named in its hosts.toml: containerd ignores others beside it.`)
   // Omit the server for all registries: only containerd knows each address.
-  const origin = name === '_default' ? undefined : originOf(name)
+  const origin = name === '_default' ? undefined : toRegistryUrl(name)
   const server = fallback ? origin : cache
   const mirrorCa = relativeCaPath(mirror, hosts.path, files)
   const text = renderHostsToml({
@@ -186,14 +186,14 @@ function planHostsToml(
 function planLocalRegistry(
   mirror: MirrorForClient,
   { hosts, referrers }: ContainerdTarget,
-  files: FilesNow,
+  files: FilesSnapshot,
 ): FileChange[] {
   const { registry } = mirror
   if (registry === undefined) return []
-  const [name] = toFolderNames(localRegistryName(registry))
+  const [name] = toFolderNames(getLocalRegistryName(registry))
   const path = join(hosts.path, name!, 'hosts.toml')
   const text = files.text(path)
-  if (text !== undefined && !isOurHostsToml(text)) return []
+  if (text !== undefined && !isMirrorHostsToml(text)) return []
   return files.change(
     path,
     renderHostsToml({
@@ -210,7 +210,7 @@ function configPathTodo(
   config: ContainerdConfig,
   own: ContainerdConfig,
   target: ContainerdTarget,
-  files: FilesNow,
+  files: FilesSnapshot,
   users: readonly { readonly path: string }[],
 ): string[] {
   const { hosts, configFile, version, dump } = target
@@ -234,7 +234,7 @@ function configPathTodo(
   ]
 }
 
-function nerdctlTodo({ hosts, nerdctlFile }: ContainerdTarget, files: FilesNow): string[] {
+function nerdctlTodo({ hosts, nerdctlFile }: ContainerdTarget, files: FilesSnapshot): string[] {
   const text = files.text(nerdctlFile.path)
   const folders = text === undefined ? [] : stringsOf(readToml(nerdctlFile.name, text)['hosts_dir'])
   return folders.length === 0 || folders.includes(hosts.name)

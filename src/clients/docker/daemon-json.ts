@@ -4,10 +4,10 @@ import { isDeepStrictEqual } from 'node:util'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { temporaryFolder } from '../../lib/fs.ts'
 import type { RunCommand } from '../../lib/process.ts'
-import { isLoopback, majorAndMinor } from '../address.ts'
-import { putEmptyList, putFirst, readJsonObject, takeOut } from '../edit/json.ts'
-import { dockerdKeys, refuseOtherKinds, refuseUnknownKeys } from '../files/kinds.ts'
-import type { ConfigPlan, FileChange, FilesNow, MirrorForClient } from '../types.ts'
+import { isLoopbackUrl, parseVersion } from '../address.ts'
+import { addEmptyJsonList, prependJsonItem, readJsonObject, removeJsonItems } from '../edit/json.ts'
+import { dockerdKeys, assertFileKind, assertKnownKeys } from '../files/kinds.ts'
+import type { ConfigPlan, FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
 
 const mirrorsKey = 'registry-mirrors'
 const insecureKey = 'insecure-registries'
@@ -18,21 +18,21 @@ const minSchemeMajor = 28
 const expected = 'a daemon.json of dockerd'
 
 /** Adds the mirror before the existing mirrors. Throws MirrorError (usage) for a file or flags that leave no safe way. https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file */
-export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, files: FilesNow): ConfigPlan {
+export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, files: FilesSnapshot): ConfigPlan {
   const { daemonJson: path } = target
   const notes: string[] = []
   const current = files.text(path)
-  const isKnown = current !== undefined && refuseOtherKinds(path, current, { kinds: ['daemon.json'], expected })
+  const isKnown = current !== undefined && assertFileKind(path, current, { kinds: ['daemon.json'], expected })
   const lists = current === undefined ? { [mirrorsKey]: [], [insecureKey]: [] } : readLists(path, current)
   let text = current ?? '{}\n'
   let wanted = current === undefined ? {} : readJsonObject(path, current)
-  if (!isKnown) refuseUnknownKeys(path, wanted, { expected, keys: dockerdKeys })
+  if (!isKnown) assertKnownKeys(path, wanted, { expected, keys: dockerdKeys })
 
   const mirrors = lists[mirrorsKey]
   const index = mirrors.findIndex((url) => isSameUrl(url, mirror.cache))
   if (index === -1) {
     refuseIfFlag('registry-mirror', mirrorsKey, target)
-    text = putFirst(text, mirrorsKey, mirror.cache)
+    text = prependJsonItem(text, mirrorsKey, mirror.cache)
     wanted = { ...wanted, [mirrorsKey]: [mirror.cache, ...mirrors] }
     if (mirrors.length > 0)
       notes.push(`Kept as further mirrors, which dockerd asks when this one fails: ${mirrors.join(', ')}.`)
@@ -42,7 +42,7 @@ export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, fi
   const { host } = new URL(mirror.cache)
   if (needsInsecure(mirror.cache, target.version) && !lists[insecureKey].some((entry) => stripScheme(entry) === host)) {
     refuseIfFlag('insecure-registry', insecureKey, target)
-    text = putFirst(text, insecureKey, host)
+    text = prependJsonItem(text, insecureKey, host)
     wanted = { ...wanted, [insecureKey]: [host, ...lists[insecureKey]] }
     notes.push(`${host} is added to insecure-registries, because builds would use HTTPS otherwise.`)
   }
@@ -57,7 +57,11 @@ export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, fi
 }
 
 /** Removes the mirror. */
-export function stripDaemonJson({ cache }: { readonly cache: string }, path: string, files: FilesNow): FileChange[] {
+export function stripDaemonJson(
+  { cache }: { readonly cache: string },
+  path: string,
+  files: FilesSnapshot,
+): FileChange[] {
   const text = files.text(path)
   return text === undefined ? [] : files.change(path, withoutMirror(cache, path, text, 'drop'))
 }
@@ -69,18 +73,18 @@ export function stripDaemonJson({ cache }: { readonly cache: string }, path: str
 export function emptyDaemonJsonLists(
   { cache }: { readonly cache: string },
   path: string,
-  files: FilesNow,
+  files: FilesSnapshot,
   version: string | undefined,
 ): FileChange[] {
-  const stripped = putEmptyList(withoutMirror(cache, path, files.text(path) ?? '{}\n', 'keep'), mirrorsKey)
-  return files.change(path, needsInsecure(cache, version) ? putEmptyList(stripped, insecureKey) : stripped)
+  const stripped = addEmptyJsonList(withoutMirror(cache, path, files.text(path) ?? '{}\n', 'keep'), mirrorsKey)
+  return files.change(path, needsInsecure(cache, version) ? addEmptyJsonList(stripped, insecureKey) : stripped)
 }
 
 function withoutMirror(cache: string, path: string, text: string, emptied: 'drop' | 'keep'): string {
   readJsonObject(path, text)
   const isMirror = (item: unknown) => typeof item === 'string' && isSameUrl(item, cache)
   const isHost = (item: unknown) => typeof item === 'string' && stripScheme(item) === new URL(cache).host
-  return takeOut(takeOut(text, mirrorsKey, isMirror, emptied), insecureKey, isHost, emptied)
+  return removeJsonItems(removeJsonItems(text, mirrorsKey, isMirror, emptied), insecureKey, isHost, emptied)
 }
 
 /** Returns the mirrors of a daemon.json as written; undefined without the key. Throws MirrorError (usage) for a broken file. */
@@ -132,14 +136,16 @@ function refuseIfFlag(flag: string, key: string, { flags, daemonJson }: DockerTa
 
 /** True for an HTTP mirror that dockerd does not treat as insecure by itself, as it does on loopback. */
 function needsInsecure(cache: string, version: string | undefined): boolean {
-  if (!cache.startsWith('http:') || isLoopback(cache)) return false
-  return (majorAndMinor(version)?.[0] ?? 0) < minSchemeMajor
+  if (!cache.startsWith('http:') || isLoopbackUrl(cache)) return false
+  return (parseVersion(version)?.[0] ?? 0) < minSchemeMajor
 }
 
 /** True for an HTTPS mirror on loopback, which BuildKit before `minSchemeMajor` contacts by HTTP. */
 function isAskedByHttpOnly(cache: string, version: string | undefined): boolean {
   return (
-    cache.startsWith('https:') && isLoopback(cache) && (majorAndMinor(version)?.[0] ?? minSchemeMajor) < minSchemeMajor
+    cache.startsWith('https:') &&
+    isLoopbackUrl(cache) &&
+    (parseVersion(version)?.[0] ?? minSchemeMajor) < minSchemeMajor
   )
 }
 
@@ -224,7 +230,7 @@ export const minFoldersMajor = 28
 
 /** Returns the form that the engine reads. */
 export function getDockerForm({ certsFolder, version, imageStore }: DockerTarget): DockerForm {
-  const major = majorAndMinor(version)?.[0]
+  const major = parseVersion(version)?.[0]
   if (certsFolder === undefined || imageStore === 'classic' || (major !== undefined && major < minFoldersMajor))
     return 'mirrors'
   return major === undefined || imageStore === undefined ? 'both' : 'folders'

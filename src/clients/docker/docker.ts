@@ -1,12 +1,12 @@
 import { resolve } from 'node:path'
 import type { DockerEndpoint } from '../../docker/endpoint.ts'
 import { MirrorError } from '../../lib/errors.ts'
-import { isAtLeast, readersKnowReferrers } from '../address.ts'
+import { isAtLeast, supportReferrers } from '../address.ts'
 import type { ClientAdapter, ClientOptions, ConfigTarget, Machine } from '../types.ts'
 import { parseDockerdFlags, type DockerTarget } from './daemon-json.ts'
-import { findEngines, type FoundEngine, usualSocket } from './engines.ts'
+import { findEngines, type FoundEngine, defaultSocket } from './engines.ts'
 import { createConfigTarget, createManualTarget } from './target.ts'
-import { type DockerInstallation, type DockerKind, kindOf, locateInstallation } from './installation.ts'
+import { type DockerInstallation, type DockerKind, getDockerKind, locateInstallation } from './installation.ts'
 
 /** Configures the Docker engine: of the system, rootless, or in a virtual machine. */
 export const dockerAdapter: ClientAdapter = {
@@ -40,7 +40,7 @@ export const dockerAdapter: ClientAdapter = {
     return [await createDefaultTarget(machine, options, await findInstalledDockerd(machine))]
   },
 
-  recall(machine, details) {
+  restoreTarget(machine, details) {
     const { kind = 'system', scope, daemonJson, certsFolder, version, imageStore, endpoint } = details
     const installation: DockerInstallation = {
       ...locateInstallation(kind === 'file' ? 'system' : (kind as Exclude<DockerKind, 'file'>), machine, undefined),
@@ -78,12 +78,12 @@ function getDefaultEndpoint({ kind, daemonJson }: DockerInstallation, machine: M
   const usual = locateInstallation('system', machine, undefined)
   const isUsual = kind === 'system' && daemonJson === usual.daemonJson
   return isUsual && !machine.detached && machine.platform === 'linux'
-    ? { kind: 'socket', path: usualSocket }
+    ? { kind: 'socket', path: defaultSocket }
     : undefined
 }
 
 function getInstallation({ info, dockerd }: FoundEngine, machine: Machine): DockerInstallation {
-  const kind = kindOf(info, machine) as Exclude<DockerKind, 'file'>
+  const kind = getDockerKind(info, machine) as Exclude<DockerKind, 'file'>
   const configFile = dockerd && parseDockerdFlags(dockerd.args)['config-file']?.at(-1)
   return locateInstallation(kind, machine, dockerd && { process: dockerd, configFile })
 }
@@ -148,7 +148,7 @@ async function createDefaultTarget(
 
 /** Checks Docker, and containerd and nerdctl because these may read Docker's folders. */
 async function supportsReferrers(machine: Machine, version: string | undefined): Promise<boolean> {
-  return isAtLeast(version, 29, 1) && readersKnowReferrers(machine, ['containerd', 'nerdctl'])
+  return isAtLeast(version, 29, 1) && supportReferrers(machine, ['containerd', 'nerdctl'])
 }
 
 /** Creates the target of a daemon.json that the user names with `--file`. */

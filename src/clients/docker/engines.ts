@@ -1,14 +1,14 @@
 import { readdir, readFile, readlink, realpath } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { createDockerEngine } from '../../docker/dockerode-engine.ts'
-import { type DockerEndpoint, findDockerEndpoint, engineHost } from '../../docker/endpoint.ts'
+import { type DockerEndpoint, findDockerEndpoint, renderDockerHost } from '../../docker/endpoint.ts'
 import type { DockerEngineInfo } from '../../docker/engine.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { ifVisible } from '../../lib/fs.ts'
 import type { Machine } from '../types.ts'
 
 /** The socket that `docker` uses by default. */
-export const usualSocket = '/var/run/docker.sock'
+export const defaultSocket = '/var/run/docker.sock'
 
 type EngineMachine = Pick<Machine, 'platform' | 'env' | 'home'>
 
@@ -48,7 +48,7 @@ async function listEndpoints({ platform, env, home }: EngineMachine): Promise<Do
   const chosen = await findDockerEndpoint({ platform, env, homedir: home })
   const isHere = chosen?.kind === 'socket' || (chosen?.kind === 'tcp' && /^(localhost|127\..*|::1)$/.test(chosen.host))
   if (!isHere) {
-    const where = chosen === undefined ? 'a connection that only the docker command can use' : engineHost(chosen)
+    const where = chosen === undefined ? 'a connection that only the docker command can use' : renderDockerHost(chosen)
     throw new MirrorError(`The Docker engine is at ${where}, so its files are on another machine.`, {
       exit: exitCode.missing,
       hints: [
@@ -57,7 +57,7 @@ async function listEndpoints({ platform, env, home }: EngineMachine): Promise<Do
       ],
     })
   }
-  const isChosen = Boolean(env['DOCKER_HOST']) || chosen.kind === 'tcp' || chosen.path !== usualSocket
+  const isChosen = Boolean(env['DOCKER_HOST']) || chosen.kind === 'tcp' || chosen.path !== defaultSocket
   if (isChosen || platform === 'win32') return [chosen]
   const others = [
     ...(env['XDG_RUNTIME_DIR'] ? [join(env['XDG_RUNTIME_DIR'], 'docker.sock')] : []),

@@ -18,7 +18,7 @@ export interface DockerInstallation {
 }
 
 /** Determines the kind of an engine from its answer to `docker info`. */
-export function kindOf(info: DockerEngineInfo, { platform, env }: Machine): DockerKind {
+export function getDockerKind(info: DockerEngineInfo, { platform, env }: Machine): DockerKind {
   if (info.operatingSystem === 'Docker Desktop') {
     // A WSL distribution cannot see the settings of Docker Desktop, because they are files of Windows.
     return env['WSL_DISTRO_NAME'] ? 'vm' : 'desktop'

@@ -1,11 +1,11 @@
 import { BlockList, isIP } from 'node:net'
 import { basename, dirname, join } from 'node:path'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import { originOf } from '../../oci/reference.ts'
-import { majorAndMinor } from '../address.ts'
-import { certificatesIn, hostsTomlWithout, isOurHostsToml, renderHostsToml } from '../containerd/hosts-toml.ts'
-import { caChange, caFileName, hostsToTrust } from '../files/kinds.ts'
-import type { ConfigPlan, FileChange, FilesNow, MirrorForClient } from '../types.ts'
+import { toRegistryUrl } from '../../oci/reference.ts'
+import { parseVersion } from '../address.ts'
+import { findCertificates, removeFromHostsToml, isMirrorHostsToml, renderHostsToml } from '../containerd/hosts-toml.ts'
+import { planCaFile, caFileName, getHostsToTrust } from '../files/kinds.ts'
+import type { ConfigPlan, FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
 import {
   getDockerForm,
   type DockerForm,
@@ -22,7 +22,7 @@ import {
  * Plans the files of an engine that pulls through the mirror. Throws MirrorError (usage) for files and flags that leave no safe
  * way. https://docs.docker.com/engine/daemon/configure-registry/
  */
-export function planDocker(mirror: MirrorForClient, target: DockerTarget, files: FilesNow): ConfigPlan {
+export function planDocker(mirror: MirrorForClient, target: DockerTarget, files: FilesSnapshot): ConfigPlan {
   const form = getDockerForm(target)
   if (form !== 'folders') assertMirrorsSuffice(mirror, form)
   const forBuilds = buildsNeedFolders(mirror, target)
@@ -34,7 +34,7 @@ export function planDocker(mirror: MirrorForClient, target: DockerTarget, files:
   const ca =
     certsFolder === undefined
       ? []
-      : listCaFiles(mirror, certsFolder).flatMap((path) => caChange(path, mirror.ca, files))
+      : listCaFiles(mirror, certsFolder).flatMap((path) => planCaFile(path, mirror.ca, files))
   return {
     changes: [...parts.flatMap(({ changes }) => changes), ...ca],
     notes: [
@@ -51,7 +51,7 @@ export function planDocker(mirror: MirrorForClient, target: DockerTarget, files:
  * mirror to registry-mirrors.
  */
 function buildsNeedFolders({ ca }: MirrorForClient, { certsFolder, version }: DockerTarget): boolean {
-  return ca !== undefined && certsFolder !== undefined && (majorAndMinor(version)?.[0] ?? 0) >= minFoldersMajor
+  return ca !== undefined && certsFolder !== undefined && (parseVersion(version)?.[0] ?? 0) >= minFoldersMajor
 }
 
 /** Lists the manual steps for an engine whose folders are not on this machine. */
@@ -63,19 +63,19 @@ export function listTrustSteps({ cache, ca }: Pick<MirrorForClient, 'cache' | 'c
 
 /** Lists the CA files of the mirror's hosts, which dockerd reads at each pull. */
 function listCaFiles(mirror: Pick<MirrorForClient, 'cache' | 'registry'>, certsFolder: string): string[] {
-  return hostsToTrust(mirror).map((host) => join(certsFolder, host, caFileName))
+  return getHostsToTrust(mirror).map((host) => join(certsFolder, host, caFileName))
 }
 
 /** Removes the mirror from files that the user has changed since. */
 export function stripDocker(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   target: Pick<DockerTarget, 'daemonJson' | 'certsFolder'>,
-  files: FilesNow,
+  files: FilesSnapshot,
 ): FileChange[] {
   const { daemonJson, certsFolder } = target
   const lists = stripDaemonJson(mirror, daemonJson, files)
   if (certsFolder === undefined) return lists
-  const ca = listCaFiles(mirror, certsFolder).flatMap((path) => caChange(path, undefined, files))
+  const ca = listCaFiles(mirror, certsFolder).flatMap((path) => planCaFile(path, undefined, files))
   return [...lists, ...stripHostsFolders(mirror, certsFolder, files), ...ca]
 }
 
@@ -122,7 +122,7 @@ function describeForm(form: DockerForm, { cache }: MirrorForClient, { version, i
  * Plans a folder with a hosts.toml for each registry. `_default` is never written: the engine drops the insecure mark of a
  * registry with two endpoints, so the user's insecure registries would become unreachable.
  */
-function planHostsFolders(mirror: MirrorForClient, target: DockerTarget, files: FilesNow): ConfigPlan {
+function planHostsFolders(mirror: MirrorForClient, target: DockerTarget, files: FilesSnapshot): ConfigPlan {
   const root = target.certsFolder!
   const insecure = [
     ...target.insecure,
@@ -138,11 +138,11 @@ function planHostsFolders(mirror: MirrorForClient, target: DockerTarget, files: 
     const current = files.text(path)
     if (isInsecure(registry, insecure)) {
       notes.push(`${registry} is one of your insecure registries and is not mirrored.`)
-    } else if (current !== undefined && !isOurHostsToml(current)) {
+    } else if (current !== undefined && !isMirrorHostsToml(current)) {
       notes.push(`${path} was not written by mirror and stays unchanged: pulls from ${registry} bypass the mirror.`)
     } else {
-      const certificates = certificatesIn(listNames(folder, files))
-      const server = mirror.fallback ? originOf(registry) : mirror.cache
+      const certificates = findCertificates(listNames(folder, files))
+      const server = mirror.fallback ? toRegistryUrl(registry) : mirror.cache
       const isHub = registry === 'docker.io'
       const mirrorCa = mirror.ca && `../${new URL(mirror.cache).host}/${caFileName}`
       const { referrers = false } = target
@@ -165,17 +165,19 @@ function planHostsFolders(mirror: MirrorForClient, target: DockerTarget, files: 
 }
 
 /** Removes the mirror from each hosts.toml that mirror wrote. */
-function stripHostsFolders({ cache }: { readonly cache: string }, root: string, files: FilesNow): FileChange[] {
+function stripHostsFolders({ cache }: { readonly cache: string }, root: string, files: FilesSnapshot): FileChange[] {
   return files.paths
     .filter((path) => basename(path) === 'hosts.toml' && dirname(dirname(path)) === root)
     .flatMap((path) => {
       const text = files.text(path)!
-      return isOurHostsToml(text) ? files.change(path, hostsTomlWithout(text, cache, basename(dirname(path)))) : []
+      return isMirrorHostsToml(text)
+        ? files.change(path, removeFromHostsToml(text, cache, basename(dirname(path))))
+        : []
     })
 }
 
 /** Lists the mirrors of Docker Hub from daemon.json and flags, which the engine ignores once a hosts.toml exists. */
-function listOtherMirrors({ cache }: MirrorForClient, target: DockerTarget, files: FilesNow): string[] {
+function listOtherMirrors({ cache }: MirrorForClient, target: DockerTarget, files: FilesSnapshot): string[] {
   const text = files.text(target.daemonJson)
   const named = [
     ...target.mirrors,
@@ -185,7 +187,7 @@ function listOtherMirrors({ cache }: MirrorForClient, target: DockerTarget, file
   return [...new Set(named.map((url) => url.replace(/\/+$/, '')))].filter((url) => !isSameUrl(url, cache))
 }
 
-function listNames(folder: string, files: FilesNow): string[] {
+function listNames(folder: string, files: FilesSnapshot): string[] {
   return files.paths.filter((path) => dirname(path) === folder).map((path) => basename(path))
 }
 

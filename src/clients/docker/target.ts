@@ -1,12 +1,12 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createDockerEngine } from '../../docker/dockerode-engine.ts'
-import { type DockerEndpoint, engineHost } from '../../docker/endpoint.ts'
+import { type DockerEndpoint, renderDockerHost } from '../../docker/endpoint.ts'
 import type { DockerEngineInfo } from '../../docker/engine.ts'
 import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
 import { ifVisible } from '../../lib/fs.ts'
 import { type Clock, systemClock } from '../../lib/time.ts'
-import { majorAndMinor } from '../address.ts'
+import { parseVersion } from '../address.ts'
 import { namesMirror } from '../containerd/hosts-toml.ts'
 import { localFiles } from '../files/local.ts'
 import type {
@@ -72,7 +72,7 @@ export function createConfigTarget(options: DockerTargetOptions): ConfigTarget {
     },
     location,
     files: localFiles,
-    wants: { files: [daemonJson], trees: certsFolder === undefined ? [] : [certsFolder] },
+    inputs: { files: [daemonJson], trees: certsFolder === undefined ? [] : [certsFolder] },
     plan(mirror, files) {
       const plan = planDocker(mirror, target, files)
       const changesDaemonJson = plan.changes.some(({ path }) => path === daemonJson)
@@ -91,7 +91,7 @@ export function createConfigTarget(options: DockerTargetOptions): ConfigTarget {
         },
       }),
     ...(!machine.detached && {
-      afterUndo: (paths: readonly string[]) => (paths.includes(daemonJson) ? listUndoSteps(options) : []),
+      listUndoSteps: (paths: readonly string[]) => (paths.includes(daemonJson) ? listUndoSteps(options) : []),
     }),
     ...(endpoint && { observe: ({ cache }) => observeDocker(options, cache) }),
     ...(canReload && {
@@ -115,7 +115,7 @@ export function createManualTarget(options: Omit<DockerTargetOptions, 'target'>)
     details: { kind, scope, ...(endpoint !== undefined && { endpoint: JSON.stringify(endpoint) }) },
     location,
     files: localFiles,
-    wants: { files: [], trees: [] },
+    inputs: { files: [], trees: [] },
     plan: (mirror) => planByHand(mirror, kind, notes),
     strip: () => [],
     ...(endpoint && { pull: (image) => createDockerEngine(endpoint).images.tryPull(image, pullTimeoutMs) }),
@@ -176,7 +176,7 @@ function listReloadSteps({ installation, target, endpoint, dockerd }: DockerTarg
       return []
     default: {
       const command = getReloadCommand(dockerd, installation.kind === 'rootless')
-      const major = majorAndMinor(target.version)?.[0]
+      const major = parseVersion(target.version)?.[0]
       return [
         `${command}   (dockerd reads its file again${endpoint === undefined ? '' : '; --reload does it for you'})`,
         ...(major === undefined || major < minLiveBuildsMajor
@@ -211,7 +211,7 @@ async function observeDocker(
       ? undefined
       : await inspectFile(localFiles, hostsToml, (text) => describeHostsToml(text, cache))
   const saw = [
-    ...(endpoint === undefined ? [] : [describeInfo(info, engineHost(endpoint))]),
+    ...(endpoint === undefined ? [] : [describeInfo(info, renderDockerHost(endpoint))]),
     `${daemonJson} ${file.description}.`,
     ...(hostsToml !== undefined && folder !== undefined && (folder.exists || file.names !== true)
       ? [`${hostsToml} ${folder.description}.`]

@@ -53,7 +53,7 @@ export function readJsonObject(path: string, text: string): Record<string, unkno
 }
 
 /** Puts `item` first into the list at `key` of the root, and makes the list if it is missing. Keeps all else to the byte. */
-export function putFirst(text: string, key: string, item: string): string {
+export function prependJsonItem(text: string, key: string, item: string): string {
   const json = withoutByteOrderMark(text)
   const root = parseTree(json)!
   const list = findMember(root, key)?.children![1]
@@ -73,7 +73,7 @@ export function putFirst(text: string, key: string, item: string): string {
  * Removes the items for which `isOurs` holds from the list at `key`. A list that becomes empty is dropped with its key, or kept as
  * `[]`. Returns the text unchanged where there is no such list or item.
  */
-export function takeOut(
+export function removeJsonItems(
   text: string,
   key: string,
   isOurs: (item: unknown) => boolean,
@@ -86,7 +86,7 @@ export function takeOut(
   const items = list?.children ?? []
   const at = items.findIndex((item) => isOurs(item.value))
   if (list?.type !== 'array' || at === -1) return text
-  if (items.length > 1) return takeOut(byteOrderMarkOf(text) + removeAt(json, items, at), key, isOurs, emptied)
+  if (items.length > 1) return removeJsonItems(byteOrderMarkOf(text) + removeAt(json, items, at), key, isOurs, emptied)
   if (emptied === 'keep') return byteOrderMarkOf(text) + splice(json, list.offset, endOf(list), '[]')
   const members = root.children!
   if (members.length > 1) return byteOrderMarkOf(text) + removeAt(json, members, members.indexOf(member!))
@@ -94,7 +94,7 @@ export function takeOut(
 }
 
 /** Adds an empty list at `key` if the key is missing. */
-export function putEmptyList(text: string, key: string): string {
+export function addEmptyJsonList(text: string, key: string): string {
   const json = withoutByteOrderMark(text)
   const root = parseTree(json)!
   return findMember(root, key) ? text : byteOrderMarkOf(text) + addMember(json, root, key, '[]')

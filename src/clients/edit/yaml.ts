@@ -26,10 +26,10 @@ export function addYamlKey(yaml: YamlText, path: YamlPath, value: unknown): Yaml
   const holder = path.slice(0, -1)
   const made = { [path.at(-1)!]: value }
   // The key has a value without a node of its own: a merge (`<<`) brings it in.
-  if (yamlValue(yaml, path) !== undefined) throw unchangeableError(yaml, path)
-  const node = yamlNode(yaml, holder)
+  if (getYamlValue(yaml, path) !== undefined) throw unchangeableError(yaml, path)
+  const node = getYamlNode(yaml, holder)
   if (isMap(node)) return changeYaml(yaml, insertInto(yaml.text, node, made, 'end'), path, () => value)
-  if (node !== undefined && !isNull(node)) throw yamlRefusal(yaml, holder, 'there should be a map here')
+  if (node !== undefined && !isNull(node)) throw createYamlError(yaml, holder, 'there should be a map here')
   if (holder.length === 0) return changeYaml(yaml, appendBlock(yaml.text, made), holder, () => made)
   if (node === undefined) return addYamlKey(yaml, holder, made)
   return changeYaml(yaml, fillEmpty(yaml.text, node, made), holder, () => made)
@@ -37,10 +37,10 @@ export function addYamlKey(yaml: YamlText, path: YamlPath, value: unknown): Yaml
 
 /** Adds an item to a list, and makes the list if it is missing. Throws like addYamlKey. */
 export function addYamlItem(yaml: YamlText, path: YamlPath, value: unknown, where: 'start' | 'end' = 'end'): YamlText {
-  const node = yamlNode(yaml, path)
+  const node = getYamlNode(yaml, path)
   if (node === undefined) return addYamlKey(yaml, path, [value])
   if (isNull(node)) return changeYaml(yaml, fillEmpty(yaml.text, node, [value]), path, () => [value])
-  if (!isSeq(node)) throw yamlRefusal(yaml, path, 'there should be a list here')
+  if (!isSeq(node)) throw createYamlError(yaml, path, 'there should be a list here')
   const longer = (list: unknown) => (where === 'end' ? [...asList(list), value] : [value, ...asList(list)])
   return changeYaml(yaml, insertInto(yaml.text, node, [value], where), path, longer)
 }
@@ -49,8 +49,8 @@ export function addYamlItem(yaml: YamlText, path: YamlPath, value: unknown, wher
 export function removeFromYaml(yaml: YamlText, path: YamlPath): YamlText {
   const holder = path.slice(0, -1)
   const step = path.at(-1)!
-  const node = yamlNode(yaml, holder)
-  if (!isCollection(node)) throw yamlRefusal(yaml, holder, 'there should be a map or a list here')
+  const node = getYamlNode(yaml, holder)
+  if (!isCollection(node)) throw createYamlError(yaml, holder, 'there should be a map or a list here')
   if (node.items.length === 1 && holder.length > 0) return removeFromYaml(yaml, holder)
   const at = isSeq(node) ? Number(step) : node.items.findIndex((item) => isPair(item) && keyOf(item) === step)
   return changeYaml(yaml, withoutEntry(yaml, node, at, path), holder, (value) => {
@@ -63,10 +63,10 @@ export function removeFromYaml(yaml: YamlText, path: YamlPath): YamlText {
 
 /** Returns the file with another text if only the value at `path` changed, as `change` says. Throws otherwise. */
 function changeYaml(yaml: YamlText, text: string, path: YamlPath, change: (value: unknown) => unknown): YamlText {
-  const expected = changeAt(yamlValue(yaml), path, change)
+  const expected = changeAt(getYamlValue(yaml), path, change)
   try {
     const after = readYamlText(text, yaml.path)
-    if (isDeepStrictEqual(yamlValue(after), expected)) return after
+    if (isDeepStrictEqual(getYamlValue(after), expected)) return after
   } catch (error) {
     if (!(error instanceof MirrorError)) throw error
   }
@@ -74,7 +74,7 @@ function changeYaml(yaml: YamlText, text: string, path: YamlPath, change: (value
 }
 
 function unchangeableError(yaml: YamlText, path: YamlPath): MirrorError {
-  return yamlRefusal(yaml, path, `${path.join('.')} cannot be changed without rewriting more of the file`)
+  return createYamlError(yaml, path, `${path.join('.')} cannot be changed without rewriting more of the file`)
 }
 
 function changeAt(value: unknown, path: YamlPath, change: (value: unknown) => unknown): unknown {
@@ -141,7 +141,7 @@ function withoutEntry(yaml: YamlText, node: YAMLMap | YAMLSeq, at: number, path:
   const start = dash?.find(({ type }) => type === 'seq-item-ind')?.offset ?? startOf(item)
   const from = lineStart(text, start)
   if (text.slice(from, start).trim() !== '')
-    throw yamlRefusal(yaml, path, 'this cannot be removed without rewriting the file')
+    throw createYamlError(yaml, path, 'this cannot be removed without rewriting the file')
   return splice(text, from, lineEnd(text, endOf(item)) - from, '')
 }
 
@@ -236,14 +236,14 @@ export function readYamlText(text: string, path: string): YamlText {
 }
 
 /** Returns the value at a path as plain JavaScript; undefined where there is none. */
-export function yamlValue(yaml: YamlText, path: YamlPath = []): unknown {
+export function getYamlValue(yaml: YamlText, path: YamlPath = []): unknown {
   let at: unknown = yaml.document.toJS()
   for (const step of path) at = typeof at === 'object' && at !== null ? (at as never)[step] : undefined
   return at
 }
 
 /** Returns the node at a path, with aliases resolved; undefined where there is none, or where a merge (`<<`) brings it in. */
-export function yamlNode({ document }: YamlText, path: YamlPath): Node | undefined {
+export function getYamlNode({ document }: YamlText, path: YamlPath): Node | undefined {
   let at = resolveAlias(document.contents, document)
   for (const step of path) {
     const next: unknown = isMap(at)
@@ -258,10 +258,10 @@ export function yamlNode({ document }: YamlText, path: YamlPath): Node | undefin
 }
 
 /** Returns the MirrorError (usage) that refuses to change a file because of the value at a path. */
-export function yamlRefusal(yaml: YamlText, path: YamlPath, what: string, hints: string[] = []): MirrorError {
+export function createYamlError(yaml: YamlText, path: YamlPath, what: string, hints: string[] = []): MirrorError {
   let known = path
-  while (known.length > 0 && !yamlNode(yaml, known)?.range) known = known.slice(0, -1)
-  return yamlError(yaml, yamlNode(yaml, known)?.range?.[0] ?? 0, what, hints)
+  while (known.length > 0 && !getYamlNode(yaml, known)?.range) known = known.slice(0, -1)
+  return yamlError(yaml, getYamlNode(yaml, known)?.range?.[0] ?? 0, what, hints)
 }
 
 function yamlError({ path, text }: YamlText, offset: number, what: string, hints: string[] = []): MirrorError {

@@ -2,9 +2,9 @@ import { basename } from 'node:path'
 import { type Document, parseAllDocuments } from 'yaml'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { shellWord } from '../../lib/process.ts'
-import { isLoopback } from '../address.ts'
+import { isLoopbackUrl } from '../address.ts'
 import { tableOf, type TomlTable, tryToml } from '../edit/toml.ts'
-import type { FileChange, FilesNow, MirrorForClient } from '../types.ts'
+import type { FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
 import { type FileKind, knownDocuments, knownNames, knownTables, type RecognizedFile } from './known.ts'
 
 /** Recognizes a file by its name or content; undefined for an unknown file. */
@@ -29,7 +29,7 @@ interface ExpectedFile {
  * Throws a MirrorError (usage) for a file that is recognized as another program's; it names that program and the command for it.
  * Returns whether the file is recognized as one of the expected kinds.
  */
-export function refuseOtherKinds(path: string, content: string, { kinds, expected }: ExpectedFile): boolean {
+export function assertFileKind(path: string, content: string, { kinds, expected }: ExpectedFile): boolean {
   const found = recognizeFile(path, content)
   if (found !== undefined && (found.kind === undefined || !kinds.includes(found.kind)))
     throw otherKindError(path, found, expected)
@@ -40,7 +40,7 @@ export function refuseOtherKinds(path: string, content: string, { kinds, expecte
  * Throws a MirrorError (usage) for a file of which more keys are unknown to its program than known. One known key is not enough:
  * many programs have a `log`.
  */
-export function refuseUnknownKeys(
+export function assertKnownKeys(
   path: string,
   content: unknown,
   { expected, keys }: Pick<ExpectedFile, 'expected'> & { readonly keys: ReadonlySet<string> },
@@ -124,20 +124,20 @@ function setOf(words: string): ReadonlySet<string> {
 }
 
 /** First line of every file that mirror writes whole. It tells users about the undo, and tells mirror its own files. */
-export const writtenByMirror = '# Written by mirror. To take it back: mirror configure --undo\n'
+export const mirrorHeader = '# Written by mirror. To take it back: mirror configure --undo\n'
 
 /** First lines of the files that mirror overwrites each time. */
-export const ownFileHeader = `${writtenByMirror}# Changes are lost when it is written again: make them in a file of your own.\n`
+export const ownFileHeader = `${mirrorHeader}# Changes are lost when it is written again: make them in a file of your own.\n`
 
 /** Removes the header's lines from a text, whatever their line ends. */
-export function withoutOwnHeader(text: string): string {
+export function removeMirrorHeader(text: string): string {
   const header = new Set(ownFileHeader.split('\n').filter(Boolean))
   const lines = text.split(/(?<=\n)/)
   return lines.filter((line) => !header.has(line.replace(/^\uFEFF/, '').trimEnd())).join('')
 }
 
 export function isWrittenByMirror(text: string): boolean {
-  return text.includes(writtenByMirror.trimEnd())
+  return text.includes(mirrorHeader.trimEnd())
 }
 
 /**
@@ -150,7 +150,7 @@ export const caFileName = 'mirror-ca.crt'
  * Plans the CA copy at `path`: writes `ca` (PEM), or removes mirror's copy where `ca` is undefined. Throws a MirrorError (usage)
  * for a file of that name that mirror did not write.
  */
-export function caChange(path: string, ca: string | undefined, files: FilesNow): FileChange[] {
+export function planCaFile(path: string, ca: string | undefined, files: FilesSnapshot): FileChange[] {
   const current = files.text(path)
   const isOurs = current !== undefined && isWrittenByMirror(current)
   if (ca === undefined) return isOurs ? files.change(path, undefined) : []
@@ -170,7 +170,7 @@ export function isCaFile(path: string): boolean {
  * Returns the hosts, with ports, for which a client that looks for certificates by host needs the CA. The client asks for none for
  * a registry on loopback.
  */
-export function hostsToTrust({ cache, registry }: Pick<MirrorForClient, 'cache' | 'registry'>): string[] {
-  const others = registry === undefined || isLoopback(registry) ? [] : [new URL(registry).host]
+export function getHostsToTrust({ cache, registry }: Pick<MirrorForClient, 'cache' | 'registry'>): string[] {
+  const others = registry === undefined || isLoopbackUrl(registry) ? [] : [new URL(registry).host]
   return [...new Set([new URL(cache).host, ...others])]
 }

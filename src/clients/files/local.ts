@@ -35,7 +35,7 @@ export const localFiles: FilePort = createFilePort(resolveLinks)
 /**
  * The files of a tree whose `/` is `root`: no link in it leads out of it. A path outside `root` means a file of this machine.
  */
-export function filesBelow(root: string): FilePort {
+export function createRootedFiles(root: string): FilePort {
   return createFilePort((path) => (isBelow(root, path) ? resolveBelow(root, path) : resolveLinks(path)))
 }
 

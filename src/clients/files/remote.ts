@@ -11,7 +11,7 @@ type RunScript = (script: string) => Promise<CommandResult | undefined>
  * Files that only a shell reaches, such as those of a virtual machine. `where` names it in errors: `the podman machine dev`.
  * Throws a MirrorError (missing) where the shell fails.
  */
-export function shellFiles(where: string, runScript: RunScript): FilePort {
+export function createShellFiles(where: string, runScript: RunScript): FilePort {
   return {
     async read(path) {
       const file = shellWord(path)
@@ -75,7 +75,7 @@ interface FilesByFolder {
 }
 
 /** Joins several file ports to one tree with a folder for each. */
-export function joinedFiles(ports: FilesByFolder): FilePort {
+export function joinFilePorts(ports: FilesByFolder): FilePort {
   const at = (path: string) => {
     const [, folder, ...rest] = path.split('/')
     const files = ports[folder!]
@@ -109,8 +109,8 @@ export function joinedFiles(ports: FilesByFolder): FilePort {
 type Exec = (args: readonly string[], input?: string) => Promise<CommandResult | undefined>
 
 /** The files of a cluster's node. `exec` runs a program in it. */
-export function nodeFiles(name: string, exec: Exec): FilePort {
-  return shellFiles(`the node ${name}`, async (script) => emptyIfDeleted(await exec(['sh'], script)))
+export function createNodeFiles(name: string, exec: Exec): FilePort {
+  return createShellFiles(`the node ${name}`, async (script) => emptyIfDeleted(await exec(['sh'], script)))
 }
 
 /** Turns the failure of a command in a deleted node or cluster into success without output: there is nothing to read or undo. */
@@ -123,7 +123,7 @@ function emptyIfDeleted(result: CommandResult | undefined): CommandResult | unde
  * A ConfigMap of a cluster as a file, so that it is shown, backed up and restored like other files. `kubectl` runs kubectl with
  * arguments and standard input. Throws a MirrorError (missing) where kubectl fails.
  */
-export function configMapFile(name: string, namespace: string, kubectl: Exec): FilePort {
+export function createConfigMapFile(name: string, namespace: string, kubectl: Exec): FilePort {
   const where = ['configmap', name, '--namespace', namespace, '--ignore-not-found']
   return {
     async read() {
@@ -168,9 +168,9 @@ interface ConfigMap {
 /** Renders the ConfigMap `local-registry-hosting` as YAML. */
 export function renderConfigMap({ metadata, data }: ConfigMap): string {
   const labels = metadata?.labels
-  const all = { ...hostingConfigMap, ...(labels && { labels }) }
+  const all = { ...registryConfigMap, ...(labels && { labels }) }
   return stringify({ apiVersion: 'v1', kind: 'ConfigMap', metadata: all, data: data ?? {} }, { lineWidth: 0 })
 }
 
 /** The ConfigMap in which Tilt, skaffold and others look up the registry of a cluster. */
-export const hostingConfigMap = { name: 'local-registry-hosting', namespace: 'kube-public' } as const
+export const registryConfigMap = { name: 'local-registry-hosting', namespace: 'kube-public' } as const

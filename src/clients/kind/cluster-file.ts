@@ -1,19 +1,24 @@
 import { posix } from 'node:path'
 import { stringify } from 'yaml'
 import { shellWord } from '../../lib/process.ts'
-import { headingOf, pluginOf, registrySection } from '../containerd/config-toml.ts'
-import { hostsChanges, hostsFolders, usualConfigPath, withoutHosts } from '../containerd/hosts-toml.ts'
+import { getRegistryHeading, getImagePlugin, readRegistrySection } from '../containerd/config-toml.ts'
+import {
+  planNodeHostsFolders,
+  getNodeHostsFolders,
+  defaultConfigPath,
+  planHostsRemoval,
+} from '../containerd/hosts-toml.ts'
 import {
   addYamlItem,
   readYamlText,
   removeFromYaml,
   type YamlPath,
-  yamlRefusal,
+  createYamlError,
   type YamlText,
-  yamlValue,
+  getYamlValue,
 } from '../edit/yaml.ts'
-import { refuseOtherKinds, writtenByMirror } from '../files/kinds.ts'
-import type { ConfigPlan, FileChange, FilesNow, MirrorForClient } from '../types.ts'
+import { assertFileKind, mirrorHeader } from '../files/kinds.ts'
+import type { ConfigPlan, FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
 
 interface KindTarget {
   /** The parent, on this machine, of the folders that the nodes mount. */
@@ -24,11 +29,15 @@ interface KindTarget {
 }
 
 /** Plans new clusters: their cluster file, and the folders that it mounts into the nodes. */
-export function planKind(mirror: MirrorForClient, { folder, file, join }: KindTarget, files: FilesNow): ConfigPlan {
+export function planKind(
+  mirror: MirrorForClient,
+  { folder, file, join }: KindTarget,
+  files: FilesSnapshot,
+): ConfigPlan {
   // Assume that containerd lacks `referrers`, because the version in the nodes is unknown until they run.
-  const folders = hostsFolders(mirror, { referrers: false })
+  const folders = getNodeHostsFolders(mirror, { referrers: false })
   const mounts = folders.map(({ name }) => ({ hostPath: join(folder, name), name }))
-  const changes = hostsChanges(folders, folder, files, join)
+  const changes = planNodeHostsFolders(folders, folder, files, join)
   const notes = [`The nodes mount ${mounts.map(({ hostPath }) => hostPath).join(' and ')}.`]
   const todo = [
     'once the cluster runs, mirror configure kind --cluster NAME announces the registry to Tilt and skaffold',
@@ -49,11 +58,11 @@ export function planKind(mirror: MirrorForClient, { folder, file, join }: KindTa
 export function stripKind(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   { folder, file }: KindTarget,
-  files: FilesNow,
+  files: FilesSnapshot,
 ): FileChange[] {
   const text = file === undefined ? undefined : files.text(file)
   return [
-    ...withoutHosts(folder, mirror, files),
+    ...planHostsRemoval(folder, mirror, files),
     ...(file === undefined || text === undefined ? [] : files.change(file, stripClusterFile(text, file, folder))),
   ]
 }
@@ -74,7 +83,7 @@ const nodeFormat = 2
  * https://kind.sigs.k8s.io/docs/user/configuration/#containerdconfigpatches
  */
 function renderPatch(configPath: string): string {
-  return `# added by mirror\n${headingOf(pluginOf(nodeFormat))}\n  config_path = ${JSON.stringify(configPath)}`
+  return `# added by mirror\n${getRegistryHeading(getImagePlugin(nodeFormat))}\n  config_path = ${JSON.stringify(configPath)}`
 }
 
 /** Matches a patch of `renderPatch` with any folder. */
@@ -85,13 +94,13 @@ const header = { kind: 'Cluster', apiVersion: 'kind.x-k8s.io/v1alpha4' }
 
 /** Renders a cluster file with one node. */
 function renderClusterFile(mounts: readonly KindMount[]): string {
-  const extraMounts = mounts.map((mount) => toMountEntry(mount, usualConfigPath))
+  const extraMounts = mounts.map((mount) => toMountEntry(mount, defaultConfigPath))
   const cluster = {
     ...header,
-    containerdConfigPatches: [renderPatch(usualConfigPath)],
+    containerdConfigPatches: [renderPatch(defaultConfigPath)],
     nodes: [{ role: 'control-plane', extraMounts }],
   }
-  return writtenByMirror + stringify(cluster, { lineWidth: 0, indentSeq: false })
+  return mirrorHeader + stringify(cluster, { lineWidth: 0, indentSeq: false })
 }
 
 /** The user's cluster file with mirror's settings, and notes about the user's patches. */
@@ -114,20 +123,20 @@ export function renderFailedClusterFile(reason: string): string {
  * settings conflict with mirror's.
  */
 function mergeClusterFile(text: string, path: string, mounts: readonly KindMount[]): MergedClusterFile {
-  refuseOtherKinds(path, text, { kinds: ['kind cluster'], expected: 'a cluster file of kind' })
+  assertFileKind(path, text, { kinds: ['kind cluster'], expected: 'a cluster file of kind' })
   let yaml = readYamlText(text, path)
-  if (yamlValue(yaml) === null)
+  if (getYamlValue(yaml) === null)
     return { text: `${text}${/[^\n]$/.test(text) ? '\n' : ''}${renderClusterFile(mounts)}`, notes: [] }
   for (const [key, value] of Object.entries(header)) {
-    if (yamlValue(yaml, [key]) !== value)
-      throw yamlRefusal(yaml, [key], `this is not a cluster file with ${key}: ${value}`)
+    if (getYamlValue(yaml, [key]) !== value)
+      throw createYamlError(yaml, [key], `this is not a cluster file with ${key}: ${value}`)
   }
   const { configPath: effective, intendedPath, notes } = evaluatePatches(yaml)
-  const configPath = effective ?? intendedPath ?? usualConfigPath
+  const configPath = effective ?? intendedPath ?? defaultConfigPath
   if (effective === undefined) yaml = addYamlItem(yaml, ['containerdConfigPatches'], renderPatch(configPath))
   const entries = mounts.map((mount) => toMountEntry(mount, configPath))
-  const nodes = yamlValue(yaml, ['nodes']) ?? []
-  if (!Array.isArray(nodes)) throw yamlRefusal(yaml, ['nodes'], 'expected a list of nodes')
+  const nodes = getYamlValue(yaml, ['nodes']) ?? []
+  if (!Array.isArray(nodes)) throw createYamlError(yaml, ['nodes'], 'expected a list of nodes')
   if (nodes.length === 0) {
     const node = { role: 'control-plane', extraMounts: entries }
     return { text: addYamlItem(yaml, ['nodes'], node).text, notes }
@@ -144,10 +153,10 @@ function mergeClusterFile(text: string, path: string, mounts: readonly KindMount
 /** Removes the mounts of folders below `folder`, and mirror's own patch. */
 function stripClusterFile(text: string, path: string, folder: string): string {
   let yaml = readYamlText(text, path)
-  const nodes = yamlValue(yaml, ['nodes'])
+  const nodes = getYamlValue(yaml, ['nodes'])
   for (const at of Array.isArray(nodes) ? nodes.keys() : []) {
     for (let entry = getList(yaml, ['nodes', at, 'extraMounts']).length - 1; entry >= 0; entry -= 1) {
-      const hostPath = yamlValue(yaml, ['nodes', at, 'extraMounts', entry, 'hostPath'])
+      const hostPath = getYamlValue(yaml, ['nodes', at, 'extraMounts', entry, 'hostPath'])
       if (typeof hostPath === 'string' && isBelow(folder, hostPath))
         yaml = removeFromYaml(yaml, ['nodes', at, 'extraMounts', entry])
     }
@@ -187,9 +196,9 @@ function evaluatePatches(yaml: YamlText): PatchedSection {
   for (const [at, text] of getList(yaml, ['containerdConfigPatches']).entries()) {
     const patchPath = ['containerdConfigPatches', at]
     if (typeof text !== 'string')
-      throw yamlRefusal(yaml, patchPath, 'expected a string, which kind merges into config.toml')
+      throw createYamlError(yaml, patchPath, 'expected a string, which kind merges into config.toml')
     const where = `${yaml.path}, ${patchPath.join('.')}`
-    const section = registrySection(where, text, { version: nodeFormat })
+    const section = readRegistrySection(where, text, { version: nodeFormat })
     if (section.oldKey !== undefined) throw createOldKeyError(yaml, patchPath, section.oldKey)
     if (section.version === nodeFormat && section.setsPath) configPath = section.configPaths[0]
     if (section.version !== nodeFormat && (section.configPaths.length > 0 || section.ineffective.length > 0)) {
@@ -202,16 +211,16 @@ function evaluatePatches(yaml: YamlText): PatchedSection {
       for (const { heading, configPaths, others } of section.ineffective) {
         if (configPaths.length === 0) continue
         if (others.length > 0)
-          throw yamlRefusal(
+          throw createYamlError(
             yaml,
             patchPath,
-            `${others.join(' and ')} in ${heading} would be lost: containerd ignores that section once ${headingOf(pluginOf(nodeFormat))} exists, which containerd 1.x needs`,
-            [`move it to ${headingOf(pluginOf(nodeFormat))}, which every version of containerd reads`],
+            `${others.join(' and ')} in ${heading} would be lost: containerd ignores that section once ${getRegistryHeading(getImagePlugin(nodeFormat))} exists, which containerd 1.x needs`,
+            [`move it to ${getRegistryHeading(getImagePlugin(nodeFormat))}, which every version of containerd reads`],
           )
         intendedPath ??= configPaths[0]
         notes.push(
           `Some versions of containerd ignore ${heading} in ${where}: the mirror's patch sets the same in ` +
-            `${headingOf(pluginOf(nodeFormat))}.`,
+            `${getRegistryHeading(getImagePlugin(nodeFormat))}.`,
         )
       }
   }
@@ -224,12 +233,12 @@ function evaluatePatches(yaml: YamlText): PatchedSection {
       const patched = getPatchedPath(path, value)
       if (patched === undefined) continue
       if (patched.configPath === undefined)
-        throw yamlRefusal(
+        throw createYamlError(
           yaml,
           patchPath,
-          `this patch removes the setting that makes containerd use the mirror: config_path in ${headingOf(patched.plugin)}`,
+          `this patch removes the setting that makes containerd use the mirror: config_path in ${getRegistryHeading(patched.plugin)}`,
         )
-      if (patched.plugin === pluginOf(nodeFormat)) configPath = patched.configPath.split(':').find(Boolean)
+      if (patched.plugin === getImagePlugin(nodeFormat)) configPath = patched.configPath.split(':').find(Boolean)
       else intendedPath ??= patched.configPath.split(':').find(Boolean)
     }
   }
@@ -272,21 +281,21 @@ function getPatchedPath(
   path: readonly string[],
   value: unknown,
 ): { readonly plugin: string; readonly configPath: string | undefined } | undefined {
-  for (const plugin of [1, 2, 3].map((version) => pluginOf(version))) {
+  for (const plugin of [1, 2, 3].map((version) => getImagePlugin(version))) {
     const target = ['plugins', plugin, 'registry', 'config_path']
     if (path.some((step, at) => step !== target[at])) continue
     let at = value
     for (const step of target.slice(path.length))
       at = typeof at === 'object' && at !== null ? (at as Record<string, unknown>)[step] : undefined
     // Report a removed path only for the section that nodes read.
-    if (typeof at === 'string' || plugin === pluginOf(nodeFormat))
+    if (typeof at === 'string' || plugin === getImagePlugin(nodeFormat))
       return { plugin, configPath: at as string | undefined }
   }
   return undefined
 }
 
 function createOldKeyError(yaml: YamlText, path: YamlPath, key: string) {
-  return yamlRefusal(
+  return createYamlError(
     yaml,
     path,
     `this patch sets ${key}, and containerd rejects all pulls when config_path is set as well`,
@@ -305,9 +314,9 @@ function isMounted(yaml: YamlText, list: YamlPath, wanted: KindMountEntry, confi
     if (mountPoint === wanted.containerPath && hostPath === wanted.hostPath) return true
     const what = `another folder is mounted at ${mountPoint}`
     if (mountPoint === wanted.containerPath)
-      throw yamlRefusal(yaml, [...list, at], `${what}, the mount point of the mirror's folder`)
+      throw createYamlError(yaml, [...list, at], `${what}, the mount point of the mirror's folder`)
     if (`${configPath}/`.startsWith(`${mountPoint}/`))
-      throw yamlRefusal(yaml, [...list, at], `${what}, the parent of the mirror's mount points`, [
+      throw createYamlError(yaml, [...list, at], `${what}, the parent of the mirror's mount points`, [
         'mirror configure kind --cluster NAME   (writes the folders once the cluster runs)',
       ])
   }
@@ -315,7 +324,7 @@ function isMounted(yaml: YamlText, list: YamlPath, wanted: KindMountEntry, confi
 }
 
 function getList(yaml: YamlText, path: YamlPath): unknown[] {
-  const list = yamlValue(yaml, path) ?? []
-  if (!Array.isArray(list)) throw yamlRefusal(yaml, path, 'expected a list')
+  const list = getYamlValue(yaml, path) ?? []
+  if (!Array.isArray(list)) throw createYamlError(yaml, path, 'expected a list')
   return list
 }

@@ -2,11 +2,11 @@ import { findRunning } from '../../admin/state.ts'
 import { mirrorPaths } from '../../config/paths.ts'
 import { openEngine } from '../../docker/dockerode-engine.ts'
 import { findDockerEndpoint } from '../../docker/endpoint.ts'
-import { ensureNetworks, kindNetworkName } from '../../docker/engine.ts'
+import { ensureNetworks, getKindNetworkName } from '../../docker/engine.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import type { Surroundings } from '../../lib/process.ts'
+import type { CommandEnvironment } from '../../lib/process.ts'
 import { type Clock, systemClock } from '../../lib/time.ts'
-import { getDockerNetworkLocation, versionOf } from '../address.ts'
+import { getDockerNetworkLocation, getProgramVersion } from '../address.ts'
 import { waitUntilServed } from '../find-mirror.ts'
 import type { ClientAdapter, ClientLocation, Machine } from '../types.ts'
 import { renderFailedClusterFile } from './cluster-file.ts'
@@ -25,7 +25,7 @@ export const kindAdapter: ClientAdapter = {
   summary: 'kind: a cluster file, or the nodes of a running cluster',
 
   async find(machine) {
-    const version = await versionOf(machine, 'kind', 'version', '--quiet')
+    const version = await getProgramVersion(machine, 'kind', 'version', '--quiet')
     return version && `kind ${version}`
   },
 
@@ -52,9 +52,9 @@ export const kindAdapter: ClientAdapter = {
     return [createKindClusterTarget(nodes, await findKindCluster(nodes, cluster), location)]
   },
 
-  refusal: ({ reason, isCluster }) => (isCluster ? undefined : renderFailedClusterFile(reason)),
+  renderFailure: ({ reason, isCluster }) => (isCluster ? undefined : renderFailedClusterFile(reason)),
 
-  recall(machine, details) {
+  restoreTarget(machine, details) {
     if (details['cluster'] !== undefined) return recallKindClusterTarget(machine, details, getKindLocation(machine))
     return createKindFilesTarget(
       machine,
@@ -75,7 +75,7 @@ function getKindLocation({ env, platform }: Machine): ClientLocation {
       why: `they are containers of ${program}, whose networks the mirror does not detect`,
       hints: [`${program} network inspect kind   (its gateway; add it to cache.listen in mirror.yaml)`],
     }
-  return getDockerNetworkLocation({ platform }, what, kindNetworkName(env))
+  return getDockerNetworkLocation({ platform }, what, getKindNetworkName(env))
 }
 
 /** Throws MirrorError (usage) for an engine on another machine, because its nodes cannot mount the folders of this one. */
@@ -96,9 +96,9 @@ async function refuseRemote({ env, home, platform }: Machine): Promise<void> {
  * gateway, whose address the nodes use. Does nothing when the network is served, or the mirror runs in a container. Throws
  * MirrorError.
  */
-async function ensureKindNetwork(surroundings: Surroundings, clock: Clock): Promise<void> {
+async function ensureKindNetwork(surroundings: CommandEnvironment, clock: Clock): Promise<void> {
   const { stateFile } = mirrorPaths(surroundings)
-  const name = kindNetworkName(surroundings.env)
+  const name = getKindNetworkName(surroundings.env)
   const running = await findRunning(stateFile)
   if (running?.runtime !== 'process' || running.endpoints.networks[name] !== undefined) return
   const { networks, isRemote } = await openEngine(surroundings).catch(rethrowWithoutRuntimeHint)

@@ -1,7 +1,7 @@
 import { stringify } from 'yaml'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import type { CommandResult } from '../../lib/process.ts'
-import { localRegistryName } from '../containerd/hosts-toml.ts'
+import { getLocalRegistryName } from '../containerd/hosts-toml.ts'
 import { renderConfigMap } from '../files/remote.ts'
 import type { Machine } from '../types.ts'
 
@@ -101,7 +101,7 @@ function parseNode({ Name, Config, State, Mounts }: Inspected): FoundNode[] {
  * https://github.com/kubernetes/enhancements/tree/master/keps/sig-cluster-lifecycle/generic/1755-communicating-a-local-registry
  */
 export function renderHostingConfigMap(registry: string): string {
-  const host = localRegistryName(registry)
+  const host = getLocalRegistryName(registry)
   const hosting = { host, hostFromContainerRuntime: host, hostFromClusterNetwork: new URL(registry).host }
   return renderConfigMap({ metadata: { labels: ownLabels }, data: { 'localRegistryHosting.v1': stringify(hosting) } })
 }

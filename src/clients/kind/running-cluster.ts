@@ -1,19 +1,19 @@
 import { join, posix, resolve } from 'node:path'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { isAtLeast } from '../address.ts'
-import { registrySection, withConfigPath } from '../containerd/config-toml.ts'
-import { configPaths, nodeContainerd, pullInNode } from '../containerd/cri.ts'
+import { readRegistrySection, setConfigPath } from '../containerd/config-toml.ts'
+import { getNodeConfigPaths, getNodeContainerdVersion, pullInNode } from '../containerd/cri.ts'
 import {
-  hostsChanges,
-  hostsFolders,
-  isOurHostsToml,
-  localRegistryName,
-  usualConfigPath,
-  withoutHosts,
+  planNodeHostsFolders,
+  getNodeHostsFolders,
+  isMirrorHostsToml,
+  getLocalRegistryName,
+  defaultConfigPath,
+  planHostsRemoval,
 } from '../containerd/hosts-toml.ts'
-import { caChange, caFileName, isCaFile } from '../files/kinds.ts'
+import { planCaFile, caFileName, isCaFile } from '../files/kinds.ts'
 import { localFiles } from '../files/local.ts'
-import { configMapFile, hostingConfigMap, joinedFiles, nodeFiles } from '../files/remote.ts'
+import { createConfigMapFile, registryConfigMap, joinFilePorts, createNodeFiles } from '../files/remote.ts'
 import type {
   ClientLocation,
   ConfigPlan,
@@ -21,7 +21,7 @@ import type {
   ConfigTargetDetails,
   FileChange,
   FilePort,
-  FilesNow,
+  FilesSnapshot,
   Machine,
   MirrorForClient,
 } from '../types.ts'
@@ -38,7 +38,7 @@ const containerdConfig = '/etc/containerd/config.toml'
 
 /** The folder of Kubernetes objects among the folders of the nodes; no node has this name. */
 const objectsFolder = 'kubernetes'
-const hostingPath = `/${objectsFolder}/${hostingConfigMap.namespace}/${hostingConfigMap.name}.yaml`
+const hostingPath = `/${objectsFolder}/${registryConfigMap.namespace}/${registryConfigMap.name}.yaml`
 
 /** A node of a running cluster at the time of detection. */
 export interface KindNode {
@@ -67,7 +67,7 @@ function getNodePath(node: string, path: string): string {
  * Plans the nodes of a running cluster: only the missing files of each. Throws MirrorError (usage) for a node with registries in
  * the deprecated config.toml form, or with its own mirror for all registries.
  */
-export function planKindCluster(mirror: MirrorForClient, target: KindClusterTarget, files: FilesNow): ConfigPlan {
+export function planKindCluster(mirror: MirrorForClient, target: KindClusterTarget, files: FilesSnapshot): ConfigPlan {
   const changes: FileChange[] = []
   const notes: string[] = []
   for (const node of target.nodes) {
@@ -95,22 +95,26 @@ export function planKindCluster(mirror: MirrorForClient, target: KindClusterTarg
 export function stripKindCluster(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   target: KindClusterTarget,
-  files: FilesNow,
+  files: FilesSnapshot,
 ): FileChange[] {
   const hosting =
     target.hosting !== undefined && isOwnHostingConfigMap(files.text(target.hosting) ?? '') ? [target.hosting] : []
   return [
-    ...target.nodes.flatMap(({ name }) => withoutHosts(getNodePath(name, '/'), mirror, files)),
+    ...target.nodes.flatMap(({ name }) => planHostsRemoval(getNodePath(name, '/'), mirror, files)),
     ...hosting.flatMap((path) => files.change(path, undefined)),
   ]
 }
 
-function planNode(mirror: MirrorForClient, node: KindNode, files: FilesNow): Pick<ConfigPlan, 'changes' | 'notes'> {
+function planNode(
+  mirror: MirrorForClient,
+  node: KindNode,
+  files: FilesSnapshot,
+): Pick<ConfigPlan, 'changes' | 'notes'> {
   const { name, configPaths, mounts } = node
   const configFile = getNodePath(name, containerdConfig)
   const config = files.text(configFile) ?? ''
-  const configPath = configPaths[0] ?? usualConfigPath
-  const { oldKey } = registrySection(configFile, config)
+  const configPath = configPaths[0] ?? defaultConfigPath
+  const { oldKey } = readRegistrySection(configFile, config)
   if (oldKey !== undefined)
     throw new MirrorError(
       `${configFile} sets ${oldKey}; with config_path as well, containerd would reject all pulls.`,
@@ -121,30 +125,36 @@ function planNode(mirror: MirrorForClient, node: KindNode, files: FilesNow): Pic
     )
   const at = getNodePath(name, configPath)
   const { missing, notes } = findMissingFolders(mirror, node, at, files)
-  const changes = hostsChanges(missing, at, files, (...parts) => posix.join(...parts))
+  const changes = planNodeHostsFolders(missing, at, files, (...parts) => posix.join(...parts))
   if (configPaths.length > 0 || mounts.some((mount) => mount === containerdConfig)) return { changes, notes }
   return {
-    changes: [...changes, ...files.change(configFile, withConfigPath(configFile, config, configPath, node.version))],
+    changes: [...changes, ...files.change(configFile, setConfigPath(configFile, config, configPath, node.version))],
     notes: [...notes, `containerd in ${name} gets a config_path, and is restarted.`],
   }
 }
 
-function findMissingFolders(mirror: MirrorForClient, { name, mounts, version }: KindNode, at: string, files: FilesNow) {
+function findMissingFolders(
+  mirror: MirrorForClient,
+  { name, mounts, version }: KindNode,
+  at: string,
+  files: FilesSnapshot,
+) {
   const notes: string[] = []
-  const missing = hostsFolders(mirror, { referrers: isAtLeast(version, 2, 2) }).filter((folder) => {
+  const missing = getNodeHostsFolders(mirror, { referrers: isAtLeast(version, 2, 2) }).filter((folder) => {
     const file = posix.join(at, folder.name, 'hosts.toml')
     const current = files.text(file)
     const caFile = posix.join(posix.dirname(file), caFileName)
-    if (current === folder.text && caChange(caFile, folder.ca, files).length === 0) return false
+    if (current === folder.text && planCaFile(caFile, folder.ca, files).length === 0) return false
     if (mounts.some((mount) => getNodePath(name, mount) === posix.dirname(file))) {
       notes.push(`${name} mounts ${folder.name} from this machine; mirror configure kind writes it there.`)
       return false
     }
     return true
   })
-  const alias = mirror.registry === undefined ? undefined : localRegistryName(mirror.registry)
+  const alias = mirror.registry === undefined ? undefined : getLocalRegistryName(mirror.registry)
   // Recognize certificates by name, because they may be binary.
-  const isOwn = (path: string) => isCaFile(path) || (path.endsWith('.toml') && isOurHostsToml(files.text(path) ?? ''))
+  const isOwn = (path: string) =>
+    isCaFile(path) || (path.endsWith('.toml') && isMirrorHostsToml(files.text(path) ?? ''))
   const foreign = files.paths.filter((path) => path.startsWith(`${at}/`) && !isOwn(path))
   const hosts = [...new Set(foreign.map((path) => path.slice(at.length + 1).split('/')[0]!))].filter(
     (host) => host !== alias,
@@ -178,8 +188,8 @@ export async function findKindCluster(nodes: KindNodes, name: string): Promise<K
     nodes: await Promise.all(
       found.map(async (node) => ({
         name: node.name,
-        configPaths: await configPaths(nodes, node.name),
-        version: await nodeContainerd(nodes, node.name),
+        configPaths: await getNodeConfigPaths(nodes, node.name),
+        version: await getNodeContainerdVersion(nodes, node.name),
         mounts: node.mounts.map(({ destination }) => destination),
       })),
     ),
@@ -195,9 +205,10 @@ export function createKindClusterTarget(
 ): ConfigTarget {
   const target = { cluster: name, nodes: found, hosting: kubectlNode && hostingPath }
   const names = found.map((node) => node.name)
-  const ofNodes = names.map((node) => [node, nodeFiles(node, (args, input) => nodes.exec(node, args, input))])
+  const ofNodes = names.map((node) => [node, createNodeFiles(node, (args, input) => nodes.exec(node, args, input))])
   const ofCluster =
-    kubectlNode && configMapFile(hostingConfigMap.name, hostingConfigMap.namespace, createKubectl(nodes, kubectlNode))
+    kubectlNode &&
+    createConfigMapFile(registryConfigMap.name, registryConfigMap.namespace, createKubectl(nodes, kubectlNode))
   return {
     id: `cluster ${name}`,
     title: `the nodes of the running cluster ${name}`,
@@ -208,9 +219,9 @@ export function createKindClusterTarget(
       ...(kubectlNode && { speaker: kubectlNode }),
     },
     location,
-    files: joinedFiles(Object.fromEntries([...ofNodes, ...(ofCluster ? [[objectsFolder, ofCluster]] : [])])),
+    files: joinFilePorts(Object.fromEntries([...ofNodes, ...(ofCluster ? [[objectsFolder, ofCluster]] : [])])),
     readAtEachPull: true,
-    async isGone() {
+    async isDeleted() {
       try {
         return (await nodes.list(name)).length === 0
       } catch (error) {
@@ -218,13 +229,13 @@ export function createKindClusterTarget(
         throw error
       }
     },
-    wants: {
+    inputs: {
       files: [...names.map((node) => getNodePath(node, containerdConfig)), ...(kubectlNode ? [hostingPath] : [])],
       trees: found.map((node) => getNodePath(node.name, node.configPaths[0] ?? '/etc/containerd/certs.d')),
     },
     plan: (mirror, files) => planKindCluster(mirror, target, files),
     strip: (mirror, files) => stripKindCluster(mirror, target, files),
-    async settle(paths) {
+    async completeWrite(paths) {
       for (const node of names) {
         if (!paths.includes(getNodePath(node, containerdConfig))) continue
         const result = await nodes.exec(node, ['systemctl', 'restart', 'containerd'])
@@ -289,7 +300,7 @@ function createKubectl(nodes: KindNodes, node: string) {
 }
 
 async function answersKubectl(nodes: KindNodes, node: string): Promise<boolean> {
-  const result = await createKubectl(nodes, node)(['get', 'namespace', hostingConfigMap.namespace, '--output', 'name'])
+  const result = await createKubectl(nodes, node)(['get', 'namespace', registryConfigMap.namespace, '--output', 'name'])
   return result?.exitCode === 0 && result.stdout.trim() !== ''
 }
 
@@ -308,9 +319,9 @@ export function createKindFilesTarget(
     details: file === undefined ? {} : { file },
     location,
     files: machine.detached ? localFiles : createMountAwareFiles(nodes),
-    ...(file === undefined && { ours: true as const }),
+    ...(file === undefined && { isOwn: true as const }),
     readAtEachPull: true,
-    wants: { files: file === undefined ? [] : [file], trees: [folder] },
+    inputs: { files: file === undefined ? [] : [file], trees: [folder] },
     plan(mirror, files) {
       if (/[:\n]/.test(folder.replace(/^[A-Za-z]:(?=\\)/, '')))
         throw new MirrorError(`kind cannot mount ${folder}, because a colon ends a path in its mounts.`, {

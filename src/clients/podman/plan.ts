@@ -1,15 +1,15 @@
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import { hostInNames, registryName } from '../containerd/hosts-toml.ts'
+import { toImageHost, getRegistryName } from '../containerd/hosts-toml.ts'
 import { readToml, removeFromToml, renderToml, tablesOf, type TomlPath, type TomlTable } from '../edit/toml.ts'
 import {
-  caChange,
+  planCaFile,
   caFileName,
   isWrittenByMirror,
   ownFileHeader,
-  refuseOtherKinds,
-  withoutOwnHeader,
+  assertFileKind,
+  removeMirrorHeader,
 } from '../files/kinds.ts'
-import type { ConfigPlan, FileChange, FilesNow, MirrorForClient } from '../types.ts'
+import type { ConfigPlan, FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
 import {
   chooseName,
   getDropInFolder,
@@ -43,7 +43,7 @@ function getCaFiles(target: PodmanTarget, mirror: Pick<MirrorForClient, 'cache' 
   const { cache, registry } = mirror
   // Add names: pulls use the address in a table, pushes use the name.
   const hosts = [cache, ...(registry === undefined ? [] : [registry])].map((url) => toEndpoint(url).host)
-  const names = registry === undefined ? [] : [registryName(registry)]
+  const names = registry === undefined ? [] : [getRegistryName(registry)]
   return [...new Set([...hosts, ...names])].map((host) => `${getCertificatesFolder(target)}/${host}/${caFileName}`)
 }
 
@@ -59,14 +59,14 @@ function getOwnDropIns({ files, scope }: PodmanTarget): string[] {
  * not possible.
  * https://github.com/containers/image/blob/main/docs/containers-registries.conf.5.md
  */
-export function planPodman(mirror: MirrorForClient, target: PodmanTarget, files: FilesNow): ConfigPlan {
+export function planPodman(mirror: MirrorForClient, target: PodmanTarget, files: FilesSnapshot): ConfigPlan {
   const candidates = getOwnDropIns(target)
   for (const path of candidates) assertOwnFile(path, files)
   const layout = target.scope === 'user' ? target.files : { ...target.files, user: undefined }
   const others = files.paths.filter((path) => !path.endsWith('.conf') || !isWrittenByMirror(files.text(path)!))
   const read = sortByReadingOrder(layout, others)
   for (const path of read) {
-    refuseOtherKinds(path, files.text(path) ?? '', { kinds: ['registries.conf'], expected: 'a registries.conf' })
+    assertFileKind(path, files.text(path) ?? '', { kinds: ['registries.conf'], expected: 'a registries.conf' })
     refuseOldStyle(path, layout, files)
   }
   const found = readRegistryTables(read, files)
@@ -88,7 +88,7 @@ export function planPodman(mirror: MirrorForClient, target: PodmanTarget, files:
       ...candidates.flatMap((one) =>
         one === path ? files.change(one, text) : files.has(one) ? files.change(one, undefined) : [],
       ),
-      ...getCaFiles(target, mirror).flatMap((file) => caChange(file, mirror.ca, files)),
+      ...getCaFiles(target, mirror).flatMap((file) => planCaFile(file, mirror.ca, files)),
     ],
     notes: [
       ...notes,
@@ -125,7 +125,7 @@ function overrideTodo(path: string, { named }: PodmanLayout): string {
 }
 
 /** Throws a MirrorError (usage) for a file that mirror did not write. */
-function assertOwnFile(path: string, files: FilesNow): void {
+function assertOwnFile(path: string, files: FilesSnapshot): void {
   const text = files.text(path)
   if (text === undefined || isWrittenByMirror(text)) return
   throw new MirrorError(`${path} already exists and was not written by mirror, so it is left alone.`, {
@@ -177,7 +177,7 @@ function decideTable(mirror: MirrorForClient, registry: string, found: RegistryT
 
 /** Returns a URL as a location, which has no scheme. */
 function toEndpoint(address: string): { host: string; insecure: TomlTable } {
-  return { host: hostInNames(address), insecure: address.startsWith('http:') ? { insecure: true } : {} }
+  return { host: toImageHost(address), insecure: address.startsWith('http:') ? { insecure: true } : {} }
 }
 
 /** Keys in which tables of one location must agree: else podman refuses the file. */
@@ -204,7 +204,7 @@ function joinDecisions(decisions: readonly Decision[]): { tables: TomlTable[]; n
 function localRegistryTables({ registry }: MirrorForClient, found: readonly RegistryTable[]): TomlTable[] {
   if (registry === undefined) return []
   const { host, insecure } = toEndpoint(registry)
-  const name = registryName(registry)
+  const name = getRegistryName(registry)
   const isObvious = name === host && registry.startsWith('https:')
   return isObvious || findGoverningTable(found, name) ? [] : [{ prefix: name, location: host, ...insecure }]
 }
@@ -230,19 +230,19 @@ interface WrittenMirror {
  * Plans the removal of mirror's tables from a drop-in that the user changed. Keeps all else to the byte. Throws a MirrorError
  * (usage) for one in which the tables have no headings.
  */
-export function stripPodman(mirror: WrittenMirror, target: PodmanTarget, files: FilesNow): FileChange[] {
+export function stripPodman(mirror: WrittenMirror, target: PodmanTarget, files: FilesSnapshot): FileChange[] {
   const hosts = [mirror.cache, mirror.registry].filter((url) => url !== undefined).map((url) => new URL(url).host)
   const isMirror = (table: TomlTable) => hosts.includes(withoutEndSlashes(table['location']).split('/')[0]!)
   const dropIns = getOwnDropIns(target).flatMap((path) => {
     const text = files.text(path)
     return text === undefined ? [] : files.change(path, removeMirrorTables(path, text, isMirror))
   })
-  return [...dropIns, ...getCaFiles(target, mirror).flatMap((path) => caChange(path, undefined, files))]
+  return [...dropIns, ...getCaFiles(target, mirror).flatMap((path) => planCaFile(path, undefined, files))]
 }
 
 /** Returns undefined if nothing is left. */
 function removeMirrorTables(path: string, text: string, isMirror: (table: TomlTable) => boolean): string | undefined {
-  let left = withoutOwnHeader(text)
+  let left = removeMirrorHeader(text)
   let toml = readToml(path, text)
   for (let place = findMirrorTable(toml, isMirror); place !== undefined; place = findMirrorTable(toml, isMirror)) {
     const after = removeFromToml(left, place)

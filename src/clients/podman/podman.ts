@@ -7,7 +7,7 @@ import { isObject, parseObject } from '../../lib/json.ts'
 import type { CommandResult, RunCommand } from '../../lib/process.ts'
 import { isAtLeast } from '../address.ts'
 import { localFiles } from '../files/local.ts'
-import { shellFiles } from '../files/remote.ts'
+import { createShellFiles } from '../files/remote.ts'
 import type {
   ClientAdapter,
   ClientLocation,
@@ -55,7 +55,7 @@ export const podmanAdapter: ClientAdapter = {
     return systemFirst ? [system, user] : [user, system]
   },
 
-  recall: toConfigTarget,
+  restoreTarget: toConfigTarget,
 }
 
 /** One of the programs that read these files. */
@@ -114,7 +114,7 @@ function toConfigTarget(machine: Machine, details: ConfigTargetDetails): ConfigT
     title: `${whose} (${folder})`,
     details,
     ...getLocation(machine, name),
-    wants: { files, trees: [...trees, getCertificatesFolder(target)] },
+    inputs: { files, trees: [...trees, getCertificatesFolder(target)] },
     plan(mirror, files) {
       const plan = planPodman(mirror, target, files)
       const guess = 'The version of podman is assumed to be before 6. Set another one with --client-version.'
@@ -253,7 +253,7 @@ async function listRunningMachines(runCommand: RunCommand): Promise<string[]> {
 
 /** The files of a podman machine, as its root. */
 function machineFiles(runCommand: RunCommand, name: string): FilePort {
-  return shellFiles(`the podman machine ${name}`, (script) =>
+  return createShellFiles(`the podman machine ${name}`, (script) =>
     // Pass the script by stdin: ssh passes arguments through another shell.
     runCommand('podman', ['machine', 'ssh', name, 'sudo', 'sh', '-s'], { input: script, timeoutMs: machineTimeoutMs }),
   )

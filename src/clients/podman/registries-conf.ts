@@ -1,6 +1,6 @@
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { readToml, stringsOf, tableOf, tablesOf, tomlTableLines, type TomlTable } from '../edit/toml.ts'
-import type { FilesNow } from '../types.ts'
+import type { FilesSnapshot } from '../types.ts'
 
 /** The table of one registry in one file. */
 export interface RegistryTable {
@@ -13,7 +13,7 @@ export interface RegistryTable {
 }
 
 /** Reads the registries' tables of these files, in their order. Of equal prefixes, the last one counts. */
-export function readRegistryTables(paths: readonly string[], files: FilesNow): RegistryTable[] {
+export function readRegistryTables(paths: readonly string[], files: FilesSnapshot): RegistryTable[] {
   return paths.flatMap((path) => readTables(path, files.text(path) ?? ''))
 }
 
@@ -186,7 +186,11 @@ export function ignoresDropIns({ modern, named }: PodmanLayout): boolean {
 }
 
 /** Throws a MirrorError (usage) for a file in version 1 of the format where podman refuses it. */
-export function refuseOldStyle(path: string, { modern, named, system, user }: PodmanLayout, files: FilesNow): void {
+export function refuseOldStyle(
+  path: string,
+  { modern, named, system, user }: PodmanLayout,
+  files: FilesSnapshot,
+): void {
   const mains = [...system, ...(user === undefined ? [] : [user])].map(getMainFile)
   const isDropIn = path !== named && !mains.includes(path)
   if ((!modern && !isDropIn) || !isOldStyle(path, files.text(path) ?? '')) return
@@ -203,7 +207,7 @@ export function refuseOldStyle(path: string, { modern, named, system, user }: Po
 }
 
 /** Returns a sentence for each variable that names a missing file: podman fails then. `ours`: the file that mirror writes. */
-export function describeMissingFiles({ named, override }: PodmanLayout, ours: string, files: FilesNow): string[] {
+export function describeMissingFiles({ named, override }: PodmanLayout, ours: string, files: FilesSnapshot): string[] {
   const variables = [
     ['CONTAINERS_REGISTRIES_CONF', named],
     ['CONTAINERS_REGISTRIES_CONF_OVERRIDE', override],
@@ -214,7 +218,11 @@ export function describeMissingFiles({ named, override }: PodmanLayout, ours: st
 }
 
 /** Returns a sentence for each file that podman 6 will refuse. */
-export function describeOldStyleFiles(read: readonly string[], { modern }: PodmanLayout, files: FilesNow): string[] {
+export function describeOldStyleFiles(
+  read: readonly string[],
+  { modern }: PodmanLayout,
+  files: FilesSnapshot,
+): string[] {
   if (modern) return []
   return read
     .filter((path) => isOldStyle(path, files.text(path) ?? ''))
@@ -227,7 +235,7 @@ export function describeUserFiles(
   path: string,
   { files: layout, scope }: PodmanTarget,
   others: readonly string[],
-  files: FilesNow,
+  files: FilesSnapshot,
 ): string[] {
   if (scope === 'user' || layout.user === undefined) return []
   const advice = 'Configure yourself with --scope user.'
@@ -247,7 +255,7 @@ export function describeOtherReaders(
   path: string,
   { others: readers = [] }: PodmanTarget,
   others: readonly string[],
-  files: FilesNow,
+  files: FilesSnapshot,
 ): string[] {
   return readers.flatMap(({ who, files: layout }) => {
     const order = sortByReadingOrder(layout, [...others, path])
@@ -269,7 +277,7 @@ function findLaterTables(
   path: string,
   layout: PodmanLayout,
   others: readonly string[],
-  files: FilesNow,
+  files: FilesSnapshot,
 ): RegistryTable[] {
   const prefixes = new Set(tables.map(({ prefix }) => prefix))
   const order = sortByReadingOrder(layout, [...others, path])
@@ -283,7 +291,7 @@ export function chooseName(
   tables: readonly TomlTable[],
   layout: PodmanLayout,
   others: readonly string[],
-  files: FilesNow,
+  files: FilesSnapshot,
 ): string {
   let last: RegistryTable | undefined
   for (const candidate of candidates) {

@@ -15,12 +15,12 @@ import { mirrorPaths, type MirrorPaths } from '../../config/paths.ts'
 import { openEngine } from '../../docker/dockerode-engine.ts'
 import type { DockerEngine, ContainerState, PublishedPort } from '../../docker/engine.ts'
 import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
-import { runCommand, type Surroundings } from '../../lib/process.ts'
+import { runCommand, type CommandEnvironment } from '../../lib/process.ts'
 import { fileFailureReason } from '../../lib/system-errors.ts'
-import { bytesFile, tarBytes, type TarEntry } from '../../lib/tar.ts'
+import { toTarFile, createTar, type TarEntry } from '../../lib/tar.ts'
 import type { Clock } from '../../lib/time.ts'
 import { canonicalRegistry, parseRegistryHost } from '../../oci/reference.ts'
-import { createCredentials, credentialHostOf, renderExportedCredentials } from '../../upstream/credentials.ts'
+import { createCredentials, getCredentialHost, renderExportedCredentials } from '../../upstream/credentials.ts'
 import { dockerConfigPath } from '../../upstream/docker-credentials.ts'
 import type { Credential } from '../../upstream/identity.ts'
 import { UpstreamError } from '../../upstream/upstream.ts'
@@ -40,7 +40,7 @@ export async function exportCredentials(
   const found = new Map<string, Credential>()
   for (const host of hosts) {
     const settings = upstreams[host]
-    const owner = credentialHostOf(host, settings ?? {})
+    const owner = getCredentialHost(host, settings ?? {})
     const source = settings?.credentials ?? { from: 'docker-config' }
     const credentials = createCredentials({
       host: owner,
@@ -134,9 +134,9 @@ export function createExportArchive({ files, instance, token, user }: ExportArch
     path,
     mode: 0o600,
     ...owner,
-    content: bytesFile(content),
+    content: toTarFile(content),
   })
-  return tarBytes([
+  return createTar([
     ...folders.map(folder),
     ...Object.entries(files).map(([name, content]) => file(`${exported}/${name}`, content)),
     ...(token === undefined ? [] : [file(`${home}/state/token`, `${token}\n`)]),
@@ -187,7 +187,10 @@ export async function sendEndpoints(
  * Exports again the credentials that were exported at the start. Returns their registries; undefined when no mirror runs in a
  * container. Throws a MirrorError when a credential cannot be read; the container keeps the old ones then.
  */
-export async function refreshCredentials(surroundings: Surroundings, clock: Clock): Promise<string[] | undefined> {
+export async function refreshCredentials(
+  surroundings: CommandEnvironment,
+  clock: Clock,
+): Promise<string[] | undefined> {
   const paths = mirrorPaths(surroundings)
   const state = await readState(paths.stateFile)
   if (state?.container === undefined) return undefined
@@ -223,7 +226,7 @@ export async function refreshCredentials(surroundings: Surroundings, clock: Cloc
 const refreshAfterMs = 10 * 60_000
 
 /** Returns whether the exported credentials of a mirror in a container are due for a refresh. `now`: wall clock, ms. */
-export async function isCredentialRefreshDue(surroundings: Surroundings, now: number): Promise<boolean> {
+export async function isCredentialRefreshDue(surroundings: CommandEnvironment, now: number): Promise<boolean> {
   const { container } = (await readState(mirrorPaths(surroundings).stateFile)) ?? {}
   if (container === undefined || container.credentials.length === 0) return false
   const age = now - Date.parse(container.handedOverAt)

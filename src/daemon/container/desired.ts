@@ -2,23 +2,23 @@ import { readFile } from 'node:fs/promises'
 import { isIPv6 } from 'node:net'
 import { basename } from 'node:path'
 import * as tls from 'node:tls'
-import { type Config, configHashes, type ListenAddress, renderConfig } from '../../config/config.ts'
+import { type Config, configHashes, type ListenAddress, toConfigDocument } from '../../config/config.ts'
 import type { MirrorPaths } from '../../config/paths.ts'
-import { engineHost } from '../../docker/endpoint.ts'
+import { renderDockerHost } from '../../docker/endpoint.ts'
 import type { DockerEngine, DockerEngineInfo, PublishedPort } from '../../docker/engine.ts'
 import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
 import { makeFolder } from '../../lib/fs.ts'
-import { isLoopbackAddress, machineNames } from '../../lib/network.ts'
-import type { Surroundings } from '../../lib/process.ts'
+import { isLoopbackAddress, getMachineNames } from '../../lib/network.ts'
+import type { CommandEnvironment } from '../../lib/process.ts'
 import { fileFailureReason } from '../../lib/system-errors.ts'
 import { parseSize } from '../../lib/units.ts'
 import { parseRegistryHost } from '../../oci/reference.ts'
-import { proxyVariables, proxyWarnings, readProxies } from '../../upstream/proxy.ts'
+import { proxyVariables, getProxyWarnings, readProxies } from '../../upstream/proxy.ts'
 import { type ExportedFiles, hashFiles, readExportedFiles } from './credentials.ts'
 import { type ContainerPorts, type DesiredContainer, exportedFileNames, imageUser, volumeName } from './spec.ts'
 
 interface DesiredContainerInput {
-  readonly surroundings: Surroundings
+  readonly surroundings: CommandEnvironment
   readonly paths: MirrorPaths
   readonly config: Config
   readonly version: string
@@ -84,7 +84,10 @@ function chooseUser(folder: string | undefined, { isRootless }: DockerEngineInfo
 /**
  * Returns whether the engine runs in a virtual machine: Docker Desktop, and every engine for Linux containers on another system.
  */
-function isEngineInVm({ isRootless, operatingSystem }: DockerEngineInfo, platform: Surroundings['platform']): boolean {
+function isEngineInVm(
+  { isRootless, operatingSystem }: DockerEngineInfo,
+  platform: CommandEnvironment['platform'],
+): boolean {
   return isRootless || operatingSystem === 'Docker Desktop' || platform !== 'linux'
 }
 
@@ -98,16 +101,16 @@ function parseMemory(text: string | undefined): number {
   })
 }
 
-function pickProxyVariables(env: Surroundings['env']): Record<string, string> {
+function pickProxyVariables(env: CommandEnvironment['env']): Record<string, string> {
   return Object.fromEntries(proxyVariables.flatMap((name) => (env[name] ? [[name, env[name]]] : [])))
 }
 
-function listProxyWarnings(env: Surroundings['env']): string[] {
+function listProxyWarnings(env: CommandEnvironment['env']): string[] {
   const proxies = [...readProxies(env).all]
   const local = proxies.filter(([, { isLocal }]) => isLocal)
   const telling = proxies.filter(([, { credential }]) => credential && credential.password !== '')
   return [
-    ...proxyWarnings(env),
+    ...getProxyWarnings(env),
     ...local.map(([name]) => `${name} names a proxy on this machine's loopback, which a container cannot reach`),
     ...telling.map(([name]) => `${name} holds a password, which every user of Docker can read with docker inspect`),
   ]
@@ -169,7 +172,7 @@ export function createContainerConfig(
     return `./${name}`
   }
   const { cache, registry, tls } = config
-  const inside = renderConfig({
+  const inside = toConfigDocument({
     ...config,
     cache: { ...cache, listen: allAddresses(ports.cache.inside) },
     registry: {
@@ -204,7 +207,7 @@ const allAddresses = (port: number) => [{ host: '::', port }]
 /** Lists the names and addresses of the host, which a container cannot know. */
 function listHostNames({ allowedHosts, cache, registry, admin }: Config): string[] {
   const listening = [cache, registry, admin].flatMap(({ listen }) => listen.map(({ host }) => host))
-  const outside = [...machineNames(), ...listening].filter((host) => isHostAddress(host) && isName(host))
+  const outside = [...getMachineNames(), ...listening].filter((host) => isHostAddress(host) && isName(host))
   return [...new Set([...allowedHosts, ...outside])]
 }
 
@@ -255,18 +258,18 @@ async function readCertificates(path: string): Promise<string> {
 export function listClearTextWarnings({ endpoint, isRemote }: Pick<DockerEngine, 'endpoint' | 'isRemote'>): string[] {
   if (!isRemote || endpoint.kind !== 'tcp' || endpoint.tlsFolder !== undefined) return []
   return [
-    `the Docker engine at ${engineHost(endpoint)} is reached over plain TCP (unencrypted): others on the network can use it and read credentials`,
+    `the Docker engine at ${renderDockerHost(endpoint)} is reached over plain TCP (unencrypted): others on the network can use it and read credentials`,
   ]
 }
 
 /** Throws a MirrorError (exit 2) for a data folder with a remote engine, because the folder would be on that machine. */
 export function refuseRemoteFolder(
   { endpoint, isRemote }: Pick<DockerEngine, 'endpoint' | 'isRemote'>,
-  env: Surroundings['env'],
+  env: CommandEnvironment['env'],
 ): void {
   if (!isRemote || !env['MIRROR_DATA']) return
   throw new MirrorError(
-    `--data does not work with the Docker engine at ${engineHost(endpoint)}, because the folder would be on that machine.`,
+    `--data does not work with the Docker engine at ${renderDockerHost(endpoint)}, because the folder would be on that machine.`,
     { exit: exitCode.usage, hints: [`Omit --data: the volume ${volumeName} of that engine keeps the cache`] },
   )
 }

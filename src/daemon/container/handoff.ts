@@ -6,9 +6,9 @@ import { basename, dirname, join } from 'node:path'
 import type { Endpoints } from '../../admin/state.ts'
 import { describeFailure, errnoOf } from '../../lib/errors.ts'
 import type { Logger } from '../../lib/logger.ts'
-import { isLoopbackAddress, ownInterfaces, plainAddress } from '../../lib/network.ts'
-import { every } from '../../lib/time.ts'
-import type { ConnectionClose } from '../../server/push.ts'
+import { isLoopbackAddress, getNetworkInterfaces, normalizeAddress } from '../../lib/network.ts'
+import { runEvery } from '../../lib/time.ts'
+import type { ConnectionEndpoints } from '../../server/push.ts'
 import { isOutOfDescriptors } from '../../server/respond.ts'
 import { type ExportedCredential, readExportedCredentials } from '../../upstream/credentials.ts'
 import { exportedFileNames, getExportFolder, vmEngineVariable } from './spec.ts'
@@ -72,7 +72,7 @@ export function removePredecessorExports(handoff: HostHandoff, logger: Logger, e
     stop()
     await handoff.removeOthers()
   }
-  const stop = every(everyMs, check, (error) =>
+  const stop = runEvery(everyMs, check, (error) =>
     logger.warn({ error: describeFailure(error) }, 'could not remove the exports of the mirror before this one'),
   )
   return stop
@@ -94,9 +94,9 @@ export function createHostCheck(
   env: Readonly<Record<string, string | undefined>>,
   {
     readRoutes = () => readFileSync('/proc/net/route', 'utf8'),
-    interfaces = ownInterfaces,
+    interfaces = getNetworkInterfaces,
   }: { readRoutes?: () => string; interfaces?: () => readonly NetworkInterfaceInfo[] } = {},
-): ((connection: ConnectionClose) => boolean) | undefined {
+): ((connection: ConnectionEndpoints) => boolean) | undefined {
   if (!isInContainer(env)) return undefined
   const isEnclosed = env[vmEngineVariable] === '1'
   return (connection) =>
@@ -118,13 +118,13 @@ interface ContainerNetworking {
  * port through the container's default gateway, and from its address; other containers connect from their own.
  */
 export function isFromHost(
-  { remoteAddress, localAddress }: ConnectionClose,
+  { remoteAddress, localAddress }: ConnectionEndpoints,
   { gateways, subnets }: ContainerNetworking,
 ): boolean {
-  const remote = plainAddress(remoteAddress ?? '')
+  const remote = normalizeAddress(remoteAddress ?? '')
   if (isIP(remote) === 0) return false
   // Rootless podman forwards from inside the container's own network namespace.
-  if (isLoopbackAddress(remote) || remote === plainAddress(localAddress ?? '')) return true
+  if (isLoopbackAddress(remote) || remote === normalizeAddress(localAddress ?? '')) return true
   return gateways.includes(remote) || (subnets !== undefined && !isWithin(remote, subnets))
 }
 

@@ -4,10 +4,10 @@ import { readdir, readFile, realpath, stat } from 'node:fs/promises'
 import { dirname, join, posix } from 'node:path'
 import { nodeInImage } from '../../admin/client.ts'
 import { errnoOf } from '../../lib/errors.ts'
-import { isThere, writeFileAtomic } from '../../lib/fs.ts'
+import { pathExists, writeFileAtomic } from '../../lib/fs.ts'
 import { parseObject } from '../../lib/json.ts'
 import type { RunCommand } from '../../lib/process.ts'
-import { bytesFile, type TarEntry } from '../../lib/tar.ts'
+import { toTarFile, type TarEntry } from '../../lib/tar.ts'
 import { packageFolder } from './spec.ts'
 
 /** The content of an image. */
@@ -59,7 +59,7 @@ export async function* createImageEntries(content: ImageContent): AsyncGenerator
   }
   for (const [path, text] of Object.entries(texts)) {
     yield* parentsOf(path)
-    yield { path, mode: 0o644, content: bytesFile(text) }
+    yield { path, mode: 0o644, content: toTarFile(text) }
   }
   for (const { source, path } of await content.files()) {
     yield* parentsOf(path)
@@ -250,7 +250,7 @@ function parentPath(path: string): string {
 async function resolvePackage(home: string, name: string): Promise<string | undefined> {
   for (let folder = home; ; folder = dirname(folder)) {
     const candidate = join(folder, 'node_modules', name)
-    if (await isThere(join(candidate, 'package.json'))) return realpath(candidate)
+    if (await pathExists(join(candidate, 'package.json'))) return realpath(candidate)
     if (dirname(folder) === folder) return undefined
   }
 }

@@ -11,7 +11,7 @@ import {
 import { unlessAborted } from '../../lib/async.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import type { RunCommand } from '../../lib/process.ts'
-import { tarOf } from '../../lib/tar.ts'
+import { streamTar } from '../../lib/tar.ts'
 import {
   parseBaseImage,
   createBuildContext,
@@ -103,7 +103,7 @@ async function ensureLocalImage(
   if (ofNode) {
     say('Building the image from the Node of this machine.')
     const labels = { [contentLabel]: digests.node! }
-    await wrapImageError(engine.images.import(localImage, labels, tarOf(createImageEntries(ofNode))))
+    await wrapImageError(engine.images.import(localImage, labels, streamTar(createImageEntries(ofNode))))
     const image = (await engine.images.find(localImage))!
     const failure = await tryImage(engine, image, request)
     if (failure === undefined) return image
@@ -142,7 +142,9 @@ function wrapImageError(image: Promise<void>): Promise<void> {
 }
 
 async function buildImage(engine: DockerEngine, context: ImageContent, digest: string): Promise<ImageState> {
-  await wrapImageError(engine.images.build(localImage, { [contentLabel]: digest }, tarOf(createImageEntries(context))))
+  await wrapImageError(
+    engine.images.build(localImage, { [contentLabel]: digest }, streamTar(createImageEntries(context))),
+  )
   return (await engine.images.find(localImage))!
 }
 

@@ -1,6 +1,6 @@
-import { type MirrorState, readState, volumeMarkerEngine } from '../../admin/state.ts'
+import { type MirrorState, readState, readVolumeMarkerEngine } from '../../admin/state.ts'
 import type { MirrorPaths } from '../../config/paths.ts'
-import { type DockerEndpoint, engineHost, isRemoteEngine } from '../../docker/endpoint.ts'
+import { type DockerEndpoint, renderDockerHost, isRemoteEngine } from '../../docker/endpoint.ts'
 import { type DockerEngine, type ContainerState, DockerError, type PublishedPort } from '../../docker/engine.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import type { Clock } from '../../lib/time.ts'
@@ -15,7 +15,7 @@ import {
   type DesiredContainer,
   dataFolder,
   replacedName,
-  ownerOf,
+  getContainerOwner,
   createVolumeLabels,
   volumeName,
 } from './spec.ts'
@@ -25,9 +25,9 @@ import {
   wrapDockerError,
   catchDockerError,
   removeContainer,
-  startAgain,
+  restartContainer,
   stopContainer,
-  describeRollback,
+  addRollbackResult,
 } from './stop.ts'
 
 /** Throws a MirrorError when the volume belongs to another mirror. A volume that a user created is used as it is. */
@@ -36,7 +36,7 @@ export async function refuseForeignVolume(
   { data, owner }: Pick<DesiredContainer, 'data' | 'owner'>,
 ): Promise<void> {
   const found = 'volume' in data ? await volumes.find(data.volume) : undefined
-  const whose = found && ownerOf(found)
+  const whose = found && getContainerOwner(found)
   if (whose === undefined || whose === owner) return
   throw new MirrorError(`The volume ${volumeName} belongs to another mirror, with its state in ${whose}.`, {
     hints: [
@@ -223,7 +223,7 @@ async function replaceContainer(
     made = await make()
   } catch (error) {
     const refusal = await catchDockerError(restoreContainer(engine, before, order))
-    throw wasUp(before) ? describeRollback(error, { refusal, signal }) : error
+    throw wasUp(before) ? addRollbackResult(error, { refusal, signal }) : error
   }
   // The next `up` or `down` removes it when this fails.
   await catchDockerError(engine.containers.remove(id))
@@ -233,7 +233,7 @@ async function replaceContainer(
 
 async function restoreContainer(engine: DockerEngine, before: ContainerState, order: ApplyRequest): Promise<void> {
   const { id } = before
-  if (wasUp(before)) return order.onRestored(await startAgain(engine, id, order.clock))
+  if (wasUp(before)) return order.onRestored(await restartContainer(engine, id, order.clock))
   const now = await engine.containers.find(id)
   if (now !== undefined && now.name !== containerName) await engine.containers.rename(id, containerName)
 }
@@ -266,7 +266,7 @@ export async function recoverInterruptedReplace(
   if (successor !== undefined && successor.id === settled) return removeContainer(engine, before.id)
   if (successor !== undefined) await removeContainer(engine, successor.id)
   await wrapDockerError('The container cannot be renamed back', containers.rename(before.id, containerName))
-  await catchDockerError(startAgain(engine, before.id, clock))
+  await catchDockerError(restartContainer(engine, before.id, clock))
 }
 
 /**
@@ -283,23 +283,26 @@ export async function refuseOtherEngine(
   if (running === undefined && !remembered) return
   const recorded = running
     ? running.container?.engine
-    : ((await readState(stateFile))?.container?.engine ?? (await volumeMarkerEngine(stateDir)))
-  if (recorded === undefined || engineHost(recorded) === engineHost(engine.endpoint)) return
+    : ((await readState(stateFile))?.container?.engine ?? (await readVolumeMarkerEngine(stateDir)))
+  if (recorded === undefined || renderDockerHost(recorded) === renderDockerHost(engine.endpoint)) return
   if (!engine.isRemote && !isRemoteEngine(recorded)) return
   const what = running === undefined ? 'The mirror ran in a container the last time,' : 'The mirror runs in a container'
-  throw new MirrorError(`${what} on ${engineHost(recorded)}, but Docker is at ${engineHost(engine.endpoint)} now.`, {
-    exit: exitCode.usage,
-    hints: [
-      `${dockerVariables(recorded)} mirror up   (there)`,
-      running === undefined
-        ? 'mirror up --runtime container   (a new one, with an empty cache)'
-        : 'mirror down   (stops that one)',
-    ],
-  })
+  throw new MirrorError(
+    `${what} on ${renderDockerHost(recorded)}, but Docker is at ${renderDockerHost(engine.endpoint)} now.`,
+    {
+      exit: exitCode.usage,
+      hints: [
+        `${dockerVariables(recorded)} mirror up   (there)`,
+        running === undefined
+          ? 'mirror up --runtime container   (a new one, with an empty cache)'
+          : 'mirror down   (stops that one)',
+      ],
+    },
+  )
 }
 
 function dockerVariables(endpoint: DockerEndpoint): string {
   const tlsFolder = endpoint.kind === 'tcp' ? endpoint.tlsFolder : undefined
   const tls = tlsFolder === undefined ? '' : ` DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=${tlsFolder}`
-  return `DOCKER_HOST=${engineHost(endpoint)}${tls}`
+  return `DOCKER_HOST=${renderDockerHost(endpoint)}${tls}`
 }

@@ -84,7 +84,7 @@ const label = {
 } as const
 
 /** Returns the state folder of the mirror that a container or volume belongs to; undefined when no mirror created it. */
-export function ownerOf({ labels }: Pick<ContainerState, 'labels'>): string | undefined {
+export function getContainerOwner({ labels }: Pick<ContainerState, 'labels'>): string | undefined {
   return labels[label.owner]
 }
 

@@ -1,15 +1,15 @@
 import { join } from 'node:path'
 import { isHealthy, openTunnel } from '../../admin/client.ts'
-import type { ContainerPlace } from '../../admin/state.ts'
-import { refuseOthersState } from '../../admin/sudo.ts'
+import type { ContainerRecord } from '../../admin/state.ts'
+import { refuseForeignState } from '../../admin/sudo.ts'
 import { openEngine } from '../../docker/dockerode-engine.ts'
 import { type DockerEngine, type ContainerState, DockerError, type LogRequest } from '../../docker/engine.ts'
 import { exitCode, type ExitCode, MirrorError } from '../../lib/errors.ts'
 import { acquireFileLock } from '../../lib/file-lock.ts'
 import { makeFolder } from '../../lib/fs.ts'
-import type { Surroundings } from '../../lib/process.ts'
+import type { CommandEnvironment } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
-import { getAdminPort, containerName, replacedName, ownerOf, getHostPort, volumeName } from './spec.ts'
+import { getAdminPort, containerName, replacedName, getContainerOwner, getHostPort, volumeName } from './spec.ts'
 
 /** Exceeds the 30 s that pulls in progress get. */
 const stopSeconds = 40
@@ -23,7 +23,7 @@ export function stopContainer({ containers }: DockerEngine, id: string): Promise
  * Starts a stopped container as the mirror again, under its name. Ignores the interruption of its successor. Throws a MirrorError
  * or a DockerError when it does not start.
  */
-export async function startAgain(engine: DockerEngine, id: string, clock: Clock): Promise<ContainerState> {
+export async function restartContainer(engine: DockerEngine, id: string, clock: Clock): Promise<ContainerState> {
   const { containers } = engine
   const before = await containers.find(id)
   if (before === undefined) throw new MirrorError('The container does not exist any more.')
@@ -144,8 +144,8 @@ export async function findOwnContainer(
   name: typeof containerName | typeof replacedName = containerName,
 ): Promise<ContainerState | undefined> {
   const found = await containers.find(name)
-  if (found === undefined || ownerOf(found) === owner) return found
-  const whose = ownerOf(found)
+  if (found === undefined || getContainerOwner(found) === owner) return found
+  const whose = getContainerOwner(found)
   if (whose === undefined)
     throw new MirrorError(`The container ${name} does not belong to mirror and was not changed.`, {
       hints: [`docker rename ${name} another-name`, `docker rm -f ${name}   (if it is not needed)`],
@@ -162,7 +162,7 @@ export async function findOwnContainer(
 export async function downContainer(engine: DockerEngine, owner: string): Promise<boolean> {
   const found = await findOwnContainer(engine, owner)
   const aside = await engine.containers.find(replacedName)
-  const own = aside !== undefined && ownerOf(aside) === owner ? [found, aside] : [found]
+  const own = aside !== undefined && getContainerOwner(aside) === owner ? [found, aside] : [found]
   for (const container of own) if (container !== undefined) await removeContainer(engine, container.id)
   return own.some((container) => container !== undefined)
 }
@@ -174,7 +174,7 @@ export async function downContainer(engine: DockerEngine, owner: string): Promis
 export async function removeVolume({ volumes }: DockerEngine, owner: string): Promise<boolean> {
   const found = await volumes.find(volumeName)
   if (found === undefined) return false
-  const whose = ownerOf(found)
+  const whose = getContainerOwner(found)
   if (whose !== owner)
     throw new MirrorError(
       whose === undefined
@@ -195,9 +195,9 @@ export async function removeVolume({ volumes }: DockerEngine, owner: string): Pr
 }
 
 /** Reads the log of a mirror in a container line by line from the engine. */
-export async function* containerLogs(
-  surroundings: Surroundings,
-  { id, engine }: ContainerPlace,
+export async function* readContainerLogs(
+  surroundings: CommandEnvironment,
+  { id, engine }: ContainerRecord,
   request: LogRequest,
 ): AsyncGenerator<string> {
   const { containers } = await openEngine(surroundings, engine)
@@ -213,7 +213,7 @@ interface RollbackResult {
 }
 
 /** Adds the result of the rollback to the error of a replacement. Bugs stay as they are. */
-export function describeRollback(error: unknown, { refusal, signal }: RollbackResult): unknown {
+export function addRollbackResult(error: unknown, { refusal, signal }: RollbackResult): unknown {
   const outcome =
     refusal === undefined
       ? 'The mirror that ran before runs again, as it was.'
@@ -250,7 +250,7 @@ const lockPollMs = 100
 export async function withCommandLock<T>(options: CommandLockOptions, work: () => Promise<T>): Promise<T> {
   const { stateDir, clock, signal, say } = options
   await makeFolder(stateDir)
-  refuseOthersState(stateDir)
+  refuseForeignState(stateDir)
   let isReported = false
   for (;;) {
     const taken = await acquireFileLock(join(stateDir, 'turn.json'), { clock, signal })
@@ -281,7 +281,7 @@ export async function withCommandLockIfFree(
 }
 
 /** Explains why an unreachable engine is needed. */
-export function whereItRan(error: unknown): unknown {
+export function explainRememberedEngine(error: unknown): unknown {
   if (!(error instanceof MirrorError)) return error
   const { message, exit, hints } = error
   return new MirrorError(`The mirror ran in a container the last time. ${message}`, { exit, hints, cause: error })

@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
-import { remoteEngine } from '../../admin/access.ts'
+import { getRemoteEngine } from '../../admin/access.ts'
 import { openAdminToken } from '../../admin/api.ts'
 import {
   type Endpoints,
-  findReachable,
+  findReachableMirror,
   findRunning,
   type MirrorState,
   readState,
@@ -17,18 +17,18 @@ import { loadConfig } from '../../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../../config/paths.ts'
 import { findCertificate } from '../../config/tls.ts'
 import { openEngine } from '../../docker/dockerode-engine.ts'
-import { engineHost } from '../../docker/endpoint.ts'
+import { renderDockerHost } from '../../docker/endpoint.ts'
 import {
   type DockerEngine,
   type ContainerState,
   ensureNetworks,
-  networkNames,
+  resolveNetworkNames,
   type PublishedPort,
 } from '../../docker/engine.ts'
 import { MirrorError } from '../../lib/errors.ts'
 import { makeFolder } from '../../lib/fs.ts'
 import { mirrorName, mirrorServiceName } from '../../lib/network.ts'
-import { runCommand, type Surroundings } from '../../lib/process.ts'
+import { runCommand, type CommandEnvironment } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
 import { checkNamedFiles } from '../start-errors.ts'
 import { prepareRollback, replaceWithRollback } from '../stop.ts'
@@ -62,7 +62,7 @@ import {
   getHostPort,
   volumeName,
 } from './spec.ts'
-import { findOwnContainer, whereItRan } from './stop.ts'
+import { findOwnContainer, explainRememberedEngine } from './stop.ts'
 
 /** The plan of `mirror up --runtime container`. */
 export interface ContainerUpPlan {
@@ -94,9 +94,9 @@ export async function planContainerUp(input: ContainerUpInput): Promise<Containe
   const paths = mirrorPaths(surroundings)
   const config = await loadConfig({ ...surroundings, paths })
   const engine = await openEngine(surroundings).catch((error: unknown) => {
-    throw input.remembered ? whereItRan(error) : error
+    throw input.remembered ? explainRememberedEngine(error) : error
   })
-  const running = await (input.remembered ? findRunning : findReachable)(paths.stateFile)
+  const running = await (input.remembered ? findRunning : findReachableMirror)(paths.stateFile)
   await refuseOtherEngine(engine, paths, { ...input, running })
   const recorded = running ?? (await readState(paths.stateFile))
   const before = recorded?.container?.credentials ?? []
@@ -138,7 +138,7 @@ export async function containerUp(plan: ContainerUpPlan): Promise<UpReport> {
     upContainer(plan.engine, request, plan.preparation),
   )
   const { isRemote, endpoint } = plan.engine
-  const engine = isRemote ? engineHost(endpoint) : undefined
+  const engine = isRemote ? renderDockerHost(endpoint) : undefined
   return {
     outcome: outcomes[plan.action],
     changed: plan.action === 'connect' ? [...plan.connect, ...plan.disconnect] : plan.changed,
@@ -148,12 +148,12 @@ export async function containerUp(plan: ContainerUpPlan): Promise<UpReport> {
     endpoints,
     registryNetworks: request.config.registry.networks,
     dropped: plan.dropped,
-    moved: movedAddresses(running?.endpoints, endpoints, { before: running && remoteEngine(running), now: engine }),
+    moved: movedAddresses(running?.endpoints, endpoints, { before: running && getRemoteEngine(running), now: engine }),
   }
 }
 
 interface ContainerRequest {
-  readonly surroundings: Surroundings
+  readonly surroundings: CommandEnvironment
   readonly paths: MirrorPaths
   readonly config: Config
   readonly version: string
@@ -202,7 +202,7 @@ export async function prepareContainer(engine: DockerEngine, request: ContainerR
   const info = await engine.info()
   const { container: known, files, warnings } = await prepareDesired(request, info)
   await refuseForeignVolume(engine, known)
-  const networks = networkNames(config.networks, surroundings.env)
+  const networks = resolveNetworkNames(config.networks, surroundings.env)
   if (!request.dryRun) await ensureNetworks(engine.networks, networks, surroundings.env)
   const imageOptions = toImageRequest(request, networks[0])
   const image = request.dryRun

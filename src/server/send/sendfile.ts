@@ -2,7 +2,7 @@ import { readFileSync, readSync } from 'node:fs'
 import type { Server } from 'node:http'
 import type { Socket } from 'node:net'
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import type { BlobSending } from '../pull.ts'
+import type { BlobSender } from '../pull.ts'
 import { type Libc, loadLibc } from './libc.ts'
 import { BufferPool, createPortableSendBlob, type SendBlob, writeChunk } from './send-blob.ts'
 
@@ -14,7 +14,7 @@ const probeBytes = 16 * 1024
 export interface SendBlobChoice {
   /** The way in which stored blobs are sent. */
   readonly kind: 'sendfile' | 'portable'
-  readonly sending: BlobSending
+  readonly sending: BlobSender
   /** For a listener whose clients are on this machine; undefined where it would change nothing. */
   readonly setCongestionControl: ((server: Server) => void) | undefined
   /** Returns freed memory to the system; undefined where there is no such call. */

@@ -1,4 +1,4 @@
-import { digestOf } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/digest.ts'
 import { mediaType } from '../../../src/oci/content.ts'
 import { Content, type ImageOptions } from './content.ts'
 
@@ -63,7 +63,7 @@ export const contentSets: Readonly<Record<string, () => Content>> = {
     }),
   'Missing Subject': () =>
     make((content) => {
-      const digest = digestOf(Buffer.from('missing content'))
+      const digest = computeDigest(Buffer.from('missing content'))
       const subject = { mediaType: mediaType.ociManifest, size: 123, digest }
       content.image({ ...artifact(), annotations, subject, tag: 'tagged-artifact' })
     }),
@@ -71,7 +71,7 @@ export const contentSets: Readonly<Record<string, () => Content>> = {
   'Non-distributable Layers': () =>
     make((content) => {
       const layers = ['tar+gzip', 'tar'].map((form) => {
-        const digest = digestOf(content.bytes(256))
+        const digest = computeDigest(content.bytes(256))
         const urls = [`https://store.example.com/blobs/sha256/${digest.slice('sha256:'.length)}`]
         return { mediaType: `application/vnd.oci.image.layer.nondistributable.v1.${form}`, digest, size: 12_345, urls }
       })

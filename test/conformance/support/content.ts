@@ -1,4 +1,4 @@
-import { digestOf, type Digest, type DigestAlgorithm } from '../../../src/oci/digest.ts'
+import { computeDigest, type Digest, type DigestAlgorithm } from '../../../src/oci/digest.ts'
 import { mediaType } from '../../../src/oci/content.ts'
 import { noise } from '../../support/noise.ts'
 
@@ -70,7 +70,7 @@ export class Content {
   }
 
   blob(bytes: Buffer, type: string = mediaType.octetStream): ContentDescriptor {
-    const digest = digestOf(bytes, this.#options.algorithm)
+    const digest = computeDigest(bytes, this.#options.algorithm)
     this.blobs.set(digest, bytes)
     return { mediaType: type, digest, size: bytes.length, ...this.#dataOf(bytes) }
   }
@@ -121,7 +121,7 @@ export class Content {
     fields: Record<string, unknown>,
   ): ContentDescriptor {
     const bytes = this.#json({ schemaVersion: 2, mediaType: type, ...fields })
-    const digest = digestOf(bytes, this.#options.algorithm)
+    const digest = computeDigest(bytes, this.#options.algorithm)
     const { tagsByParameter = false } = this.#options
     this.manifests.push({ mediaType: type, digest, bytes, subject: subject?.digest, tagsByParameter })
     if (tag !== undefined) this.tags.set(tag, digest)

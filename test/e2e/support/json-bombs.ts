@@ -1,11 +1,11 @@
-import { digestOf } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/digest.ts'
 import { mediaType } from '../../../src/oci/content.ts'
 import { emptyConfig } from '../../support/large-manifest.ts'
 
 /** A text for each number, which stands where the `#` is, with commas between them. */
 const repeat = (text: string, count: number) =>
   Array.from({ length: count }, (_, at) => text.replace('#', String(at))).join()
-const descriptor = (type: string) => `{"mediaType":"${type}","digest":"${digestOf(emptyConfig)}","size":2}`
+const descriptor = (type: string) => `{"mediaType":"${type}","digest":"${computeDigest(emptyConfig)}","size":2}`
 const layer = descriptor(mediaType.ociLayerGzip)
 const start = `"schemaVersion":2,"mediaType":"${mediaType.ociManifest}","config":${descriptor(mediaType.ociConfig)}`
 

@@ -1,7 +1,7 @@
 import { lstat, mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { isOnlyRoots } from '../../../src/lib/ownership.ts'
+import { isRootControlled } from '../../../src/lib/ownership.ts'
 import { debianMirror } from './debian-mirror.ts'
 import { run } from './run.ts'
 
@@ -38,7 +38,7 @@ export async function newerClients(): Promise<string> {
   const kept = join(tmpdir(), `mirror-e2e-newer-clients-${packages.join('-')}`)
   const found = await lstat(kept).catch(() => undefined)
   // Everybody may write to the temporary folder: what root runs from there must be root's own.
-  if (found?.isDirectory() && isOnlyRoots(kept)) return kept
+  if (found?.isDirectory() && isRootControlled(kept)) return kept
   if (found) throw new Error(`${kept} is in the way: it should be a folder of root's`)
   const source = await debianMirror()
   const work = await mkdtemp(join(tmpdir(), 'mirror-e2e-newer-'))

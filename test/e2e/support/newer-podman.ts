@@ -1,7 +1,7 @@
 import { chmod, lstat, mkdir, mkdtemp, rename, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { isOnlyRoots } from '../../../src/lib/ownership.ts'
+import { isRootControlled } from '../../../src/lib/ownership.ts'
 import { debianMirror } from './debian-mirror.ts'
 import { run } from './run.ts'
 
@@ -16,7 +16,7 @@ export async function newerPodman(): Promise<string> {
   const kept = join(tmpdir(), `mirror-e2e-newer-podman-${suite}`)
   const found = await lstat(kept).catch(() => undefined)
   // Everybody may write to the temporary folder: what root runs from there must be root's own.
-  if (found?.isDirectory() && isOnlyRoots(kept)) return kept
+  if (found?.isDirectory() && isRootControlled(kept)) return kept
   if (found) throw new Error(`${kept} is in the way: it should be a folder of root's`)
   const work = await mkdtemp(join(tmpdir(), 'mirror-e2e-newer-podman-'))
   try {

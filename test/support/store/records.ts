@@ -1,10 +1,10 @@
-import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../../src/oci/digest.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import type { ManifestRecord, RepositoryRecord } from '../../../src/store/records.ts'
 
 /** A digest that stands for a name. */
 export function digestFor(name: string): Digest {
-  return digestOf(Buffer.from(name))
+  return computeDigest(Buffer.from(name))
 }
 
 export function emptyRecord(name = 'library/app', host = 'docker.io'): RepositoryRecord {

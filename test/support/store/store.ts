@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../../src/oci/digest.ts'
 import { openStore, type Store, type StoreOptions } from '../../../src/store/open-store.ts'
 
 /** A folder that goes with the test. */
@@ -28,7 +28,7 @@ export function bytesOf(text: string): Uint8Array {
 
 /** Stores a text as a blob. */
 export async function putText(store: Pick<Store, 'blobs'>, text: string): Promise<Digest> {
-  const digest = digestOf(bytesOf(text))
+  const digest = computeDigest(bytesOf(text))
   await store.blobs.put(digest, bytesOf(text))
   return digest
 }

@@ -7,10 +7,10 @@ import { type DeadMirror, findDeadMirror } from '../../../src/admin/find-mirror.
 import { type ContainerMirrorState, type ProcessMirrorState, writeState } from '../../../src/admin/state.ts'
 import { renderDown } from '../../../src/cli/render/up.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
-import type { Surroundings } from '../../../src/lib/process.ts'
+import type { CommandEnvironment } from '../../../src/lib/process.ts'
 
 let home: string
-let surroundings: Surroundings
+let surroundings: CommandEnvironment
 beforeEach(async () => {
   home = await mkdtemp(join(tmpdir(), 'mirror-dead-'))
   surroundings = {

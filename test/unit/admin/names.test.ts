@@ -3,7 +3,7 @@ import {
   similarNames,
   notFoundError,
   createAddressCheck,
-  readUserNames,
+  parseUserNames,
   removeByName,
 } from '../../../src/admin/names.ts'
 
@@ -21,7 +21,7 @@ const naming = {
   defaultUpstream: 'docker.io',
   images,
 }
-const read = (given: string) => readUserNames([given], naming)[0]!.name
+const read = (given: string) => parseUserNames([given], naming)[0]!.name
 
 describe('a name of a cached image', () => {
   test.each([
@@ -113,6 +113,6 @@ describe('a name of a pushed image', () => {
     [`localhost:5001/redis:7@${digest}`, `redis@${digest}`],
     ['redis@sha256:01234567', `redis@${digest}`],
   ])('%s means %s', (given, expected) => {
-    expect(readUserNames([given], pushed)[0]!.name).toBe(expected)
+    expect(parseUserNames([given], pushed)[0]!.name).toBe(expected)
   })
 })

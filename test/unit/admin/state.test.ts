@@ -5,12 +5,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import {
-  findReachable,
+  findReachableMirror,
   findRunning,
   isContainerUp,
   keepState,
   type ContainerMirrorState,
-  type ContainerPlace,
+  type ContainerRecord,
   type ProcessMirrorState,
   readState,
   removeState,
@@ -18,7 +18,7 @@ import {
 } from '../../../src/admin/state.ts'
 import type { DockerEndpoint } from '../../../src/docker/endpoint.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { isSameProcess, processIdentity } from '../../../src/lib/process.ts'
+import { isSameProcess, getProcessIdentity } from '../../../src/lib/process.ts'
 
 let folder: string
 let file: string
@@ -30,7 +30,7 @@ afterEach(() => rm(folder, { recursive: true }))
 
 const stateOf = async (pid: number): Promise<ProcessMirrorState> => ({
   pid,
-  processIdentity: await processIdentity(pid),
+  processIdentity: await getProcessIdentity(pid),
   version: '1.2.3',
   runtime: 'process',
   startedAt: '2026-01-02T03:04:05.000Z',
@@ -44,7 +44,7 @@ const stateOf = async (pid: number): Promise<ProcessMirrorState> => ({
   logFile: '/log',
 })
 
-function containerState(container: ContainerPlace): ContainerMirrorState {
+function containerState(container: ContainerRecord): ContainerMirrorState {
   return {
     version: '1.2.3',
     runtime: 'container',
@@ -111,7 +111,7 @@ describe('the state file', () => {
     })
     await writeState(file, state)
     await expect(findRunning(file)).rejects.toMatchObject({ exit: 4 })
-    expect(await findReachable(file)).toBeUndefined()
+    expect(await findReachableMirror(file)).toBeUndefined()
   })
 
   test.each(['', '{', 'null', '[]', '{"pid":"7"}', '{"pid":7,"endpoints":{},"configHashes":{}}', '\0\0\0'])(
@@ -212,7 +212,7 @@ describe('a process', () => {
   test('is identified until it ends', async () => {
     const child = spawn(process.execPath, ['-e', 'setTimeout(() => {}, 60_000)'])
     const pid = child.pid!
-    const identity = await processIdentity(pid)
+    const identity = await getProcessIdentity(pid)
     expect(await isSameProcess(pid, identity)).toBe(true)
     child.kill('SIGKILL')
     await once(child, 'exit')

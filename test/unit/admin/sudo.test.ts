@@ -2,7 +2,7 @@ import { chown, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { rootCommand } from '../../../src/admin/sudo.ts'
+import { renderRootCommand } from '../../../src/admin/sudo.ts'
 
 let folder: string
 let programs: { execPath: string; program: string; folders: string[] }
@@ -17,7 +17,7 @@ afterEach(() => rm(folder, { recursive: true }))
 // Somebody who has called sudo, or is no root to begin with.
 const user = { platform: 'linux' as const, env: { SUDO_UID: '1000' }, cwd: '/' }
 const command = (env: Record<string, string> = {}) =>
-  rootCommand({ ...user, env: { ...user.env, ...env } }, ['configure', 'docker', '--file', 'a b'], programs)
+  renderRootCommand({ ...user, env: { ...user.env, ...env } }, ['configure', 'docker', '--file', 'a b'], programs)
 
 describe('the command line for root', () => {
   test('names mirror and Node by their paths where sudo finds none or others', async () => {
@@ -58,13 +58,13 @@ describe('the command line for root', () => {
   })
 
   test('has no sudo for an administrator of Windows', async () => {
-    expect(await rootCommand({ ...user, platform: 'win32' }, ['configure', 'docker'], programs)).toBe(
+    expect(await renderRootCommand({ ...user, platform: 'win32' }, ['configure', 'docker'], programs)).toBe(
       'mirror configure docker',
     )
   })
 
   test.runIf(process.getuid?.() === 0)('has no sudo for root', async () => {
-    expect(await rootCommand({ platform: 'linux', env: {}, cwd: '/' }, ['configure', 'docker'], programs)).toBe(
+    expect(await renderRootCommand({ platform: 'linux', env: {}, cwd: '/' }, ['configure', 'docker'], programs)).toBe(
       'mirror configure docker',
     )
   })

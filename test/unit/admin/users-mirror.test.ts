@@ -4,11 +4,11 @@ import { chown, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { findInvokingUser, findMirrorHere } from '../../../src/admin/find-mirror.ts'
+import { findInvokingUser, findRunningMirror } from '../../../src/admin/find-mirror.ts'
 import { writeState } from '../../../src/admin/state.ts'
-import { findMirror } from '../../../src/clients/find-mirror.ts'
+import { findMirrorAddress } from '../../../src/clients/find-mirror.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
-import { processIdentity } from '../../../src/lib/process.ts'
+import { getProcessIdentity } from '../../../src/lib/process.ts'
 
 const nobody = 65_534
 
@@ -32,7 +32,7 @@ async function processOf(uid: number): Promise<number> {
 async function stateOf(pid: number) {
   return {
     pid,
-    processIdentity: await processIdentity(pid),
+    processIdentity: await getProcessIdentity(pid),
     version: '1',
     runtime: 'process' as const,
     startedAt: '2026-01-01T00:00:00.000Z',
@@ -74,7 +74,7 @@ describe.runIf(process.getuid?.() === 0 && process.platform === 'linux')('root, 
 
   test("finds that user's mirror, and ignores addresses of other machines", async () => {
     await writeStateOf(nobody, await processOf(nobody))
-    const here = await findMirrorHere(surroundings())
+    const here = await findRunningMirror(surroundings())
     expect(here?.user?.name).toBe('nobody')
     expect(here?.running.endpoints).toEqual({
       cache: ['http://127.0.0.1:6055'],
@@ -89,37 +89,37 @@ describe.runIf(process.getuid?.() === 0 && process.platform === 'linux')('root, 
     const roots = { platform: 'linux', env, homedir: join(folder, 'roots'), cwd: '/' }
     const pid = await processOf(0)
     await writeState(mirrorPaths(roots).stateFile, { ...(await stateOf(pid)), endpoints: nowhere })
-    expect((await findMirrorHere(roots))?.running.pid).toBe(pid)
+    expect((await findRunningMirror(roots))?.running.pid).toBe(pid)
     const named = { ...roots, callers: { ...roots, env: { ...env, MIRROR_HOME: join(folder, 'home') } } }
-    expect(await findMirrorHere(named)).toBeUndefined()
+    expect(await findRunningMirror(named)).toBeUndefined()
     const theirs = await processOf(nobody)
     await writeStateOf(nobody, theirs)
-    expect((await findMirrorHere(named))?.running.pid).toBe(theirs)
+    expect((await findRunningMirror(named))?.running.pid).toBe(theirs)
   })
 
   test("ignores another user's process, another user's file, and an engine of another machine", async () => {
     await writeStateOf(nobody, process.pid)
-    expect(await findMirrorHere(surroundings())).toBeUndefined()
+    expect(await findRunningMirror(surroundings())).toBeUndefined()
     const pid = await processOf(nobody)
     await writeStateOf(1, pid)
-    expect(await findMirrorHere(surroundings())).toBeUndefined()
+    expect(await findRunningMirror(surroundings())).toBeUndefined()
     const container = { id: 'a', name: 'mirror', credentials: [], handedOverAt: '' }
     await writeStateOf(nobody, 0, { runtime: 'container', container: { ...container, elsewhere: { adminPort: 1 } } })
-    expect(await findMirrorHere(surroundings())).toBeUndefined()
+    expect(await findRunningMirror(surroundings())).toBeUndefined()
     const engine = { kind: 'ssh', host: '-oProxyCommand=x' }
     await writeStateOf(nobody, 0, { runtime: 'container', container: { ...container, engine } })
-    expect(await findMirrorHere(surroundings())).toBeUndefined()
+    expect(await findRunningMirror(surroundings())).toBeUndefined()
   })
 
   test("uses the registries of that user's mirror, unless its configuration is invalid", async () => {
     const served = (upstreams: object) => ({ served: { config: { upstreams }, dataDir: '/data' } })
     const pid = await processOf(nobody)
     await writeStateOf(nobody, pid, served({ 'registry.corp.example': {} }))
-    const mirror = await findMirror(surroundings(), { url: undefined, caFile: undefined })
+    const mirror = await findMirrorAddress(surroundings(), { url: undefined, caFile: undefined })
     expect(mirror.registries).toContain('registry.corp.example')
     expect(mirror.addressFor({ in: 'host' }).cache).toBe('http://127.0.0.1:6055')
     await writeStateOf(nobody, pid, served({ '../../etc': {} }))
-    const { registries } = await findMirror(surroundings(), { url: undefined, caFile: undefined })
+    const { registries } = await findMirrorAddress(surroundings(), { url: undefined, caFile: undefined })
     expect(registries.join()).not.toContain('etc')
   })
 })

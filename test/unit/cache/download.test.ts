@@ -3,12 +3,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, describe, expect, test } from 'vitest'
 import { Downloads } from '../../../src/cache/blobs.ts'
 import { type Download, type DownloadOptions, startDownload } from '../../../src/cache/download.ts'
-import { deferred } from '../../../src/lib/async.ts'
+import { createDeferred } from '../../../src/lib/async.ts'
 import { createBufferRelease, upstreamBodies } from '../../../src/lib/body-memory.ts'
 import { systemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { type Clock, systemClock } from '../../../src/lib/time.ts'
-import { digestOf } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/digest.ts'
 import { anonymousIdentity, type Follower, type Piece, type Portion } from '../../../src/oci/registry.ts'
 import type { BlobStore, BlobWriter } from '../../../src/store/blob-store.ts'
 import { createHashPool } from '../../../src/store/hashing.ts'
@@ -16,7 +16,7 @@ import { type FetchedBlob, UpstreamError } from '../../../src/upstream/upstream.
 import { withStore } from '../../support/temporary-store.ts'
 
 const blob = randomBytes(400_000)
-const digest = digestOf(blob)
+const digest = computeDigest(blob)
 const hashes = createHashPool(2)
 afterAll(() => hashes.close())
 /** Shortens the pauses between attempts. */
@@ -249,7 +249,7 @@ describe('a download', () => {
 
   test('serves an empty blob', () =>
     withStore(async ({ blobs }) => {
-      const empty = digestOf(Buffer.alloc(0))
+      const empty = computeDigest(Buffer.alloc(0))
       const download = start(blobs, () => Promise.resolve(answer(chunks(Buffer.alloc(0)), 0)), { digest: empty })
       expect(await readAll(download)).toEqual({ bytes: Buffer.alloc(0) })
       expect(await download.settled).toBe(true)
@@ -319,7 +319,7 @@ describe('a download on a full disk', () => {
 
   describe('when the blob is larger than the spill buffer', () => {
     const large = randomBytes(24 * 1024 * 1024)
-    const largeDigest = digestOf(large)
+    const largeDigest = computeDigest(large)
     const part = { digest: largeDigest }
     const body = (bytes: Uint8Array) => () => Promise.resolve(answer(chunks(bytes, 1024 * 1024), bytes.length))
 
@@ -430,7 +430,7 @@ describe('a download on a full disk', () => {
         const count = Math.ceil(upstreamBodies.bytes / (512 * 1024)) + 1
         const open = () => Promise.resolve(answer(chunks(bytes, 700_000), bytes.length))
         const downloads = Array.from({ length: count }, () =>
-          start(fullAfter(blobs, 0), open, { digest: digestOf(bytes) }),
+          start(fullAfter(blobs, 0), open, { digest: computeDigest(bytes) }),
         )
         const readers = await Promise.all(downloads.map((download) => readAll(download)))
         for (const reader of readers) expect(reader.bytes.equals(bytes)).toBe(true)
@@ -458,7 +458,7 @@ describe('a download on a full disk', () => {
         void download.settled.then(() => ended.push(name))
         return download
       }
-      const gate = deferred()
+      const gate = createDeferred()
       async function* held() {
         yield blob.subarray(0, 300_000)
         await gate.promise

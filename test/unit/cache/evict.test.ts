@@ -4,7 +4,7 @@ import { setTimeout } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../../src/oci/digest.ts'
 import type { Store } from '../../../src/store/open-store.ts'
 import type { RepositoryRecord } from '../../../src/store/records.ts'
 import { createEvictor, type Evictor, type EvictorOptions } from '../../../src/cache/evict.ts'
@@ -53,7 +53,7 @@ describe('a removal that the disk refuses', () => {
     const asked =
       how === 'rm'
         ? evictor.remove(['docker.io/library/app:old'], false)
-        : evictor.evict({ dryRun: false, isAsked: true })
+        : evictor.evict({ dryRun: false, isManual: true })
     await expect(asked).rejects.toMatchObject({ code: 'EACCES' })
     expect([...record.tags.keys()]).toEqual(['old', 'middle', 'new'])
     expect(store.blobs.usage.bytes).toBe(total)
@@ -74,7 +74,7 @@ describe('a removal that the disk refuses', () => {
     await rm(store.layout.temporary, { recursive: true })
     await writeFile(store.layout.temporary, '', { mode: 0o600 })
     const nothing = { images: [], blobs: 0, bytes: 0, unknown: [] }
-    expect(await createTestEvictor(store).evict({ dryRun: false, isAsked: true })).toEqual(nothing)
+    expect(await createTestEvictor(store).evict({ dryRun: false, isManual: true })).toEqual(nothing)
   })
 })
 
@@ -150,14 +150,15 @@ describe('an eviction', () => {
     const evictor = createTestEvictor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => 99 })
     expect((await evictor.evict({ dryRun: true })).images).toEqual(['docker.io/library/app:old'])
     const needBytes = 'oldold blob'.length
-    expect((await evictor.evict({ dryRun: true, needBytes })).images).toHaveLength(2)
+    expect((await evictor.evict({ dryRun: true, neededBytes: needBytes })).images).toHaveLength(2)
   })
 
   test('removes no more than the disk lacks for the write', async () => {
     const { store } = await threeImages()
     let free = 150
     const evictor = createTestEvictor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => free })
-    const imagesFor = async (needBytes: number) => (await evictor.evict({ dryRun: true, needBytes })).images.length
+    const imagesFor = async (needBytes: number) =>
+      (await evictor.evict({ dryRun: true, neededBytes: needBytes })).images.length
     expect(await Promise.all([imagesFor(50), imagesFor(51), imagesFor(50 + total), imagesFor(51 + total)])).toEqual([
       0, 1, 2, 0,
     ])
@@ -168,8 +169,8 @@ describe('an eviction', () => {
   test('reads the free space of the disk even without a reserve', async () => {
     const { store } = await threeImages()
     const evictor = createTestEvictor(store, { freeSpace: async () => 10 })
-    expect((await evictor.evict({ dryRun: true, needBytes: 10 })).images).toEqual([])
-    expect((await evictor.evict({ dryRun: true, needBytes: 11 })).images).toEqual(['docker.io/library/app:old'])
+    expect((await evictor.evict({ dryRun: true, neededBytes: 10 })).images).toEqual([])
+    expect((await evictor.evict({ dryRun: true, neededBytes: 11 })).images).toEqual(['docker.io/library/app:old'])
   })
 
   test('removes quarantined blobs before anything else, oldest first', async () => {
@@ -190,13 +191,13 @@ describe('an eviction', () => {
     const evictor = createTestEvictor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => free })
     await evictor.evict({ dryRun: false })
     expect(await left()).toEqual(['first', 'second', 'third'])
-    expect((await evictor.evict({ dryRun: true, needBytes: 31 })).images).toEqual(['docker.io/library/app:old'])
+    expect((await evictor.evict({ dryRun: true, neededBytes: 31 })).images).toEqual(['docker.io/library/app:old'])
     expect(await left()).toEqual(['first', 'second', 'third'])
     free = 99
     expect((await evictor.evict({ dryRun: false })).blobs).toBe(0)
     expect(await left()).toEqual(['second', 'third'])
     free = 100
-    expect((await evictor.evict({ dryRun: false, needBytes: 21 })).images).toEqual(['docker.io/library/app:old'])
+    expect((await evictor.evict({ dryRun: false, neededBytes: 21 })).images).toEqual(['docker.io/library/app:old'])
     expect(await left()).toEqual([])
   })
 
@@ -231,7 +232,7 @@ describe('an eviction', () => {
     await evictor.close()
     evictor.schedule()
     await writeFile(store.layout.quarantined(digestFor('bad')), 'bad')
-    await evictor.evict({ dryRun: false, needBytes: Number.MAX_SAFE_INTEGER })
+    await evictor.evict({ dryRun: false, neededBytes: Number.MAX_SAFE_INTEGER })
     expect(store.blobs.usage.bytes).toBe(total)
     expect(await readdir(store.layout.quarantine)).toHaveLength(1)
   })
@@ -286,7 +287,7 @@ describe('a removal by name', () => {
     const removal = await evictor.remove(names, false)
     expect(removal).toEqual(preview)
     expect(removal).toMatchObject({ blobs: removed.length, bytes: removed.join('').length, unknown: [] })
-    for (const name of removed) expect(await store.blobs.stat(digestOf(bytesOf(name)))).toBeUndefined()
+    for (const name of removed) expect(await store.blobs.stat(computeDigest(bytesOf(name)))).toBeUndefined()
     expect(store.blobs.usage.bytes).toBe(total - removed.join('').length)
   })
 

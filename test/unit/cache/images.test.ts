@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { listImages } from '../../../src/cache/images.ts'
+import { listCachedImages } from '../../../src/cache/images.ts'
 import { addManifest, digestFor, emptyRecord, sizesOf } from '../../support/store/records.ts'
 
 const sizes = sizesOf({ index: 1, amd64: 10, arm64: 10, base: 1000, top: 100, single: 5 })
@@ -11,7 +11,7 @@ describe('the list of cached images', () => {
     addManifest(record, 'amd64', { blobs: ['base', 'top', 'top', 'not held'] })
     addManifest(record, 'arm64', { blobs: ['base'] })
     Object.assign(record.tags.get('v1')!, { pulls: 3, lastPulled: 111, checkedAt: 222 })
-    expect(listImages({ all: () => [record] }, sizes)).toEqual([
+    expect(listCachedImages({ all: () => [record] }, sizes)).toEqual([
       expect.objectContaining({
         name: 'docker.io/library/app:latest',
         bytes: 1121,
@@ -37,7 +37,9 @@ describe('the list of cached images', () => {
     addManifest(record, 'index', { manifests: ['amd64'] })
     addManifest(record, 'amd64', { blobs: ['top'] })
     Object.assign(addManifest(record, 'single', {}), { pulls: 2, lastPulled: 9 })
-    expect(listImages({ all: () => [record] }, sizes).map(({ name, bytes, pulls }) => [name, bytes, pulls])).toEqual(
+    expect(
+      listCachedImages({ all: () => [record] }, sizes).map(({ name, bytes, pulls }) => [name, bytes, pulls]),
+    ).toEqual(
       expect.arrayContaining([
         [`docker.io/library/app@${digestFor('index')}`, 111, 0],
         [`docker.io/library/app@${digestFor('single')}`, 5, 2],
@@ -49,7 +51,7 @@ describe('the list of cached images', () => {
     const record = emptyRecord()
     addManifest(record, 'index', { tags: ['all'], manifests: ['amd64'] })
     addManifest(record, 'amd64', { tags: ['amd64'] })
-    expect(listImages({ all: () => [record] }, sizes).map(({ name }) => name)).toEqual([
+    expect(listCachedImages({ all: () => [record] }, sizes).map(({ name }) => name)).toEqual([
       'docker.io/library/app:all',
       'docker.io/library/app:amd64',
     ])
@@ -61,7 +63,7 @@ describe('the list of cached images', () => {
       addManifest(record, host === 'ghcr.io' ? 'single' : 'gone', { tags: ['v1'] })
       return record
     })
-    expect(listImages({ all: () => records }, sizes).map(({ name }) => name)).toEqual(['ghcr.io/app:v1'])
+    expect(listCachedImages({ all: () => records }, sizes).map(({ name }) => name)).toEqual(['ghcr.io/app:v1'])
   })
 
   test('ends even if damaged records reference each other in a cycle', () => {
@@ -69,6 +71,6 @@ describe('the list of cached images', () => {
     addManifest(record, 'index', { tags: ['v1'], manifests: ['amd64'] })
     addManifest(record, 'amd64', { manifests: ['index'] })
     addManifest(record, 'single', { manifests: ['single'] })
-    expect(listImages({ all: () => [record] }, sizes)).toHaveLength(2)
+    expect(listCachedImages({ all: () => [record] }, sizes)).toHaveLength(2)
   })
 })

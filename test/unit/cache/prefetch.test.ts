@@ -1,17 +1,17 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
 import { systemClock, type Clock } from '../../../src/lib/time.ts'
-import { deferred } from '../../../src/lib/async.ts'
+import { createDeferred } from '../../../src/lib/async.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../../src/oci/digest.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import type { Download } from '../../../src/cache/download.ts'
 import type { RequestContext } from '../../../src/cache/grants.ts'
 import { Prefetcher } from '../../../src/cache/prefetch.ts'
 import type { RepositoryRecord } from '../../../src/store/records.ts'
 
-const digests = Array.from({ length: 6 }, (_, at) => digestOf(Buffer.from(`layer ${at}`)))
-const manifest = digestOf(Buffer.from('manifest'))
+const digests = Array.from({ length: 6 }, (_, at) => computeDigest(Buffer.from(`layer ${at}`)))
+const manifest = computeDigest(Buffer.from('manifest'))
 
 /** A client, at a repository with one image of six layers. */
 function place(): RequestContext {
@@ -59,7 +59,7 @@ function start(layers: number) {
     clock,
     logger: silentLogger,
     async fetch(_, { digest }, signal) {
-      const settled = deferred<boolean>()
+      const settled = createDeferred<boolean>()
       const state = { isFollowed: false, isClaimed: false, settled: settled.promise }
       signal.addEventListener('abort', () => settled.resolve(false))
       const claim = () => void Object.assign(state, { isClaimed: true })

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { digestOf } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/digest.ts'
 import { mediaType } from '../../../src/oci/content.ts'
 import { Identities, createRequestContext } from '../../../src/cache/grants.ts'
 import { ReferrersCache } from '../../../src/cache/referrers.ts'
@@ -11,7 +11,7 @@ import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
 import { withStore } from '../../support/temporary-store.ts'
 
 const caller = { access: 'anonymous', client: 'a test', noCache: false, head: false, part: false } as const
-const subjectOf = (number: number) => digestOf(Buffer.from(`subject ${number}`))
+const subjectOf = (number: number) => computeDigest(Buffer.from(`subject ${number}`))
 const lists = 8
 
 /** A list of 150 kB, different for each number. */
@@ -22,7 +22,10 @@ function listOf(number: number): Uint8Array<ArrayBuffer> {
     artifactType: 'a/b',
     annotations: { filler: 'x'.repeat(75_000) },
   }
-  const manifests = ['one', 'two'].map((text) => ({ ...entry, digest: digestOf(Buffer.from(`${text} ${number}`)) }))
+  const manifests = ['one', 'two'].map((text) => ({
+    ...entry,
+    digest: computeDigest(Buffer.from(`${text} ${number}`)),
+  }))
   return new Uint8Array(Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociIndex, manifests })))
 }
 
@@ -63,7 +66,7 @@ async function setUp({ blobs, refs }: Store, { patience = 10_000, hasApi = true 
     runningTime: () => 0,
     logger: silentLogger,
     clock: systemClock,
-    policy: { stale: 'on-error', offline: false, patience },
+    policy: { stale: 'on-error', offline: false, revalidateTimeoutMs: patience },
     getByTag: async () => {
       throw new UpstreamError('absent', 404, 'none')
     },
@@ -100,7 +103,7 @@ test.each(['', 'artifactType=a%2Fb'])('large stored lists of referrers (?%s) are
     const { reads, ask, numbers } = await setUp(store)
     const answers = await Promise.all(numbers.map((number) => ask(number, query)))
     for (const number of numbers)
-      expect(Buffer.from(answers[number]!.bytes).toString()).toContain(digestOf(Buffer.from(`two ${number}`)))
+      expect(Buffer.from(answers[number]!.bytes).toString()).toContain(computeDigest(Buffer.from(`two ${number}`)))
     expect([reads.all, reads.most]).toEqual([lists, 1])
   })
 })

@@ -5,12 +5,12 @@ import { isFresh, mayServeStale } from '../../../src/cache/tags.ts'
 import { SingleFlight } from '../../../src/lib/async.ts'
 import { systemClock } from '../../../src/lib/time.ts'
 import { outlineManifest } from '../../../src/oci/content.ts'
-import { type Digest, digestOf } from '../../../src/oci/digest.ts'
-import { pageOf, referrersIndex, referrersTag } from '../../../src/oci/lists.ts'
+import { type Digest, computeDigest } from '../../../src/oci/digest.ts'
+import { paginate, referrersIndex, referrersTag } from '../../../src/oci/lists.ts'
 import { anonymousIdentity, parseIdentity } from '../../../src/oci/registry.ts'
 import type { ManifestRecord, RepositoryRecord } from '../../../src/store/records.ts'
 
-const digests = ['a', 'b', 'c', 'd'].map((text) => digestOf(Buffer.from(text))) as [Digest, Digest, Digest, Digest]
+const digests = ['a', 'b', 'c', 'd'].map((text) => computeDigest(Buffer.from(text))) as [Digest, Digest, Digest, Digest]
 const bytesOf = (value: unknown) => Buffer.from(typeof value === 'string' ? value : JSON.stringify(value))
 
 describe('the freshness of tags', () => {
@@ -90,20 +90,20 @@ describe('the outline of a manifest', () => {
 describe('a page of a list', () => {
   const all = ['a', 'b', 'c']
   test('has n entries behind last, and links to the next page', () => {
-    expect(pageOf(all, { n: undefined, last: undefined })).toEqual({ entries: all, next: undefined })
-    expect(pageOf(all, { n: '2', last: undefined })).toEqual({ entries: ['a', 'b'], next: 'n=2&last=b' })
-    expect(pageOf(all, { n: '2', last: 'b' })).toEqual({ entries: ['c'], next: undefined })
-    expect(pageOf(all, { n: '0', last: undefined })).toEqual({ entries: [], next: undefined })
-    expect(pageOf(all, { n: '999999999', last: undefined }).entries).toEqual(all)
+    expect(paginate(all, { n: undefined, last: undefined })).toEqual({ entries: all, next: undefined })
+    expect(paginate(all, { n: '2', last: undefined })).toEqual({ entries: ['a', 'b'], next: 'n=2&last=b' })
+    expect(paginate(all, { n: '2', last: 'b' })).toEqual({ entries: ['c'], next: undefined })
+    expect(paginate(all, { n: '0', last: undefined })).toEqual({ entries: [], next: undefined })
+    expect(paginate(all, { n: '999999999', last: undefined }).entries).toEqual(all)
   })
 
   test.each(['-1', 'x', '', '1.5'])('is refused for n=%s', (n) => {
-    expect(() => pageOf(all, { n, last: undefined })).toThrow('number')
+    expect(() => paginate(all, { n, last: undefined })).toThrow('number')
   })
 
   test('of referrers can come from the referrers tag, and is filtered by artifact type', () => {
     expect(referrersTag(digests[0])).toBe(digests[0].replace(':', '-'))
-    expect(referrersTag(digestOf(Buffer.from(''), 'sha512'))).toHaveLength('sha512-'.length + 64)
+    expect(referrersTag(computeDigest(Buffer.from(''), 'sha512'))).toHaveLength('sha512-'.length + 64)
     const index = JSON.parse(Buffer.from(referrersIndex([{ artifactType: 'a/b' }, {}, null], 'a/b')).toString()) as {
       manifests: unknown[]
     }
@@ -238,7 +238,7 @@ test('a single flight is shared while it lasts, and removed before its waiters r
 test('the statistics count outcomes, bytes and errors as documented', () => {
   const stats = new Stats(0)
   const served = (outcome: 'hit' | 'revalidated' | 'stale' | 'miss' | 'collapsed' | 'passed', head = false) =>
-    stats.served({ provenance: { registry: 'r.example', outcome, cacheStatus: '' }, bytes: 10, head })
+    stats.recordResponse({ provenance: { registry: 'r.example', outcome, cacheStatus: '' }, bytes: 10, head })
   for (const outcome of ['hit', 'revalidated', 'stale', 'miss', 'collapsed'] as const) served(outcome)
   served('passed', true)
   expect(stats.totals).toMatchObject({

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { expect, test } from 'vitest'
 import { forEachInTurn } from '../../../src/cli/configure-flow.ts'
-import { MirrorError, exitCode, gravest } from '../../../src/lib/errors.ts'
+import { MirrorError, exitCode, combineExitCodes } from '../../../src/lib/errors.ts'
 
 const refused = new MirrorError('No.', { exit: exitCode.usage })
 
@@ -29,7 +29,7 @@ test('the failure of a single item, a bug and an interruption end the sequence',
 })
 
 test('the gravest of several exit codes is the lowest one', () => {
-  expect(gravest([exitCode.done])).toBe(exitCode.done)
-  expect(gravest([exitCode.checkFailed, exitCode.usage, exitCode.missing])).toBe(exitCode.usage)
-  expect(gravest([exitCode.missing, exitCode.failed])).toBe(exitCode.failed)
+  expect(combineExitCodes([exitCode.done])).toBe(exitCode.done)
+  expect(combineExitCodes([exitCode.checkFailed, exitCode.usage, exitCode.missing])).toBe(exitCode.usage)
+  expect(combineExitCodes([exitCode.missing, exitCode.failed])).toBe(exitCode.failed)
 })

@@ -2,7 +2,7 @@ import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { findPrograms } from '../../../src/clients/adapters.ts'
+import { findClientsOnPath } from '../../../src/clients/adapters.ts'
 
 let home: string
 beforeEach(async () => {
@@ -16,7 +16,7 @@ async function foundWith(...names: string[]) {
     await chmod(join(home, name), 0o755)
   }
   const env = { PATH: home, DOCKER_HOST: `unix://${join(home, 'none.sock')}` }
-  return findPrograms({ platform: 'linux', env, home })
+  return findClientsOnPath({ platform: 'linux', env, home })
 }
 
 test('findPrograms does not count the docker command without an engine as a client', async () => {

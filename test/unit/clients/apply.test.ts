@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { applyPlan } from '../../../src/clients/apply.ts'
-import { openConfiguredClients, type ConfiguredClient } from '../../../src/clients/records.ts'
+import { openClientRecords, type ClientRecord } from '../../../src/clients/records.ts'
 import type { FilePort } from '../../../src/clients/types.ts'
 import { localFiles } from '../../../src/clients/files/local.ts'
 import { applyUndo, planUndo } from '../../../src/clients/undo.ts'
@@ -16,7 +16,7 @@ beforeEach(async () => {
 })
 afterEach(() => rm(folder, { recursive: true }))
 
-const configured = () => openConfiguredClients(join(folder, 'state'))
+const configured = () => openClientRecords(join(folder, 'state'))
 const entry = {
   client: 'docker',
   place: 'system',
@@ -33,8 +33,8 @@ async function apply(
   path: string,
   before: string | undefined,
   after: string | undefined,
-  more: { earlier?: ConfiguredClient; withoutOurs?: () => string | undefined } = {},
-): Promise<ConfiguredClient> {
+  more: { earlier?: ClientRecord; withoutOurs?: () => string | undefined } = {},
+): Promise<ClientRecord> {
   return applyPlan({
     changes: [{ path, before, after }],
     files: localFiles,
@@ -48,7 +48,7 @@ async function apply(
 
 const noStrip = () => Promise.reject(new Error('nothing was changed since'))
 
-async function undo(record: ConfiguredClient, strip: Parameters<typeof planUndo>[2] = noStrip) {
+async function undo(record: ClientRecord, strip: Parameters<typeof planUndo>[2] = noStrip) {
   const plan = await planUndo(record, localFiles, strip)
   await applyUndo(record, plan, localFiles, () => configured().remove(record))
   return plan
@@ -195,7 +195,7 @@ describe('applying a plan and undoing it', () => {
 })
 
 describe('the records', () => {
-  const record = (place: string, since = 1): ConfiguredClient => ({
+  const record = (place: string, since = 1): ClientRecord => ({
     ...entry,
     place,
     since: `2026-01-0${since}T00:00:00.000Z`,

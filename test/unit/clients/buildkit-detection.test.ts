@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { buildkitAdapter } from '../../../src/clients/buildkit/buildkit.ts'
-import { type ClientOptions, FilesNow, type Machine } from '../../../src/clients/types.ts'
+import { type ClientOptions, FilesSnapshot, type Machine } from '../../../src/clients/types.ts'
 import type { RunCommand } from '../../../src/lib/process.ts'
 import { startConfigurableEngine } from '../../support/configurable-engine.ts'
 
@@ -29,7 +29,7 @@ const mirror = {
   fallback: true,
 }
 
-const nothing = new FilesNow(new Map())
+const nothing = new FilesSnapshot(new Map())
 
 /** A machine whose programs say this, by `program argument`; they fail when it begins with an exclamation mark. */
 const machine = (says: Record<string, string>, more: Partial<Machine> = {}): Machine => ({
@@ -66,8 +66,8 @@ describe('BuildKit', () => {
 
   test('has a hint after an undo: it reads its file only when it starts or is created', async () => {
     const [made, own] = await buildkitAdapter.targets(machine({ ...buildx, ...buildkitd }), anything)
-    expect(made!.afterUndo?.([])).toEqual([expect.stringContaining('docker buildx rm')])
-    expect(own!.afterUndo?.([])).toEqual([expect.stringContaining('systemctl restart buildkit')])
+    expect(made!.listUndoSteps?.([])).toEqual([expect.stringContaining('docker buildx rm')])
+    expect(own!.listUndoSteps?.([])).toEqual([expect.stringContaining('systemctl restart buildkit')])
   })
 
   test("has a target for builders that buildx creates and one for the machine's buildkitd", async () => {
@@ -113,7 +113,7 @@ describe('BuildKit', () => {
     ['no builder', { 'docker buildx inspect': '!no builder "x" found\n' }, /no builder "x" found/],
     ['no docker', {}, /no docker command/],
   ])('cannot pull with %s', async (_, says, failed) => {
-    const place = buildkitAdapter.recall(machine(says), { kind: 'buildx', scope: 'user', path: '/b.toml' })
+    const place = buildkitAdapter.restoreTarget(machine(says), { kind: 'buildx', scope: 'user', path: '/b.toml' })
     expect(await place.pull!('docker.io/a/b:c')).toEqual({ failed: expect.stringMatching(failed) })
   })
 
@@ -128,7 +128,7 @@ describe('BuildKit', () => {
       dockerfile = await readFile(join(folder, 'Dockerfile'), 'utf8')
       return { exitCode: dockerfile.includes('bad') ? 1 : 0, stdout: '', stderr: '#1 x\nERROR: not found\n' }
     }
-    const place = buildkitAdapter.recall(machine({}, { runCommand }), {
+    const place = buildkitAdapter.restoreTarget(machine({}, { runCommand }), {
       kind: 'buildx',
       scope: 'user',
       path: '/b.toml',

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { planBuildkit, stripBuildkit } from '../../../src/clients/buildkit/plan.ts'
-import { FilesNow } from '../../../src/clients/types.ts'
+import { FilesSnapshot } from '../../../src/clients/types.ts'
 import { readToml } from '../../../src/clients/edit/toml.ts'
 
 const path = '/etc/buildkit/buildkitd.toml'
@@ -16,7 +16,7 @@ const mirror = {
 }
 
 const filesOf = (text: string | undefined) =>
-  new FilesNow(text === undefined ? new Map() : new Map([[path, Buffer.from(text)]]))
+  new FilesSnapshot(text === undefined ? new Map() : new Map([[path, Buffer.from(text)]]))
 
 function plan(text: string | undefined): string {
   const [change] = planBuildkit(mirror, target, filesOf(text)).changes
@@ -125,7 +125,7 @@ describe('a buildkitd.toml', () => {
     const own = '[registry."127.0.0.1:5055"]\ninsecure = false\n'
     for (const text of ['# theirs\n', own]) {
       const { changes } = planBuildkit(trusting, target, filesOf(text))
-      const written = new FilesNow(new Map(changes.map((change) => [change.path, Buffer.from(change.after!)])))
+      const written = new FilesSnapshot(new Map(changes.map((change) => [change.path, Buffer.from(change.after!)])))
       expect(written.text(path)).toContain(
         '[registry."127.0.0.1:5055"]\nhttp = false\nca = [ "/etc/buildkit/mirror-ca.crt" ]\n',
       )

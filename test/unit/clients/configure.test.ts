@@ -8,9 +8,9 @@ import { dockerAdapter } from '../../../src/clients/docker/docker.ts'
 import { ownFileHeader } from '../../../src/clients/files/kinds.ts'
 import type { MirrorAddress } from '../../../src/clients/find-mirror.ts'
 import { k3sAdapter } from '../../../src/clients/k3s.ts'
-import { openConfiguredClients } from '../../../src/clients/records.ts'
-import type { ClientAdapter, FilesNow, Machine } from '../../../src/clients/types.ts'
-import { prepareUndo, recordsOf, undoClient } from '../../../src/clients/undo.ts'
+import { openClientRecords } from '../../../src/clients/records.ts'
+import type { ClientAdapter, FilesSnapshot, Machine } from '../../../src/clients/types.ts'
+import { prepareUndo, findRecords, undoClient } from '../../../src/clients/undo.ts'
 
 let root: string
 let machine: Machine
@@ -61,7 +61,7 @@ async function configureFor(
     isRemote: false,
     willServe: () => false,
   }
-  const prepared = await prepareClient({ machine, adapter, place: target!, mirror, fallback: true })
+  const prepared = await prepareClient({ machine, adapter, target: target!, mirror, fallback: true })
   await configureClient(prepared, new Date(since))
 }
 
@@ -73,7 +73,7 @@ test('a new address of the mirror replaces the old one, and undo restores the co
   expect(JSON.parse(await readFile(daemonJson, 'utf8'))).toEqual({
     'registry-mirrors': ['http://127.0.0.1:6055', 'https://a.example'],
   })
-  const [record] = await openConfiguredClients(machine.stateDir).list()
+  const [record] = await openClientRecords(machine.stateDir).list()
   await undoClient(machine, await prepareUndo(machine, record!), false)
   expect(await readFile(daemonJson, 'utf8')).toBe(before)
 })
@@ -152,7 +152,12 @@ test('two records of one file are undone in reverse order, so that each finds th
   await writeFile(daemonJson, before)
   await configureFor('http://127.0.0.1:5055', undefined, undefined, { since: 1 })
   await configureFor('http://127.0.0.1:6055', daemonJson, undefined, { since: 2 })
-  const records = await recordsOf(machine, { client: 'docker', scope: undefined, cluster: undefined, file: undefined })
+  const records = await findRecords(machine, {
+    client: 'docker',
+    scope: undefined,
+    cluster: undefined,
+    file: undefined,
+  })
   expect(records).toHaveLength(2)
   for (const record of records) await undoClient(machine, await prepareUndo(machine, record), false)
   expect(await readFile(daemonJson, 'utf8')).toBe(before)
@@ -160,7 +165,7 @@ test('two records of one file are undone in reverse order, so that each finds th
 
 async function undoAll(): Promise<string[]> {
   const notes: string[] = []
-  for (const record of await openConfiguredClients(machine.stateDir).list()) {
+  for (const record of await openClientRecords(machine.stateDir).list()) {
     const prepared = await prepareUndo(machine, record)
     notes.push(...prepared.plan.notes)
     await undoClient(machine, prepared, false)
@@ -183,16 +188,17 @@ test('an undo whose reload fails leaves a record whose undo is exact', async () 
   const before = '{\n  "debug": true\n}\n'
   await writeFile(daemonJson, before)
   await configureFor('http://127.0.0.1:5055')
-  const [record] = await openConfiguredClients(machine.stateDir).list()
+  const [record] = await openClientRecords(machine.stateDir).list()
   const prepared = await prepareUndo(machine, record!)
   const reload = {
     question: '',
     done: '',
     run: () => Promise.reject(new Error('nobody there')),
-    interim: (mirror: { cache: string }, files: FilesNow) => emptyDaemonJsonLists(mirror, daemonJson, files, undefined),
+    interim: (mirror: { cache: string }, files: FilesSnapshot) =>
+      emptyDaemonJsonLists(mirror, daemonJson, files, undefined),
   }
-  const target = { ...prepared.place, reload }
-  await expect(undoClient(machine, { ...prepared, place: target }, true)).rejects.toThrow('nobody there')
+  const target = { ...prepared.target, reload }
+  await expect(undoClient(machine, { ...prepared, target: target }, true)).rejects.toThrow('nobody there')
   expect(JSON.parse(await readFile(daemonJson, 'utf8'))).toEqual({ debug: true, 'registry-mirrors': [] })
   expect(await undoAll()).toEqual([])
   expect(await readFile(daemonJson, 'utf8')).toBe(before)
@@ -201,7 +207,7 @@ test('an undo whose reload fails leaves a record whose undo is exact', async () 
 test('undo does not write a file that was changed while it waited for an answer', async () => {
   await writeFile(daemonJson, '{}')
   await configureFor('http://127.0.0.1:5055')
-  const [record] = await openConfiguredClients(machine.stateDir).list()
+  const [record] = await openClientRecords(machine.stateDir).list()
   const prepared = await prepareUndo(machine, record!)
   await writeFile(daemonJson, '{"debug": true}')
   await expect(undoClient(machine, prepared, false)).rejects.toThrow('changed by another program')
@@ -219,6 +225,11 @@ test('undo notes that a changed file has no keys of mirror', async () => {
 test('undo --file undoes only the named file of several', async () => {
   await configureFor('http://127.0.0.1:5055')
   await configureFor('http://127.0.0.1:5055', 'mine.json')
-  const found = await recordsOf(machine, { client: 'docker', scope: undefined, cluster: undefined, file: 'mine.json' })
+  const found = await findRecords(machine, {
+    client: 'docker',
+    scope: undefined,
+    cluster: undefined,
+    file: 'mine.json',
+  })
   expect(found.map(({ files }) => files.map(({ path }) => path))).toEqual([[join(root, 'mine.json')]])
 })

@@ -33,16 +33,16 @@ describe('containerd on this machine', () => {
     const [place, ...others] = await placesOf(machine)
     expect(others).toEqual([])
     expect(place!.id).toBe('system')
-    expect(place!.wants.trees).toEqual(['/opt/one', '/opt/two', '/etc/docker/certs.d'])
+    expect(place!.inputs.trees).toEqual(['/opt/one', '/opt/two', '/etc/docker/certs.d'])
     expect(place!.details).toMatchObject({ version: '2.1.4', socket: '/run/mine.sock' })
-    expect(containerdAdapter.recall(machine, place!.details).wants).toEqual(place!.wants)
+    expect(containerdAdapter.restoreTarget(machine, place!.details).inputs).toEqual(place!.inputs)
   })
 
   test('is configured in the default folder if it reports no config_path', async () => {
     for (const said of [dumped(''), fails('broken')]) {
       const { machine } = await machineWith({ 'containerd --version': version, 'containerd config dump': said })
       const [place] = await placesOf(machine, 'system')
-      expect(place!.wants.trees).toEqual(['/etc/containerd/certs.d', '/etc/docker/certs.d'])
+      expect(place!.inputs.trees).toEqual(['/etc/containerd/certs.d', '/etc/docker/certs.d'])
     }
   })
 
@@ -56,7 +56,7 @@ describe('containerd on this machine', () => {
     expect(places.map(({ id }) => id).toSorted()).toEqual(['system', 'user'])
     const user = places.find(({ id }) => id === 'user')!
     expect(user.location.in).toBe('apart')
-    expect(user.wants.trees[0]).toBe(join(home, '.config/containerd/certs.d'))
+    expect(user.inputs.trees[0]).toBe(join(home, '.config/containerd/certs.d'))
   })
 
   test('is supported on Linux only, except below --root', async () => {
@@ -64,7 +64,7 @@ describe('containerd on this machine', () => {
     await expect(placesOf(machine)).rejects.toMatchObject({ exit: 4 })
     const below = { ...machine, detached: true, root: '/tree', home: '/tree' }
     const [place] = await placesOf(below)
-    expect(place!.wants.trees).toEqual(['/tree/etc/containerd/certs.d', '/tree/etc/docker/certs.d'])
+    expect(place!.inputs.trees).toEqual(['/tree/etc/containerd/certs.d', '/tree/etc/docker/certs.d'])
     expect(place!.pull).toBeUndefined()
     expect(asked).toEqual([])
   })

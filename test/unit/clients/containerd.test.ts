@@ -1,7 +1,7 @@
 import { parse } from 'smol-toml'
 import { describe, expect, test } from 'vitest'
 import { type ContainerdTarget, planContainerd, stripContainerd } from '../../../src/clients/containerd/plan.ts'
-import { FilesNow, type MirrorForClient } from '../../../src/clients/types.ts'
+import { FilesSnapshot, type MirrorForClient } from '../../../src/clients/types.ts'
 
 const mirror: MirrorForClient = {
   cache: 'http://127.0.0.1:5055',
@@ -27,8 +27,8 @@ const configured = {
     'version = 2\n[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "/etc/containerd/certs.d"\n',
 }
 
-function filesOf(texts: Record<string, string>): FilesNow {
-  return new FilesNow(new Map(Object.entries(texts).map(([path, text]) => [path, Buffer.from(text)])))
+function filesOf(texts: Record<string, string>): FilesSnapshot {
+  return new FilesSnapshot(new Map(Object.entries(texts).map(([path, text]) => [path, Buffer.from(text)])))
 }
 
 function planned(texts: Record<string, string>, options: Partial<MirrorForClient> = {}, more: object = {}) {

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { dockerAdapter } from '../../../src/clients/docker/docker.ts'
-import { type ClientOptions, FilesNow, type Machine } from '../../../src/clients/types.ts'
+import { type ClientOptions, FilesSnapshot, type Machine } from '../../../src/clients/types.ts'
 import type { CommandResult } from '../../../src/lib/process.ts'
 import { type ConfigurableEngineOptions, startConfigurableEngine } from '../../support/configurable-engine.ts'
 
@@ -73,8 +73,8 @@ describe('the Docker engine', () => {
   test('of the system gets the form that it reads', async () => {
     const target = await targetWith({ info: { ServerVersion: '28.5.2', DriverStatus: containerd } })
     expect(target).toMatchObject({ id: 'system', location: { in: 'host' } })
-    expect(target.wants).toEqual({ files: ['/etc/docker/daemon.json'], trees: ['/etc/docker/certs.d'] })
-    const plan = target.plan(mirror, new FilesNow(new Map()))
+    expect(target.inputs).toEqual({ files: ['/etc/docker/daemon.json'], trees: ['/etc/docker/certs.d'] })
+    const plan = target.plan(mirror, new FilesSnapshot(new Map()))
     expect(plan.changes.map(({ path }) => path)).toEqual(['/etc/docker/certs.d/docker.io/hosts.toml'])
     expect(plan.notes.join()).toContain('No dockerd was found')
     expect(target.reload).toBeUndefined()
@@ -82,19 +82,19 @@ describe('the Docker engine', () => {
 
   test('with the classic image store needs a reload, and a restart for builds', async () => {
     const target = await targetWith({})
-    const plan = target.plan(mirror, new FilesNow(new Map()))
+    const plan = target.plan(mirror, new FilesSnapshot(new Map()))
     expect(plan.changes.map(({ path }) => path)).toEqual(['/etc/docker/daemon.json'])
     expect(plan.todo).toHaveLength(1)
     // The engine is asked what it still has: nothing asks for a restart, which stops containers.
-    expect(target.afterUndo?.(['/etc/docker/daemon.json'])).toEqual([])
-    expect(target.afterUndo?.(['/etc/docker/certs.d/docker.io/hosts.toml'])).toEqual([])
-    const old = dockerAdapter.recall(machine(), { ...target.details, version: '20.10.24' })
-    expect(old.plan(mirror, new FilesNow(new Map())).todo.join()).toContain('after a restart')
+    expect(target.listUndoSteps?.(['/etc/docker/daemon.json'])).toEqual([])
+    expect(target.listUndoSteps?.(['/etc/docker/certs.d/docker.io/hosts.toml'])).toEqual([])
+    const old = dockerAdapter.restoreTarget(machine(), { ...target.details, version: '20.10.24' })
+    expect(old.plan(mirror, new FilesSnapshot(new Map())).todo.join()).toContain('after a restart')
   })
 
   test("is overridden by the user's version and image store", async () => {
     const target = await targetWith({}, {}, { clientVersion: '28.5.2', imageStore: 'containerd' })
-    const plan = target.plan(mirror, new FilesNow(new Map()))
+    const plan = target.plan(mirror, new FilesSnapshot(new Map()))
     expect(plan.changes.map(({ path }) => path)).toEqual(['/etc/docker/certs.d/docker.io/hosts.toml'])
   })
 
@@ -117,11 +117,11 @@ describe('the Docker engine', () => {
       { platform: 'darwin' },
     )
     expect(target.location).toEqual({ in: 'vm', what, hostName: 'host.docker.internal' })
-    expect(target.wants).toEqual({ files: [join(home, file)], trees: [] })
-    const plan = target.plan({ ...mirror, cache: 'http://host.docker.internal:5055' }, new FilesNow(new Map()))
+    expect(target.inputs).toEqual({ files: [join(home, file)], trees: [] })
+    const plan = target.plan({ ...mirror, cache: 'http://host.docker.internal:5055' }, new FilesSnapshot(new Map()))
     expect(plan.todo.join()).toContain(then)
-    const recalled = dockerAdapter.recall(machine({ platform: 'darwin' }), target.details)
-    expect(recalled.afterUndo?.([join(home, file)]).join()).toContain(then)
+    const recalled = dockerAdapter.restoreTarget(machine({ platform: 'darwin' }), target.details)
+    expect(recalled.listUndoSteps?.([join(home, file)]).join()).toContain(then)
     expect(target.reload).toBeUndefined()
     expect(target.validate).toBeUndefined()
   })
@@ -138,7 +138,7 @@ describe('the Docker engine', () => {
   ])('of %s gets its settings on stdout', async (_, info, env, output) => {
     const platform = 'WSL_DISTRO_NAME' in env ? 'linux' : 'darwin'
     const target = await targetWith({ info }, { platform, env: { DOCKER_HOST: `unix://${socket}`, ...env } })
-    const plan = target.plan({ ...mirror, cache: 'http://host.docker.internal:5055' }, new FilesNow(new Map()))
+    const plan = target.plan({ ...mirror, cache: 'http://host.docker.internal:5055' }, new FilesSnapshot(new Map()))
     expect(plan).toMatchObject({ changes: [], output: expect.stringContaining(output) })
     expect(plan.todo).not.toEqual([])
   })
@@ -146,7 +146,7 @@ describe('the Docker engine', () => {
   test('that is rootless has its files in the home folder, and does not reach the loopback of the host', async () => {
     const target = await targetWith({ info: { SecurityOptions: ['name=rootless'] } })
     expect(target).toMatchObject({ id: 'rootless', details: { scope: 'user' }, location: { in: 'apart' } })
-    expect(target.wants.files).toEqual([join(home, '.config/docker/daemon.json')])
+    expect(target.inputs.files).toEqual([join(home, '.config/docker/daemon.json')])
   })
 
   test('on another machine is refused because its files are not on this one', async () => {
@@ -168,9 +168,9 @@ describe('the Docker engine', () => {
     const says = { dockerd: 'Docker version 27.5.1, build 4c9b3b0\n', systemctl: unit }
     const [target] = await dockerAdapter.targets(machine({}, says), anything)
     expect(target!.id).toBe('system')
-    expect(() => target!.plan(mirror, new FilesNow(new Map()))).toThrow(/--registry-mirror=https:\/\/a\.example/)
+    expect(() => target!.plan(mirror, new FilesSnapshot(new Map()))).toThrow(/--registry-mirror=https:\/\/a\.example/)
     const [user] = await dockerAdapter.targets(machine({}, says), { ...anything, scope: 'user' })
-    const plan = user!.plan(mirror, new FilesNow(new Map()))
+    const plan = user!.plan(mirror, new FilesSnapshot(new Map()))
     expect(plan.changes.map(({ path }) => path)).toEqual([join(home, '.config/docker/daemon.json')])
     expect(plan.notes[0]).toContain('a guess')
   })
@@ -188,9 +188,12 @@ describe('the Docker engine', () => {
 
   test('is restored from its record without contacting it', async () => {
     const target = await targetWith({ info: { ServerVersion: '28.5.2', DriverStatus: containerd } })
-    const again = dockerAdapter.recall(machine(), JSON.parse(JSON.stringify(target.details)) as Record<string, string>)
+    const again = dockerAdapter.restoreTarget(
+      machine(),
+      JSON.parse(JSON.stringify(target.details)) as Record<string, string>,
+    )
     expect(again).toMatchObject({ id: target.id, title: target.title, details: target.details })
-    expect(again.wants).toEqual(target.wants)
+    expect(again.inputs).toEqual(target.inputs)
   })
 
   test('validates its file by dockerd', async () => {
@@ -211,7 +214,7 @@ describe('the Docker engine', () => {
     )
     for (const stderr of ['unknown flag: --validate', '']) {
       const runCommand = () => Promise.resolve({ exitCode: 125, stdout: '', stderr })
-      await dockerAdapter.recall(machine({ runCommand }), target.details).validate!([change])
+      await dockerAdapter.restoreTarget(machine({ runCommand }), target.details).validate!([change])
     }
   })
 })
@@ -222,7 +225,7 @@ describe('docker with --root', () => {
     const runCommand = () => Promise.reject(new Error('a program was started'))
     const detached = machine({ detached: true, root: home, runCommand })
     const [target] = await dockerAdapter.targets(detached, anything)
-    expect(target!.wants).toEqual({
+    expect(target!.inputs).toEqual({
       files: [join(home, 'etc/docker/daemon.json')],
       trees: [join(home, 'etc/docker/certs.d')],
     })

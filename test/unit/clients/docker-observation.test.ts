@@ -10,7 +10,7 @@ import { configureClient, prepareClient } from '../../../src/clients/configure.t
 import { dockerAdapter } from '../../../src/clients/docker/docker.ts'
 import type { MirrorAddress } from '../../../src/clients/find-mirror.ts'
 import { listConfigured } from '../../../src/clients/configured.ts'
-import { prepareUndo, recordsOf, undoClient } from '../../../src/clients/undo.ts'
+import { prepareUndo, findRecords, undoClient } from '../../../src/clients/undo.ts'
 
 const program = fileURLToPath(new URL('../../support/dockerd.mjs', import.meta.url))
 const cache = 'http://127.0.0.1:5055'
@@ -65,7 +65,7 @@ async function startDockerd(): Promise<() => Promise<void>> {
 
 async function createTarget() {
   const [target] = await dockerAdapter.targets(machine, anything)
-  expect(target!.wants.files).toEqual([daemonJson])
+  expect(target!.inputs.files).toEqual([daemonJson])
   return target!
 }
 
@@ -80,13 +80,13 @@ async function configure(): Promise<void> {
   }
   const target = await createTarget()
   await configureClient(
-    await prepareClient({ machine, adapter: dockerAdapter, place: target, mirror, fallback: true }),
+    await prepareClient({ machine, adapter: dockerAdapter, target: target, mirror, fallback: true }),
     new Date(),
   )
 }
 
 async function undo(reload: boolean) {
-  const [record] = await recordsOf(machine, all)
+  const [record] = await findRecords(machine, all)
   return undoClient(machine, await prepareUndo(machine, record!), reload)
 }
 
@@ -130,7 +130,7 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps its mirrors u
     expect(await undo(true)).toEqual({ stillInUse: false })
     expect(await mirrors()).toMatchObject({ inUse: false })
     expect(await readFile(daemonJson, 'utf8')).toBe(before)
-    expect(await recordsOf(machine, all)).toEqual([])
+    expect(await findRecords(machine, all)).toEqual([])
   })
 
   test('whose undo starts without a daemon.json has none afterwards', async () => {
@@ -154,7 +154,7 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps its mirrors u
     await startDockerd()
     expect(await states()).toEqual([])
     expect(await undo(false)).toEqual({ stillInUse: false })
-    expect(await recordsOf(machine, all)).toEqual([])
+    expect(await findRecords(machine, all)).toEqual([])
   })
 
   test('that is configured again before a reload is undone to the first content', async () => {
@@ -174,13 +174,13 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps its mirrors u
     await configure()
     await (await createTarget()).reload!.run()
     await undo(false)
-    const [record] = await recordsOf(machine, all)
+    const [record] = await findRecords(machine, all)
     const prepared = await prepareUndo(machine, record!)
-    const reload = { ...prepared.place.reload!, run: () => Promise.reject(new Error('cut short')) }
-    await expect(undoClient(machine, { ...prepared, place: { ...prepared.place, reload } }, true)).rejects.toThrow()
+    const reload = { ...prepared.target.reload!, run: () => Promise.reject(new Error('cut short')) }
+    await expect(undoClient(machine, { ...prepared, target: { ...prepared.target, reload } }, true)).rejects.toThrow()
     expect(JSON.parse(await readFile(daemonJson, 'utf8'))).toEqual({ debug: true, 'registry-mirrors': [] })
     await undo(true)
     expect(await readFile(daemonJson, 'utf8')).toBe(before)
-    expect(await recordsOf(machine, all)).toEqual([])
+    expect(await findRecords(machine, all)).toEqual([])
   })
 })

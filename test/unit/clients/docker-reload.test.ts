@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { createDockerReload } from '../../../src/clients/docker/target.ts'
-import { FilesNow } from '../../../src/clients/types.ts'
+import { FilesSnapshot } from '../../../src/clients/types.ts'
 import { type Clock, systemClock } from '../../../src/lib/time.ts'
 import { findDockerd, resolveDockerdPath } from '../../../src/clients/docker/engines.ts'
 import { createDockerEngine } from '../../../src/docker/dockerode-engine.ts'
@@ -68,7 +68,7 @@ describe.runIf(process.platform === 'linux')('a reload of the dockerd behind a s
     await reload.run()
     expect(await mirrors()).toEqual(['http://127.0.0.1:5055/'])
 
-    const files = new FilesNow(new Map([[daemonJson, Buffer.from(text)]]))
+    const files = new FilesSnapshot(new Map([[daemonJson, Buffer.from(text)]]))
     const [interim] = reload.interim!({ cache: 'http://127.0.0.1:5055' }, files)
     expect(interim?.after).toBe('{"registry-mirrors": []}')
     await writeFile(daemonJson, interim!.after!)

@@ -7,13 +7,13 @@ import {
   emptyDaemonJsonLists,
 } from '../../../src/clients/docker/daemon-json.ts'
 import { planDocker, stripDocker } from '../../../src/clients/docker/plan.ts'
-import { FilesNow, type MirrorForClient } from '../../../src/clients/types.ts'
+import { FilesSnapshot, type MirrorForClient } from '../../../src/clients/types.ts'
 
 const file = '/etc/docker/daemon.json'
 const folder = '/etc/docker/certs.d'
 
 const filesOf = (files: Record<string, string>) =>
-  new FilesNow(new Map(Object.entries(files).map(([path, text]) => [path, Buffer.from(text)])))
+  new FilesSnapshot(new Map(Object.entries(files).map(([path, text]) => [path, Buffer.from(text)])))
 
 const mirror = (more: Partial<MirrorForClient> = {}): MirrorForClient => ({
   cache: 'http://127.0.0.1:5055',

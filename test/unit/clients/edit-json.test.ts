@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { putFirst, readJsonObject, takeOut } from '../../../src/clients/edit/json.ts'
+import { prependJsonItem, readJsonObject, removeJsonItems } from '../../../src/clients/edit/json.ts'
 
 const isNew = (item: unknown) => item === 'new'
 
@@ -14,8 +14,8 @@ describe('a list in a JSON file', () => {
     ['{\n  "k": [\n    "b"\n  ]\n}', '{\n  "k": [\n    "new",\n    "b"\n  ]\n}'],
     ['\uFEFF{"a":[]}', '\uFEFF{"a":[],"k":["new"]}'],
   ])('%j gets an item at its front, and is as before without it', (before, after) => {
-    expect(putFirst(before, 'k', 'new')).toBe(after)
-    expect(takeOut(after, 'k', isNew, 'drop')).toBe(before)
+    expect(prependJsonItem(before, 'k', 'new')).toBe(after)
+    expect(removeJsonItems(after, 'k', isNew, 'drop')).toBe(before)
   })
 
   test.each([
@@ -24,31 +24,31 @@ describe('a list in a JSON file', () => {
     ['{"k": [ ]}', '{"k": ["new"]}', '{}'],
     ['{"k": null}', '{"k": ["new"]}', '{}'],
   ])('%j gets a new list for an item', (before, after, without) => {
-    expect(putFirst(before, 'k', 'new')).toBe(after)
-    expect(takeOut(after, 'k', isNew, 'drop')).toBe(without)
+    expect(prependJsonItem(before, 'k', 'new')).toBe(after)
+    expect(removeJsonItems(after, 'k', isNew, 'drop')).toBe(without)
   })
 
   test('loses every item of the mirror at any position', () => {
-    expect(takeOut('{"k": ["new", "b", "new"], "a": 1}', 'k', isNew, 'drop')).toBe('{"k": ["b"], "a": 1}')
-    expect(takeOut('{"k": ["new", "new"], "a": 1}', 'k', isNew, 'drop')).toBe('{"a": 1}')
-    expect(takeOut('{"a": 1, "k": ["new"]}', 'k', isNew, 'drop')).toBe('{"a": 1}')
+    expect(removeJsonItems('{"k": ["new", "b", "new"], "a": 1}', 'k', isNew, 'drop')).toBe('{"k": ["b"], "a": 1}')
+    expect(removeJsonItems('{"k": ["new", "new"], "a": 1}', 'k', isNew, 'drop')).toBe('{"a": 1}')
+    expect(removeJsonItems('{"a": 1, "k": ["new"]}', 'k', isNew, 'drop')).toBe('{"a": 1}')
   })
 
   test('stays as an empty list if the caller asks for that', () => {
-    expect(takeOut('{"k": ["new"], "a": 1}', 'k', isNew, 'keep')).toBe('{"k": [], "a": 1}')
+    expect(removeJsonItems('{"k": ["new"], "a": 1}', 'k', isNew, 'keep')).toBe('{"k": [], "a": 1}')
   })
 
   test.each(['{"a": 1}', '{"k": ["b"]}', '{"k": "new"}', '{"k": []}'])(
     '%j has no item of the mirror and is not changed',
     (text) => {
-      expect(takeOut(text, 'k', isNew, 'drop')).toBe(text)
-      expect(takeOut(text, 'k', isNew, 'keep')).toBe(text)
+      expect(removeJsonItems(text, 'k', isNew, 'drop')).toBe(text)
+      expect(removeJsonItems(text, 'k', isNew, 'keep')).toBe(text)
     },
   )
 
   test('keeps the spelling of numbers, strings and keys', () => {
     const text = '{"n": 1.50e+3, "t": "\\u00e9\\/", "\\u006b2": null}'
-    expect(putFirst(text, 'k', 'new')).toBe(`${text.slice(0, -1)}, "k": ["new"]}`)
+    expect(prependJsonItem(text, 'k', 'new')).toBe(`${text.slice(0, -1)}, "k": ["new"]}`)
   })
 })
 

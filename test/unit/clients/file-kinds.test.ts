@@ -3,7 +3,7 @@ import { planBuildkit } from '../../../src/clients/buildkit/plan.ts'
 import { planContainerd } from '../../../src/clients/containerd/plan.ts'
 import { planDaemonJson } from '../../../src/clients/docker/daemon-json.ts'
 import { recognizeFile } from '../../../src/clients/files/kinds.ts'
-import { FilesNow } from '../../../src/clients/types.ts'
+import { FilesSnapshot } from '../../../src/clients/types.ts'
 import { planK3d } from '../../../src/clients/k3d.ts'
 import { planRegistries } from '../../../src/clients/k3s.ts'
 import { planKind } from '../../../src/clients/kind/cluster-file.ts'
@@ -91,7 +91,7 @@ const samples: Readonly<Record<string, readonly [is: string, text: string, taken
 const folder = '/home/me'
 const join = (...parts: string[]) => parts.join('/')
 /** Each client's writer, with the file where it expects its own. */
-const writers: Readonly<Record<string, (path: string, files: FilesNow) => unknown>> = {
+const writers: Readonly<Record<string, (path: string, files: FilesSnapshot) => unknown>> = {
   docker: (path, files) =>
     planDaemonJson(
       mirror,
@@ -136,7 +136,7 @@ const writers: Readonly<Record<string, (path: string, files: FilesNow) => unknow
 
 describe.each(Object.entries(samples))('the file %s', (name, [is, text, takenBy]) => {
   const path = join(folder, name)
-  const files = new FilesNow(new Map([[path, Buffer.from(text)]]))
+  const files = new FilesSnapshot(new Map([[path, Buffer.from(text)]]))
 
   test('is recognized', () => {
     expect(recognizeFile(path, text)?.is).toContain(is)
@@ -159,7 +159,7 @@ describe('a file of an unknown program', () => {
     ['k3d', 'colour: blue\n'],
     ['k3s', '{"colour": "blue"}'],
   ])('is refused by %s when that knows none of its keys', (client, text) => {
-    const files = new FilesNow(new Map([['/x', Buffer.from(text)]]))
+    const files = new FilesSnapshot(new Map([['/x', Buffer.from(text)]]))
     expect(() => writers[client]!('/x', files)).toThrow(/^\/x is not a .*: it sets nothing but colour/)
   })
 
@@ -167,7 +167,7 @@ describe('a file of an unknown program', () => {
     ['buildkit', '[log]\nlevel = "info"\n[entryPoints.web]\naddress = ":80"\n[api]\n', 'entryPoints, api'],
     ['docker', '{"debug": true, "colour": "blue", "shape": "round"}', 'colour, shape'],
   ])('is refused by %s when that knows fewer than half of its keys', (client, text, unknown) => {
-    const files = new FilesNow(new Map([['/x', Buffer.from(text)]]))
+    const files = new FilesSnapshot(new Map([['/x', Buffer.from(text)]]))
     expect(() => writers[client]!('/x', files)).toThrow(`most of what it sets is unknown there: ${unknown}.`)
   })
 
@@ -177,7 +177,7 @@ describe('a file of an unknown program', () => {
     ['buildkit', 'colour = blue\n', '/x:1:10'],
     ['k3s', 'colour: [\n', 'line 2'],
   ])('is refused by %s with the syntax error when it is invalid: %j', (client, text, why) => {
-    const files = new FilesNow(new Map([['/x', Buffer.from(text)]]))
+    const files = new FilesSnapshot(new Map([['/x', Buffer.from(text)]]))
     expect(() => writers[client]!('/x', files)).toThrow(why)
   })
 
@@ -195,7 +195,7 @@ describe('a file of an unknown program', () => {
     ['containerd', 'version = 3\n'],
     ['podman', ''],
   ])('is accepted by %s when nothing rules it out: %j', (client, text) => {
-    const files = new FilesNow(new Map([['/x', Buffer.from(text)]]))
+    const files = new FilesSnapshot(new Map([['/x', Buffer.from(text)]]))
     expect(() => writers[client]!('/x', files)).not.toThrow()
   })
 })

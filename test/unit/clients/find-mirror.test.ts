@@ -4,8 +4,8 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { findMirror } from '../../../src/clients/find-mirror.ts'
-import { processIdentity } from '../../../src/lib/process.ts'
+import { findMirrorAddress } from '../../../src/clients/find-mirror.ts'
+import { getProcessIdentity } from '../../../src/lib/process.ts'
 import { writeState } from '../../../src/admin/state.ts'
 import { testCertificate } from '../../support/upstream/certificate.ts'
 
@@ -19,7 +19,7 @@ afterEach(() => rm(home, { recursive: true }))
 async function addressOf(url: string, config: object, caFile?: string) {
   await writeFile(join(home, 'mirror.yaml'), JSON.stringify(config))
   const surroundings = { platform: 'linux' as const, env: { MIRROR_HOME: home }, homedir: home, cwd: home }
-  return (await findMirror(surroundings, { url, caFile })).addressFor({ in: 'host' })
+  return (await findMirrorAddress(surroundings, { url, caFile })).addressFor({ in: 'host' })
 }
 
 const tls = { cert: './tls.crt', key: './tls.key' }
@@ -56,7 +56,7 @@ async function runsWith(endpoints: {
 }): Promise<void> {
   await writeState(join(home, 'state', 'mirror.json'), {
     pid: process.pid,
-    processIdentity: await processIdentity(process.pid),
+    processIdentity: await getProcessIdentity(process.pid),
     version: '1',
     runtime: 'process',
     startedAt: '2026-01-01T00:00:00.000Z',
@@ -101,7 +101,7 @@ test.each([
     const url = `http://127.0.0.1:${(admin.address() as AddressInfo).port}`
     await runsWith({ cache: ['http://127.0.0.1:5055'], registry: [], admin: [url], networks: {} })
     const surroundings = { platform: 'linux' as const, env: { MIRROR_HOME: home }, homedir: home, cwd: home }
-    const mirror = await findMirror(surroundings, { url: undefined, caFile: undefined })
+    const mirror = await findMirrorAddress(surroundings, { url: undefined, caFile: undefined })
     const ask = () => mirror.addressFor({ in: 'network', what: 'kind nodes', network: 'kind' })
     const hints = expect.arrayContaining([expect.stringContaining(hint)])
     expect(ask).toThrow(expect.objectContaining({ exit: 4, message: expect.stringContaining(why), hints }))

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
 import { parseK3dClusterFile, planK3d, stripK3d } from '../../../src/clients/k3d.ts'
-import { FilesNow } from '../../../src/clients/types.ts'
+import { FilesSnapshot } from '../../../src/clients/types.ts'
 
 const path = '/home/me/k3d.yaml'
 const mirror = {
@@ -13,7 +13,7 @@ const mirror = {
 }
 const target = { cluster: 'dev', path, caPath: '/state/k3d/dev/ca/mirror-ca.crt', hosting: undefined }
 const head = 'apiVersion: k3d.io/v1alpha5\nkind: Simple\nmetadata:\n  name: dev # mine\n'
-const filesOf = (text: string) => new FilesNow(new Map([[path, Buffer.from(text)]]))
+const filesOf = (text: string) => new FilesSnapshot(new Map([[path, Buffer.from(text)]]))
 const plan = (text: string, more: object = {}) => planK3d({ ...mirror, ...more }, target, filesOf(text))
 const merged = (text: string) => plan(text).changes.find((change) => change.path === path)?.after ?? text
 const registriesIn = (text: string) =>

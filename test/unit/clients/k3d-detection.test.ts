@@ -39,13 +39,13 @@ describe('k3d', () => {
     const machine = machineWithCluster('k3d-dev')
     const [target] = await k3dAdapter.targets(machine, { ...nothing, cluster: 'dev' })
     expect(target).toMatchObject({ location: { network: 'k3d-dev' }, details: { cluster: 'dev', hosting: 'yes' } })
-    const path = target!.wants.files[1]!
+    const path = target!.inputs.files[1]!
     const text =
       'apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: local-registry-hosting\n  namespace: kube-public\ndata: {}\n'
     expect(await target!.files.read(path)).toBeUndefined()
     await target!.files.write(path, Buffer.from(text), undefined)
     expect(Buffer.from((await target!.files.read(path))!.bytes).toString()).toBe(text)
-    const again = k3dAdapter.recall(machine, target!.details)
+    const again = k3dAdapter.restoreTarget(machine, target!.details)
     await again.files.remove(path)
     expect(machine.kept).toBeUndefined()
   })
@@ -53,12 +53,12 @@ describe('k3d', () => {
   test('has no ConfigMap when kubectl does not reach the cluster', async () => {
     const [target] = await k3dAdapter.targets(machineWithCluster('other'), { ...nothing, cluster: 'dev' })
     expect(target).toMatchObject({ details: { cluster: 'dev' } })
-    expect(target!.ours).toBe(true)
-    expect(target!.wants.files).toEqual(['/state/k3d/dev/registries.yaml', '/state/k3d/dev/ca/mirror-ca.crt'])
+    expect(target!.isOwn).toBe(true)
+    expect(target!.inputs.files).toEqual(['/state/k3d/dev/registries.yaml', '/state/k3d/dev/ca/mirror-ca.crt'])
   })
 
   test('has nothing to undo in a cluster that was deleted', async () => {
-    const target = k3dAdapter.recall(machineWithCluster('other'), { cluster: 'dev', hosting: 'yes' })
-    expect(await target.files.read(target.wants.files[1]!)).toBeUndefined()
+    const target = k3dAdapter.restoreTarget(machineWithCluster('other'), { cluster: 'dev', hosting: 'yes' })
+    expect(await target.files.read(target.inputs.files[1]!)).toBeUndefined()
   })
 })

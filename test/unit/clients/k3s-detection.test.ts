@@ -25,7 +25,7 @@ test.each(['k3s', 'k3s-agent'])(
 test('an undo of k3s without a reload lists the steps that are left', async () => {
   const { machine } = await machineWith({})
   const [target] = await k3sAdapter.targets(machine, nothingSaid)
-  expect(target!.afterUndo?.([])).toEqual([expect.stringContaining('systemctl restart k3s')])
+  expect(target!.listUndoSteps?.([])).toEqual([expect.stringContaining('systemctl restart k3s')])
 })
 
 test('a failed reload of k3s reports the error of systemctl, or that k3s does not run', async () => {

@@ -2,7 +2,7 @@ import { posix } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { planK3d } from '../../../src/clients/k3d.ts'
 import { planRegistries, describeTemplates, stripRegistries } from '../../../src/clients/k3s.ts'
-import { FilesNow, type MirrorForClient } from '../../../src/clients/types.ts'
+import { FilesSnapshot, type MirrorForClient } from '../../../src/clients/types.ts'
 
 const mirror: MirrorForClient = {
   cache: 'http://127.0.0.1:5055',
@@ -14,8 +14,8 @@ const mirror: MirrorForClient = {
 const path = '/etc/rancher/k3s/registries.yaml'
 const ca = { path: '/etc/rancher/k3s/mirror-ca.crt', name: '/etc/rancher/k3s/mirror-ca.crt' }
 
-function files(text: string | undefined): FilesNow {
-  return new FilesNow(new Map(text === undefined ? [] : [[path, Buffer.from(text)]]))
+function files(text: string | undefined): FilesSnapshot {
+  return new FilesSnapshot(new Map(text === undefined ? [] : [[path, Buffer.from(text)]]))
 }
 
 function planned(text: string | undefined, more: Partial<MirrorForClient> = {}): string {
@@ -50,7 +50,7 @@ describe('a registries.yaml', () => {
   test("that mirror wrote with a CA is removed, and the user's settings next to the CA stay", () => {
     const trusting = { ...mirror, cache: 'https://10.0.0.1:5055', registry: 'https://10.0.0.1:5001', ca: 'PEM\n' }
     const plan = planRegistries(trusting, path, ca, files(undefined))
-    const written = new FilesNow(new Map(plan.changes.map((change) => [change.path, Buffer.from(change.after!)])))
+    const written = new FilesSnapshot(new Map(plan.changes.map((change) => [change.path, Buffer.from(change.after!)])))
     expect(planRegistries(trusting, path, ca, written).changes).toEqual([])
     expect(stripRegistries(trusting, path, ca, written).map((change) => [change.path, change.after])).toEqual([
       [path, undefined],
@@ -108,12 +108,12 @@ describe('k3d', () => {
       caPath: '/home/a b/ca/mirror-ca.crt',
       hosting: undefined,
     }
-    const { output } = planK3d(mirror, spaced, new FilesNow(new Map()))
+    const { output } = planK3d(mirror, spaced, new FilesSnapshot(new Map()))
     expect(output).toBe("k3d cluster create dev --registry-config '/home/a b/registries.yaml'\n")
   })
 
   test('keeps the registry that a cluster already announces', () => {
-    const own = new FilesNow(new Map([[hosting, Buffer.from('data: {}\n')]]))
+    const own = new FilesSnapshot(new Map([[hosting, Buffer.from('data: {}\n')]]))
     const { changes, notes } = planK3d(mirror, { cluster: 'dev', path, caPath: ca.path, hosting }, own)
     expect(changes.map((change) => change.path)).toEqual([path])
     expect(notes).toContainEqual(expect.stringContaining('another registry'))
@@ -129,7 +129,7 @@ describe('the note about a k3s template', () => {
     ['config-v3.toml.tmpl', `version = 3\n${own}`, true],
     ['config-v3.toml.tmpl', `version = 3\n${own.replace('grpc.v1.cri', 'cri.v1.images')}`, false],
   ])('%s with the text %j is given: %s', (name, text, isSaid) => {
-    const said = describeTemplates('/t', new FilesNow(new Map([[`/t/${name}`, Buffer.from(text)]])), posix.join)
+    const said = describeTemplates('/t', new FilesSnapshot(new Map([[`/t/${name}`, Buffer.from(text)]])), posix.join)
     expect(said.length > 0).toBe(isSaid)
     if (isSaid) expect(said[0]).toContain(`/t/${name} replaces`)
   })

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
-import { registrySection, withConfigPath } from '../../../src/clients/containerd/config-toml.ts'
+import { readRegistrySection, setConfigPath } from '../../../src/clients/containerd/config-toml.ts'
 import { type KindNode, planKindCluster, stripKindCluster } from '../../../src/clients/kind/running-cluster.ts'
-import { FilesNow, type MirrorForClient } from '../../../src/clients/types.ts'
+import { FilesSnapshot, type MirrorForClient } from '../../../src/clients/types.ts'
 import { exitCode } from '../../../src/lib/errors.ts'
 
 const mirror: MirrorForClient = {
@@ -20,8 +20,8 @@ const node = (more: Partial<KindNode> = {}): KindNode => ({
   ...more,
 })
 
-function files(texts: Readonly<Record<string, string>>): FilesNow {
-  return new FilesNow(new Map(Object.entries(texts).map(([path, text]) => [path, Buffer.from(text)])))
+function files(texts: Readonly<Record<string, string>>): FilesSnapshot {
+  return new FilesSnapshot(new Map(Object.entries(texts).map(([path, text]) => [path, Buffer.from(text)])))
 }
 
 function plan(nodes: readonly KindNode[], texts: Readonly<Record<string, string>>) {
@@ -72,7 +72,7 @@ describe('a running cluster of kind', () => {
 
   test('accepts a binary certificate in a folder', () => {
     const der = '/dev-control-plane/etc/containerd/certs.d/quay.io/ca.crt'
-    const there = new FilesNow(new Map([[der, Uint8Array.of(0x30, 0x82, 0xff, 0xfe)]]))
+    const there = new FilesSnapshot(new Map([[der, Uint8Array.of(0x30, 0x82, 0xff, 0xfe)]]))
     const nodes = [node({ configPaths: ['/etc/containerd/certs.d'] })]
     const { changes, notes } = planKindCluster(mirror, { cluster: 'dev', nodes, hosting: undefined }, there)
     expect(changes.map(({ path }) => path)).not.toContain(der)
@@ -156,7 +156,7 @@ describe('the registry section of a config.toml', () => {
     ['version = 4\n', '2.3.0', '/images'],
     ['version = 4\n', undefined, '/images'],
   ])('with the header %j in containerd %s is the one with the path %s', (version, containerd, path) => {
-    const { configPaths, ineffective } = registrySection('c', version + all, { containerd })
+    const { configPaths, ineffective } = readRegistrySection('c', version + all, { containerd })
     expect(configPaths).toEqual([path])
     expect(ineffective).toHaveLength(2)
   })
@@ -171,7 +171,7 @@ describe('the registry section of a config.toml', () => {
   ])(
     'with the header %j in containerd %s and only the newest plugin has the paths %j',
     (version, containerd, configPaths) => {
-      expect(registrySection('c', version + three, { containerd }).configPaths).toEqual(configPaths)
+      expect(readRegistrySection('c', version + three, { containerd }).configPaths).toEqual(configPaths)
     },
   )
 
@@ -185,7 +185,7 @@ describe('the registry section of a config.toml', () => {
     ['[plugins."io.containerd.grpc.v1.cri".registry.mirrors.x]\nendpoint = []\n', [], 'registry.mirrors'],
     ['[plugins."io.containerd.grpc.v1.cri".registry.configs.x.auth]\nusername = "u"\n', [], undefined],
   ])('of %j has the paths %j and the deprecated key %s', (text, configPaths, oldKey) => {
-    expect(registrySection('c', text)).toMatchObject({ configPaths, oldKey })
+    expect(readRegistrySection('c', text)).toMatchObject({ configPaths, oldKey })
   })
 
   test.each([
@@ -227,6 +227,6 @@ describe('the registry section of a config.toml', () => {
       'version = 2\r\n\t[plugins."io.containerd.grpc.v1.cri".registry]\r\n\t  config_path = "/c"\r\n\t\tx = [\r\n"a",\r\n]',
     ],
   ])('gets a config_path in %s', (_, before, after) => {
-    expect(withConfigPath('c', before, '/c')).toBe(after)
+    expect(setConfigPath('c', before, '/c')).toBe(after)
   })
 })

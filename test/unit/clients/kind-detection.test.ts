@@ -67,7 +67,7 @@ describe('the target of kind', () => {
   test("follows kind's own environment variables", async () => {
     const env = { DOCKER_HOST: 'tcp://127.0.0.1:2375', KIND_EXPERIMENTAL_DOCKER_NETWORK: 'mine' }
     const [target] = await kindAdapter.targets(await machineWith(() => undefined, { env }), nothing)
-    expect(target?.ours).toBe(true)
+    expect(target?.isOwn).toBe(true)
     expect(target?.location).toMatchObject({ in: 'network', network: 'mine' })
     const podman = await machineWith(() => undefined, { env: { KIND_EXPERIMENTAL_PROVIDER: 'podman' } })
     expect((await kindAdapter.targets(podman, nothing))[0]?.location).toMatchObject({ in: 'apart' })
@@ -80,7 +80,7 @@ describe('the target of kind', () => {
       env: { DOCKER_HOST: 'ssh://x' },
     })
     const [target] = await kindAdapter.targets(machine, { ...nothing, file: 'kind.yaml' })
-    expect(target?.wants).toEqual({
+    expect(target?.inputs).toEqual({
       files: [join(machine.cwd, 'kind.yaml')],
       trees: ['/image/.local/state/mirror/kind/certs.d'],
     })
@@ -147,10 +147,10 @@ describe('the undo of kind', () => {
 
   test('of a deleted cluster has no changes, and does not fail', async () => {
     const machine = await machineWith(() => undefined)
-    const target = kindAdapter.recall(machine, { cluster: 'dev', program: 'docker', nodes: 'n', speaker: 'n' })
-    for (const path of target.wants.files) expect(await target.files.read(path)).toBeUndefined()
+    const target = kindAdapter.restoreTarget(machine, { cluster: 'dev', program: 'docker', nodes: 'n', speaker: 'n' })
+    for (const path of target.inputs.files) expect(await target.files.read(path)).toBeUndefined()
     expect(await target.files.list('/n/etc/containerd/certs.d')).toEqual([])
-    await target.files.remove(target.wants.files[0]!)
+    await target.files.remove(target.inputs.files[0]!)
   })
 })
 

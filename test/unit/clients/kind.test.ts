@@ -2,7 +2,7 @@ import { posix } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
 import { planKind, stripKind } from '../../../src/clients/kind/cluster-file.ts'
-import { FilesNow, type MirrorForClient } from '../../../src/clients/types.ts'
+import { FilesSnapshot, type MirrorForClient } from '../../../src/clients/types.ts'
 
 const mirror: MirrorForClient = {
   cache: 'http://172.18.0.1:5055',
@@ -15,8 +15,8 @@ const file = '/home/me/kind.yaml'
 const target = { folder: '/state/kind/certs.d', file, join: (...parts: string[]) => posix.join(...parts) }
 const header = 'kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n'
 
-function files(text: string): FilesNow {
-  return new FilesNow(new Map([[file, Buffer.from(text)]]))
+function files(text: string): FilesSnapshot {
+  return new FilesSnapshot(new Map([[file, Buffer.from(text)]]))
 }
 
 function merged(text: string): string {
@@ -57,7 +57,7 @@ describe('a cluster file of kind', () => {
     const { output, changes } = planKind(
       { ...mirror, registry: 'http://172.18.0.1:5001' },
       { ...target, file: undefined },
-      new FilesNow(new Map()),
+      new FilesSnapshot(new Map()),
     )
     const cluster = parse(output!) as { nodes: { extraMounts: { hostPath: string }[] }[] }
     expect(cluster.nodes[0]!.extraMounts.map(({ hostPath }) => `${hostPath}/hosts.toml`)).toEqual(

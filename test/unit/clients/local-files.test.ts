@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, readFile, readdir, readlink, rm, symlink, writeFile } f
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { filesBelow, localFiles } from '../../../src/clients/files/local.ts'
+import { createRootedFiles, localFiles } from '../../../src/clients/files/local.ts'
 
 let folder: string
 beforeEach(async () => {
@@ -68,7 +68,7 @@ describe.runIf(process.platform !== 'win32')('a link', () => {
     await writeFile(join(folder, 'real.yaml'), 'theirs')
     const path = join(folder, 'kind.yaml')
     await symlink('real.yaml', path)
-    await filesBelow(join(folder, 'root')).write(path, Buffer.from('ours'), undefined)
+    await createRootedFiles(join(folder, 'root')).write(path, Buffer.from('ours'), undefined)
     expect(await readlink(path)).toBe('real.yaml')
     expect(await readFile(join(folder, 'real.yaml'), 'utf8')).toBe('ours')
   })

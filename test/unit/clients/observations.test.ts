@@ -18,7 +18,7 @@ describe('the observation of podman', () => {
     })
   const observe = async (answers: Answers) => {
     const { machine } = await machineWith(answers)
-    return look(podmanAdapter.recall(machine, { scope: 'user', era: 'before 6' }))
+    return look(podmanAdapter.restoreTarget(machine, { scope: 'user', era: 'before 6' }))
   }
 
   test.each([
@@ -47,7 +47,7 @@ describe('the observation of containerd', () => {
       await writeFile(file, hostsToml)
     }
     const details = { scope: 'system', folders: '/certs.d', socket: join(home, 'no.sock') }
-    return look(containerdAdapter.recall(there, details))
+    return look(containerdAdapter.restoreTarget(there, details))
   }
 
   test('has its config_path and the hosts.toml for Docker Hub', async () => {
@@ -81,7 +81,7 @@ describe('the observation of containerd', () => {
 describe('the observation of k3s', () => {
   test('has the files that k3s made of registries.yaml at its start', async () => {
     const { machine, home } = await machineWith({})
-    const place = k3sAdapter.recall({ ...machine, root: home }, {})
+    const place = k3sAdapter.restoreTarget({ ...machine, root: home }, {})
     expect(await look(place)).toMatchObject({ inUse: undefined, todo: [] })
     const file = join(home, 'var/lib/rancher/k3s/agent/etc/containerd/certs.d/docker.io/hosts.toml')
     await mkdir(dirname(file), { recursive: true })
@@ -111,7 +111,7 @@ describe('the observation of BuildKit', () => {
     ['Name: mine\nDriver: docker-container\nFile#buildkitd.toml:\n > mirrors = ["127.0.0.1:5055"]\n', true, 'network'],
   ])('has the builder in use: %s', async (said, inUse, why) => {
     const { machine } = await machineWith({ 'docker buildx inspect': said })
-    const place = buildkitAdapter.recall(machine, { kind: 'buildx', scope: 'user', path: '/b.toml' })
+    const place = buildkitAdapter.restoreTarget(machine, { kind: 'buildx', scope: 'user', path: '/b.toml' })
     const seen = await look(place)
     expect(seen.inUse).toBe(inUse)
     expect(seen.saw[0]).toContain('The builder in use is')

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { podmanAdapter } from '../../../src/clients/podman/podman.ts'
-import { FilesNow } from '../../../src/clients/types.ts'
+import { FilesSnapshot } from '../../../src/clients/types.ts'
 import { type Answers, fails, machineWith, nothingSaid } from '../../support/clients/machine-with.ts'
 
 const mirror = {
@@ -30,8 +30,8 @@ describe('podman on this machine', () => {
     expect(places.map(({ id }) => id)).toEqual(isRoot ? ['system', 'user'] : ['user', 'system'])
     expect(places.find(({ id }) => id === 'user')!.title).toContain(join(home, '.config/containers/registries.conf.d'))
     const [only] = await podmanAdapter.targets(machine, { ...nothingSaid, scope: 'system' })
-    expect(only!.wants.files).toContain('/etc/containers/registries.conf')
-    expect(podmanAdapter.recall(machine, only!.details).wants).toEqual(only!.wants)
+    expect(only!.inputs.files).toContain('/etc/containers/registries.conf')
+    expect(podmanAdapter.restoreTarget(machine, only!.details).inputs).toEqual(only!.inputs)
   })
 
   test("prefers the user target if a user file hides the system's", async () => {
@@ -45,7 +45,7 @@ describe('podman on this machine', () => {
   test('reads XDG_CONFIG_HOME only since version 6', async () => {
     const { machine } = await machineWith({}, {}, { env: { XDG_CONFIG_HOME: '/xdg' } })
     const user = async (clientVersion: string) =>
-      (await podmanAdapter.targets(machine, { ...nothingSaid, scope: 'user', clientVersion }))[0]!.wants.files
+      (await podmanAdapter.targets(machine, { ...nothingSaid, scope: 'user', clientVersion }))[0]!.inputs.files
     expect(await user('5.8.6')).not.toContain('/xdg/containers/registries.conf')
     expect(await user('6.0.0')).toContain('/xdg/containers/registries.conf')
   })
@@ -62,7 +62,7 @@ describe('podman on this machine', () => {
     const { machine } = await machineWith(answers, files, { env })
     const [place] = await podmanAdapter.targets(machine, { ...nothingSaid, scope: 'system' })
     const found = new Map([[join(machine.home, '.config/containers/registries.conf'), Buffer.from('')]])
-    const { notes } = place!.plan(mirror, new FilesNow(found))
+    const { notes } = place!.plan(mirror, new FilesSnapshot(found))
     expect(notes.some((note) => note.startsWith('skopeo') || note.startsWith('buildah'))).toBe(who !== 'no')
     if (who !== 'no') expect(notes.join('\n')).toContain(`${who}: not mirrored by this file`)
   })
@@ -71,7 +71,7 @@ describe('podman on this machine', () => {
     const modern = async (answers: Answers) => {
       const { machine } = await machineWith(answers, {}, { env: { XDG_CONFIG_HOME: '/xdg' } })
       const [place] = await podmanAdapter.targets(machine, { ...nothingSaid, scope: 'user' })
-      return place!.wants.files.includes('/xdg/containers/registries.conf')
+      return place!.inputs.files.includes('/xdg/containers/registries.conf')
     }
     expect(await modern({ 'buildah --version': 'buildah version 1.44.1 (image-spec 1.1.1)' })).toBe(true)
     expect(await modern({ 'skopeo --version': 'skopeo version 1.23.0' })).toBe(true)
@@ -83,7 +83,7 @@ describe('podman on this machine', () => {
     const wanted = async (answers: Answers) => {
       const { machine, home } = await machineWith(answers, {}, { env })
       const [place] = await podmanAdapter.targets(machine, { ...nothingSaid, scope: 'user' })
-      const { files } = place!.wants
+      const { files } = place!.inputs
       return [files.includes(join(home, 'my.conf')), files.includes('/over.conf')]
     }
     expect(await wanted({ 'podman --version': 'podman version 6.0.1' })).toEqual([true, true])
@@ -158,7 +158,10 @@ describe('podman in a virtual machine', () => {
     })
     await place!.pull!('a')
     expect(asked.at(-2)!.line).toBe('podman --connection podman-machine-default pull --quiet a')
-    expect(podmanAdapter.recall(machine, place!.details)).toMatchObject({ id: place!.id, location: place!.location })
+    expect(podmanAdapter.restoreTarget(machine, place!.details)).toMatchObject({
+      id: place!.id,
+      location: place!.location,
+    })
   })
 
   test('is refused if no machine runs', async () => {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { ownFileHeader } from '../../../src/clients/files/kinds.ts'
 import { planPodman, type PodmanTarget, stripPodman } from '../../../src/clients/podman/plan.ts'
-import { FilesNow } from '../../../src/clients/types.ts'
+import { FilesSnapshot } from '../../../src/clients/types.ts'
 
 const path = '/etc/containers/registries.conf.d/50-mirror.conf'
 const target: PodmanTarget = {
@@ -9,11 +9,11 @@ const target: PodmanTarget = {
   scope: 'system',
 }
 const mirror = { cache: 'http://127.0.0.1:5055', registry: 'http://127.0.0.1:5001' }
-const filesOf = (text: string) => new FilesNow(new Map([[path, Buffer.from(text)]]))
+const filesOf = (text: string) => new FilesSnapshot(new Map([[path, Buffer.from(text)]]))
 const written = (fallback: boolean) => {
   const registries = ['docker.io', 'quay.io']
   const plan = { ...mirror, registries, defaultUpstream: 'docker.io', fallback }
-  return planPodman(plan, target, new FilesNow(new Map())).changes[0]!.after!
+  return planPodman(plan, target, new FilesSnapshot(new Map())).changes[0]!.after!
 }
 const strip = (text: string) => stripPodman(mirror, target, filesOf(text))
 const stripped = (text: string) => strip(text)[0]!.after

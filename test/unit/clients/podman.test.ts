@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { ownFileHeader } from '../../../src/clients/files/kinds.ts'
 import { planPodman, type PodmanTarget } from '../../../src/clients/podman/plan.ts'
 import type { PodmanLayout } from '../../../src/clients/podman/registries-conf.ts'
-import { FilesNow, type MirrorForClient } from '../../../src/clients/types.ts'
+import { FilesSnapshot, type MirrorForClient } from '../../../src/clients/types.ts'
 
 const mirror: MirrorForClient = {
   cache: 'http://127.0.0.1:5055',
@@ -23,8 +23,8 @@ const user: PodmanTarget = { files: layout, scope: 'user' }
 const ours = '/etc/containers/registries.conf.d/50-mirror.conf'
 const oursOfUser = '/home/me/.config/containers/registries.conf.d/50-mirror.conf'
 
-function filesOf(texts: Record<string, string>): FilesNow {
-  return new FilesNow(new Map(Object.entries(texts).map(([path, text]) => [path, Buffer.from(text)])))
+function filesOf(texts: Record<string, string>): FilesSnapshot {
+  return new FilesSnapshot(new Map(Object.entries(texts).map(([path, text]) => [path, Buffer.from(text)])))
 }
 
 /** The planned tables, by prefix; the only change is that of one file. */

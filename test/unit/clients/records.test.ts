@@ -2,7 +2,7 @@ import { chmod, mkdir, mkdtemp, readdir, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { openConfiguredClients, type ConfiguredClient } from '../../../src/clients/records.ts'
+import { openClientRecords, type ClientRecord } from '../../../src/clients/records.ts'
 
 let folder: string
 beforeEach(async () => {
@@ -10,7 +10,7 @@ beforeEach(async () => {
 })
 afterEach(() => rm(folder, { recursive: true }))
 
-const record = (more: Partial<ConfiguredClient> = {}): ConfiguredClient => ({
+const record = (more: Partial<ClientRecord> = {}): ClientRecord => ({
   client: 'docker',
   place: 'system',
   title: 'system (/etc/docker)',
@@ -27,8 +27,8 @@ const record = (more: Partial<ConfiguredClient> = {}): ConfiguredClient => ({
 
 const own = () => join(folder, 'own')
 const system = () => join(folder, 'system')
-const asRoot = () => openConfiguredClients({ own: own(), system: system(), isRoot: true })
-const asUser = () => openConfiguredClients({ own: own(), system: system(), isRoot: false })
+const asRoot = () => openClientRecords({ own: own(), system: system(), isRoot: true })
+const asUser = () => openClientRecords({ own: own(), system: system(), isRoot: false })
 const modeOf = async (...path: string[]) => (await stat(join(folder, ...path))).mode & 0o777
 
 describe('records of configured clients', () => {
@@ -60,8 +60,8 @@ describe('records of configured clients', () => {
   })
 
   test("of the whole machine in root's own folder move to the system folder", async () => {
-    await openConfiguredClients(own()).put(record())
-    await openConfiguredClients(own()).put(record({ client: 'podman', details: { scope: 'user' } }))
+    await openClientRecords(own()).put(record())
+    await openClientRecords(own()).put(record({ client: 'podman', details: { scope: 'user' } }))
     await asUser().migrate()
     expect(await readdir(folder)).toEqual(['own'])
     await asRoot().migrate()
@@ -72,7 +72,7 @@ describe('records of configured clients', () => {
   })
 
   test('of root without its own folder are all in the system folder', async () => {
-    const records = openConfiguredClients({ own: undefined, system: system(), isRoot: true })
+    const records = openClientRecords({ own: undefined, system: system(), isRoot: true })
     const podman = record({ client: 'podman', details: { scope: 'user' } })
     await records.put(podman)
     expect(records.backupFolder(podman)).toBe(join(system(), 'backups'))

@@ -1,14 +1,14 @@
 import { describe, expect, test } from 'vitest'
 import type { Machine } from '../../../src/clients/types.ts'
-import { machineAt } from '../../../src/clients/adapters.ts'
-import { readersKnowReferrers } from '../../../src/clients/address.ts'
+import { describeMachine } from '../../../src/clients/adapters.ts'
+import { supportReferrers } from '../../../src/clients/address.ts'
 
 const surroundings = { platform: 'linux', env: {}, homedir: '/home/me', cwd: '/', version: '0' } as never
 
 /** A machine whose programs print these versions; the others are not there. */
 async function machineWith(printed: Readonly<Record<string, string>>, root?: string) {
   return {
-    ...(await machineAt(surroundings, root)),
+    ...(await describeMachine(surroundings, root)),
     runCommand: async (program: string) =>
       printed[program] === undefined ? undefined : { exitCode: 0, stdout: printed[program], stderr: '' },
   } as Machine
@@ -26,11 +26,11 @@ describe('the capability referrers in shared folders', () => {
     [{ containerd: 'containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3' }, false],
     [{ containerd: 'of no version' }, false],
   ])('is accepted by all of %j: %s', async (printed, isKnown) => {
-    expect(await readersKnowReferrers(await machineWith(printed), ['containerd', 'nerdctl'])).toBe(isKnown)
+    expect(await supportReferrers(await machineWith(printed), ['containerd', 'nerdctl'])).toBe(isKnown)
   })
 
   test('depends only on the given version with --root', async () => {
     const machine = await machineWith({ containerd: containerd('1.7.28') }, '/tree')
-    expect(await readersKnowReferrers(machine, ['containerd'])).toBe(true)
+    expect(await supportReferrers(machine, ['containerd'])).toBe(true)
   })
 })

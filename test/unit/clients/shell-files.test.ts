@@ -2,11 +2,13 @@ import { chmod, lstat, mkdtemp, mkdir, readFile, readdir, rm, stat, symlink, wri
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { shellFiles } from '../../../src/clients/files/remote.ts'
+import { createShellFiles } from '../../../src/clients/files/remote.ts'
 import { runCommand } from '../../../src/lib/process.ts'
 
 // A shell of this machine stands in for one of a virtual machine's.
-const files = shellFiles('the machine', (script) => runCommand('sh', ['-s'], { input: script, timeoutMs: 10_000 }))
+const files = createShellFiles('the machine', (script) =>
+  runCommand('sh', ['-s'], { input: script, timeoutMs: 10_000 }),
+)
 
 async function folder(): Promise<string> {
   const made = await mkdtemp(join(tmpdir(), 'mirror shell-'))
@@ -83,7 +85,7 @@ describe.skipIf(process.platform !== 'linux')('files that only a shell reaches',
     await expect(files.write(join(at, 'file', 'below'), Buffer.from(''), undefined)).rejects.toThrow(
       /^Cannot access files in the machine: .*file/,
     )
-    await expect(shellFiles('the machine', async () => undefined).read('/etc/x')).rejects.toThrow(
+    await expect(createShellFiles('the machine', async () => undefined).read('/etc/x')).rejects.toThrow(
       'Cannot access files in the machine.',
     )
   })

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { type Config, defaultConfig, renderConfig } from '../../../src/config/config.ts'
+import { type Config, defaultConfig, toConfigDocument } from '../../../src/config/config.ts'
 import { parseConfig } from '../../../src/config/parse.ts'
 
 const everything: Config = {
@@ -64,7 +64,7 @@ test.each([
   ['by default', defaultConfig()],
   ['with every key', everything],
 ])('a configuration %s is the same after it is rendered and loaded in another folder', (_, config) => {
-  const text = JSON.stringify(renderConfig(config))
+  const text = JSON.stringify(toConfigDocument(config))
   const parsed = parseConfig({ text, path: '/elsewhere/mirror.yaml', label: 'mirror.yaml', homedir: '/' })
   expect(parsed).toEqual({ config })
 })

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { expect, onTestFinished, test, vi } from 'vitest'
 import { openEngineAt } from '../../../src/docker/dockerode-engine.ts'
-import { deferred } from '../../../src/lib/async.ts'
+import { createDeferred } from '../../../src/lib/async.ts'
 import { readProcessStat } from '../../../src/lib/process.ts'
 import { SshConnection } from '../../../src/docker/connection.ts'
 import {
@@ -105,7 +105,7 @@ test('the agent ends an idle ssh connection', async () => {
 
 test('a destroyed connection ends its ssh', async () => {
   let isHungUp = false
-  const asked = deferred()
+  const asked = createDeferred()
   const { folder } = await makeSshProgram(
     await startEngine((request) => {
       request.socket.once('close', () => (isHungUp = true))

@@ -1,19 +1,19 @@
 import { describe, expect, test } from 'vitest'
 import {
   DockerError,
-  kindNetworkName,
+  getKindNetworkName,
   computeKindSubnet,
   createKindNetwork,
-  networkNames,
+  resolveNetworkNames,
 } from '../../../src/docker/engine.ts'
 import { createFakeEngine } from '../../support/fake-engine.ts'
 
 describe("kind's network", () => {
   test('has the name that kind uses', () => {
-    expect(kindNetworkName({})).toBe('kind')
+    expect(getKindNetworkName({})).toBe('kind')
     const env = { KIND_EXPERIMENTAL_DOCKER_NETWORK: 'other' }
-    expect(kindNetworkName(env)).toBe('other')
-    expect(networkNames(['kind', 'mine', 'other'], env)).toEqual(['other', 'mine'])
+    expect(getKindNetworkName(env)).toBe('other')
+    expect(resolveNetworkNames(['kind', 'mine', 'other'], env)).toEqual(['other', 'mine'])
   })
 
   test('has an IPv6 subnet computed from the name', () => {

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { createDockerEngine } from '../../../src/docker/dockerode-engine.ts'
-import { findDockerEndpoint, engineHost } from '../../../src/docker/endpoint.ts'
+import { findDockerEndpoint, renderDockerHost } from '../../../src/docker/endpoint.ts'
 import { systemClock } from '../../../src/lib/time.ts'
 import { DockerApiServer, network, startDockerEngine } from '../../support/docker-engine.ts'
 
@@ -55,7 +55,7 @@ describe('the endpoint of the Docker engine', () => {
     'ssh://corp%5Cme@[fe80::1]:22',
     'ssh://there',
   ])('is rendered like it was parsed: %s', async (host) => {
-    expect(engineHost((await find({ DOCKER_HOST: host }))!)).toBe(host)
+    expect(renderDockerHost((await find({ DOCKER_HOST: host }))!)).toBe(host)
   })
 
   test('has the certificates of DOCKER_CERT_PATH with DOCKER_TLS_VERIFY', async () => {

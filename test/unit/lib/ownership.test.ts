@@ -3,7 +3,7 @@ import { chmod, chown, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/pr
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { findForeign, isOnlyRoots, readOwnedFile, readPublicFile } from '../../../src/lib/ownership.ts'
+import { findForeign, isRootControlled, readOwnedFile, readPublicFile } from '../../../src/lib/ownership.ts'
 
 const nobody = 65_534
 const isRoot = process.getuid?.() === 0
@@ -16,41 +16,41 @@ afterEach(() => rm(folder, { recursive: true }))
 
 describe.runIf(isRoot)('a path that only root can change', () => {
   test('has only folders that belong to root and are protected or sticky, and may not exist yet', async () => {
-    expect(isOnlyRoots(folder)).toBe(true)
-    expect(isOnlyRoots(join(folder, 'not', 'there'))).toBe(true)
+    expect(isRootControlled(folder)).toBe(true)
+    expect(isRootControlled(join(folder, 'not', 'there'))).toBe(true)
     await chmod(folder, 0o777)
-    expect(isOnlyRoots(join(folder, 'not', 'there'))).toBe(false)
+    expect(isRootControlled(join(folder, 'not', 'there'))).toBe(false)
     await chmod(folder, 0o1777)
     await writeFile(join(folder, 'file'), '')
-    expect(isOnlyRoots(join(folder, 'file'))).toBe(true)
+    expect(isRootControlled(join(folder, 'file'))).toBe(true)
     await chmod(folder, 0o775)
-    expect(isOnlyRoots(folder)).toBe(false)
+    expect(isRootControlled(folder)).toBe(false)
   })
 
   test('is not a missing one in a sticky folder, where other users may create it first', async () => {
     await chmod(folder, 0o1777)
-    expect(isOnlyRoots(folder)).toBe(true)
+    expect(isRootControlled(folder)).toBe(true)
     for (const missing of [['file'], ['not', 'there']]) {
-      expect(isOnlyRoots(join(folder, ...missing))).toBe(false)
+      expect(isRootControlled(join(folder, ...missing))).toBe(false)
       expect(findForeign(join(folder, ...missing))).toEqual({ path: folder, owner: undefined })
     }
     await symlink(join(folder, 'absent'), join(folder, 'link'))
-    expect(isOnlyRoots(join(folder, 'link'))).toBe(false)
+    expect(isRootControlled(join(folder, 'link'))).toBe(false)
     await mkdir(join(folder, 'made'))
-    expect(isOnlyRoots(join(folder, 'made', 'by', 'root'))).toBe(true)
+    expect(isRootControlled(join(folder, 'made', 'by', 'root'))).toBe(true)
   })
 
   test('is not one below a folder of another user, or through a link of another user, or to a target of another user', async () => {
     const theirs = join(folder, 'theirs')
     await mkdir(join(theirs, 'below'), { recursive: true })
     await chown(theirs, nobody, nobody)
-    expect(isOnlyRoots(join(theirs, 'below'))).toBe(false)
+    expect(isRootControlled(join(theirs, 'below'))).toBe(false)
     await symlink(theirs, join(folder, 'link'))
-    expect(isOnlyRoots(join(folder, 'link', 'x'))).toBe(false)
+    expect(isRootControlled(join(folder, 'link', 'x'))).toBe(false)
     await symlink('/etc', join(folder, 'to-etc'))
-    expect(isOnlyRoots(join(folder, 'to-etc', 'x'))).toBe(true)
+    expect(isRootControlled(join(folder, 'to-etc', 'x'))).toBe(true)
     await symlink('round', join(folder, 'round'))
-    expect(isOnlyRoots(join(folder, 'round', 'x'))).toBe(false)
+    expect(isRootControlled(join(folder, 'round', 'x'))).toBe(false)
   })
 })
 

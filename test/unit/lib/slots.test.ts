@@ -44,7 +44,7 @@ test.each([
   [121, [61, 30, 15, 8, 4, 2, 1]],
 ])('of %i slots each owner takes half of the slots that the others leave', (limit, shares) => {
   const slots = new Slots(limit)
-  expect(slots.roomFor('owner 0')).toBe(slots.mostOfOne)
+  expect(slots.roomFor('owner 0')).toBe(slots.maxPerOwner)
   expect(shares.map((_, at) => takeAll(slots, `owner ${at}`).length)).toEqual(shares)
 })
 
@@ -72,13 +72,13 @@ test('progress of the owner extends the wait of its callers, a body that trickle
   slots.tryTake('a')
   const begun = performance.now()
   const wait = async (whileMoving: boolean) => {
-    expect(await slots.take(400, { owner: 'a', whileMoving })).toBeUndefined()
+    expect(await slots.take(400, { owner: 'a', extendOnProgress: whileMoving })).toBeUndefined()
     return performance.now() - begun
   }
   const waited = Promise.all([wait(false), wait(true)])
   for (let at = 100; at <= 1600; at += 100) {
     await vi.advanceTimersByTimeAsync(100)
-    slots.moved(at <= 800 ? 256 * 1024 : 1, 'a')
+    slots.recordProgress(at <= 800 ? 256 * 1024 : 1, 'a')
   }
   // 400 ms after it began, and after the last piece that counts.
   expect(await waited).toEqual([400, 1200])

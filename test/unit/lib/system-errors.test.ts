@@ -10,7 +10,7 @@ import { promisify } from 'node:util'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { systemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { ownFailureCode, OwnTroubles } from '../../../src/lib/system-errors.ts'
+import { findProcessFaultCode, ProcessHealth } from '../../../src/lib/system-errors.ts'
 import { type Clock, systemClock } from '../../../src/lib/time.ts'
 import type { DigestAlgorithm } from '../../../src/oci/digest.ts'
 import { isHealthy } from '../../../src/admin/client.ts'
@@ -30,7 +30,7 @@ const noDescriptor = systemError('EMFILE', 'connect', 'connect EMFILE')
 const missingModule = await import(pathToFileURL('/nowhere/undici.js').href).catch((error: unknown) => error)
 
 /** An admin listener with these troubles. Ends with the test. */
-async function startAdmin(troubles: OwnTroubles): Promise<string> {
+async function startAdmin(troubles: ProcessHealth): Promise<string> {
   const guard = createHostGuard([], () => {})
   const api: Partial<AdminApi> = { troubles: () => troubles.find() }
   const handle = createAdminHandler({
@@ -58,7 +58,7 @@ describe('the health of a mirror', () => {
       'EMFILE',
     ],
   ])('is bad, with the reason, while %s, and good after the next fetch', async (_, error, code) => {
-    const troubles = new OwnTroubles(systemClock)
+    const troubles = new ProcessHealth(systemClock)
     const url = await startAdmin(troubles)
     troubles.watch('fetch').failed(error)
     const reasons = [`The mirror cannot send requests to upstreams: ${code}`]
@@ -72,7 +72,7 @@ describe('the health of a mirror', () => {
   test.each(['ECONNREFUSED', 'ETIMEDOUT', 'ENOTFOUND', 'ECONNRESET'])(
     'is good while an upstream is unreachable (%s)',
     async (code) => {
-      const troubles = new OwnTroubles(systemClock)
+      const troubles = new ProcessHealth(systemClock)
       const cause = systemError(code, 'connect', code)
       troubles.watch('fetch').failed(new TransientError('unavailable', 502, 'it is down', { cause }))
       expect(await healthOf(await startAdmin(troubles))).toEqual({ status: 200, body: { status: 'ok' } })
@@ -80,7 +80,7 @@ describe('the health of a mirror', () => {
   )
 
   test('is bad after a hashing thread has died, until another thread has finished a hash', async () => {
-    const troubles = new OwnTroubles(systemClock)
+    const troubles = new ProcessHealth(systemClock)
     const hashes = createHashPool(2, { watcher: troubles.watch('hash') })
     onTestFinished(() => hashes.close())
     const file = await open(join(await temporaryHome(), 'file'), 'w+')
@@ -97,7 +97,7 @@ describe('the health of a mirror', () => {
   ])('is good again %s after %s', async (_time, _what, code, ms) => {
     let now = 0
     const clock: Clock = { ...systemClock, monotonic: () => now }
-    const troubles = new OwnTroubles(clock)
+    const troubles = new ProcessHealth(clock)
     troubles.watch('fetch').failed(Object.assign(new Error(code), { code, syscall: 'open' }))
     now = ms - 1
     expect(await troubles.find()).toHaveLength(1)
@@ -128,10 +128,10 @@ test.skipIf(!existsSync(prlimit))('a mirror without a free descriptor reports it
 })
 
 test('ownFailureCode finds the code of a process fault in the error or in its cause', () => {
-  expect(ownFailureCode(noDescriptor)).toBe('EMFILE')
-  expect(ownFailureCode(new Error('a', { cause: new Error('b', { cause: missingModule }) }))).toBe(
+  expect(findProcessFaultCode(noDescriptor)).toBe('EMFILE')
+  expect(findProcessFaultCode(new Error('a', { cause: new Error('b', { cause: missingModule }) }))).toBe(
     'ERR_MODULE_NOT_FOUND',
   )
   for (const other of [undefined, 'EMFILE', new Error('EMFILE'), systemError('EACCES', 'open', 'no')])
-    expect(ownFailureCode(other)).toBeUndefined()
+    expect(findProcessFaultCode(other)).toBeUndefined()
 })

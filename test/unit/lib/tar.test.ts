@@ -3,19 +3,19 @@ import { lstat, mkdtemp, readFile, readlink, rm, writeFile } from 'node:fs/promi
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { bytesFile, tarBytes, tarFile, tarOf, type TarEntry } from '../../../src/lib/tar.ts'
+import { toTarFile, createTar, createSingleFileTar, streamTar, type TarEntry } from '../../../src/lib/tar.ts'
 
 const file = (path: string, content: string | Uint8Array, mode = 0o644): TarEntry => ({
   path,
   mode,
-  content: bytesFile(content),
+  content: toTarFile(content),
 })
 
 /** Unpacks with the system's tar, which knows the format better than we do. */
 async function unpack(entries: TarEntry[]): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'mirror-tar-'))
   onTestFinished(() => rm(folder, { recursive: true }))
-  await writeFile(join(folder, 'archive.tar'), await tarBytes(entries))
+  await writeFile(join(folder, 'archive.tar'), await createTar(entries))
   execFileSync('tar', ['-xf', 'archive.tar'], { cwd: folder })
   return folder
 }
@@ -47,11 +47,11 @@ test.each([
 })
 
 test('tarFile creates the same bytes synchronously', async () => {
-  expect(tarFile('a', Buffer.from('b'))).toEqual(await tarBytes([file('a', 'b')]))
+  expect(createSingleFileTar('a', Buffer.from('b'))).toEqual(await createTar([file('a', 'b')]))
 })
 
 test('equal entries yield equal archive bytes', async () => {
-  expect(await tarBytes([file('a', 'b')])).toEqual(await tarBytes([file('a', 'b')]))
+  expect(await createTar([file('a', 'b')])).toEqual(await createTar([file('a', 'b')]))
 })
 
 test('a file of another size than announced throws an error instead of damaging the archive', async () => {
@@ -60,11 +60,12 @@ test('a file of another size than announced throws an error instead of damaging 
     mode: 0o644,
     content: { kind: 'file', size: 3, read: () => [Buffer.from('four')] },
   }
-  await expect(tarBytes([entry])).rejects.toThrow('a has 4 bytes, not the 3')
+  await expect(createTar([entry])).rejects.toThrow('a has 4 bytes, not the 3')
 })
 
 test('an archive is written in pieces no larger than the chunks read', async () => {
   const chunk = Buffer.alloc(1000)
   const content = { kind: 'file' as const, size: 3000, read: () => [chunk, chunk, chunk] }
-  for await (const piece of tarOf([{ path: 'a', mode: 0o644, content }])) expect(piece.length).toBeLessThanOrEqual(1024)
+  for await (const piece of streamTar([{ path: 'a', mode: 0o644, content }]))
+    expect(piece.length).toBeLessThanOrEqual(1024)
 })

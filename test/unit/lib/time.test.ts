@@ -1,6 +1,6 @@
 import { beforeEach, afterEach, expect, test, vi } from 'vitest'
-import { deferred } from '../../../src/lib/async.ts'
-import { every, later } from '../../../src/lib/time.ts'
+import { createDeferred } from '../../../src/lib/async.ts'
+import { runEvery, runLater } from '../../../src/lib/time.ts'
 
 beforeEach(() => void vi.useFakeTimers())
 afterEach(() => void vi.useRealTimers())
@@ -13,7 +13,7 @@ test('errors of a timer task are reported each time, and the timer continues', a
     if (rounds === 1) throw new Error('at once')
     return rounds === 2 ? Promise.reject(new Error('a little later')) : undefined
   }
-  const stop = every(100, task, (error) => void failures.push(error))
+  const stop = runEvery(100, task, (error) => void failures.push(error))
   await vi.advanceTimersByTimeAsync(350)
   expect(rounds).toBe(3)
   expect(failures.map(String)).toEqual(['Error: at once', 'Error: a little later'])
@@ -23,13 +23,13 @@ test('errors of a timer task are reported each time, and the timer continues', a
 })
 
 test('a timer task never overlaps with itself: rounds during a run are skipped', async () => {
-  const work = deferred()
+  const work = createDeferred()
   let rounds = 0
   const task = () => {
     rounds += 1
     return rounds === 1 ? work.promise : undefined
   }
-  const stop = every(100, task, () => {})
+  const stop = runEvery(100, task, () => {})
   await vi.advanceTimersByTimeAsync(1000)
   expect(rounds).toBe(1)
   work.resolve()
@@ -45,8 +45,8 @@ test('a delayed task runs once, its error is reported, and a cancelled one does 
     runs += 1
     throw new Error('failed')
   }
-  later(100, task, (error) => void failures.push(error))
-  const callOff = later(100, task, (error) => void failures.push(error))
+  runLater(100, task, (error) => void failures.push(error))
+  const callOff = runLater(100, task, (error) => void failures.push(error))
   callOff()
   await vi.advanceTimersByTimeAsync(1000)
   expect([runs, failures.length]).toEqual([1, 1])

@@ -1,5 +1,5 @@
 import { expect, onTestFinished, test } from 'vitest'
-import { deferred } from '../../../src/lib/async.ts'
+import { createDeferred } from '../../../src/lib/async.ts'
 import { silentLogger, type Logger } from '../../../src/lib/logger.ts'
 import { createWriteBehind } from '../../../src/lib/time.ts'
 
@@ -26,7 +26,7 @@ function notebook(everyMs: number, logger: Logger = silentLogger) {
 
 test('any number of changes during a write lead to one more write', async () => {
   const { book, behind } = notebook(never)
-  const gate = deferred()
+  const gate = createDeferred()
   book.gate = gate.promise
   book.memory = 1
   behind.update()
@@ -56,7 +56,7 @@ test('a failed write is logged and repeated', async () => {
 
 test('closing waits for the running write, then writes the last state', async () => {
   const { book, behind } = notebook(never)
-  const gate = deferred()
+  const gate = createDeferred()
   book.gate = gate.promise
   book.memory = 1
   behind.update()

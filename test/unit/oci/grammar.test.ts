@@ -1,11 +1,11 @@
 import { describe, expect, test } from 'vitest'
-import { digestAlgorithm, digestHex, digestOf, parseDigest } from '../../../src/oci/digest.ts'
+import { digestAlgorithm, digestHex, computeDigest, parseDigest } from '../../../src/oci/digest.ts'
 import { parseChallenges, parseRange } from '../../../src/oci/headers.ts'
 import {
   canonicalRegistry,
   isRepositoryName,
   looksLikeRegistry,
-  originOf,
+  toRegistryUrl,
   parseRegistryHost,
 } from '../../../src/oci/reference.ts'
 
@@ -26,10 +26,10 @@ describe('digests', () => {
   })
 
   test('are computed from bytes', () => {
-    const digest = digestOf(Buffer.from(''))
+    const digest = computeDigest(Buffer.from(''))
     expect(digest).toBe('sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855')
     expect(digestAlgorithm(digest)).toBe('sha256')
-    expect(digestHex(digestOf(Buffer.from(''), 'sha512'))).toHaveLength(128)
+    expect(digestHex(computeDigest(Buffer.from(''), 'sha512'))).toHaveLength(128)
   })
 })
 
@@ -53,8 +53,8 @@ describe('names', () => {
     for (const name of ['docker.io', 'index.docker.io', 'registry-1.docker.io'])
       expect(canonicalRegistry(name)).toBe('docker.io')
     expect(canonicalRegistry('registry.corp.example:5000')).toBe('registry.corp.example:5000')
-    expect(originOf('docker.io')).toBe('https://registry-1.docker.io')
-    expect(originOf('registry.corp.example:5000')).toBe('https://registry.corp.example:5000')
+    expect(toRegistryUrl('docker.io')).toBe('https://registry-1.docker.io')
+    expect(toRegistryUrl('registry.corp.example:5000')).toBe('https://registry.corp.example:5000')
   })
 
   test('a first segment with a dot or a port, or localhost, is a registry', () => {

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { reserveReached, systemError } from '../../../src/lib/errors.ts'
-import { tellUnwritable } from '../../../src/registry/uploads.ts'
+import { translateDiskErrors } from '../../../src/registry/uploads.ts'
 
 test.each([
   [
@@ -14,12 +14,12 @@ test.each([
     /^The disk with the mirror's data .* less than 5 GiB .*cache\.minFree/,
   ],
 ])('the error for %s names the cause, and the command that names the folder', async (_, error, message) => {
-  const refused = tellUnwritable(() => Promise.reject(error))
+  const refused = translateDiskErrors(() => Promise.reject(error))
   await expect(refused).rejects.toMatchObject({ status: 507, message: expect.stringMatching(message) })
   await expect(refused).rejects.toThrow('mirror status names the folder')
 })
 
 test('the error for a full disk does not mention the reserve', async () => {
   const error = systemError('ENOSPC', 'write', 'ENOSPC: no space left on device')
-  await expect(tellUnwritable(() => Promise.reject(error))).rejects.not.toThrow('minFree')
+  await expect(translateDiskErrors(() => Promise.reject(error))).rejects.not.toThrow('minFree')
 })

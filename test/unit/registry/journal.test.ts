@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../../src/oci/digest.ts'
 import { collectGarbage } from '../../../src/registry/garbage.ts'
 import { removeExpiredQuarantine } from '../../../src/store/open-store.ts'
 import { openPushedStore, type PushedStore } from '../../../src/registry/repositories.ts'
@@ -23,9 +23,14 @@ async function using<T>(root: string, body: (store: PushedStore) => Promise<T>):
   }
 }
 
-const blob = (text: string): PushedChange => ({ op: 'blob', digest: digestOf(bytesOf(text)), size: 1, heldSince: 0 })
-const dropBlob = (text: string): PushedChange => ({ op: 'drop-blob', digest: digestOf(bytesOf(text)) })
-const tag = (name: string): PushedChange => ({ op: 'tag', tag: name, digest: digestOf(bytesOf('m')), pushedAt: 1 })
+const blob = (text: string): PushedChange => ({
+  op: 'blob',
+  digest: computeDigest(bytesOf(text)),
+  size: 1,
+  heldSince: 0,
+})
+const dropBlob = (text: string): PushedChange => ({ op: 'drop-blob', digest: computeDigest(bytesOf(text)) })
+const tag = (name: string): PushedChange => ({ op: 'tag', tag: name, digest: computeDigest(bytesOf('m')), pushedAt: 1 })
 const tagsOf = (store: PushedStore, name = 'app') => [...(store.repositories.get(name)?.tags.keys() ?? [])].toSorted()
 
 async function journalOf(root: string): Promise<string> {
@@ -39,13 +44,13 @@ async function journalOf(root: string): Promise<string> {
 describe('the journal of a pushed repository', () => {
   test('keeps every kind of change across a restart', async () => {
     const root = await temporaryFolder()
-    const digest = digestOf(bytesOf('m'))
+    const digest = computeDigest(bytesOf('m'))
     const manifest: PushedChange = {
       op: 'manifest',
       digest,
       mediaType: 'application/x',
       size: 3,
-      subject: digestOf(bytesOf('s')),
+      subject: computeDigest(bytesOf('s')),
       artifactType: 'application/z',
       pushedAt: 5,
       heldSince: 6,
@@ -175,16 +180,16 @@ describe('the journal of a pushed repository', () => {
       const links = Array.from({ length: length / 100 }, (_, at) => ({
         kind: 'blob',
         mediaType: 'application/y',
-        digest: digestOf(bytesOf(`b${at}`)),
+        digest: computeDigest(bytesOf(`b${at}`)),
         size: at,
       }))
       const manifest = {
         op: 'manifest',
-        digest: digestOf(bytesOf('m')),
+        digest: computeDigest(bytesOf('m')),
         mediaType: 'application/x',
         size: 3,
         links,
-        subject: digestOf(bytesOf('s')),
+        subject: computeDigest(bytesOf('s')),
         artifactType: 'application/z',
         annotations,
         pushedAt: 5,
@@ -290,9 +295,9 @@ test('removals are visible before they are on disk, and until then the bytes sta
     await repositories.commit('app', [blob('b')])
     const removed = repositories.commit('app', [dropBlob('b')])
     expect(repositories.get('app')?.blobs.size).toBe(0)
-    expect(repositories.isHeld(digestOf(bytesOf('b')))).toBe(true)
+    expect(repositories.isHeld(computeDigest(bytesOf('b')))).toBe(true)
     await removed
-    expect(repositories.isHeld(digestOf(bytesOf('b')))).toBe(false)
+    expect(repositories.isHeld(computeDigest(bytesOf('b')))).toBe(false)
   })
 })
 
@@ -301,7 +306,7 @@ describe('a removal that the disk refuses', () => {
   const untag = (name: string): PushedChange => ({ op: 'untag', tag: name })
   const manifest: PushedChange = {
     op: 'manifest',
-    digest: digestOf(bytesOf('m')),
+    digest: computeDigest(bytesOf('m')),
     mediaType: 'application/x',
     size: 3,
     pushedAt: 5,
@@ -379,7 +384,7 @@ describe('a removal that the disk refuses', () => {
       await writing
       // The write of the removal has only started.
       const text = readFileSync(path, 'utf8')
-      for (const held of ['"v1"', digestOf(bytesOf('a')), manifest.digest]) expect(text).toContain(held)
+      for (const held of ['"v1"', computeDigest(bytesOf('a')), manifest.digest]) expect(text).toContain(held)
       await removing
       expect(tagsOf(store)).toEqual(['v2', 'v4'])
     })

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { digestOf } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/digest.ts'
 import { LocalRegistry } from '../../../src/registry/local-registry.ts'
 import { openPushedStore } from '../../../src/registry/repositories.ts'
 import { UploadSessions } from '../../../src/registry/uploads.ts'
@@ -12,7 +12,7 @@ import { UploadSessions } from '../../../src/registry/uploads.ts'
 const app = { registry: undefined, name: 'app', byNamespace: false }
 const caller = { access: 'anonymous', client: 'a test', noCache: false, head: true, part: false } as const
 const bytes = Buffer.from('hello')
-const digest = digestOf(bytes)
+const digest = computeDigest(bytes)
 const hour = 3_600_000
 
 async function* once(): AsyncGenerator<Uint8Array> {
@@ -27,7 +27,7 @@ async function setUp() {
   onTestFinished(() => rm(root, { recursive: true, force: true }))
   const store = await openPushedStore({ root, minFree: 0, logger: silentLogger, clock })
   onTestFinished(() => store.close())
-  const sessions = new UploadSessions({ blobs: store.blobs, clock, limit: 10, idle: hour })
+  const sessions = new UploadSessions({ blobs: store.blobs, clock, maxSessions: 10, idleTimeoutMs: hour })
   onTestFinished(() => sessions.close())
   const registry = new LocalRegistry({ store, sessions, makeRoom: async () => {}, clock })
   await registry.putBlob(app, digest, { start: undefined, bytes: once() })

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../../src/oci/digest.ts'
 import { LocalRegistry } from '../../../src/registry/local-registry.ts'
 import { createRegistryMaintenance, defaultGraceMs } from '../../../src/registry/maintenance.ts'
 import { openPushedStore } from '../../../src/registry/repositories.ts'
@@ -23,7 +23,7 @@ function makeManifest(seed: number) {
   const bytes = Buffer.from(
     JSON.stringify({ schemaVersion: 2, mediaType, manifests: [], annotations: { a: `${seed}` } }),
   )
-  return { bytes, digest: digestOf(bytes) }
+  return { bytes, digest: computeDigest(bytes) }
 }
 
 async function* only(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
@@ -38,7 +38,7 @@ async function setUp() {
   onTestFinished(() => rm(root, { recursive: true, force: true }))
   const store = await openPushedStore({ root, minFree: 0, logger: silentLogger, clock })
   onTestFinished(() => store.close())
-  const sessions = new UploadSessions({ blobs: store.blobs, clock, limit: 10, idle: 3_600_000 })
+  const sessions = new UploadSessions({ blobs: store.blobs, clock, maxSessions: 10, idleTimeoutMs: 3_600_000 })
   onTestFinished(() => sessions.close())
   const maintenance = createRegistryMaintenance({ store, clock, logger: silentLogger })
   onTestFinished(() => maintenance.close())
@@ -112,7 +112,7 @@ describe('garbage collection keeps content that a client has just requested', ()
   test('for a blob, even while the request is being recorded', async () => {
     const { time, registry, maintenance } = await setUp()
     const bytes = Buffer.from('hello')
-    const digest = digestOf(bytes)
+    const digest = computeDigest(bytes)
     await registry.putBlob(app, digest, { start: undefined, bytes: only(bytes) })
     time.now += old
     const asking = registry.blob(app, digest, caller)

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../../src/oci/digest.ts'
 import { mediaType } from '../../../src/oci/content.ts'
 import { referrersTag } from '../../../src/oci/lists.ts'
 import { LocalRegistry } from '../../../src/registry/local-registry.ts'
@@ -21,19 +21,24 @@ async function setUp() {
   onTestFinished(() => rm(root, { recursive: true, force: true }))
   const store = await openPushedStore({ root, minFree: 0, logger: silentLogger, clock: systemClock })
   onTestFinished(() => store.close())
-  const sessions = new UploadSessions({ blobs: store.blobs, clock: systemClock, limit: 10, idle: 3_600_000 })
+  const sessions = new UploadSessions({
+    blobs: store.blobs,
+    clock: systemClock,
+    maxSessions: 10,
+    idleTimeoutMs: 3_600_000,
+  })
   onTestFinished(() => sessions.close())
   const registry = new LocalRegistry({ store, sessions, makeRoom: async () => {}, clock: systemClock })
   return { store, registry }
 }
 
-const subjectOf = (number: number) => digestOf(Buffer.from(`subject ${number}`))
+const subjectOf = (number: number) => computeDigest(Buffer.from(`subject ${number}`))
 
 /** A referrer of the subject with this number. */
 function referrerOf(number: number) {
   const subject = { mediaType: mediaType.ociManifest, digest: subjectOf(number), size: 9 }
   const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: [], subject }))
-  return { bytes, digest: digestOf(bytes) }
+  return { bytes, digest: computeDigest(bytes) }
 }
 
 test('lists of referrers under tags are updated one at a time, even for different subjects', async () => {

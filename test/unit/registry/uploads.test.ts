@@ -1,6 +1,6 @@
 import { readdir } from 'node:fs/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { digestOf } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/digest.ts'
 import { systemClock, type Clock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { FileBlobStore } from '../../../src/store/file-blob-store.ts'
@@ -11,7 +11,7 @@ import { bytesOf, openTestStore, openText, temporaryFolder } from '../../support
 async function setUp(options: { limit?: number; idle?: number; clock?: Clock } = {}) {
   const store = await openTestStore(await temporaryFolder())
   const { limit = 10, idle = 60_000, clock = systemClock } = options
-  const sessions = new UploadSessions({ blobs: store.blobs, clock, limit, idle })
+  const sessions = new UploadSessions({ blobs: store.blobs, clock, maxSessions: limit, idleTimeoutMs: idle })
   onTestFinished(() => sessions.close())
   return { store, sessions }
 }
@@ -33,7 +33,7 @@ describe('upload sessions', () => {
     'store a blob under its %s digest, whatever algorithm was expected',
     async (algorithm) => {
       const { store, sessions } = await setUp()
-      const digest = digestOf(bytesOf('abc'), algorithm)
+      const digest = computeDigest(bytesOf('abc'), algorithm)
       for (const expected of ['sha256', 'sha512'] as const) {
         const session = sessions.start({ ...upload, algorithm: expected })!
         await session.append(bytesOf('ab'))
@@ -63,7 +63,7 @@ describe('upload sessions', () => {
     const full = { layout, verifyReads: 'auto', suspect: false, minFree: 100, logger: silentLogger } as const
     const blobs = new FileBlobStore({ ...full, freeSpace: async () => 100 })
     onTestFinished(() => blobs.close())
-    const sessions = new UploadSessions({ blobs, clock: systemClock, limit: 1, idle: 60_000 })
+    const sessions = new UploadSessions({ blobs, clock: systemClock, maxSessions: 1, idleTimeoutMs: 60_000 })
     onTestFinished(() => sessions.close())
     const session = sessions.start(upload)!
     await expect(session.append(bytesOf('a'))).rejects.toMatchObject({ code: 'ENOSPC' })

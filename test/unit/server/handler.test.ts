@@ -8,7 +8,7 @@ import { systemError } from '../../../src/lib/errors.ts'
 import type { Logger } from '../../../src/lib/logger.ts'
 import { systemClock } from '../../../src/lib/time.ts'
 import { mediaType } from '../../../src/oci/content.ts'
-import { digestOf } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/digest.ts'
 import type { Registry } from '../../../src/oci/registry.ts'
 import { TransferLog } from '../../../src/server/access-log.ts'
 import { createHandler } from '../../../src/server/handler.ts'
@@ -19,7 +19,7 @@ import { parseAnswers } from '../../support/parse-answers.ts'
 import { temporaryFolder } from '../../support/store/store.ts'
 
 const bytes = Buffer.alloc(100_000, 'm')
-const digest = digestOf(bytes)
+const digest = computeDigest(bytes)
 
 /** A cache with one large manifest on its disk, of which the links cannot be read. */
 async function serveManifest(failure: Error) {
@@ -72,7 +72,7 @@ test.each([
       await expect.poll(() => parseAnswers(text).filter(({ complete }) => complete)).toHaveLength(request)
       await sleep(50)
     }
-    expect(parseAnswers(text).map(({ status, body }) => [status, digestOf(body)])).toEqual([
+    expect(parseAnswers(text).map(({ status, body }) => [status, computeDigest(body)])).toEqual([
       [200, digest],
       [200, digest],
     ])

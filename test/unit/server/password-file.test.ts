@@ -90,7 +90,7 @@ describe('the hint for a password file that cannot be used', () => {
 
 test('an unusable change of the password file refuses every login, is logged once, and ends when the file is fixed', async () => {
   const { path, file, log, reasons } = await open(line('dev', 5))
-  expect(await file.trouble()).toBeUndefined()
+  expect(await file.getProblem()).toBeUndefined()
   expect((await file.users()).findHash('dev').isKnown).toBe(true)
   await writeFile(path, 'dev:nonsense\n')
   for (let at = 0; at < 3; at++) await expect(file.users()).rejects.toMatchObject({ status: 503 })
@@ -98,12 +98,12 @@ test('an unusable change of the password file refuses every login, is logged onc
   for (let at = 0; at < 3; at++) await expect(file.users()).rejects.toMatchObject({ status: 503 })
   expect(log.filter((message) => message.includes('cannot be used'))).toHaveLength(2)
   expect(reasons).toEqual(['line 1 is not a user name and a bcrypt hash', 'it does not exist'])
-  expect(await file.trouble()).toBe(`The password file ${path} cannot be used: it does not exist.`)
+  expect(await file.getProblem()).toBe(`The password file ${path} cannot be used: it does not exist.`)
   await writeFile(path, line('other', 5))
   await chmod(path, 0o600)
   const users = await file.users()
   expect([users.findHash('dev').isKnown, users.findHash('other').isKnown]).toEqual([false, true])
-  expect(await file.trouble()).toBeUndefined()
+  expect(await file.getProblem()).toBeUndefined()
 })
 
 test.skipIf(process.platform !== 'linux')(

@@ -1,13 +1,13 @@
 import { setMaxListeners } from 'node:events'
 import { describe, expect, test } from 'vitest'
-import { deferred, type Deferred } from '../../../src/lib/async.ts'
+import { createDeferred, type Deferred } from '../../../src/lib/async.ts'
 import { PasswordQueue, type PasswordCheck } from '../../../src/server/passwords.ts'
 
 /** A queue whose comparisons end when the test says so. */
 function open() {
   const begun: { readonly password: string; readonly verdict: Deferred<boolean> }[] = []
   const queue = new PasswordQueue((password) => {
-    const verdict = deferred<boolean>()
+    const verdict = createDeferred<boolean>()
     begun.push({ password, verdict })
     return verdict.promise
   })

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { isLoopbackAddress, plainAddress } from '../../../src/lib/network.ts'
+import { isLoopbackAddress, normalizeAddress } from '../../../src/lib/network.ts'
 import { OciError } from '../../../src/oci/errors.ts'
 import { createHostGuard } from '../../../src/server/request-guard.ts'
 
@@ -69,8 +69,8 @@ describe('the Host header', () => {
 })
 
 test('addresses are compared in one form', () => {
-  expect(plainAddress('::ffff:10.0.0.1')).toBe('10.0.0.1')
-  expect(plainAddress('fe80::1%eth0')).toBe('fe80::1')
+  expect(normalizeAddress('::ffff:10.0.0.1')).toBe('10.0.0.1')
+  expect(normalizeAddress('fe80::1%eth0')).toBe('fe80::1')
   expect(isLoopbackAddress('::ffff:127.0.0.1')).toBe(true)
   expect(isLoopbackAddress('127.evil.example')).toBe(false)
 })

@@ -17,7 +17,7 @@ async function serveList(bytes: number) {
       await sendLarge(request, response, {}, body, { idle: 5000, client })
     } catch (error) {
       failures.push(error)
-      if (!client.hasHappened) response.writeHead(error instanceof BudgetError ? 503 : 500).end()
+      if (!client.isAborted) response.writeHead(error instanceof BudgetError ? 503 : 500).end()
     }
   }
   const { url } = await serve((request, response) => void answer(request, response))

@@ -2,7 +2,7 @@ import { expect, onTestFinished, test } from 'vitest'
 import type { Logger } from '../../../src/lib/logger.ts'
 import { systemClock } from '../../../src/lib/time.ts'
 import type { ManifestLink } from '../../../src/oci/content.ts'
-import { digestOf } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/digest.ts'
 import { TransferLog } from '../../../src/server/access-log.ts'
 
 function open() {
@@ -17,10 +17,10 @@ function open() {
   return { lines, begin }
 }
 
-const digest = digestOf(Buffer.from('manifest'))
+const digest = computeDigest(Buffer.from('manifest'))
 const links = Array.from({ length: 27_000 }, (_, at): ManifestLink => ({
   kind: 'blob',
-  digest: digestOf(Buffer.from(`${at}`)),
+  digest: computeDigest(Buffer.from(`${at}`)),
   size: 1,
   mediaType: 'x/y',
 }))

@@ -5,7 +5,7 @@ import { promisify } from 'node:util'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { systemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { digestOf } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/digest.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import { FileBlobStore } from '../../../src/store/file-blob-store.ts'
 import { makeStoreFolders, storeLayout, type StoreLayout } from '../../../src/store/layout.ts'
@@ -71,7 +71,7 @@ describe('a blob being written', () => {
 
   test('is not published when the rename fails', async () => {
     const store = await openTestStore(await temporaryFolder())
-    const digest = digestOf(Buffer.from('abc'))
+    const digest = computeDigest(Buffer.from('abc'))
     await mkdir(join(store.layout.blob(digest), 'in the way'), { recursive: true })
     await expect(putText(store, 'abc')).rejects.toThrow(/EISDIR|EEXIST|ENOTEMPTY|EPERM/)
     expect(store.blobs.usage.blobs).toBe(0)
@@ -152,17 +152,17 @@ describe('a full disk', () => {
     expect(await writer.read(end, writer.size - 10)).toBe(10)
     expect(end.toString()).toBe('xxxxxxxxxx')
     // What was written before the disk was full is whole, and may still be published.
-    await writer.commit(digestOf(Buffer.alloc(writer.size, 'x')))
+    await writer.commit(computeDigest(Buffer.alloc(writer.size, 'x')))
     await writer.close()
-    await expect(store.blobs.put(digestOf(chunk), chunk)).rejects.toMatchObject({ code: 'ENOSPC' })
-    await store.blobs.remove(digestOf(Buffer.alloc(writer.size, 'x')))
-    await store.blobs.put(digestOf(chunk), chunk)
+    await expect(store.blobs.put(computeDigest(chunk), chunk)).rejects.toMatchObject({ code: 'ENOSPC' })
+    await store.blobs.remove(computeDigest(Buffer.alloc(writer.size, 'x')))
+    await store.blobs.put(computeDigest(chunk), chunk)
 
     // A record that does not fit is kept in memory and written when there is room.
     const filler = join(folder, 'filler')
     await writeFile(filler, Buffer.alloc(1024 * 1024)).catch(() => undefined)
     const record = store.refs.ensure('docker.io', 'library/app')
-    record.blobs.set(digestOf(chunk), { size: chunk.length, identity: anonymousIdentity, usedAt: 0 })
+    record.blobs.set(computeDigest(chunk), { size: chunk.length, identity: anonymousIdentity, usedAt: 0 })
     store.refs.touch(record)
     await store.refs.flush()
     expect(await readdir(store.layout.repositories)).toEqual([])

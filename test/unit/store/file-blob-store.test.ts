@@ -13,7 +13,7 @@ import {
 import { dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../../src/oci/digest.ts'
 import { FileBlobStore } from '../../../src/store/file-blob-store.ts'
 import { makeStoreFolders, storeLayout } from '../../../src/store/layout.ts'
 import type { Store } from '../../../src/store/open-store.ts'
@@ -38,7 +38,7 @@ async function quarantined(store: Store): Promise<string[]> {
 async function killedStore(root: string): Promise<Digest> {
   const layout = storeLayout(root)
   await makeStoreFolders(layout)
-  const digest = digestOf(bytesOf(text))
+  const digest = computeDigest(bytesOf(text))
   await writeFile(layout.blob(digest), text)
   return digest
 }
@@ -87,7 +87,7 @@ describe('a damaged blob', () => {
 
   test('that is a folder is moved out of the way', async () => {
     const root = await temporaryFolder()
-    const digest = digestOf(bytesOf(text))
+    const digest = computeDigest(bytesOf(text))
     const path = storeLayout(root).blob(digest)
     await mkdir(path, { recursive: true })
     const store = await openTestStore(root)
@@ -180,10 +180,10 @@ describe('the scan of the disk', () => {
     const layout = storeLayout(await temporaryFolder())
     await makeStoreFolders(layout)
     const old = Array.from({ length: 500 }, (_, at) => `old ${at}`)
-    for (const each of old) await writeFile(layout.blob(digestOf(bytesOf(each))), each)
+    for (const each of old) await writeFile(layout.blob(computeDigest(bytesOf(each))), each)
     const blobs = new FileBlobStore({ layout, verifyReads: 'auto', suspect: false, minFree: 0, logger: silentLogger })
-    const removed = old.slice(0, 250).map((each) => blobs.remove(digestOf(bytesOf(each))))
-    const again = old.slice(200, 300).map((each) => blobs.put(digestOf(bytesOf(each)), bytesOf(each)))
+    const removed = old.slice(0, 250).map((each) => blobs.remove(computeDigest(bytesOf(each))))
+    const again = old.slice(200, 300).map((each) => blobs.put(computeDigest(bytesOf(each)), bytesOf(each)))
     const fresh = Array.from({ length: 50 }, (_, at) => putText({ blobs }, `new ${at}`))
     await Promise.all([blobs.ready, ...removed, ...again, ...fresh])
     const names = await readdir(layout.blobFolder('sha256'))

@@ -1,7 +1,7 @@
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { digestOf, type DigestAlgorithm } from '../../../src/oci/digest.ts'
+import { computeDigest, type DigestAlgorithm } from '../../../src/oci/digest.ts'
 import { createHashPool, type HashPool } from '../../../src/store/hashing.ts'
 import { noise } from '../../support/noise.ts'
 import { temporaryFolder } from '../../support/store/store.ts'
@@ -45,14 +45,14 @@ describe('hashing on other threads', () => {
     ['of what the file has nothing of', { step: 50_000, inFile: 0 }],
     ['of the other algorithm', { step: 1_000_000, algorithm: 'sha512' }],
   ])('gives the digest %s', async (_, options) => {
-    expect(await hash(pool(), bytes, options)).toBe(digestOf(bytes, options.algorithm))
+    expect(await hash(pool(), bytes, options)).toBe(computeDigest(bytes, options.algorithm))
   })
 
   test('of many files at once gives each file its own digest', async () => {
     const hashes = pool()
     const files = Array.from({ length: 20 }, (_, seed) => noise(500_000 + seed, seed))
     const digests = await Promise.all(files.map((file) => hash(hashes, file, { step: 70_000 })))
-    expect(digests).toEqual(files.map((file) => digestOf(file)))
+    expect(digests).toEqual(files.map((file) => computeDigest(file)))
   })
 
   test('does not transfer the buffer of the caller', async () => {
@@ -62,7 +62,7 @@ describe('hashing on other threads', () => {
   })
 
   test('of nothing is the digest of nothing', async () => {
-    expect(await hash(pool(), Buffer.alloc(0), { step: 1 })).toBe(digestOf(Buffer.alloc(0)))
+    expect(await hash(pool(), Buffer.alloc(0), { step: 1 })).toBe(computeDigest(Buffer.alloc(0)))
   })
 
   test('fails when the file is shorter than announced', async () => {
@@ -84,7 +84,7 @@ describe('hashing on other threads', () => {
     // Nobody expects this algorithm, least of all the one thread there is.
     await hashes.follow('none' as DigestAlgorithm, file.fd).close()
     following.advance(bytes.length)
-    expect(await following.digest()).toBe(digestOf(bytes))
+    expect(await following.digest()).toBe(computeDigest(bytes))
   })
 
   test('fails when its thread dies and not all bytes are in the file', async () => {

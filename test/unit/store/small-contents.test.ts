@@ -1,12 +1,12 @@
 import { describe, expect, test } from 'vitest'
-import { bytesOf, smallContent } from '../../../src/oci/content.ts'
-import { type Digest, digestOf } from '../../../src/oci/digest.ts'
+import { toBytes, smallContent } from '../../../src/oci/content.ts'
+import { type Digest, computeDigest } from '../../../src/oci/digest.ts'
 import { SmallContents } from '../../../src/store/contents.ts'
 import { noise } from '../../support/noise.ts'
 
 /** A store in memory that counts what is read from it. */
 function memoryStore(...blobs: Uint8Array<ArrayBuffer>[]) {
-  const held = new Map<Digest, Uint8Array<ArrayBuffer>>(blobs.map((bytes) => [digestOf(bytes), bytes]))
+  const held = new Map<Digest, Uint8Array<ArrayBuffer>>(blobs.map((bytes) => [computeDigest(bytes), bytes]))
   const store = {
     reads: 0,
     held,
@@ -29,13 +29,13 @@ describe('small contents', () => {
     const content = smallContent(bytes(size))
     expect(content.size).toBe(size)
     expect(content.body.length).toBe(size)
-    expect(Buffer.from(bytesOf(content)).equals(bytes(size))).toBe(true)
+    expect(Buffer.from(toBytes(content)).equals(bytes(size))).toBe(true)
   })
 
   test('are read from disk once, and again after they were dropped', async () => {
     const store = memoryStore(bytes(100))
     const contents = new SmallContents(store, 10_000)
-    const digest = digestOf(bytes(100))
+    const digest = computeDigest(bytes(100))
     for (let time = 0; time < 3; time++) expect((await contents.load(digest, 1000))?.size).toBe(100)
     expect(store.reads).toBe(1)
     contents.clear()
@@ -47,17 +47,17 @@ describe('small contents', () => {
     const blobs = Array.from({ length: 10 }, (_, seed) => bytes(1000, seed))
     const store = memoryStore(...blobs)
     const contents = new SmallContents(store, 4000)
-    for (const blob of blobs) await contents.load(digestOf(blob), 1000)
-    for (const blob of blobs.slice(-3)) await contents.load(digestOf(blob), 1000)
+    for (const blob of blobs) await contents.load(computeDigest(blob), 1000)
+    for (const blob of blobs.slice(-3)) await contents.load(computeDigest(blob), 1000)
     expect(store.reads).toBe(10)
-    await contents.load(digestOf(blobs[0]!), 1000)
+    await contents.load(computeDigest(blobs[0]!), 1000)
     expect(store.reads).toBe(11)
   })
 
   test('that must be on disk are not returned when they were removed or have another size', async () => {
     const store = memoryStore(bytes(100))
     const contents = new SmallContents(store, 10_000)
-    const digest = digestOf(bytes(100))
+    const digest = computeDigest(bytes(100))
     expect((await contents.loadStored(digest, 100))?.size).toBe(100)
     expect(await contents.loadStored(digest, 99)).toBe(undefined)
     store.held.delete(digest)

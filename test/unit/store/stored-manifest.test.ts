@@ -1,7 +1,7 @@
 import { open, utimes } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
-import { digestOf } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/digest.ts'
 import type { OpenBlob } from '../../../src/oci/registry.ts'
 import { isStored } from '../../../src/store/contents.ts'
 import type { Store } from '../../../src/store/open-store.ts'
@@ -10,7 +10,7 @@ import { withStore } from '../../support/temporary-store.ts'
 /** A stored manifest of 1 MB, and how many bytes of it were read. */
 async function setUp({ blobs, layout }: Store, seed: string) {
   const bytes = Buffer.alloc(1_000_000, seed)
-  const digest = digestOf(bytes)
+  const digest = computeDigest(bytes)
   await blobs.put(digest, bytes)
   const reads: { bytes: number; during?: () => Promise<void> } = { bytes: 0 }
   const counted = {

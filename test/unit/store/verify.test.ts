@@ -3,7 +3,7 @@ import { setTimeout } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { systemClock } from '../../../src/lib/time.ts'
-import { type Digest, digestOf } from '../../../src/oci/digest.ts'
+import { type Digest, computeDigest } from '../../../src/oci/digest.ts'
 import type { Store } from '../../../src/store/open-store.ts'
 import { createScrub, type VerifyOptions, type VerifyState, verifyStore } from '../../../src/store/verify.ts'
 import { openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
@@ -46,7 +46,7 @@ describe('verification of the store', () => {
   test('keeps its rate limit, and reports its progress', async () => {
     const store = await openTestStore(await temporaryFolder())
     const bytes = Buffer.alloc(1024 * 1024)
-    await store.blobs.put(digestOf(bytes), bytes)
+    await store.blobs.put(computeDigest(bytes), bytes)
     let now = 0
     const clock = { ...systemClock, monotonic: () => now, sleep: async (ms: number) => void (now += ms) }
     const states: number[] = []

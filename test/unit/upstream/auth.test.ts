@@ -3,13 +3,13 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { digestOf } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/digest.ts'
 import type { HttpUpstreamOptions } from '../../../src/upstream/http-upstream.ts'
 import { failureOf, fakeClock, openUpstream } from '../../support/upstream/open-upstream.ts'
 import { eventually, reply, serve, type Served } from '../../support/upstream/serve.ts'
 
 const tag = { kind: 'tag', tag: 'v1' } as const
-const digest = digestOf(Buffer.from('x'))
+const digest = computeDigest(Buffer.from('x'))
 const anonymous = { access: 'anonymous' } as const
 const credentialed = { access: 'credentialed' } as const
 const basic = (pair: string) => `Basic ${Buffer.from(pair).toString('base64')}`

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { deferred } from '../../../src/lib/async.ts'
+import { createDeferred } from '../../../src/lib/async.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { createCircuit, type Outage, TransientError } from '../../../src/upstream/retry.ts'
 import { UpstreamError } from '../../../src/upstream/upstream.ts'
@@ -75,7 +75,7 @@ describe('the circuit breaker', () => {
     const { circuit, clock, run, failTimes } = setUp()
     await failTimes(5, unreachable)
     clock.pass(30_000)
-    const answer = deferred()
+    const answer = createDeferred()
     const probe = run('app', () => answer.promise)
     expect((await failureOf(run('app', async () => {}, 'blobs/1'))).status).toBe(503)
     answer.resolve()
@@ -88,7 +88,7 @@ describe('the circuit breaker', () => {
     const { clock, run, failTimes, isAsked } = setUp()
     await failTimes(5, unreachable)
     clock.pass(30_000)
-    const answer = deferred()
+    const answer = createDeferred()
     const probes = five.map((repository) => run(repository, () => answer.promise))
     expect(await isAsked('sixth')).toBe(false)
     answer.resolve()
@@ -139,7 +139,7 @@ describe.each([
     expect(await isAsked('app', 'blobs/1')).toBe(true)
     expect(await isAsked('app')).toBe(false)
     clock.pass(30_000)
-    const answer = deferred()
+    const answer = createDeferred()
     const probe = run('app', () => answer.promise)
     expect(await isAsked('app')).toBe(false)
     answer.resolve()
@@ -181,7 +181,7 @@ test('a probe that hangs blocks its own repository and no other', async () => {
   const { clock, run, failTimes, isAsked } = setUp()
   await failTimes(5, unreachable)
   clock.pass(30_000)
-  const never = deferred()
+  const never = createDeferred()
   const probe = run('broken', () => never.promise)
   expect(await isAsked('broken')).toBe(false)
   expect(await isAsked('other')).toBe(true)

@@ -2,7 +2,7 @@ import { chmod, mkdtemp, rm, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { deferred } from '../../../src/lib/async.ts'
+import { createDeferred } from '../../../src/lib/async.ts'
 import type { CommandResult, RunCommand } from '../../../src/lib/process.ts'
 import { createCredentials, type CredentialsSource } from '../../../src/upstream/credentials.ts'
 import { dockerConfigPath, parseAuthHost, parseAuthVariable } from '../../../src/upstream/docker-credentials.ts'
@@ -291,7 +291,7 @@ describe('credential helpers', () => {
   })
 
   test('that are run again after ten minutes delay no request', async () => {
-    const answers = [deferred<CommandResult>(), deferred<CommandResult>(), deferred<CommandResult>()]
+    const answers = [createDeferred<CommandResult>(), createDeferred<CommandResult>(), createDeferred<CommandResult>()]
     const { credentials, runs, clock } = await setUp(
       'ghcr.io',
       { credsStore: 's' },

@@ -1,12 +1,12 @@
 import { gzipSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
-import { digestOf } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/digest.ts'
 import { parseReason } from '../../../src/upstream/failures.ts'
 import { failureOf, openUpstream } from '../../support/upstream/open-upstream.ts'
 import { reply, serve } from '../../support/upstream/serve.ts'
 
 const tag = { kind: 'tag', tag: 'v1' } as const
-const digest = digestOf(Buffer.from('x'))
+const digest = computeDigest(Buffer.from('x'))
 const anonymous = { access: 'anonymous' } as const
 const sentence = 'image is blocked by policy 7: 3 critical findings'
 const oci = (message: string) => JSON.stringify({ errors: [{ code: 'DENIED', message }] })

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { createServer, type Socket } from 'node:net'
 import { brotliCompressSync, deflateSync, gzipSync } from 'node:zlib'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { digestOf, parseDigest } from '../../../src/oci/digest.ts'
+import { computeDigest, parseDigest } from '../../../src/oci/digest.ts'
 import { mediaType } from '../../../src/oci/content.ts'
 import { failureOf, fakeClock, openUpstream, readAll } from '../../support/upstream/open-upstream.ts'
 import { eventually, reply, serve } from '../../support/upstream/serve.ts'
@@ -10,10 +10,10 @@ import { eventually, reply, serve } from '../../support/upstream/serve.ts'
 const tag = { kind: 'tag', tag: 'v1' } as const
 const anonymous = { access: 'anonymous' } as const
 const manifest = JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociManifest })
-const digest = digestOf(Buffer.from(manifest))
+const digest = computeDigest(Buffer.from(manifest))
 const type = { 'content-type': `${mediaType.ociManifest}; charset=utf-8` }
 const blob = createHash('sha512').update('seed').digest('hex').repeat(500)
-const blobDigest = digestOf(Buffer.from(blob))
+const blobDigest = computeDigest(Buffer.from(blob))
 
 describe('metadata requests', () => {
   test('have the form of the specification, and accept plain bytes only', async () => {

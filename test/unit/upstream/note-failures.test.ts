@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { systemError } from '../../../src/lib/errors.ts'
-import { OwnTroubles } from '../../../src/lib/system-errors.ts'
-import { noteFailures } from '../../../src/upstream/failures.ts'
+import { ProcessHealth } from '../../../src/lib/system-errors.ts'
+import { recordFailures } from '../../../src/upstream/failures.ts'
 import { TransientError } from '../../../src/upstream/retry.ts'
 import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
 
@@ -12,11 +12,11 @@ const noDescriptor = new TransientError('unavailable', 503, 'The mirror itself c
 
 /** An upstream that fails as it is told to, and what the mirror says of itself. */
 function watched() {
-  const ownTroubles = new OwnTroubles(systemClock)
+  const ownTroubles = new ProcessHealth(systemClock)
   const failures: Error[] = []
   const resolve = () => Promise.reject(failures.shift()!)
   const failing = { host: 'it', resolve } as unknown as Upstream
-  const upstream = noteFailures(failing, () => 0, ownTroubles.watch('fetch'))
+  const upstream = recordFailures(failing, () => 0, ownTroubles.watch('fetch'))
   const fail = async (error: Error) => {
     failures.push(error)
     const asked = upstream.resolve('app', { kind: 'tag', tag: 'v1' }, { access: 'anonymous' })

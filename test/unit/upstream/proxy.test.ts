@@ -1,14 +1,14 @@
 import { describe, expect, test } from 'vitest'
 import { MirrorError } from '../../../src/lib/errors.ts'
 import { redact } from '../../../src/lib/logger.ts'
-import { digestOf } from '../../../src/oci/digest.ts'
-import { proxyWarnings, readProxies } from '../../../src/upstream/proxy.ts'
+import { computeDigest } from '../../../src/oci/digest.ts'
+import { getProxyWarnings, readProxies } from '../../../src/upstream/proxy.ts'
 import { testCertificate } from '../../support/upstream/certificate.ts'
 import { failureOf, openUpstream, readAll } from '../../support/upstream/open-upstream.ts'
 import { serveHttpProxy, serveSocksProxy } from '../../support/proxies.ts'
 import { reply, serve } from '../../support/upstream/serve.ts'
 
-const digest = digestOf(Buffer.from('blob'))
+const digest = computeDigest(Buffer.from('blob'))
 const anonymous = { access: 'anonymous' } as const
 const blobs = () => serve((_, response) => reply(response, 200, {}, 'blob'))
 const secureBlobs = () => serve((_, response) => reply(response, 200, {}, 'blob'), testCertificate)
@@ -69,10 +69,10 @@ describe('the proxy variables, read as curl reads them:', () => {
   })
 
   test('HTTP_PROXY alone gives a warning that it is not used', () => {
-    expect(proxyWarnings({ HTTP_PROXY: 'x' })).toEqual([expect.stringContaining('set http_proxy (and https_proxy')])
-    expect(proxyWarnings({ HTTP_PROXY: 'x', HTTPS_PROXY: 'x' })).toEqual([expect.stringMatching(/set http_proxy$/)])
-    expect(proxyWarnings({ HTTP_PROXY: 'x', http_proxy: 'x' })).toEqual([])
-    expect(proxyWarnings({ HTTP_PROXY: 'x', ALL_PROXY: 'x' })).toEqual([])
+    expect(getProxyWarnings({ HTTP_PROXY: 'x' })).toEqual([expect.stringContaining('set http_proxy (and https_proxy')])
+    expect(getProxyWarnings({ HTTP_PROXY: 'x', HTTPS_PROXY: 'x' })).toEqual([expect.stringMatching(/set http_proxy$/)])
+    expect(getProxyWarnings({ HTTP_PROXY: 'x', http_proxy: 'x' })).toEqual([])
+    expect(getProxyWarnings({ HTTP_PROXY: 'x', ALL_PROXY: 'x' })).toEqual([])
   })
 
   test('a password in the URL of a proxy is redacted wherever it is shown', () => {

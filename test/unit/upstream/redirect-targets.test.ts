@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
-import { digestOf } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/digest.ts'
 import { mediaType } from '../../../src/oci/content.ts'
 import { createAddressGuard } from '../../../src/upstream/trust.ts'
 import type { TransportResponse } from '../../../src/upstream/transport.ts'
@@ -12,7 +12,7 @@ import { failureOf, fakeClock, openUpstream, readAll } from '../../support/upstr
 import { reply, serve, type Served } from '../../support/upstream/serve.ts'
 
 const tag = { kind: 'tag', tag: 'v1' } as const
-const digest = digestOf(Buffer.from('blob'))
+const digest = computeDigest(Buffer.from('blob'))
 const anonymous = { access: 'anonymous' } as const
 const credentialed = { access: 'credentialed' } as const
 const withPassword = {

@@ -1,11 +1,11 @@
 import { describe, expect, test } from 'vitest'
 import { MirrorError } from '../../../src/lib/errors.ts'
-import { digestOf } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/digest.ts'
 import { testCertificate } from '../../support/upstream/certificate.ts'
 import { failureOf, openUpstream, readAll } from '../../support/upstream/open-upstream.ts'
 import { reply, serve } from '../../support/upstream/serve.ts'
 
-const digest = digestOf(Buffer.from('blob'))
+const digest = computeDigest(Buffer.from('blob'))
 const tag = { kind: 'tag', tag: 'v1' } as const
 const credentialed = { access: 'credentialed' } as const
 const anonymous = { access: 'anonymous' } as const

@@ -1,6 +1,6 @@
 import { expect, onTestFinished, test, vi } from 'vitest'
-import { deferred, Slots } from '../../../src/lib/async.ts'
-import { digestOf } from '../../../src/oci/digest.ts'
+import { createDeferred, Slots } from '../../../src/lib/async.ts'
+import { computeDigest } from '../../../src/oci/digest.ts'
 import type { HttpUpstream } from '../../../src/upstream/http-upstream.ts'
 import { createRepositoryShare } from '../../../src/upstream/repository-share.ts'
 import { openUpstream, readAll } from '../../support/upstream/open-upstream.ts'
@@ -8,7 +8,7 @@ import { serve } from '../../support/upstream/serve.ts'
 
 const body = Buffer.from('a layer')
 const blob = async (upstream: HttpUpstream, name: string) =>
-  readAll((await upstream.blob(name, digestOf(body), { access: 'anonymous', from: 0 })).body)
+  readAll((await upstream.blob(name, computeDigest(body), { access: 'anonymous', from: 0 })).body)
 
 test('an upstream that never answers for many repositories leaves connections to another upstream', async () => {
   const requests = new Slots(8)
@@ -49,7 +49,7 @@ test('a metadata request waits as long as the timeout for headers, and a blob lo
 
 test('a blob waits longer for a connection than a metadata request, while other blobs of its repository arrive', async () => {
   const requests = new Slots(4)
-  const waited = deferred()
+  const waited = createDeferred()
   const slow = await serve((_, response) => {
     response.write(body.subarray(0, 1))
     void waited.promise.then(() => response.end(body.subarray(1)))

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { createContainerConfig, toContainerPorts } from '../../../../src/daemon/container/desired.ts'
 import { type Config, defaultConfig } from '../../../../src/config/config.ts'
 import { parseConfig } from '../../../../src/config/parse.ts'
-import { machineNames } from '../../../../src/lib/network.ts'
+import { getMachineNames } from '../../../../src/lib/network.ts'
 import { createHostGuard } from '../../../../src/server/request-guard.ts'
 
 /** What the mirror in the container understands. */
@@ -45,7 +45,7 @@ describe('the configuration inside a container', () => {
     config.allowedHosts = ['cache.example']
     config.cache.listen = ['127.0.0.1', '192.168.7.5', '0.0.0.0', 'fd00::5'].map((host) => ({ host, port: 5055 }))
     const { allowedHosts } = parsedBack(config).inside
-    for (const name of ['cache.example', '192.168.7.5', ...machineNames()]) expect(allowedHosts).toContain(name)
+    for (const name of ['cache.example', '192.168.7.5', ...getMachineNames()]) expect(allowedHosts).toContain(name)
     expect(allowedHosts).not.toContain('0.0.0.0')
     const guard = createHostGuard(allowedHosts, () => {})
     for (const host of ['192.168.7.5:5055', '[fd00::5]:5055'])

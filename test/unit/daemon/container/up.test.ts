@@ -2,8 +2,8 @@ import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { remoteEngine } from '../../../../src/admin/access.ts'
-import { findRunning, readState, assertDataOnHost, volumeMarkerEngine } from '../../../../src/admin/state.ts'
+import { getRemoteEngine } from '../../../../src/admin/access.ts'
+import { findRunning, readState, assertDataOnHost, readVolumeMarkerEngine } from '../../../../src/admin/state.ts'
 import { defaultConfig } from '../../../../src/config/config.ts'
 import { loadConfig } from '../../../../src/config/load.ts'
 import { mirrorPaths } from '../../../../src/config/paths.ts'
@@ -221,8 +221,8 @@ describe('up in a container', () => {
       endpoints,
       container: { id: container.id, engine: docker.endpoint, elsewhere: { adminPort: 5056 } },
     })
-    expect(remoteEngine(noted!)).toBe('ssh://me@there')
-    expect(await volumeMarkerEngine(request.paths.stateDir)).toEqual(docker.endpoint)
+    expect(getRemoteEngine(noted!)).toBe('ssh://me@there')
+    expect(await readVolumeMarkerEngine(request.paths.stateDir)).toEqual(docker.endpoint)
     const again = await up()
     expect(again).toMatchObject({ plan: { action: 'keep' }, said: [] })
     docker.endpoint = { kind: 'tcp', host: 'there', port: 2375, tlsFolder: undefined }
