@@ -36,11 +36,11 @@ function place(): RequestContext {
     name: 'b',
     upstream,
     caller,
-    identity: async () => anonymousIdentity,
-    access: async () => 'anonymous' as const,
+    getIdentity: async () => 'anonymous',
+    getAccess: async () => 'anonymous' as const,
     throwIfRefused: async () => {},
-    record: here,
-    ensure: here,
+    getRecord: here,
+    ensureRecord: here,
   }
 }
 
