@@ -51,7 +51,7 @@ export class BlobCache {
         if (this.downloads.endedCount !== ended) continue
       }
       await context.throwIfRefused()
-      const identity = await context.getIdentity()
+      const identity = await context.identity()
       if (!grant && (await this.#dependencies.blobs.stat(digest)) !== undefined)
         return this.#verifyByHead(context, identity, digest)
       if (context.caller.head) return this.#proxyHead(context, digest, grant)
@@ -73,7 +73,7 @@ export class BlobCache {
     const grant = await findForCaller(context, (record, identity) => findGrant(record, digest, identity))
     // Requested blobs come first: leave them a part of the upstream's slots.
     if (!grant || this.#isCongested(context.host)) return undefined
-    const identity = await context.getIdentity()
+    const identity = await context.identity()
     const isStored = (await this.#dependencies.blobs.stat(digest)) !== undefined
     if (isStored || this.downloads.has(digest) || this.#closing.signal.aborted || signal.aborted) return undefined
     this.#prefetched.set(digest, true)
@@ -161,7 +161,7 @@ export class BlobCache {
           releaseSlot ??= await this.#acquireSlot(context.host, attempt)
           const isFurtherRange = to !== undefined && from > 0
           const isExtra = isFurtherRange || (isPrefetch && !this.downloads.get(digest)?.download.isClaimed)
-          const options = { access: await context.getAccess(), from, to, expectedSize, isExtra, signal: attempt }
+          const options = { access: await context.access(), from, to, expectedSize, isExtra, signal: attempt }
           try {
             return await context.upstream.blob(context.name, digest, options)
           } catch (error) {
@@ -263,8 +263,8 @@ export class BlobCache {
     size: number,
     body: BlobBody,
     outcome: 'hit' | 'revalidated',
-  ): BlobAnswer {
-    const own = context.getRecord()?.blobs.get(digest)
+  ): BlobResponse {
+    const own = context.record()?.blobs.get(digest)
     if (own && !context.caller.head) own.usedAt = this.#dependencies.runningTime()
     return {
       digest,
@@ -279,10 +279,10 @@ export class BlobCache {
   }
 
   /** Records a grant for a blob, unless a manifest of the repository grants it already. */
-  #recordGrant(context: RequestContext, digest: Digest, size: number, identity: string): void {
-    const known = findGrant(context.getRecord(), digest, identity)
+  #recordGrant(context: RequestContext, digest: Digest, size: number, identity: Identity): void {
+    const known = findGrant(context.record(), digest, identity)
     if (known?.size === size) return
-    const record = context.ensureRecord()
+    const record = context.ensure()
     const before = record.blobs.get(digest)
     record.blobs.set(digest, {
       size,

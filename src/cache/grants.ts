@@ -81,18 +81,18 @@ export interface RequestContext {
   readonly upstream: Upstream
   readonly caller: Caller
   /** Identifies the credential for the upstream. Call it as late as possible, because a credential helper may be slow. */
-  readonly getIdentity: () => Promise<string>
+  readonly identity: () => Promise<Identity>
   /**
    * The access for a request whose response callers of one identity share. An anonymous caller stays anonymous when a
    * credential appears meanwhile, because the other anonymous callers have no right to what the credential returns.
    */
-  readonly getAccess: () => Promise<Access>
+  readonly access: () => Promise<Access>
   /** Throws the upstream's UpstreamError if it has just refused this request. Call it before a request to the upstream. */
   readonly throwIfRefused: () => Promise<void>
   /** The repository's record; undefined while there is none. */
-  readonly getRecord: () => RepositoryRecord | undefined
+  readonly record: () => RepositoryRecord | undefined
   /** The repository's record, created when there is none. */
-  readonly ensureRecord: () => RepositoryRecord
+  readonly ensure: () => RepositoryRecord
 }
 
 export function createRequestContext(
@@ -104,27 +104,27 @@ export function createRequestContext(
   refusal: (identity: Identity) => UpstreamError | undefined = () => undefined,
 ): RequestContext {
   const { host } = upstream
-  let found: Promise<string> | undefined
-  const getIdentity = () => (found ??= identities.get(upstream, caller.access))
+  let found: Promise<Identity> | undefined
+  const identity = () => (found ??= identities.get(upstream, caller.access))
   return {
     host,
     name,
     upstream,
     caller,
-    getIdentity,
-    getAccess: async () => ((await getIdentity()) === anonymousIdentity ? 'anonymous' : caller.access),
+    identity,
+    access: async () => ((await identity()) === anonymousIdentity ? 'anonymous' : caller.access),
     async throwIfRefused() {
-      const refused = refusal(await getIdentity())
+      const refused = refusal(await identity())
       if (refused) throw refused
     },
-    getRecord: () => refs.get(host, name),
-    ensureRecord: () => refs.ensure(host, name),
+    record: () => refs.get(host, name),
+    ensure: () => refs.ensure(host, name),
   }
 }
 
 /** A key for requests of this repository whose response callers of the same identity share. */
 export async function toRequestKey(context: RequestContext, resource: string): Promise<string> {
-  return `${await context.getIdentity()} ${context.host}/${context.name} ${resource}`
+  return `${await context.identity()} ${context.host}/${context.name} ${resource}`
 }
 
 /**
@@ -135,12 +135,12 @@ export async function findForCaller<T>(
   context: RequestContext,
   find: (record: RepositoryRecord, identity: Identity) => T | undefined,
 ): Promise<T | undefined> {
-  const before = context.getRecord()
+  const before = context.record()
   const found = before && find(before, anonymousIdentity)
   if (found !== undefined || !before || context.caller.access === 'anonymous') return found
-  const identity = await context.getIdentity()
+  const identity = await context.identity()
   // The record may have changed while the identity was determined.
-  const record = context.getRecord()
+  const record = context.record()
   return record && find(record, identity)
 }
 

@@ -48,7 +48,7 @@ export class HeadRequests {
     if (this.#isUnreliable(context, 'manifests')) return this.#fetchManifest(context, reference)
     let head: ManifestHead
     try {
-      head = await context.upstream.resolve(context.name, reference, { access: await context.getAccess() })
+      head = await context.upstream.resolve(context.name, reference, { access: await context.access() })
     } catch (error) {
       if (!mayRejectHead(error)) throw error
       const fetched = await confirmByGet(isCached ? undefined : error, () => this.#fetchManifest(context, reference))
@@ -64,7 +64,7 @@ export class HeadRequests {
     if (this.#isUnreliable(context, 'blobs')) return headBlobByGet(context, digest)
     try {
       const { size, identity } = await context.upstream.statBlob(context.name, digest, {
-        access: await context.getAccess(),
+        access: await context.access(),
       })
       this.#failures.delete(toKey(context, 'blobs'))
       return { size: size === 0 && !isEmpty(digest) ? undefined : size, identity }
@@ -82,7 +82,7 @@ export class HeadRequests {
       const again = await context.upstream.resolve(
         context.name,
         { kind: 'tag', tag },
-        { access: await context.getAccess() },
+        { access: await context.access() },
       )
       if (again.digest === named) this.#markUnreliable(context, 'manifests')
     } catch (error) {
@@ -155,7 +155,7 @@ async function confirmByGet<T>(refusal: UpstreamError | undefined, confirm: () =
 
 /** Starts the GET of a blob, reads its head, and drops the body. */
 async function headBlobByGet(context: RequestContext, digest: Digest): Promise<BlobHead> {
-  const access = await context.getAccess()
+  const access = await context.access()
   const open = (to: number | undefined) => context.upstream.blob(context.name, digest, { access, from: 0, to })
   let blob: FetchedBlob
   try {

@@ -48,9 +48,9 @@ export async function listCatalog(
 
 /** The recorded tags that are valid for the caller, sorted. */
 async function findKnownTags(context: RequestContext): Promise<string[]> {
-  const tags = [...(context.getRecord()?.tags ?? [])]
+  const tags = [...(context.record()?.tags ?? [])]
   const isPublic = tags.every(([, tag]) => isValidFor(tag, anonymousIdentity))
-  const identity = isPublic ? anonymousIdentity : await context.getIdentity()
+  const identity = isPublic ? anonymousIdentity : await context.identity()
   const usable = tags.filter(([, tag]) => isValidFor(tag, identity))
   return usable.map(([tag]) => tag).toSorted()
 }

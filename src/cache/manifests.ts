@@ -54,8 +54,8 @@ export class ManifestCache {
   ): Promise<CachedManifest | undefined> {
     const { blobs } = this.#dependencies
     const size = this.#contents.get(digest)?.size ?? (await blobs.stat(digest))
-    if (size === undefined || size > largestManifest) return undefined
-    const known = context.getRecord()?.manifests.get(digest)
+    if (size === undefined || size > maxManifestBytes) return undefined
+    const known = context.record()?.manifests.get(digest)
     const isKnown = known?.identity === identity
     const isLarge = size > maxStringBytes && !this.#contents.get(digest)
     if (isLarge && isKnown && !(await isStored(blobs, digest, size))) return undefined
@@ -94,7 +94,7 @@ export class ManifestCache {
   }
 
   async #request(context: RequestContext, reference: Reference): Promise<FetchedManifest> {
-    const fetched = await context.upstream.manifest(context.name, reference, { access: await context.getAccess() })
+    const fetched = await context.upstream.manifest(context.name, reference, { access: await context.access() })
     if (!context.upstream.isProbe) this.#dependencies.stats.recordFetched(context.host, fetched.bytes.length)
     return fetched
   }
@@ -157,8 +157,14 @@ export class ManifestCache {
   }
 
   /** Records the grant for this manifest, and with it the grants for all that the manifest names. */
-  recordGrant(context: RequestContext, digest: Digest, size: number, identity: string, outline: ManifestOutline): void {
-    const record = context.ensureRecord()
+  recordGrant(
+    context: RequestContext,
+    digest: Digest,
+    size: number,
+    identity: Identity,
+    outline: ManifestOutline,
+  ): void {
+    const record = context.ensure()
     const known = record.manifests.get(digest)
     if (known?.identity === identity || known?.identity === anonymousIdentity) return
     const recorded: ManifestRecord = {

@@ -66,7 +66,7 @@ export class Prefetcher {
   recordBlob(context: RequestContext, digest: Digest, download?: ClientDownload): void {
     if (this.#options.layers === 0) return
     for (const manifest of this.#manifests.get(toClientKey(context)) ?? []) {
-      const layers = context.getRecord()?.manifests.get(manifest)?.links.filter(isLayer) ?? []
+      const layers = context.record()?.manifests.get(manifest)?.links.filter(isLayer) ?? []
       const at = layers.findIndex((layer) => layer.digest === digest)
       if (at !== -1) return this.#recordPull(context, manifest, layers.slice(at + 1), download)
     }

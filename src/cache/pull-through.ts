@@ -114,7 +114,7 @@ export class PullThrough implements Registry {
       const { digest } = answer
       if (!digest) return answer
       if (!caller.head) this.#prefetcher.recordManifest(context, digest)
-      const record = context.getRecord()
+      const record = context.record()
       if (record && !context.upstream.isProbe) this.#pulls.record(caller.client, record, reference, digest, caller.head)
       return answer
     })
@@ -158,7 +158,7 @@ export class PullThrough implements Registry {
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error
       if (refusals?.isNew(error)) {
-        const identity = await context.getIdentity()
+        const identity = await context.identity()
         refusals.remember(identity, error)
         this.#revokeIfDenied(context, identity, error)
       }
@@ -234,7 +234,7 @@ export class PullThrough implements Registry {
   /** Revokes the grants of an identity that the upstream has denied, unless stale content is always served. */
   #revokeIfDenied(context: RequestContext, identity: Identity, error: UpstreamError): void {
     if (error.failure !== 'denied' || this.#options.policy.stale === 'always') return
-    const record = context.getRecord()
+    const record = context.record()
     if (record && revokeGrants(record, identity)) this.#options.refs.touch(record)
   }
 

@@ -70,7 +70,7 @@ export class ReferrersCache {
     }
     const shared = prompt === 'slow' ? await flight.result : prompt
     // The flight may belong to another credential, whose list is not for this caller.
-    const isOthers = flight.joined && shared.identity !== (await context.getIdentity())
+    const isOthers = flight.joined && shared.identity !== (await context.identity())
     const result = isOthers ? await this.#request(context, subject, query) : shared
     if (result.kind === 'answered') return result.answer
     const { error } = result
@@ -83,7 +83,7 @@ export class ReferrersCache {
     const hadPages = hasPages(context, subject)
     // Do not store a list again that was removed during the request: a slow request may end long after its client was served.
     const mayStore = () => !hadPages || hasPages(context, subject)
-    const identity = await context.getIdentity()
+    const identity = await context.identity()
     try {
       const listed = await this.#requestApi(context, subject, query, mayStore)
       if (listed) return { kind: 'answered', ...listed }
@@ -135,7 +135,7 @@ export class ReferrersCache {
       const shouldStore = isKnownRepository(context) && mayStore()
       await this.#removePages(context, subject)
       if (shouldStore)
-        await this.#store(context, { ...page, identity: await context.getIdentity() }, referrersIndex([], undefined))
+        await this.#store(context, { ...page, identity: await context.identity() }, referrersIndex([], undefined))
       return toListAnswer(context, filterList([], query), 'passed')
     }
   }
@@ -191,19 +191,19 @@ export class ReferrersCache {
     bytes: Uint8Array<ArrayBuffer>,
   ): Promise<void> {
     const { blobs, refs, runningTime } = this.#options
-    if (!isFirstPage(page.query) && !isLinked(context.getRecord(), page)) return
-    const digest = digestOf(bytes)
+    if (!isFirstPage(page.query) && !isLinked(context.record(), page)) return
+    const digest = computeDigest(bytes)
     const key = referrersKey(page)
-    const known = context.getRecord()?.referrers.get(key)
+    const known = context.record()?.referrers.get(key)
     if (known?.digest === digest && known.next === page.next && (await blobs.stat(digest)) !== undefined) {
       known.usedAt = runningTime()
-      const { referrers } = context.ensureRecord()
+      const { referrers } = context.ensure()
       referrers.delete(key)
       referrers.set(key, known)
       return
     }
     await publishSmall(this.#options, digest, bytes)
-    const record = context.ensureRecord()
+    const record = context.ensure()
     record.referrers.delete(key)
     record.referrers.set(key, { ...page, digest, size: bytes.length, usedAt: runningTime() })
     for (const oldest of record.referrers.keys()) {
@@ -214,9 +214,9 @@ export class ReferrersCache {
   }
 
   async #removePages(context: RequestContext, subject: Digest): Promise<void> {
-    if (context.getRecord() === undefined) return
-    const identity = await context.getIdentity()
-    const record = context.getRecord()
+    if (context.record() === undefined) return
+    const identity = await context.identity()
+    const record = context.record()
     const keys = [...(record?.referrers ?? [])]
       .filter(([, page]) => page.subject === subject && isValidFor(page, identity))
       .map(([key]) => key)
@@ -246,12 +246,12 @@ function isLinked(
  * does not exist. Clients request the referrers of each referrer, usually empty lists, before any referrer is cached.
  */
 function isKnownRepository(context: RequestContext): boolean {
-  return context.getRecord() !== undefined
+  return context.record() !== undefined
 }
 
 /** Whether any list of the subject is stored, for any identity. */
 function hasPages(context: RequestContext, subject: Digest): boolean {
-  return [...(context.getRecord()?.referrers.values() ?? [])].some((page) => page.subject === subject)
+  return [...(context.record()?.referrers.values() ?? [])].some((page) => page.subject === subject)
 }
 
 /** The header's value if it is safe to forward. */

@@ -97,10 +97,7 @@ export class TagLookup {
         : await waitForFlight(flight, policy.revalidateTimeoutMs, this.#clock)
     // The flight may belong to another credential: its refusal does not apply to this caller.
     const isOthers =
-      shared !== 'slow' &&
-      shared.kind === 'failed' &&
-      flight.joined &&
-      shared.identity !== (await context.getIdentity())
+      shared !== 'slow' && shared.kind === 'failed' && flight.joined && shared.identity !== (await context.identity())
     const own =
       isOthers &&
       this.#revalidations.run(await toRequestKey(context, tag), () => this.#revalidate(context, tag, cached))
@@ -110,8 +107,7 @@ export class TagLookup {
     if (result.kind === 'fetched') {
       const { manifest } = result
       // The flight may belong to another credential, whose grant is not valid for this caller.
-      if (flight.joined && !isValidFor(manifest, await context.getIdentity()))
-        return this.#resolveUncached(context, tag)
+      if (flight.joined && !isValidFor(manifest, await context.identity())) return this.#resolveUncached(context, tag)
       return { kind: 'fetched', manifest, joined: flight.joined }
     }
     if (!(result.error instanceof UpstreamError) || !mayServeStale(policy.stale, result.error.failure))
@@ -126,8 +122,8 @@ export class TagLookup {
   }
 
   /** Records that the upstream has just resolved the tag to this digest. */
-  record(context: RequestContext, tag: string, digest: Digest, identity: string): void {
-    const record = context.ensureRecord()
+  record(context: RequestContext, tag: string, digest: Digest, identity: Identity): void {
+    const record = context.ensure()
     const known = record.tags.get(tag)
     const wider = known?.digest === digest ? widerIdentity(known.identity, identity) : identity
     const entry = known ?? { digest, identity: wider, checkedAt: 0, pulls: 0, lastPulled: 0 }
@@ -142,7 +138,7 @@ export class TagLookup {
   /** Resolves a tag that is not cached, or not for this credential. A HEAD is proxied, a GET fetches what the store lacks. */
   async #resolveUncached(context: RequestContext, tag: string): Promise<TagResolution> {
     await context.throwIfRefused()
-    const others = context.getRecord()?.tags.get(tag)
+    const others = context.record()?.tags.get(tag)
     const isStored = others !== undefined && (await this.#isStored(context, others.digest))
     if (context.caller.head || isStored) {
       const result = await this.#requestHead(context, tag)
@@ -191,14 +187,14 @@ export class TagLookup {
     digest: Digest,
   ): Promise<void> {
     this.record(context, tag, digest, identity)
-    const known = context.getRecord()?.manifests.get(digest)
+    const known = context.record()?.manifests.get(digest)
     if (known && !isValidFor(known, identity))
       await this.#manifests.load(context, digest, mediaType || known.mediaType, identity)
   }
 
   /** Sends one HEAD for a cached tag. Fetches the manifest when the digest has changed, or when no HEAD names it. */
   async #revalidate(context: RequestContext, tag: string, cached: TagRecord): Promise<RevalidationResult> {
-    const identity = await context.getIdentity()
+    const identity = await context.identity()
     try {
       const result = await this.#heads.headManifest(context, { kind: 'tag', tag }, true)
       const named = result.kind === 'head' ? result.head.digest : undefined
@@ -233,7 +229,7 @@ export class TagLookup {
       { upstream: context.host, repository: context.name, tag, reason: describeFailure(error) },
       'a tag could not be confirmed',
     )
-    const record = context.getRecord()
+    const record = context.record()
     if (!record || !(error instanceof UpstreamError)) return
     if (mayServeStale(this.#policy.stale, error.failure)) {
       // A dead upstream costs one timeout per freshness window, not one per pull.
@@ -254,7 +250,7 @@ export class TagLookup {
   }
 
   async #isStored(context: RequestContext, digest: Digest): Promise<boolean> {
-    return context.getRecord()?.manifests.has(digest) === true && (await this.#blobs.stat(digest)) !== undefined
+    return context.record()?.manifests.has(digest) === true && (await this.#blobs.stat(digest)) !== undefined
   }
 }
 

@@ -5,11 +5,11 @@ import { fileFailureReason } from '../lib/system-errors.ts'
 import { applyPlan } from './apply.ts'
 import { createRootedFiles } from './files/local.ts'
 import type { MirrorAddress } from './find-mirror.ts'
-import { getConfigureCommand, isSameTarget, type StoredRecord, openMachineRecords } from './records.ts'
+import { getConfigureCommand, isSameTarget, openMachineRecords, type StoredRecord } from './records.ts'
 import {
   type ClientAdapter,
-  type ConfigTarget,
   type ConfigPlan,
+  type ConfigTarget,
   type FileChange,
   type FilePort,
   FilesSnapshot,

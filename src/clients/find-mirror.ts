@@ -4,9 +4,8 @@ import { engineProblem, networkProblem } from '../admin/api.ts'
 import { findRunningMirror, type FoundMirror } from '../admin/find-mirror.ts'
 import { type Endpoints, findRunning, readState } from '../admin/state.ts'
 import { type Config, defaultConfig } from '../config/config.ts'
-import { loadConfig } from '../config/load.ts'
+import { findCertificate, loadConfig, type MirrorCertificate } from '../config/load.ts'
 import { mirrorPaths } from '../config/paths.ts'
-import { findCertificate, type MirrorCertificate } from '../config/tls.ts'
 import { getKindNetworkName, resolveNetworkNames } from '../docker/engine.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import { getMachineNames, mirrorHostNames } from '../lib/network.ts'
@@ -15,10 +14,10 @@ import type { CommandEnvironment } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
 import { builtInUpstreams } from '../upstream/upstream.ts'
 import {
-  resolveClientAddress,
   type ClientAddress,
   describeLoopbackProblem,
   isLoopbackUrl,
+  resolveClientAddress,
   type UnservedNetwork,
 } from './address.ts'
 import type { ClientLocation } from './types.ts'

@@ -237,10 +237,7 @@ async function rewriteAddress(machine: Machine, { record }: StaleClient, mirror:
 }
 
 /** True when the plan changes only files that mirror created, and that are unchanged since. */
-async function changesOnlyOwnFiles(
-  { target, plan }: PreparedClient,
-  { files }: ClientRecord,
-): Promise<boolean> {
+async function changesOnlyOwnFiles({ target, plan }: PreparedClient, { files }: ClientRecord): Promise<boolean> {
   for (const { path, before } of plan.changes) {
     const recorded = files.find((file) => file.path === path)
     if (recorded === undefined) {

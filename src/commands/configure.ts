@@ -96,12 +96,12 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
   }
 
   private async runAction(client: string | undefined, flags: ConfigureFlags): Promise<void> {
-    const { describeMachine: machineAt } = await import('../clients/adapters.ts')
-    const { refuseForeignFlags: refuseOthersFlags } = await import('../admin/sudo.ts')
+    const { describeMachine } = await import('../clients/adapters.ts')
+    const { refuseForeignFlags } = await import('../admin/sudo.ts')
     const { describeStrayRecords } = await import('../clients/stray-records.ts')
     const surroundings = this.surroundings()
-    refuseOthersFlags(flags, ['root', 'file', 'ca'], surroundings)
-    const machine = await machineAt(surroundings, flags.root)
+    refuseForeignFlags(flags, ['root', 'file', 'ca'], surroundings)
+    const machine = await describeMachine(surroundings, flags.root)
     const stray = await describeStrayRecords(surroundings)
     if (stray !== undefined) this.info(stray)
     if (flags.list) return this.list(machine, client, flags)
@@ -156,16 +156,19 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     return report
   }
 
-  private async findMirror({ cwd }: Machine, { mirror, ca }: ConfigureFlags) {
-    const { findMirrorAddress: findMirror } = await import('../clients/find-mirror.ts')
-    return findMirror(this.surroundings(), { url: mirror, caFile: ca === undefined ? undefined : resolve(cwd, ca) })
+  private async findMirrorAddress({ cwd }: Machine, { mirror, ca }: ConfigureFlags) {
+    const { findMirrorAddress } = await import('../clients/find-mirror.ts')
+    return findMirrorAddress(this.surroundings(), {
+      url: mirror,
+      caFile: ca === undefined ? undefined : resolve(cwd, ca),
+    })
   }
 
   private async undo(machine: Machine, client: string | undefined, flags: ConfigureFlags): Promise<void> {
-    const { findRecords: recordsOf } = await import('../clients/undo.ts')
+    const { findRecords } = await import('../clients/undo.ts')
     const { forEachInTurn, toChoices, undoDialog } = await import('../cli/configure-flow.ts')
     const { scope, cluster, file } = flags
-    const records = await recordsOf(machine, { client, scope, cluster, file })
+    const records = await findRecords(machine, { client, scope, cluster, file })
     const failures: object[] = []
     const { done, failed } = await forEachInTurn(
       records,
@@ -191,8 +194,8 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     const { scope, cluster, file } = flags
     const { pulling, silent } = await configuredTargets(machine, { client: undefined, scope, cluster, file })
     // A missing mirror concerns all of them, so it is reported once.
-    const { getAdminForCheck: adminToCheckBy } = await import('../clients/check.ts')
-    await adminToCheckBy(this.surroundings())
+    const { getAdminForCheck } = await import('../clients/check.ts')
+    await getAdminForCheck(this.surroundings())
     const unchecked: object[] = []
     for (const { client, place, title } of silent) {
       unchecked.push({ client, place, skipped: 'cannot be made to pull from here' })
@@ -241,8 +244,8 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     name: string | undefined,
     flags: ConfigureFlags,
   ): Promise<readonly ClientAdapter[] | undefined> {
-    const { getAdapter: adapterOf } = await import('../clients/adapters.ts')
-    if (name !== undefined) return [await adapterOf(name)]
+    const { getAdapter } = await import('../clients/adapters.ts')
+    if (name !== undefined) return [await getAdapter(name)]
     const { findClients } = await import('../clients/adapters.ts')
     const found = await findClients(machine)
     const isNone = found.length === 0
@@ -266,8 +269,8 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     const file = flags.file === undefined ? undefined : resolve(machine.cwd, flags.file)
     if (file !== undefined && !targets.some(({ inputs: wants }) => wants.files.includes(file)))
       throw await createFileRefusal(adapter.client, file)
-    const { chooseTarget: usualTarget } = await import('../clients/configured.ts')
-    const usual = await usualTarget(machine, { client: adapter.client, targets: targets, ...flags })
+    const { chooseTarget } = await import('../clients/configured.ts')
+    const usual = await chooseTarget(machine, { client: adapter.client, targets: targets, ...flags })
     const asks = targets.length > 1 && !flags.yes && !flags['dry-run'] && !flags.check && !flags.json
     if (!asks || !this.terminal.prompt) return usual
     return this.terminal.prompt.choose(

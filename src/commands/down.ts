@@ -38,8 +38,8 @@ export default class Down extends BaseCommand {
     if (flags['dry-run']) return this.preview(paths, flags)
     if (flags.volumes && !(await this.confirmVolumeRemoval(flags))) return this.info('Nothing was done.')
     const { stopAnyMirror } = await import('../daemon/stop.ts')
-    const { findRunningMirror: findMirrorHere } = await import('../admin/find-mirror.ts')
-    const owner = (await findMirrorHere(surroundings))?.user
+    const { findRunningMirror } = await import('../admin/find-mirror.ts')
+    const owner = (await findRunningMirror(surroundings))?.user
     // Root's own mirror is meant under sudo. The state files of a user must not make root end a process.
     const stopped = owner ? undefined : await stopAnyMirror({ paths, clock: systemClock, surroundings })
     const volumeRemoved = flags.volumes ? await this.removeVolume(surroundings) : undefined
@@ -60,18 +60,18 @@ export default class Down extends BaseCommand {
   }
 
   private async configuredClients(surroundings: CommandEnvironment): Promise<StoredRecord[]> {
-    const { findRecordFolders, openClientRecords: openConfiguredClients } = await import('../clients/records.ts')
-    const records = await openConfiguredClients(await findRecordFolders(surroundings)).list()
+    const { findRecordFolders, openClientRecords } = await import('../clients/records.ts')
+    const records = await openClientRecords(await findRecordFolders(surroundings)).list()
     return records.filter(({ root }) => root === undefined)
   }
 
   /** The commands that undo the clients' configuration. Only root can undo its own. */
   private async undoCommands(surroundings: CommandEnvironment, pointing: readonly StoredRecord[]): Promise<string[]> {
-    const { renderRootCommand: rootCommand } = await import('../admin/sudo.ts')
+    const { renderRootCommand } = await import('../admin/sudo.ts')
     const isRoots = pointing.filter(({ lockedByRoot }) => lockedByRoot)
     return [
       ...(isRoots.length < pointing.length ? ['mirror configure --undo'] : []),
-      ...(isRoots.length > 0 ? [await rootCommand(surroundings, ['configure', '--undo'])] : []),
+      ...(isRoots.length > 0 ? [await renderRootCommand(surroundings, ['configure', '--undo'])] : []),
     ]
   }
 
@@ -101,9 +101,9 @@ export default class Down extends BaseCommand {
   private async removeVolume(surroundings: CommandEnvironment): Promise<boolean> {
     const { openEngine } = await import('../docker/dockerode-engine.ts')
     const { removeVolume } = await import('../daemon/container/stop.ts')
-    const { removeVolumeMarker, readVolumeMarkerEngine: volumeMarkerEngine } = await import('../admin/state.ts')
+    const { removeVolumeMarker, readVolumeMarkerEngine } = await import('../admin/state.ts')
     const { stateDir } = mirrorPaths(surroundings)
-    const removed = await removeVolume(await openEngine(surroundings, await volumeMarkerEngine(stateDir)), stateDir)
+    const removed = await removeVolume(await openEngine(surroundings, await readVolumeMarkerEngine(stateDir)), stateDir)
     await removeVolumeMarker(stateDir)
     return removed
   }

@@ -48,11 +48,11 @@ export default class Logs extends BaseCommand {
     const { flags } = await this.parse(Logs)
     this.endWhenUnread()
     const { readLogs } = await import('../daemon/read-logs.ts')
-    const { findRunningMirror: findMirrorHere } = await import('../admin/find-mirror.ts')
+    const { findRunningMirror } = await import('../admin/find-mirror.ts')
     const { systemClock } = await import('../lib/time.ts')
     const surroundings = this.surroundings()
     const { logFile } = mirrorPaths(surroundings)
-    const here = await findMirrorHere(surroundings)
+    const here = await findRunningMirror(surroundings)
     if (here?.user) throw otherUsersLog(here.user.name)
     if (here === undefined) refuseForeignPaths(surroundings)
     const running = here?.running
@@ -67,9 +67,9 @@ export default class Logs extends BaseCommand {
     const write = (line: string) => this.print(render(line))
     const container = running?.container ?? (running ? undefined : await this.endedContainer(surroundings))
     if (container) {
-      const { readContainerLogs: containerLogs } = await import('../daemon/container/stop.ts')
+      const { readContainerLogs } = await import('../daemon/container/stop.ts')
       const request = { lines: flags.lines, follow: flags.follow, signal: this.interrupted }
-      for await (const line of containerLogs(surroundings, container, request)) write(line)
+      for await (const line of readContainerLogs(surroundings, container, request)) write(line)
       return
     }
     if (running !== undefined && running.logFile === undefined)

@@ -73,9 +73,9 @@ export default class Up extends BaseCommand {
     const { planUp, upMirror } = await import('../daemon/up.ts')
     const { version } = this.config
     const surroundings = this.ownSurroundings(flagsAsVariables(flags))
-    const { readLastRuntime: lastRuntime } = await import('../admin/state.ts')
+    const { readLastRuntime } = await import('../admin/state.ts')
     const release = this.cleanUpWhenInterrupted()
-    if ((flags.runtime ?? (await lastRuntime(mirrorPaths(surroundings)))) === 'container')
+    if ((flags.runtime ?? (await readLastRuntime(mirrorPaths(surroundings)))) === 'container')
       return this.upInContainer(surroundings, flags)
     const plan = await planUp({ surroundings, version })
     const autostart = flags.autostart ? await this.autostart(surroundings, plan) : undefined
@@ -108,16 +108,16 @@ export default class Up extends BaseCommand {
 
   /** Finds the configured clients, and rewrites the files of those with another address where that needs no consent. */
   private async findClients(surroundings: CommandEnvironment): Promise<ClientsNow> {
-    const { findRecordFolders, openClientRecords: openConfiguredClients } = await import('../clients/records.ts')
+    const { findRecordFolders, openClientRecords } = await import('../clients/records.ts')
     try {
-      const records = await openConfiguredClients(await findRecordFolders(surroundings)).list()
+      const records = await openClientRecords(await findRecordFolders(surroundings)).list()
       const configured = records.filter(({ root, undone }) => root === undefined && undone !== true).length
-      const { findClientsOnPath: findPrograms } = await import('../clients/adapters.ts')
+      const { findClientsOnPath } = await import('../clients/adapters.ts')
       const machine = { ...surroundings, home: surroundings.homedir }
-      if (configured === 0) return { configured, here: await findPrograms(machine), stale: [] }
-      const { updateStaleClients: mendStaleClients } = await import('../clients/stray-records.ts')
+      if (configured === 0) return { configured, here: await findClientsOnPath(machine), stale: [] }
+      const { updateStaleClients } = await import('../clients/stray-records.ts')
       const { systemClock } = await import('../lib/time.ts')
-      return { configured, here: [], stale: await mendStaleClients(surroundings, systemClock) }
+      return { configured, here: [], stale: await updateStaleClients(surroundings, systemClock) }
     } catch (error) {
       if (!(error instanceof MirrorError)) throw error
       // The mirror itself is up.

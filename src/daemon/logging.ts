@@ -3,7 +3,7 @@ import { copyFile, stat, truncate } from 'node:fs/promises'
 import { devNull } from 'node:os'
 import { errnoOf } from '../lib/errors.ts'
 import { type LogFields, type Logger, redact } from '../lib/logger.ts'
-import { loadLibc } from '../server/send/libc.ts'
+import { loadLibc } from '../server/send/sendfile.ts'
 
 interface LoggerOptions {
   level: 'debug' | 'info' | 'warn' | 'error'

@@ -1,8 +1,9 @@
 import { homedir } from 'node:os'
 import { isDeepStrictEqual } from 'node:util'
-import { openAdminToken, type StatusReport } from '../admin/api.ts'
+import { type AdminApi, openAdminToken, type RegistryApi, type StatusReport } from '../admin/api.ts'
 import { createAdminHandler } from '../admin/handler.ts'
-import { createStatusReport } from '../admin/status.ts'
+import { createCacheApi, createRegistryApi } from '../admin/local.ts'
+import { createStatusReport, renderMetrics } from '../admin/status.ts'
 import { type Config, defaultConfig, type ListenAddress } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
 import { createDockerEngine } from '../docker/dockerode-engine.ts'
@@ -10,8 +11,9 @@ import { findDockerEndpoint, isRemoteEngine } from '../docker/endpoint.ts'
 import { resolveNetworkNames } from '../docker/engine.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { isLoopbackAddress, getMachineNames } from '../lib/network.ts'
+import { getMachineNames, isLoopbackAddress } from '../lib/network.ts'
 import { systemClock } from '../lib/time.ts'
+import { OciError } from '../oci/errors.ts'
 import { TransferLog } from '../server/access-log.ts'
 import { createHandler } from '../server/handler.ts'
 import { listen, type Listener, type ListenOptions } from '../server/listen.ts'
@@ -20,8 +22,7 @@ import type { ConnectionEndpoints, PushOptions } from '../server/push.ts'
 import { createHostGuard, type HostGuard, isHostAlias } from '../server/request-guard.ts'
 import { freeSpace } from '../store/blob-writer.ts'
 import { getCredentialHost } from '../upstream/credentials.ts'
-import { createServerAdminApi } from './admin-actions.ts'
-import { compose, type RegistryParts } from './compose.ts'
+import { compose, type Parts, type RegistryParts } from './compose.ts'
 import { createHostCheck, type HostHandoff } from './container/handoff.ts'
 import {
   type ListenerOpener,
@@ -316,3 +317,44 @@ function writersAt(host: string, isFromHost: RegistryListening['isFromHost']): P
 function isWildcard(host: string): boolean {
   return host === '0.0.0.0' || host === '::'
 }
+
+interface ServerActions {
+  readonly status: () => Promise<StatusReport>
+  /** Begins to drain and end the server. */
+  readonly stop: () => void
+}
+
+/** Implements the admin API with the parts of the running server. */
+export function createServerAdminApi(parts: Parts, { status, stop }: ServerActions): AdminApi {
+  const { evictor, cache, store, pushed, ownTroubles, probeImages } = parts
+  return {
+    troubles: () => ownTroubles.find(),
+    status,
+    metrics: async () => renderMetrics(await status()),
+    cache: createCacheApi(store, evictor, () => cache.clearMemory()),
+    registry: pushed ? createRegistryApi(pushed.store, pushed.maintenance) : disabledRegistry,
+    async offerProbeImage() {
+      const { id, repository, tag, image } = probeImages.offer()
+      return { id, repository, tag, digest: image.digest }
+    },
+    async endProbeImage(id) {
+      const probeImage = probeImages.end(id)
+      if (!probeImage) throw new OciError('UNKNOWN', 404, 'No such image is offered.')
+      const { requestsByHost: seen, repository } = probeImage
+      // The cache stored it like any other image.
+      await evictor.remove(
+        [...seen.keys()].map((host) => `${host}/${repository}`),
+        false,
+      )
+      cache.clearMemory()
+      return { seen: Object.fromEntries(seen) }
+    },
+    stop: async () => stop(),
+  }
+}
+
+async function refuse(): Promise<never> {
+  throw new OciError('UNSUPPORTED', 404, 'The registry is switched off: "registry.enabled" in mirror.yaml.')
+}
+
+const disabledRegistry: RegistryApi = { list: refuse, damaged: refuse, remove: refuse, gc: refuse, prune: refuse }

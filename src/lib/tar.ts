@@ -51,7 +51,7 @@ export async function* streamTar(entries: Iterable<TarEntry> | AsyncIterable<Tar
     }
     const size = content.kind === 'file' ? content.size : 0
     const { name, prefix } = split ?? { name: path.slice(0, 90), prefix: '' }
-    yield createHeader({ name, prefix, target.slice(0, 100), entry, size, type: typeFlag[content.kind] })
+    yield createHeader({ name, prefix, target: target.slice(0, 100), entry, size, type: typeFlag[content.kind] })
     if (content.kind !== 'file') continue
     let written = 0
     for await (const chunk of content.read()) {

@@ -2,8 +2,7 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { describe, expect, test } from 'vitest'
 import { BufferPool, createPortableSendBlob, type SendBlob } from '../../src/server/send/send-blob.ts'
-import { loadLibc } from '../../src/server/send/libc.ts'
-import { chooseSendBlob, createNativeSendBlob } from '../../src/server/send/sendfile.ts'
+import { chooseSendBlob, createNativeSendBlob, loadLibc } from '../../src/server/send/sendfile.ts'
 import { sendBlobContract } from './send-blob.ts'
 
 const portable = (idle: number) => createPortableSendBlob({ idle, buffers: new BufferPool() })

@@ -3,10 +3,17 @@ import type { DockerEndpoint } from '../../docker/endpoint.ts'
 import { MirrorError } from '../../lib/errors.ts'
 import { isAtLeast, supportReferrers } from '../address.ts'
 import type { ClientAdapter, ClientOptions, ConfigTarget, Machine } from '../types.ts'
-import { parseDockerdFlags, type DockerTarget } from './daemon-json.ts'
-import { findEngines, type FoundEngine, defaultSocket } from './engines.ts'
+import { type DockerTarget, parseDockerdFlags } from './daemon-json.ts'
+import {
+  defaultSocket,
+  type DockerInstallation,
+  type DockerKind,
+  findEngines,
+  type FoundEngine,
+  getDockerKind,
+  locateInstallation,
+} from './engines.ts'
 import { createConfigTarget, createManualTarget } from './target.ts'
-import { type DockerInstallation, type DockerKind, getDockerKind, locateInstallation } from './installation.ts'
 
 /** Configures the Docker engine: of the system, rootless, or in a virtual machine. */
 export const dockerAdapter: ClientAdapter = {

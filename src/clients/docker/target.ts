@@ -10,9 +10,9 @@ import { parseVersion } from '../address.ts'
 import { namesMirror } from '../containerd/hosts-toml.ts'
 import { localFiles } from '../files/local.ts'
 import type {
-  ConfigTarget,
   ClientReload,
   ConfigPlan,
+  ConfigTarget,
   FilePort,
   Machine,
   MirrorForClient,
@@ -20,15 +20,14 @@ import type {
   Reason,
 } from '../types.ts'
 import {
-  getDockerForm,
   type DockerTarget,
   emptyDaemonJsonLists,
-  isSameUrl,
+  getDockerForm,
   getListedMirrors,
+  isSameUrl,
   validateDaemonJson,
 } from './daemon-json.ts'
-import { type DockerdProcess, findDockerd } from './engines.ts'
-import type { DockerInstallation } from './installation.ts'
+import { type DockerdProcess, type DockerInstallation, findDockerd } from './engines.ts'
 import { listTrustSteps, planDocker, stripDocker } from './plan.ts'
 
 interface DockerTargetOptions {

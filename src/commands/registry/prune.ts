@@ -55,7 +55,7 @@ export default class RegistryPrune extends BaseCommand {
 
   /** The name of a repository that may be typed with the registry's address. */
   private async repositoryName(given: string, { naming }: RegistryAccess): Promise<string> {
-    const { parseUserNames: readUserNames } = await import('../../admin/names.ts')
-    return readUserNames([given], { ...naming, images: [] })[0]!.name
+    const { parseUserNames } = await import('../../admin/names.ts')
+    return parseUserNames([given], { ...naming, images: [] })[0]!.name
   }
 }

@@ -13,27 +13,25 @@ import {
   writeVolumeMarker,
 } from '../../admin/state.ts'
 import type { Config } from '../../config/config.ts'
-import { loadConfig } from '../../config/load.ts'
+import { findCertificate, loadConfig } from '../../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../../config/paths.ts'
-import { findCertificate } from '../../config/tls.ts'
 import { openEngine } from '../../docker/dockerode-engine.ts'
 import { renderDockerHost } from '../../docker/endpoint.ts'
 import {
-  type DockerEngine,
   type ContainerState,
+  type DockerEngine,
   ensureNetworks,
-  resolveNetworkNames,
   type PublishedPort,
+  resolveNetworkNames,
 } from '../../docker/engine.ts'
 import { MirrorError } from '../../lib/errors.ts'
 import { makeFolder } from '../../lib/fs.ts'
 import { mirrorName, mirrorServiceName } from '../../lib/network.ts'
-import { runCommand, type CommandEnvironment } from '../../lib/process.ts'
+import { type CommandEnvironment, runCommand } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
 import { checkNamedFiles } from '../start-errors.ts'
 import { prepareRollback, replaceWithRollback } from '../stop.ts'
 import { droppedNetworks, type DroppedParts, movedAddresses, type UpReport } from '../up.ts'
-import { listClearTextWarnings, prepareDesired, refuseRemoteFolder } from './desired.ts'
 import {
   assertCredentialsShared,
   createExportArchive,
@@ -43,6 +41,7 @@ import {
   selectCredentialHosts,
   sendEndpoints,
 } from './credentials.ts'
+import { listClearTextWarnings, prepareDesired, refuseRemoteFolder } from './desired.ts'
 import { memoFilePath } from './image-content.ts'
 import { ensureImage, type ImageRequest, localImage } from './image.ts'
 import {
@@ -57,12 +56,12 @@ import {
   type ContainerPlan,
   type DesiredContainer,
   exportedFileNames,
+  getHostPort,
   getInstance,
   planContainer,
-  getHostPort,
   volumeName,
 } from './spec.ts'
-import { findOwnContainer, explainRememberedEngine } from './stop.ts'
+import { explainRememberedEngine, findOwnContainer } from './stop.ts'
 
 /** The plan of `mirror up --runtime container`. */
 export interface ContainerUpPlan {

@@ -36,11 +36,11 @@ function place(): RequestContext {
     name: 'b',
     upstream,
     caller,
-    getIdentity: async () => 'anonymous',
-    getAccess: async () => 'anonymous' as const,
+    identity: async () => anonymousIdentity,
+    access: async () => 'anonymous' as const,
     throwIfRefused: async () => {},
-    getRecord: here,
-    ensureRecord: here,
+    record: here,
+    ensure: here,
   }
 }
 

@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { findCertificate } from '../../../src/config/tls.ts'
+import { findCertificate } from '../../../src/config/load.ts'
 import { testCertificate } from '../../support/upstream/certificate.ts'
 import { authority, leaf } from '../../support/clients/certificates.ts'
 

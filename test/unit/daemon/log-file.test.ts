@@ -17,7 +17,7 @@ import { createLogWriter, LogFile } from '../../../src/daemon/logging.ts'
 import { readLogs } from '../../../src/daemon/read-logs.ts'
 import { errnoOf } from '../../../src/lib/errors.ts'
 import { systemClock } from '../../../src/lib/time.ts'
-import { loadLibc } from '../../../src/server/send/libc.ts'
+import { loadLibc } from '../../../src/server/send/sendfile.ts'
 import { temporaryFolder } from '../../support/store/store.ts'
 
 const kernel = await loadLibc(process)
