@@ -47,7 +47,7 @@ const doors: Record<string, RegExp> = {
   undici: /^upstream\/(undici|proxy)\.ts$/,
   socks: /^upstream\/proxy\.ts$/,
   bcryptjs: /^server\/passwords\.ts$/,
-  koffi: /^server\/send\/libc\.ts$/,
+  koffi: /^server\/send\/sendfile\.ts$/,
   'prom-client': /^admin\/status\.ts$/,
 }
 

@@ -18,7 +18,7 @@ interface Access {
   close(): Promise<void>
 }
 
-export type CacheAccess = CacheApi & Access
+type CacheAccess = CacheApi & Access
 export type RegistryAccess = RegistryApi & Access
 
 /** Opens the cache of the running mirror, or the one on the disk when none runs. Throws a MirrorError when neither works. */

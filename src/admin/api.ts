@@ -155,13 +155,13 @@ export interface ImageReport {
   checkedAt?: string
 }
 
-export interface RemoveRequest {
+interface RemoveRequest {
   /** Image names as `mirror cache ls` prints them, repositories (`docker.io/library/alpine`), or digests. */
   names: string[]
   dryRun: boolean
 }
 
-export interface PruneRequest {
+interface PruneRequest {
   dryRun: boolean
 }
 
@@ -176,7 +176,7 @@ export interface PushedImageReport {
   pushedAt: string
 }
 
-export interface RegistryGcRequest {
+interface RegistryGcRequest {
   /** Removes images without a tag, too. */
   untagged: boolean
   /** Keeps content that arrived within this time; ms. */
@@ -184,7 +184,7 @@ export interface RegistryGcRequest {
   dryRun: boolean
 }
 
-export interface RegistryPruneRequest {
+interface RegistryPruneRequest {
   /** Removes tags that were pushed longer ago than this; ms. */
   olderThan: number
   /** Keeps this number of newest tags of each repository, however old they are. */
@@ -204,7 +204,7 @@ export interface RemovalReport {
 }
 
 /** A test image that only this mirror has, under every registry's name, for some minutes. */
-export interface ProbeImageOffer {
+interface ProbeImageOffer {
   id: string
   /** `mirror-check/3f…`; exists below any registry. */
   repository: string
@@ -212,12 +212,12 @@ export interface ProbeImageOffer {
   digest: string
 }
 
-export interface ProbeImageReport {
+interface ProbeImageReport {
   /** Number of requests for the image, by the registry under whose name the client asked. */
   seen: Record<string, number>
 }
 
-export interface VerifyRequest {
+interface VerifyRequest {
   /** Moves damaged content aside, so that it is fetched again; false only reports. */
   quarantine: boolean
 }

@@ -80,7 +80,7 @@ export function createPrompt(input: { isTTY?: boolean }, output: { isTTY?: boole
 }
 
 async function ask<T>(question: object): Promise<T> {
-  const { default } = await import('inquirer')
+  const { default: inquirer } = await import('inquirer')
   try {
     const { answer } = (await inquirer.prompt([{ name: 'answer', ...question } as never])) as { answer: T }
     return answer

@@ -156,7 +156,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     return report
   }
 
-  private async findMirrorAddress({ cwd }: Machine, { mirror, ca }: ConfigureFlags) {
+  private async findMirror({ cwd }: Machine, { mirror, ca }: ConfigureFlags) {
     const { findMirrorAddress } = await import('../clients/find-mirror.ts')
     return findMirrorAddress(this.surroundings(), {
       url: mirror,

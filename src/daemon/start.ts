@@ -325,7 +325,7 @@ interface ServerActions {
 }
 
 /** Implements the admin API with the parts of the running server. */
-export function createServerAdminApi(parts: Parts, { status, stop }: ServerActions): AdminApi {
+function createServerAdminApi(parts: Parts, { status, stop }: ServerActions): AdminApi {
   const { evictor, cache, store, pushed, ownTroubles, probeImages } = parts
   return {
     troubles: () => ownTroubles.find(),

@@ -2,8 +2,6 @@ import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { Identity } from '../oci/registry.ts'
 
-/** The identity of a request without a credential. What the upstream confirms to it is valid for every client. */
-export const anonymousIdentity = 'anonymous'
 /** The overhead of the parts in a record's file, bytes: names of members, numbers, quotes. */
 const [recordBytes, manifestBytes, linkBytes, entryBytes] = [300, 250, 70, 250]
 

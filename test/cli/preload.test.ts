@@ -11,7 +11,7 @@ const loadedByTheStart = new Set([
   'admin/state.ts ../docker/dockerode-engine.ts',
   'config/load.ts ./parse.ts',
   'daemon/logging.ts pino',
-  'server/send/libc.ts koffi',
+  'server/send/sendfile.ts koffi',
 ])
 
 interface Imports {

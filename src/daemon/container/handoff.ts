@@ -89,6 +89,7 @@ export function isInContainer(env: Readonly<Record<string, string | undefined>>)
 /**
  * Creates a check whether a connection comes from the host of this container; undefined outside of containers. The check throws
  * the system's error when no file descriptors are left, because clients retry after that, but not after a refusal.
+ * @internal
  */
 export function createHostCheck(
   env: Readonly<Record<string, string | undefined>>,

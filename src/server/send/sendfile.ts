@@ -133,7 +133,7 @@ const protocolTcp = 6
 const tcpCongestion = 13
 
 /** System calls that Node does not offer, by way of the C library. */
-export interface Libc {
+interface Libc {
   /** Returns the bytes that the socket took, 0 when it is full; undefined when this file or socket does not support the call. */
   sendfile(socket: number, file: number, position: number, length: number): number | undefined
   /** Checks whether these bytes of a file can be read without waiting for a disk; samples one page in each 256 KiB. */
@@ -168,7 +168,7 @@ export async function loadLibc({
 }: Pick<NodeJS.Process, 'platform' | 'arch'>): Promise<Libc | undefined> {
   if (platform !== 'linux' || !wideArchitectures.has(arch)) return undefined
   try {
-    const { default } = await import('koffi')
+    const { default: koffi } = await import('koffi')
     // Resolves to the C library that this process is linked to, whatever its file name.
     const library = koffi.load(null)
     const sendfile = library.func('int64_t sendfile(int to, int from, void *offset, size_t count)') as Call
