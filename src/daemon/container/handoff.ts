@@ -117,6 +117,7 @@ interface ContainerNetworking {
 /**
  * Returns whether a connection to a container comes from its host, by a published port or directly. Engines forward a published
  * port through the container's default gateway, and from its address; other containers connect from their own.
+ * @internal
  */
 export function isFromHost(
   { remoteAddress, localAddress }: ConnectionEndpoints,
