@@ -189,7 +189,7 @@ export class BlobCache {
     return download
   }
 
-  /** Whether requested blobs need the upstream's remaining download slots. */
+  /** Reports whether requested blobs need the upstream's remaining download slots. */
   #isCongested(host: string): boolean {
     const slots = this.#dependencies.downloadSlots
     return slots.roomFor(host) <= Math.max(1, slots.limit / 4)
@@ -235,7 +235,7 @@ export class BlobCache {
     if (stored && download.size !== undefined) this.#recordGrant(context, download.digest, download.size, identity)
   }
 
-  /** Whether this is the first request of a prefetched blob. */
+  /** Reports whether this is the first request of a prefetched blob. */
   #claimPrefetched({ caller }: RequestContext, digest: Digest): boolean {
     return !caller.head && this.#prefetched.delete(digest)
   }

@@ -17,9 +17,9 @@ interface DownloadWriterOptions {
   readonly makeRoom: (bytes: number) => Promise<void>
   /** Called when more bytes can be read. */
   readonly onArrived: () => void
-  /** Whether no client reads the bytes as they arrive. */
+  /** Reports whether no client reads the bytes as they arrive. */
   readonly isAbandoned: () => boolean
-  /** Whether a client has ever requested the blob. */
+  /** Reports whether a client has ever requested the blob. */
   readonly isClaimed: () => boolean
   readonly logger: Logger
 }
@@ -64,17 +64,17 @@ export class DownloadWriter {
     return this.#arrived
   }
 
-  /** Whether all arrived bytes are on disk. */
+  /** True when all arrived bytes are on disk. */
   get isOnDisk(): boolean {
     return !this.#spill
   }
 
-  /** Whether the upstream waits until followers have read bytes from memory. */
+  /** True when the upstream waits until followers have read bytes from memory. */
   get isFull(): boolean {
     return this.#spill?.isFull === true
   }
 
-  /** Whether bytes were dropped that a new follower would need. */
+  /** True when bytes were dropped that a new follower would need. */
   get hasDropped(): boolean {
     return this.#spill?.hasDropped === true
   }
@@ -303,7 +303,7 @@ class SpillBuffer {
   /** The position behind the last byte. */
   #end = 0
   #room: Deferred<void> | undefined
-  /** Whether bytes were dropped that a new follower would need. */
+  /** True when bytes were dropped that a new follower would need. */
   hasDropped = false
 
   constructor(limit: number) {
@@ -311,7 +311,7 @@ class SpillBuffer {
   }
 
   /**
-   * Whether the needed bytes exceed this buffer's share. Bytes that no follower needs do not count, though they stay until their
+   * True when the needed bytes exceed this buffer's share. Bytes that no follower needs do not count, though they stay until their
    * whole chunk is dropped: else followers would wait for more bytes, and those bytes for room.
    */
   get isFull(): boolean {

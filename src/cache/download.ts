@@ -20,13 +20,13 @@ export interface Download {
   readonly started: Promise<{ readonly identity: Identity }>
   /** Resolves at the end: true when the blob is stored, false when it was only served or failed. Never rejects. */
   readonly settled: Promise<boolean>
-  /** Whether any client follows it now. */
+  /** True when any client follows it now. */
   readonly isFollowed: boolean
-  /** Whether any client has ever requested it; false for a blob that was only prefetched. */
+  /** True when any client has ever requested it; false for a blob that was only prefetched. */
   readonly isClaimed: boolean
   /** Marks it as requested by a client that will follow when it has started. */
   claim(): void
-  /** Whether a new follower can still read from this position on. */
+  /** Reports whether a new follower can still read from this position on. */
   canFollowFrom(position: number): boolean
   /** Follows from `start` to the end of the portion. The caller closes the follower. */
   follow(start: number, portion?: Portion): Follower
@@ -287,7 +287,7 @@ interface RangePart {
   written: number
 }
 
-/** Whether a blob of this size, requested from its start, is fetched in ranges. */
+/** Reports whether a blob of this size, requested from its start, is fetched in ranges. */
 function usesRanges(size: number | undefined, { perBlob, bytes, minSize }: RangePolicy): size is number {
   return size !== undefined && perBlob > 1 && bytes > 0 && size >= minSize && size > bytes
 }

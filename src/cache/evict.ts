@@ -21,7 +21,7 @@ import {
 export interface EvictorOptions {
   readonly store: Pick<Store, 'blobs' | 'refs' | 'runningClock' | 'layout'>
   readonly limits: EvictorLimits
-  /** Whether a blob is being downloaded or sent. */
+  /** Reports whether a blob is being downloaded or sent. */
   readonly isInUse: (digest: Digest) => boolean
   readonly logger: Logger
   readonly clock: Clock

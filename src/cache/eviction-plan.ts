@@ -9,7 +9,7 @@ export interface EvictionRequest {
   readonly limits: EvictionLimits
   /** Running time, ms. */
   readonly now: number
-  /** Whether a blob is being downloaded or sent. Such a blob stays. */
+  /** Reports whether a blob is being downloaded or sent. Such a blob stays. */
   readonly isInUse: (digest: Digest) => boolean
 }
 

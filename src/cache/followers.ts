@@ -16,7 +16,7 @@ interface FollowedDownload {
   readonly size: number | undefined
   /** When the upstream responded, monotonic ms. */
   readonly begunAt: number | undefined
-  /** Whether the whole blob has arrived and its digest is right. */
+  /** True when the whole blob has arrived and its digest is right. */
   readonly isVerified: boolean
   readonly failure: Error | undefined
   /** Called after a follower has left. */
@@ -31,9 +31,9 @@ interface Reader extends Portion {
   position: number
   /** A copy of the spilled bytes at the withheld end of its portion; it no longer needs the spill buffer. */
   tail: { readonly start: number; readonly bytes: Uint8Array } | undefined
-  /** Whether it has read all releasable bytes and waits for more. */
+  /** True when it has read all releasable bytes and waits for more. */
   isWaiting: boolean
-  /** Whether it was cut off, because it slowed the others down for too long. */
+  /** True when it was cut off, because it slowed the others down for too long. */
   isCutOff: boolean
 }
 
@@ -63,7 +63,7 @@ export class Followers {
     return this.#readers.size
   }
 
-  /** Whether no reader takes bytes as they arrive. */
+  /** True when no reader takes bytes as they arrive. */
   get isAbandoned(): boolean {
     for (const { isAllOrNothing, isCutOff } of this.#readers) if (!isAllOrNothing && !isCutOff) return false
     return true
@@ -185,7 +185,7 @@ export class Followers {
     writer.dropBefore(needed)
   }
 
-  /** Whether a reader waits for bytes while the memory is full of bytes for slower readers. */
+  /** True when a reader waits for bytes while the memory is full of bytes for slower readers. */
   get #isBlocked(): boolean {
     return (
       this.#download.writer.isFull && [...this.#readers].some((reader) => reader.isWaiting && !reader.isAllOrNothing)
@@ -227,7 +227,7 @@ export class Followers {
   }
 }
 
-/** Whether spilled bytes stay in memory for this reader. */
+/** Reports whether spilled bytes stay in memory for this reader. */
 function needsMemory({ tail, isAllOrNothing, isCutOff }: Reader): boolean {
   return !tail && !isAllOrNothing && !isCutOff
 }

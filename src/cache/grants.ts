@@ -18,7 +18,7 @@ export interface Grant {
   readonly mediaType: string | undefined
 }
 
-/** Whether a grant is valid for this identity: it is anonymous, or was given to the same credential. */
+/** Reports whether a grant is valid for this identity: it is anonymous, or was given to the same credential. */
 export function isValidFor(grant: { readonly identity: Identity }, identity: Identity): boolean {
   return grant.identity === anonymousIdentity || grant.identity === identity
 }

@@ -128,18 +128,18 @@ async function completeHead(context: RequestContext, head: ManifestHead, referen
   }
 }
 
-/** Whether a HEAD has everything that a client reads from it. */
+/** Reports whether a HEAD has everything that a client reads from it. */
 export function isCompleteHead({ digest, mediaType, size }: ManifestHead): boolean {
   return digest !== undefined && mediaType !== '' && size !== undefined
 }
 
-/** Whether the failure of a HEAD may mean that the upstream refuses the method. */
+/** Reports whether the failure of a HEAD may mean that the upstream refuses the method. */
 function mayRejectHead(error: unknown): error is UpstreamError {
   if (error instanceof TransientError) return error.isAnswer && error.failure !== 'limited'
   return isDefinite(error) || error instanceof RepeatedFailure
 }
 
-/** Whether the failure is not temporary. */
+/** Reports whether the failure is not temporary. */
 function isDefinite(error: unknown): error is UpstreamError {
   return error instanceof UpstreamError && ['absent', 'denied', 'invalid'].includes(error.failure)
 }

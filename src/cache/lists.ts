@@ -55,7 +55,7 @@ async function findKnownTags(context: RequestContext): Promise<string[]> {
   return usable.map(([tag]) => tag).toSorted()
 }
 
-/** Whether the query names a page by the last entry before it, as the specification defines. */
+/** Reports whether the query names a page by the last entry before it, as the specification defines. */
 function isPlainPage({ query }: Page): boolean {
   return [...new URLSearchParams(query).keys()].every((name) => name === 'n' || name === 'last')
 }

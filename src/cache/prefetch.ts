@@ -157,7 +157,7 @@ function toClientKey({ host, name, caller }: RequestContext): string {
   return `${caller.client} ${caller.access} ${host}/${name}`
 }
 
-/** Whether a pull requests this link next. Excludes the config, which tools also read alone, and foreign layers. */
+/** Reports whether a pull requests this link next. Excludes the config, which tools also read alone, and foreign layers. */
 function isLayer({ kind, mediaType }: ManifestLink): boolean {
   return kind === 'blob' && !mediaType.endsWith('json') && !isForeignLayer(mediaType)
 }

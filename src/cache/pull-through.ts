@@ -268,7 +268,7 @@ export class PullThrough implements Registry {
     })
   }
 
-  /** Whether a blob is being downloaded. Eviction leaves such a blob alone. */
+  /** Reports whether a blob is being downloaded. Eviction leaves such a blob alone. */
   isDownloading(digest: Digest): boolean {
     return this.#blobs.downloads.has(digest)
   }
@@ -340,7 +340,7 @@ class RequestRefusals {
     return (this.#repeated = ofHead ?? this.#cache.get(key))
   }
 
-  /** Whether an error is a refusal by the upstream. A remembered one is not, because repeating it must not prolong it. */
+  /** Reports whether an error is a refusal by the upstream. A remembered one is not, because repeating it must not prolong it. */
   isNew(error: UpstreamError): boolean {
     return (error.failure === 'absent' || error.failure === 'denied') && error !== this.#repeated
   }

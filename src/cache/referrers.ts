@@ -225,12 +225,12 @@ export class ReferrersCache {
   }
 }
 
-/** Whether a query names the first page of a list. Only the upstream can name the others. */
+/** Reports whether a query names the first page of a list. Only the upstream can name the others. */
 function isFirstPage(query: string): boolean {
   return [...new URLSearchParams(query).keys()].every((name) => name === 'n' || name === 'artifactType')
 }
 
-/** Whether a stored page links to this one. Other pages are not stored, because clients may send any query. */
+/** Reports whether a stored page links to this one. Other pages are not stored, because clients may send any query. */
 function isLinked(
   record: RepositoryRecord | undefined,
   { subject, identity, query }: Pick<ReferrersRecord, 'subject' | 'identity' | 'query'>,
@@ -242,14 +242,14 @@ function isLinked(
 }
 
 /**
- * Whether the repository has a record. Empty lists are stored only then, because upstreams return an empty list for anything that
+ * Reports whether the repository has a record. Empty lists are stored only then, because upstreams return an empty list for anything that
  * does not exist. Clients request the referrers of each referrer, usually empty lists, before any referrer is cached.
  */
 function isKnownRepository(context: RequestContext): boolean {
   return context.record() !== undefined
 }
 
-/** Whether any list of the subject is stored, for any identity. */
+/** Reports whether any list of the subject is stored, for any identity. */
 function hasPages(context: RequestContext, subject: Digest): boolean {
   return [...(context.record()?.referrers.values() ?? [])].some((page) => page.subject === subject)
 }
@@ -282,7 +282,7 @@ function toListAnswer(
 
 /** A list after the query's filter, in one page. */
 interface FilteredList extends Pick<ListResponse, 'bytes' | 'next' | 'filtersApplied'> {
-  /** Whether the list is empty without the filter. */
+  /** True when the list is empty without the filter. */
   readonly isEmpty: boolean
 }
 

@@ -43,7 +43,7 @@ interface ServedResponse {
   readonly provenance: Provenance
   /** Body bytes that were sent. */
   readonly bytes: number
-  /** Whether it was a HEAD: one of content that is not cached counts only as a request. */
+  /** True when it was a HEAD: one of content that is not cached counts only as a request. */
   readonly head: boolean
 }
 
@@ -187,7 +187,7 @@ interface RecentRequest {
   readonly tag: string | undefined
   /** Monotonic ms. */
   readonly at: number
-  /** Whether its pull was counted. */
+  /** True when its pull was counted. */
   counted: boolean
 }
 

@@ -264,7 +264,7 @@ interface TagAge {
   readonly offline: boolean
 }
 
-/** Whether a tag may be served without a request to its upstream. Digests are immutable and need no such check. */
+/** Reports whether a tag may be served without a request to its upstream. Digests are immutable and need no such check. */
 export function isFresh(age: TagAge): boolean {
   if (age.offline) return true
   if (age.noCache || age.checkedAt === undefined) return false
@@ -273,7 +273,7 @@ export function isFresh(age: TagAge): boolean {
 
 type StalePolicy = 'on-error' | 'always' | 'never'
 
-/** Whether a cached tag may replace the answer of an upstream that failed in this way (decision D1). */
+/** Reports whether a cached tag may replace the answer of an upstream that failed in this way (decision D1). */
 export function mayServeStale(
   policy: StalePolicy,
   failure: 'absent' | 'denied' | 'limited' | 'unavailable' | 'invalid',
@@ -282,7 +282,7 @@ export function mayServeStale(
   return policy === 'always' || failure === 'limited' || failure === 'unavailable' || failure === 'invalid'
 }
 
-/** Whether a cached list may replace the answer to a request that failed with `error`. Offline, it always may. */
+/** Reports whether a cached list may replace the answer to a request that failed with `error`. Offline, it always may. */
 export function maySubstitute(
   error: unknown,
   { offline, stale }: Pick<TagPolicy, 'offline' | 'stale'>,

@@ -208,7 +208,7 @@ function describeDroppedPaths(env: NodeJS.ProcessEnv): string | undefined {
   ].join('\n')
 }
 
-/** Whether an error is the framework's way to end with an exit code. */
+/** Reports whether an error is the framework's way to end with an exit code. */
 export function isExit(error: unknown): error is Error & { oclif?: { exit?: number } } {
   return error instanceof Error && 'code' in error && error.code === 'EEXIT'
 }

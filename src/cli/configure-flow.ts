@@ -110,7 +110,7 @@ function describeFiles(changes: readonly FileChange[]): string {
   return others.length === 0 ? `${first} is written` : `${first} and ${others.length} more are written`
 }
 
-/** Whether to reload the client now: by flag, or by the user's answer. */
+/** Reports whether to reload the client now: by flag, or by the user's answer. */
 async function wantsReload(
   terminal: Terminal,
   { reload: how }: ConfigTarget,
@@ -207,7 +207,7 @@ export async function undoDialog(
   return { client, place: id, files, notes: plan.notes, todo, applied, reloaded: how !== undefined }
 }
 
-/** Whether to reload the client after the undo: by flag, or by the user's answer. Asks only when the client still uses the mirror. */
+/** Reports whether to reload the client after the undo: by flag, or by the user's answer. Asks only when the client still uses the mirror. */
 async function wantsReloadAfterUndo(
   terminal: Terminal,
   place: ConfigTarget,
@@ -267,7 +267,7 @@ export async function forEachInTurn<T, R>(
   return { done, failed }
 }
 
-/** Whether the machine or the user is the cause of an error, not a bug or an interruption. */
+/** Reports whether the machine or the user is the cause of an error, not a bug or an interruption. */
 function isFailure(error: Error): boolean {
   return error instanceof MirrorError ? error.exit !== exitCode.interrupted : 'syscall' in error
 }

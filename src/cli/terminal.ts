@@ -8,7 +8,7 @@ export type Colors = Readonly<Record<(typeof styles)[number], Colorizer>>
 
 export type Colorizer = (text: string) => string
 
-/** Whether a stream wants colours. https://no-color.org, and FORCE_COLOR as Node reads it. */
+/** Reports whether a stream wants colours. https://no-color.org, and FORCE_COLOR as Node reads it. */
 export function wantsColor(stream: { isTTY?: boolean }, env: Readonly<Record<string, string | undefined>>): boolean {
   if (env['NO_COLOR']) return false
   if (env['FORCE_COLOR'] !== undefined) return env['FORCE_COLOR'] !== '0' && env['FORCE_COLOR'] !== 'false'
@@ -107,7 +107,7 @@ export interface Terminal {
   readonly prompt: Prompt | undefined
 }
 
-/** Whether to go on: by flag, or by the user's answer. Throws NotInteractiveError without both. */
+/** Reports whether to go on: by flag, or by the user's answer. Throws NotInteractiveError without both. */
 export async function confirm(
   terminal: Pick<Terminal, 'prompt'>,
   { yes }: { readonly yes: boolean },

@@ -27,7 +27,7 @@ const systemFolders = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/b
 /** The paths of this user's mirror; all absolute. They need not exist. */
 export interface MirrorPaths {
   configFile: string
-  /** Whether the user named the configuration file, so that it must exist. */
+  /** True when the user named the configuration file, so that it must exist. */
   configFileNamed: boolean
   /** Cached and pushed content. */
   dataDir: string

@@ -306,7 +306,7 @@ function inheritedVariables(env: Environment, cwd: string): InheritedVariables {
   return { kept, secrets: Object.keys(kept).filter((name) => isSecret(name, kept[name]!)), dropped }
 }
 
-/** Whether a variable's value is not for everybody's eyes. */
+/** Reports whether a variable's value is not for everybody's eyes. */
 function isSecret(name: string, value: string): boolean {
   if (proxyVariables.includes(name)) return /\/\/[^@/]*:[^@/]*@/.test(value)
   return secret.test(name) && !files.test(name)

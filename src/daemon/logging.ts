@@ -120,7 +120,7 @@ interface Batch {
   readonly lines: number
   /** Number of other lines at its start: the end of a cut line, and the report of lost lines. */
   readonly extra: number
-  /** Whether it begins with the end of a cut line. */
+  /** True when it begins with the end of a cut line. */
   readonly endsCutLine: boolean
   /** Number of lost lines that it reports. */
   readonly lost: number
@@ -142,7 +142,7 @@ export function createLogWriter(target: LogSink | number): LogWriter {
   let reason = ''
   let isScheduled = false
   let isBlocked = false
-  /** Whether the last write left a line without its end. */
+  /** True when the last write left a line without its end. */
   let isCut = false
 
   const lose = (count: number, why: string) => {

@@ -11,7 +11,7 @@ interface NetworkListenersOptions {
   readonly docker: Pick<DockerEngine, 'ping' | 'networks'>
   /** Names of the networks whose containers reach the mirror. */
   readonly networks: readonly string[]
-  /** Whether the user has named them, so that an engine that does not answer is reported. */
+  /** True when the user has named them, so that an engine that does not answer is reported. */
   readonly isAskedFor: boolean
   /** Listens on a gateway address; undefined when the mirror listens on all addresses already. Throws ListenError. */
   readonly open: (address: string) => Promise<Listener | undefined>

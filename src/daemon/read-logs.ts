@@ -7,7 +7,7 @@ interface LogsRequest {
   logFile: string
   /** Number of last lines to begin with. */
   lines: number
-  /** Whether to go on with new lines until the signal aborts. */
+  /** True when to go on with new lines until the signal aborts. */
   follow: boolean
   signal: AbortSignal
   clock: Clock

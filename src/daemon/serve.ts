@@ -140,7 +140,7 @@ async function refuseSecond(paths: MirrorPaths): Promise<void> {
   })
 }
 
-/** Whether stderr of this process is this file. */
+/** Reports whether stderr of this process is this file. */
 async function isStderr(file: string): Promise<boolean> {
   try {
     const [own, other] = [fstatSync(2), await stat(file)]

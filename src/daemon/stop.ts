@@ -47,7 +47,7 @@ export interface StoppedMirror {
   volume?: string | undefined
   /** The data folder of a process; undefined when it was not recorded. */
   dataDir?: string | undefined
-  /** Whether it did not end in time and was killed. */
+  /** True when it did not end in time and was killed. */
   killed: boolean
 }
 

@@ -191,7 +191,7 @@ export class Slots {
     return Math.ceil(this.limit / 2)
   }
 
-  /** Whether no slot is taken and no caller waits. */
+  /** True when no slot is taken and no caller waits. */
   get isUnused(): boolean {
     return this.#taken === 0 && this.#waiting.size === 0
   }

@@ -315,7 +315,7 @@ interface HolderProgress {
   readonly expected: number | undefined
   /** `performance.now()` of the start, plus the time that the holder has waited for memory. */
   since: number
-  /** Whether the last poll saw this holder. */
+  /** True when the last poll saw this holder. */
   wasPolled: boolean
   /** Is defined while the holder waits for more memory. */
   readonly growing: unknown

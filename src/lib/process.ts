@@ -16,7 +16,7 @@ const endPollMs = 50
 
 /** State of a process from /proc/PID/stat. */
 interface ProcessStat {
-  /** Whether the process has ended and waits to be reaped. */
+  /** True when the process has ended and waits to be reaped. */
   readonly ended: boolean
   /** Clock ticks from boot to its start. */
   readonly started: string | undefined

@@ -75,7 +75,7 @@ export type BlobBody =
 export interface ArrivingBlob {
   /** Bytes of the whole blob; undefined until the upstream sends the size, or until the download is complete and verified. */
   readonly size: number | undefined
-  /** Whether the download has a follower. */
+  /** True when the download has a follower. */
   readonly isFollowed: boolean
   /** Creates a follower from `start` to the end of the portion. The caller must close it. */
   follow(start: number, portion?: Portion): Follower
@@ -175,7 +175,7 @@ export interface StoredManifest {
   links(): Promise<readonly ManifestLink[]>
 }
 
-/** Whether requests to the upstream use the configured credential or none. */
+/** True when requests to the upstream use the configured credential or none. */
 export type Access = 'credentialed' | 'anonymous'
 
 declare const identityBrand: unique symbol

@@ -14,7 +14,7 @@ import {
 export interface Repository {
   readonly registry: string | undefined
   readonly name: string
-  /** Whether `?ns=` names the registry, as clients send it that are configured to mirror any registry. */
+  /** True when `?ns=` names the registry, as clients send it that are configured to mirror any registry. */
   readonly byNamespace: boolean
 }
 

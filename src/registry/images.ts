@@ -133,7 +133,7 @@ async function parseLinks(bytes: Uint8Array): Promise<Digest[] | undefined> {
   return links
 }
 
-/** Whether a manifest may name other manifests. */
+/** Reports whether a manifest may name other manifests. */
 function mayNameManifests({ mediaType: type }: PushedManifest): boolean {
   return !imageTypes.includes(type)
 }
@@ -159,7 +159,7 @@ export class ManifestMarker {
     this.#options = options
   }
 
-  /** Whether a marked manifest could not be read, so that more manifests may be reachable. */
+  /** True when a marked manifest could not be read, so that more manifests may be reachable. */
   get isIncomplete(): boolean {
     return this.#isIncomplete
   }

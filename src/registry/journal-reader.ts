@@ -13,7 +13,7 @@ export interface ReadJournal {
   readonly repository: MutableRepository
   readonly lines: number
   readonly bytes: number
-  /** Whether a crash has cut off the last line, whose commit was never acknowledged. */
+  /** True when a crash has cut off the last line, whose commit was never acknowledged. */
   readonly isTorn: boolean
   /** The number of damaged lines after the first. Their changes are lost. */
   readonly unreadable: number
@@ -197,7 +197,7 @@ export interface DamagedRepository {
   /** The path for an intact journal. */
   readonly original: string
   readonly reason: string
-  /** Whether the repository is served without the damaged lines. */
+  /** True when the repository is served without the damaged lines. */
   readonly isServed: boolean
 }
 

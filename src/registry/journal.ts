@@ -64,7 +64,7 @@ export class RepositoryJournal {
     return this.#state
   }
 
-  /** Whether a rewrite is worth it, or necessary. */
+  /** True when a rewrite is worth it, or necessary. */
   get isWasteful(): boolean {
     if (this.#length === undefined) return true
     const { lines, bytes } = this.#length
@@ -83,7 +83,7 @@ export class RepositoryJournal {
     return done.promise
   }
 
-  /** Whether the repository has this content, or gets it back if the disk refuses its removal. */
+  /** Reports whether the repository has this content, or gets it back if the disk refuses its removal. */
   holds(digest: Digest): boolean {
     const { blobs, manifests } = this.#state
     if (blobs.has(digest) || manifests.has(digest)) return true

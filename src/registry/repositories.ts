@@ -28,7 +28,7 @@ export class PushedRepositories {
   readonly #repaired: DamagedRepository[] = []
   readonly #claims = new Map<Digest, number>()
   #hasCopies = false
-  /** Whether a damaged journal could not be copied, so that the next push overwrites its damaged lines. */
+  /** True when a damaged journal could not be copied, so that the next push overwrites its damaged lines. */
   #hasUncopied = false
 
   private constructor(layout: StoreLayout, logger: Logger) {
@@ -56,7 +56,7 @@ export class PushedRepositories {
     this.#hasCopies = (await readdir(this.#layout.quarantine)).some((name) => name.includes('.jsonl-'))
   }
 
-  /** Whether a journal is damaged: then content without a reference may belong to it, and must stay. */
+  /** True when a journal is damaged: then content without a reference may belong to it, and must stay. */
   get isIncomplete(): boolean {
     return this.#hasCopies || this.#hasUncopied || this.#damaged.size > 0
   }
@@ -66,7 +66,7 @@ export class PushedRepositories {
     return [...this.#damaged.all(), ...this.#repaired]
   }
 
-  /** Whether the repository's journal cannot be loaded. */
+  /** Reports whether the repository's journal cannot be loaded. */
   isDamaged(name: string): boolean {
     return this.#find(name) === undefined && this.#damaged.has(name)
   }
@@ -123,7 +123,7 @@ export class PushedRepositories {
     return this.#claims.has(digest)
   }
 
-  /** Whether any repository holds this content, or may: it is claimed, or a journal is damaged. */
+  /** Reports whether any repository holds this content, or may: it is claimed, or a journal is damaged. */
   isHeld(digest: Digest): boolean {
     if (this.isIncomplete || this.isClaimed(digest)) return true
     for (const journal of this.#journals.values()) if (journal.holds(digest)) return true

@@ -153,7 +153,7 @@ class UploadSession {
     return this.#isBusy
   }
 
-  /** Whether it was published or cancelled. */
+  /** True when it was published or cancelled. */
   get isOver(): boolean {
     return this.#isOver
   }

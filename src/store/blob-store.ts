@@ -154,7 +154,7 @@ export class BlobIndex {
 export interface BlobTrustOptions {
   /** `always` verifies a blob on every open; `auto` only while it is suspect. */
   readonly verifyReads: 'auto' | 'always'
-  /** Whether the last stop was not clean. Then every blob is suspect until it has been verified once. */
+  /** True when the last stop was not clean. Then every blob is suspect until it has been verified once. */
   readonly suspect: boolean
 }
 

@@ -58,7 +58,7 @@ export class FileBlobStore implements BlobStore {
     return this.#index.sizes
   }
 
-  /** Whether no blob is suspect: each was verified or written since the last unclean stop. */
+  /** True when no blob is suspect: each was verified or written since the last unclean stop. */
   get isTrusted(): boolean {
     return (this.#isReady || !this.#options.suspect) && this.#trust.hasAll(this.#index.sizes.keys())
   }

@@ -80,7 +80,7 @@ export interface ReferrersRecord {
   readonly next: string | undefined
   /** The value of the header `OCI-Filters-Applied`. */
   readonly filtersApplied: string | undefined
-  /** Whether the upstream has neither a referrers API nor a referrers tag, so that the list is empty. */
+  /** True when the upstream has neither a referrers API nor a referrers tag, so that the list is empty. */
   readonly isWithoutApi: boolean
   usedAt: number
 }

@@ -7,7 +7,7 @@ const hour = 3_600_000
 const reportEveryMs = 100
 
 export interface VerifyOptions {
-  /** Whether to quarantine damaged blobs, so that they are fetched again, or only to report them. */
+  /** True when to quarantine damaged blobs, so that they are fetched again, or only to report them. */
   readonly quarantine: boolean
   /** Cancels the verification, which then throws the signal's reason. */
   readonly signal: AbortSignal

@@ -267,7 +267,7 @@ export function renderError(error: unknown, colors: Colors, { debug, columns, na
   return `${lines.join('\n')}\n`
 }
 
-/** Whether `DEBUG` names the mirror. */
+/** Reports whether `DEBUG` names the mirror. */
 export function isDebugging(env: Readonly<Record<string, string | undefined>>): boolean {
   return (env['DEBUG'] ?? '').split(/[\s,]+/).some((name) => name === '*' || name.startsWith('mirror'))
 }
