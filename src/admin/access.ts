@@ -13,7 +13,7 @@ import { refuseForeignPaths } from './sudo.ts'
 
 /** An open part of the admin API, of the running mirror or of the disk of a stopped one. */
 interface Access {
-  /** How users name the images in it. */
+  /** The names by which users address its images. */
   readonly naming: Omit<Naming, 'images'>
   close(): Promise<void>
 }

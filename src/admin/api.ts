@@ -66,7 +66,7 @@ export interface StatusReport {
   endpoints: { cache: string[]; registry: string[]; admin: string[]; networks: Record<string, string> }
   /** By name of the Docker network. */
   networks: Record<string, NetworkReport>
-  /** How stored blobs are sent: by sendfile, or through this process. */
+  /** The way stored blobs are sent: by sendfile, or through this process. */
   sendBlob: 'sendfile' | 'portable'
   cache: CacheCounters
   upstreams: Record<string, UpstreamReport>

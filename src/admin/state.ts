@@ -208,7 +208,7 @@ async function belongsToOther(stateFile: string, own: MirrorState): Promise<bool
 /** Addresses of a mirror. */
 export type Endpoints = StatusReport['endpoints']
 
-/** Where the server runs: in a process of this machine, or in a container. */
+/** The server runs in a process of this machine, or in a container. */
 export type RuntimeKind = StatusReport['runtime']
 
 /** The content of a state file, by which other commands find the mirror: a process, or a container that a command started. */

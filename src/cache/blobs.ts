@@ -12,9 +12,9 @@ import { type CacheDependencies, toProvenance } from './parts.ts'
 
 /** Blobs up to this size, mostly configs, are served from memory. */
 const smallBytes = 64 * 1024
-/** How long an upstream that limits connections gets a single request per blob, at least. */
+/** Minimum time during which an upstream that limits connections gets a single request per blob. */
 const singleRequestMs = 10 * 60_000
-/** How long a client waits for a download slot while the downloads before it make no progress, ms. */
+/** Time that a client waits for a download slot while the downloads before it make no progress, ms. */
 const maxSlotWaitMs = 60_000
 
 /** Serves blobs from memory, from disk, or from a download. All clients of a digest share one download. */

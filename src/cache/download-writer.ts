@@ -28,7 +28,7 @@ interface DownloadWriterOptions {
 const maxSpillBytes = 16 * 1024 * 1024
 /** Bytes to collect for one write, because each write wakes a thread and the followers. */
 const writeBytes = 512 * 1024
-/** How long fewer bytes wait for more, ms. */
+/** Time that fewer bytes wait for more, ms. */
 const writeDelayMs = 2
 /** Maximum bytes that wait for a write; beyond that the upstream waits. */
 const maxPendingBytes = 2 * writeBytes

@@ -55,7 +55,7 @@ export interface DownloadOptions {
   readonly signal: AbortSignal
   readonly logger: Logger
   readonly clock?: Clock
-  /** How long a follower may slow the others down on a full disk, ms. */
+  /** Time that a follower may slow the others down on a full disk, ms. */
   readonly maxLagMs?: number
 }
 

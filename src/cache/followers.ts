@@ -21,7 +21,7 @@ interface FollowedDownload {
   readonly failure: Error | undefined
   /** Called after a follower has left. */
   readonly onLeft: () => void
-  /** How long a follower may slow the others down on a full disk, ms. */
+  /** Time that a follower may slow the others down on a full disk, ms. */
   readonly maxLagMs: number
   readonly clock: Pick<Clock, 'monotonic'>
   readonly logger: Logger

@@ -13,7 +13,7 @@ export type ManifestHeadResult =
   | { readonly kind: 'head'; readonly head: ManifestHead }
   | { readonly kind: 'fetched'; readonly manifest: CachedManifest; readonly joined: boolean }
 
-/** How long an upstream with unreliable HEADs gets only GETs. */
+/** Time during which an upstream with unreliable HEADs gets only GETs. */
 const unreliableMs = 10 * 60_000
 /** Consecutive HEADs that failed where the GET succeeded. One alone may be a temporary failure. */
 const maxFailures = 2

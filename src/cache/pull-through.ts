@@ -48,7 +48,7 @@ interface UpstreamRepository {
   readonly name: string
 }
 
-/** How long a 401, 403 or 404 of an upstream answers the same request again. */
+/** Time during which a 401, 403 or 404 of an upstream answers the same request again. */
 const negativeTtlMs = 5000
 /** Memory for manifests and configs, bytes. */
 const smallContentBytes = 32 * 1024 * 1024

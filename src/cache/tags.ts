@@ -22,7 +22,7 @@ type TagResolution =
   | { readonly kind: 'headOnly'; readonly head: ManifestHead }
 
 export interface TagPolicy {
-  /** How long a tag of this registry needs no revalidation, ms. */
+  /** Returns how long a tag of this registry needs no revalidation, ms. */
   readonly getFreshnessMs: (host: string) => number
   readonly stale: StalePolicy
   readonly offline: boolean

@@ -231,16 +231,16 @@ const listOf = (names: readonly string[]) => new Intl.ListFormat('en').format(na
 
 type Environment = Readonly<Record<string, string | undefined>>
 
-/** What of an environment goes on to a mirror that is started without it, and what does not. */
+/** The variables that a mirror gets which is started without this environment, and those it does not get. */
 interface InheritedVariables {
   readonly kept: Readonly<Record<string, string>>
   /** Names of what is kept and is a secret. */
   readonly secrets: readonly string[]
-  /** What would be needed and is not kept, with the reason. */
+  /** Variables that it would need and that are not kept, with the reason. */
   readonly dropped: ReadonlyMap<string, string>
 }
 
-/** Where programs and files are. */
+/** Variables that locate programs and files. */
 const places = ['PATH', 'HOME', 'XDG_CONFIG_HOME', 'XDG_DATA_HOME', 'XDG_STATE_HOME']
 /** The way to Docker. */
 const docker = [
@@ -263,7 +263,7 @@ const trust = [
   'CURL_CA_BUNDLE',
   'REQUESTS_CA_BUNDLE',
 ]
-/** What credential helpers go by, and all that begins as `cloud` says. */
+/** Variables that credential helpers read, and all that match `cloud`. */
 const helpers = ['PASSWORD_STORE_DIR', 'GNUPGHOME']
 const inherited = new Set([...proxyVariables, ...places, ...docker, ...trust, ...helpers])
 const cloud = /^(AWS|AZURE|GOOGLE|CLOUDSDK)_[A-Z0-9_]+$/

@@ -222,7 +222,7 @@ export interface RegistryParts {
   readonly maintenance: RegistryMaintenance
   /** Undefined when everybody may do everything. */
   readonly authorize: BasicAuth['authorize'] | undefined
-  /** Why it serves nobody, one sentence each; empty when it does. */
+  /** Lists the reasons why it serves no client, one sentence each; empty when it serves. */
   troubles(): Promise<string[]>
   /** Listeners are to be closed before. */
   close(): Promise<void>

@@ -37,7 +37,7 @@ interface LocalRegistryOptions {
 
 const provenance: Provenance = { registry: undefined, outcome: 'own', cacheStatus: undefined }
 
-/** How often `heldSince` of requested content is updated, running time ms; a fraction of the garbage collector's grace. */
+/** Interval between updates of `heldSince` of requested content, running time ms; a fraction of the garbage collector's grace. */
 const refreshHeldMs = 3_600_000
 /** Blobs up to this size, mostly configs, are served from memory, as manifests are. */
 const smallBytes = 64 * 1024

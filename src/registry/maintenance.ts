@@ -7,7 +7,7 @@ import { listPushedImages, type PushedImage, getRemovedImageNames, StoredLinks }
 import type { PushedStore } from './repositories.ts'
 import { copyRepository, type PushedChange, type PushedRepository } from './repository.ts'
 
-/** How long unreferenced content stays, because a manifest that names it may follow; running time ms. */
+/** Time that unreferenced content stays, because a manifest that names it may follow; running time ms. */
 export const defaultGraceMs = 24 * 3_600_000
 
 /** The removed content; of a dry run, the content that would be removed. */

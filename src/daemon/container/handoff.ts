@@ -13,7 +13,7 @@ import { isOutOfDescriptors } from '../../server/respond.ts'
 import { type ExportedCredential, readExportedCredentials } from '../../upstream/credentials.ts'
 import { exportedFileNames, getExportFolder, vmEngineVariable } from './spec.ts'
 
-/** What the host exports to a mirror in a container. */
+/** The files that the host exports to a mirror in a container. */
 export interface HostHandoff {
   /** Identifies the mirror, also after a restart of the container. */
   readonly instance: string
