@@ -15,7 +15,7 @@ const nobody = 65_534
 let folder: string
 /** The home folder of another user. */
 let theirs: string
-/** A folder of root's own in place of the home folder that the system's list names. */
+/** A folder of root; it replaces the home folder from the user database. */
 let own: string
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'mirror-as-root-'))
@@ -27,7 +27,7 @@ beforeEach(async () => {
   await mkdir(own)
 })
 
-/** Runs mirror as root, who has kept the environment of another user. */
+/** Runs mirror as root with the environment of another user, as sudo may keep it. */
 function mirror(args: string[], env: Record<string, string> = {}) {
   const { stdout, stderr, status } = spawnSync(process.execPath, [program, ...args], {
     env: { PATH: process.env['PATH'], HOME: theirs, MIRROR_HOME: own, ...env },
@@ -42,13 +42,13 @@ async function giveAway(): Promise<void> {
   await chown(theirs, nobody, nobody)
 }
 
-/** What of root's lies in the other user's folder. */
+/** Lists the files of root in the folder of the other user. */
 function rootsFiles(): string {
   return spawnSync('find', [theirs, '-user', 'root'], { encoding: 'utf8' }).stdout
 }
 
 describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of another user', () => {
-  test('says once what it does not use, why, and how to use it, and prints nothing of that on stdout', async () => {
+  test('reports once on stderr which variables it does not use, why, and how to use them', async () => {
     await giveAway()
     const { stdout, stderr, status } = mirror(['status', '--json'], { XDG_STATE_HOME: theirs })
     expect(JSON.parse(stdout)).toEqual({ running: false })
@@ -61,7 +61,7 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     expect(rootsFiles()).toBe('')
   })
 
-  test('says nothing where all is root’s own', () => {
+  test('prints no warning when every folder belongs to root', () => {
     expect(mirror(['configure', '--list'], { HOME: own }).stderr).toBe('')
   })
 
@@ -93,7 +93,7 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     ['configure', 'docker', '--mirror', 'http://127.0.0.1:5055', '--yes', '--root'],
     ['configure', 'kind', '--mirror', 'http://127.0.0.1:5055', '--yes', '--file'],
     ['configure', 'docker', '--mirror', 'http://127.0.0.1:5055', '--dry-run', '--ca'],
-  ])('refuses what the last flag of %s %s %s names when it is another user’s', async (...args) => {
+  ])('refuses `%s %s %s …` when the last flag names a path of another user', async (...args) => {
     await giveAway()
     const { stderr, status } = mirror([...args, join(theirs, 'x')])
     expect(stderr).toContain('they can change')
@@ -102,7 +102,7 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     expect(rootsFiles()).toBe('')
   })
 
-  test('reads no configuration, starts no program and ends no process that another user’s files name', async () => {
+  test('reads no configuration, starts no program and ends no process that files of another user name', async () => {
     const marker = join(folder, 'has-run')
     for (const name of ['docker', 'kind', 'podman', 'docker-credential-evil', 'getent']) {
       await writeFile(join(theirs, name), `#!/bin/sh\ntouch ${marker}\n`, { mode: 0o755 })
@@ -115,7 +115,7 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     await writeFile(join(state, 'mirror.json'), JSON.stringify(mirrorState))
     await writeFile(join(theirs, 'mirror.yaml'), 'no: [valid, configuration\n')
     await giveAway()
-    // Root's own mirror, if there is one, is not meant: its home folder is an empty one.
+    // Use an empty home folder, so that a mirror that root runs on this machine is not found.
     const env = { PATH: `${theirs}:${process.env['PATH']}`, HOME: own, MIRROR_HOME: theirs }
     for (const args of [['status'], ['down'], ['configure', '--list'], ['up', '--dry-run'], ['cache', 'ls']]) {
       const { stderr } = mirror(args, env)
@@ -133,29 +133,32 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     ['down', '--dry-run'],
     ['logs', '--json'],
     ['cache', 'ls'],
-  ])('refuses to take its own running mirror for the one of another user that was named: %s %s %s', async (...args) => {
-    await giveAway()
-    const victim = spawn('sleep', ['60'], { stdio: 'ignore' })
-    onTestFinished(() => void victim.kill())
-    const { stateFile } = mirrorPaths({ platform: process.platform, env: {}, homedir: own, cwd: '/' })
-    await writeState(stateFile, {
-      pid: victim.pid!,
-      processIdentity: await getProcessIdentity(victim.pid!),
-      version: '1',
-      runtime: 'process',
-      startedAt: '',
-      configHashes: {},
-      endpoints: { cache: [], registry: [], admin: ['http://127.0.0.1:1'], networks: {} },
-      logFile: undefined,
-    })
-    const { stderr, status } = mirror(args, { HOME: own, MIRROR_HOME: theirs })
-    expect(stderr).toContain(`they can change MIRROR_HOME=${theirs}`)
-    expect(status).toBe(2)
-    // One that has ended has no identity any more.
-    expect(await getProcessIdentity(victim.pid!)).toBeDefined()
-  })
+  ])(
+    'refuses `%s %s %s` for a mirror of another user, and does not act on its own running mirror instead',
+    async (...args) => {
+      await giveAway()
+      const victim = spawn('sleep', ['60'], { stdio: 'ignore' })
+      onTestFinished(() => void victim.kill())
+      const { stateFile } = mirrorPaths({ platform: process.platform, env: {}, homedir: own, cwd: '/' })
+      await writeState(stateFile, {
+        pid: victim.pid!,
+        processIdentity: await getProcessIdentity(victim.pid!),
+        version: '1',
+        runtime: 'process',
+        startedAt: '',
+        configHashes: {},
+        endpoints: { cache: [], registry: [], admin: ['http://127.0.0.1:1'], networks: {} },
+        logFile: undefined,
+      })
+      const { stderr, status } = mirror(args, { HOME: own, MIRROR_HOME: theirs })
+      expect(stderr).toContain(`they can change MIRROR_HOME=${theirs}`)
+      expect(status).toBe(2)
+      // A process that has ended has no identity.
+      expect(await getProcessIdentity(victim.pid!)).toBeDefined()
+    },
+  )
 
-  test('follows no link of another user out of a folder that it edits, nor puts a file into a folder of theirs', async () => {
+  test('follows no link of another user out of a folder that it edits, and writes no file into a folder of another user', async () => {
     const [root, target] = [join(folder, 'machine'), join(folder, 'target.json')]
     await mkdir(join(root, 'etc', 'docker'), { recursive: true })
     await writeFile(target, '{}')
@@ -181,7 +184,7 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     expect(await readFile(target, 'utf8')).toBe('{}')
   })
 
-  test('undoes nothing by a record that lies where another user can change it', async () => {
+  test('undoes nothing from a record that another user can change', async () => {
     const root = join(folder, 'machine')
     const daemonJson = join(root, 'etc', 'docker', 'daemon.json')
     await mkdir(join(root, 'etc', 'docker'), { recursive: true })
@@ -189,7 +192,7 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     const configure = ['configure', 'docker', '--mirror', 'http://127.0.0.1:5055', '--yes', '--image-store', 'classic']
     expect(mirror([...configure, '--root', root])).toMatchObject({ status: 0 })
     const configured = await readFile(daemonJson, 'utf8')
-    // A record that would be obeyed if it were root's: it names the file, and with what to replace it.
+    // Copy a valid record: it names the file and the content that replaces it.
     await cp(join(own, 'state'), join(theirs, 'state'), { recursive: true })
     await giveAway()
     const undo = ['configure', 'docker', '--undo', '--yes', '--root', root]
@@ -201,7 +204,7 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     expect(await readFile(daemonJson, 'utf8')).toBe('{"debug": true}\n')
   })
 
-  test('tells of records that root has left where another user can change them, and how to undo them by hand', async () => {
+  test('reports records of root that another user can change, and how to undo them by hand', async () => {
     const configured = join(theirs, '.local', 'state', 'mirror', 'configured')
     await mkdir(configured, { recursive: true })
     await giveAway()

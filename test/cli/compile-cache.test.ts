@@ -18,24 +18,24 @@ const keepsCode = 'enableCompileCache' in process.getBuiltinModule('node:module'
 const nobody = 65_534
 const uid = process.geteuid?.() ?? -1
 const isRoot = uid === 0
-/** Where a test can make a folder that only this user changes. */
+/** True when a test can create a folder below the home folder that only this user can change. */
 const isHomeSafe = process.platform !== 'win32' && isClosed(homedir(), uid)
 
 let folder: string
 beforeEach(async () => {
-  // Not in the temporary folder, which everybody can write: nothing below it is safe enough.
+  // Avoid the temporary folder: every user can write it, so nothing below it is safe enough.
   folder = await mkdtemp(join(homedir(), '.mirror-test-'))
   onTestFinished(() => rm(folder, { recursive: true, force: true }))
 })
 
-/** The system's list knows no home folder that is there. */
+/** Returns a home folder that does not exist, as if from the user database. */
 const home = () => join(folder, 'none', 'of', 'these')
 
 function find(env: object): string | undefined {
   return compileCacheFolder({ platform: 'linux', env, uid, version: '1.0.0', home })
 }
 
-/** Runs `mirror --version` and tells what it printed. */
+/** Runs `mirror --version` and returns its output. */
 function start(env: Record<string, string>, args: string[] = []): string {
   const { stdout, stderr, status } = spawnSync(process.execPath, [...args, program, '--version'], {
     env: { PATH: process.env['PATH'], HOME: folder, ...env },
@@ -46,7 +46,7 @@ function start(env: Record<string, string>, args: string[] = []): string {
 }
 
 describe.runIf(isHomeSafe)('the folder for compiled code', () => {
-  test('is made below the cache folder of the user, for nobody else', async () => {
+  test('is created below the cache folder of the user, with mode 0700', async () => {
     const cache = join(folder, 'cache')
     const found = find({ XDG_CACHE_HOME: cache })
     expect(found).toBe(join(cache, 'mirror', 'compile-cache', '1.0.0'))
@@ -60,7 +60,7 @@ describe.runIf(isHomeSafe)('the folder for compiled code', () => {
     )
   })
 
-  test('is none that others can read or write, that a link stands for, or that is no folder', async () => {
+  test('is not used when other users can read or write it, or when it is a symbolic link', async () => {
     const cache = join(folder, 'cache')
     const found = find({ XDG_CACHE_HOME: cache })!
     for (const mode of [0o755, 0o770, 0o777]) {
@@ -73,7 +73,7 @@ describe.runIf(isHomeSafe)('the folder for compiled code', () => {
     expect(find({ XDG_CACHE_HOME: cache })).toBeUndefined()
   })
 
-  test('is none below a folder that others can write, sticky or not', async () => {
+  test('is not created below a folder that other users can write, sticky or not', async () => {
     for (const mode of [0o777, 0o1777, 0o775]) {
       const open = join(folder, mode.toString(8))
       await mkdir(open)
@@ -83,13 +83,13 @@ describe.runIf(isHomeSafe)('the folder for compiled code', () => {
     }
   })
 
-  test('is none, and no failure, where nothing can be made', () => {
+  test('is left out without an error when it cannot be created', () => {
     const env = { HOME: join(folder, 'not', 'there'), XDG_CACHE_HOME: '/proc/mirror/cache' }
     expect(find(env)).toBeUndefined()
     expect(existsSync(join(folder, 'not'))).toBe(false)
   })
 
-  test('is kept for the newest versions of the program only', async () => {
+  test('is kept only for the newest versions of the program', async () => {
     const of = (one: string) =>
       compileCacheFolder({ platform: 'linux', env: { HOME: folder }, uid, version: one, home })!
     for (const [age, one] of ['5', '4', '3', '2', '1'].entries()) {
@@ -102,24 +102,27 @@ describe.runIf(isHomeSafe)('the folder for compiled code', () => {
     expect(left).toEqual(['1', '2', '3', '6'])
   })
 
-  test.runIf(isRoot)('is none of another user, nor below one, nor by a link that another user made', async () => {
-    const theirs = join(folder, 'theirs')
-    await mkdir(theirs, { mode: 0o700 })
-    await chown(theirs, nobody, nobody)
-    expect(find({ XDG_CACHE_HOME: join(theirs, 'cache') })).toBeUndefined()
-    expect(await readdir(theirs)).toEqual([])
-    const planted = find({ XDG_CACHE_HOME: join(folder, 'cache') })!
-    await chown(planted, nobody, nobody)
-    expect(find({ XDG_CACHE_HOME: join(folder, 'cache') })).toBeUndefined()
-    await symlink(folder, join(folder, 'link'))
-    expect(isClosed(join(folder, 'link', 'x'), 0)).toBe(true)
-    spawnSync('chown', ['-h', `${nobody}`, join(folder, 'link')])
-    expect(isClosed(join(folder, 'link', 'x'), 0)).toBe(false)
-  })
+  test.runIf(isRoot)(
+    'is neither a folder of another user, nor below one, nor behind a link of another user',
+    async () => {
+      const theirs = join(folder, 'theirs')
+      await mkdir(theirs, { mode: 0o700 })
+      await chown(theirs, nobody, nobody)
+      expect(find({ XDG_CACHE_HOME: join(theirs, 'cache') })).toBeUndefined()
+      expect(await readdir(theirs)).toEqual([])
+      const planted = find({ XDG_CACHE_HOME: join(folder, 'cache') })!
+      await chown(planted, nobody, nobody)
+      expect(find({ XDG_CACHE_HOME: join(folder, 'cache') })).toBeUndefined()
+      await symlink(folder, join(folder, 'link'))
+      expect(isClosed(join(folder, 'link', 'x'), 0)).toBe(true)
+      spawnSync('chown', ['-h', `${nobody}`, join(folder, 'link')])
+      expect(isClosed(join(folder, 'link', 'x'), 0)).toBe(false)
+    },
+  )
 })
 
 describe.runIf(keepsCode && isHomeSafe)('a start on a Node that keeps compiled code', () => {
-  test('keeps it in the user’s own cache folder, and leaves the shared temporary folder alone', async () => {
+  test('keeps the code in the cache folder of the user, and leaves the shared temporary folder alone', async () => {
     const shared = join(folder, 'shared')
     await mkdir(shared)
     await chmod(shared, 0o1777)
@@ -128,7 +131,7 @@ describe.runIf(keepsCode && isHomeSafe)('a start on a Node that keeps compiled c
     expect(await readdir(join(folder, '.cache', 'mirror', 'compile-cache', version))).toHaveLength(1)
   })
 
-  test('does not use what others have put in the shared temporary folder', async () => {
+  test('does not use files of other users in the shared temporary folder', async () => {
     const shared = await mkdtemp(join(tmpdir(), 'mirror-shared-'))
     onTestFinished(() => rm(shared, { recursive: true }))
     await chmod(shared, 0o1777)
@@ -139,7 +142,7 @@ describe.runIf(keepsCode && isHomeSafe)('a start on a Node that keeps compiled c
     expect(await readdir(planted)).toEqual([])
   })
 
-  test('does without where its own folder is open to others', async () => {
+  test('keeps no code when other users can write its folder', async () => {
     start({})
     const own = join(folder, '.cache', 'mirror', 'compile-cache', version)
     await rm(own, { recursive: true })
@@ -149,7 +152,7 @@ describe.runIf(keepsCode && isHomeSafe)('a start on a Node that keeps compiled c
     expect(await readdir(own)).toEqual([])
   })
 
-  test('keeps nothing when told not to, and uses the folder that the user has named', async () => {
+  test('keeps nothing with NODE_DISABLE_COMPILE_CACHE, and uses the folder of NODE_COMPILE_CACHE', async () => {
     start({ NODE_DISABLE_COMPILE_CACHE: '1' })
     expect(await readdir(folder)).toEqual([])
     const named = join(folder, 'named')
@@ -157,12 +160,12 @@ describe.runIf(keepsCode && isHomeSafe)('a start on a Node that keeps compiled c
     expect((await readdir(folder)).toSorted()).toEqual(['named'])
   })
 
-  test.runIf(isRoot)('as root runs none of the program’s code from a folder of another user', async () => {
+  test.runIf(isRoot)('runs, as root, no code of the program from a folder of another user', async () => {
     const theirs = join(folder, 'theirs')
     await mkdir(theirs)
     await chown(theirs, nobody, nobody)
     start({ NODE_COMPILE_CACHE: theirs, HOME: folder })
-    // Node itself has read the folder by then: what starts the program may lie there, the program may not.
+    // Allow the code of the start: Node has read the folder before the program can refuse it.
     const kept = (await readdir(theirs, { recursive: true })).filter((name) => name.includes('/'))
     expect(kept.length).toBeLessThanOrEqual(3)
     expect(await readdir(join(folder, '.cache', 'mirror', 'compile-cache', version))).toHaveLength(1)

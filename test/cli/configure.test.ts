@@ -44,7 +44,7 @@ async function finished(child: ReturnType<typeof start>) {
   return { exit: exit ?? signal, stdout, stderr }
 }
 
-/** Only root can become another user; and Node or the clone may lie in a folder that is closed to all others. */
+/** Reports whether the test can run the program as another user: it takes root, and a checkout that others can read. */
 function anotherUserCanRunIt(): boolean {
   if (process.getuid?.() !== 0) return false
   const reads = `fs.accessSync(${JSON.stringify(program)})`
@@ -55,7 +55,7 @@ const address = ['--mirror', 'http://127.0.0.1:5055']
 const configure = (...args: string[]) =>
   finished(start(process.execPath, [program, 'configure', ...args, '--root', root]))
 
-/** For the clients of a machine that has two. */
+/** Runs `mirror configure` without --root, on a machine with two clients. */
 async function configureHere(...args: string[]) {
   const bin = join(folder, 'bin')
   await mkdir(bin, { recursive: true })
@@ -74,7 +74,7 @@ async function files(): Promise<Record<string, string>> {
 }
 
 describe('mirror configure', () => {
-  test('shows the difference, and without a word of agreement writes nothing', async () => {
+  test('shows the difference, and writes nothing without --yes', async () => {
     const asked = await configure('docker', ...address)
     expect(asked).toMatchObject({ exit: 2 })
     expect(asked.stdout).toContain('+  "registry-mirrors": ["http://127.0.0.1:5055"]')
@@ -85,7 +85,7 @@ describe('mirror configure', () => {
     expect(existsSync(join(folder, 'home', 'state'))).toBe(false)
   })
 
-  test('says as JSON what it did; lists it; takes it back', async () => {
+  test('reports as JSON what it did, lists it, and undoes it', async () => {
     const done = JSON.parse((await configure('docker', ...address, '--yes', '--json')).stdout)
     expect(done).toMatchObject({ client: 'docker', mirror: 'http://127.0.0.1:5055', applied: true })
     expect(done.changes).toContainEqual({ path: daemonJson, action: 'change' })
@@ -104,7 +104,7 @@ describe('mirror configure', () => {
     expect((await configure('docker', '--undo', '--yes')).stdout).toContain('Nothing to undo')
   })
 
-  test('takes back one of several files, as it was told how to', async () => {
+  test('undoes one of several files with the command that it printed', async () => {
     const names = ['one file.yaml', 'other.yaml']
     const text = 'kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n'
     for (const name of names) await writeFile(join(folder, name), text)
@@ -122,7 +122,7 @@ describe('mirror configure', () => {
     ['buildkit', 'debug = true\n'],
     ['kind', 'kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n'],
     ['k3d', 'kind: Simple\napiVersion: k3d.io/v1alpha5\n'],
-  ])('says of a file for %s how to take back that file alone', async (client, text) => {
+  ])('prints, for a file of %s, how to undo that file alone', async (client, text) => {
     const names = ['one.conf', 'two.conf'].map((name) => join(folder, name))
     for (const name of names) await writeFile(name, text)
     await configure(client, ...address, '--yes', '--file', names[0]!)
@@ -135,13 +135,13 @@ describe('mirror configure', () => {
     expect(await readFile(names[1]!, 'utf8')).toBe(text)
   })
 
-  test('below a folder nobody has looked for a containerd', async () => {
+  test('with --root does not claim that it looked for containerd', async () => {
     const { stderr } = await configure('containerd', ...address, '--dry-run')
     expect(stderr).toContain('The version of containerd is assumed')
     expect(stderr).not.toContain('No containerd was found')
   })
 
-  test('an undo of several goes on when one cannot be undone, says so, and ends as that one would', async () => {
+  test('goes on with an undo of several clients when one fails, reports it, and ends with its exit code', async () => {
     await configure('docker', ...address, '--yes')
     await configure('podman', ...address, '--yes')
     await rm(join(folder, 'home', 'state', 'backups'), { recursive: true })
@@ -159,7 +159,7 @@ describe('mirror configure', () => {
     expect(JSON.parse((await configure('--list', '--json')).stdout)).toMatchObject([{ client: 'docker' }])
   })
 
-  test('an undo of several that nobody agrees to says so once, below all differences', async () => {
+  test('asks for --yes once, below all differences, when several clients are to be undone', async () => {
     await configure('docker', ...address, '--yes')
     await configure('podman', ...address, '--yes')
     const written = await files()
@@ -176,7 +176,7 @@ describe('mirror configure', () => {
     expect(JSON.parse(asJson.stdout).failed).toHaveLength(2)
   })
 
-  test('for all clients that are here, JSON is one list', async () => {
+  test('prints one JSON list for all clients of the machine', async () => {
     const args = [...address, '--yes', '--dry-run', '--json']
     const reports = JSON.parse((await configureHere(...args)).stdout)
     expect(reports).toContainEqual(expect.objectContaining({ client: 'skaffold', applied: false }))
@@ -184,7 +184,7 @@ describe('mirror configure', () => {
     expect(JSON.parse((await configure(...args)).stdout)).toEqual([])
   })
 
-  test('a check of all that is configured is none where nothing can be seen', async () => {
+  test('--check fails when no configured client can be checked', async () => {
     expect(await configure('--check')).toMatchObject({
       exit: 5,
       stderr: expect.stringContaining('No client is configured by mirror on this machine'),
@@ -197,7 +197,7 @@ describe('mirror configure', () => {
     })
   })
 
-  test('a check of all that is configured takes a mirror that runs', async () => {
+  test('--check of all configured clients fails when no mirror runs', async () => {
     const configured = await configureHere('podman', ...address, '--scope', 'user', '--yes')
     expect(configured, configured.stderr).toMatchObject({ exit: 0 })
     expect(await configureHere('--check')).toMatchObject({
@@ -206,7 +206,7 @@ describe('mirror configure', () => {
     })
   })
 
-  test('what none of the clients that are here can be configured without is told once', async () => {
+  test('reports once that no mirror runs, not once for each client', async () => {
     const { exit, stderr } = await configureHere('--yes')
     expect(exit).toBe(3)
     expect(stderr.match(/mirror is not running/g)).toHaveLength(1)
@@ -227,7 +227,7 @@ describe('mirror configure', () => {
   })
 
   test.runIf(anotherUserCanRunIt())(
-    "another user's file in a folder of ours is refused before anything is written",
+    "refuses another user's file in its own folder before it writes anything",
     async () => {
       await chmod(folder, 0o777)
       for (const path of [root, join(root, 'etc'), join(root, 'etc', 'docker')]) await chown(path, nobody, nobody)
@@ -244,7 +244,7 @@ describe('mirror configure', () => {
       const refused = await asNobody('docker', ...address, '--yes', '--root', root)
       expect(refused).toMatchObject({ exit: 2 })
       expect(refused.stderr).toContain(`No permission to write ${daemonJson}`)
-      // As it has to be typed: sudo drops the variable, and looks for programs in folders of its own.
+      // Expect the whole command, because sudo drops the variable and searches its own folders for programs.
       expect(refused.stderr).toContain(`sudo env MIRROR_HOME=${join(folder, 'home')} ${process.execPath} ${program} `)
       expect(refused.stderr).toContain(`configure docker ${address.join(' ')} --root ${root} --yes`)
       expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
@@ -252,7 +252,7 @@ describe('mirror configure', () => {
     },
   )
 
-  test('a second dry run, and a reload of nobody, say what is so', async () => {
+  test('reports that docker is already configured, and that nothing can be reloaded', async () => {
     await configure('docker', ...address, '--yes')
     const again = await configure('docker', ...address, '--dry-run', '--reload')
     expect(again.stdout).toContain('docker is already configured')
@@ -260,7 +260,7 @@ describe('mirror configure', () => {
     expect(reloaded.stderr).toContain('nothing here that mirror could reload')
   })
 
-  test('a file that is named to a client which has none is refused, and not another one written', async () => {
+  test('refuses --file for a client without files of the user, and writes no other file', async () => {
     const refused = await configure('podman', ...address, '--yes', '--file', 'mine.conf')
     expect(refused).toMatchObject({ exit: 2 })
     expect(refused.stderr).toContain('podman has no file of yours')
@@ -271,7 +271,7 @@ describe('mirror configure', () => {
     ['no mirror runs', [], 3, /mirror configure kind failed: mirror is not running/],
     ['a flag is wrong', ['--nonsense'], 2, /mirror configure kind failed: Nonexistent flag: --nonsense/],
     ['an address is none', ['--mirror', 'nonsense'], 2, /failed: "nonsense" is not the URL/],
-  ])('prints, when %s, a document by which kind says why it stops', async (_, flags, exit, reason) => {
+  ])('prints, when %s, a document that makes kind stop with the reason', async (_, flags, exit, reason) => {
     const failed = await configureHere('kind', ...flags)
     expect(failed).toMatchObject({ exit, stderr: expect.stringMatching(/^mirror: /) })
     const { apiVersion, ...rest } = parse(failed.stdout)
@@ -279,7 +279,7 @@ describe('mirror configure', () => {
     expect(apiVersion).toMatch(reason)
   })
 
-  test('prints, when it fails, a line by which the shell that makes a cluster of k3d ends as it did', async () => {
+  test('prints, when it fails for k3d, a line that ends the shell with the same exit code', async () => {
     const { exit, stdout } = await configureHere('k3d', '--cluster', 'dev')
     expect(exit).toBe(3)
     expect(spawnSync('sh', { input: stdout })).toMatchObject({ status: 3, output: [null, Buffer.of(), Buffer.of()] })
@@ -291,20 +291,20 @@ describe('mirror configure', () => {
     ['kind', '--file', 'kind.yaml'],
     ['kind', '--check'],
     ['docker'],
-  ])('prints no document in place of one that was not asked for: %s %s', async (...words) => {
+  ])('prints no document when `%s %s` fails and the command prints none on success', async (...words) => {
     const failed = await configureHere(...words)
     expect(failed.exit).not.toBe(0)
     expect(failed.stdout).toBe('')
   })
 
-  test('a list of one client holds that one only', async () => {
+  test('lists only the named client', async () => {
     await configure('docker', ...address, '--yes')
     expect((await configure('docker', '--list')).stdout).toContain(daemonJson)
     expect((await configure('podman', '--list')).stdout).toBe('No podman is configured by mirror.\n')
     expect(await configure('nobody', '--list')).toMatchObject({ exit: 2 })
   })
 
-  test('a mirror that goes down names the clients that still point at it', async () => {
+  test('leaves clients configured that `mirror down` then names', async () => {
     const listen = { MIRROR_CACHE_LISTEN: '127.0.0.1:0', MIRROR_REGISTRY_LISTEN: '127.0.0.1:0' }
     const env = { ...listen, MIRROR_ADMIN_LISTEN: '127.0.0.1:0', MIRROR_NETWORKS: '' }
     const mirror = (...args: string[]) => finished(start(process.execPath, [program, ...args], 'ignore', env))
@@ -321,7 +321,7 @@ describe('mirror configure', () => {
     expect(existsSync(join(folder, '.config'))).toBe(false)
   })
 
-  test('without a client it names those that are here', async () => {
+  test('names the clients of the machine when it is run without a client', async () => {
     const bin = join(folder, 'bin')
     await mkdir(bin)
     await writeFile(join(bin, 'podman'), '#!/bin/sh\necho podman version 9.8.7\n', { mode: 0o755 })
@@ -330,7 +330,7 @@ describe('mirror configure', () => {
     expect(found.stdout).toContain('podman 9.8.7: mirror configure podman')
   })
 
-  test('killed at any moment, each file is the old or the new one, and undo finds the way back', async () => {
+  test('killed at any moment, leaves each file old or new, and undo restores the old ones', async () => {
     await configure('docker', ...address, '--yes')
     const after = await files()
     await configure('docker', '--undo', '--yes')
@@ -338,7 +338,7 @@ describe('mirror configure', () => {
     for (let round = 0; round < 12; round++) {
       const child = start(process.execPath, [program, 'configure', 'docker', ...address, '--yes', '--root', root])
       const ended = finished(child)
-      // From the moment on that it writes something.
+      // Wait until the command begins to write.
       while (child.exitCode === null && !existsSync(join(folder, 'home', 'state'))) await sleep(1)
       await sleep(round)
       child.kill('SIGKILL')
@@ -357,8 +357,8 @@ describe('mirror configure', () => {
   }, 60_000)
 })
 
-/** util-linux' `script` gives a program a terminal. */
-describe.runIf(process.platform === 'linux' && existsSync('/usr/bin/script'))('at a terminal', () => {
+/** Uses `script` of util-linux, which runs a program in a terminal. */
+describe.runIf(process.platform === 'linux' && existsSync('/usr/bin/script'))('mirror configure in a terminal', () => {
   async function atTerminal(command: string, answers: readonly [question: string, answer: string][], env = 'A=a') {
     const line = `env ${env} ${process.execPath} ${program} ${command}`
     const child = start('/usr/bin/script', ['-qec', line, '/dev/null'], 'pipe')
@@ -369,7 +369,7 @@ describe.runIf(process.platform === 'linux' && existsSync('/usr/bin/script'))('a
       shown += chunk.toString()
       const [next] = left
       if (!next || !shown.includes(next[0], seen)) return
-      // The next question may be the same one, for another thing.
+      // Continue after this question, because the next one can have the same text.
       seen = shown.length
       left.shift()
       child.stdin!.write(next[1])
@@ -379,7 +379,7 @@ describe.runIf(process.platform === 'linux' && existsSync('/usr/bin/script'))('a
     return { exit, shown, left }
   }
 
-  test('one question, in colour, and Enter writes', async () => {
+  test('asks one question, shows the difference in colour, and writes on Enter', async () => {
     const { exit, shown, left } = await atTerminal(`configure docker ${address.join(' ')} --root ${root}`, [
       ['Write this?', '\r'],
     ])
@@ -388,13 +388,13 @@ describe.runIf(process.platform === 'linux' && existsSync('/usr/bin/script'))('a
     expect(await readFile(daemonJson, 'utf8')).toContain('registry-mirrors')
   })
 
-  test('a no writes nothing', async () => {
+  test('writes nothing when the answer is no', async () => {
     const { exit } = await atTerminal(`configure docker ${address.join(' ')} --root ${root}`, [['Write this?', 'n\r']])
     expect(exit).toBe(0)
     expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
   })
 
-  test('Ctrl-C writes nothing and ends with 130', async () => {
+  test('writes nothing on Ctrl-C, and ends with 130', async () => {
     const { exit } = await atTerminal(`configure docker ${address.join(' ')} --root ${root}`, [
       ['Write this?', '\u0003'],
     ])
@@ -402,7 +402,7 @@ describe.runIf(process.platform === 'linux' && existsSync('/usr/bin/script'))('a
     expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
   })
 
-  /** As much of dockerd as a reload takes, with the daemon.json of the test. */
+  /** Starts the parts of dockerd that a reload needs, with the daemon.json of the test. */
   async function startDockerd(): Promise<string> {
     const dockerd = fileURLToPath(new URL('../support/dockerd.mjs', import.meta.url))
     const socket = join(folder, 'docker.sock')
@@ -417,7 +417,7 @@ describe.runIf(process.platform === 'linux' && existsSync('/usr/bin/script'))('a
     return `DOCKER_HOST=unix://${socket}`
   }
 
-  test('Ctrl-C at the question for a reload says what is written, and what is left to do', async () => {
+  test('reports on Ctrl-C at the question for a reload which files are written and what is left to do', async () => {
     const engine = await startDockerd()
     const command = (args: string) => `env ${engine} ${process.execPath} ${program} configure docker ${args}`
     const interrupted = await atTerminal(
@@ -436,7 +436,7 @@ describe.runIf(process.platform === 'linux' && existsSync('/usr/bin/script'))('a
     expect(interrupted.shown).not.toContain('nothing was done')
     expect(await readFile(daemonJson, 'utf8')).toContain('registry-mirrors')
 
-    // What is left is offered again, though the files are right already.
+    // Offer the reload again, although the files are already right.
     const again = await atTerminal(`configure docker ${address.join(' ')}`, [['Reload dockerd now', '\r']], engine)
     expect(again, again.shown).toMatchObject({ exit: 0, left: [] })
     expect(again.shown).toContain('already configured')
@@ -457,7 +457,7 @@ describe.runIf(process.platform === 'linux' && existsSync('/usr/bin/script'))('a
     expect((await finished(start('/bin/sh', ['-c', command('--list')]))).stdout).toContain('No docker is configured')
   })
 
-  test('Ctrl-C at the second of several names the first one, which is done', async () => {
+  test('names on Ctrl-C at the second client the first one, which is done', async () => {
     const podman = join(root, 'etc/containers/registries.conf.d/50-mirror.conf')
     await configure('docker', ...address, '--yes')
     await configure('podman', ...address, '--yes')

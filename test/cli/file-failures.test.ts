@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 const isRoot = process.getuid?.() === 0
-/** An ordinary user: root may use every file. */
+/** An ordinary user, because root may use every file. */
 const user = isRoot ? 65_534 : process.getuid?.()
 const other = 54_321
 
@@ -51,20 +51,23 @@ async function mirror(args: string[], env: Record<string, string> = {}) {
 }
 
 describe.skipIf(process.platform !== 'linux')('a file that the system refuses', () => {
-  test.skipIf(!isRoot)("of another user's mirror is told with its owner and a next step", async () => {
-    const theirs = join(home, 'theirs')
-    await mkdir(theirs, { mode: 0o700 })
-    await chown(theirs, other, other)
-    for (const args of [['status'], ['logs'], ['up'], ['down'], ['registry', 'ls'], ['cache', 'ls']]) {
-      const { exit, stderr } = await mirror(args, { MIRROR_HOME: theirs })
-      expect(exit, stderr).not.toBe(0)
-      expect(stderr, args.join(' ')).toContain(`no permission, because ${theirs} belongs to user ${other}`)
-      expect(stderr).toContain('unset MIRROR_HOME')
-      expect(stderr).not.toContain('EACCES')
-    }
-  })
+  test.skipIf(!isRoot)(
+    "is reported with its owner and a next step when it belongs to another user's mirror",
+    async () => {
+      const theirs = join(home, 'theirs')
+      await mkdir(theirs, { mode: 0o700 })
+      await chown(theirs, other, other)
+      for (const args of [['status'], ['logs'], ['up'], ['down'], ['registry', 'ls'], ['cache', 'ls']]) {
+        const { exit, stderr } = await mirror(args, { MIRROR_HOME: theirs })
+        expect(exit, stderr).not.toBe(0)
+        expect(stderr, args.join(' ')).toContain(`no permission, because ${theirs} belongs to user ${other}`)
+        expect(stderr).toContain('unset MIRROR_HOME')
+        expect(stderr).not.toContain('EACCES')
+      }
+    },
+  )
 
-  test('by its mode is told with the mode that helps: `mirror init`', async () => {
+  test('is reported by `mirror init` with the mode that helps', async () => {
     const closed = await makeOwn('closed', 0o500)
     const { exit, stderr } = await mirror(['init', '--yes'], { MIRROR_HOME: closed })
     expect(exit).toBe(1)
@@ -74,7 +77,7 @@ describe.skipIf(process.platform !== 'linux')('a file that the system refuses', 
     expect(stderr).toContain(`  chmod u+w ${closed}\n`)
   })
 
-  test('by its mode is told with the mode that helps: the state folder', async () => {
+  test('is reported with the mode that helps when it is the state folder', async () => {
     const closed = await makeOwn('closed', 0o500)
     const { exit, stderr } = await mirror(['up'], { MIRROR_HOME: closed })
     expect(exit).toBe(1)
@@ -83,7 +86,7 @@ describe.skipIf(process.platform !== 'linux')('a file that the system refuses', 
     expect(stderr).not.toContain('--data')
   })
 
-  test('by its mode is told with the mode that helps: the data folder', async () => {
+  test('is reported with the mode that helps when it is the data folder', async () => {
     const data = await makeOwn('rx', 0o500)
     const { exit, stderr } = await mirror(['up', '--data', data])
     expect(exit).toBe(1)
@@ -91,7 +94,7 @@ describe.skipIf(process.platform !== 'linux')('a file that the system refuses', 
     expect(stderr).not.toContain('chown')
   })
 
-  test.skipIf(!isRoot)('in a folder of another user is not answered with that folder as a gift', async () => {
+  test.skipIf(!isRoot)('is reported without a chown of a folder of another user', async () => {
     const parent = join(home, 'parent')
     await mkdir(parent, { mode: 0o755 })
     const { stderr } = await mirror(['up', '--data', parent])
@@ -107,7 +110,7 @@ describe.skipIf(process.platform !== 'linux')('a file that the system refuses', 
     expect(foreign.stderr).toContain(`  sudo chown -R "$(id -un)": ${data}/cache   (if it should be yours)\n`)
   })
 
-  test('is named once when the configuration file is not there, or is none', async () => {
+  test('is named with the reason when it is the configuration file and is missing or below a file', async () => {
     const absent = await mirror(['up', '--config', 'absent.yaml'])
     expect(absent.exit).toBe(2)
     expect(absent.stderr).toContain(`The configuration file ${home}/absent.yaml does not exist.`)
@@ -118,7 +121,7 @@ describe.skipIf(process.platform !== 'linux')('a file that the system refuses', 
     expect(below.stderr).not.toContain('ENOTDIR')
   })
 
-  test('is named with the reason when it is a certificate of the configuration', async () => {
+  test('is named with the reason when it is a certificate of the configuration and is missing', async () => {
     await writeFile(join(home, 'mirror.yaml'), 'tls: {cert: ./tls.crt, key: ./tls.key}\n')
     const { exit, stderr } = await mirror(['up', '--config', 'mirror.yaml'])
     expect(exit).toBe(2)

@@ -9,7 +9,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { DockerApiServer, network } from '../support/docker-engine.ts'
 
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
-/** Others of this machine's own addresses, as a network's gateway is; only Linux has all of 127.0.0.0/8. */
+/** Addresses of this machine that stand for the gateways of networks; only Linux has all of 127.0.0.0/8. */
 const gateway = '127.0.0.94'
 const otherGateway = '127.0.0.95'
 
@@ -63,7 +63,7 @@ const list = async () => JSON.parse((await mirror('configure', '--list', '--json
 const mounted = () => readFile(join(home, 'state', 'kind', 'certs.d', '_default', 'hosts.toml'), 'utf8')
 
 describe.skipIf(process.platform !== 'linux')('a mirror that has moved', () => {
-  test('tells the nodes of kind that mount its files where it is now, whatever has moved', async () => {
+  test('rewrites the files that nodes of kind mount, for a new port and for a new gateway', async () => {
     await up()
     const configured = await mirror('configure', 'kind')
     expect(configured, configured.stderr).toMatchObject({ exit: 0 })
@@ -86,7 +86,7 @@ describe.skipIf(process.platform !== 'linux')('a mirror that has moved', () => {
     expect(await mounted()).toContain(`http://${gateway}:${now}`)
     expect(await mounted()).not.toContain(`:${before}`)
 
-    // Docker has made the network again, with another gateway, while the mirror was down.
+    // Recreate the network with another gateway while the mirror is down.
     await mirror('down')
     engine.changeNetworks([network('kind', otherGateway)])
     const { stdout, stderr } = await mirror('up')
@@ -100,7 +100,7 @@ describe.skipIf(process.platform !== 'linux')('a mirror that has moved', () => {
     await expect(mounted()).rejects.toMatchObject({ code: 'ENOENT' })
   })
 
-  test('leaves files that somebody has changed since, and names the command', async () => {
+  test('keeps files that the user has changed since, and names the command to run', async () => {
     await up()
     await mirror('configure', 'kind')
     const file = join(home, 'state', 'kind', 'certs.d', '_default', 'hosts.toml')
@@ -111,7 +111,7 @@ describe.skipIf(process.platform !== 'linux')('a mirror that has moved', () => {
     expect(await mounted()).toBe(changed)
   })
 
-  test("names the clients whose files are the user's own, every time, and the list does not call them right", async () => {
+  test('names clients with files of the user on every start, and lists their address as stale', async () => {
     await up()
     await mirror('configure', 'podman', '--scope', 'user', '--yes')
     expect((await list())[0].files[0].state).toBe('as written')
@@ -139,14 +139,14 @@ describe.skipIf(process.platform !== 'linux')('a mirror that has moved', () => {
     expect((await list())[0].files[0].state).toBe('as written')
   })
 
-  test('a check without a place looks at the one that is configured, and names the command that mends it', async () => {
+  test('is found by a check without a scope, which names the command that fixes the client', async () => {
     await writeFile(join(home, 'bin', 'podman'), '#!/bin/sh\necho podman version 5.4.0\n', { mode: 0o755 })
     await up()
     await mirror('configure', 'podman', '--scope', 'user', '--yes')
     const before = port
     port = await freePort()
     await up()
-    // The fake podman pulls nothing, so that the mirror is not asked.
+    // The fake podman pulls nothing, so the mirror gets no request.
     const { exit, stdout } = await mirror('configure', 'podman', '--check', '--json')
     expect(exit).toBe(5)
     expect(JSON.parse(stdout)).toMatchObject({
@@ -160,14 +160,14 @@ describe.skipIf(process.platform !== 'linux')('a mirror that has moved', () => {
     })
   })
 
-  test('says nothing of a client that was told another mirror by name', async () => {
+  test('does not name a client that was configured for another mirror with --mirror', async () => {
     await up()
     await mirror('configure', 'podman', '--scope', 'user', '--yes', '--mirror', 'http://10.9.8.7:5055')
     expect((await up()).clients).toEqual([])
     expect((await list())[0].files[0].state).toBe('as written')
   })
 
-  test('names those who were told its own address by --mirror', async () => {
+  test('names a client that was configured for its old address with --mirror', async () => {
     await up()
     await mirror('configure', 'podman', '--scope', 'user', '--yes', '--mirror', `http://127.0.0.1:${port}`)
     port = await freePort()
@@ -175,7 +175,7 @@ describe.skipIf(process.platform !== 'linux')('a mirror that has moved', () => {
   })
 })
 
-test('a mirror that is up says what to do next', async () => {
+test('`mirror up` prints the next step', async () => {
   const { stderr } = await mirror('up')
   expect(stderr).toContain('Next:  mirror configure CLIENT')
 })

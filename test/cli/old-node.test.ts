@@ -10,7 +10,7 @@ import { packageRoot } from '../../src/lib/package-root.ts'
 const program = join(packageRoot(), 'bin', 'run.js')
 const { problemOf } = createRequire(import.meta.url)(program) as { problemOf(version: string): string | undefined }
 
-/** Runs a script of this package on a Node that says it is of another version. */
+/** Runs a script of this package on a Node that reports another version. */
 function runAs(version: string, script: string, ...args: string[]) {
   const folder = mkdtempSync(join(tmpdir(), 'mirror-node-'))
   onTestFinished(() => rmSync(folder, { recursive: true }))
@@ -21,9 +21,9 @@ function runAs(version: string, script: string, ...args: string[]) {
   return spawnSync(process.execPath, ['--require', pretend, script, ...args], { encoding: 'utf8', env })
 }
 
-describe('on a Node that is too old', () => {
+describe('the check of the Node version', () => {
   test.each(['0.10.48', '4.9.1', '14.21.3', '16.20.2', '18.20.8', '20.0.0', '20.18.3', '21.7.3', '22.0.0', '22.2.0'])(
-    'the program says what is needed: %s',
+    'names the version that is needed on Node %s',
     (version) => {
       expect(problemOf(version)).toContain('Node 20.19 or newer is needed')
       expect(problemOf(version)).toContain(`this is Node ${version}`)
@@ -31,7 +31,7 @@ describe('on a Node that is too old', () => {
   )
 
   test.each(['20.19.0', '20.20.2', '22.3.0', '22.12.0', '23.0.0', '24.1.0', '26.0.0', '100.0.0'])(
-    'the program does not stand in the way of a newer one: %s',
+    'accepts Node %s',
     (version) => expect(problemOf(version)).toBeUndefined(),
   )
 
@@ -39,25 +39,25 @@ describe('on a Node that is too old', () => {
     ['the program', program, ['status']],
     ['help', program, ['--help']],
     ['the build, which npm ci starts', join(packageRoot(), 'scripts', 'build.js'), []],
-  ])('%s ends with 1 and without a stack', (_, script, args) => {
+  ])('ends %s with exit code 1 and without a stack on an old Node', (_, script, args) => {
     const { status, stdout, stderr } = runAs('18.20.8', script, ...args)
     expect({ status, stdout }).toEqual({ status: 1, stdout: '' })
     expect(stderr).toMatch(/^mirror: Node 20\.19 or newer is needed; this is Node 18\.20\.8 \(.*\)\.\n\nNext:\n/)
     expect(stderr).not.toMatch(/^\s+at /m)
   })
 
-  test('the first file of the program is one that every Node can read', async () => {
+  test('stands in a file that every Node can parse', async () => {
     const text = readFileSync(program, 'utf8')
-    // What is newer than ES5 is refused, or comes back changed.
+    // esbuild refuses or changes syntax that is newer than ES5.
     const asOld = await transform(text, { target: 'es5' })
     const asNew = await transform(text, { target: 'esnext' })
     expect(asOld.code).toBe(asNew.code)
-    // That, too, is newer: a comma after the last argument.
+    // A comma after the last argument is newer, too.
     expect(text).not.toMatch(/,\s*\)/)
     expect(JSON.parse(readFileSync(join(packageRoot(), 'bin', 'package.json'), 'utf8'))).toEqual({ type: 'commonjs' })
   })
 
-  test('package.json asks for the same version', () => {
+  test('needs the version that package.json names in engines', () => {
     const { engines } = JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as {
       engines: { node: string }
     }

@@ -40,8 +40,8 @@ const filesBelow = async (folder: string, suffix: string) =>
   (await readdir(folder, { recursive: true, encoding: 'utf8' })).filter((file) => file.endsWith(suffix)).toSorted()
 
 describe('the package', () => {
-  test('holds the program, its templates and what is said of it, and nothing else', async () => {
-    // The build is there, and other tests run it.
+  test('contains the program, its templates, its README and its licences, and nothing else', async () => {
+    // Skip the build: it exists, and other tests run it.
     const { stdout } = await run('npm', ['pack', '--dry-run', '--ignore-scripts', '--json'], { cwd: root })
     const [{ files, size, unpackedSize }] = JSON.parse(stdout) as [
       { files: { path: string }[]; size: number; unpackedSize: number },
@@ -73,14 +73,14 @@ describe('the package', () => {
     expect(devDependencies['koffi']).toMatch(/^\d+\.\d+\.\d+$/)
   })
 
-  test('has no script that an installation runs, and is published for everybody with its provenance', async () => {
+  test('has no script that an installation runs, and is published with public access and provenance', async () => {
     const { scripts, publishConfig } = await readJson<Manifest>('package.json')
     for (const name of ['preinstall', 'install', 'postinstall', 'prepare', 'preprepare', 'postprepare'])
       expect(Object.keys(scripts)).not.toContain(name)
     expect(publishConfig).toEqual({ access: 'public', provenance: true })
   })
 
-  test('names each package that was bundled, with its licence, in NOTICES.txt', async () => {
+  test('names each bundled package with its licence in NOTICES.txt', async () => {
     const dist = join(root, 'dist')
     const texts = await Promise.all((await filesBelow(dist, '.js')).map((file) => readFile(join(dist, file), 'utf8')))
     const bundled = new Set(
@@ -93,12 +93,12 @@ describe('the package', () => {
     expect(bundled).toContain('undici')
     expect([...bundled].filter((name) => !named.has(name))).toEqual([])
     for (const [name, text] of named) expect(text, name).toMatch(/licen[cs]e|permission|copyright/i)
-    // They are left out (scripts/bundle/absent-packages.js).
+    // scripts/bundle/absent-packages.js leaves these packages out.
     for (const name of ['ssh2', 'protobufjs', '@grpc/grpc-js', '@grpc/proto-loader'])
       expect(bundled).not.toContain(name)
   })
 
-  test('has declarations that need no other package, by which a program that embeds a mirror compiles', async () => {
+  test('has declarations that need no other package, and a program that embeds a mirror compiles with them', async () => {
     const place = join(installed.prefix, 'lib', 'node_modules', 'dev-mirror', 'dist')
     for (const file of await filesBelow(place, '.d.ts')) {
       const text = await readFile(join(place, file), 'utf8')
@@ -152,7 +152,7 @@ describe('package-lock.json', () => {
     }
   })
 
-  test('is that of package.json, and no package that users install runs a script', async () => {
+  test('matches package.json, and no package that users install runs a script', async () => {
     const { packages } = await readJson<{ packages: Record<string, Locked> }>('package-lock.json')
     const { dependencies, optionalDependencies, devDependencies } = await readJson<Manifest>('package.json')
     const own = packages['']!
@@ -174,11 +174,11 @@ describe('package-lock.json', () => {
   })
 })
 
-/** Whether a version is in a range of one version, or of that and all later ones that are compatible: `1.2.3`, `^1.2.3`. */
+/** Reports whether a version is in a range of the form `1.2.3` or `^1.2.3`. */
 function satisfies(version: string, range: string): boolean {
   if (!range.startsWith('^')) return version === range
   const [wanted, found] = [range.slice(1), version].map((text) => text.split('.').map(Number)) as [number[], number[]]
-  // A caret holds the first number that is not 0.
+  // A caret fixes the first number that is not 0.
   const held = wanted.findIndex((number) => number !== 0)
   if (found.slice(0, held + 1).some((number, at) => number !== wanted[at])) return false
   const differing = wanted.findIndex((number, at) => number !== found[at])

@@ -5,9 +5,9 @@ import { packageRoot } from '../../src/lib/package-root.ts'
 
 const src = join(packageRoot(), 'src')
 
-/** What the start of a server loads by itself, before it says that it is ready. */
+/** Modules that the start of a server loads itself before it reports ready. */
 const loadedByTheStart = new Set([
-  // Asked once whether another mirror runs in a container.
+  // Used once, to find a mirror that runs in a container.
   'admin/state.ts ../docker/dockerode-engine.ts',
   'config/load.ts ./parse.ts',
   'daemon/logging.ts pino',
@@ -26,7 +26,7 @@ function importsOf(file: string): Imports {
   return { now: now.map((match) => match[1]!), later: later.map((match) => match[1]!) }
 }
 
-/** Every `import()` that a server can come to: its file and what it names. */
+/** Finds every `import()` that a server can reach, as its file and its specifier. */
 function lazyImportsFrom(entry: string): string[] {
   const files = new Set([entry])
   const found: string[] = []
@@ -38,7 +38,7 @@ function lazyImportsFrom(entry: string): string[] {
   return found.toSorted()
 }
 
-/** What the functions that `preload` of compose.ts calls load. */
+/** Lists the modules that `preload` of compose.ts loads. */
 function preloaded(): string[] {
   const text = readFileSync(join(src, 'daemon', 'compose.ts'), 'utf8')
   const body = text.split('async function preload(')[1]!.split('\n}')[0]!
@@ -54,7 +54,7 @@ function preloaded(): string[] {
     .toSorted()
 }
 
-test('every module that a running server loads later is loaded before it says that it is ready', () => {
+test('the server loads every module that it needs later before it reports ready', () => {
   const later = lazyImportsFrom('daemon/serve.ts')
   expect(later.filter((name) => !loadedByTheStart.has(name))).toEqual(preloaded())
   expect([...loadedByTheStart].filter((name) => !later.includes(name))).toEqual([])

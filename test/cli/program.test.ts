@@ -30,7 +30,7 @@ const anyPort = {
 }
 
 function start(args: string[], env: Record<string, string> = {}): ChildProcess {
-  // Nothing of the machine's own settings: no proxy, no colours, no other mirror.
+  // Inherit no settings of the machine: no proxy, no colours, no other mirror.
   const base = { PATH: process.env['PATH'], HOME: home, MIRROR_HOME: home, DOCKER_HOST: `unix://${home}/none.sock` }
   return spawn(process.execPath, [program, ...args], { env: { ...base, ...anyPort, ...env }, cwd: home })
 }
@@ -51,7 +51,7 @@ async function finished(child: ChildProcess) {
 const write = (text: string) => writeFile(join(home, 'mirror.yaml'), text)
 
 describe('mirror up', () => {
-  test('starts, says where, is idempotent, replaces a changed one, and goes down', async () => {
+  test('starts a mirror, keeps it while mirror.yaml is unchanged, and replaces it otherwise', async () => {
     const up = await mirror('up', '--json')
     expect(up).toMatchObject({ exit: 0, stderr: '' })
     const started = JSON.parse(up.stdout)
@@ -79,7 +79,7 @@ describe('mirror up', () => {
     await expect(stat(join(home, 'state/mirror.json'))).rejects.toMatchObject({ code: 'ENOENT' })
   })
 
-  test('down names the folder with the data of the mirror that it stops', async () => {
+  test('remembers the data folder, and `mirror down` names it', async () => {
     await writeFile(join(home, 'other.yaml'), 'log: {level: debug}')
     const { pid } = JSON.parse((await mirror('up', '--config', 'other.yaml', '--data', 'dd', '--json')).stdout)
     const down = await mirror('down')
@@ -89,7 +89,7 @@ describe('mirror up', () => {
     expect(JSON.parse((await mirror('down', '--json')).stdout)).toMatchObject({ dataDir: join(home, 'dd') })
   })
 
-  test('finds, after a crash, that nothing runs, and starts again', async () => {
+  test('starts again after a crash, and `mirror status` reports that the mirror died', async () => {
     const { pid } = JSON.parse((await mirror('up', '--json')).stdout)
     process.kill(pid, 'SIGKILL')
     await expect.poll(async () => (await mirror('status')).exit).toBe(3)
@@ -108,12 +108,12 @@ describe('mirror up', () => {
     const again = JSON.parse((await mirror('status', '--json')).stdout)
     process.kill(again.pid, 'SIGKILL')
     await expect.poll(async () => (await mirror('status')).exit).toBe(3)
-    // `down` takes note of it: what died is told once.
+    // `mirror down` removes the record: the crash is reported once.
     expect(await mirror('down')).toMatchObject({ exit: 0 })
     expect(JSON.parse((await mirror('status', '--json')).stdout)).toEqual({ running: false })
   })
 
-  test('called twice at once makes one mirror', async () => {
+  test('starts one mirror when it is called twice at once', async () => {
     const server = createServer()
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
     const { port } = server.address() as AddressInfo
@@ -124,7 +124,7 @@ describe('mirror up', () => {
     expect(a.pid).toBe(b.pid)
   })
 
-  test('on a busy port says who holds it and which flag helps', async () => {
+  test('names the process that holds a busy port, and the flag that helps', async () => {
     const server = createServer()
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
     const { port } = server.address() as AddressInfo
@@ -136,7 +136,7 @@ describe('mirror up', () => {
     if (process.platform === 'linux') expect(stderr).toContain(`pid ${process.pid}`)
   })
 
-  test('with a bad mirror.yaml tells every problem, exits with 2 and starts nothing', async () => {
+  test('reports every problem of a bad mirror.yaml, exits with 2 and starts nothing', async () => {
     await write('cache: {maxSize: lots}\nunknown: 1\n')
     const { exit, stderr } = await mirror('up')
     expect(exit).toBe(2)
@@ -148,7 +148,7 @@ describe('mirror up', () => {
   test.each([
     ['SIGTERM', 0],
     ['SIGINT', 0],
-  ] as const)('--foreground serves until %s', async (signal, exit) => {
+  ] as const)('--foreground serves until %s, and exits with 0', async (signal, exit) => {
     const child = start(['up', '--foreground'])
     servers.push(child)
     const ended = finished(child)
@@ -160,7 +160,7 @@ describe('mirror up', () => {
 })
 
 describe('mirror serve', () => {
-  test('logs JSON lines on stderr, is found by the others, and refuses a second', async () => {
+  test('logs JSON lines on stderr, is found by other commands, and refuses a second server', async () => {
     const child = start(['serve'])
     servers.push(child)
     const ended = finished(child)
@@ -175,13 +175,13 @@ describe('mirror serve', () => {
   })
 })
 
-describe('the other commands', () => {
-  test('status when nothing runs exits with 3', async () => {
+describe('mirror', () => {
+  test('status exits with 3 when no mirror runs', async () => {
     expect(await mirror('status', '--json')).toEqual({ exit: 3, stdout: '{\n  "running": false\n}\n', stderr: '' })
     expect(await mirror('status')).toMatchObject({ exit: 3, stdout: '', stderr: expect.stringContaining('mirror up') })
   })
 
-  test('the cache can be looked at and checked with and without a mirror', async () => {
+  test('cache ls, prune, verify and rm work with and without a running mirror', async () => {
     for (const prepare of [[], ['up']]) {
       if (prepare.length > 0) await mirror(...prepare)
       expect(await mirror('cache', 'ls', '--json')).toMatchObject({ exit: 0, stdout: '[]\n' })
@@ -193,7 +193,7 @@ describe('the other commands', () => {
     }
   })
 
-  test('the registry can be looked at and tidied with and without a mirror', async () => {
+  test('registry ls, gc, prune and rm work with and without a running mirror', async () => {
     const up = JSON.parse((await mirror('up', '--json')).stdout)
     const [base] = up.endpoints.registry
     const config = Buffer.from('{}')
@@ -228,7 +228,7 @@ describe('the other commands', () => {
     expect((await mirror('registry', 'gc', '--grace', 'long')).exit).toBe(2)
   })
 
-  test('logs show the end of the log', async () => {
+  test('logs prints the end of the log', async () => {
     expect((await mirror('logs')).exit).toBe(3)
     await mirror('up')
     const { exit, stdout } = await mirror('logs', '--lines', '1')
@@ -237,7 +237,7 @@ describe('the other commands', () => {
     expect(JSON.parse((await mirror('logs', '--lines', '1', '--json')).stdout)).toHaveProperty('time')
   })
 
-  test('init writes a file that is good, once', async () => {
+  test('init writes a valid mirror.yaml, and does not overwrite it', async () => {
     const { exit, stdout } = await mirror('init', '--max-size', '5GiB', '--upstream', 'registry.corp.example')
     expect({ exit, stdout }).toEqual({ exit: 0, stdout: `${join(home, 'mirror.yaml')}\n` })
     const text = await readFile(join(home, 'mirror.yaml'), 'utf8')
@@ -255,11 +255,11 @@ describe('the other commands', () => {
     [['up', '--config', 'absent.yaml']],
     [['cache', 'rm']],
     [['unknown']],
-  ])('wrong usage exits with 2: %j', async (args) => {
+  ])('exits with 2 after wrong usage: %j', async (args) => {
     expect(await mirror(...args)).toMatchObject({ exit: 2, stdout: '' })
   })
 
-  test('Ctrl-C ends a command with 130', async () => {
+  test('status --watch ends with 130 on Ctrl-C', async () => {
     const child = start(['status', '--watch'])
     const ended = finished(child)
     await once(child.stdout!, 'data')
@@ -267,7 +267,7 @@ describe('the other commands', () => {
     expect((await ended).exit).toBe(130)
   })
 
-  test('every command has help with examples', async () => {
+  test('has examples for every command and a description of every flag in its help', async () => {
     const manifest = JSON.parse(
       await readFile(fileURLToPath(new URL('../../oclif.manifest.json', import.meta.url)), 'utf8'),
     )

@@ -20,12 +20,12 @@ const unset = {
   NO_PROXY: '',
 }
 
-/** The program with these variables, whose docker.io only a proxy can reach. */
+/** Starts the program with these variables and a docker.io that only a proxy can reach. */
 async function startScene(env: Record<string, string>) {
   return startMirrorProcess({ upstreams: { 'docker.io': 'http://registry.test' }, env: { ...unset, ...env } })
 }
 
-test('the demo asks no proxy, not even one on this machine', async () => {
+test('`mirror demo` sends no request to a proxy, not even to one on this machine', async () => {
   const proxy = await serveHttpProxy({ to: '127.0.0.1:1' })
   const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
   const env = { PATH: process.env['PATH'], HOME: await temporaryHome(), http_proxy: proxy.host }
@@ -34,7 +34,7 @@ test('the demo asks no proxy, not even one on this machine', async () => {
   expect(proxy.log).toEqual([])
 })
 
-describe('the program as it is built pulls', () => {
+describe('the built program pulls', () => {
   test.each(['socks5h', 'socks4a'])('through a proxy that speaks %s', async (scheme) => {
     const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
     const proxy = await serveSocksProxy({ to: upstream.host })
@@ -46,7 +46,7 @@ describe('the program as it is built pulls', () => {
     )
   })
 
-  test('through an HTTP proxy with a password, which nothing shows', async () => {
+  test('through an HTTP proxy with a password, and never shows the password', async () => {
     const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
     const proxy = await serveHttpProxy({ to: upstream.host, login: 'me:correct-horse' })
     const mirror = await startScene({ http_proxy: `me:correct-horse@${proxy.host}`, HTTP_PROXY: 'http://127.0.0.1:1' })
@@ -57,7 +57,7 @@ describe('the program as it is built pulls', () => {
     expect(mirror.log() + failed.body.toString()).not.toContain('correct-horse')
   })
 
-  test('directly where only HTTP_PROXY is set, and says so', async () => {
+  test('directly when only HTTP_PROXY is set, and logs that it does', async () => {
     const proxy = await serveHttpProxy({ to: '127.0.0.1:1' })
     const mirror = await startScene({ HTTP_PROXY: proxy.host })
     expectError(await mirror.get('/v2/library/app/manifests/v1'), [502, 504])

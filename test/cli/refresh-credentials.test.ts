@@ -9,7 +9,7 @@ import { startMirrorProcess } from '../support/mirror-process.ts'
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 const aDay = 24 * 3_600_000
 
-/** What the engine says of the container. */
+/** The engine's description of the container. */
 const container = {
   Id: 'c1',
   Name: '/mirror',
@@ -20,7 +20,7 @@ const container = {
   Mounts: [],
 }
 
-/** A mirror whose state says that it is a container with a credential, handed over so long ago; its engine refuses the rest. */
+/** Starts a mirror whose state names a container with a credential of this age, ms; its engine refuses all but the description. */
 async function startContainerMirror(age: number) {
   const { home } = await startMirrorProcess({ upstreams: {} })
   const engine = createServer((request, response) => {
@@ -62,7 +62,7 @@ const message = "Could not re-send the container's credentials"
 const configure = ['configure', 'docker', '--root', 'root', '--mirror', 'http://127.0.0.1:5055']
 
 describe('credentials that a container got a day ago', () => {
-  test('are re-sent by `mirror status` and `mirror configure`, whose own result stands when that fails', async () => {
+  test('are re-sent by `mirror status` and `mirror configure`, which succeed even if that fails', async () => {
     const mirror = await startContainerMirror(aDay)
     for (const args of [['status'], ['status', '--json'], [...configure, '--yes']]) {
       const { exit, stderr } = await mirror(...args)
@@ -71,7 +71,7 @@ describe('credentials that a container got a day ago', () => {
     }
   })
 
-  test('are not touched by commands that need none, nor by a preview', async () => {
+  test('are not re-sent by a dry run or by a command that needs no credentials', async () => {
     const mirror = await startContainerMirror(aDay)
     for (const args of [
       ['cache', 'ls'],

@@ -23,7 +23,7 @@ const images = { 'library/app': { v1: image } }
 const user = { username: 'ann', password: 'open-sesame' }
 const gateway = '127.0.0.94'
 
-/** The upstream behind TLS. Ends with the test. */
+/** Serves the upstream over TLS until the test ends. */
 async function serveTls(upstream: string): Promise<string> {
   const { hostname, port } = new URL(upstream)
   const { url } = await serve((asked, response) => {
@@ -35,7 +35,7 @@ async function serveTls(upstream: string): Promise<string> {
   return url
 }
 
-/** Docker's configuration with a credential helper for the registry. */
+/** Writes a Docker configuration with a credential helper for the registry; returns the variables that point to it. */
 async function setUpHelper(registry: string): Promise<Readonly<Record<string, string>>> {
   const answer = JSON.stringify({ Username: user.username, Secret: user.password })
   const helper = await makeCredentialHelper(`echo '${answer}'`)
@@ -114,7 +114,7 @@ test.skipIf(process.platform !== 'linux')(
     for (const path of ['/api/status', '/metrics', '/healthz', '/api/registry'])
       expect((await get(mirror.adminUrl, path)).status, path).toBe(200)
 
-    // The engine, and the network, appear only now.
+    // Start the engine with its network only now.
     const engine = new DockerApiServer()
     engine.networks = [network('kind', gateway)]
     await engine.start(socket)
@@ -131,7 +131,7 @@ test.skipIf(process.platform !== 'linux')(
   },
 )
 
-test('without the native package blobs are sent in the portable way, and the status says so', async () => {
+test('a mirror without the native package sends blobs in the portable way, and reports it in its status', async () => {
   const installed = await installPackage({ native: false })
   onTestFinished(() => installed.remove())
   const upstream = await startUpstream({ images })

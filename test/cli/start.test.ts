@@ -11,7 +11,7 @@ import { startMirrorProcess } from '../support/mirror-process.ts'
 
 const dist = join(packageRoot(), 'dist')
 const run = promisify(execFile)
-/** Libraries that are loaded when they are used, by docs/architecture.md. */
+/** Libraries that docs/architecture.md allows to be loaded only when they are used. */
 const doors = [
   'dockerode',
   'execa',
@@ -32,7 +32,7 @@ async function temporaryFolder(): Promise<string> {
   return folder
 }
 
-/** The files of this package and of others that a start of the program loads, by what Node says it has run. */
+/** Lists all files that a start of the program loads, from Node's coverage report. */
 async function filesLoadedBy(...args: string[]): Promise<string[]> {
   const [home, coverage] = [await temporaryFolder(), await temporaryFolder()]
   const env = { ...process.env, MIRROR_HOME: home, NODE_V8_COVERAGE: coverage }
@@ -49,8 +49,8 @@ async function filesLoadedBy(...args: string[]): Promise<string[]> {
   return reports.flat().filter((url) => url.startsWith('file:'))
 }
 
-describe('a start', () => {
-  test('in a folder that was removed says that in one line, and what needs no folder works', async () => {
+describe('a start of the program', () => {
+  test('in a removed folder fails with one line, unless the command needs no folder', async () => {
     const start = async (argument: string) => {
       const script = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" "$@"'
       const program = [process.execPath, join(packageRoot(), 'bin', 'run.js'), argument]
@@ -60,27 +60,30 @@ describe('a start', () => {
     expect(await start('--version')).toMatchObject({ stdout: expect.stringMatching(/^dev-mirror\//), stderr: '' })
     expect(await start('status')).toMatchObject({
       code: 1,
-      // Node's own words, which differ from version to version.
+      // Match loosely, because Node's text differs between versions.
       stderr: expect.stringMatching(/^mirror: ENOENT: .*no such file or directory.*uv_cwd\n$/) as string,
     })
   })
 
-  test.each([['--help'], ['status']])('of mirror %s loads a few files, and no library', async (argument) => {
-    const files = await filesLoadedBy(argument)
-    expect(files).toContainEqual(expect.stringMatching(/\/dist\/cli\/main\.js$/))
-    // The bundler names the file that each part comes from.
-    const texts = await Promise.all(files.map((url) => readFile(fileURLToPath(url), 'utf8')))
-    const packages = texts.flatMap((text) => [...text.matchAll(/^ *\/\/ node_modules\/((?:@[^/\n]+\/)?[^/\n]+)\//gm)])
-    const names = new Set(packages.map(([, name]) => name!))
-    expect(names).toContain('@oclif/core')
-    expect([...names].filter((name) => doors.includes(name))).toEqual([])
-    expect(files.filter((file) => file.includes('/node_modules/'))).toEqual([])
-    // From Node 22.1 on also bin/compile-cache.js.
-    const own = files.filter((file) => !file.endsWith('/bin/compile-cache.js'))
-    expect(own.length).toBeLessThan(16)
-  })
+  test.each([['--help'], ['status']])(
+    'as `mirror %s` loads fewer than 16 files and no library that is loaded on use',
+    async (argument) => {
+      const files = await filesLoadedBy(argument)
+      expect(files).toContainEqual(expect.stringMatching(/\/dist\/cli\/main\.js$/))
+      // The bundler names the file that each part comes from.
+      const texts = await Promise.all(files.map((url) => readFile(fileURLToPath(url), 'utf8')))
+      const packages = texts.flatMap((text) => [...text.matchAll(/^ *\/\/ node_modules\/((?:@[^/\n]+\/)?[^/\n]+)\//gm)])
+      const names = new Set(packages.map(([, name]) => name!))
+      expect(names).toContain('@oclif/core')
+      expect([...names].filter((name) => doors.includes(name))).toEqual([])
+      expect(files.filter((file) => file.includes('/node_modules/'))).toEqual([])
+      // Node 22.1 and later also load bin/compile-cache.js.
+      const own = files.filter((file) => !file.endsWith('/bin/compile-cache.js'))
+      expect(own.length).toBeLessThan(16)
+    },
+  )
 
-  test.skipIf(process.platform === 'win32')('with 64 file descriptors works each time', async () => {
+  test.skipIf(process.platform === 'win32')('with 64 file descriptors succeeds five times in a row', async () => {
     for (let time = 0; time < 5; time++) {
       const mirror = await startMirrorProcess({
         upstreams: {},
@@ -94,13 +97,13 @@ describe('a start', () => {
 })
 
 describe('the bundle', () => {
-  test("imports no module of Node's own, which would read its lazy exports", async () => {
+  test('imports no module of Node with `import`, which would read its lazy exports', async () => {
     const files = (await readdir(dist, { recursive: true })).filter((file) => file.endsWith('.js'))
     for (const file of files)
       expect(await readFile(join(dist, file), 'utf8'), file).not.toMatch(/^import [^"']*["']node:/m)
   })
 
-  test('has the library that the sources have', async () => {
+  test('exports the same names as src/index.ts', async () => {
     const url = pathToFileURL(join(dist, 'index.js')).href
     const script = `console.log(JSON.stringify(Object.keys(await import(${JSON.stringify(url)}))))`
     const { stdout } = await run(process.execPath, ['--input-type=module', '--eval', script])

@@ -50,7 +50,7 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
     return runInTerminal([...(more.before ?? []), installed.program, ...args], { columns, cwd: home, ...more, env })
   }
 
-  /** Text of which words may have gone to the next line. */
+  /** Joins lines, because a terminal may wrap the text between any two words. */
   const unwrapped = (text: string) => text.replaceAll(/\s+/g, ' ')
 
   function expectHelp({ exit, raw, text }: Screen, columns: number) {
@@ -60,7 +60,7 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
     expect(text).not.toMatch(/undefined|\[object|<%|\u00a0/)
   }
 
-  test('watches on a screen of its own, and restores the terminal on Ctrl-C and on SIGTERM', async () => {
+  test('shows `status --watch` on the alternate screen, and restores the terminal on Ctrl-C and on SIGTERM', async () => {
     const watch = ['status', '--watch']
     const stopped = await mirror(80, watch, { answers: [['mirror is not running', '\x03']] })
     expect(stopped.exit).toBe(130)
@@ -73,14 +73,14 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
     }
   })
 
-  test.each([[[]], [['--help']], [['-h']], [['help']]])('shows what there is for %j', async (args) => {
+  test.each([[[]], [['--help']], [['-h']], [['help']]])('lists its commands and topics for %j', async (args) => {
     const screen = await mirror(80, args)
     expectHelp(screen, 80)
     const top = [...commands.filter((id) => !id.includes(':')), ...topics]
     for (const name of top) expect(screen.text).toMatch(new RegExp(`^  ${name} {2}`, 'm'))
   })
 
-  test('takes a terminal that does not know its size for one of 80 columns', async () => {
+  test('assumes 80 columns when the terminal reports no size', async () => {
     for (const args of [[], ['up', '--help']]) {
       const screen = await mirror(0, args)
       expectHelp(screen, 80)
@@ -92,7 +92,7 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
     ['cache', 'ls'],
     ['configure', undefined],
     ['registry', undefined],
-  ])('shows the same help for %s %s in every way it can be asked for', async (first, second) => {
+  ])('shows the same help for `%s %s` with --help, -h and `mirror help`', async (first, second) => {
     const words = second === undefined ? [first] : [first, second]
     const screen = await mirror(80, [...words, '--help'])
     expect(await mirror(80, [...words, '-h'])).toEqual(screen)
@@ -104,7 +104,7 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
     expect({ exit, text }).toEqual({ exit: 0, text: expect.stringMatching(/^dev-mirror\/\d\S* \S+ node-v\S+\n$/) })
   })
 
-  describe.each(widths)('of %i columns', (columns) => {
+  describe.each(widths)('at %i columns', (columns) => {
     test('shows the help of the program, and its version', async () => {
       expectHelp(await mirror(columns, []), columns)
       expect((await mirror(columns, ['--version'])).exit).toBe(0)
@@ -124,14 +124,14 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
       for (const flag of Object.keys(manifest.commands[id]!.flags)) expect(screen.text).toContain(` --${flag}`)
     })
 
-    test('says what is wrong with a command that there is not, in colour', async () => {
+    test('reports an unknown command in colour, with a suggestion', async () => {
       const { exit, raw, text } = await mirror(columns, ['sttaus'])
       expect(exit).toBe(2)
       expect(raw).toContain('\x1b[31mmirror:\x1b[39m Unknown command')
       expect(text).toContain('Did you mean status?')
     })
 
-    test('asks before it writes, and takes the answer', async () => {
+    test('asks before it writes, and follows the answer', async () => {
       const root = await mkdtemp(join(home, 'root-'))
       const args = ['configure', 'docker', '--root', root, '--mirror', 'http://127.0.0.1:5055']
       const file = join(root, 'etc', 'docker', 'daemon.json')
@@ -144,12 +144,12 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
 
       const agreed = await mirror(columns, args, { answers: [['Write this?', 'y\r']] })
       expect(agreed).toMatchObject({ exit: 0, text: expect.stringContaining('Configured docker') })
-      // The difference, in its colours.
+      // Expect the difference in colour.
       expect(agreed.raw).toContain('\x1b[32m+')
       expect(await readFile(file, 'utf8')).toContain('5055')
     })
 
-    test('asks what mirror.yaml should say', async () => {
+    test('asks for the settings of mirror.yaml', async () => {
       const own = await mkdtemp(join(home, 'init-'))
       const answers = [
         ['How large', '5GiB\r'],
@@ -161,7 +161,7 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
       expect(await readFile(join(own, 'mirror.yaml'), 'utf8')).toContain('maxSize: 5GiB')
     })
 
-    test('ends a question on Ctrl-C with 130, and without a stack', async () => {
+    test('ends a question on Ctrl-C with 130 and without a stack', async () => {
       const own = await mkdtemp(join(home, 'init-'))
       const answers = [['How large', '\u0003']] as const
       const { exit, text } = await mirror(columns, ['init'], { answers, env: { MIRROR_HOME: own } })
@@ -169,7 +169,7 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
       expect(text).not.toMatch(/^\s+at /m)
     })
 
-    test('shows tables and progress in colour, and what comes next', async () => {
+    test('shows tables and progress in colour, and without colour with NO_COLOR', async () => {
       const own = await mkdtemp(join(home, 'up-'))
       const env = { MIRROR_HOME: own }
       const image = makeImage({ layers: [100_000] })
@@ -201,13 +201,13 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
     })
   })
 
-  test('tells the whole story of the demo', async () => {
+  test('runs the demo to its end, in colour', async () => {
     const { exit, raw, text } = await mirror(80, ['demo'])
     expect(exit, text).toBe(0)
     expect(raw).toContain('\x1b[32m█')
   })
 
-  test('says with DEBUG what the framework does, and still shows help', async () => {
+  test('still shows its help when DEBUG is set', async () => {
     const { exit, text } = await mirror(80, ['--help'], { env: { DEBUG: '*' } })
     expect(exit, text).toBe(0)
     expect(text).toContain('USAGE')

@@ -49,7 +49,7 @@ function start(args: string[], env: Record<string, string> = {}) {
 const mirror = (...args: string[]) => start(args).ended
 const status = async () => JSON.parse((await mirror('status', '--json')).stdout)
 
-/** A port that nobody else can have as long as the test runs. */
+/** Returns a port that stays taken until the test ends. */
 async function takenPort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -65,9 +65,9 @@ async function freePort(): Promise<number> {
   return port
 }
 
-describe('a mirror whose successor cannot start', () => {
+describe('a mirror that `mirror up` is to replace', () => {
   test.each([['in the background', []] as const, ['in the foreground', ['--foreground']] as const])(
-    'runs again as it was when that one was to run %s',
+    'runs again as it was when the new one cannot start %s',
     async (_, more) => {
       const port = await freePort()
       await writeFile(join(home, 'mirror.yaml'), 'cache: {maxSize: 2GiB}')
@@ -93,9 +93,9 @@ describe('a mirror whose successor cannot start', () => {
     },
   )
 
-  test.each(['SIGTERM', 'SIGINT'] as const)('runs again when somebody sends %s meanwhile', async (signal) => {
+  test.each(['SIGTERM', 'SIGINT'] as const)('runs again when %s interrupts the replacement', async (signal) => {
     const up = JSON.parse((await mirror('up', '--json')).stdout)
-    // A request that does not end holds up the end of the mirror that is to be replaced.
+    // Delay the end of the running mirror with a request that does not end.
     const upload = request(`${up.endpoints.registry[0]}/v2/app/blobs/uploads/?digest=sha256:${'0'.repeat(64)}`, {
       method: 'POST',
       headers: { 'content-length': '1000' },
@@ -125,7 +125,7 @@ describe('a mirror whose successor cannot start', () => {
     expect(await status()).toMatchObject({ running: true, storage: { maxBytes: 20 * 1024 ** 3 } })
   })
 
-  test('is said to be down when it cannot be had again either', async () => {
+  test('is reported as down when it cannot be restored either', async () => {
     const port = await freePort()
     await mirror('up', '--cache-port', `${port}`)
     const stateFile = join(home, 'state', 'mirror.json')
@@ -140,7 +140,7 @@ describe('a mirror whose successor cannot start', () => {
   })
 })
 
-describe('a file of the configuration that cannot be used', () => {
+describe('`mirror up` with an unusable file in its configuration', () => {
   test.each([
     [
       'a password file that is not there',
@@ -154,7 +154,7 @@ describe('a file of the configuration that cannot be used', () => {
     ],
     ['a certificate that is not there', 'tls: {cert: ./none.crt, key: ./none.key}', /The certificate and key of "tls"/],
     ['a bad CA of an upstream', 'upstreams: {a.example: {ca: ./mirror.yaml}}', /a\.example is not a PEM certificate/],
-  ])('%s leaves the running mirror alone', async (_, config, reason) => {
+  ])('(%s) leaves the running mirror alone', async (_, config, reason) => {
     const { pid } = JSON.parse((await mirror('up', '--json')).stdout)
     await writeFile(join(home, 'mirror.yaml'), config)
     for (const more of [[], ['--foreground']]) {
@@ -168,10 +168,10 @@ describe('a file of the configuration that cannot be used', () => {
   })
 })
 
-describe('a network that is named by a flag', () => {
+describe('a network that --network names', () => {
   const networks = async () => (await readState(join(home, 'state', 'mirror.json')))!.served!.config['networks']
 
-  test('comes beside those that are configured, and is missed when it is not named again', async () => {
+  test('is added to the configured ones, and `mirror up` without the flag reports that it goes away', async () => {
     expect((await mirror('up', '--network', 'dev')).exit).toBe(0)
     expect(await networks()).toEqual(['kind', 'dev'])
     const only = await mirror('up', '--dry-run')
@@ -216,7 +216,7 @@ describe('a mirror that ran in a container the last time', () => {
         await writeFile(join(home, 'state', 'resting.json'), '{"volume":"mirror-data"}')
       },
     ],
-  ])('%s does not become a process because Docker is down', async (_, remember) => {
+  ])('%s is not started as a process when Docker is down', async (_, remember) => {
     await remember()
     for (const more of [[], ['--dry-run']]) {
       const { exit, stdout, stderr } = await mirror('up', ...more)
@@ -232,7 +232,7 @@ describe('a mirror that ran in a container the last time', () => {
   })
 })
 
-test('what a Docker engine refuses is a sentence with an exit code, and no stack', async () => {
+test('`mirror up` reports the refusal of a Docker engine as a sentence with an exit code and without a stack', async () => {
   const engine = createHttpServer((request, response) => {
     if (request.url === '/_ping') return response.end('OK')
     return response

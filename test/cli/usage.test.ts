@@ -69,7 +69,7 @@ describe('wrong usage', () => {
       'mirror registry prune --help',
     ],
     [['cache', 'rm'], 'Missing argument: NAME', 'mirror cache rm --help'],
-  ])('%j names what was probably meant, and ends with 2', (args, message, next) => {
+  ])('as in %j is answered with a suggestion and exit code 2', (args, message, next) => {
     const { status, stdout, stderr } = mirror(args)
     expect({ status, stdout }).toEqual({ status: 2, stdout: '' })
     expect(stderr).toMatch(/^mirror: /)
@@ -79,7 +79,7 @@ describe('wrong usage', () => {
     expect(stderr).not.toMatch(/^\s+at /m)
   })
 
-  test('under npx the next step is one that the user can type', () => {
+  test('is answered under npx with a next step that begins with npx', () => {
     const byNpx = { npm_command: 'exec', npm_lifecycle_event: 'npx', npm_config_local_prefix: packageRoot() }
     expect(mirror(['sttaus'], undefined, byNpx).stderr).toContain('\n  npx mirror status\n')
     expect(mirror(['status'], undefined, byNpx).stderr).toContain('npx mirror up')
@@ -87,7 +87,7 @@ describe('wrong usage', () => {
   })
 })
 
-describe('colours', () => {
+describe('the use of colour', () => {
   const red = '\x1b[31mmirror:\x1b[39m'
 
   test.each([
@@ -95,13 +95,13 @@ describe('colours', () => {
     ['with FORCE_COLOR=1', { FORCE_COLOR: '1' }, true],
     ['with FORCE_COLOR=0', { FORCE_COLOR: '0' }, false],
     ['with NO_COLOR=1 and FORCE_COLOR=1', { NO_COLOR: '1', FORCE_COLOR: '1' }, false],
-  ])('%s: %j', (_, more, inColor) => {
+  ])('is correct %s: %j', (_, more, inColor) => {
     expect(mirror(['sttaus'], undefined, more).stderr.startsWith(red)).toBe(inColor)
     expect(mirror(['--help'], undefined, more).stdout.includes('\x1b[1mUSAGE\x1b[22m')).toBe(inColor)
   })
 })
 
-/** Commands that need no mirror, and print something on stdout. */
+/** Commands that need no mirror and print on stdout. */
 const printing = [
   ['--help'],
   ['up', '--help'],
@@ -116,7 +116,7 @@ const printing = [
   ['logs', '--lines', '2000'],
 ]
 
-describe('output that nobody takes', () => {
+describe('output that no reader takes', () => {
   beforeAll(async () => {
     await mkdir(join(home, 'state'), { recursive: true })
     const line = `${JSON.stringify({ level: 'info', time: '2026-01-01T00:00:00Z', msg: 'x'.repeat(200) })}\n`
@@ -126,7 +126,7 @@ describe('output that nobody takes', () => {
   const down = (args: string[]) => (args[0] === 'status' ? 3 : 0)
 
   test.skipIf(!existsSync('/dev/full')).each(printing.map((args) => [args]))(
-    '%j says that stdout is full, without a stack, and fails',
+    'of %j fails on a full disk with the reason and without a stack',
     (args) => {
       const { status, stderr } = mirror(args, [openSync('/dev/full', 'w'), 'pipe'])
       expect(status).toBe(down(args) || 1)
@@ -137,7 +137,7 @@ describe('output that nobody takes', () => {
   )
 
   test.skipIf(!existsSync('/dev/full')).each([...printing, ['sttaus'], ['status']].map((args) => [args]))(
-    '%j ends as it would, whatever becomes of stderr',
+    'on stderr does not change the result of %j when it cannot be written',
     async (args) => {
       const usual = mirror(args)
       const { status, stdout } = mirror(args, ['pipe', openSync('/dev/full', 'w')])
@@ -146,19 +146,19 @@ describe('output that nobody takes', () => {
     },
   )
 
-  test.each(printing.map((args) => [args]))('%j ends in silence when its reader leaves', async (args) => {
+  test.each(printing.map((args) => [args]))('of %j ends without an error when its reader leaves', async (args) => {
     expect(await withClosed('stdout', args)).toEqual({ exit: down(args), stdout: '', stderr: mirror(args).stderr })
   })
 
   test.each([
     ['logs', ['logs', '--follow']],
     ['status', ['status', '--watch', '--json']],
-  ])('%s does not go on for a reader that has left', async (_, args) => {
+  ])('of %s that follows changes ends when its reader leaves', async (_, args) => {
     const child = spawn(process.execPath, [program, ...args], { cwd: home, env, stdio: ['ignore', 'pipe', 'pipe'] })
     const ended = once(child, 'exit')
     await once(child.stdout, 'data')
     child.stdout.destroy()
-    // There is something to say until it notices.
+    // Write more lines until the command notices that its reader has left.
     const log = await open(join(home, 'state', 'mirror.log'), 'a')
     const more = setInterval(() => void appendFile(log, '{"msg":"more"}\n'), 50)
     expect(await ended).toEqual([0, null])
@@ -166,7 +166,7 @@ describe('output that nobody takes', () => {
     await log.close()
   })
 
-  /** Runs it with one of its outputs a pipe that nobody reads from. */
+  /** Runs the command with stdout or stderr as a closed pipe. */
   async function withClosed(which: 'stdout' | 'stderr', args: string[]) {
     const child = spawn(process.execPath, [program, ...args], { cwd: home, env, stdio: ['ignore', 'pipe', 'pipe'] })
     child[which].destroy()

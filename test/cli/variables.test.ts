@@ -13,7 +13,7 @@ const flags = Object.entries(manifest.commands).flatMap(([command, { flags: own 
   Object.entries(own).map(([name, { env }]) => ({ flag: `${command} --${name}`, name, env })),
 )
 
-/** Keys of mirror.yaml, the flags of `mirror up` that the server reads as variables, and settings of the program itself. */
+/** Variables for keys of mirror.yaml, for flags of `mirror up` that the server reads, and for the program itself. */
 const settings = new Set([
   ...settingVariables(),
   'MIRROR_HOME',
@@ -23,15 +23,15 @@ const settings = new Set([
   'MIRROR_MEMORY',
 ])
 
-/** Variables by which a flag that picks an action, or a way of printing, could be read: by its name, and by earlier names. */
+/** Variables, under current and earlier names, of flags that pick an action or a way of printing; they have no effect. */
 const withoutEffect = new Set(
   [...flags.map(({ name }) => `MIRROR_${name.replaceAll('-', '_').toUpperCase()}`), 'MIRROR_URL'].filter(
     (name) => !settings.has(name),
   ),
 )
 
-describe('a variable', () => {
-  test.each(flags.filter(({ env }) => env !== undefined))('of $flag, $env, means a setting', ({ env }) => {
+describe('the variable', () => {
+  test.each(flags.filter(({ env }) => env !== undefined))('of $flag, $env, stands for a setting', ({ env }) => {
     expect(settings).toContain(env)
   })
 })
@@ -75,7 +75,7 @@ describe('variables named after flags that are no settings', () => {
 
   const variables = Object.fromEntries([...withoutEffect].map((name) => [name, 'true']))
 
-  /** How each command is run; `serve` has a setting alone, and `demo` prints how long it took. */
+  /** The arguments for each command. `serve` has only settings, and the output of `demo` differs between runs. */
   const runs: Record<string, () => readonly string[]> = {
     'cache:ls': () => ['cache', 'ls'],
     'cache:prune': () => ['cache', 'prune'],
@@ -94,12 +94,12 @@ describe('variables named after flags that are no settings', () => {
     up: () => ['up', '--dry-run'],
   }
 
-  test('are tried with every command that has flags', () => {
+  test('are tested with every command that has flags', () => {
     expect(withoutEffect).toContain('MIRROR_UNDO')
     expect([...Object.keys(runs), 'demo', 'serve'].toSorted()).toEqual(Object.keys(manifest.commands).toSorted())
   })
 
-  test.each(Object.entries(runs))('do not change what `mirror %s` does and prints', async (_, args) => {
+  test.each(Object.entries(runs))('do not change the effect and the output of `mirror %s`', async (_, args) => {
     const configured = await daemonJson()
     const usual = mirror(args())
     expect(mirror(args(), variables)).toEqual(usual)
@@ -107,7 +107,7 @@ describe('variables named after flags that are no settings', () => {
     expect(configured).toContain('5055')
   })
 
-  test('do not make `mirror configure` agree to what it asks', () => {
+  test('do not answer a question of `mirror configure`', () => {
     const { status, stderr } = mirror(['configure', 'docker', ...at(), '--undo'], variables)
     expect(status).toBe(2)
     expect(stderr).toContain('Not a terminal: pass --yes to apply')
