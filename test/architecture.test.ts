@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest'
 
 const src = join(dirname(fileURLToPath(import.meta.url)), '..', 'src')
 
-// The table of docs/architecture.md: a room imports from lower levels and from itself. Rooms of one level never meet.
+// Levels from the table of docs/architecture.md: a room imports from lower levels and from itself, never from a room of its level.
 const levels: Record<string, number> = {
   lib: 0,
   oci: 1,
@@ -24,7 +24,7 @@ const levels: Record<string, number> = {
   commands: 9,
 }
 
-// The subfolders of a room, each with its level in the room; those of one level never meet.
+// Levels of the subfolders in their room; folders of one level never import each other.
 const folderLevels: Record<string, Record<string, number>> = {
   clients: { edit: 0, files: 1, containerd: 2, docker: 3, podman: 3, kind: 3, buildkit: 4 },
   cli: { render: 0 },
@@ -33,7 +33,7 @@ const folderLevels: Record<string, Record<string, number>> = {
   server: { send: 0 },
 }
 
-// Each heavy library has one door.
+// Files that may import a heavy library.
 const doors: Record<string, RegExp> = {
   dockerode: /^docker\/dockerode(-engine)?\.ts$/,
   execa: /^lib\/process\.ts$/,
@@ -54,17 +54,17 @@ const doors: Record<string, RegExp> = {
 const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.ts'))
 const texts = new Map(files.map((file) => [file, readFileSync(join(src, file), 'utf8')]))
 const roomOf = (file: string) => (file.includes('/') ? file.split('/')[0]! : 'index')
-/** The folder below its room; undefined for a file of the room itself. */
+/** Returns the folder below the room; undefined for a file of the room itself. */
 const folderOf = (file: string) => file.split('/').slice(1, -1)[0]
 
-/** Every module that an import, an export … from, or an import() of the file names. */
+/** Lists every module that an import, an export … from, or an import() of the file names. */
 function importsOf(file: string): string[] {
   const named =
     /(?:^|\n)\s*(?:import|export)\s[^'"]*?from\s*'([^']+)'|import\(\s*'([^']+)'\s*\)|(?:^|\n)import\s+'([^']+)'/g
   return [...texts.get(file)!.matchAll(named)].map((match) => (match[1] ?? match[2] ?? match[3])!)
 }
 
-/** The files of src that the file imports. */
+/** Lists the files of src that the file imports. */
 function importedFiles(file: string): string[] {
   return importsOf(file)
     .filter((name) => name.startsWith('.'))
@@ -72,8 +72,8 @@ function importedFiles(file: string): string[] {
     .filter((target) => texts.has(target))
 }
 
-describe('the rooms of src', () => {
-  test.each(files)('%s imports only from below', (file) => {
+describe('the imports of src', () => {
+  test.each(files)('%s imports only from lower rooms', (file) => {
     const room = roomOf(file)
     for (const name of importsOf(file).filter((name) => !name.startsWith('.'))) {
       const door = Object.entries(doors).find(([library]) => name === library || name.startsWith(`${library}/`))
@@ -101,7 +101,7 @@ describe('the rooms of src', () => {
     },
   )
 
-  test('no files import each other, directly or through others', () => {
+  test('have no cycle, neither direct nor through other files', () => {
     const visited = new Set<string>()
     const visit = (file: string, path: readonly string[]) => {
       expect(path, 'a cycle of imports').not.toContain(file)
@@ -117,7 +117,7 @@ describe('the shape of src', () => {
   const lines = new Map([...texts].map(([file, text]) => [file, text.split('\n').length - 1]))
   const sizes = [...lines.values()].toSorted((a, b) => a - b)
 
-  test('it has at most 210 files, half of them of 120 lines and more', () => {
+  test('has at most 210 files, with a median of at least 120 lines', () => {
     const median = sizes[Math.floor(sizes.length / 2)]!
     console.log(
       `src: ${files.length} files, ${sizes.reduce((sum, size) => sum + size, 0)} lines, median ${median}, ` +
@@ -127,7 +127,7 @@ describe('the shape of src', () => {
     expect(median).toBeGreaterThanOrEqual(120)
   })
 
-  test('at most 15 files have fewer than 30 lines', () => {
+  test('has at most 15 files with fewer than 30 lines', () => {
     expect(sizes.filter((size) => size < 30).length).toBeLessThanOrEqual(15)
   })
 
@@ -135,7 +135,7 @@ describe('the shape of src', () => {
     expect(lines.get(file)).toBeLessThanOrEqual(400)
   })
 
-  test('no folder has more than 17 files', () => {
+  test('has at most 17 files in each folder', () => {
     for (const folder of new Set(files.map((file) => dirname(file))))
       expect(files.filter((file) => dirname(file) === folder).length, folder).toBeLessThanOrEqual(17)
   })
@@ -144,12 +144,12 @@ describe('the shape of src', () => {
 describe('the timers of src', () => {
   const others = files.filter((file) => file !== 'lib/time.ts')
 
-  // A callback that throws, or whose promise rejects, ends the process. `every` and `later` of lib/time.ts catch both.
-  test.each(others)('%s repeats nothing by a timer of its own', (file) => {
+  // Use `every` and `later` of lib/time.ts, because a callback that throws or rejects ends the process; they catch both.
+  test.each(others)('%s calls no setInterval', (file) => {
     expect(texts.get(file)).not.toMatch(/\bsetInterval\(/)
   })
 
-  test.each(others)('%s starts nothing asynchronous by a bare timer', (file) => {
+  test.each(others)('%s passes no asynchronous callback to setTimeout or setImmediate', (file) => {
     expect(texts.get(file)).not.toMatch(
       /\bsetTimeout\(\s*(async\b|\(\)\s*=>\s*\(?void\b|\(\)\s*=>\s*\{[^}]*\b(void|await)\b)/,
     )
@@ -157,12 +157,9 @@ describe('the timers of src', () => {
   })
 })
 
-describe('what is made for every request', () => {
-  // V8 keeps objects with accessors of their own alive until the next full collection (decision 0010).
-  test.each(files.filter((file) => file.startsWith('server/')))(
-    'in %s is no object with a getter of its own',
-    (file) => {
-      expect(texts.get(file)).not.toMatch(/^ {4,}get \w+\(/m)
-    },
-  )
+describe('the objects of a request', () => {
+  // Avoid getters, because V8 keeps objects with accessors alive until the next full collection (decision 0010).
+  test.each(files.filter((file) => file.startsWith('server/')))('have no getter in %s', (file) => {
+    expect(texts.get(file)).not.toMatch(/^ {4,}get \w+\(/m)
+  })
 })

@@ -10,7 +10,7 @@ const docs = readdirSync(join(root, 'docs'), { recursive: true, encoding: 'utf8'
   .map((file) => join('docs', file))
 const pages = ['README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'SECURITY.md', ...docs]
 
-/** Targets of links, and their titles: `[text](target 'title')`. */
+/** Lists the targets and titles of links: `[text](target 'title')`. */
 function linksOf(page: string): { target: string; title: string | undefined }[] {
   const text = readFileSync(join(root, page), 'utf8').replaceAll(/^```[\s\S]*?^```/gm, '')
   return [...text.matchAll(/\]\(([^)\s]+)(?:\s+(["'])(.*?)\2)?\)/g)].map(([, target, , title]) => ({
@@ -39,7 +39,7 @@ test.each(pages)('%s names only tests that exist', (page) => {
   expect(unknown).toEqual([])
 })
 
-test('every sentence of the threat model names its test', () => {
+test('every claim of the threat model names its test', () => {
   const text = readFileSync(join(root, 'docs', 'threat-model.md'), 'utf8')
   const [claimed] = text.split('## What is not protected') as [string]
   const claims = claimed.split('\n').filter((line) => line.startsWith('- '))
@@ -47,14 +47,14 @@ test('every sentence of the threat model names its test', () => {
   expect(claims.filter((line) => !/\.test\.ts(?: |\))/.test(line))).toEqual([])
 })
 
-test('every row of the figures on reliability names its test', () => {
+test('every row of docs/reliability.md names its test', () => {
   const text = readFileSync(join(root, 'docs', 'reliability.md'), 'utf8')
   const rows = text.split('\n').filter((line) => line.startsWith('| ') && !line.endsWith('| test |'))
   expect(rows.length).toBeGreaterThan(15)
   expect(rows.filter((line) => !/\.test\.ts '|\| the same \|$/.test(line))).toEqual([])
 })
 
-test('the page on the architecture names only files that exist', () => {
+test('docs/architecture.md names only files that exist', () => {
   const text = readFileSync(join(root, 'docs', 'architecture.md'), 'utf8')
   const files = [...text.matchAll(/`((?:[a-z0-9-]+\/)+[a-z0-9-]+\.ts)`/g)].map(([, file]) => file!)
   expect(files.length).toBeGreaterThan(80)
@@ -62,8 +62,8 @@ test('the page on the architecture names only files that exist', () => {
   expect(missing).toEqual([])
 })
 
-// Other systems send blobs in another way.
-test.runIf(process.platform === 'linux')('the walks on that page name the files that run', () => {
+// Run on Linux only, because other systems send blobs in another way.
+test.runIf(process.platform === 'linux')('the walks of docs/architecture.md name the files that run', () => {
   const { status, stderr } = spawnSync(process.execPath, ['scripts/walk.js', '--check'], {
     cwd: root,
     encoding: 'utf8',
@@ -71,7 +71,7 @@ test.runIf(process.platform === 'linux')('the walks on that page name the files 
   expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
 })
 
-test('the glossary of that page has at most ten terms', () => {
+test('the glossary of docs/architecture.md has at most ten terms', () => {
   const [, glossary] = readFileSync(join(root, 'docs', 'architecture.md'), 'utf8').split('## Glossary') as [
     string,
     string,

@@ -8,7 +8,7 @@ const file = (content: string | Buffer, mode?: number): Entry => ({ kind: 'file'
 const archiveOf = (content: string | Buffer) => formatArchive(new Map([['a', file(content)]]))
 const lines = (...each: string[]) => each.map((line) => `${line}\n`).join('')
 
-/** Files by what is special about them, with the archive that says it. */
+/** Contents of files with the archive of each, by their special property. */
 const contents: [title: string, content: string | Buffer, archive: string][] = [
   ['with a final newline', 'one\n\ntwo\n', lines('-- a --', 'one', '', 'two')],
   ['without a final newline', 'one\ntwo', lines('-- a -- (no final newline)', 'one', 'two')],
@@ -50,18 +50,18 @@ const contents: [title: string, content: string | Buffer, archive: string][] = [
   ['with a header behind a bare CR', 'one\r-- b --\n', lines('-- a -- (escaped)', String.raw`one\r\x2d- b --`)],
 ]
 
-describe('an archive says what its lines cannot show', () => {
-  test.each(contents)('a file %s', (_, content, archive) => {
+describe('a text archive', () => {
+  test.each(contents)('represents a file %s', (_, content, archive) => {
     expect(archiveOf(content)).toBe(archive)
     expect(parseArchive(archive)).toEqual(new Map([['a', file(content)]]))
   })
 
-  test('all 256 bytes come back', () => {
+  test('preserves all 256 bytes', () => {
     const bytes = Buffer.from(Array.from({ length: 256 }, (_, byte) => byte))
     expect(parseArchive(archiveOf(bytes))).toEqual(new Map([['a', file(bytes)]]))
   })
 
-  test('any mix of special bytes comes back', () => {
+  test('preserves any mix of special bytes', () => {
     const pieces = [
       '\r',
       '\n',
@@ -92,7 +92,7 @@ describe('an archive says what its lines cannot show', () => {
     }
   })
 
-  test('modes, folders and links', () => {
+  test('represents modes, folders and links', () => {
     const tree: Tree = new Map<string, Entry>([
       ['etc/only for me', file('one\n', 0o600)],
       ['etc/certs.d/registry.corp.example:5000/ca.crt', file('two', 0o444)],
@@ -116,7 +116,7 @@ describe('an archive says what its lines cannot show', () => {
     expect([...parseArchive(archive).keys()]).toEqual([...tree.keys()])
   })
 
-  test('an empty tree is an empty archive', () => {
+  test('is empty for an empty tree', () => {
     expect(formatArchive(new Map())).toBe('')
     expect(parseArchive('')).toEqual(new Map())
   })
@@ -127,7 +127,7 @@ describe('an archive says what its lines cannot show', () => {
     ['a path with what ends a header', 'a -- (crlf) -- (bom)', { kind: 'link', target: 'b' }],
     ['an empty path', '', file('')],
     ['a link to a path with a newline', 'a', { kind: 'link', target: 'b\nc' }],
-  ] satisfies [string, string, Entry][])('the writer refuses %s', (_, path, entry) => {
+  ] satisfies [string, string, Entry][])('is not written for %s', (_, path, entry) => {
     expect(() => formatArchive(new Map([[path, entry]]))).toThrow('No header can hold')
   })
 
@@ -147,13 +147,13 @@ describe('an archive says what its lines cannot show', () => {
     ['an unknown escape', lines('-- a -- (escaped)', String.raw`\n`), 'not an escape'],
     ['an end in the middle of a line', '-- a --\none', 'does not end with a newline'],
     ['line ends of its own that are CRLF', '-- a --\r\none\r\n', 'carriage return'],
-  ])('the reader refuses %s', (_, archive, reason) => {
+  ])('is not read with %s', (_, archive, reason) => {
     expect(() => parseArchive(archive)).toThrow(reason)
   })
 })
 
 describe('a tree on the disk', () => {
-  test('what is unpacked is read back', async ({ onTestFinished }) => {
+  test('is the same after an archive of it is unpacked', async ({ onTestFinished }) => {
     const root = await mkdtemp(join(tmpdir(), 'mirror-archive-'))
     onTestFinished(() => rm(root, { recursive: true, force: true }))
     const tree: Tree = new Map<string, Entry>([
@@ -171,7 +171,7 @@ describe('a tree on the disk', () => {
     await chmod(join(root, 'closed'), 0o700)
   })
 
-  test('folders that an archive does not name are made', async ({ onTestFinished }) => {
+  test('gets folders that the archive does not name', async ({ onTestFinished }) => {
     const root = await mkdtemp(join(tmpdir(), 'mirror-archive-'))
     onTestFinished(() => rm(root, { recursive: true, force: true }))
     await unpackTree(parseArchive(lines('-- a/b/c --', '-- d/e/ --', '-- f/g -- (link to h)')), root)

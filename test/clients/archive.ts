@@ -23,7 +23,7 @@
  * - `mode 600`: the permissions of a file or folder; without it they are the usual ones.
  * - `link to TARGET`: a symbolic link. It is the only note, and no lines follow.
  *
- * The archive is UTF-8 with LF line ends. The reader refuses whatever it does not understand.
+ * The archive is UTF-8 with LF line ends. The reader refuses everything that it does not understand.
  */
 import { isUtf8 } from 'node:buffer'
 import { chmod, lstat, mkdir, readFile, readdir, readlink, symlink, writeFile } from 'node:fs/promises'

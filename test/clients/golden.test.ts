@@ -56,7 +56,7 @@ function replaceAfter(archive: Tree, after: Tree): Tree {
   return new Map(others.toSpliced(place, 0, ...entries))
 }
 
-/** Returns files and links; a case says nothing of the modes and the folders that the command leaves. */
+/** Returns files and links without modes, because a case does not record the modes and the folders that the command leaves. */
 function contentOf(tree: Tree): Tree {
   const entries = [...tree].filter(([, { kind }]) => kind !== 'folder')
   return new Map(entries.map(([path, entry]) => [path, entry.kind === 'file' ? { ...entry, mode: undefined } : entry]))
@@ -88,7 +88,7 @@ async function run(args: readonly string[], cwd: string, home: string) {
 }
 
 describe('before, the command, after, and back', () => {
-  // Most of the time goes into starting the program.
+  // Run the cases concurrently, because starting the program takes most of the time.
   test.concurrent.for(cases)('%s', async (name, { expect, onTestFinished }) => {
     const file = join(here, `${name}.txt`)
     const archive = parseArchive(await readFile(file, 'utf8'))
@@ -120,7 +120,7 @@ describe('before, the command, after, and back', () => {
 
     await expect(formatArchive(replaceAfter(archive, contentOf(after)))).toMatchFileSnapshot(file)
     for (const [path, entry] of before) {
-      // A file, folder or link that was there keeps its kind and its mode.
+      // Files, folders and links that existed before keep their kind and their mode.
       expect(shapeOf(after.get(path)), path).toEqual(shapeOf(entry))
     }
 

@@ -3,13 +3,13 @@ import { join } from 'node:path'
 import { digestAlgorithm, digestHex, type Digest } from '../../src/oci/digest.ts'
 import type { TestMirror } from './mirror.ts'
 
-/** Every file below a mirror's home, as paths. */
+/** Lists the paths of all files below a mirror's home. */
 export async function filesOf({ home }: Pick<TestMirror, 'home'>): Promise<string[]> {
   const entries = await readdir(home, { recursive: true, withFileTypes: true })
   return entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name))
 }
 
-/** The file of a stored blob. */
+/** Finds the file of a stored blob. */
 export async function blobFile(mirror: Pick<TestMirror, 'home'>, digest: Digest): Promise<string> {
   const name = join('blobs', digestAlgorithm(digest), digestHex(digest))
   const file = (await filesOf(mirror)).find((path) => path.endsWith(name))
@@ -17,7 +17,7 @@ export async function blobFile(mirror: Pick<TestMirror, 'home'>, digest: Digest)
   return file
 }
 
-/** Files of the store that are not published. */
+/** Lists the unpublished files of the store. */
 export async function temporaryFiles(mirror: Pick<TestMirror, 'home'>): Promise<string[]> {
   const folder = join(mirror.home, 'data', 'cache', 'v1', 'tmp')
   return (await filesOf(mirror)).filter((file) => file.startsWith(folder))

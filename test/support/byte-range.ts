@@ -2,7 +2,7 @@ import type { IncomingMessage } from 'node:http'
 import { parseRange } from '../../src/oci/headers.ts'
 import type { Reply } from './faulty-server.ts'
 
-/** The part of a body that a request asks for, as 206; the whole as 200 when it asks for none. */
+/** Returns the requested range of a body with 206, or the whole body with 200. */
 export function ranged(request: IncomingMessage, body: Buffer, headers: Record<string, string>): Reply {
   const range = parseRange(request.headers.range, body.length)
   if (range === undefined) return { status: 200, headers, body }

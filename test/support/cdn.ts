@@ -2,13 +2,13 @@ import { randomUUID } from 'node:crypto'
 import { ranged } from './byte-range.ts'
 import { startFaultyServer, type FaultyServer } from './faulty-server.ts'
 
-/** A blob store as registries redirect to. */
+/** A blob store to which registries redirect. */
 export interface Cdn extends FaultyServer {
-  /** A presigned URL for a body. It is good for one request, or for as many as are made before it expires. */
+  /** Returns a presigned URL for a body. It is valid for `uses` requests and `livesFor` ms; default: one request. */
   sign(body: Buffer, options?: { readonly uses?: number; readonly livesFor?: number }): string
 }
 
-/** Like S3, it answers 400 to a request that carries an Authorization of its own beside the signature. Ends with the test. */
+/** Starts a CDN until the test ends. Like S3, it answers 400 to a request with both a signature and an Authorization. */
 export async function startCdn(): Promise<Cdn> {
   const signed = new Map<string, { body: Buffer; uses: number; diesAt: number }>()
   const server = await startFaultyServer((request) => {

@@ -3,11 +3,11 @@ import { Agent, request } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 export interface ComingAndGoing {
-  /** Answers that came whole. */
+  /** Complete and correct responses. */
   whole: number
-  /** Answers with a byte that does not belong there, whole or not. */
+  /** Responses with a wrong byte, complete or not. */
   wrong: number
-  /** Answers that broke off though nobody had left. */
+  /** Responses that broke off although the client had not left. */
   broken: number
   /** Clients that left before the end. */
   left: number
@@ -19,8 +19,8 @@ export interface Visit {
 }
 
 /**
- * So many clients at once, for so long, ask for one thing after the other, some on connections that they keep; half of them
- * leave at a random moment: in order, by a reset, or after a while of reading nothing.
+ * Runs so many clients at once, for so long. Each sends one request after the other, on new or kept connections; half of the
+ * requests end early at a random byte: with a close, with a reset, or after a pause without reading.
  */
 export async function comeAndGo(
   baseUrl: string,

@@ -2,20 +2,20 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { onTestFinished } from 'vitest'
 
 export interface ConfigurableEngine {
-  /** `method path`, without the query. */
+  /** Each request as `method path`, without its query. */
   readonly requests: string[]
 }
 
 export interface ConfigurableEngineOptions {
-  /** Laid over what it says of itself. */
+  /** Members that replace those of its `/info`. */
   readonly info?: Record<string, unknown>
-  /** `Components` of its version. */
+  /** `Components` of its `/version`. */
   readonly components?: readonly { readonly Name: string }[]
-  /** Answers a pull; by default with progress and no error. */
+  /** Answers a pull; default: progress and no error. */
   readonly pull?: (request: IncomingMessage, response: ServerResponse) => void
 }
 
-/** As much of a Docker engine as configuring one asks for, at a socket. Ends with the test. */
+/** Starts the parts of a Docker engine that `mirror configure` uses, on a socket, until the test ends. */
 export async function startConfigurableEngine(
   socket: string,
   options: ConfigurableEngineOptions = {},

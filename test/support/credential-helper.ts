@@ -3,19 +3,19 @@ import { delimiter, join } from 'node:path'
 import { onTestFinished, vi } from 'vitest'
 import { temporaryHome } from './mirror.ts'
 
-/** As Docker's configuration names it: its program is `docker-credential-of-a-test`. */
+/** The name in Docker's configuration; its program is `docker-credential-of-a-test`. */
 export const helperName = 'of-a-test'
 
 export interface CredentialHelper {
-  /** Of Docker's configuration. */
+  /** The folder of Docker's configuration. */
   readonly folder: string
-  /** What a process has that finds both. */
+  /** Variables for a process to find the helper and the configuration. */
   readonly env: Readonly<Record<'DOCKER_CONFIG' | 'PATH', string>>
   /** Writes Docker's config.json. */
   configure(config: object): Promise<void>
 }
 
-/** A credential helper with this body, in shell, and a folder for Docker's configuration. */
+/** Creates a credential helper with this shell script, and a folder for Docker's configuration. */
 export async function makeCredentialHelper(body: string): Promise<CredentialHelper> {
   const folder = await temporaryHome()
   const programs = join(folder, 'bin')
@@ -28,7 +28,7 @@ export async function makeCredentialHelper(body: string): Promise<CredentialHelp
   }
 }
 
-/** Has this process find it. Ends with the test. */
+/** Sets the variables of the helper in this process until the test ends. */
 export function useCredentialHelper({ env }: CredentialHelper): void {
   for (const [name, value] of Object.entries(env)) vi.stubEnv(name, value)
   onTestFinished(() => void vi.unstubAllEnvs())

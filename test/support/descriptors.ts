@@ -2,17 +2,17 @@ import { readdirSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { onTestFinished } from 'vitest'
 
-/** Runs a program with at most so many open files. */
+/** Returns a wrapper that runs a program with at most so many open files. */
 export function withDescriptors(limit: number): readonly string[] {
   return ['sh', '-c', `ulimit -n ${limit}; exec "$@"`, 'sh']
 }
 
-/** Descriptors that a process has open. */
+/** Counts the descriptors that a process has open. */
 export function descriptorsOf(pid: number): number {
   return readdirSync(`/proc/${pid}/fd`).length
 }
 
-/** Opens connections that never send a request, and opens those that the server ends again. Ends with the test. */
+/** Opens connections that never send a request, and replaces those that the server ends, until the test ends. */
 export async function holdIdle(
   baseUrl: string,
   count: number,
@@ -26,13 +26,13 @@ export async function holdIdle(
     const begun = performance.now()
     const socket = connect(Number(port), hostname)
     sockets.add(socket)
-    // The server's answer is of no interest, but its end is only seen when everything before is read.
+    // Discard the server's response, because the socket closes only after all of it is read.
     socket.resume()
     socket.on('error', () => {})
     socket.once('close', () => {
       sockets.delete(socket)
       if (!isOver) ended += 1
-      // At a pace that one machine can keep up with: of those that are refused, some 500 a second.
+      // Limit the rate: about 500 refused connections a second, which one machine can handle.
       const isRefused = performance.now() - begun < 5000
       if (!isOver) setTimeout(add, (isRefused ? Math.max(1, count / 300) : 1) * (200 + Math.random() * 800))
     })
@@ -51,7 +51,7 @@ export async function holdIdle(
     get open() {
       return [...sockets].filter(({ pending, destroyed }) => !pending && !destroyed).length
     },
-    /** Connections that did not stay open until now. */
+    /** Number of connections that the server has ended. */
     get ended() {
       return ended
     },

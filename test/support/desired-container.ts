@@ -2,7 +2,7 @@ import type { ApplyRequest, DesiredContainer } from '../../src/daemon/container/
 import { systemClock } from '../../src/lib/time.ts'
 import { createFakeEngine, type FakeEngine } from './fake-engine.ts'
 
-/** Whose containers they are. */
+/** The mirror that owns the containers. */
 export const owner = '/home/me/state'
 
 export function desiredContainer(difference: Partial<DesiredContainer> = {}): DesiredContainer {

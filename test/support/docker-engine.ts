@@ -3,12 +3,12 @@ import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
 import { temporaryHome } from './mirror.ts'
 
-/** As much of an engine as is asked for its networks. */
+/** Serves the parts of the Docker API that list and watch networks. */
 export class DockerApiServer {
   networks: object[] = []
-  /** How often it was asked for its networks. */
+  /** Number of requests for the list of networks. */
   listings = 0
-  /** How many of the next questions for its networks it fails to answer. */
+  /** Number of the next requests for the list that fail. */
   failures = 0
   readonly #events = new Set<ServerResponse>()
   readonly #server: Server = createServer((request, response) => {
@@ -35,7 +35,7 @@ export class DockerApiServer {
     for (const response of this.#events) response.write('{"Type":"network","Action":"create"}\n')
   }
 
-  /** Ends connections that were kept for a next question. */
+  /** Ends idle connections. */
   endIdle(): void {
     this.#server.closeIdleConnections()
   }
@@ -48,7 +48,7 @@ export class DockerApiServer {
   }
 }
 
-/** A network as the engine tells of it. */
+/** Makes a network as the engine describes it. */
 export const network = (name: string, ...gateways: string[]) => ({
   Name: name,
   Driver: 'bridge',
@@ -58,11 +58,11 @@ export const network = (name: string, ...gateways: string[]) => ({
 export interface RunningEngine {
   readonly engine: DockerApiServer
   readonly socket: string
-  /** What a mirror has that finds it. */
+  /** Variables for a mirror to find the engine. */
   readonly env: Readonly<Record<'DOCKER_HOST', string>>
 }
 
-/** An engine with these networks. Ends with the test. */
+/** Starts an engine with these networks, until the test ends. */
 export async function startDockerEngine(...networks: object[]): Promise<RunningEngine> {
   const socket = join(await temporaryHome(), 'docker.sock')
   const engine = new DockerApiServer()

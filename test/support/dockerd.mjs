@@ -1,11 +1,11 @@
-// As much of dockerd as being told to reload takes: node dockerd.mjs SOCKET DAEMON.JSON [--flags]
+// Runs the parts of dockerd that a reload needs: node dockerd.mjs SOCKET DAEMON.JSON [--flags]
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 
 const [socket, file] = process.argv.slice(2)
 let mirrors = []
 
-/** Like the real one: a key that is missing changes nothing, and a broken file is only complained about. */
+/** Reads the mirrors as dockerd does: a missing key changes nothing, and a broken file is only reported. */
 function load() {
   try {
     mirrors = JSON.parse(readFileSync(file, 'utf8'))['registry-mirrors'] ?? mirrors

@@ -2,19 +2,19 @@ import { expect } from 'vitest'
 import { computeDigest, type Digest } from '../../src/oci/digest.ts'
 import type { Answer } from './get.ts'
 
-/** A whole 200 with exactly the content that was asked for. */
+/** Expects a complete 200 with exactly the content of the digest. */
 export function expectContent(answer: Answer, digest: Digest): void {
   expect(answer).toMatchObject({ status: 200, complete: true })
   expect(computeDigest(answer.body)).toBe(digest)
 }
 
-/** Never a whole 2xx with other bytes: a cut connection, or an error in the specification's form. */
+/** Expects no complete 2xx: the connection broke off, or the response is an error in the specification's form. */
 export function expectNoContent(answer: Answer): void {
   if (answer.status < 300) expect(answer.complete).toBe(false)
   else expectError(answer, answer.status)
 }
 
-/** An error with the specification's JSON body. */
+/** Expects an error with the specification's JSON body. */
 export function expectError(answer: Answer, status: number | readonly number[], code?: string): void {
   expect([status].flat()).toContain(answer.status)
   expect(answer.complete).toBe(true)

@@ -6,10 +6,10 @@ import type { MirrorProcess } from './mirror-process.ts'
 
 export const hasStrace = spawnSync('strace', ['-V']).status === 0
 
-/** strace counts the calls of each thread: with one, the third write is the third of the process. */
+/** Limits Node to one disk thread: strace counts calls per thread, so the third write is then the third of the process. */
 export const oneDiskThread = { UV_THREADPOOL_SIZE: '1' }
 
-/** Lets the system calls of a running mirror fail, `fsync,fdatasync:error=EIO` for example, until the answer is called. */
+/** Makes system calls of a running mirror fail, such as `fsync,fdatasync:error=EIO`; the returned function stops that. */
 export async function failDisk(mirror: MirrorProcess, injection: string): Promise<() => Promise<void>> {
   const calls = injection.slice(0, injection.indexOf(':'))
   const strace = ['-f', '-qq', '-o', '/dev/null', '-e', `trace=${calls}`, '-e', `inject=${injection}`]

@@ -38,34 +38,34 @@ interface FakeContainer {
   server?: Server
 }
 
-/** It answers, is silent, is not even started, or ends at once with this exit code and these last lines. */
+/** A started container answers, stays silent, is refused, or ends at once with this exit code and these log lines. */
 export type Outcome = 'answers' | 'silent' | { refusal: string } | { code: number; lines: string[] }
 
-/** An engine in memory, which passes the same contract as a real one. */
+/** An engine in memory that passes the same contract as a real one. */
 export interface FakeEngine extends DockerEngine {
   readonly container: (name: string) => FakeContainer | undefined
-  /** What was done, in order: `create mirror`, `pull node:24-slim`. */
+  /** Actions, in order: `create mirror`, `pull node:24-slim`. */
   readonly done: string[]
   addImage(name: string, image?: Partial<ImageState>): void
-  /** What becomes of the mirror in a container that is started. */
+  /** The outcome of a mirror in a started container. */
   outcome: Outcome | ((spec: ContainerSpec) => Outcome)
-  /** The end of a container that only tries an image. */
+  /** The outcome of a container that only tests an image. */
   trial: Exclude<Outcome, 'answers'>
-  /** What can be pulled. */
+  /** Images that can be pulled. */
   readonly registry: Map<string, Partial<ImageState>>
-  /** By a container's id: where its ports are published, when not on 127.0.0.1. */
+  /** Addresses of published ports by container id; default: 127.0.0.1. */
   readonly addresses: Map<string, string>
-  /** By network: what its containers call the one that joined it last. */
+  /** Names of the container that joined last, by network. */
   readonly names: Map<string, readonly string[]>
-  /** Refuses what is asked of a container, `connect kind` say, in these words. */
+  /** Refuses an action on a container, such as `connect kind`, with the returned text. */
   refuse: ((what: string) => string | undefined) | undefined
   endpoint: DockerEngine['endpoint']
   isRemote: boolean
-  /** Refuses a network of this kind, in these words. */
+  /** Refuses to create a network, with the returned text. */
   refuseNetwork: ((spec: NetworkSpec) => string | undefined) | undefined
 }
 
-/** Containers whose command is a script understand `echo`, `sleep` and `exit`; others are mirrors. */
+/** Creates an engine. Containers with a script as command understand `echo`, `sleep` and `exit`; all others are mirrors. */
 export function createFakeEngine(info: Partial<DockerEngineInfo> = {}): FakeEngine {
   const containers = new Map<string, FakeContainer>()
   const images = new Map<string, ImageState>()
@@ -76,7 +76,7 @@ export function createFakeEngine(info: Partial<DockerEngineInfo> = {}): FakeEngi
   const newId = () => String((count += 1)).padStart(64, '0')
   const done: string[] = []
 
-  /** Done, unless it is refused. */
+  /** Records an action, unless `refuse` refuses it. */
   const note = (what: string) => {
     const refusal = fake.refuse?.(what)
     if (refusal !== undefined) throw new DockerError(500, refusal)
@@ -322,7 +322,7 @@ export function createFakeEngine(info: Partial<DockerEngineInfo> = {}): FakeEngi
     onTestFinished(() => new Promise<void>((resolve) => void server.close(() => resolve())))
     const { port } = server.address() as AddressInfo
     container.server = server
-    // The last one is the admin listener; it alone is real.
+    // Only the last port, of the admin listener, is real.
     const ports = published(spec).map((at, index) => (index === spec.ports.length - 1 ? { ...at, outside: port } : at))
     container.state = { ...container.state, running: true, ports }
   }

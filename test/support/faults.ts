@@ -2,14 +2,14 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { gzipSync } from 'node:zlib'
 import { send, type Fault, type Reply } from './faulty-server.ts'
 
-/** Right length, one byte in the middle wrong. */
+/** Sends the body with one wrong byte in the middle. */
 export const corrupt: Fault = ({ response, reply }) => {
   const body = Buffer.from(reply.body!)
   body[body.length >> 1]! ^= 1
   send(response, { ...reply, body })
 }
 
-/** Right length, the byte at this position wrong; from the end where it is negative. */
+/** Sends the body with a wrong byte at this position; a negative position counts from the end. */
 export function withByteFlipped(at: number): Fault {
   return ({ response, reply }) => {
     const body = Buffer.from(reply.body!)
@@ -18,7 +18,7 @@ export function withByteFlipped(at: number): Fault {
   }
 }
 
-/** A captive portal: 200 and a page, of its own length or of the real body's. */
+/** Sends 200 and a page, as a captive portal does, with its own length or that of the real body. */
 export function htmlPage(length: 'own' | 'same'): Fault {
   return ({ response, reply }) => {
     const page = Buffer.from('<html><body>Please log in to use this network.</body></html>')
@@ -27,24 +27,24 @@ export function htmlPage(length: 'own' | 'same'): Fault {
   }
 }
 
-/** Another body, framed as it should be. */
+/** Sends another body with correct framing. */
 export function otherBody(change: (body: Buffer) => Buffer): Fault {
   return ({ response, reply }) => send(response, withBody(reply, change(reply.body!)))
 }
 
-/** The connection ends (`end`: politely, `reset`: by RST) after so many bytes of the body. */
+/** Ends the connection after so many bytes of the body; `end`: with FIN, `reset`: with RST. */
 export function cutAt(bytes: number, how: 'end' | 'reset' = 'end'): Fault {
   return async ({ response, reply }) => {
     writeHead(response, reply)
     await new Promise((resolve) => response.write(reply.body!.subarray(0, bytes), resolve))
-    // What was written must have arrived: a reset overtakes it.
+    // Wait until the bytes have arrived, because a reset overtakes them.
     await sleep(20)
     if (how === 'reset') response.socket?.resetAndDestroy()
     else response.socket?.destroy()
   }
 }
 
-/** Nothing more comes after so many bytes of the body, and the connection stays. */
+/** Sends nothing more after so many bytes of the body, and keeps the connection open. */
 export function stallAt(bytes: number): Fault {
   return ({ response, reply }) => {
     writeHead(response, reply)
@@ -52,7 +52,7 @@ export function stallAt(bytes: number): Fault {
   }
 }
 
-/** After so many bytes of the body, the rest comes once `until` has resolved. */
+/** Holds the body after so many bytes, and sends the rest when `until` has resolved. */
 export function heldAt(bytes: number, until: Promise<unknown>): Fault {
   return async ({ response, reply }) => {
     writeHead(response, reply)
@@ -62,7 +62,7 @@ export function heldAt(bytes: number, until: Promise<unknown>): Fault {
   }
 }
 
-/** After so many bytes of the body, a byte comes now and then, and the rest once `until` has resolved. */
+/** Sends single bytes after so many bytes of the body, and the rest when `until` has resolved. */
 export function drippingAt(bytes: number, until: Promise<unknown>): Fault {
   return async ({ response, reply }) => {
     writeHead(response, reply)
@@ -75,7 +75,7 @@ export function drippingAt(bytes: number, until: Promise<unknown>): Fault {
   }
 }
 
-/** The body comes at so many bytes a second. */
+/** Sends the body at so many bytes a second. */
 export function slow(bytesPerSecond: number): Fault {
   return async ({ request, response, reply }) => {
     writeHead(response, reply)
@@ -90,7 +90,7 @@ export function slow(bytesPerSecond: number): Fault {
   }
 }
 
-/** Waits, then answers rightly. */
+/** Waits, then sends the correct reply. */
 export function late(milliseconds: number): Fault {
   return async ({ response, reply }) => {
     await sleep(milliseconds)
@@ -98,18 +98,18 @@ export function late(milliseconds: number): Fault {
   }
 }
 
-/** The connection stays open and nothing comes. */
+/** Keeps the connection open and sends nothing. */
 export const hang: Fault = () => {}
 
-/** The connection is reset before any answer. */
+/** Resets the connection before any response. */
 export const reset: Fault = ({ response }) => void response.socket?.resetAndDestroy()
 
-/** A status with its headers, and a body if any. */
+/** Sends a status with these headers and this body. */
 export function status(code: number, headers: Record<string, string> = {}, body = ''): Fault {
   return ({ response }) => send(response, { status: code, headers, body: Buffer.from(body) })
 }
 
-/** Each request gets the next fault; when they are used up the server is well. */
+/** Applies one fault to each request, in order; after the last one the server is healthy. */
 export function inTurn(...faults: readonly Fault[]): Fault {
   return (exchange) => {
     const fault = faults[exchange.nth]
@@ -117,23 +117,23 @@ export function inTurn(...faults: readonly Fault[]): Fault {
   }
 }
 
-/** The same fault so many times; then the server is well. */
+/** Applies the same fault so many times; then the server is healthy. */
 export function times(count: number, fault: Fault): Fault {
   return inTurn(...Array.from({ length: count }, () => fault))
 }
 
-/** The body is sent gzipped, whatever the client accepts. */
+/** Sends the body gzipped, whatever the client accepts. */
 export const gzipped: Fault = ({ response, reply }) =>
   send(response, {
     ...withBody(reply, gzipSync(reply.body!)),
     headers: { ...reply.headers, 'content-encoding': 'gzip' },
   })
 
-/** The body is right and not encoded, but said to be. */
+/** Sends the plain body with `Content-Encoding: gzip`. */
 export const mislabelledGzip: Fault = ({ response, reply }) =>
   send(response, { ...reply, headers: { ...reply.headers, 'content-encoding': 'gzip' } })
 
-/** Other headers; `undefined` leaves one out. */
+/** Sends the reply with changed headers; `undefined` removes one. */
 export function headers(changed: Record<string, string | undefined>): Fault {
   return ({ response, reply }) => {
     const all = Object.entries({ ...reply.headers, ...changed })
@@ -142,7 +142,7 @@ export function headers(changed: Record<string, string | undefined>): Fault {
   }
 }
 
-/** Sends the client, unless it is refused, to the address made for its request. */
+/** Redirects the client to this address, unless the reply is an error. */
 export function redirect(target: string | ((path: string) => string), code = 307): Fault {
   return ({ request, response, reply }) => {
     if (reply.status >= 400) return send(response, reply)
@@ -151,7 +151,7 @@ export function redirect(target: string | ((path: string) => string), code = 307
   }
 }
 
-/** A body without an end, until the client has enough. */
+/** Sends a body without an end until the client closes the connection. */
 export const endless: Fault = ({ response, reply }) => {
   response.writeHead(200, { ...reply.headers })
   const chunk = Buffer.alloc(64 * 1024, ' ')

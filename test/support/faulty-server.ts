@@ -2,18 +2,18 @@ import { createServer, type IncomingHttpHeaders, type IncomingMessage, type Serv
 import type { AddressInfo, Socket } from 'node:net'
 import { onTestFinished } from 'vitest'
 
-/** An address of each worker's own: a server that is stopped finds its port free when it starts again. */
+/** An address of each worker, so that the port of a stopped server stays free until it starts again. */
 const loopback = process.platform === 'linux' ? `127.0.1.${process.env['VITEST_POOL_ID'] ?? 1}` : '127.0.0.1'
 
-/** One line of the log. */
+/** A request that the server has received. */
 export interface SeenRequest {
   readonly method: string
-  /** With its query. */
+  /** The path with its query. */
   readonly path: string
   readonly headers: IncomingHttpHeaders
 }
 
-/** What the server would answer. Without a `content-length` header it is the body's. */
+/** A response of the server. Default of `content-length`: the length of the body. */
 export interface Reply {
   readonly status: number
   readonly headers?: Readonly<Record<string, string>>
@@ -23,16 +23,16 @@ export interface Reply {
 export interface Exchange {
   readonly request: IncomingMessage
   readonly response: ServerResponse
-  /** What a healthy server would answer. */
+  /** The response of a healthy server. */
   readonly reply: Reply
-  /** Which request of its rule this is, from 0. */
+  /** Index of the request among those of its rule, from 0. */
   readonly nth: number
 }
 
-/** Answers in the server's stead. */
+/** Answers a request instead of the server. */
 export type Fault = (exchange: Exchange) => void | Promise<void>
 
-/** Every member given must fit. A string is the whole path without its query; an expression looks at path and query. */
+/** Matches a request when every member fits. A string is the path without its query; an expression tests path and query. */
 export interface Match {
   readonly method?: string
   readonly path?: string | RegExp
@@ -40,25 +40,25 @@ export interface Match {
 
 export interface FaultyServer {
   readonly url: string
-  /** `127.0.1.1:40000` */
+  /** Host and port: `127.0.1.1:40000`. */
   readonly host: string
   /** Every request since the start, oldest first. */
   readonly requests: readonly SeenRequest[]
   count(match?: Match): number
   /** Connections accepted since the start, and those open now. */
   readonly connections: { readonly accepted: number; readonly open: number }
-  /** Breaks what fits from now on; of several rules that fit, the latest rules. Returns how to take it back. */
+  /** Applies a fault to each request that matches; the latest matching rule applies. Returns a function that removes the rule. */
   on(match: Match, fault: Fault): () => void
-  /** Takes every fault back. */
+  /** Removes every rule. */
   heal(): void
-  /** Cuts all connections and refuses new ones. */
+  /** Ends all connections and refuses new ones. */
   stop(): Promise<void>
-  /** Takes connections again, on the same port. */
+  /** Accepts connections again, on the same port. */
   start(): Promise<void>
   close(): Promise<void>
 }
 
-/** A real HTTP server on a free loopback port that can be broken in every way while it runs. Ends with the test. */
+/** Starts a real HTTP server on a free loopback port that faults can break while it runs, until the test ends. */
 export async function startFaultyServer(
   answer: (request: IncomingMessage) => Reply | Promise<Reply>,
 ): Promise<FaultyServer> {
@@ -115,7 +115,7 @@ export async function startFaultyServer(
   }
 }
 
-/** Sends a reply as it is. */
+/** Sends a reply unchanged. */
 export function send(response: ServerResponse, { status, headers, body }: Reply): void {
   response.writeHead(status, { 'content-length': String(body?.length ?? 0), ...headers })
   response.end(response.req.method === 'HEAD' ? undefined : body)

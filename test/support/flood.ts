@@ -1,10 +1,10 @@
 import { Agent, request } from 'node:http'
 
-/** What came of many requests at once. */
+/** The outcome of many concurrent requests. */
 export interface FloodResult {
-  /** How often each status was answered; `cut` for a connection that ended without one, `wrong` for a 200 with other content. */
+  /** Number of responses by status; `cut`: connections that ended without one, `wrong`: a 200 with other content. */
   readonly statuses: Readonly<Record<string, number>>
-  /** Answers that told a client to come back, and not when. */
+  /** Number of 503 and 429 responses without `Retry-After`. */
   readonly withoutRetryAfter: number
 }
 
@@ -12,15 +12,15 @@ export interface FloodRequest {
   readonly method: string
   readonly path: string
   readonly headers?: Readonly<Record<string, string>>
-  /** Pieces of the body. */
+  /** The body, in pieces. */
   readonly body?: readonly Buffer[]
-  /** What a 200 must bring. */
+  /** The expected body of a 200. */
   readonly content?: Buffer
 }
 
 /**
- * Sends requests at once, a connection each, and reads the answers to their end. No body begins before every head is out.
- * `keepAlive`: false to ask for `Connection: close`; clients of registries do not.
+ * Sends requests at once, each on a connection of its own, and reads the responses to their end. Sends all heads before any body.
+ * `keepAlive`: false requests `Connection: close`, which clients of registries do not do.
  */
 export async function flood(
   url: string,
@@ -57,7 +57,7 @@ export async function flood(
           })
         })
         asked.on('error', () => {
-          // An answer that has begun ends by itself.
+          // Wait for the close event of a response that has begun.
           if (isAnswered) return
           count('cut')
           resolve()

@@ -13,15 +13,15 @@ export interface Answer {
   readonly status: number
   readonly headers: IncomingHttpHeaders
   readonly body: Buffer
-  /** Whether all of it came: false when the connection was cut short of Content-Length or of the last chunk. */
+  /** False when the connection ended before Content-Length or the last chunk was reached. */
   readonly complete: boolean
   /** `performance.now()` of the first byte of the body; undefined when it has none. */
   readonly firstByteAt: number | undefined
 }
 
 /**
- * Asks on a connection of its own. The path goes out as it is: nothing is normalised or escaped. Rejects when no answer
- * came at all.
+ * Sends a request on a connection of its own. The path is sent as it is, neither normalised nor escaped. Rejects when no
+ * response arrives.
  */
 export async function get(baseUrl: string, path: string, options: GetOptions = {}): Promise<Answer> {
   const response = await open(baseUrl, path, options)
@@ -34,13 +34,13 @@ export async function get(baseUrl: string, path: string, options: GetOptions = {
       chunks.push(chunk)
     }
   } catch {
-    // Cut short: `complete` says so.
+    // Ignore the error, because `complete` is false then.
   }
   const { statusCode, headers, complete } = response
   return { status: statusCode!, headers, body: Buffer.concat(chunks), complete, firstByteAt }
 }
 
-/** The head of an answer; whoever asked reads or destroys the body. */
+/** Sends a request and returns its response; the caller reads or destroys the body. */
 export function open(baseUrl: string, path: string, options: GetOptions = {}): Promise<IncomingMessage> {
   const { hostname, port } = new URL(baseUrl)
   const { method = 'GET', headers = {}, body, signal } = options

@@ -1,6 +1,6 @@
 const hex = 'a'.repeat(64)
 
-/** Request targets for what no registry has, as they stand on the wire. */
+/** Request targets that name no content of a registry, as sent on the wire. */
 export const hostilePaths: readonly string[] = [
   '/',
   '/etc/passwd',

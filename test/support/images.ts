@@ -3,30 +3,30 @@ import { computeDigest, type Digest } from '../../src/oci/digest.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { noise } from './noise.ts'
 
-/** An image or an index, with everything below it. */
+/** An image or an index, with all its content. */
 export interface TestImage {
   readonly digest: Digest
   readonly mediaType: string
-  /** The manifest. */
+  /** The bytes of the manifest. */
   readonly bytes: Buffer
-  /** Configs and layers. */
+  /** The configs and layers. */
   readonly blobs: ReadonlyMap<Digest, Buffer>
-  /** This manifest and, of an index, those it names. */
+  /** The manifest and, for an index, those that it names. */
   readonly manifests: ReadonlyMap<Digest, { readonly mediaType: string; readonly bytes: Buffer }>
   /** Digests of the layers, in order; none for an index. */
   readonly layers: readonly Digest[]
 }
 
 export interface ImageOptions {
-  /** A number makes a real layer of about so many bytes (a gzipped tar of one file); a Buffer is a layer as it stands. */
+  /** A number makes a gzipped tar of one file of so many bytes; a Buffer is used as the layer. */
   readonly layers?: readonly (number | Buffer)[]
   readonly mediaTypes?: 'oci' | 'docker'
   readonly platform?: { readonly architecture: string; readonly os: string; readonly variant?: string }
-  /** Of the layers made from numbers, 0 to 9. */
+  /** Compression level of the layers made from numbers, 0 to 9. */
   readonly level?: number
-  /** Other seeds give other bytes. */
+  /** Selects the bytes: other seeds give other bytes. */
   readonly seed?: number
-  /** Members added to the manifest, or in place of its own. */
+  /** Members that are added to the manifest or replace its own. */
   readonly manifest?: Record<string, unknown>
 }
 
@@ -91,7 +91,7 @@ export function makeIndex(images: readonly TestImage[], options: { mediaTypes?: 
   }
 }
 
-/** Any bytes as a manifest of any type. */
+/** Makes a manifest of any type from any bytes. */
 export function manifestOf(bytes: Buffer, type: string): TestImage {
   const digest = computeDigest(bytes)
   const manifest = { mediaType: type, bytes }
@@ -106,7 +106,7 @@ function json(value: unknown): Buffer {
   return Buffer.from(JSON.stringify(value))
 }
 
-/** A tar archive of one file, in the ustar form of POSIX. */
+/** Makes a tar archive of one file, in the ustar format of POSIX. */
 function tarOf(name: string, content: Buffer): Buffer {
   const header = Buffer.alloc(512)
   header.write(name, 0)

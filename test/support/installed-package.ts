@@ -9,16 +9,16 @@ import { packageRoot } from '../../src/lib/package-root.ts'
 const run = promisify(execFile)
 
 export interface InstalledPackage {
-  /** The program, as the shell finds it. */
+  /** Path of the program, as the shell finds it. */
   readonly program: string
   readonly prefix: string
   remove(): Promise<void>
 }
 
-/** The tarball that would be published, from what is built. */
+/** Packs the existing build as it would be published; returns the path of the tarball. */
 export async function packPackage(folder: string): Promise<string> {
   const root = packageRoot()
-  // The build is there, and other tests run it.
+  // Skip the build: it exists, and other tests run it.
   const pack = ['pack', '--ignore-scripts', '--json', '--pack-destination', folder]
   const { stdout } = await run('npm', pack, { cwd: root })
   const [{ filename }] = JSON.parse(stdout) as [{ filename: string }]
@@ -26,8 +26,8 @@ export async function packPackage(folder: string): Promise<string> {
 }
 
 /**
- * The packed package in an empty prefix, laid out as `npm install --global --prefix` does it, without asking a registry: the native
- * packages are those of this checkout, or none. Nothing else of the checkout can be found from there.
+ * Installs the packed package in an empty prefix with the layout of `npm install --global --prefix`, without a registry: it links
+ * the native packages of this checkout, or none. The program finds nothing else of the checkout from there.
  */
 export async function installPackage({ native = true } = {}): Promise<InstalledPackage> {
   const root = packageRoot()

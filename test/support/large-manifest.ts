@@ -6,7 +6,7 @@ import { manifestOf, type TestImage } from './images.ts'
 export const emptyConfig = Buffer.from('{}')
 const filler = Buffer.alloc(4_100_000, 'x')
 
-/** A manifest of 4.1 MB, another one for each number, in pieces that share their memory; it names `emptyConfig`. */
+/** Makes a manifest of 4.1 MB for each number, in pieces that share their memory; it names `emptyConfig`. */
 export function largeManifest(number: number): Buffer[] {
   const fields = {
     schemaVersion: 2,
@@ -19,13 +19,13 @@ export function largeManifest(number: number): Buffer[] {
   return [Buffer.from(JSON.stringify(fields).slice(0, -2)), filler, Buffer.from('"}')]
 }
 
-/** The same as an image of an upstream. */
+/** Makes the same manifest as an image of an upstream. */
 export function largeImage(number: number): TestImage {
   const image = manifestOf(Buffer.concat(largeManifest(number)), mediaType.ociManifest)
   return { ...image, blobs: new Map([[computeDigest(emptyConfig), emptyConfig]]) }
 }
 
-/** Pushes of so many different manifests of 4.1 MB. */
+/** Makes the requests that push so many different manifests of 4.1 MB. */
 export function largePushes(count: number, repository = 'app'): FloodRequest[] {
   return Array.from({ length: count }, (_, number) => ({
     method: 'PUT',

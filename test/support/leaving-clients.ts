@@ -2,12 +2,12 @@ import { setMaxListeners } from 'node:events'
 import { onTestFinished } from 'vitest'
 
 export interface LeavingClients {
-  /** For each request of theirs. */
+  /** The signal for each of their requests. */
   readonly signal: AbortSignal
   leave(): void
 }
 
-/** Clients that leave together, with their requests unanswered: when the test says so, or when it ends. */
+/** Creates a signal for clients that leave together before their responses end: on `leave`, or when the test ends. */
 export function leavingClients(): LeavingClients {
   const leaving = new AbortController()
   setMaxListeners(0, leaving.signal)

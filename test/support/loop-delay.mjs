@@ -1,6 +1,5 @@
-// Loaded into a server by NODE_OPTIONS: notes how long its event loop was kept between two looks, ms, for `watchLoop`. On Linux
-// what counts is the time that the thread ran: a machine that is busy with something else makes everybody wait, and that is not the
-// server's doing.
+// Records for `watchLoop` how long the event loop of a server is blocked, ms; NODE_OPTIONS loads it into the server. On Linux it
+// counts only the time that the thread ran, because other load of the machine delays the server, too.
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 
 const base = process.env['LOOP_DELAY_FILE']
@@ -19,7 +18,7 @@ function answer() {
   if (!existsSync(`${base}.end`)) return
   const sorted = delays.toSorted((a, b) => a - b)
   writeFileSync(base, JSON.stringify({ p99: sorted[Math.floor(sorted.length * 0.99)] ?? 0, max: sorted.at(-1) ?? 0 }))
-  // Whoever asked reads what is there when this is gone.
+  // Remove the signal last: the test reads the result when it is gone.
   rmSync(`${base}.end`)
 }
 

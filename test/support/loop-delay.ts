@@ -5,23 +5,23 @@ import { expect } from 'vitest'
 import { temporaryHome } from './mirror.ts'
 
 export interface LoopDelay {
-  /** ms that the event loop was kept, 99 times of 100 and at most. */
+  /** Time that the event loop was blocked, ms: the 99th percentile and the maximum. */
   readonly p99: number
   readonly max: number
 }
 
 export interface LoopWatch {
-  /** What the server has that is watched. */
+  /** Variables for the server to watch. */
   readonly env: Readonly<Record<'NODE_OPTIONS' | 'LOOP_DELAY_FILE', string>>
-  /** What happened to its event loop while the task ran. */
+  /** Runs the task and returns the delay of the event loop meanwhile. */
   during(task: () => Promise<void>): Promise<LoopDelay>
 }
 
-/** Watches the event loop of a server process. On Linux what else the machine does does not count. */
+/** Watches the event loop of a server process. On Linux, other load of the machine does not count. */
 export async function watchLoop(): Promise<LoopWatch> {
   const file = join(await temporaryHome(), 'loop-delay')
   const preload = fileURLToPath(new URL('loop-delay.mjs', import.meta.url))
-  /** Returns when the server has heard it. */
+  /** Signals the server, and resolves when it has read the signal. */
   const tell = async (what: 'begin' | 'end') => {
     writeFileSync(`${file}.${what}`, '')
     await expect.poll(() => existsSync(`${file}.${what}`), { interval: 20 }).toBe(false)

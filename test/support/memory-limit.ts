@@ -2,8 +2,8 @@ import { onTestFinished } from 'vitest'
 import { findMemoryGroups, MemoryGroup } from '../../soak/memory-group.js'
 
 /**
- * Whether a process can be given a limit of memory: on Linux, by root. Throws where that should be possible and is not, so that
- * nobody takes tests for passed that have not run.
+ * Reports whether a process can run under a memory limit: on Linux, as root. Throws when root on Linux cannot set one, so that
+ * skipped tests do not look like passed ones.
  */
 export function canLimitMemory(): boolean {
   if (process.platform !== 'linux' || process.getuid?.() !== 0) return false
@@ -19,7 +19,7 @@ export function canLimitMemory(): boolean {
 
 let made = 0
 
-/** A limit of memory. What runs under it must end before the test does. */
+/** Creates a memory limit. Processes under it must end before the test does. */
 export function limitMemory(bytes: number): MemoryGroup {
   const group = new MemoryGroup(findMemoryGroups(), `mirror-test-${process.pid}-${(made += 1)}`, bytes)
   onTestFinished(() => group.remove())

@@ -11,19 +11,19 @@ import { get, type Answer, type GetOptions } from './get.ts'
 import { temporaryHome } from './mirror.ts'
 
 export interface MirrorProcessOptions {
-  /** By registry host: a base URL that is asked without a credential, or settings as mirror.yaml has them. */
+  /** Upstreams by registry host: the URL of an anonymous upstream, or settings as in mirror.yaml. */
   readonly upstreams: Readonly<Record<string, string | Readonly<Record<string, unknown>>>>
-  /** Settings of `cache`, as mirror.yaml has them. */
+  /** Settings of `cache`, as in mirror.yaml. */
   readonly cache?: Readonly<Record<string, unknown>>
-  /** With a registry for pushed images. */
+  /** True to enable the registry for pushed images. */
   readonly registry?: boolean
-  /** Docker networks it looks for; none when not given. */
+  /** Docker networks; default: none. */
   readonly networks?: readonly string[]
-  /** The home of an earlier mirror; else a new one, gone after the test. */
+  /** The home of an earlier mirror; default: a new one, removed after the test. */
   readonly home?: string
-  /** The program; the checkout's own when not given. */
+  /** Path of the program; default: that of the checkout. */
   readonly program?: string
-  /** A program that runs the server: itself, then its arguments. */
+  /** A program that runs the server, with its arguments. */
   readonly wrapper?: readonly string[]
   readonly env?: Readonly<Record<string, string>>
 }
@@ -34,22 +34,22 @@ export interface MirrorProcess {
   /** Undefined without a registry. */
   readonly registryUrl: string | undefined
   readonly home: string
-  /** Of the server itself, not of a wrapper. */
+  /** The server's pid, not that of a wrapper. */
   readonly pid: number
-  /** Its exit code, or the signal that ended it. */
+  /** Resolves with the exit code, or the signal that ended the server. */
   readonly ended: Promise<number | NodeJS.Signals | null>
   get(path: string, options?: GetOptions): Promise<Answer>
   status(): Promise<StatusReport>
-  /** What it has said on stderr. */
+  /** Returns the server's stderr so far. */
   log(): string
   kill(signal: NodeJS.Signals): void
-  /** A number of bytes from /proc/PID/status: `VmRSS` now, `VmHWM` the most there ever was. */
+  /** Reads memory in bytes from /proc/PID/status: `VmRSS` is the current value, `VmHWM` the maximum. */
   memory(field: 'VmRSS' | 'VmHWM'): Promise<number>
 }
 
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 
-/** Starts the compiled server as a process of its own. Ends with the test. */
+/** Starts the compiled server as a process of its own, until the test ends. */
 export async function startMirrorProcess(options: MirrorProcessOptions): Promise<MirrorProcess> {
   const home = options.home ?? (await temporaryHome())
   await writeFile(join(home, 'mirror.yaml'), configText(options))
@@ -66,7 +66,7 @@ export async function startMirrorProcess(options: MirrorProcessOptions): Promise
   let pid = child.pid!
   onTestFinished(async () => {
     if (child.exitCode !== null || child.signalCode !== null) return
-    // A wrapper ends when what it runs ends.
+    // Kill the server itself, because a wrapper ends with it.
     process.kill(pid, 'SIGKILL')
     await ended
   })
@@ -97,7 +97,7 @@ export async function startMirrorProcess(options: MirrorProcessOptions): Promise
   }
 }
 
-/** JSON is YAML. */
+/** Renders mirror.yaml as JSON, which is YAML. */
 function configText({ upstreams, cache, registry = false, networks = [] }: MirrorProcessOptions): string {
   return JSON.stringify({
     cache: { listen: ['127.0.0.1:0'], minFree: 0, tagFreshness: 0, ...cache },

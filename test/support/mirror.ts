@@ -10,38 +10,38 @@ import type { StatusReport } from '../../src/admin/api.ts'
 import { type Answer, get, type GetOptions } from './get.ts'
 
 export interface TestMirrorOptions {
-  /** By registry host: a base URL asked anonymously, or what differs from that. */
+  /** Upstreams by registry host: the URL of an anonymous upstream, or a URL with other settings. */
   readonly upstreams?: Readonly<Record<string, string | ({ readonly url: string } & Partial<UpstreamConfig>)>>
-  /** What differs from the defaults for tests: short time-outs, tags never fresh. */
+  /** Settings that differ from the defaults for tests: short timeouts, tags never fresh. */
   readonly cache?: Partial<Omit<CacheConfig, 'timeouts'>> & { readonly timeouts?: Partial<CacheConfig['timeouts']> }
   readonly allowedHosts?: string[]
-  /** PEM files. */
+  /** Paths of PEM files. */
   readonly tls?: { readonly cert: string; readonly key: string }
-  /** The home of an earlier mirror; else a new one, gone after the test. */
+  /** The home of an earlier mirror; default: a new one, removed after the test. */
   readonly home?: string
 }
 
 export interface TestMirror {
   readonly url: string
-  /** Every address the cache listens on. */
+  /** The URLs of all listeners of the cache. */
   readonly urls: readonly string[]
   readonly adminUrl: string
   readonly home: string
   readonly paths: MirrorPaths
-  /** Everything that was logged, at every level. */
+  /** Every logged line, at every level. */
   readonly log: readonly string[]
   get(path: string, options?: GetOptions): Promise<Answer>
   status(): Promise<StatusReport>
-  /** Resolves when so many blobs, manifests among them, are published: a client has its last byte a moment before. */
+  /** Resolves when so many blobs, including manifests, are published, which is shortly after a client has the last byte. */
   untilStored(blobs: number): Promise<void>
-  /** Every change on the admin listener needs the token. */
+  /** Sends a change to the admin listener, with the token. */
   post(path: string, body: unknown): Promise<Answer>
   close(): Promise<void>
 }
 
 const timeouts = { connect: 500, headers: 1000, idle: 1000, revalidate: 500 }
 
-/** Starts the real mirror in this process, on free ports. Ends with the test. */
+/** Starts the real mirror in this process, on free ports, until the test ends. */
 export async function startTestMirror(options: TestMirrorOptions = {}): Promise<TestMirror> {
   const home = options.home ?? (await temporaryHome())
   const paths = mirrorPaths({ platform: process.platform, env: { MIRROR_HOME: home }, homedir: home, cwd: home })
@@ -79,7 +79,7 @@ export async function startTestMirror(options: TestMirrorOptions = {}): Promise<
   }
 }
 
-/** A folder for a mirror; gone after the test. */
+/** Creates a folder for a mirror; removes it after the test. */
 export async function temporaryHome(): Promise<string> {
   const home = await mkdtemp(join(tmpdir(), 'mirror-test-'))
   onTestFinished(() => rm(home, { recursive: true, force: true }))

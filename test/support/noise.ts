@@ -1,6 +1,6 @@
 import { createCipheriv } from 'node:crypto'
 
-/** Bytes that do not compress and are the same every time: equal sizes and seeds give equal bytes. */
+/** Makes bytes that do not compress; equal sizes and seeds give equal bytes. */
 export function noise(size: number, seed = 0): Buffer {
   const key = Buffer.alloc(16)
   key.writeUInt32LE(seed)

@@ -1,15 +1,15 @@
-/** One answer of a connection, as a client reads it. */
+/** A response on a connection, as a client reads it. */
 export interface RawAnswer {
   readonly status: number
-  /** Names in lower case. */
+  /** Headers by lower-case name. */
   readonly headers: Readonly<Record<string, string>>
   readonly body: Buffer
-  /** Whether its client takes it for whole. */
+  /** True when a client considers the response complete. */
   readonly complete: boolean
 }
 
 /**
- * Reads all that a server sent on a connection until it closed it, as answers to GET requests. A body without a length ends with
+ * Parses all bytes that a server sent on a connection as responses to GET requests. A body without a length ends with
  * the connection (RFC 9112 §6.3).
  */
 export function parseAnswers(text: string): RawAnswer[] {

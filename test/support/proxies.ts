@@ -2,24 +2,24 @@ import { createServer, request as httpRequest, type IncomingMessage, type Server
 import { connect, createServer as createTcpServer, type AddressInfo, type Server, type Socket } from 'node:net'
 import { onTestFinished } from 'vitest'
 
-/** A proxy on loopback that brings everything to one address of this machine. */
+/** A proxy on loopback that forwards every request to one address of this machine. */
 export interface TestProxy {
-  /** `127.0.0.1:40000` */
+  /** Host and port: `127.0.0.1:40000`. */
   readonly host: string
-  /** What it was asked for, in order. */
+  /** Its requests, in order. */
   readonly log: string[]
 }
 
 export interface TestProxyOptions {
-  /** Where everything goes: `127.0.0.1:40000`. */
+  /** The target of every request: `127.0.0.1:40000`. */
   readonly to: string
-  /** `user:password` that it wants. */
+  /** The required `user:password`. */
   readonly login?: string
-  /** Refuses with this: an HTTP status, or a reply of SOCKS. */
+  /** Refuses every request with this HTTP status or SOCKS reply. */
   readonly refuse?: number
 }
 
-/** A forward proxy: absolute URLs, and CONNECT. */
+/** Serves a forward proxy, with absolute URLs and CONNECT. */
 export async function serveHttpProxy({ to, login, refuse }: TestProxyOptions): Promise<TestProxy> {
   const log: string[] = []
   const refusal = ({ headers }: IncomingMessage) => {
@@ -48,7 +48,7 @@ export async function serveHttpProxy({ to, login, refuse }: TestProxyOptions): P
   return { host: await listen(server), log }
 }
 
-/** RFC 1928, RFC 1929, and versions 4 and 4a. The log has `socks5 name host:port`. */
+/** Serves SOCKS 5 (RFC 1928, RFC 1929), 4 and 4a. Logs entries such as `socks5 name host:port`. */
 export async function serveSocksProxy({ to: target, login, refuse = 0 }: TestProxyOptions): Promise<TestProxy> {
   const log: string[] = []
   const server = createTcpServer((socket) => void answer(socket).catch(() => socket.destroy()))

@@ -2,16 +2,16 @@ import { open } from './get.ts'
 
 export interface Pull {
   readonly status: number
-  /** Bytes that came and were right. */
+  /** Received bytes. */
   readonly bytes: number
-  /** Whether all of the content came, and nothing else. */
+  /** True when exactly the content was received. */
   readonly right: boolean
   /** `performance.now()` of the first byte and of the end. */
   readonly firstByteAt: number | undefined
   readonly endedAt: number
 }
 
-/** Gets a blob and compares it on the way, keeping nothing: for many clients and large blobs. */
+/** Gets a blob and compares it chunk by chunk without keeping it, for many clients and large blobs. */
 export async function pull(baseUrl: string, path: string, content: Buffer): Promise<Pull> {
   const response = await open(baseUrl, path)
   let bytes = 0
@@ -24,7 +24,7 @@ export async function pull(baseUrl: string, path: string, content: Buffer): Prom
       bytes += chunk.length
     }
   } catch {
-    // Cut short: `right` says so.
+    // Ignore the error, because `right` is false then.
   }
   const right = same && response.complete && response.statusCode === 200 && bytes === content.length
   return { status: response.statusCode!, bytes, right, firstByteAt, endedAt: performance.now() }

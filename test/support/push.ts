@@ -5,7 +5,7 @@ import type { TestImage } from './images.ts'
 
 const octets = { 'content-type': 'application/octet-stream' }
 
-/** Pushes a blob in one request to the registry at this URL, which takes it. */
+/** Pushes a blob in one request, and expects the registry to accept it. */
 export async function pushBlob(
   url: string,
   repository: string,
@@ -17,7 +17,7 @@ export async function pushBlob(
   return digest
 }
 
-/** Sends a manifest; what becomes of it is in the answer. */
+/** Sends a manifest and returns the registry's response. */
 export function putManifest(
   url: string,
   repository: string,
@@ -28,7 +28,7 @@ export function putManifest(
   return get(url, `/v2/${repository}/manifests/${reference}`, { method: 'PUT', body: bytes, headers })
 }
 
-/** Pushes blobs, children and the manifest itself. */
+/** Pushes the blobs, the children and the manifest itself. */
 export async function pushImage(url: string, repository: string, reference: string, image: TestImage): Promise<Answer> {
   for (const blob of image.blobs.values()) await pushBlob(url, repository, blob)
   for (const [digest, child] of [...image.manifests].toReversed())

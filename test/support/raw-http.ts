@@ -1,8 +1,8 @@
 import { connect } from 'node:net'
 
 /**
- * Sends bytes as they are and collects what comes back until the server closes, for so long at most. `closed`: whether the
- * server did.
+ * Sends raw bytes and collects the response until the server closes the connection or the time is over. `closed`: true when
+ * the server closed it.
  */
 export function rawHttp(
   baseUrl: string,
@@ -30,7 +30,7 @@ export function rawHttp(
   })
 }
 
-/** A GET of exactly this path, and `Connection: close`. */
+/** Makes a GET request of exactly this path, with `Connection: close`. */
 export function rawGet(path: string, extra = ''): string {
   return `GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n${extra}\r\n`
 }

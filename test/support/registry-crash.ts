@@ -13,12 +13,12 @@ import { noise } from './noise.ts'
 const pushers = 4
 
 /**
- * Kills a server with SIGKILL in the middle of parallel pushes, again and again. After each restart everything that was
- * answered with 201 must be there and right; at the end every byte of the store is checked.
+ * Kills a server with SIGKILL during parallel pushes, in each round. After each restart, all content that was answered with
+ * 201 must exist and be correct; at the end it checks every byte of the store.
  */
 export async function crashRegistry(rounds: number): Promise<void> {
   const home = await temporaryHome()
-  /** Path below the registry, and the digest of what must be there. */
+  /** Paths of the registry, with the digest of the expected content. */
   const confirmed = new Map<string, string>()
   let seed = 0
   for (let round = 0; round < rounds; round++) {
@@ -30,7 +30,7 @@ export async function crashRegistry(rounds: number): Promise<void> {
     })
     const before = confirmed.size
     await systemClock.sleep(50 + ((round * 37) % 350))
-    // On a busy machine hardly anything may have been pushed yet.
+    // Wait for pushes, because a busy machine may have finished none yet.
     await expect.poll(() => confirmed.size, { timeout: 30_000, interval: 5 }).toBeGreaterThan(before + 1)
     mirror.kill('SIGKILL')
     await mirror.ended
@@ -52,7 +52,7 @@ export async function crashRegistry(rounds: number): Promise<void> {
   }
 }
 
-/** Pushes an image in the ways clients do; false when the server is gone. */
+/** Pushes an image as clients do; false when the server is gone. */
 async function pushImage(base: string, name: string, seed: number, confirmed: Map<string, string>): Promise<boolean> {
   const image = makeImage({ layers: [noise(20_000 + (seed % 7) * 30_000, seed)], seed })
   try {
@@ -72,7 +72,7 @@ async function pushImage(base: string, name: string, seed: number, confirmed: Ma
     }
     return true
   } catch (error) {
-    // Refused and broken connections are what this is about.
+    // Expect refused and broken connections.
     if (error instanceof Error && 'code' in error) return false
     throw error
   }

@@ -14,33 +14,33 @@ import { pushBlob, pushImage, putManifest } from './push.ts'
 export interface TestRegistryOptions {
   readonly registry?: Partial<Config['registry']>
   readonly minFree?: number
-  /** A body that brings nothing for so long is given up; ms. */
+  /** Maximum time without a byte of a body, ms. */
   readonly idle?: number
-  /** The home of an earlier one; else a new one, gone after the test. */
+  /** The home of an earlier registry; default: a new one, removed after the test. */
   readonly home?: string
 }
 
 export interface TestRegistry {
   readonly url: string
   readonly home: string
-  /** Everything that was logged. */
+  /** Every logged line. */
   readonly log: readonly string[]
   ask(method: string, path: string, options?: Omit<GetOptions, 'method'>): Promise<Answer>
   get(path: string, headers?: Record<string, string>): Promise<Answer>
-  /** Starts an upload; its location. */
+  /** Starts an upload and returns its location. */
   begin(repository: string, query?: string): Promise<string>
   /** Pushes a blob in one request. */
   pushBlob(repository: string, bytes: Buffer, digest?: Digest): Promise<Digest>
   pushManifest(repository: string, reference: string, image: Pick<TestImage, 'bytes' | 'mediaType'>): Promise<Answer>
-  /** Pushes blobs, children and the manifest itself. */
+  /** Pushes the blobs, the children and the manifest itself. */
   push(repository: string, reference: string, image: TestImage): Promise<Answer>
   status(): Promise<StatusReport>
-  /** Asks the admin listener to change something. */
+  /** Sends a change to the admin listener, with the token. */
   post(path: string, body: unknown): Promise<Answer>
   close(): Promise<void>
 }
 
-/** Starts the real mirror with its registry in this process, on free ports. Ends with the test. */
+/** Starts the real mirror with its registry in this process, on free ports, until the test ends. */
 export async function startTestRegistry(options: TestRegistryOptions = {}): Promise<TestRegistry> {
   const home = options.home ?? (await temporaryHome())
   const paths = mirrorPaths({ platform: process.platform, env: { MIRROR_HOME: home }, homedir: home, cwd: home })
@@ -84,7 +84,7 @@ export async function startTestRegistry(options: TestRegistryOptions = {}): Prom
   }
 }
 
-/** An answer's JSON, of the type its caller knows it to have. */
+/** Parses the JSON of a response as the type that the caller expects. */
 export function jsonOf<T = unknown>({ body }: Answer): T extends object ? T : unknown {
   return JSON.parse(body.toString())
 }

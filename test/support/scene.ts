@@ -7,10 +7,10 @@ import type { UpstreamConfig } from '../../src/config/config.ts'
 import type { Digest } from '../../src/oci/digest.ts'
 
 export interface SceneOptions extends Omit<TestMirrorOptions, 'upstreams'> {
-  /** `library/app:v1`; an image of one layer of 300 kB when not given. */
+  /** `library/app:v1`; default: an image of one layer of 300 kB. */
   readonly image?: TestImage
   readonly auth?: AuthOptions
-  /** How the mirror asks the upstream. */
+  /** Settings of the mirror for the upstream. */
   readonly upstream?: Partial<UpstreamConfig>
 }
 
@@ -18,17 +18,17 @@ export interface Scene {
   readonly upstream: TestUpstream
   readonly mirror: TestMirror
   readonly image: TestImage
-  /** Digest and bytes of the image's first layer. */
+  /** Digest and bytes of the first layer. */
   readonly layer: Digest
   readonly layerBytes: Buffer
 }
 
 export const layerSize = 300_000
 
-/** Where the scene's repository is. */
+/** The path of the scene's repository. */
 export const app = '/v2/library/app'
 
-/** A mirror, and as its docker.io a registry with one image, `library/app:v1`. */
+/** Starts a mirror, and as its docker.io a registry with one image, `library/app:v1`. */
 export async function startScene(options: SceneOptions = {}): Promise<Scene> {
   const { image = makeImage({ layers: [noise(layerSize)] }), auth, upstream: asked, ...rest } = options
   const upstream = await startUpstream({ images: { 'library/app': { v1: image } }, ...(auth ? { auth } : {}) })

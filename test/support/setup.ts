@@ -1,7 +1,7 @@
 import { settings } from '@oclif/core'
 
-// TypeScript 7 has no API for oclif's auto-transpile, which would silently run an old dist/.
+// Disable oclif's auto-transpile: TypeScript 7 has no API for it, and it would silently run an old dist/.
 settings.enableAutoTranspile = false
 
-// What `npx vitest` leaves behind would have the program take itself for one that npx runs.
+// Remove the variable that `npx vitest` sets, because the program would assume that npx runs it.
 delete process.env['npm_command']

@@ -3,19 +3,19 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { onTestFinished } from 'vitest'
 
 export interface SlowWriting {
-  /** Bytes in all. */
+  /** Bytes of the body. */
   readonly bytes: number
-  /** How long all of it takes at least, ms. */
+  /** Minimum duration of sending, ms. */
   readonly milliseconds: number
-  /** A connection that is open already; else a new one. */
+  /** An open connection; default: a new one. */
   readonly socket?: Socket
 }
 
 const pieces = 40
 
 /**
- * Sends a head and then a body piece by piece, and reads nothing before all of it is sent, as a program does that writes and reads
- * by turns. Rejects when the connection breaks. Returns what the server has sent until it closed its side.
+ * Sends a head and then a body piece by piece, and reads nothing before all of it is sent, as a program that writes before it
+ * reads. Rejects when the connection breaks. Returns all that the server has sent until it closed its side.
  */
 export async function writeSlowly(url: string, head: string, options: SlowWriting): Promise<string> {
   const { hostname, port } = new URL(url)

@@ -4,13 +4,13 @@ import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
 
 export interface SshProgram {
-  /** Where it is found. */
+  /** The folder of the program, for PATH. */
   folder: string
-  /** The arguments of each time it was run. */
+  /** Reads the arguments of each run. */
   runs(): Promise<string[][]>
 }
 
-/** A program named ssh which, instead of going anywhere, joins its stdin and stdout with a socket of this machine. */
+/** Creates a program named ssh that connects its stdin and stdout to a socket of this machine. */
 export async function makeSshProgram(socket: string): Promise<SshProgram> {
   return makeProgram(
     `const connection = require('node:net').connect(${JSON.stringify(socket)})
@@ -19,12 +19,12 @@ connection.on('error', (error) => { console.error(error.message); process.exit(1
   )
 }
 
-/** One that cannot log in. */
+/** Creates a program named ssh that fails with these words and this exit code. */
 export async function makeFailingSshProgram(words: string, code: number): Promise<SshProgram> {
   return makeProgram(`console.error(${JSON.stringify(words)}); process.exitCode = ${code}`)
 }
 
-/** One that goes through another program, as with a ProxyCommand, which takes no notice of the end of its input. */
+/** Creates a program named ssh that starts another one, as with a ProxyCommand, and ignores the end of its input. */
 export async function makeProxiedSshProgram(): Promise<SshProgram & { proxyPid(): Promise<number> }> {
   const program = await makeProgram(
     `const { pid } = require('node:child_process').spawn('sleep', ['600'], { stdio: 'ignore' })

@@ -5,7 +5,7 @@ import { systemClock } from '../../src/lib/time.ts'
 import { silentLogger } from '../../src/lib/logger.ts'
 import { openStore, type Store } from '../../src/store/open-store.ts'
 
-/** A store in a folder of its own, for as long as the body runs. */
+/** Opens a store in a new folder, and removes it when the body has run. */
 export async function withStore<T>(body: (store: Store) => Promise<T>): Promise<T> {
   const root = await mkdtemp(join(tmpdir(), 'mirror-store-'))
   const store = await openStore({ root, verifyReads: 'auto', minFree: 0, logger: silentLogger, clock: systemClock })

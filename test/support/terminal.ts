@@ -1,25 +1,25 @@
 import { spawn, spawnSync } from 'node:child_process'
 
 export interface TerminalOptions {
-  /** How wide it is. */
+  /** Width of the terminal. */
   readonly columns: number
   readonly env: Readonly<Record<string, string | undefined>>
   readonly cwd?: string
-  /** What a person types, each as soon as the screen shows the text before it. */
+  /** Keys to type, each when the screen shows its question. */
   readonly answers?: readonly (readonly [question: string, keys: string])[]
 }
 
 export interface Screen {
   readonly exit: number | null
-  /** All that was written, with its control sequences, as lines that end with `\n`. */
+  /** The whole output with its control sequences; lines end with `\n`. */
   readonly raw: string
-  /** The same without them. */
+  /** The same output without control sequences. */
   readonly text: string
 }
 
 /**
- * Why no program can be run in a terminal here; undefined where one can. In CI there is no way out: what only fails on a terminal
- * has to be seen there.
+ * Returns the reason when no program can run in a terminal here; undefined when one can. Throws in CI instead, because failures
+ * that only a terminal shows must be found there.
  */
 export function whyNoTerminal(): string | undefined {
   const { stdout } = spawnSync('script', ['--version'], { encoding: 'utf8' })
@@ -36,7 +36,7 @@ export async function runInTerminal(command: readonly string[], options: Termina
   const child = spawn('script', ['--quiet', '--return', '--command', line, '/dev/null'], {
     env,
     stdio: 'pipe',
-    // A question that nobody answers.
+    // Kill a program that waits for an answer which the test does not give.
     timeout: 50_000,
     killSignal: 'SIGKILL',
     ...(options.cwd !== undefined && { cwd: options.cwd }),

@@ -6,21 +6,21 @@ export interface AuthOptions {
   readonly scheme: 'basic' | 'bearer'
   /** Passwords by user name. */
   readonly users?: Readonly<Record<string, string>>
-  /** Repositories that nobody may read without being a user; all of them for `basic`. */
+  /** Repositories that only users may read; all of them for `basic`. */
   readonly private?: readonly string[]
-  /** `expires_in` of a token, seconds; `null` leaves it out. */
+  /** `expires_in` of a token, seconds; `null` omits it. */
   readonly expiresIn?: number | null
-  /** How long a token is good for in truth, ms. */
+  /** Real lifetime of a token, ms. */
   readonly livesFor?: number
-  /** Another place for the token endpoint. */
+  /** Another URL of the token endpoint. */
   readonly realm?: string
 }
 
-/** Guards a registry. https://distribution.github.io/distribution/spec/auth/token/ */
+/** Authorizes the requests to a registry. https://distribution.github.io/distribution/spec/auth/token/ */
 export interface Auth {
-  /** The refusal, or undefined when the request may pass. `name`: the repository, if it is about one. */
+  /** Returns the refusal, or undefined when the request may pass. `name`: the repository of the request, if any. */
   refuse(request: IncomingMessage, name: string | undefined): Reply | undefined
-  /** The answer of the token endpoint. */
+  /** Answers a request to the token endpoint. */
   token(request: IncomingMessage): Reply
 }
 
@@ -28,7 +28,7 @@ export function createAuth(options: AuthOptions, url: () => string): Auth {
   const { users = {}, expiresIn = 300, livesFor = Infinity } = options
   const tokens = new Map<string, { scope: string; user: string | undefined; diesAt: number }>()
 
-  /** Name of the user of an `Authorization: Basic`; `null` when the password is wrong. */
+  /** Returns the user of an `Authorization: Basic`; `null` when the password is wrong. */
   function userOf(request: IncomingMessage): string | null | undefined {
     const encoded = /^Basic (.+)$/.exec(request.headers.authorization ?? '')?.[1]
     if (encoded === undefined) return undefined

@@ -5,19 +5,19 @@ import { startFaultyServer, type FaultyServer, type Match, type Reply } from './
 import type { TestImage } from './images.ts'
 
 export interface UpstreamOptions {
-  /** By repository, then by tag. */
+  /** Images by repository and tag. */
   readonly images?: Readonly<Record<string, Readonly<Record<string, TestImage>>>>
   readonly auth?: AuthOptions
 }
 
-/** A registry that can be broken while it runs; see faults.ts. */
+/** A registry that faults can break while it runs; see faults.ts. */
 export interface TestUpstream extends FaultyServer {
   push(name: string, tag: string, image: TestImage): void
-  /** Takes a tag away, or a whole repository. */
+  /** Removes a tag, or the whole repository. */
   remove(name: string, tag?: string): void
 }
 
-/** What tests break and count. */
+/** Requests that tests break and count. */
 export const anyBlob: Match = { method: 'GET', path: /\/blobs\// }
 export const anyManifest: Match = { method: 'GET', path: /\/manifests\// }
 export const anyManifestHead: Match = { method: 'HEAD', path: /\/manifests\// }
@@ -29,7 +29,7 @@ interface Repository {
   readonly blobs: Map<string, Buffer>
 }
 
-/** Starts a read-only registry on a free loopback port. Ends with the test. */
+/** Starts a read-only registry on a free loopback port, until the test ends. */
 export async function startUpstream(options: UpstreamOptions = {}): Promise<TestUpstream> {
   const repositories = new Map<string, Repository>()
   const auth = options.auth && createAuth(options.auth, () => server.url)
@@ -94,7 +94,7 @@ function manifestReply(
   }
 }
 
-/** https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-tags */
+/** Lists tags. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-tags */
 function tagsReply(name: string, { tags }: Repository, query: URLSearchParams): Reply {
   const last = query.get('last') ?? ''
   const count = Number(query.get('n') ?? Infinity)

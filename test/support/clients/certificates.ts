@@ -1,4 +1,4 @@
-/** A CA, worth nothing anywhere else. */
+/** The certificate of a CA that no other program trusts. */
 export const authority = `-----BEGIN CERTIFICATE-----
 MIIBiDCCAS+gAwIBAgIUNQ/I+hSUWkY5YFA2HyT2JY4Vom0wCgYIKoZIzj0EAwIw
 GTEXMBUGA1UEAwwObWlycm9yIHRlc3QgQ0EwIBcNMjYxMTIxMTEyMjUwWhgPMjEy
@@ -12,7 +12,7 @@ LWug6D4ZtTM3NbMI
 -----END CERTIFICATE-----
 `
 
-/** A certificate that it has signed. */
+/** A certificate that the CA has signed. */
 export const leaf = `-----BEGIN CERTIFICATE-----
 MIIBkDCCATagAwIBAgIURAJNJNDWWyPRoseYEz662u4R4PowCgYIKoZIzj0EAwIw
 GTEXMBUGA1UEAwwObWlycm9yIHRlc3QgQ0EwIBcNMjYxMTIxMTEzMjE0WhgPMjEy

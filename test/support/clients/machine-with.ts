@@ -13,10 +13,10 @@ export const nothingSaid: ClientOptions = {
   cluster: undefined,
 }
 
-/** What programs print, by how their command lines begin. */
+/** Output of programs, by the beginning of the command line. */
 export type Answers = Record<string, string | CommandResult>
 
-/** A machine with these programs: what they print, by command line. What is asked is noted. */
+/** Creates a machine with these programs and files; it records each command in `asked`. */
 export async function machineWith(answers: Answers, files: Record<string, string> = {}, more: Partial<Machine> = {}) {
   const home = await mkdtemp(join(tmpdir(), 'mirror-podman-'))
   onTestFinished(() => rm(home, { recursive: true, force: true }))

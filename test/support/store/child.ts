@@ -21,7 +21,7 @@ try {
 }
 `
 
-/** Compiles the store for real processes of its own; gives the path of a program that opens the store it is told. */
+/** Compiles the store for separate processes; returns the path of a program that opens the store named by its argument. */
 export async function buildStoreProgram(folder: string): Promise<string> {
   const entry = join(folder, 'entry.ts')
   const src = join(import.meta.dirname, '../../../src')
@@ -46,7 +46,7 @@ export async function buildStoreProgram(folder: string): Promise<string> {
   return path
 }
 
-/** Starts the program; resolves with what it says of its store. It is killed with the test. */
+/** Starts the program and resolves with its first message: `open`, `refused` or an error. Kills it when the test ends. */
 export async function startStoreProgram(
   program: string,
   root: string,

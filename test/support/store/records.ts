@@ -2,7 +2,7 @@ import { computeDigest, type Digest } from '../../../src/oci/digest.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import type { ManifestRecord, RepositoryRecord } from '../../../src/store/records.ts'
 
-/** A digest that stands for a name. */
+/** Returns a digest that stands for a name. */
 export function digestFor(name: string): Digest {
   return computeDigest(Buffer.from(name))
 }
@@ -11,7 +11,7 @@ export function emptyRecord(name = 'library/app', host = 'docker.io'): Repositor
   return { host, name, tags: new Map(), manifests: new Map(), blobs: new Map(), referrers: new Map() }
 }
 
-/** Adds a manifest, named for its digest, with the children and blobs that it names, and its tags. */
+/** Adds a manifest, whose digest stands for the name, with its children, blobs and tags. */
 export function addManifest(
   record: RepositoryRecord,
   name: string,
@@ -44,7 +44,7 @@ export function addManifest(
   return manifest
 }
 
-/** Published blobs, by the names that stand for them. */
+/** Converts the sizes of published blobs by name to sizes by digest. */
 export function sizesOf(sizes: Record<string, number>): Map<Digest, number> {
   return new Map(Object.entries(sizes).map(([name, size]) => [digestFor(name), size]))
 }

@@ -7,14 +7,14 @@ import { silentLogger } from '../../../src/lib/logger.ts'
 import { computeDigest, type Digest } from '../../../src/oci/digest.ts'
 import { openStore, type Store, type StoreOptions } from '../../../src/store/open-store.ts'
 
-/** A folder that goes with the test. */
+/** Creates a folder; removes it when the test ends. */
 export async function temporaryFolder(): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'mirror-store-'))
   onTestFinished(() => rm(folder, { recursive: true, force: true }))
   return folder
 }
 
-/** A store that is closed with the test. */
+/** Opens a store; closes it when the test ends. */
 export async function openTestStore(root: string, options: Partial<StoreOptions> = {}): Promise<Store> {
   const defaults = { verifyReads: 'auto' as const, minFree: 0, logger: silentLogger, clock: systemClock }
   const store = await openStore({ root, ...defaults, ...options })
@@ -33,7 +33,7 @@ export async function putText(store: Pick<Store, 'blobs'>, text: string): Promis
   return digest
 }
 
-/** What `open` gives as a text; undefined when it is absent. */
+/** Reads a blob as text; undefined when it is absent. */
 export async function openText(
   store: Pick<Store, 'blobs'>,
   digest: Digest,

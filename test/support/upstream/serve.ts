@@ -3,7 +3,7 @@ import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
 import { onTestFinished } from 'vitest'
 
-/** A real HTTP server of one test, with its requests. */
+/** A real HTTP server of one test, and its requests. */
 export interface Served {
   readonly url: string
   readonly port: number
@@ -54,7 +54,7 @@ export async function serve(answer: Answer, tls?: { key: string; cert: string })
   return served
 }
 
-/** Sends a whole response. */
+/** Sends a complete response. */
 export function reply(
   response: ServerResponse,
   status: number,
