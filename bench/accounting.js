@@ -1,10 +1,10 @@
-// The operating system's own figures on a process and those it started.
+// Reads the operating system's figures on a process and its children.
 import { readFileSync, readdirSync } from 'node:fs'
 import { spawnSync } from 'node:child_process'
 
 const ticksPerSecond = Number(spawnSync('getconf', ['CLK_TCK'], { encoding: 'utf8' }).stdout) || 100
 
-/** Seconds of processor time that the process and its children have used.
+/** Sums the processor time of the process and its children, seconds.
  * @param {number} pid */
 export function cpuSeconds(pid) {
   let ticks = 0
@@ -16,7 +16,7 @@ export function cpuSeconds(pid) {
   return ticks / ticksPerSecond
 }
 
-/** The most memory (bytes) the process has held at a time.
+/** Returns the highest peak memory of the process and its children, bytes.
  * @param {number} pid */
 export function peakMemory(pid) {
   return Math.max(

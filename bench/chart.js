@@ -1,4 +1,4 @@
-// Draws the pulls' figures: a group of bars a row, each group on a scale of its own.
+// Draws the figures of the pulls: one group of bars for each row, each group with its own scale.
 const colours = { mirror: '#2f6f4f', 'docker-registry': '#b0b7bf', nginx: '#7a8ea3', 'plain Node': '#d3d8dd' }
 const rows = [
   {

@@ -1,20 +1,20 @@
-// What is not held yet.
+// Measures pulls of blobs that are not cached yet.
 import { cpuSeconds, median } from './accounting.js'
 import { touchMemory } from './content.js'
 import { blobUrl } from './servers.js'
 import { drain } from './sink.js'
 
 /**
- * A blob of 60 MB that nobody has asked for, by one client: medians of alternating rounds.
+ * Measures how one client pulls blobs of 60 MB that are not cached: medians of alternating rounds.
  * @param {Record<string, import('./servers.js').Running>} subjects @param {string} folder on the disk that they write to
  */
 export async function measureCold(subjects, blobs, folder) {
   const samples = Object.fromEntries(Object.keys(subjects).map((name) => [name, []]))
   for (const [round, blob] of blobs.entries()) {
     const inTurn = Object.entries(subjects)
-    // Neither always finds what the other has just left.
+    // Alternate the order, so that each subject runs first in half of the rounds.
     for (const [name, subject] of round % 2 === 0 ? inTurn : inTurn.toReversed()) {
-      // A virtual machine soon gives back what lies idle, and to get 60 MB anew can take three times as long as the pull.
+      // Touch memory before each pull: a virtual machine returns idle memory, and getting 60 MB back can take three times as long as the pull.
       touchMemory(folder, 20 * blob.size)
       const before = cpuSeconds(subject.pid)
       const seconds = await drain([blobUrl(subject, blob)])
@@ -22,7 +22,7 @@ export async function measureCold(subjects, blobs, folder) {
         bytes: blob.size / seconds,
         cpuPerGB: ((cpuSeconds(subject.pid) - before) / blob.size) * 1e9,
       })
-      // What goes on behind is not the next one's to pay for.
+      // Wait until background work has ended, so that it does not slow the next subject.
       await new Promise((resolve) => setTimeout(resolve, 500))
     }
   }

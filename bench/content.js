@@ -1,4 +1,4 @@
-// Makes what is pulled: files laid out so that a static web server can serve them as a registry.
+// Makes the content to pull: files with a layout that a static web server can serve as a registry.
 import { randomFillSync } from 'node:crypto'
 import { closeSync, mkdirSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
@@ -14,7 +14,7 @@ const types = {
 const MB = 1_000_000
 
 /**
- * Writes the blobs and the images below `folder`. `coldBlobs`: how many of 60 MB there are to be pulled once each.
+ * Writes the blobs and the images below `folder`. `coldBlobs`: number of blobs of 60 MB that are pulled once each.
  * @param {string} folder
  * @param {{ coldBlobs: number, layerBytes: number }} sizes
  */
@@ -25,7 +25,7 @@ export function makeContent(folder, { coldBlobs, layerBytes }) {
   randomFillSync(noise)
 
   const blob = (bytes) => {
-    // Other first bytes make another blob: new noise for each would take longer than most measurements.
+    // Replace only the first bytes for each blob, because new noise would take longer than most measurements.
     randomFillSync(bytes, 0, 64)
     const digest = digestOf(bytes)
     writeFileSync(join(home, 'blobs', digest), bytes)
@@ -52,8 +52,8 @@ export function makeContent(folder, { coldBlobs, layerBytes }) {
 }
 
 /**
- * Has a virtual machine give us the memory that file caches will need: what is touched for the first time costs several times
- * as much as what was used before, and would be charged to whoever comes first.
+ * Makes a virtual machine provide the memory that file caches will need. The first use of memory costs several times as much as
+ * the next one, and would slow the subject that runs first.
  * @param {string} folder @param {number} bytes
  */
 export function touchMemory(folder, bytes) {

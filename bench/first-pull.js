@@ -1,9 +1,9 @@
-// The first pull of an image by a client with three connections, as docker and containerd have them: the manifest, the config,
-// then the layers in order.
+// Pulls an image as a client with three connections, like docker and containerd: the manifest, the config, then the layers in
+// order.
 import { blobUrl, manifestUrl } from './servers.js'
 import { drain } from './sink.js'
 
-/** Resolves with the seconds it took. @param {import('./servers.js').Running} server */
+/** Resolves with the duration of the pull, seconds. @param {import('./servers.js').Running} server */
 export async function pullImage(server, image, connections = 3) {
   const begun = performance.now()
   await drain([manifestUrl(server, image.tag)])

@@ -1,4 +1,4 @@
-// What Node's own file stream does, for comparison: plain-node.js CONTENT-FOLDER. Says its port on stdout.
+// Serves files with a plain file stream of Node, for comparison: plain-node.js CONTENT-FOLDER. Prints its port on stdout.
 import { createReadStream, statSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { join } from 'node:path'

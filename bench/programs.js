@@ -1,16 +1,16 @@
-// The programs that are measured beside the mirror: Debian's own.
+// Installs the programs of Debian that the benchmark uses beside the mirror.
 import { spawnSync } from 'node:child_process'
 import { existsSync, rmSync, writeFileSync } from 'node:fs'
 
 const packages = ['docker-registry', 'nginx', 'wrk']
 const policyFile = '/usr/sbin/policy-rc.d'
 
-/** Installs what is missing, where that can be done. Resolves with the names of what is there. */
+/** Installs missing programs if the benchmark runs as root on Debian. Returns the names of those that exist. */
 export function installPrograms() {
   const missing = packages.filter((name) => !isThere(name))
   if (missing.length > 0 && process.getuid?.() === 0 && isThere('apt-get')) {
     const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }
-    // Their services must not come up: this machine is not ours.
+    // Prevent their services from starting on this machine.
     const isOurs = !existsSync(policyFile)
     if (isOurs) writeFileSync(policyFile, '#!/bin/sh\nexit 101\n', { mode: 0o755 })
     try {

@@ -1,4 +1,4 @@
-// How fast images are pulled, warm and cold, beside what else could serve them.
+// Measures warm and cold pulls of images, beside other servers of the same content.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -13,7 +13,7 @@ import { measureWarm, warmRows } from './warm.js'
 import { createWrk } from './wrk.js'
 
 /**
- * Everything measured, by row and subject.
+ * Measures all rows; returns the figures by row and subject.
  * @param {{ rounds: number, seconds: number, coldBlobs: number, layerBytes: number, scale: boolean }} effort
  */
 export async function measurePulls(effort) {
@@ -34,7 +34,7 @@ export async function measurePulls(effort) {
     const caches = { mirror, 'docker-registry': registry }
     const rows = {}
 
-    // What is loaded with the first pull of all is not what is measured.
+    // Pull once before measuring, because the first pull loads code.
     for (const cache of Object.values(caches)) await drain([blobUrl(cache, content.crowd.config)])
     rows.cold = await measureCold(caches, content.cold, folder)
     const subjects = {
@@ -61,7 +61,7 @@ export async function measurePulls(effort) {
   }
 }
 
-/** How long hits wait while 20 blobs arrive at once. */
+/** Measures how long cached manifests take while 20 blobs arrive at once. */
 async function measureCrowd(wrk, mirror, { layers, digest }) {
   await drain([manifestUrl(mirror, digest)])
   const before = cpuSeconds(mirror.pid)
@@ -72,7 +72,7 @@ async function measureCrowd(wrk, mirror, { layers, digest }) {
   return { p99, requests, cpu: cpuSeconds(mirror.pid) - before }
 }
 
-/** A first pull from far away: 20 ms, and 25 MB/s a connection. */
+/** Measures a first pull from an upstream with 20 ms of latency and 25 MB/s for each connection. */
 async function measureFirstPull(folder, contentFolder, image, start) {
   const far = await start(startScript('shaped-upstream.js', [contentFolder, '20', '25000000']))
   const direct = await pullImage(far, image)

@@ -1,4 +1,4 @@
-// Measures how fast images are pushed to the registry, beside Debian's docker-registry in the same minutes.
+// Measures how fast images are pushed to the registry, beside Debian's docker-registry in alternating rounds.
 import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
@@ -18,7 +18,7 @@ const loads = [
   { name: '400 blobs of 10 kB', count: 400, size: 10_000 },
 ]
 
-/** A section of RESULTS.md, as lines. */
+/** Measures the pushes; returns a section of RESULTS.md as lines. */
 export async function benchPush() {
   const version = /\d+(?:\.\d+)+/.exec(
     spawnSync('docker-registry', ['--version'], { encoding: 'utf8' }).stdout ?? '',
@@ -33,7 +33,7 @@ export async function benchPush() {
       const samples = subjects.map(() => [])
       for (let round = -1; round < rounds; round++) {
         const blobs = makeBlobs(load)
-        // Alternating, so that a noisy minute hits both; the first round warms up.
+        // Alternate, so that a noisy minute affects both; the first round warms up.
         for (const [at, subject] of subjects.entries()) {
           const took = await pushAll(subject.url, `round-${round + 1}`, blobs)
           if (round >= 0) samples[at].push(took)
@@ -70,7 +70,7 @@ function makeBlobs({ count, size }) {
   })
 }
 
-/** ms until all of them are answered for. */
+/** Pushes all blobs; resolves with the duration, ms. */
 async function pushAll(url, name, blobs) {
   const agent = new Agent({ keepAlive: true, maxSockets: atOnce })
   const waiting = [...blobs]
@@ -124,7 +124,7 @@ async function startDockerRegistry(home) {
     storage: { filesystem: { rootdirectory: join(home, 'docker-registry') }, cache: { blobdescriptor: 'inmemory' } },
     http: { addr: `127.0.0.1:${port}` },
   }
-  // JSON is YAML.
+  // Write JSON, because JSON is YAML.
   writeFileSync(file, JSON.stringify(settings))
   return untilReady(spawn('docker-registry', ['serve', file], { stdio: 'ignore' }), port)
 }

@@ -1,4 +1,4 @@
-// Writes what was measured on pulls as a section of RESULTS.md.
+// Renders the figures of the pulls as a section of RESULTS.md.
 const GB = (value) => `${(value / 1e9).toFixed(2)} GB/s`
 const MBs = (value) => `${(value / 1e6).toFixed(0)} MB/s`
 const MB = (value) => `${(value / 1e6).toFixed(0)} MB`
@@ -7,7 +7,7 @@ const seconds = (value) => `${value.toFixed(2)} s`
 const ms = (value) => `${value.toFixed(0)} ms`
 const times = (value) => `${value.toFixed(2)} ×`
 
-/** The rows of the table: what each figure is, and what is demanded of it. */
+/** The rows of the table, with the unit of each figure. */
 const table = [
   { key: 'large', title: 'warm 60 MB blob, 1 client', show: GB },
   { key: 'large', title: 'processor time a GB of that', show: seconds, of: 'cpuPerGB' },

@@ -1,4 +1,4 @@
-// Measures the mirror beside what else could do its work, and writes bench/RESULTS.md and its chart. --quick ends in a minute, and writes nothing.
+// Measures the mirror beside other servers, and writes bench/RESULTS.md and its chart. --quick ends in a minute and writes nothing.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -43,6 +43,6 @@ lines.push(...benchStartUp(starts))
 if (!isQuick) lines.push(...(await benchPush()))
 
 const text = lines.join('\n')
-// A quick look is no result to be kept.
+// Keep only the results of a full run.
 if (!isQuick) writeFileSync(join(here, 'RESULTS.md'), text)
 process.stdout.write(text)

@@ -1,4 +1,4 @@
-// A large store, and many connections.
+// Measures a large store and many connections.
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -11,7 +11,7 @@ const repositories = 100
 const tagsEach = 100
 const blobsEach = 9
 
-/** Writes a store of 100,000 blobs (10,000 of them manifests) and 10,000 tags, as its files have it. */
+/** Writes the files of a store with 100,000 blobs (10,000 of them manifests) and 10,000 tags. */
 export function makeStore(home) {
   const root = join(home, 'data', 'cache', 'v1')
   const blobs = join(root, 'blobs', 'sha256')
@@ -45,7 +45,7 @@ export function makeStore(home) {
   writeFileSync(join(root, 'clean'), '')
 }
 
-/** Start, status and eviction of a large store. */
+/** Measures the start and the status of a large store. */
 export async function measureLargeStore(home, upstream) {
   const begun = performance.now()
   const mirror = await startMirror(home, upstream)
@@ -54,7 +54,7 @@ export async function measureLargeStore(home, upstream) {
     let status
     const deadline = performance.now() + 60_000
     do {
-      // To look on without a pause would be another load than is measured.
+      // Pause between the requests, because polling without a pause would be a load of its own.
       await new Promise((resolve) => setTimeout(resolve, 100))
       const asked = performance.now()
       const report = await (await fetch(`${mirror.adminUrl}/api/status`)).json()
@@ -69,7 +69,7 @@ export async function measureLargeStore(home, upstream) {
   }
 }
 
-/** The longest that a ping waited while most of the store was evicted. */
+/** Measures the longest wait for a ping while most of the store is evicted. */
 export async function measureEviction(home, upstream) {
   const mirror = await startMirror(home, upstream, { cache: { maxSize: '400KB' } })
   try {
@@ -91,7 +91,7 @@ export async function measureEviction(home, upstream) {
   }
 }
 
-/** Pings while so many connections are open and silent. */
+/** Measures pings while so many connections are open and idle. */
 export async function measureIdle(mirror, connections) {
   const { hostname, port } = new URL(mirror.url)
   const sockets = []

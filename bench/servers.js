@@ -1,4 +1,4 @@
-// Starts what is measured, and what it is fed by. Everything listens on loopback only.
+// Starts the measured servers and their upstreams. All of them listen on loopback only.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs'
@@ -14,7 +14,10 @@ const program = join(here, '..', 'bin', 'run.js')
  * @typedef {{ url: string, pid: number, stop: () => Promise<void> }} Running
  */
 
-/** nginx serving the content as it lies on the disk. @param {string} folder @param {string} content @param {string} tagDigest */
+/**
+ * Starts nginx, which serves the content from the disk.
+ * @param {string} folder @param {string} content @param {readonly { tag: string, digest: string }[]} tags
+ */
 export async function startNginx(folder, content, tags) {
   mkdirSync(folder, { recursive: true })
   const port = await freePort()
@@ -40,7 +43,7 @@ http {
   return launch('nginx', ['-c', join(folder, 'nginx.conf'), '-e', `${folder}/error.log`], port)
 }
 
-/** Debian's docker-registry as a pull-through cache. @param {string} folder @param {string} upstream */
+/** Starts Debian's docker-registry as a pull-through cache. @param {string} folder @param {string} upstream */
 export async function startDockerRegistry(folder, upstream) {
   mkdirSync(folder, { recursive: true })
   const port = await freePort()
@@ -55,7 +58,7 @@ export async function startDockerRegistry(folder, upstream) {
   return launch('docker-registry', ['serve', join(folder, 'config.yml')], port)
 }
 
-/** The mirror with its own defaults, but for what it is to reach and how much it may keep. */
+/** Starts the mirror with its defaults, except for its upstream, `cache` and the tags' freshness. */
 export async function startMirror(folder, upstream, { env = {}, cache = {}, nodeArgs = [] } = {}) {
   mkdirSync(folder, { recursive: true })
   const config = {
@@ -66,10 +69,10 @@ export async function startMirror(folder, upstream, { env = {}, cache = {}, node
     upstreams: { 'docker.io': { url: upstream, credentials: 'anonymous' } },
   }
   writeFileSync(join(folder, 'mirror.yaml'), JSON.stringify(config))
-  // As `mirror up` starts it.
+  // Start the server as `mirror up` does.
   const child = spawn(process.execPath, ['--max-semi-space-size=8', ...nodeArgs, program, 'serve'], {
     env: { ...process.env, ...env, MIRROR_HOME: folder },
-    // A file, as `mirror up` has it.
+    // Log to a file, as `mirror up` does.
     stdio: ['ignore', 'ignore', openSync(join(folder, 'log'), 'a', 0o600), 'ipc'],
   })
   const ended = new Promise((resolve) => child.once('exit', resolve))
@@ -85,7 +88,7 @@ export async function startMirror(folder, upstream, { env = {}, cache = {}, node
   }
 }
 
-/** A Node script of this folder that says its port on stdout. */
+/** Starts a Node script of this folder that prints its port on stdout. */
 export async function startScript(name, args) {
   const child = spawn(process.execPath, [join(here, name), ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
   const ended = new Promise((resolve) => child.once('exit', resolve))
@@ -93,12 +96,12 @@ export async function startScript(name, args) {
   return { url: `http://127.0.0.1:${Number(String(line))}`, pid: child.pid, stop: () => end(child, ended) }
 }
 
-/** Where a blob is. @param {Running} server @param {{ digest: string }} blob */
+/** Returns the URL of a blob. @param {Running} server @param {{ digest: string }} blob */
 export function blobUrl({ url }, { digest }) {
   return `${url}/v2/${repository}/blobs/${digest}`
 }
 
-/** Where a manifest is. @param {Running} server @param {string} reference */
+/** Returns the URL of a manifest. @param {Running} server @param {string} reference */
 export function manifestUrl({ url }, reference) {
   return `${url}/v2/${repository}/manifests/${reference}`
 }

@@ -1,5 +1,5 @@
-// A registry far away: shaped-upstream.js CONTENT-FOLDER LATENCY-MS BYTES-A-SECOND. Each answer takes so long to begin, and each
-// connection carries so many bytes a second. Says its port on stdout.
+// Serves a distant registry: shaped-upstream.js CONTENT-FOLDER LATENCY-MS BYTES-A-SECOND. Each response begins after the latency,
+// and each connection carries so many bytes a second. Prints its port on stdout.
 import { open } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import { basename, join } from 'node:path'

@@ -1,9 +1,9 @@
-// A client that takes a body and looks at nothing but its length: as little of the machine as can be.
+// Receives bodies and counts only their bytes, so that the client uses as little of the machine as possible.
 import { connect } from 'node:net'
 import { manifestType } from './content.js'
 
 /**
- * Gets each URL in turn on one connection. Resolves with the seconds it took.
+ * Gets each URL in order on one connection. Resolves with the duration, seconds.
  * @param {readonly string[]} urls of one server, each answered with a Content-Length
  */
 export function drain(urls) {

@@ -1,4 +1,4 @@
-// How long the program takes to start, to answer, and to be up, beside a bare Node.
+// Measures how long the program takes to start, to answer and to be up, beside a bare Node.
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -9,7 +9,7 @@ import { median } from './accounting.js'
 const program = join(dirname(fileURLToPath(import.meta.url)), '..', 'bin', 'run.js')
 const ports = ['--cache-port', '0', '--admin-port', '0', '--no-registry']
 
-/** A section of RESULTS.md, as lines. @param {{ rounds: number, ups: number }} effort */
+/** Measures the start; returns a section of RESULTS.md as lines. @param {{ rounds: number, ups: number }} effort */
 export function benchStartUp({ rounds, ups }) {
   const home = mkdtempSync(join(tmpdir(), 'mirror-bench-'))
   const env = { ...process.env, MIRROR_HOME: home, MIRROR_NETWORKS: '', NO_COLOR: '1' }
@@ -32,7 +32,7 @@ export function benchStartUp({ rounds, ups }) {
       upTimes.push(time([program, 'up', ...ports]))
     }
     const samples = Object.fromEntries(Object.keys(subjects).map((name) => [name, []]))
-    // Alternating, so that a noisy minute hits every subject.
+    // Alternate, so that a noisy minute affects every subject.
     for (let round = 0; round < rounds; round++) {
       for (const [name, measure] of Object.entries(subjects)) samples[name].push(measure())
     }

@@ -1,11 +1,11 @@
-// What is held already, by several clients at once: each row for every subject, in turns.
+// Measures pulls of cached content by one or more clients: each row for every subject, in alternation.
 import { cpuSeconds, median } from './accounting.js'
 import { blobUrl, manifestUrl } from './servers.js'
 import { drain } from './sink.js'
 
 const accept = ['Accept: application/vnd.docker.distribution.manifest.v2+json']
 
-/** The rows of the table; `per` tells what a figure is. */
+/** Returns the rows of the table; `per`: the unit of the figure. */
 export function warmRows(content) {
   return [
     {
@@ -49,7 +49,7 @@ export function warmRows(content) {
   ]
 }
 
-/** One client takes what it gets faster than wrk does, which looks at every byte. */
+/** Loads a subject with wrk; a single client uses `drain`, which is faster because it does not parse every byte. */
 async function load(wrk, row, subject, seconds) {
   const url = row.url(subject)
   if (row.clients > 1) return wrk(url, { ...row, seconds })
@@ -60,7 +60,7 @@ async function load(wrk, row, subject, seconds) {
 }
 
 /**
- * Medians of alternating rounds.
+ * Measures one row for every subject: medians of alternating rounds.
  * @param {Record<string, import('./servers.js').Running>} subjects
  */
 export async function measureWarm(wrk, subjects, row, { rounds, seconds }) {

@@ -1,4 +1,4 @@
-// Runs wrk and reads its exact figures, which its own report rounds.
+// Runs wrk and reads its exact figures, because the report of wrk rounds them.
 import { spawn } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
@@ -13,15 +13,15 @@ done = function(summary, latency, requests)
 end
 `
 
-/** @param {string} folder where its script may lie */
+/** @param {string} folder for the script of wrk */
 export function createWrk(folder) {
   const path = join(folder, 'wrk.lua')
   writeFileSync(path, script)
 
-  /** Resolves with requests and bytes a second, and the 99th percentile of the time an answer took, ms.
+  /** Resolves with requests and bytes a second, and the 99th percentile of the response time, ms.
    * @param {string} url @param {{ clients: number, seconds: number, headers?: string[] }} load */
   return async function wrk(url, { clients, seconds, headers = [] }) {
-    // One thread is sooner full than what it measures.
+    // Use all cores, because one thread of wrk saturates before the server does.
     const threads = Math.min(clients, cpus().length)
     const args = [`-t${threads}`, `-c${clients}`, `-d${seconds}s`, '--timeout', '30s', '-s', path]
     for (const header of headers) args.push('-H', header)

@@ -1,4 +1,4 @@
-// Makes the images that are pulled and pushed. A blob's bytes are made again from its seed whenever they are needed.
+// Makes the images to pull and push. The bytes of a blob are made from its seed whenever they are needed.
 import { digestOf, makeManifest } from '../bench/manifest.js'
 import { between, noise } from './random.js'
 
@@ -32,7 +32,7 @@ export function makeImage(blobs, annotations) {
   return { ...makeManifest(types, config, layers, annotations), blobs }
 }
 
-/** Most layers are small, some are large. @param {() => number} random @returns {number} bytes */
+/** Returns the size of a layer: most are small, some are large. @param {() => number} random @returns {number} bytes */
 export function layerSize(random) {
   const kind = random()
   if (kind < 0.6) return between(random, 1, 50_000)

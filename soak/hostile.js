@@ -1,4 +1,4 @@
-// Sends what no honest client sends. Every answer is right but a 500, or an end of the process.
+// Sends requests that no honest client sends. Every response is allowed except a 500; the process must not end.
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { manifestType } from './content.js'
@@ -70,7 +70,7 @@ async function pushManifest(registryUrl, body) {
   return [status]
 }
 
-/** Writes bytes, and waits for what comes. @returns {Promise<number[]>} the status of each answer that could be told */
+/** Writes bytes and waits for responses. @returns {Promise<number[]>} the status of each response that was recognised */
 async function raw(url, text, waitMs = 300) {
   const { hostname, port } = new URL(url)
   const socket = connect(Number(port), hostname)

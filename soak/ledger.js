@@ -1,11 +1,11 @@
-// Counts what happened, and keeps what must not happen.
+// Counts outcomes, and records the ones that must not happen.
 
 const mostKept = 50
 
 export class Ledger {
-  /** Answers by traffic and what became of them. @type {Map<string, Map<string, number>>} */
+  /** Number of responses by traffic and outcome. @type {Map<string, Map<string, number>>} */
   counts = new Map()
-  /** Each is a bug of the mirror. @type {string[]} */
+  /** Outcomes that are bugs of the mirror. @type {string[]} */
   findings = []
   findingCount = 0
   bytesChecked = 0
@@ -29,7 +29,7 @@ export class Ledger {
     return [...this.counts.values()].flatMap((results) => [...results.values()]).reduce((sum, count) => sum + count, 0)
   }
 
-  /** One line for each traffic. */
+  /** Renders one line for each traffic. */
   lines() {
     return [...this.counts].map(([traffic, results]) => {
       const parts = [...results].toSorted(([a], [b]) => (a < b ? -1 : 1)).map(([result, count]) => `${result} ${count}`)

@@ -16,7 +16,7 @@ import {
 import { findMemoryGroups, MemoryGroup } from './memory-group.js'
 import { request } from './request.js'
 
-/** What clients do; what became of it. @type {[string, (mirror: any, upstreams: any) => Promise<any[]>][]} */
+/** Actions of clients by name; each returns its outcomes. @type {[string, (mirror: any, upstreams: any) => Promise<any[]>][]} */
 const floods = [
   [
     'all blobs of 100 cold images at once',

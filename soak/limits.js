@@ -1,5 +1,5 @@
 // Measures the mirror at its limits: few descriptors, little memory, large JSON, floods of passwords and of log lines. Prints a table.
-// It takes Linux and root (for control groups). `node soak/limits.js json log` measures some parts only.
+// Requires Linux, and root for control groups. `node soak/limits.js json log` measures some parts only.
 import { mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs'
 import { once } from 'node:events'
 import { connect } from 'node:net'
@@ -105,7 +105,7 @@ async function largeJson() {
     layers: fill(`${layer},`, '{"schemaVersion":2,"layers":[', ']}'),
   }
   await withMirror({}, async (mirror) => {
-    // On a thread of its own: sending large bodies keeps this one busy.
+    // Ping on a separate thread, because sending large bodies blocks this one.
     const pinging = new Worker(pinger, { eval: true, workerData: `${mirror.registryUrl}/v2/` })
     const outcomes = []
     for (const [name, bytes] of Object.entries(bodies)) {

@@ -1,4 +1,4 @@
-// What measurements share: a mirror for each, pushes to it, and the table that they print.
+// Provides a mirror for each measurement, pushes to it, and the table of results.
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { Agent } from 'node:http'
 import { tmpdir } from 'node:os'
@@ -10,7 +10,7 @@ import { Upstreams } from './upstream.js'
 
 export const MB = 1_000_000
 export const MiB = 2 ** 20
-/** Where the mirrors have their homes; gone after `end`. */
+/** The folder with the homes of the mirrors; `end` removes it. */
 export const folder = mkdtempSync(join(tmpdir(), 'mirror-limits-'))
 export const agent = new Agent({ keepAlive: true, maxSockets: 400 })
 let serial = 0
@@ -29,7 +29,7 @@ export function end() {
   rmSync(folder, { recursive: true, force: true })
 }
 
-/** Runs `use` with a mirror of its own, which is gone afterwards. */
+/** Runs `use` with a new mirror, and removes the mirror afterwards. */
 export async function withMirror(options, use) {
   const upstreams = new Upstreams((serial += 1))
   await upstreams.start()
@@ -46,7 +46,7 @@ export async function withMirror(options, use) {
   }
 }
 
-/** `200 × 12, 503 × 3` @param {readonly { status: number, complete: boolean, error?: string }[]} outcomes */
+/** Renders outcomes as `200 × 12, 503 × 3`. @param {readonly { status: number, complete: boolean, error?: string }[]} outcomes */
 export function tally(outcomes) {
   const counts = new Map()
   for (const { status, complete, error } of outcomes) {
@@ -59,12 +59,12 @@ export function tally(outcomes) {
     .join(', ')
 }
 
-/** Makes so many at once. */
+/** Calls `make` so many times at once. */
 export function times(count, make) {
   return Promise.all(Array.from({ length: count }, (_, at) => make(at)))
 }
 
-/** How a mirror stands after it was put to the test. */
+/** Describes the state of a mirror after a test. */
 export async function afterwards(mirror) {
   const { status, milliseconds } = await mirror.healthMs()
   const isSame = mirror.unexpectedEnds.length === 0
@@ -84,9 +84,9 @@ export async function pushBlob(mirror, blob) {
   return request(String(location), { method: 'PUT', body: bytesOf(blob), agent })
 }
 
-/** Every manifest here names this one. */
+/** The config that every manifest here names. */
 const config = makeBlob(2, 1)
-/** Mirrors that hold it, or are about to. @type {WeakMap<Mirror, Promise<unknown>>} */
+/** Mirrors that hold the config or receive it now. @type {WeakMap<Mirror, Promise<unknown>>} */
 const prepared = new WeakMap()
 
 export async function pushManifest(mirror, { tag, bytes }) {
@@ -96,7 +96,7 @@ export async function pushManifest(mirror, { tag, bytes }) {
   return request(`${mirror.registryUrl}/v2/limits/app/manifests/${tag}`, { method: 'PUT', body: bytes, headers, agent })
 }
 
-/** A manifest of about so many bytes, most of them annotations. */
+/** Makes a manifest of about so many bytes, most of them annotations. */
 export function annotated(size, at) {
   const image = makeImage([config], { note: 'a'.repeat(Math.round(size) - 500), number: String(at) })
   return { tag: `v${at}`, bytes: image.bytes }

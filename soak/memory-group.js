@@ -1,17 +1,17 @@
-// Gives processes a limit of memory, by the kernel's control groups of version 1 or 2. It takes root.
+// Limits the memory of processes with the kernel's control groups of version 1 or 2. Requires root.
 import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 const mountedAt = '/sys/fs/cgroup'
-/** What the kernel calls things. */
+/** Names of the kernel's files. */
 const versions = {
   1: { limit: 'memory.limit_in_bytes', swap: 'memory.memsw.limit_in_bytes', events: 'memory.oom_control' },
   2: { limit: 'memory.max', swap: 'memory.swap.max', events: 'memory.events' },
 }
 
 /**
- * Where groups with a limit of memory can be made. Throws an Error that says why they cannot.
+ * Finds the folder in which groups with a memory limit can be created. Throws an Error with the reason when none can.
  * @param {string} [root] where the system has its control groups
  */
 export function findMemoryGroups(root = mountedAt) {
@@ -32,12 +32,12 @@ export function findMemoryGroups(root = mountedAt) {
 /** @returns {{ folder: string, version: 1 | 2 } | undefined} */
 function locate(root) {
   if (existsSync(join(root, 'memory', versions[1].limit))) return { folder: join(root, 'memory'), version: 1 }
-  // Systems with both versions have the second one in a folder of its own.
+  // Look in `unified`, too: systems with both versions have version 2 there.
   const folder = [root, join(root, 'unified')].find((each) => listOf(each, 'cgroup.controllers').includes('memory'))
   return folder === undefined ? undefined : { folder, version: 2 }
 }
 
-/** Lets the groups below have limits of memory. */
+/** Allows memory limits for the groups below the folder. */
 function handOutMemory(folder) {
   if (!listOf(folder, 'cgroup.subtree_control').includes('memory'))
     writeFileSync(join(folder, 'cgroup.subtree_control'), '+memory')
@@ -48,7 +48,7 @@ function listOf(folder, file) {
   return existsSync(path) ? readFileSync(path, 'utf8').trim().split(/\s+/) : []
 }
 
-/** A group of processes that together have so much memory, and no swap. */
+/** A group of processes with a common memory limit and no swap. */
 export class MemoryGroup {
   #folder
   #names
@@ -59,28 +59,28 @@ export class MemoryGroup {
     this.#names = versions[version]
     mkdirSync(this.#folder)
     writeFileSync(this.#path(this.#names.limit), String(bytes))
-    // Version 1 counts memory and swap together. A kernel without swap has no such file.
+    // Set the swap limit if the file exists: version 1 counts memory and swap together, and a kernel without swap has no file.
     const swap = this.#path(this.#names.swap)
     if (existsSync(swap)) writeFileSync(swap, String(version === 1 ? bytes : 0))
   }
 
-  /** A program that runs its arguments in the group. */
+  /** Returns a wrapper that runs its arguments in the group. */
   get wrapper() {
     return ['sh', '-c', `echo $$ >'${this.#path('cgroup.procs')}' && exec "$@"`, 'sh']
   }
 
-  /** How often the kernel ended a process for want of memory. */
+  /** Counts the processes that the kernel killed because the memory was used up. */
   get kills() {
     return Number(/^oom_kill (\d+)$/m.exec(readFileSync(this.#path(this.#names.events), 'utf8'))?.[1] ?? 0)
   }
 
-  /** Takes the group away, once what ran in it has ended. */
+  /** Removes the group when its processes have ended. */
   async remove() {
     for (let tries = 0; ; tries++) {
       try {
         return rmdirSync(this.#folder)
       } catch (error) {
-        // A process that has just ended is in its group for a moment.
+        // Try again, because a process that has just ended stays in its group for a moment.
         if (tries === 100) throw error
         await sleep(50)
       }

@@ -1,4 +1,4 @@
-// Runs the mirror as a process that is killed and started again on the same folder, and its commands beside it.
+// Runs the mirror as a process that can be killed and started again on the same folder, and runs its commands.
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -12,16 +12,16 @@ export class Mirror {
   cacheUrl = ''
   registryUrl = ''
   adminUrl = ''
-  /** Counts the starts: a request during which it changed may fail. */
+  /** Number of ends of the process; a request may fail when it changes meanwhile. */
   epoch = 0
   isUp = false
-  /** Ends that nobody asked for. @type {string[]} */
+  /** Ends that the soak did not cause. @type {string[]} */
   unexpectedEnds = []
   slowestStartMs = 0
   peakBytes = 0
   #child
   #isWanted = false
-  /** Commands that run. @type {Set<Promise<unknown>>} */
+  /** Running commands. @type {Set<Promise<unknown>>} */
   #commands = new Set()
 
   #options
@@ -54,10 +54,10 @@ export class Mirror {
   }
 
   async start() {
-    // One that found no mirror works on the store itself, and holds its lock.
+    // Wait for commands: one that found no mirror works on the store itself and holds its lock.
     await Promise.all(this.#commands)
     const begun = performance.now()
-    // Where `mirror up` has it, so that its size is limited.
+    // Log to the same file as `mirror up`, so that its size is limited.
     mkdirSync(join(this.home, 'state'), { recursive: true, mode: 0o700 })
     const log = openSync(join(this.home, 'state', 'mirror.log'), 'a', 0o600)
     const [file, ...args] = [
@@ -85,7 +85,7 @@ export class Mirror {
     const { endpoints } = message
     const urls = [endpoints.cache[0], endpoints.registry[0], endpoints.admin[0]]
     ;[this.cacheUrl, this.registryUrl, this.adminUrl] = urls
-    // From now on the same ports, as users have them.
+    // Keep these ports for the next starts, as users do.
     this.#configure(urls.map((url) => new URL(url).port))
     this.slowestStartMs = Math.max(this.slowestStartMs, performance.now() - begun)
     this.isUp = true
@@ -95,7 +95,7 @@ export class Mirror {
     await this.#end('SIGKILL')
   }
 
-  /** Ends it as a service manager does. @returns {Promise<number | string>} its exit code, or the signal */
+  /** Ends the process as a service manager does. @returns {Promise<number | string>} the exit code, or the signal */
   stop() {
     return this.#end('SIGTERM')
   }
@@ -112,7 +112,10 @@ export class Mirror {
     return code ?? by
   }
 
-  /** Notes what the process holds. @returns {{ bytes: number, descriptors: number } | undefined} */
+  /**
+   * Reads the memory and the descriptors of the process, and records its peak memory.
+   * @returns {{ bytes: number, descriptors: number } | undefined}
+   */
   observe() {
     try {
       const { pid } = this.#child
@@ -121,7 +124,7 @@ export class Mirror {
       this.peakBytes = Math.max(this.peakBytes, kilobytes('VmHWM') * 1024)
       return { bytes: kilobytes('VmRSS') * 1024, descriptors: readdirSync(`/proc/${pid}/fd`).length }
     } catch {
-      // It is gone, or this is no Linux.
+      // Return nothing when the process has ended or the system is not Linux.
       return undefined
     }
   }

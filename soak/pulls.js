@@ -1,10 +1,10 @@
-// Pulls images in the ways clients do, and checks every byte.
+// Pulls images as clients do, and checks every byte.
 import { Agent } from 'node:http'
 import { bytesOf, digestOf } from './content.js'
 import { between, createRandom, pick } from './random.js'
 import { request } from './request.js'
 
-/** What may be said while an upstream is broken, and for so long after it: a circuit stays open for 30 s. */
+/** Statuses that are allowed while an upstream is broken and for `recoveryMs` after it: a circuit stays open for 30 s. */
 const outage = new Set([429, 502, 503, 504])
 const recoveryMs = 45_000
 
@@ -22,28 +22,28 @@ export class Puller {
     this.#agent.destroy()
   }
 
-  /** An image that nobody has asked for yet. */
+  /** Pulls an image that no client has requested yet. */
   async cold() {
     await this.#image('cold', this.scene.upstreams.publish())
   }
 
-  /** One of the newest images: most of them are held. */
+  /** Pulls one of the newest images, most of which are cached. */
   async warm() {
     await this.#image('warm', pick(this.#random, this.scene.upstreams.published.slice(-12)))
   }
 
-  /** Any image there ever was: some are held, most are evicted by now. */
+  /** Pulls any image that was ever published: some are cached, most are evicted. */
   async old() {
     await this.#image('old', pick(this.#random, this.scene.upstreams.published))
   }
 
-  /** Several clients want the same new image at once. */
+  /** Pulls the same new image with several clients at once. */
   async crowd() {
     const entry = this.scene.upstreams.publish()
     await Promise.all(Array.from({ length: 5 }, () => this.#image('crowd', entry)))
   }
 
-  /** Parts of a blob that may be held, fetched or new. */
+  /** Requests ranges of a blob that may be cached, arriving or new. */
   async ranges() {
     const random = this.#random
     const entry = random() < 0.5 ? this.scene.upstreams.publish() : pick(random, this.scene.upstreams.published)
@@ -62,7 +62,7 @@ export class Puller {
     await Promise.all(reads)
   }
 
-  /** A client that hangs up, or reads slowly. */
+  /** Requests a blob, and closes the connection early or reads slowly. */
   async abandon() {
     const random = this.#random
     const entry = random() < 0.5 ? this.scene.upstreams.publish() : pick(random, this.scene.upstreams.published)
@@ -86,7 +86,7 @@ export class Puller {
     const digest = outcome.digest
     const byDigest = await this.#get(`${traffic} manifest`, this.#url(entry, `manifests/${digest}`))
     if (byDigest?.status === 200) this.#check(url, byDigest, digest)
-    // `latest` may be another image by now.
+    // Find the image by digest, because `latest` may have moved.
     const image = this.scene.upstreams.published.findLast(({ image }) => image.digest === digest)?.image ?? entry.image
     await Promise.all(
       image.blobs.map(async (blob) => {
@@ -113,7 +113,7 @@ export class Puller {
     this.scene.ledger.find(`wrong bytes: ${what}: ${status}, ${size} bytes, ${digest} from ${url}`)
   }
 
-  /** The outcome when a whole answer came; undefined when it did not, which is counted, and a finding when it had no reason. */
+  /** Returns the outcome of a complete response; undefined otherwise. Records a finding when no outage explains the failure. */
   async #get(traffic, url, headers = {}, options = {}) {
     const { ledger, mirror } = this.scene
     const { epoch } = mirror

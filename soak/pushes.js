@@ -1,4 +1,4 @@
-// Pushes images to the local registry, deletes some, and knows what must be there: everything that was acknowledged.
+// Pushes images to the local registry, deletes some, and records the acknowledged content, which must exist.
 import { Agent } from 'node:http'
 import { bytesOf, makeBlob, makeImage, manifestType } from './content.js'
 import { between, createRandom, noise } from './random.js'
@@ -7,18 +7,18 @@ import { request } from './request.js'
 const mostImages = 30
 
 /**
- * Pushes to a repository of its own, one image after the other. `tags` and `blobs` hold what was acknowledged; what a kill or a
- * deletion has left open is in neither.
+ * Pushes to a repository of its own, one image after the other. `tags` and `blobs` hold the acknowledged content; content whose
+ * state is unknown after a kill or a deletion is in neither.
  */
 export class Pusher {
   #random
   #agent = new Agent({ keepAlive: true, maxSockets: 4 })
   #serial = 0
-  /** The digest a tag must lead to. @type {Map<string, string>} */
+  /** The expected digest of each tag. @type {Map<string, string>} */
   tags = new Map()
-  /** Manifests that were deleted. @type {Set<string>} */
+  /** Digests of deleted manifests. @type {Set<string>} */
   deleted = new Set()
-  /** Blobs that must be there. @type {Set<string>} */
+  /** Digests of blobs that must exist. @type {Set<string>} */
   blobs = new Set()
   /** @type {Map<string, import('./content.js').Image>} */
   #images = new Map()
@@ -30,7 +30,7 @@ export class Pusher {
     this.name = name
     this.seed = seed
     this.#random = createRandom(seed)
-    // Every image has this layer.
+    // Create the layer that every image contains.
     this.#base = makeBlob(200_000, seed * 1_000_003)
   }
 
@@ -55,7 +55,7 @@ export class Pusher {
     }
     const tag = random() < 0.3 ? 'latest' : `v${serial}`
     const before = this.tags.get(tag)
-    // Until it is answered, the tag may mean either.
+    // Expect nothing of the tag until the response, because it may point to either image.
     this.tags.delete(tag)
     const outcome = await this.#send('push manifest', 'PUT', `manifests/${tag}`, image.bytes, {
       'content-type': manifestType,
@@ -81,13 +81,13 @@ export class Pusher {
     if (outcome !== undefined) this.deleted.add(digest)
   }
 
-  /** Checks that everything acknowledged is there and right, and what was deleted is not. */
+  /** Checks that acknowledged content exists and is correct, and that deleted content does not exist. */
   async check() {
     const { ledger, mirror } = this.scene
     const { epoch } = mirror
     const get = async (path, digest, accepted) => {
       const outcome = await request(`${mirror.registryUrl}/v2/${this.name}/${path}`, { agent: this.#agent })
-      // It has been killed meanwhile: the next check will tell.
+      // Skip the check after a kill; the next check repeats it.
       if (mirror.epoch !== epoch || !mirror.isUp) return
       const isRight = accepted === 404 ? outcome.status === 404 : outcome.status === 200 && outcome.digest === digest
       ledger.count('check', isRight ? 'right' : 'wrong')
@@ -106,7 +106,7 @@ export class Pusher {
     return this.tags.size * 2 + this.blobs.size
   }
 
-  /** After a prune that keeps so many tags: which ones those are is the registry's to say, not how many. */
+  /** Updates the expected tags after a prune that keeps so many: the registry chooses which ones, but not how many. */
   async keepPruned(count) {
     const { ledger, mirror } = this.scene
     const { epoch } = mirror
@@ -125,7 +125,7 @@ export class Pusher {
     }
   }
 
-  /** What no tag needs may be gone: a collection without grace. */
+  /** Stops expecting blobs that no tag needs, before a collection without grace. */
   releaseUntagged() {
     const needed = new Set(
       [...this.tags.values()].flatMap((digest) => this.#images.get(digest).blobs.map((blob) => blob.digest)),
@@ -133,7 +133,7 @@ export class Pusher {
     for (const digest of this.blobs) if (!needed.has(digest)) this.blobs.delete(digest)
   }
 
-  /** Blobs that only this image needs may be gone from now on. */
+  /** Stops expecting blobs that only this image needs. */
   #release(digest, image = this.#images.get(digest)) {
     if (image === undefined || [...this.tags.values()].includes(digest)) return
     const needed = new Set(
@@ -142,7 +142,7 @@ export class Pusher {
     for (const blob of image.blobs) if (!needed.has(blob.digest)) this.blobs.delete(blob.digest)
   }
 
-  /** In one piece, or in parts. */
+  /** Pushes a blob in one piece or in two parts. */
   async #pushBlob(blob) {
     const bytes = bytesOf(blob)
     const random = this.#random
@@ -156,7 +156,7 @@ export class Pusher {
     return (await this.#send('push blob', 'PUT', location, bytes.subarray(half))) !== undefined
   }
 
-  /** The answer when it says yes; undefined otherwise, which is a finding unless the mirror was killed. */
+  /** Returns the response if its status is 2xx; undefined otherwise. Records a finding unless the mirror was killed. */
   async #send(traffic, method, target, body, headers = {}) {
     const { ledger, mirror } = this.scene
     const { epoch } = mirror

@@ -1,11 +1,11 @@
-// Gives numbers that look random and are the same for the same seed, so that a run can be repeated.
+// Generates pseudo-random numbers that are the same for the same seed, so that a run can be repeated.
 import { createCipheriv } from 'node:crypto'
 
 /** @param {number} seed @returns {() => number} from 0 up to, but not including, 1 */
 export function createRandom(seed) {
   let state = seed >>> 0
   return () => {
-    // mulberry32
+    // Use the algorithm mulberry32.
     state = (state + 0x6d2b79f5) >>> 0
     let mixed = Math.imul(state ^ (state >>> 15), state | 1)
     mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)) ^ mixed
@@ -23,7 +23,7 @@ export function pick(random, list) {
   return list[Math.floor(random() * list.length)]
 }
 
-/** Bytes that do not compress; equal sizes and seeds give equal bytes. @param {number} size @param {number} seed */
+/** Makes bytes that do not compress; equal sizes and seeds give equal bytes. @param {number} size @param {number} seed */
 export function noise(size, seed) {
   const key = Buffer.alloc(16)
   key.writeUInt32LE(seed)

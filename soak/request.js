@@ -1,15 +1,15 @@
-// One HTTP request, and what became of it: nothing here throws for what a server or a network may do.
+// Sends one HTTP request and reports its outcome; failures of the server or the network do not throw.
 import { createHash } from 'node:crypto'
 import { request as send } from 'node:http'
 
 /**
  * @typedef {object} Outcome
- * @property {number} status 0 when no answer came
+ * @property {number} status 0 when no response arrived
  * @property {Record<string, string>} headers
- * @property {boolean} complete the whole announced body came
- * @property {string} digest of the body as far as it came
- * @property {number} size of the body as far as it came
- * @property {Buffer | undefined} body only when asked for
+ * @property {boolean} complete true when the whole announced body arrived
+ * @property {string} digest of the received bytes of the body
+ * @property {number} size of the received bytes of the body
+ * @property {Buffer | undefined} body only with `keepBody`
  * @property {string | undefined} error
  */
 
@@ -19,8 +19,8 @@ const guarded = new WeakSet()
 /**
  * @param {string} url
  * @param {{ method?: string, headers?: Record<string, string | number>, body?: Buffer, agent?: import('node:http').Agent,
- *   keepBody?: boolean, leaveAfter?: number, pauseMs?: number, timeoutMs?: number }} [options] `leaveAfter`: the client hangs up
- *   after so many bytes; `pauseMs`: it waits so long before it reads the next part.
+ *   keepBody?: boolean, leaveAfter?: number, pauseMs?: number, timeoutMs?: number }} [options] `leaveAfter`: the client
+ *   closes the connection after so many bytes; `pauseMs`: the client waits so long before it reads the next part.
  * @returns {Promise<Outcome>}
  */
 export function request(url, options = {}) {
@@ -66,7 +66,7 @@ export function request(url, options = {}) {
       settle('late')
     }, options.timeoutMs ?? 90_000)
     sent.on('error', (error) => settle(error.code ?? error.message))
-    // An answer may come before its request is sent: what becomes of the rest is nobody's business.
+    // Ignore late errors of the socket, because a response may arrive before its request is sent.
     sent.on('socket', (socket) => {
       if (!guarded.has(socket)) socket.on('error', () => {})
       guarded.add(socket)

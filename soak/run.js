@@ -1,4 +1,4 @@
-// Runs the mirror for minutes under everything at once (pulls, pushes, deletions, broken upstreams, hostile clients, kill -9) and checks every byte.
+// Runs the mirror for minutes under all loads at once (pulls, pushes, deletions, broken upstreams, hostile clients, kill -9) and checks every byte.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

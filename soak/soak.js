@@ -1,4 +1,4 @@
-// Runs all traffic at once against one mirror, breaks its upstreams, kills it, and checks what is left.
+// Runs all traffic at once against one mirror, breaks its upstreams, kills it, and checks its content.
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -10,14 +10,14 @@ import { Pusher } from './pushes.js'
 import { between, createRandom, pick } from './random.js'
 import { Upstreams } from './upstream.js'
 
-/** Upstreams are broken for the first so many ms of each period. */
+/** Upstreams are broken for the first `brokenMs` of each period. */
 const periodMs = 120_000
 const brokenMs = 40_000
 const mostBytes = 512 * 1024 * 1024
 const pushers = 3
 
 const cache = {
-  // Small, so that the store is full after a minute and evicts from then on.
+  // Keep the limit small, so that the store is full after a minute and evicts from then on.
   maxSize: '400MiB',
   tagFreshness: '1s',
   timeouts: { connect: '2s', headers: '2s', idle: '2s', revalidate: '1s' },
@@ -57,7 +57,7 @@ export async function soak({ home, minutes, seed, say }) {
   const checkAll = async () => {
     for (const pusher of pusherList) checked += await pusher.check()
   }
-  /** Does it again and again until the time is over; an error of the soak itself ends it. */
+  /** Repeats the task until the time is over; an error of the soak itself ends the run. */
   const repeat = async (task, pauseMs) => {
     while (!isOver()) {
       if (mirror.isUp) await task()
@@ -84,7 +84,7 @@ export async function soak({ home, minutes, seed, say }) {
     else if (task === 'collect') await admin(task, [0], 'registry', 'gc')
     else if (task === 'remove') {
       const { registry, name, tag } = pick(random, upstreams.published.slice(-20))
-      // Exit 2: it is not cached.
+      // Accept exit 2, because the image may not be cached.
       await admin(task, [0, 2], 'cache', 'rm', `${registry}/${name}:${tag}`)
     } else
       await gate.exclusive(async () => {
@@ -136,7 +136,7 @@ export async function soak({ home, minutes, seed, say }) {
     while (!isOver()) await task()
   }
 
-  // Whatever cannot start again ends the run: waiting for the rest would hide it.
+  // End the run at the first error, because waiting for the other tasks would hide it.
   await Promise.all([
     ...pullerList.map((puller) => repeat(() => pull(puller), 20)),
     ...pusherList.map((pusher) => repeat(() => gate.pass(() => pusher.push()), 150)),
@@ -172,7 +172,7 @@ export async function soak({ home, minutes, seed, say }) {
   return { ledger, mirror, upstreams, kills, checked, seconds: (Date.now() - begun) / 1000 }
 }
 
-/** Lets pushes run side by side, and something else run while there is none. */
+/** Lets pushes run concurrently, and runs exclusive tasks while no push runs. */
 class Gate {
   #closed = Promise.resolve()
   #running = new Set()

@@ -1,4 +1,4 @@
-// Two registries that can be broken while they run: one open and plain, one that asks for tokens and sends blobs by redirect.
+// Serves two registries that can be broken while they run: a public one, and one that requires tokens and redirects blobs.
 import { createServer } from 'node:http'
 import { once } from 'node:events'
 import { randomUUID } from 'node:crypto'
@@ -13,19 +13,19 @@ import { between, createRandom, pick } from './random.js'
  */
 
 const repositories = 24
-/** A request in a bad time gets one of these so often. */
+/** The share of requests that meet a fault while upstreams are broken. */
 const share = 0.15
 
 export class Upstreams {
   #random
   #serial = 0
-  /** Every image there is, the oldest first. @type {Published[]} */
+  /** All published images, the oldest first. @type {Published[]} */
   published = []
-  /** Digests that a tag has ever had, by registry, repository and tag. @type {Map<string, Set<string>>} */
+  /** All digests that a tag has had, by registry, repository and tag. @type {Map<string, Set<string>>} */
   history = new Map()
-  /** Whether requests meet faults. */
+  /** True while requests meet faults. */
   isFaulty = false
-  /** How often each fault was met. @type {Record<string, number>} */
+  /** Number of requests by fault. @type {Record<string, number>} */
   faults = {}
   requests = 0
   /** @type {Map<string, Blob>} */
@@ -41,7 +41,7 @@ export class Upstreams {
     this.#random = createRandom(seed)
   }
 
-  /** Base URLs by registry. @returns {Record<string, string>} */
+  /** Returns the base URLs by registry. @returns {Record<string, string>} */
   get urls() {
     return { 'docker.io': this.#urls.plain, 'ghcr.io': this.#urls.guarded }
   }
@@ -65,7 +65,7 @@ export class Upstreams {
     }
   }
 
-  /** Puts a new image into a repository; its tag `latest` moves there. @returns {Published} */
+  /** Publishes a new image and moves the tag `latest` of its repository. @returns {Published} */
   publish() {
     const random = this.#random
     const serial = (this.#serial += 1)
@@ -103,7 +103,7 @@ export class Upstreams {
 
   #pickFault(request) {
     const fault = pick(this.#random, Object.keys(faults))
-    // A token has no digest: nobody can tell a wrong one from one that is refused.
+    // Do not corrupt a token: it has no digest, so the mirror cannot tell a wrong token from a refused one.
     return fault === 'a wrong byte' && request.url.startsWith('/token') ? '503' : fault
   }
 
@@ -173,7 +173,7 @@ function json(status, value, headers = {}) {
 
 const page = Buffer.from('<html><body>Please log in to use this network.</body></html>')
 
-/** What goes wrong between registries and their clients. @type {Record<string, (response: any, answer: any, body: Buffer, random: () => number) => unknown>} */
+/** Faults between registries and their clients, by name. @type {Record<string, (response: any, answer: any, body: Buffer, random: () => number) => unknown>} */
 const faults = {
   'a wrong byte'(response, { status, headers }, body, random) {
     const wrong = Buffer.from(body)
