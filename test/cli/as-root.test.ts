@@ -153,7 +153,7 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
       const { stderr, status } = mirror(args, { HOME: own, MIRROR_HOME: theirs })
       expect(stderr).toContain(`they can change MIRROR_HOME=${theirs}`)
       expect(status).toBe(2)
-      // A process that has ended has no identity.
+      // Check that the process still runs: after its end it has no identity.
       expect(await getProcessIdentity(victim.pid!)).toBeDefined()
     },
   )

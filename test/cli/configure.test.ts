@@ -219,7 +219,7 @@ describe('mirror configure', () => {
     [['dcoker', '--mirror', 'http://x:1'], 2, 'There is no client "dcoker"'],
     [['docker', '--undo', '--check'], 2, 'cannot also be provided'],
     [['docker', '--check'], 2, 'Cannot run a docker pull'],
-  ])('%j ends with %i', async (args, exit, says) => {
+  ])('fails for %j with exit code %i', async (args, exit, says) => {
     const answer = await configure(...args, '--yes')
     expect(answer, answer.stderr).toMatchObject({ exit, stdout: '' })
     expect(answer.stderr).toContain(says)
@@ -291,7 +291,7 @@ describe('mirror configure', () => {
     ['kind', '--file', 'kind.yaml'],
     ['kind', '--check'],
     ['docker'],
-  ])('prints no document when `%s %s` fails and the command prints none on success', async (...words) => {
+  ])('prints nothing on stdout when `%s %s` fails', async (...words) => {
     const failed = await configureHere(...words)
     expect(failed.exit).not.toBe(0)
     expect(failed.stdout).toBe('')

@@ -94,7 +94,7 @@ describe.skipIf(process.platform !== 'linux')('a file that the system refuses', 
     expect(stderr).not.toContain('chown')
   })
 
-  test.skipIf(!isRoot)('is reported without a chown of a folder of another user', async () => {
+  test.skipIf(!isRoot)('is reported with a chown only when it lies in a folder of the user', async () => {
     const parent = join(home, 'parent')
     await mkdir(parent, { mode: 0o755 })
     const { stderr } = await mirror(['up', '--data', parent])

@@ -146,7 +146,7 @@ describe.skipIf(process.platform !== 'linux')('a mirror that has moved', () => {
     const before = port
     port = await freePort()
     await up()
-    // The fake podman pulls nothing, so the mirror gets no request.
+    // Expect no request to the mirror, because the fake podman pulls nothing.
     const { exit, stdout } = await mirror('configure', 'podman', '--check', '--json')
     expect(exit).toBe(5)
     expect(JSON.parse(stdout)).toMatchObject({

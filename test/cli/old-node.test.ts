@@ -52,7 +52,7 @@ describe('the check of the Node version', () => {
     const asOld = await transform(text, { target: 'es5' })
     const asNew = await transform(text, { target: 'esnext' })
     expect(asOld.code).toBe(asNew.code)
-    // A comma after the last argument is newer, too.
+    // Reject a comma after the last argument, which is newer, too.
     expect(text).not.toMatch(/,\s*\)/)
     expect(JSON.parse(readFileSync(join(packageRoot(), 'bin', 'package.json'), 'utf8'))).toEqual({ type: 'commonjs' })
   })

@@ -178,7 +178,7 @@ describe('package-lock.json', () => {
 function satisfies(version: string, range: string): boolean {
   if (!range.startsWith('^')) return version === range
   const [wanted, found] = [range.slice(1), version].map((text) => text.split('.').map(Number)) as [number[], number[]]
-  // A caret fixes the first number that is not 0.
+  // Compare up to the first number that is not 0, because a caret fixes it.
   const held = wanted.findIndex((number) => number !== 0)
   if (found.slice(0, held + 1).some((number, at) => number !== wanted[at])) return false
   const differing = wanted.findIndex((number, at) => number !== found[at])

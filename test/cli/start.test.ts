@@ -36,7 +36,7 @@ async function temporaryFolder(): Promise<string> {
 async function filesLoadedBy(...args: string[]): Promise<string[]> {
   const [home, coverage] = [await temporaryFolder(), await temporaryFolder()]
   const env = { ...process.env, MIRROR_HOME: home, NODE_V8_COVERAGE: coverage }
-  // No mirror runs, so `status` ends with 3.
+  // Accept exit code 3: it is that of `status` when no mirror runs.
   await run(process.execPath, [join(packageRoot(), 'bin', 'run.js'), ...args], { env }).catch((error: unknown) => {
     if ((error as { code?: unknown }).code !== 3) throw error
   })
@@ -70,14 +70,14 @@ describe('a start of the program', () => {
     async (argument) => {
       const files = await filesLoadedBy(argument)
       expect(files).toContainEqual(expect.stringMatching(/\/dist\/cli\/main\.js$/))
-      // The bundler names the file that each part comes from.
+      // Find the packages by the bundler's comments, which name the file of each part.
       const texts = await Promise.all(files.map((url) => readFile(fileURLToPath(url), 'utf8')))
       const packages = texts.flatMap((text) => [...text.matchAll(/^ *\/\/ node_modules\/((?:@[^/\n]+\/)?[^/\n]+)\//gm)])
       const names = new Set(packages.map(([, name]) => name!))
       expect(names).toContain('@oclif/core')
       expect([...names].filter((name) => doors.includes(name))).toEqual([])
       expect(files.filter((file) => file.includes('/node_modules/'))).toEqual([])
-      // Node 22.1 and later also load bin/compile-cache.js.
+      // Ignore bin/compile-cache.js, which only Node 22.1 and later load.
       const own = files.filter((file) => !file.endsWith('/bin/compile-cache.js'))
       expect(own.length).toBeLessThan(16)
     },

@@ -322,7 +322,7 @@ export function createFakeEngine(info: Partial<DockerEngineInfo> = {}): FakeEngi
     onTestFinished(() => new Promise<void>((resolve) => void server.close(() => resolve())))
     const { port } = server.address() as AddressInfo
     container.server = server
-    // Only the last port, of the admin listener, is real.
+    // Publish the real port of the admin listener, which is the last one.
     const ports = published(spec).map((at, index) => (index === spec.ports.length - 1 ? { ...at, outside: port } : at))
     container.state = { ...container.state, running: true, ports }
   }
