@@ -14,7 +14,7 @@ interface Instance {
 }
 
 describe.skipIf(missing !== undefined)('mirror configure buildkit', () => {
-  test("a builder that buildx makes by our command has the mirror in its configuration, and shares the host's network", async () => {
+  test("a builder that buildx creates by the printed command has the mirror in its configuration, and shares the host's network", async () => {
     const scene = await startScene({ registries: ['docker.io'], content: {} })
     const dockerd = await startDockerd(scene, newer, { features: { 'containerd-snapshotter': true } })
     const home = join(scene.folder, 'home')
@@ -25,7 +25,7 @@ describe.skipIf(missing !== undefined)('mirror configure buildkit', () => {
     const env = { PATH: searchPath(newer), HOME: home, DOCKER_HOST: `unix://${dockerSocket(scene.folder)}` }
     const mirror = (...args: string[]) => configure(scene, { enter: dockerd.enter, env }, 'buildkit', ...args)
 
-    // The builder in use is dockerd's own.
+    // The current builder belongs to dockerd.
     expect(await mirror('--check')).toMatchObject({ exit: 5, stdout: expect.stringContaining("dockerd's own") })
 
     const done = await mirror('--yes')

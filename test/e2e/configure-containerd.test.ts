@@ -15,7 +15,7 @@ const references = ['docker.io/library/app:one', 'quay.io/org/app:one', 'registr
 const socket = '/run/containerd/containerd.sock'
 const configFile = '/etc/containerd/config.toml'
 
-/** A machine on which a containerd runs that was installed below `root`, with a configuration of its own. */
+/** Sets up a machine for the containerd installed below `root`, with its own configuration. */
 async function machineWith(root: string, config: string): Promise<{ scene: Scene; apart: Apart; cri: Cri }> {
   const image = await runnableImage(1, 'oci')
   const scene = await startScene({ content: { 'library/app': { one: image }, 'org/app': { one: image } }, registries })
@@ -59,8 +59,8 @@ describe.skipIf(missing !== undefined).each([
   ["Debian's newest", newer, 'version = 3\n'],
   ["Debian's newest, with a configuration of the older format,", newer, 'version = 2\n'],
 ])('%s containerd', (_, root, format) => {
-  test('comes through the mirror by what configure wrote and said, and not after it was undone', async () => {
-    // The version goes first, or it would belong to no table.
+  test('containerd pulls through the mirror after the printed steps, and no longer after the undo', async () => {
+    // Puts the version first, because below a heading it would belong to that table.
     const machine = await machineWith(root, format)
     const { apart, cri, scene } = machine
     const first = await startContainerd(machine, root)
@@ -68,10 +68,10 @@ describe.skipIf(missing !== undefined).each([
 
     const { todo } = await configured(apart)
     expect(todo).toHaveLength(1)
-    // What is left to do, done to the letter.
+    // Follows the printed steps to the letter.
     const lines = todo[0]!.split('\n').filter((line) => line.startsWith('  '))
     await apart.run('sh', '-c', `printf '%s\\n' "$1" >> ${configFile}`, 'sh', lines.join('\n'))
-    // The file is right, and the daemon runs with the old one; versions since 2.0 do not tell kubelets.
+    // Checks a right file that the daemon has not read yet; since 2.0 containerd does not report config_path over CRI.
     const unread = await configured(apart)
     expect(unread.saw!.join('\n')).toContain('(containerd config dump) is /etc/containerd/certs.d')
     if (root !== '') expect(unread.saw!.join('\n')).toContain('does not report its config_path')
@@ -97,8 +97,8 @@ describe.skipIf(missing !== undefined).each([
 describe.skipIf(missing !== undefined).each([
   ["this Debian's own", ''],
   ["Debian's newest", newer],
-])('%s containerd that no kubelet may use', (_, root) => {
-  test('is seen by a pull of ctr', async () => {
+])('%s containerd with CRI disabled', (_, root) => {
+  test('the check of a containerd without CRI passes by a pull of ctr', async () => {
     const machine = await machineWith(root, 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
     await startContainerd(machine, root)
     expect((await configured(machine.apart)).todo).toEqual([])
@@ -108,8 +108,8 @@ describe.skipIf(missing !== undefined).each([
   })
 })
 
-describe.skipIf(missing !== undefined)("a containerd with the user's own folders", () => {
-  test('reads theirs as before, and comes through the mirror for all else', async () => {
+describe.skipIf(missing !== undefined)("a containerd with the user's own settings", () => {
+  test('containerd still reads the hosts.toml files of the user, and pulls everything else through the mirror', async () => {
     const folders = '/etc/containerd/certs.d:/etc/containerd/mine'
     const section = '[plugins."io.containerd.grpc.v1.cri".registry]'
     const machine = await machineWith('', `version = 2\n${section}\nconfig_path = "${folders}"\n`)
@@ -124,7 +124,7 @@ describe.skipIf(missing !== undefined)("a containerd with the user's own folders
     await cri.pullImage('theirs.example/org/app:one')
   })
 
-  test('is not touched where it has mirrors in the old way', async () => {
+  test('configure refuses a containerd with registry.mirrors, and changes no file', async () => {
     const section = '[plugins."io.containerd.grpc.v1.cri".registry.mirrors."docker.io"]'
     const machine = await machineWith('', `version = 2\n${section}\nendpoint = ["http://127.0.0.1:5055"]\n`)
     const refused = await machine.apart.mirror('configure', 'containerd', '--yes')

@@ -18,18 +18,18 @@ async function startWith(registries: string[], mediaTypes: 'docker' | 'oci'): Pr
   return startScene({ registries, content: { 'library/runnable': { one: image }, 'org/runnable': { one: image } } })
 }
 
-/** `mirror configure docker`, for the engine of the scene. */
+/** Returns a function that runs `mirror configure docker` for the engine of the scene. */
 function configureDocker(scene: Scene, root: string, { enter }: Dockerd) {
   const env = { PATH: searchPath(root), DOCKER_HOST: `unix://${dockerSocket(scene.folder)}` }
   return (...args: string[]) => configure(scene, { enter, env }, 'docker', ...args)
 }
 
-/** The files that dockerd finds below its /etc/docker/certs.d. */
+/** Lists the entries that dockerd finds in its /etc/docker/certs.d. */
 async function foldersOf({ pid }: Dockerd): Promise<string[]> {
   return readdir(`/proc/${pid}/root/etc/docker/certs.d`).catch(() => [])
 }
 
-/** Builds an image of nothing but a base and a label, by the BuildKit inside dockerd. */
+/** Builds an image of a base and a label, by the BuildKit inside dockerd. */
 async function build(scene: Scene, from: string): Promise<string> {
   const context = join(scene.folder, 'context')
   await mkdir(context, { recursive: true })
@@ -39,7 +39,7 @@ async function build(scene: Scene, from: string): Promise<string> {
 }
 
 describe.skipIf(missing !== undefined)('mirror configure docker', () => {
-  test("this Debian's own dockerd pulls through it, from daemon.json and a SIGHUP alone", async () => {
+  test("this Debian's own dockerd pulls through the mirror after a change of daemon.json and a SIGHUP", async () => {
     const scene = await startWith(['docker.io'], 'docker')
     const dockerd = await startDockerd(scene, '', {})
     const mirror = configureDocker(scene, '', dockerd)
@@ -64,7 +64,7 @@ describe.skipIf(missing !== undefined)('mirror configure docker', () => {
   test.each([
     ["this Debian's own", '', {}],
     ["Debian's newest", newer, { features: { 'containerd-snapshotter': false } }],
-  ])('%s, with the classic store, forgets it without a restart, byte for byte', async (_, root, settings) => {
+  ])('%s dockerd with the classic store forgets the mirror without a restart', async (_, root, settings) => {
     const scene = await startWith(['docker.io'], 'docker')
     const dockerd = await startDockerd(scene, root, settings)
     const mirror = configureDocker(scene, root, dockerd)
@@ -90,7 +90,7 @@ describe.skipIf(missing !== undefined)('mirror configure docker', () => {
     expect((await mirror('--list')).stdout).toContain('No docker is configured')
   })
 
-  test("a build by the BuildKit of this Debian's own dockerd comes through it after a restart", async () => {
+  test("a build by the BuildKit of this Debian's own dockerd pulls through the mirror after a restart", async () => {
     const scene = await startWith(['docker.io'], 'docker')
     const dockerd = await startDockerd(scene, '', {})
     const done = await configureDocker(scene, '', dockerd)('--yes')
@@ -100,7 +100,7 @@ describe.skipIf(missing !== undefined)('mirror configure docker', () => {
     expect((await scene.mirror.status()).cache.misses).toBeGreaterThan(0)
   })
 
-  test("Debian's newest, with containerd's image store, pulls and builds from every registry, with no restart", async () => {
+  test("Debian's newest dockerd with containerd's image store pulls and builds from every registry without a restart", async () => {
     const scene = await startWith(['docker.io', 'gcr.io', 'quay.io'], 'oci')
     const dockerd = await startDockerd(scene, newer, { features: { 'containerd-snapshotter': true } })
     const mirror = configureDocker(scene, newer, dockerd)
@@ -127,7 +127,7 @@ describe.skipIf(missing !== undefined)('mirror configure docker', () => {
     expect(await mirror('--check')).toMatchObject({ exit: 5 })
   })
 
-  test('an insecure registry and certificates of the user stay in use', async () => {
+  test('dockerd keeps an insecure registry and certificates of the user in use', async () => {
     const scene = await startWith(['docker.io', 'ghcr.io'], 'oci')
     const dockerd = await startDockerd(scene, newer, {
       features: { 'containerd-snapshotter': true },
@@ -141,12 +141,12 @@ describe.skipIf(missing !== undefined)('mirror configure docker', () => {
     expect(await foldersOf(dockerd)).not.toContain('quay.io')
 
     await dockerd.docker('pull', 'ghcr.io/org/runnable:one')
-    // That it is looked for tells that its name in hosts.toml is understood.
+    // Proves that dockerd understands the file's name in hosts.toml: without the file the pull fails.
     await rm(join(folder, 'ca.crt'))
     await expect(dockerd.docker('pull', 'ghcr.io/org/runnable:one')).rejects.toThrow('ca.crt')
   })
 
-  test('a mirror that is a flag of dockerd, and files it would not take, are refused and left alone', async () => {
+  test('configure refuses a mirror set by a flag of dockerd and a daemon.json that is not valid JSON, and changes no file', async () => {
     const scene = await startWith(['docker.io'], 'docker')
     const flags = ['--registry-mirror=http://127.0.0.1:9']
     const dockerd = await startDockerd(scene, newer, { features: { 'containerd-snapshotter': false } }, flags)
@@ -165,7 +165,7 @@ describe.skipIf(missing !== undefined)('mirror configure docker', () => {
     }
   })
 
-  test('what dockerd says of the file that would be written is believed', async () => {
+  test('configure refuses a daemon.json that dockerd itself rejects, and changes no file', async () => {
     const scene = await startWith(['docker.io'], 'docker')
     const dockerd = await startDockerd(scene, newer, { features: { 'containerd-snapshotter': false } })
     const text = '{"no-such-thing": 1}'

@@ -14,14 +14,14 @@ import { searchPath } from './support/search-path.ts'
 const { missing, newer } = inject('e2e')
 
 const image = 'docker.io/library/runnable:one'
-/** In the tree of a golden case. */
+/** Locates the cluster file in the tree of a golden case. */
 const fileOf = 'after/kind.yaml'
 const gcr = 'gcr.io/org/runnable:one'
 
 async function startWithKind(containerd: string): Promise<{ scene: Scene; host: KindHost }> {
   const scene = await startScene({
     registries: ['docker.io', 'gcr.io'],
-    // Different ones: what a containerd has of one registry it does not ask another one for.
+    // Uses different images, because containerd does not ask a second registry for a blob that it has.
     content: {
       'library/runnable': { one: await runnableImage(31, 'oci') },
       'org/runnable': { one: await runnableImage(32, 'docker') },
@@ -31,7 +31,7 @@ async function startWithKind(containerd: string): Promise<{ scene: Scene; host: 
     env: (folder) => ({ DOCKER_HOST: `unix://${dockerSocket(folder)}` }),
   })
   const host = await startKindHost(scene, { docker: '', containerd, kind: newer })
-  // As kind makes it.
+  // Creates the network with the options that kind uses.
   const masquerade = 'com.docker.network.bridge.enable_ip_masquerade=true'
   await host.docker('network', 'create', '--opt', masquerade, '--ipv6', '--subnet', 'fc00:f853:ccd:e793::/64', 'kind')
   await expect
@@ -51,13 +51,13 @@ async function createWith(host: KindHost, name: string, clusterFile: string): Pr
 
 const golden = fileURLToPath(new URL('../clients/kind', import.meta.url))
 
-describe.skipIf(missing !== undefined)('the cluster files that come out of it', () => {
+describe.skipIf(missing !== undefined)('the cluster files that mirror configure kind prints', () => {
   test.each(existsSync(golden) ? readdirSync(golden).filter((name) => existsSync(join(golden, name, fileOf))) : [])(
-    'are read by kind: %s',
+    'kind reads the printed cluster file of the golden case %s',
     async (name) => {
       const env = { PATH: `${join(newer, 'usr/bin')}:${searchPath('')}`, DOCKER_HOST: 'unix:///var/empty/docker.sock' }
       const create = run('kind', ['create', 'cluster', '--config', join(golden, name, fileOf)], { env })
-      // What kind does next, once it understands the file, is to look for an engine.
+      // kind looks for an engine once it understands the file.
       await expect(create).rejects.toThrow('Cannot connect to the Docker daemon')
       await expect(create).rejects.not.toThrow('decode')
     },
@@ -67,8 +67,8 @@ describe.skipIf(missing !== undefined)('the cluster files that come out of it', 
 describe.skipIf(missing !== undefined).each([
   ["this Debian's own", ''],
   ["Debian's newest", newer],
-])('mirror configure kind, with %s containerd in the nodes,', (_, containerd) => {
-  test('prints a cluster file: clusters made from it pull through the mirror, one for the other', async () => {
+])('mirror configure kind with %s containerd in the nodes', (_, containerd) => {
+  test('clusters created from the printed cluster file pull through the mirror, the second one from the cache', async () => {
     const { scene, host } = await startWithKind(containerd)
     const mirror = configureKind(scene, host)
     expect(await mirror('--check')).toMatchObject({ exit: 5, stdout: expect.stringContaining('FAIL') })
@@ -104,7 +104,7 @@ describe.skipIf(missing !== undefined).each([
     expect(await mirror('--check')).toMatchObject({ exit: 5 })
   })
 
-  test('configures the nodes of a running cluster, and puts them back', async () => {
+  test('configure changes the nodes of a running cluster, and the undo restores them', async () => {
     const { scene, host } = await startWithKind(containerd)
     const mirror = configureKind(scene, host)
     const file = join(scene.folder, 'plain.yaml')

@@ -13,12 +13,12 @@ const dropIns = '/etc/containers/registries.conf.d'
 const registries = ['docker.io', 'quay.io', 'registry.corp.example:8443']
 const references = ['docker.io/library/app:one', 'quay.io/org/app:one', 'registry.corp.example:8443/org/app:one']
 
-// podman's own choice needs systemd's journal and cgroups.
+// Avoids the defaults of podman, which need systemd's journal and cgroups.
 const containersConf = '[engine]\nevents_logger = "file"\ncgroup_manager = "cgroupfs"\nruntime = "runc"\n'
 
 const systemPath = '/usr/sbin:/usr/bin:/sbin:/bin'
 
-/** How each program pulls; the first one that is installed also makes the pull of `--check`. */
+/** pulls has the command line of a pull for each program; the first installed one also pulls for `--check`. */
 const pulls = {
   podman: (reference: string) => ['podman', 'pull', '--quiet', reference],
   buildah: (reference: string) => ['buildah', 'pull', '--quiet', reference],
@@ -29,11 +29,11 @@ type Program = keyof typeof pulls
 interface Machine {
   scene: Scene
   apart: Apart
-  /** Pulls by the program. */
+  /** Pulls with the program. */
   pull(reference: string): Promise<string>
 }
 
-/** A machine on which `mirror` finds but one of the programs, this Debian's, or that of the Debian below `root`. */
+/** Sets up a machine on which `mirror` finds one program only: this Debian's own, or that of the Debian below `root`. */
 async function machineWith(program: Program, root: string, tls?: readonly string[]): Promise<Machine> {
   const image = await runnableImage(1, 'oci')
   const content = { 'library/app': { one: image }, 'org/app': { one: image } }
@@ -56,7 +56,7 @@ async function machineWith(program: Program, root: string, tls?: readonly string
   }
 }
 
-/** Makes a folder fit for chroot, with this machine's podman configuration. */
+/** Returns a script that prepares a folder for chroot, with this machine's podman configuration. */
 function asRoot(root: string): string {
   return [
     'set -e',
@@ -97,7 +97,7 @@ async function expectConfigured(program: Program, root: string, tls?: readonly s
   expect(unchecked, unchecked.stderr).toMatchObject({ exit: 5, stdout: expect.stringMatching(/^FAIL/) as string })
 }
 
-/** The newer ones' root; skips the test, with the reason, where it cannot be had. */
+/** Returns the root of the newer programs; skips the test, with the reason, if they are not available. */
 async function newer({ skip }: TestContext): Promise<string> {
   try {
     return await newerPodman()
@@ -107,23 +107,23 @@ async function newer({ skip }: TestContext): Promise<string> {
 }
 
 describe.skipIf(missing !== undefined).each(['podman', 'buildah', 'skopeo'] as const)('%s', (program) => {
-  test('of this Debian comes through the mirror by what configure wrote, and not after it was undone', async () => {
+  test("this Debian's own version pulls through the mirror after configure, and no longer after the undo", async () => {
     await expectConfigured(program, '')
   })
 
-  test('of a newer Debian comes through the mirror by what configure wrote, and not after it was undone', async (context) => {
+  test('the version of a newer Debian pulls through the mirror after configure, and no longer after the undo', async (context) => {
     await expectConfigured(program, await newer(context))
   })
 
-  test('of a newer Debian comes through a mirror with TLS and a CA of its own', async (context) => {
+  test('the version of a newer Debian pulls through a mirror with TLS and its own CA', async (context) => {
     await expectConfigured(program, await newer(context), ['127.0.0.1'])
   })
 })
 
 describe.skipIf(missing !== undefined)('podman with settings of the user', () => {
-  test("goes to the mirror first and to the user's own mirror next", async () => {
+  test("podman asks the mirror first and the user's own mirror next", async () => {
     const { apart, pull } = await machineWith('podman', '')
-    // Of Docker Hub there is no such image; the user's own mirror has it.
+    // Pulls an image that Docker Hub does not have, but the user's own mirror has.
     const corp = `[[registry]]\nlocation = "docker.io"\n[[registry.mirror]]\nlocation = "127.0.0.1:5055/quay.io"\ninsecure = true\n`
     await apart.run('sh', '-c', `printf %s '${corp}' > ${dropIns}/99-corp.conf`)
     expect(await apart.mirror('configure', 'podman', '--yes')).toMatchObject({ exit: 0 })
@@ -133,7 +133,7 @@ describe.skipIf(missing !== undefined)('podman with settings of the user', () =>
     expect(await readFile(apart.outside(`${dropIns}/99-corp.conf`), 'utf8')).toBe(corp)
   })
 
-  test('has a service that keeps what it has read, and is told to restart it', async () => {
+  test('configure asks for a restart of a podman service that still uses the old configuration', async () => {
     const { apart, scene } = await machineWith('podman', '')
     const socket = join(scene.folder, 'podman.sock')
     const asked = () => apart.run('podman', '--url', `unix://${socket}`, 'info', '--format', 'json')
@@ -154,7 +154,7 @@ describe.skipIf(missing !== undefined)('podman with settings of the user', () =>
     })
   })
 
-  test('says in its own words what it was told', async () => {
+  test('podman info lists the mirror that configure wrote', async () => {
     const { apart } = await machineWith('podman', '')
     await apart.mirror('configure', 'podman', '--yes')
     const info = JSON.parse(await apart.run('podman', 'info', '--format', 'json')) as {
@@ -163,7 +163,7 @@ describe.skipIf(missing !== undefined)('podman with settings of the user', () =>
     expect(info.registries['quay.io']!.Mirrors).toMatchObject([{ Location: '127.0.0.1:5055/quay.io', Insecure: true }])
   })
 
-  test('is configured for oneself alone', async () => {
+  test('podman is configured for a single user, and the undo removes the configuration folder', async () => {
     const { apart, pull } = await machineWith('podman', '')
     expect(await apart.mirror('configure', 'podman', '--scope', 'user', '--yes')).toMatchObject({ exit: 0 })
     await pull(references[1]!)

@@ -20,7 +20,7 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
   }, 240_000)
   afterAll(() => removeSudo(), 240_000)
 
-  /** dockerd 20.10 at the usual socket, and a user whose own mirror runs. */
+  /** Starts dockerd 20.10 at the usual socket, and the mirror of a new user. */
   async function setUp(mode?: number): Promise<{ dockerd: Dockerd; user: SudoUser; before: Buffer }> {
     const image = await runnableImage(21, 'docker')
     const stage = await setStage({ content: { 'library/runnable': { one: image } } })
@@ -39,7 +39,7 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
     return { dockerd, user, before: await readFile(dockerd.configFile) }
   }
 
-  test('configures docker as they are told to, sees it, checks it, and takes all of it back', async () => {
+  test('a user in group docker configures docker by the printed sudo command, lists it, checks it, and undoes it', async () => {
     const { dockerd, user, before } = await setUp()
     const refused = await user.mirror('configure', 'docker', '--yes')
     expect(refused, refused.stderr).toMatchObject({
@@ -54,7 +54,7 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
     const [listed] = JSON.parse((await user.mirror('configure', '--list', '--json')).stdout)
     expect(listed).toMatchObject({ client: 'docker', files: [{ path: dockerd.configFile, state: 'as written' }] })
 
-    // The files are right, and dockerd has not read them.
+    // Checks right files that dockerd has not read yet.
     expect(await mirrorsOf(dockerd)).toMatch(none)
     const again = await user.mirror('configure', 'docker', '--yes', '--json')
     expect(JSON.parse(again.stdout)).toMatchObject({ changes: [], inUse: false, reloaded: false })
@@ -69,7 +69,7 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
     const checked = await user.mirror('configure', '--check')
     expect(checked, checked.stdout).toMatchObject({ exit: 0, stdout: expect.stringMatching(/^ok/) })
 
-    // Root finds the mirror of who has called it, and leaves it to them.
+    // Proves that root finds the mirror of the calling user, and does not stop it.
     const sudo = sudoLine(refused).replace(/ configure .*/, '')
     expect(JSON.parse((await user.shell(`${sudo} status --json`)).stdout)).toMatchObject({
       running: true,
@@ -77,7 +77,7 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
     })
     expect(await user.shell(`${sudo} down`)).toMatchObject({ exit: 0, stderr: expect.stringContaining('of alice') })
     expect(await user.shell(`${sudo} configure docker --check`)).toMatchObject({ exit: 0 })
-    // With the user's HOME root still uses no record that the user could change, and leaves nothing there.
+    // Proves that root with the user's HOME uses no record that the user could change, and leaves no file there.
     const kept = await user.shell(`${sudo.replace('sudo', 'sudo -E')} configure --list --json`)
     expect(JSON.parse(kept.stdout), kept.stderr).toMatchObject([{ client: 'docker' }])
     expect(await user.shell(`${sudo.replace('sudo', 'sudo -E')} configure docker --check`)).toMatchObject({ exit: 0 })
@@ -91,7 +91,7 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
     expect(undone, undone.stderr).toMatchObject({ exit: 0 })
     expect(await readFile(dockerd.configFile)).toEqual(before)
     expect(undone.stderr).not.toContain('restart')
-    // A reload passes over a key that is gone: until dockerd has forgotten it, that is known, and how to end it.
+    // Checks that `--list` shows the undo as not reloaded, because a reload of dockerd ignores a removed key.
     expect(await mirrorsOf(dockerd)).toBe(ours)
     expect((await user.mirror('configure', '--list')).stdout).toContain('undone, not reloaded')
     const forgotten = await user.shell(sudoLine({ ...undone, stderr: undone.stderr.replace('To do: ', '') }))
@@ -99,7 +99,7 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
     expect(await mirrorsOf(dockerd)).toMatch(none)
     expect(await readFile(dockerd.configFile)).toEqual(before)
     expect((await user.mirror('configure', '--list')).stdout).toBe('No client is configured by mirror.\n')
-    // sudo has left nothing of root's in the user's home folder.
+    // Proves that sudo left no file of root in the user's home folder.
     expect((await user.shell('find . -not -user alice')).stdout).toBe('')
   })
 
@@ -107,7 +107,7 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
     ['sudo -E', (line: string) => `sudo -E ${line}`],
     ['sudo --preserve-env', (line: string) => `sudo --preserve-env=HOME,XDG_STATE_HOME,TMPDIR,DOCKER_CONFIG ${line}`],
     ['su -m', (line: string) => `sudo -E env -u SUDO_UID -u SUDO_GID -u SUDO_USER su -m -c '${line}'`],
-  ])('become root by %s with their environment, and root uses and leaves nothing of theirs', async (_, asRoot) => {
+  ])("root by %s runs no program of the user and leaves no file in the user's folders", async (_, asRoot) => {
     const { user } = await setUp()
     const folders =
       'export XDG_STATE_HOME=$HOME/.local/state TMPDIR=$HOME/tmp DOCKER_CONFIG=$HOME/.docker; mkdir -p tmp'
@@ -120,7 +120,7 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
     expect(JSON.parse(status.stdout), status.stderr).toMatchObject({ running: true, user: 'alice' })
     expect(status.stderr).toContain(`HOME=${user.home}   (${user.home} belongs to alice; /root takes its place)`)
     expect(status.stderr).toContain('without sudo, as alice')
-    // What needs the running mirror asks that of the user.
+    // Commands that need a running mirror use the one of the user.
     for (const args of [
       ['cache', 'ls', '--json'],
       ['registry', 'ls', '--json'],
@@ -132,7 +132,7 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
       stderr: expect.stringContaining('only alice can read its log'),
     })
     expect(await root('down')).toMatchObject({ exit: 0, stderr: expect.stringContaining('of alice') })
-    // A home folder that is theirs is none for a mirror of root's.
+    // A mirror of root refuses a home folder that belongs to the user.
     for (const args of ['up', 'serve', 'init --yes']) {
       const refused = await user.shell(asRoot(`env MIRROR_HOME=${user.home}/m ${user.program} ${args}`))
       expect(refused, args).toMatchObject({ exit: 2, stderr: expect.stringContaining(`MIRROR_HOME=${user.home}/m`) })
@@ -146,21 +146,24 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
 
     expect((await user.shell('find . -not -user alice -o -name has-run')).stdout).toBe('')
     expect((await user.shell('ls tmp')).stdout).toBe('')
-    // The user goes on as before.
+    // Proves that the user's commands still work.
     expect(JSON.parse((await user.mirror('status', '--json')).stdout)).toMatchObject({ running: true })
     expect(await user.mirror('configure', '--list')).toMatchObject({ exit: 0 })
     expect(await user.mirror('down')).toMatchObject({ exit: 0 })
-    // What an older version left there as root is told of, with the command that gives it back.
+    // Checks that `up` names the files that an older version left as root, with the command that returns them.
     await user.shell('sudo chown -R root: .local/state/mirror')
     const locked = await user.mirror('up')
-    expect(locked, locked.stderr).toMatchObject({ exit: 1, stderr: expect.stringContaining(`root owns ${user.home}`) })
+    expect(locked, locked.stderr).toMatchObject({
+      exit: 1,
+      stderr: expect.stringContaining(`root owns ${user.home}`),
+    })
     const given = await user.shell(sudoLine(locked))
     expect(given, given.stderr).toMatchObject({ exit: 0 })
     expect(await user.mirror('up')).toMatchObject({ exit: 0 })
     expect(await user.mirror('down')).toMatchObject({ exit: 0 })
   })
 
-  test('learns nothing of a file that only root may read, nor does its backup tell', async () => {
+  test('a user learns nothing about a daemon.json that only root can read, not even from its backup', async () => {
     const { dockerd, user, before } = await setUp(0o600)
     const refused = await user.mirror('configure', 'docker', '--yes')
     expect(refused, refused.stderr).toMatchObject({ exit: 2, stderr: expect.stringContaining('No permission to read') })

@@ -17,16 +17,16 @@ import { searchPath } from './support/search-path.ts'
 const { missing, newer } = inject('e2e')
 
 const here = ['127.0.0.1', 'localhost', stageAddress]
-// Of networks that an engine makes, one after the other.
+// gateways are those of the networks that an engine creates, in this order.
 const gateways = ['172.17.0.1', '172.18.0.1', '172.19.0.1']
 const beyondLoopback = `https://${stageAddress}:5055`
 
-/** A mirror that speaks TLS with a certificate whose CA no client knows. */
+/** Starts a mirror that speaks TLS with a certificate whose CA no client knows. */
 async function startTlsScene(mediaTypes: 'docker' | 'oci', options: { networks?: string[] } = {}): Promise<Scene> {
   const env = (folder: string) => ({ DOCKER_HOST: `unix://${dockerSocket(folder)}` })
   return startScene({
     registries: ['docker.io', 'gcr.io'],
-    // Different ones: what a client has of one registry it does not ask another one for.
+    // Uses different images, because a client does not ask a second registry for a blob that it has.
     content: {
       'library/app': { one: await runnableImage(41, mediaTypes) },
       'org/app': { one: await runnableImage(42, mediaTypes) },
@@ -37,7 +37,7 @@ async function startTlsScene(mediaTypes: 'docker' | 'oci', options: { networks?:
   })
 }
 
-/** Every manifest that the upstream was asked for. */
+/** Lists the paths of manifests that the upstream was asked for. */
 async function manifestsAskedOf({ upstream }: Scene): Promise<string[]> {
   const requests = await upstream.requests()
   return requests.filter(({ path }) => path.includes('/manifests/')).map(({ path }) => path)
@@ -65,11 +65,11 @@ async function build(scene: Scene, from: string): Promise<void> {
   await run('/usr/bin/docker', ['build', '--no-cache', context], { env: { ...env, DOCKER_BUILDKIT: '1' } })
 }
 
-describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
+describe.skipIf(missing !== undefined)('a mirror with TLS and its own CA', () => {
   test.each([
     ['on loopback', []],
     ['beyond loopback', ['--mirror', beyondLoopback]],
-  ])("Debian's newest dockerd comes through a mirror %s, with no restart", async (_, where) => {
+  ])("Debian's newest dockerd pulls and builds through a TLS mirror %s without a restart", async (_, where) => {
     const scene = await startTlsScene('oci')
     const dockerd = await startDockerd(scene, newer, { features: { 'containerd-snapshotter': true } })
     const mirror = configureDocker(scene, newer, dockerd)
@@ -93,7 +93,7 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
   test.each([
     ['on loopback', []],
     ['beyond loopback', ['--mirror', beyondLoopback]],
-  ])("Debian's newest dockerd with its classic store pulls and builds through a mirror %s", async (_, where) => {
+  ])("Debian's newest dockerd with the classic store pulls and builds through a TLS mirror %s", async (_, where) => {
     const scene = await startTlsScene('oci')
     const dockerd = await startDockerd(scene, newer, { features: { 'containerd-snapshotter': false } })
     const mirror = configureDocker(scene, newer, dockerd)
@@ -105,7 +105,7 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
     expect((await manifestsAskedOf(scene)).join()).toContain('library/app')
   })
 
-  test("Debian's newest dockerd does not come through it once the CA is gone", async () => {
+  test("Debian's newest dockerd does not pull through a TLS mirror once its CA file holds another CA", async () => {
     const scene = await startTlsScene('oci')
     const dockerd = await startDockerd(scene, newer, { features: { 'containerd-snapshotter': true } })
     const mirror = configureDocker(scene, newer, dockerd)
@@ -116,7 +116,7 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
     expect(await mirror('--check')).toMatchObject({ exit: 5 })
   })
 
-  test("this Debian's own dockerd pulls and builds through it, from daemon.json and the CA beside it", async () => {
+  test("this Debian's own dockerd pulls and builds through a TLS mirror by daemon.json and a CA file", async () => {
     const scene = await startTlsScene('docker')
     const dockerd = await startDockerd(scene, '', {})
     const mirror = configureDocker(scene, '', dockerd)
@@ -139,7 +139,7 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
     expect(await certificatesOf(dockerd)).toEqual([])
   })
 
-  test('podman pulls through it, and pushes to its registry', async () => {
+  test('podman pulls through a TLS mirror, and pushes to its registry', async () => {
     const scene = await startTlsScene('oci')
     const apart = await startApart(scene, searchPath(''))
     const conf = '[engine]\\nevents_logger = "file"\\ncgroup_manager = "cgroupfs"\\nruntime = "runc"\\n'
@@ -162,7 +162,7 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
   test.each([
     ["this Debian's own", '', 'version = 2', 'io.containerd.grpc.v1.cri'],
     ["Debian's newest", newer, 'version = 3', 'io.containerd.cri.v1.images'],
-  ])('%s containerd comes through it', async (_, root, version, plugin) => {
+  ])('%s containerd pulls through a TLS mirror', async (_, root, version, plugin) => {
     const scene = await startTlsScene('oci')
     const apart = await startApart(scene, searchPath(root))
     const config = [
@@ -202,7 +202,7 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
     expect(await apart.mirror('configure', 'containerd', '--check')).toMatchObject({ exit: 5 })
   })
 
-  test('a builder that buildx makes is given the CA', async () => {
+  test('a builder that buildx creates gets the CA of a TLS mirror', async () => {
     const scene = await startTlsScene('oci')
     const dockerd = await startDockerd(scene, newer, { features: { 'containerd-snapshotter': true } })
     const home = join(scene.folder, 'home')
@@ -228,7 +228,7 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
     expect(table).toContain(`${authority![0]}"]`)
   })
 
-  test('nodes of kind come through it, those that mount its folders and those that are given them', async () => {
+  test('the nodes of a new and of a running kind cluster pull through a TLS mirror', async () => {
     const scene = await startTlsScene('oci', { networks: ['kind'] })
     const host = await startKindHost(scene, { docker: '', containerd: '', kind: newer })
     await host.docker('network', 'create', 'kind')
@@ -252,7 +252,7 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
     expect(await mirror('--cluster', 'two', '--check')).toMatchObject({ exit: 5 })
   })
 
-  test('a mirror in a container is healthy, seen and ended as without, and dockerd comes through it', async () => {
+  test('a TLS mirror in a container becomes healthy, status and down find it, and dockerd pulls through it', async () => {
     const image = await runnableImage(43, 'oci')
     const stage = await setStage({ content: { 'library/app': { one: image } }, upstreamAddress: stageAddress })
     const dockerd = await startDockerd(stage, newer, { features: { 'containerd-snapshotter': true } })

@@ -12,7 +12,7 @@ describe.skipIf(missing !== undefined).each([
   ["this Debian's own dockerd", ''],
   ["Debian's newest dockerd", newer],
 ])('the image of a mirror in a container of %s', (_, root) => {
-  test('is made here without a registry, once, or built on a supported Node that is here', async () => {
+  test('up makes the image without a registry, reuses it, and builds it on a local image of Node if there is one', async () => {
     const stage = await setStage({ content: { 'library/app': { one: makeImage() } } })
     const { docker } = await startDockerd(stage, root, {})
     const { mirror, up, status } = await mirrorCommand(stage, {})
@@ -26,7 +26,7 @@ describe.skipIf(missing !== undefined).each([
     expect(await imageOf(), 'the same content').toBe(made)
     await mirror('down')
 
-    // A stand-in for the Dockerfile's base; any image with a Node where the official one has it.
+    // Substitutes the base of the Dockerfile by an image that has Node at the same path.
     await docker('tag', 'dev-mirror:local', 'node:24-slim')
     await docker('image', 'rm', 'dev-mirror:local')
     await up('--runtime', 'container')
@@ -41,7 +41,7 @@ describe.skipIf(missing !== undefined).each([
     await mirror('down')
   })
 
-  test('never holds a credential; what was asked for is handed over in the volume, and anew', async () => {
+  test('the image holds no credential, and the volume gets the named credentials at the start and by a refresh', async () => {
     const stage = await setStage({ content: { 'library/app': { one: makeImage() } } })
     const { docker } = await startDockerd(stage, root, {})
     const dockerConfig = join(stage.folder, 'docker')
@@ -60,7 +60,7 @@ describe.skipIf(missing !== undefined).each([
     expect(Object.keys(upstreams)).toStrictEqual(['registry.example'])
     expect(upstreams['registry.example']!.credentials).toMatchObject({ state: 'valid', expires: expect.any(String) })
 
-    // Every container has a folder of its own, and soon takes away the one of the container before it.
+    // Reads all folders, because every container has its own one, and removes that of its predecessor with a delay.
     const read = `const { readFileSync, readdirSync } = require('node:fs')
       const folders = readdirSync('/data/home/handed')
       process.stdout.write(folders.map((name) => readFileSync('/data/home/handed/' + name + '/docker/config.json')).join())`
@@ -77,7 +77,7 @@ describe.skipIf(missing !== undefined).each([
       for (const secret of [first, second, 'secret']) expect(said).not.toContain(secret)
     }
 
-    // They stay until others are named, or none.
+    // The volume keeps the credentials until `up` names others, or none.
     await up()
     expect(await handed()).toContain(second)
     await up('--credentials', 'none')

@@ -12,7 +12,7 @@ const { missing, newer } = inject('e2e')
 
 const uploads = '/v2/team/app/blobs/uploads/'
 
-/** The status of a POST that starts an upload, asked by the host. */
+/** Starts an upload from the host, and returns the status of the POST. */
 async function startUpload({ namespace }: Pick<Stage, 'namespace'>, host: string): Promise<number> {
   const script = `fetch(${JSON.stringify(`http://${host}:5001${uploads}`)}, { method: 'POST' })
     .then((answer) => console.log(answer.status))`
@@ -25,12 +25,12 @@ describe.skipIf(missing !== undefined).each([
   ["this Debian's own dockerd without its proxy", '', { 'userland-proxy': false }],
   ["Debian's newest dockerd", newer, {}],
 ])('the registry of a mirror in a container of %s', (_, root, settings) => {
-  test('takes pushes at the published port, and serves its networks pulls alone until they may write', async () => {
+  test('the published port accepts pushes, and clients on a network can only pull until they may write', async () => {
     const stage = await setStage({ content: {} })
     const { docker, feed } = await startDockerd(stage, root, settings)
     await feed(await busyboxTar(), 'import', '-', 'busybox:local')
     const command = await mirrorCommand(stage, {})
-    // Before and after the default network in the alphabet, by which engines choose the one that ports are published from.
+    // Adds networks before and after the default one in the alphabet, which decides from where engines publish ports.
     for (const network of ['apps', 'zoo']) await docker('network', 'create', network)
     const networks = ['kind', 'apps', 'zoo']
     await command.up('--runtime', 'container', ...networks.flatMap((name) => ['--network', name]))
@@ -70,8 +70,8 @@ describe.skipIf(missing !== undefined).each([
   })
 })
 
-describe.skipIf(missing !== undefined)("the registry of a mirror in a container of podman's", () => {
-  test('takes pushes at the published port', async () => {
+describe.skipIf(missing !== undefined)('the registry of a mirror in a container of podman', () => {
+  test('the published port of a container of podman accepts pushes', async () => {
     const stage = await setStage({ content: {} })
     const { socket } = await startPodmanService(stage, await busyboxTar())
     const { up, mirror } = await mirrorCommand(stage, {}, { DOCKER_HOST: `unix://${socket}` })

@@ -17,7 +17,7 @@ const { missing, newer } = inject('e2e')
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 const nobody = 65_534
 
-/** An engine with busybox, and a mirror's user. */
+/** Sets up an engine with busybox, and a user of mirror. */
 async function setStageWith(root: string, config: object = {}) {
   const stage = await setStage({ content: { 'library/app': { one: makeImage() } } })
   const { docker, feed } = await startDockerd(stage, root, {})
@@ -34,8 +34,8 @@ const sleeping = (...options: string[]) => ['run', '--detach', ...options, ...sl
 describe.skipIf(missing !== undefined).each([
   ["this Debian's own dockerd", ''],
   ["Debian's newest dockerd", newer],
-])('a mirror that cannot live in a container of %s', (_, root) => {
-  test('says why, and touches nothing', async () => {
+])('a mirror that cannot run in a container of %s', (_, root) => {
+  test('up explains why it cannot start a container, and changes nothing', async () => {
     const { docker, up, names } = await setStageWith(root)
 
     await expect(up('--network', 'compose_default')).rejects.toThrow(
@@ -56,12 +56,12 @@ describe.skipIf(missing !== undefined).each([
     expect(await names()).toStrictEqual(['web'])
   })
 
-  test('says that the engine is not for this user, or that there is none', async () => {
+  test('up says that the user has no permission for the engine, or that there is no engine', async () => {
     const { stage } = await setStageWith(root)
     const home = await mkdtemp(join(tmpdir(), 'mirror-e2e-nobody-'))
     onTestFinished(() => rm(home, { recursive: true }))
     await chown(home, nobody, nobody)
-    // As far as the socket, and no further.
+    // Lets the user reach the socket, but not list the folder.
     await chmod(stage.folder, 0o711)
     const upAsNobody = (socket: string) => {
       const asNobody = ['setpriv', `--reuid=${nobody}`, `--regid=${nobody}`, '--clear-groups', process.execPath]
@@ -75,7 +75,7 @@ describe.skipIf(missing !== undefined).each([
     await expect(upAsNobody(join(home, 'docker.sock'))).rejects.toThrow(absent)
   })
 
-  test('of another architecture, or on the volume of a newer version, says so', async () => {
+  test('up refuses an image for another architecture, and a volume of a newer version', async () => {
     const { docker, feed, up, names, mirror } = await setStageWith(root)
     await feed(await foreignImage(), 'load')
     await expect(up('--image', 'foreign:1')).rejects.toThrow(/exit code 2\n(.|\n)*is for linux\/s390x/)
@@ -89,7 +89,7 @@ describe.skipIf(missing !== undefined).each([
     await expect(mirror('status', '--json')).rejects.toThrow('exit code 3')
   })
 
-  test('never opens a store that another container has open', async () => {
+  test('a mirror does not open a store that another container has open', async () => {
     const { docker, up, mirror, home, stage } = await setStageWith(root, { networks: [] })
     await up()
     const image = (await docker('inspect', '--format', '{{.Image}}', 'mirror')).trim()
@@ -110,7 +110,7 @@ describe.skipIf(missing !== undefined).each([
     await mirror('down')
     await expect(mirror('cache', 'ls')).rejects.toThrow(/exit code 3\n(.|\n)*in a volume of the Docker engine/)
 
-    // A folder of the caller's: as the caller, and the same one for a process and a container.
+    // Checks that a container on a folder of the caller runs as the caller.
     const data = join(stage.folder, 'data')
     await up('--data', data)
     expect(await docker('inspect', '--format', '{{.Config.User}}', 'mirror')).toBe(
@@ -122,7 +122,7 @@ describe.skipIf(missing !== undefined).each([
   })
 })
 
-/** An image for another architecture, as `docker save` would write it. https://github.com/moby/moby/blob/master/image/spec/spec.md */
+/** Creates an image for another architecture, as `docker save` writes it. https://github.com/moby/moby/blob/master/image/spec/spec.md */
 async function foreignImage(): Promise<Buffer> {
   const layer = await createTar([])
   const config = {

@@ -16,7 +16,7 @@ const pulled = '127.0.0.1:5055/docker.io/library/runnable:one'
 const patience = { timeout: 30_000, interval: 20 }
 const tcpHost = `tcp://${otherAddress}:2375`
 
-/** An engine with an image of Docker Hub within its reach, and a machine beside it that reaches that engine alone. */
+/** Sets up an engine that reaches an image of Docker Hub, and a second machine that reaches only that engine. */
 async function setTwoMachines(root: string) {
   const content = { 'library/runnable': { one: await runnableImage(31, 'oci') } }
   const stage = await setStage({ content, upstreamAddress: stageAddress })
@@ -31,7 +31,7 @@ async function setTwoMachines(root: string) {
       },
       env,
     )
-  /** The same user in another shell, where nothing says which engine to speak to. */
+  /** Runs a command of the same user in another shell, without DOCKER_HOST. */
   const elsewhere = (home: string, PATH: string, ...args: string[]) => {
     const [file, ...rest] = here.enter([process.execPath, program, ...args])
     return run(file!, rest, { env: { PATH, HOME: home, MIRROR_HOME: home }, timeoutMs: 60_000 })
@@ -39,7 +39,7 @@ async function setTwoMachines(root: string) {
   return { stage, here, dockerd, user, elsewhere }
 }
 
-/** What is so for every engine on another machine, however it is reached. */
+/** Checks the behaviour that all engines on another machine share. */
 async function expectServes(stage: Stage, { docker }: Dockerd, command: MirrorCommand, host: string): Promise<void> {
   const up = await command.up('--runtime', 'container')
   expect(up).toMatchObject({ outcome: 'started', container: 'mirror', engine: host })
@@ -69,7 +69,7 @@ describe.skipIf(missing !== undefined).each([
   ["this Debian's own dockerd", ''],
   ["Debian's newest dockerd", newer],
 ])('%s on another machine', (_, root) => {
-  test('has a mirror that is reached through it, from every shell', async () => {
+  test('a mirror in a container on another machine is reached through the engine from every shell', async () => {
     const { stage, dockerd, user, elsewhere } = await setTwoMachines(root)
     const command = await user({ DOCKER_HOST: tcpHost })
     await expect(command.mirror('up', '--runtime', 'container', '--data', stage.folder)).rejects.toThrow(
@@ -91,7 +91,7 @@ describe.skipIf(missing !== undefined).each([
   })
 })
 
-test.skipIf(missing !== undefined)('a cluster of kind there pulls through it, configured from here', async () => {
+test.skipIf(missing !== undefined)('a kind cluster on another machine pulls through the mirror there', async () => {
   const content = { 'library/runnable': { one: await runnableImage(32, 'oci') } }
   const stage = await setStage({ content, upstreamAddress: stageAddress })
   const here = await addMachineBeside(stage.namespace)
@@ -115,13 +115,13 @@ test.skipIf(missing !== undefined)('a cluster of kind there pulls through it, co
   await deleteCluster(host, 'far')
 })
 
-test.skipIf(missing !== undefined)('an engine behind ssh has one as well, by the key of its user', async () => {
+test.skipIf(missing !== undefined)('a mirror runs on an engine behind ssh, by the key of the user', async () => {
   const { stage, here, dockerd, user, elsewhere } = await setTwoMachines('')
   const ssh = await startSshd(stage, here)
   const command = await user({ DOCKER_HOST: ssh.host, PATH: `${ssh.withKey}:${process.env['PATH']}` })
   await expectServes(stage, dockerd, command, ssh.host)
 
-  // A terminal's Ctrl-C is for every process of the command; its ssh is what the one before is put back by.
+  // Signals the whole process group, because Ctrl-C reaches every process of the command; the rollback needs its ssh.
   const { child, ended } = command.start('up', '--memory', '300MiB')
   await expect.poll(() => dockerd.docker('ps', '--all', '--format', '{{.Names}}'), patience).toContain('mirror-before')
   process.kill(-child.pid!, 'SIGINT')

@@ -16,7 +16,7 @@ const loader = fileURLToPath(new URL('support/load.mjs', import.meta.url))
 const image = makeImage({ layers: [10_000], seed: 5 })
 const [layer] = image.layers
 
-/** An engine with busybox, and a mirror's user whose mirror has cached an image of an upstream that is gone by now. */
+/** Sets up an engine with busybox, and a mirror that has cached an image, and disconnects the upstream. */
 async function setMirrorStage(root: string, upArgs: string[]) {
   const stage = await setStage({ content: { 'library/app': { one: image } }, upstreamAddress: stageAddress })
   const { docker, feed } = await startDockerd(stage, root, {})
@@ -39,7 +39,7 @@ async function expectServes({ namespace }: Stage) {
   expect(JSON.parse(await run(file!, args))).toMatchObject({ failures: [], digests: [layer] })
 }
 
-/** A port of 127.0.0.1 on the stage that another program has. */
+/** Lets another program listen on a port of 127.0.0.1 on the stage. */
 async function takePort({ namespace, folder }: Stage, port: number) {
   const listen = `require('node:net').createServer().listen(${port}, '127.0.0.1')`
   const probe = `require('node:net').connect(${port}, '127.0.0.1').on('connect', () => process.exit(0))`
@@ -69,7 +69,7 @@ describe.skipIf(missing !== undefined).each([
     return stage
   }
 
-  test('runs again in its container, with its name, networks, ports, configuration and content', async () => {
+  test('the old container runs again with its name, networks, ports, configuration and content', async () => {
     const { stage, docker, command, idOf, names, configure } = await setContainerStage()
     const id = await idOf('mirror')
     const before = await command.status()
@@ -98,7 +98,7 @@ describe.skipIf(missing !== undefined).each([
     )
     await expectAsBefore()
 
-    // It has no Node.
+    // busybox has no Node.
     await expect(command.mirror('up', ...inContainer, '--image', 'busybox:local')).rejects.toThrow(runsAgain)
     await expectAsBefore()
 
@@ -116,12 +116,12 @@ describe.skipIf(missing !== undefined).each([
     expect(await idOf('mirror')).not.toBe(id)
     expect(await names()).toBe('mirror')
     await expectServes(stage)
-    // What was handed to the ones before is gone.
+    // Checks that the files exported to earlier containers are gone.
     const list = ['exec', 'mirror', '/usr/local/bin/node', '-p', "fs.readdirSync('/data/home/handed').length"]
     await expect.poll(() => docker(...list), { timeout: 10_000 }).toBe('1\n')
   })
 
-  test('is there when up is interrupted or killed in the middle, and nothing is left over', async () => {
+  test('a mirror survives an up that is interrupted or killed, and no container is left over', async () => {
     const { stage, docker, command, idOf, names, configure } = await setContainerStage()
     const id = await idOf('mirror')
     await configure({ cache: { maxSize: '1GiB' } })
@@ -150,7 +150,7 @@ describe.skipIf(missing !== undefined).each([
     expect(await docker('ps', '--all', '--quiet')).toBe('')
   })
 
-  test('runs again as what it was when it was to change from a process to a container, and back', async () => {
+  test('the old mirror runs again after a failed change from a process to a container, and back', async () => {
     const { stage, command, idOf, names, configure } = await setMirrorStage(root, [
       '--runtime',
       'process',
@@ -179,7 +179,7 @@ describe.skipIf(missing !== undefined).each([
     await expectServes(stage)
   })
 
-  test('is started again in its container when somebody has stopped that, or taken it down', async () => {
+  test('up starts a stopped container again, and a container after down', async () => {
     const { docker, command, idOf } = await setContainerStage()
     const id = await idOf('mirror')
     await docker('stop', 'mirror')

@@ -9,7 +9,7 @@ describe.skipIf(missing !== undefined).each([
   ["this Debian's own dockerd", ''],
   ["Debian's newest dockerd", newer],
 ])('%s that listens on the loopback', (_, root) => {
-  test('has the mirror as one at a socket does', async () => {
+  test('a mirror runs in a container of an engine at a TCP port of the loopback', async () => {
     const stage = await setStage({ content: {} })
     const hosts = [`unix://${dockerSocket(stage.folder)}`, 'tcp://127.0.0.1:2375']
     await startDockerd(stage, root, { hosts })

@@ -11,7 +11,7 @@ const { missing, newer } = inject('e2e')
 
 const loader = fileURLToPath(new URL('support/load.mjs', import.meta.url))
 
-/** An engine, and a mirror's user with an image of Docker Hub. */
+/** Sets up an engine, and a user of mirror with an image of Docker Hub. */
 async function setContainerStage(root: string, image: TestImage, config: object = {}) {
   const stage = await setStage({ content: { 'library/app': { one: image } }, upstreamAddress: stageAddress })
   const { docker } = await startDockerd(stage, root, {})
@@ -22,7 +22,7 @@ async function setContainerStage(root: string, image: TestImage, config: object 
   return { stage, docker, command }
 }
 
-/** Many clients at once for one path of the cache. */
+/** Pulls one path of the cache by many clients at once. */
 async function load({ namespace }: Stage, path: string, clients: number) {
   const [file, ...args] = namespace.enter([process.execPath, loader, `http://127.0.0.1:5055${path}`, String(clients)])
   return JSON.parse(await run(file!, args)) as { failures: string[]; bytes: number; digests: string[] }
@@ -34,7 +34,7 @@ describe.skipIf(missing !== undefined).each([
   ["this Debian's own dockerd", ''],
   ["Debian's newest dockerd", newer],
 ])('a mirror in a container of %s', (_, root) => {
-  test('is left alone, joins networks, and is replaced, each with what is cached', async () => {
+  test('up leaves the container alone, connects it to networks or replaces it, and the cached content stays', async () => {
     const image = makeImage({ layers: [10_000], seed: 1 })
     const { stage, docker, command } = await setContainerStage(root, image)
     const idOf = async () => (await docker('inspect', '--format', '{{.Id}}', 'mirror')).trim()
@@ -42,7 +42,7 @@ describe.skipIf(missing !== undefined).each([
     const id = await idOf()
     expect(await load(stage, blobPath(image.layers[0]!), 1)).toMatchObject({ failures: [], digests: [image.layers[0]] })
 
-    // The runtime need not be said again.
+    // Omits `--runtime`, because `up` keeps the runtime of the running mirror.
     expect(await command.up()).toMatchObject({ outcome: 'already-up', container: 'mirror' })
     expect(await idOf()).toBe(id)
 
@@ -72,14 +72,14 @@ describe.skipIf(missing !== undefined).each([
     expect((await command.mirror('logs')).split('\n').some((line) => line.includes('the mirror is up'))).toBe(true)
   })
 
-  test('is started again by Docker when it is killed, and its clients go on', async () => {
+  test('Docker restarts a container that was killed, and its clients go on', async () => {
     const image = makeImage({ layers: [10_000], seed: 2 })
     const { stage, docker, command } = await setContainerStage(root, image)
     await command.up('--runtime', 'container')
     const [layer] = image.layers
     await load(stage, blobPath(layer!), 1)
     await stage.upstream.disconnect()
-    // What an upstream has said reaches the disk within half a second.
+    // Waits until the upstream's answers are on disk, which takes up to half a second.
     await sleep(1500)
 
     const pid = Number(await docker('inspect', '--format', '{{.State.Pid}}', 'mirror'))
@@ -90,9 +90,9 @@ describe.skipIf(missing !== undefined).each([
     expect(await command.status()).toMatchObject({ running: true, runtime: 'container' })
   })
 
-  // Six gigabytes through Docker's own proxy and a bridge, on as few as two cores: once in a while the proxy's socket drops what
+  // Retries, because six gigabytes go through Docker's proxy and a bridge on two cores: the proxy's socket sometimes drops what
   // the mirror's kernel sends, and TCP waits twice as long after each attempt; the mirror allows 30 s without progress.
-  test('holds a hundred clients inside 250 MiB', { retry: 1 }, async () => {
+  test('a container with 250 MiB of memory serves a hundred clients at once', { retry: 1 }, async () => {
     const image = makeImage({ layers: [5_000_000, 60_000_000], level: 0, seed: 3 })
     const { stage, docker, command } = await setContainerStage(root, image)
     await command.up('--runtime', 'container', '--memory', '250MiB')
@@ -113,7 +113,7 @@ describe.skipIf(missing !== undefined).each([
     expect(await docker('inspect', '--format', limits, 'mirror')).toBe(`${250 * 1024 ** 2} false 0\n`)
   })
 
-  test('has no rights, and nothing of the host but what was handed over', async () => {
+  test('a container has no capabilities, and no files of the host except the exported ones', async () => {
     const { docker, command } = await setContainerStage(root, makeImage(), { cache: { shareCredentials: true } })
     await command.up('--runtime', 'container')
     const format =

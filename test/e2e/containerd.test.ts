@@ -12,11 +12,11 @@ const hosts = { 'docker.io': `server = "https://registry-1.docker.io"\n${host}`,
 describe.skipIf(missing !== undefined).each([
   ["this Debian's own", ''],
   ["Debian's newest", newer],
-])('%s containerd with hosts.toml, through CRI,', (_, root) => {
+])('%s containerd with hosts.toml, through CRI', (_, root) => {
   test.each([
     ['Docker Hub', 'docker.io', 'library/runnable', 'docker' as const],
     ['a registry that has no entry of its own', 'registry.example:8443', 'org/runnable', 'oci' as const],
-  ])('fetches an image of %s once, and has it again without it', async (_, registry, name, mediaTypes) => {
+  ])('an image of %s is fetched once, and pulled again from the cache', async (_, registry, name, mediaTypes) => {
     const image = await runnableImage(3, mediaTypes)
     const scene = await startScene({ registries: [registry], content: { [name]: { one: image } } })
     const { cri, ctr, runOnce } = await startContainerd(scene, root, hosts)

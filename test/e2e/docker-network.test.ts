@@ -7,7 +7,7 @@ import { startScene } from './support/scene.ts'
 const { missing } = inject('e2e')
 
 describe.skipIf(missing !== undefined)('a mirror as a plain process, and a Docker network that comes and goes', () => {
-  test('containers reach it at the gateway of the network for as long as the network exists', async () => {
+  test('containers reach a mirror that is a plain process at the gateway of their network, as long as the network exists', async () => {
     const image = await runnableImage(4, 'oci')
     const scene = await startScene({
       registries: ['docker.io'],

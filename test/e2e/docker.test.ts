@@ -17,7 +17,7 @@ describe.skipIf(missing !== undefined)('dockerd with registry-mirrors', () => {
   test.each([
     ["this Debian's own", classic],
     ["Debian's newest, with containerd's image store,", containerd],
-  ])('%s fetches an image of Docker Hub once, and has it again without Docker Hub', async (_, setting) => {
+  ])('%s dockerd fetches an image of Docker Hub once, and pulls it again without Docker Hub', async (_, setting) => {
     const { root, features, driver, mediaTypes } = setting
     const image = await runnableImage(1, mediaTypes)
     const scene = await startScene({ registries: ['docker.io'], content: { 'library/runnable': { one: image } } })

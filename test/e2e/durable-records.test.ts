@@ -8,13 +8,13 @@ import { temporaryHome } from '../support/mirror.ts'
 
 const program = join(packageRoot(), 'bin', 'run.js')
 
-/** A system call that succeeded: its name and the paths in it. */
+/** Call that succeeded, with its name and the paths in it. */
 interface Call {
   readonly name: string
   readonly paths: readonly string[]
 }
 
-/** System calls in the order in which they ended. */
+/** Returns the system calls in the order in which they ended. */
 function callsOf(trace: string): Call[] {
   const begun = new Map<string, string>()
   return trace.split('\n').flatMap((line) => {
@@ -27,8 +27,8 @@ function callsOf(trace: string): Call[] {
   })
 }
 
-describe.skipIf(!hasStrace)('what `mirror configure` writes, seen from the kernel', () => {
-  test('is on the disk with every folder above it, and the way back is there before the file changes', async () => {
+describe.skipIf(!hasStrace)('the files that `mirror configure` writes, in a trace of system calls', () => {
+  test('every file is on disk with the folders above it, and the undo record is on disk before the file of the client changes', async () => {
     const home = await temporaryHome()
     const root = join(home, 'root')
     const daemonJson = join(root, 'etc', 'docker', 'daemon.json')
@@ -53,7 +53,7 @@ describe.skipIf(!hasStrace)('what `mirror configure` writes, seen from the kerne
     const isSynced = (path: string, from: number, to?: number) =>
       calls.slice(from, to).some(({ name, paths }) => name.endsWith('sync') && paths[0] === path)
     expect(made.filter(({ at, path }) => !isSynced(dirname(path), at + 1)).map(({ path }) => path)).toEqual([])
-    // The bytes of a file are there before it gets its name.
+    // Checks that the bytes of a file are on disk before it gets its name.
     const renamed = made.filter(({ name }) => name === 'rename')
     expect(renamed.filter(({ at }) => !isSynced(calls[at]!.paths[0]!, 0, at)).map(({ path }) => path)).toEqual([])
 

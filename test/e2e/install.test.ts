@@ -24,7 +24,7 @@ async function temporaryFolder(): Promise<string> {
 const npm = (args: string[], env: NodeJS.ProcessEnv = {}, cwd = packageRoot()) =>
   run('npm', [...args, '--no-audit', '--no-fund'], { cwd, env: { ...process.env, ...env }, timeoutMs: 5 * minutes })
 
-/** The size of all files in a folder. */
+/** Sums up the sizes of all files in a folder. */
 async function bytesBelow(folder: string): Promise<number> {
   const entries = await readdir(folder, { recursive: true, withFileTypes: true })
   const files = entries.filter((entry) => entry.isFile())
@@ -32,11 +32,11 @@ async function bytesBelow(folder: string): Promise<number> {
   return sizes.reduce((sum, size) => sum + size, 0)
 }
 
-/** The program of the package `node`, of some version. */
+/** Installs a version of the package `node`, and returns the path of its program. */
 async function getNode(version: string): Promise<string> {
   const folder = await temporaryFolder()
   await npm(['install', '--prefix', folder, '--no-save', `node@${version}`], {}, folder)
-  // It lies in a package of its own for each platform.
+  // Searches for the program, because it is in a separate package for each platform.
   const files = await readdir(folder, { recursive: true })
   return join(
     folder,
@@ -44,8 +44,8 @@ async function getNode(version: string): Promise<string> {
   )
 }
 
-describe.skipIf(missing !== undefined)('the ways to get the command', () => {
-  test('npm i -g from an empty cache takes few packages, little room and no script', async () => {
+describe.skipIf(missing !== undefined)('the installation of the command', () => {
+  test('npm i -g from an empty cache installs at most three packages below 25 MB, and runs no script', async () => {
     const folder = await temporaryFolder()
     const tarball = await packPackage(folder)
     const env = { npm_config_cache: join(folder, 'cache'), npm_config_prefix: folder }
@@ -71,7 +71,7 @@ describe.skipIf(missing !== undefined)('the ways to get the command', () => {
     expect(await bytesBelow(join(folder, 'cache'))).toBeLessThan(25e6)
   })
 
-  test('npm i -g installs the tarball, and the program does its work from there', async () => {
+  test('the program that npm i -g installs from the tarball starts, serves a pull and stops', async () => {
     const folder = await temporaryFolder()
     await npm(['install', '--global', '--prefix', folder, await packPackage(folder)])
     const program = join(folder, 'bin', 'mirror')
@@ -95,7 +95,7 @@ describe.skipIf(missing !== undefined)('the ways to get the command', () => {
     expect(await run(program, ['down'], { env })).toContain('Stopped')
   })
 
-  test('npm i -g installs the tarball, and mirror shows its help in a terminal', async () => {
+  test('the program that npm i -g installs from the tarball shows its help and the demo in a terminal', async () => {
     const folder = await temporaryFolder()
     await npm(['install', '--global', '--prefix', folder, await packPackage(folder)])
     const env = { PATH: `${join(folder, 'bin')}:${process.env['PATH']}`, HOME: folder, MIRROR_HOME: folder }
@@ -108,7 +108,7 @@ describe.skipIf(missing !== undefined)('the ways to get the command', () => {
     expect(demo.text).toMatch(/\n +mirror up\n/)
   })
 
-  test('npm link makes the clone a command, and npm uninstall -g takes it away', async () => {
+  test('npm link makes the clone a command, and npm uninstall -g removes the command', async () => {
     const folder = await temporaryFolder()
     const env = { npm_config_prefix: folder }
     await npm(['link', '--ignore-scripts'], env)
@@ -118,7 +118,7 @@ describe.skipIf(missing !== undefined)('the ways to get the command', () => {
     expect(spawnSync(program).error).toMatchObject({ code: 'ENOENT' })
   })
 
-  test('npx mirror works in the clone, and names itself so', async () => {
+  test('npx mirror works in the clone, and its messages name npx mirror', async () => {
     const folder = await temporaryFolder()
     const options = {
       cwd: join(packageRoot(), 'docs'),
@@ -131,8 +131,8 @@ describe.skipIf(missing !== undefined)('the ways to get the command', () => {
   })
 })
 
-describe.skipIf(missing !== undefined)('a Node that is too old', () => {
-  test.each(['14', '16', '18', '20.10', '22.2'])('%s is told which one is needed', async (version) => {
+describe.skipIf(missing !== undefined)('the version of Node', () => {
+  test.each(['14', '16', '18', '20.10', '22.2'])('Node %s is refused with the reason', async (version) => {
     const node = await getNode(version)
     for (const args of [['bin/run.js', 'status'], ['bin/run.js', '--help'], ['scripts/build.js']]) {
       const { status, stdout, stderr } = spawnSync(node, args, { cwd: packageRoot(), encoding: 'utf8' })
@@ -142,7 +142,7 @@ describe.skipIf(missing !== undefined)('a Node that is too old', () => {
     }
   })
 
-  test.each(['20.19', '22.3'])('%s is not: it runs the demo', async (version) => {
+  test.each(['20.19', '22.3'])('Node %s runs the demo', async (version) => {
     const node = await getNode(version)
     const { status, stderr } = spawnSync(node, ['bin/run.js', 'demo'], { cwd: packageRoot(), encoding: 'utf8' })
     expect(status, stderr).toBe(0)

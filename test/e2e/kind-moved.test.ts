@@ -9,7 +9,7 @@ import { setStage, stageAddress } from './support/scene.ts'
 
 const { missing, newer } = inject('e2e')
 
-/** Of Docker Hub; different ones, because what a containerd has it does not ask for again. */
+/** Names an image of Docker Hub; each pull needs another tag, because containerd does not ask again for what it has. */
 const image = (tag: string) => `docker.io/library/runnable:${tag}`
 
 async function setKindStage() {
@@ -33,8 +33,8 @@ function hostsToml(host: KindHost, node: string) {
   return host.docker('exec', node, 'cat', '/etc/containerd/certs.d/_default/hosts.toml')
 }
 
-describe.skipIf(missing !== undefined)('the real kind, with a mirror that comes and goes,', () => {
-  test('gets a cluster file each time, though the mirror has only just started', async () => {
+describe.skipIf(missing !== undefined)('the real kind with a mirror that starts, moves and stops', () => {
+  test('kind gets a cluster file each time, even right after the start of the mirror', async () => {
     const { host, command } = await setKindStage()
     await host.docker('network', 'create', 'kind')
     for (let round = 0; round < 10; round += 1) {
@@ -44,7 +44,7 @@ describe.skipIf(missing !== undefined)('the real kind, with a mirror that comes 
     }
   })
 
-  test('says our reason when there is no cluster file', async () => {
+  test('kind prints the reason of the mirror if there is no cluster file', async () => {
     const { stage, host, command } = await setKindStage()
     const failed = await command.mirror('configure', 'kind').catch((error: unknown) => String(error))
     expect(failed).toContain('mirror is not running')
@@ -59,7 +59,7 @@ describe.skipIf(missing !== undefined)('the real kind, with a mirror that comes 
     )
   })
 
-  test('has nodes that follow it from a process into a container, to other ports, and back', async () => {
+  test('the nodes of kind follow the mirror from a process into a container, to other ports, and back', async () => {
     const { host, command } = await setKindStage()
     await host.docker('network', 'create', 'kind')
     await command.up('--runtime', 'process')
@@ -96,7 +96,7 @@ describe.skipIf(missing !== undefined)('the real kind, with a mirror that comes 
     })
     await pullBoth('four')
 
-    // A cluster that is gone needs nothing.
+    // Checks that a deleted cluster needs no change.
     await host.kind('delete', 'cluster', '--name', 'given')
     const again = await command.up('--runtime', 'process', '--cache-port', '6055')
     expect(again).toMatchObject({ clients: [{ place: 'new clusters', rewritten: true }] })
@@ -106,11 +106,11 @@ describe.skipIf(missing !== undefined)('the real kind, with a mirror that comes 
   })
 
   test.each(['container', 'process'] as const)(
-    'has nodes that ask a mirror in a %s themselves, and not the proxy that kind gives them',
+    'the nodes of kind reach a mirror in a %s directly, and not through the proxy that kind gives them',
     async (runtime) => {
       const { host, command } = await setKindStage()
       await host.docker('network', 'create', 'kind')
-      // Nobody listens there: what is asked of it fails.
+      // Names a proxy that does not exist, so that a request through it fails.
       Object.assign(host.env, { HTTP_PROXY: `http://${stageAddress}:3128`, HTTPS_PROXY: `http://${stageAddress}:3128` })
       await command.up('--runtime', runtime)
       const [node] = await createCluster(host, 'one', await command.mirror('configure', 'kind'))

@@ -9,7 +9,7 @@ const { missing, newer } = inject('e2e')
 
 const pushed = 'localhost:5001/application:1'
 
-/** An engine for kind, a mirror's user, and an image of Docker Hub; no registry is to be had anywhere else. */
+/** Sets up an engine for kind, a user of mirror, and an image of Docker Hub; there is no other registry. */
 async function setKindStage(settings: { docker: string; containerd: string }) {
   const image = await runnableImage(21, 'oci')
   const content = { 'library/runnable': { one: image } }
@@ -22,7 +22,7 @@ async function setKindStage(settings: { docker: string; containerd: string }) {
   return { stage, host, command }
 }
 
-/** Clusters come and go; what the first one pulled is there for the next one, though Docker Hub is gone. */
+/** Checks that a second cluster gets the content that a deleted one pulled, though Docker Hub is gone. */
 async function expectServesClusters(stage: Stage, host: KindHost, command: MirrorCommand, endpoints: Endpoints) {
   const clusterFile = await command.mirror('configure', 'kind')
   const [first] = await createCluster(host, 'one', clusterFile)
@@ -54,7 +54,7 @@ describe.skipIf(missing !== undefined)('clusters of the real kind', () => {
   test.each([
     ["this Debian's own dockerd", { docker: '', containerd: '' }],
     ["Debian's newest dockerd", { docker: newer, containerd: newer }],
-  ])('on %s pull through a mirror in a container, before there is any', async (_, settings) => {
+  ])('clusters on %s pull through a mirror in a container that started before them', async (_, settings) => {
     const { stage, host, command } = await setKindStage(settings)
     const up = await command.up('--runtime', 'container', '--network', 'kind')
     expect(up).toMatchObject({ outcome: 'started', container: 'mirror', moved: [] })
@@ -72,10 +72,10 @@ describe.skipIf(missing !== undefined)('clusters of the real kind', () => {
     expect(await host.docker('volume', 'ls', '--quiet')).toBe('mirror-data\n')
   })
 
-  test('pull through a mirror as a plain process, at the gateway of their network', async () => {
+  test('clusters pull through a mirror that is a plain process, at the gateway of their network', async () => {
     const { stage, host, command } = await setKindStage({ docker: '', containerd: '' })
     await command.up('--runtime', 'process')
-    // Nobody has made the network yet: it is made for the address that the cluster file needs.
+    // configure creates the missing network, because the cluster file needs its address.
     await command.mirror('configure', 'kind')
     expect(await host.docker('network', 'ls', '--quiet', '--filter', 'name=kind')).not.toBe('')
     const { endpoints, runtime } = await command.status()

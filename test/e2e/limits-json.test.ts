@@ -12,14 +12,14 @@ import { jsonBombs } from './support/json-bombs.ts'
 
 const MiB = 1024 * 1024
 
-test('while JSON bodies of 4 MB arrive, nobody else waits: the event loop is kept for 100 ms at most, 99 times of 100', async () => {
+test('JSON bodies of 4 MB block the event loop for at most 100 ms (p99)', async () => {
   const loop = await watchLoop()
   const upstream = await startUpstream({})
   const mirror = await startMirrorProcess({ upstreams: { 'docker.io': upstream.url }, registry: true, env: loop.env })
   const registry = mirror.registryUrl!
   await pushBlob(registry, 'app', emptyConfig)
 
-  // Not the first question ever, which loads what asking takes.
+  // Sends a first request, which loads the code of requests to upstreams.
   await mirror.get(`${app}/manifests/none`)
 
   const worst: Record<string, number> = {}
@@ -37,7 +37,7 @@ test('while JSON bodies of 4 MB arrive, nobody else waits: the event loop is kep
           (await get(registry, '/v2/app/manifests/bomb', { method: 'PUT', headers, body })).status,
         ]).toEqual([what, status])
     })
-    // The same from an upstream.
+    // Serves the same body from an upstream.
     upstream.push('library/app', 'bomb', manifestOf(body, mediaType.ociManifest))
     await measured(`${what}, of an upstream`, async () => {
       expect([200, 502]).toContain((await mirror.get(`${app}/manifests/bomb`)).status)

@@ -20,14 +20,14 @@ interface Limited {
   readonly mirror: MirrorProcess
   readonly registry: string
   readonly upstream: TestUpstream
-  /** Sends them at once; each must be answered with one of these, and a 503 must say when to come back. */
+  /** Sends the requests at once; each must get an allowed status, and a 503 must have `Retry-After`. */
   send(requests: readonly FloodRequest[], allowed: readonly number[]): Promise<void>
-  /** Fails unless the same process is there, unharmed, and answers. */
+  /** Fails unless the same process still runs and answers. */
   check(what: string): Promise<void>
 }
 
 async function startLimited(bytes: number): Promise<Limited> {
-  // Made first, so that the process ends before it is removed.
+  // Creates the group first, so that the process ends before the group is removed.
   const group = limitMemory(bytes)
   const upstream = await startUpstream({})
   const mirror = await startMirrorProcess({
@@ -65,7 +65,7 @@ async function startLimited(bytes: number): Promise<Limited> {
 
 const times = <T>(count: number, make: (at: number) => T): T[] => Array.from({ length: count }, (_, at) => make(at))
 
-// Minutes, on a machine that does something else as well.
+// Allows 15 minutes, because the tests take minutes on a busy machine.
 describe.skipIf(!canLimitMemory()).each([256, 512])('in %i MiB', { timeout: 900_000 }, (limit) => {
   test('nothing that clients pull ends the process', async () => {
     const { mirror, upstream, send, check } = await startLimited(limit * MiB)

@@ -25,7 +25,7 @@ async function start(limit: number, home?: string): Promise<MirrorProcess> {
   })
 }
 
-/** A manifest of one layer, or of many times the same, with these members besides. */
+/** Creates a manifest with more members, whose layers are one layer repeated. */
 function manifest(members: Record<string, unknown>, layers = 1): Buffer {
   const entry = { mediaType: 'application/x', digest: computeDigest(layer), size: layer.length }
   return Buffer.from(
@@ -39,7 +39,7 @@ function manifest(members: Record<string, unknown>, layers = 1): Buffer {
   )
 }
 
-/** Pushes manifests one after the other, by tag; their digests. */
+/** Pushes manifests one after the other, by tag; returns their digests. */
 async function pushAll(mirror: MirrorProcess, count: number, make: (at: number) => Buffer): Promise<Digest[]> {
   const url = mirror.registryUrl!
   await pushBlob(url, 'app', config)
@@ -59,7 +59,7 @@ async function expectAll(mirror: MirrorProcess, digests: readonly Digest[]): Pro
   }
 }
 
-/** Ends a mirror as a crash does. */
+/** Kills a mirror, as a crash does. */
 async function crash(mirror: MirrorProcess): Promise<void> {
   mirror.kill('SIGKILL')
   await mirror.ended
@@ -76,7 +76,7 @@ function said(name: string, values: Record<string, number>): void {
   console.log(name, JSON.stringify(values))
 }
 
-/** Starts a mirror again with little memory; it must be up soon, and serve everything. */
+/** Restarts a mirror with little memory; it must start in time, and serve everything. */
 async function expectRestart(home: string, limit: number, digests: readonly Digest[]): Promise<MirrorProcess> {
   const begun = performance.now()
   const mirror = await start(limit, home)
@@ -96,7 +96,7 @@ async function expectRestart(home: string, limit: number, digests: readonly Dige
 
 describe.skipIf(!canLimitMemory())('with little memory', () => {
   test.each([512, 256])(
-    '150 pushes of 4 MB of annotations in %i MiB: the mirror lives, starts again, and has them all',
+    '150 pushes of 4 MB of annotations do not end a mirror with %i MiB, and all are there after a restart',
     async (limit) => {
       const mirror = await start(limit * MiB)
       const annotation = 'x'.repeat(4_000_000)
@@ -105,7 +105,7 @@ describe.skipIf(!canLimitMemory())('with little memory', () => {
       expect(await recordBytes(mirror.home)).toBeLessThan(MiB)
       await crash(mirror)
       const again = await expectRestart(mirror.home, limit * MiB, digests)
-      // They are counted, collected and removed with the same memory.
+      // Lists all images within the same memory.
       const listed = await get(again.adminUrl, '/api/registry')
       expect(JSON.parse(listed.body.toString())).toHaveLength(digests.length)
       await crash(again)
@@ -113,7 +113,7 @@ describe.skipIf(!canLimitMemory())('with little memory', () => {
   )
 
   test.each([512, 256])(
-    '47 manifests of 27,000 layers in %i MiB: the mirror lives, collects, starts again, and has them all',
+    '47 manifests of 27,000 layers do not end a mirror with %i MiB, and all are there after a restart',
     async (limit) => {
       const mirror = await start(limit * MiB)
       const digests = await pushAll(mirror, 47, (at) => manifest({ annotations: { at: String(at) } }, 27_000))
@@ -128,7 +128,7 @@ describe.skipIf(!canLimitMemory())('with little memory', () => {
     },
   )
 
-  test('5 clients that list 20 referrers of 4 MB of annotations in 256 MiB get all of them, in pages', async () => {
+  test('5 clients of a mirror with 256 MiB list 20 referrers of 4 MB of annotations completely, in pages', async () => {
     const mirror = await start(256 * MiB)
     const url = mirror.registryUrl!
     const image = manifest({})
@@ -159,11 +159,11 @@ describe.skipIf(!canLimitMemory())('with little memory', () => {
     await crash(mirror)
   })
 
-  test('a record of an earlier version with 560 MB of annotations and links loads in 256 MiB, and is small afterwards', async () => {
+  test('a record of an earlier version with 560 MB of annotations and links loads in 256 MiB, and is below 1 MiB afterwards', async () => {
     const first = await start(256 * MiB)
     const digests = await pushAll(first, 5, (at) => manifest({ annotations: { at: String(at) } }))
     await crash(first)
-    // The first format kept of each push what stands in the manifest.
+    // Writes the record in format 1, which kept annotations and links of each push.
     const path = join(folderOf(first.home), `${createHash('sha256').update('app').digest('hex')}.jsonl`)
     const lines = (await readFile(path, 'utf8')).trim().split('\n')
     const annotations = { annotation: '\\"x'.repeat(1_000_000) }
@@ -186,7 +186,7 @@ describe.skipIf(!canLimitMemory())('with little memory', () => {
     await crash(await expectRestart(first.home, 256 * MiB, digests))
   })
 
-  test('25 cold manifests of 40,000 layers from an upstream in 256 MiB: the cache lives, and starts again', async () => {
+  test('25 cold manifests of 40,000 layers from an upstream do not end a cache with 256 MiB, and it starts again', async () => {
     const upstream = await startUpstream({ images: {} })
     const layers = Array.from({ length: 40_000 }, () => ({ digest: computeDigest(layer), size: 7 }))
     const digests: Digest[] = []

@@ -27,7 +27,7 @@ const referrer = {
   artifactType: 'application/signature',
 }
 
-/** A list in two pages; the second one is named by a token of the upstream's own. */
+/** Answers a list in two pages; the link to the second one has a token of the upstream. */
 const inPages =
   (first: object, second: object): Fault =>
   ({ request, response }) => {
@@ -59,14 +59,14 @@ async function startClients() {
   return { upstream, mirror, bin, tool, name: `${new URL(mirror.url).host}/registry.example_5000/org/app` }
 }
 
-test('crane and oras list tags to the end where the upstream names its pages by tokens', async () => {
+test('crane and oras list all tags of an upstream that names its pages by tokens', async () => {
   const { tool, bin, name } = await startClients()
   expect(await tool('oras', 'repo', 'tags', '--plain-http', name)).toBe('a\nb\nv1\n')
   // Debian 13 has no crane.
   if (existsSync(join(bin, 'crane'))) expect(await tool('crane', 'ls', '--insecure', name)).toBe('a\nb\nv1\n')
 })
 
-test('oras discovers what refers to an image page by page, also while the upstream is out', async () => {
+test('oras discovers the referrers of an image page by page, also while the upstream is down', async () => {
   const { upstream, mirror, tool, name } = await startClients()
   const discover = () => tool('oras', 'discover', '--plain-http', '--format', 'json', `${name}:v1`)
   expect(await discover()).toContain(signature.digest)

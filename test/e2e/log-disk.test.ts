@@ -8,7 +8,7 @@ import { run } from './support/run.ts'
 const { missing } = inject('e2e')
 
 describe.skipIf(missing !== undefined)('a mirror whose log is on a disk of its own', () => {
-  test('answers while that disk is full, and says afterwards how many lines were lost', async () => {
+  test('a mirror answers while the disk of its log is full, and logs afterwards how many lines were lost', async () => {
     const home = await temporaryHome()
     const disk = join(home, 'disk')
     await mkdir(disk)

@@ -14,7 +14,7 @@ describe.skipIf(missing !== undefined)("podman's socket", () => {
     return { engine, shell: 'busybox:local' }
   })
 
-  test('holds a mirror', async () => {
+  test("a mirror runs in a container behind podman's socket", async () => {
     const stage = await setStage({ content: {} })
     const { socket } = await startPodmanService(stage, await busyboxTar())
     const { mirror, up, status } = await mirrorCommand(stage, {}, { DOCKER_HOST: `unix://${socket}` })

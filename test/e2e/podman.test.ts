@@ -6,7 +6,7 @@ import { mirrorAddress, startScene } from './support/scene.ts'
 
 const { missing } = inject('e2e')
 
-/** The registries.conf that a user would write. */
+/** registriesConf is a file as a user would write it. */
 const registriesConf = `unqualified-search-registries = ["docker.io"]
 
 [[registry]]
@@ -28,7 +28,7 @@ describe.skipIf(missing !== undefined)('podman with a registries.conf', () => {
   test.each([
     ['Docker Hub', 'docker.io', 'library/runnable', 'docker' as const],
     ['another registry, by path,', 'ghcr.io', 'org/team/runnable', 'oci' as const],
-  ])('fetches an image of %s once, and has it again without it', async (_, registry, name, mediaTypes) => {
+  ])('an image of %s is fetched once, and pulled again from the cache', async (_, registry, name, mediaTypes) => {
     const image = await runnableImage(2, mediaTypes)
     const scene = await startScene({ registries: ['docker.io', 'ghcr.io'], content: { [name]: { one: image } } })
     const podman = await preparePodman(scene, registriesConf)

@@ -14,7 +14,7 @@ import { run } from './support/run.ts'
 const { missing } = inject('e2e')
 
 describe.skipIf(missing !== undefined)('a disk that has become read-only', () => {
-  test('has every push and delete answered with a 507 and the reason, and pulls go on, also cold ones', async () => {
+  test('every push and delete on a read-only disk gets 507 with the reason, and pulls go on, also cold ones', async () => {
     const cold = makeImage({ seed: 1 })
     const upstream = await startUpstream({ images: { 'library/app': { v1: cold } } })
     const home = await temporaryHome()

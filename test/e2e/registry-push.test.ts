@@ -11,12 +11,12 @@ import { type Scene, mirrorAddress, registryAddress } from './support/scene.ts'
 
 const { missing, newer } = inject('e2e')
 
-/** The name of a blob's file in a `dir:` of skopeo. */
+/** Returns the name of a blob's file in a `dir:` of skopeo. */
 function fileOf(digest: string): string {
   return digest.replace('sha256:', '')
 }
 
-/** Runs one of the newer programs in the scene, in a home of its own: its stdout. */
+/** Runs one of the newer programs in the scene, in its own home; returns its stdout. */
 async function runTool(scene: Scene, name: string, args: readonly string[]): Promise<string> {
   const home = join(scene.folder, name)
   await mkdir(home, { recursive: true })
@@ -24,14 +24,14 @@ async function runTool(scene: Scene, name: string, args: readonly string[]): Pro
   return run(file!, rest, { cwd: home, env: { PATH: process.env['PATH'], HOME: home, COSIGN_PASSWORD: '' } })
 }
 
-describe.skipIf(missing !== undefined)('the registry to push to', () => {
+describe.skipIf(missing !== undefined)('the push registry', () => {
   test.each([
     ["this Debian's own dockerd", { root: '', features: {}, mediaTypes: 'docker' }],
     [
       "Debian's newest dockerd, with containerd's image store,",
       { root: newer, features: { 'containerd-snapshotter': true }, mediaTypes: 'oci' },
     ],
-  ] as const)('%s pushes to two repositories and has the same again from both', async (_, setting) => {
+  ] as const)('%s pushes an image to two repositories, and pulls the same image from both', async (_, setting) => {
     const { root, features, mediaTypes } = setting
     const { scene } = await startRegistryScene(mediaTypes)
     const { docker } = await startDockerd(scene, root, { 'registry-mirrors': [`http://${mirrorAddress}`], features })
@@ -57,7 +57,7 @@ describe.skipIf(missing !== undefined)('the registry to push to', () => {
     }
   })
 
-  test('podman pushes to two repositories and has the same again from both', async () => {
+  test('podman pushes an image to two repositories, and pulls the same image from both', async () => {
     const { scene } = await startRegistryScene('oci')
     const podman = await preparePodman(scene, `[[registry]]\nlocation = "${registryAddress}"\ninsecure = true\n`)
     const source = `${mirrorAddress}/docker.io/library/runnable:one`
@@ -83,7 +83,7 @@ describe.skipIf(missing !== undefined)('the registry to push to', () => {
     }
   })
 
-  test('podman pushes a list with --all of its images', async () => {
+  test('podman pushes a manifest list with all of its images', async () => {
     const { scene, image } = await startRegistryScene('oci')
     const podman = await preparePodman(scene, `[[registry]]\nlocation = "${registryAddress}"\ninsecure = true\n`)
     const source = `docker://${mirrorAddress}/docker.io/library/runnable:one`
@@ -101,7 +101,7 @@ describe.skipIf(missing !== undefined)('the registry to push to', () => {
     await expectPushed(scene, { repositories: 2, tags: 2, manifests: 6, uploads: 0 })
   })
 
-  test('buildah builds on an image of the cache, pushes the result to two repositories, and has it again', async () => {
+  test('buildah builds on an image of the cache, pushes the result to two repositories, and pulls it again', async () => {
     const { scene } = await startRegistryScene('oci')
     const home = await mkdtemp(join(scene.folder, 'buildah-'))
     const stores = ['--root', join(home, 'root'), '--runroot', join(home, 'run'), '--storage-driver', 'overlay']
@@ -125,7 +125,7 @@ describe.skipIf(missing !== undefined)('the registry to push to', () => {
   })
 
   test.skipIf(!existsSync(join(newer, 'usr/bin/crane')))(
-    'crane copies an index whole, and takes its blobs over by mounts the second time (Debian 13 has no crane)',
+    'crane copies an index with all of its images, and mounts the blobs the second time (Debian 13 has no crane)',
     async () => {
       const { scene, image } = await startRegistryScene('oci')
       const crane = (...args: string[]) => runTool(scene, 'crane', args)
@@ -145,7 +145,7 @@ describe.skipIf(missing !== undefined)('the registry to push to', () => {
     },
   )
 
-  test('cosign signs what was pushed, and verifies it', async () => {
+  test('cosign signs a pushed image, and verifies the signature', async () => {
     const { scene, image } = await startRegistryScene('oci')
     const cosign = (...args: string[]) => runTool(scene, 'cosign', args)
     const source = `docker://${mirrorAddress}/docker.io/library/runnable:one`
@@ -159,7 +159,7 @@ describe.skipIf(missing !== undefined)('the registry to push to', () => {
     await cosign('sign', '--yes', '--key', 'cosign.key', '--tlog-upload=false', plain, signed)
     const said = await cosign('verify', '--key', 'cosign.pub', '--insecure-ignore-tlog', plain, signed)
     expect(said).toContain(image.digest)
-    // Without that key nobody has signed it.
+    // Verifies with another key, which must fail.
     await cosign('generate-key-pair', '--output-key-prefix', 'other')
     const other = cosign('verify', '--key', 'other.pub', '--insecure-ignore-tlog', plain, signed)
     await expect(other).rejects.toThrow(/no matching signatures|invalid signature/)
@@ -168,7 +168,7 @@ describe.skipIf(missing !== undefined)('the registry to push to', () => {
   test.each([
     ['OCI', 'oci'],
     ['Docker', 'docker'],
-  ] as const)('skopeo copies an index of two platforms whole, in media types of %s', async (_, mediaTypes) => {
+  ] as const)('skopeo copies an index with both of its platforms, in media types of %s', async (_, mediaTypes) => {
     const { scene, image } = await startRegistryScene(mediaTypes)
     const skopeo = (...args: string[]) => {
       const [file, ...rest] = scene.namespace.enterApart(['skopeo', ...args])
@@ -191,7 +191,7 @@ describe.skipIf(missing !== undefined)('the registry to push to', () => {
     }
   })
 
-  test('oras attaches to an image, finds by the API of referrers what it attached, and copies both', async () => {
+  test('oras attaches a file to an image, finds it by the referrers API, and copies both', async () => {
     const { scene } = await startRegistryScene('oci')
     const home = await mkdtemp(join(scene.folder, 'oras-'))
     const oras = (command: string, ...args: string[]) => {
@@ -204,7 +204,7 @@ describe.skipIf(missing !== undefined)('the registry to push to', () => {
     const attach = ['--plain-http', '--format', 'json', '--artifact-type', 'application/vnd.example.bill']
     const said = await oras('attach', ...attach, `${application}:1`, 'bill:text/plain')
     const { digest } = JSON.parse(said) as { digest: string }
-    // An index, two images and what is attached: to a registry without that API, oras pushes a list at a tag as well.
+    // Counts an index, two images and the attachment; without the referrers API oras would push a tagged list too.
     await expectPushed(scene, { repositories: 1, tags: 1, manifests: 4, uploads: 0 })
 
     await oras('copy', ...plain, `${application}:1`, `${sibling}:1`)

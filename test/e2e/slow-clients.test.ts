@@ -16,7 +16,7 @@ import { pull } from '../support/pull.ts'
 import { app } from '../support/scene.ts'
 import { anyBlob, startUpstream } from '../support/upstream.ts'
 
-/** Sends the text, then a byte a second; resolves with how long the server bore it, ms. */
+/** Sends the text, then a byte a second; resolves with the time until the server closes the connection, in ms. */
 function drip(url: string, text: string): Promise<number> {
   const { hostname, port } = new URL(url)
   return new Promise((resolve) => {
@@ -33,7 +33,7 @@ function drip(url: string, text: string): Promise<number> {
   })
 }
 
-/** A minute of clients that leave at random: whether everyone else got every byte, and no file or socket stays open. */
+/** Lets clients leave at random for a minute; the others must get every byte, and no file or socket may stay open. */
 async function leaveAtRandom(): Promise<boolean> {
   const layers = [300, 300_000, 3_000_000, 20_000_000].map((size, seed) => noise(size, seed))
   const image = makeImage({ layers })
@@ -54,8 +54,8 @@ async function leaveAtRandom(): Promise<boolean> {
 }
 
 /**
- * Pushes the part so many times over as one blob, by one PATCH without a length, so many bytes a second, and a PUT. The
- * digest is the registry's word against ours.
+ * Pushes the part `times` times as one blob, by one PATCH without a length and a PUT. The registry compares the digest
+ * with its own.
  */
 async function pushAtPace(url: string, name: string, part: Buffer, times: number, bytesPerSecond: number) {
   const hash = createHash('sha256')
@@ -88,7 +88,7 @@ async function pushAtPace(url: string, name: string, part: Buffer, times: number
 
 const many = <T>(count: number, each: () => Promise<T>) => Promise.all(Array.from({ length: count }, each))
 
-test('clients that send a byte a second are shown out of both ports, and nobody else notices them', async () => {
+test('both ports disconnect clients that send a byte a second, and other clients do not notice', async () => {
   const mirror = await startMirrorProcess({ upstreams: {}, registry: true })
   const urls = [mirror.url, mirror.registryUrl!]
   const done = new AbortController()
@@ -104,7 +104,7 @@ test('clients that send a byte a second are shown out of both ports, and nobody 
   const pinging = Promise.all(urls.map(ping))
   const dripHeaders = (url: string) => drip(url, 'GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX-Slow: ')
   const dripBody = async (url: string) => {
-    // The cache takes no pushes; it has to bear their bodies all the same.
+    // Sends the body to the cache too, which accepts no pushes but has to read the bodies.
     const begun = await get(url, `${app}/blobs/uploads/`, { method: 'POST' })
     const target = begun.headers.location ?? `${app}/blobs/uploads/x`
     return drip(url, `PATCH ${target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n`)
@@ -122,7 +122,7 @@ test('clients that send a byte a second are shown out of both ports, and nobody 
 })
 
 test(
-  'what takes 300 s and more finishes: downloads from a slow upstream and by a slow client, a slow PATCH, a push of 3 GB; clients that leave at random do no harm',
+  'downloads from a slow upstream and by a slow client, a slow PATCH and a push of 3 GB finish after 300 s and more, beside clients that leave at random',
   { timeout: 480_000 },
   async () => {
     const content = noise(33_000_000)
@@ -130,7 +130,7 @@ test(
     const other = makeImage({ layers: [noise(33_000_000, 1)] })
     const upstream = await startUpstream({ images: { 'library/app': { v1: image }, 'library/other': { v1: other } } })
     const mirror = await startMirrorProcess({ upstreams: { 'docker.io': upstream.url } })
-    // Another one, whose memory is looked at: what a cache may hold is none of its business.
+    // Starts a second mirror to measure its memory, because the memory of the first one includes its cache.
     const registry = await startMirrorProcess({ upstreams: {}, registry: true })
 
     const slowUpstream = async () => {

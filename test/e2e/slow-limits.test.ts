@@ -30,7 +30,7 @@ async function startWithImage(size: number) {
 }
 
 test.each([64, 128, 1024])(
-  '%i file descriptors and 200 clients on one cold blob: everyone gets the content or a 503 with Retry-After, and it works on',
+  'with %i file descriptors, 200 clients of one cold blob get the content or a 503 with Retry-After, and later pulls work',
   async (limit) => {
     const { upstream, upstreams, layer } = await startWithImage(2 * MB)
     const mirror = await startMirrorProcess({ upstreams, wrapper: withDescriptors(limit) })
@@ -51,7 +51,7 @@ test.each([64, 128, 1024])(
 )
 
 test.each([64, 128, 1024])(
-  '%i file descriptors and 5,000 connections that ask for nothing, for 10 s: requests are answered, nothing is left behind',
+  'with %i file descriptors and 5,000 idle connections for 10 s, requests are answered, and no descriptor stays open',
   async (limit) => {
     const { upstreams, layer } = await startWithImage(2 * MB)
     const mirror = await startMirrorProcess({ upstreams, registry: true, wrapper: withDescriptors(limit) })
@@ -81,13 +81,13 @@ test.each([64, 128, 1024])(
   },
 )
 
-test('5,000 idle connections at 20,000 file descriptors: all of them stay open, and keep the event loop for 50 ms at most', async () => {
+test('with 20,000 file descriptors, 5,000 idle connections stay open, and block the event loop for less than 50 ms (p99)', async () => {
   const loop = await watchLoop()
   const mirror = await startMirrorProcess({ upstreams: {}, wrapper: withDescriptors(20_000), env: loop.env })
   const { p99 } = await loop.during(async () => {
     const idle = await holdIdle(mirror.url, 5000)
-    // For a client a connection is open before the server has accepted it; one that did not fit into the queue is offered again
-    // by the kernel, after 31 s at the latest.
+    // Waits up to 90 s, because a client sees a connection as open before the server accepts it; the kernel offers a connection
+    // that did not fit into the queue again, after 31 s at the latest.
     await expect.poll(() => [idle.open, descriptorsOf(mirror.pid) > 5000], { timeout: 90_000 }).toEqual([5000, true])
     for (let at = 0; at < 100; at++) expect((await mirror.get('/v2/')).status).toBe(200)
     expect([idle.open, idle.ended]).toEqual([5000, 0])
@@ -104,7 +104,7 @@ async function startOnSmallDisk(upstreams: Record<string, string>): Promise<Mirr
 }
 
 describe.skipIf(!isRoot)('a disk of 40 MB', () => {
-  test('and a blob of 60 MB: the client gets it, nothing is left, the next pulls work', async () => {
+  test('a client gets a blob of 60 MB past a disk of 40 MB, no partial file stays, and the next pulls work', async () => {
     const { upstream, upstreams, image, layer } = await startWithImage(60 * MB)
     const small = makeImage({ layers: [noise(5 * MB, 1)], seed: 1 })
     upstream.push('library/app', 'small', small)
@@ -119,7 +119,7 @@ describe.skipIf(!isRoot)('a disk of 40 MB', () => {
     expect(spawnSync('ls', [mirror.home]).status).toBe(0)
   })
 
-  test('and images that together do not fit: room is made, and every byte is right', async () => {
+  test('images that do not fit on the disk together replace each other, and every byte is right', async () => {
     const upstream = await startUpstream()
     const images = [1, 2, 3, 4, 5].map((seed) => makeImage({ layers: [noise(15 * MB, seed)], seed }))
     for (const [at, image] of images.entries()) upstream.push('library/app', `t${at}`, image)
@@ -134,8 +134,8 @@ describe.skipIf(!isRoot)('a disk of 40 MB', () => {
   })
 })
 
-describe.skipIf(!isRoot)('a disk of 40 MB with a cache on it that is full', () => {
-  test('makes room for a push; what was pushed stays, and what does not fit beside it is a clear 507', async () => {
+describe.skipIf(!isRoot)('a disk of 40 MB with a full cache', () => {
+  test('a full cache makes room for a push, and a push that does not fit beside pushed content gets 507', async () => {
     const { upstreams, image, layer } = await startWithImage(30 * MB)
     const mirror = await startOnSmallDisk(upstreams)
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
@@ -162,10 +162,10 @@ describe.skipIf(!hasStrace)('a disk that fails', () => {
     ['with ENOSPC from the third write on', 'pwrite64:error=ENOSPC:when=3+'],
     ['with EIO from the third write on', 'pwrite64:error=EIO:when=3+'],
     ['on every rename', 'rename,renameat,renameat2:error=EIO'],
-  ])('%s: the client gets every byte, and nothing is published', async (_, injection) => {
+  ])('a client of a disk that fails %s gets every byte, and no blob is published', async (_, injection) => {
     const { upstream, upstreams, layer } = await startWithImage(5 * MB)
     const home = await temporaryHome()
-    // The store has to be set up before its disk fails.
+    // Sets up the store before its disk fails.
     const healthy = await startMirrorProcess({ upstreams, home })
     healthy.kill('SIGTERM')
     await healthy.ended
@@ -182,7 +182,7 @@ describe.skipIf(!hasStrace)('a disk that fails', () => {
   })
 })
 
-describe.skipIf(!hasStrace)('seen from the kernel', () => {
+describe.skipIf(!hasStrace)('a trace of system calls', () => {
   test('hostile paths and registries open no file outside the store and no connection', async () => {
     const { upstreams } = await startWithImage(1000)
     const trace = join(await temporaryHome(), 'trace')

@@ -49,7 +49,7 @@ test('a thousand clients on one cold blob of 5 MB cost one fetch and no more tha
   expect(await mirror.memory('VmHWM')).toBeLessThanOrEqual(384 * MiB)
 })
 
-test('a client that reads nothing neither slows the others, nor costs memory, nor stays', async () => {
+test('a client that reads nothing does not slow down the others, costs no memory, and is disconnected', async () => {
   const cache = { timeouts: { idle: '3s' } }
   const pullByTwenty = async ({ upstream, mirror }: Awaited<ReturnType<typeof startBoth>>) => {
     const begun = performance.now()
@@ -68,12 +68,12 @@ test('a client that reads nothing neither slows the others, nor costs memory, no
     const beside = await pullByTwenty(both)
     rounds.push({ alone: alone.took, beside: beside.took, growth: beside.peak - alone.peak, stuck })
   }
-  // The quickest of each: what else the machine does slows one round or another.
+  // Compares the quickest rounds, because other work of the machine slows down some of them.
   const quickest = (of: 'alone' | 'beside') => Math.min(...rounds.map((round) => round[of]))
   expect(quickest('beside')).toBeLessThanOrEqual(1.5 * quickest('alone') + 500)
   for (const { growth } of rounds) expect(growth).toBeLessThanOrEqual(50 * MiB)
 
-  // Node looks at a socket's progress once an idle time: it is cut after one or two of them.
+  // Waits for two idle times, because Node checks a socket's progress once in an idle time.
   await new Promise((resolve) => setTimeout(resolve, 8000))
   for (const { stuck } of rounds) {
     let got = 0
@@ -84,7 +84,7 @@ test('a client that reads nothing neither slows the others, nor costs memory, no
   }
 })
 
-test('upstream manifests that are too large or never end do not add up: the peak of memory stays where it was', async () => {
+test('upstream manifests that are too large or never end do not raise the peak of memory', async () => {
   const { upstream, mirror } = await startBoth()
   const large = makeImage({ manifest: { annotations: { padding: 'x'.repeat(5_500_000) } } })
   const good = makeImage({ manifest: { annotations: { padding: 'x'.repeat(4_000_000) } } })
@@ -104,7 +104,7 @@ test('upstream manifests that are too large or never end do not add up: the peak
   const reached = await mirror.memory('VmHWM')
   await askTwentyTimes(2)
   const end = await mirror.memory('VmHWM')
-  // The collector lets some pile up before it runs; all forty together would hold 160 MiB.
+  // Allows some growth before the collector runs; all forty manifests together would hold 160 MiB.
   expect(end - reached).toBeLessThanOrEqual(20 * MiB)
   expect(end - first).toBeLessThanOrEqual(40 * MiB)
 })

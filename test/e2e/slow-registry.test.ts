@@ -14,7 +14,7 @@ import { startTestRegistry } from '../support/registry.ts'
 
 const octets = { 'content-type': 'application/octet-stream' }
 
-/** Pushes a blob by POST and PUT; the last answer. */
+/** Pushes a blob by POST and PUT; returns the last answer. */
 async function pushBlob(url: string, name: string, body: Buffer): Promise<Answer> {
   const begun = await get(url, `/v2/${name}/blobs/uploads/`, { method: 'POST' })
   if (begun.status !== 202) return begun
@@ -22,7 +22,7 @@ async function pushBlob(url: string, name: string, body: Buffer): Promise<Answer
   return get(url, target, { method: 'PUT', headers: octets, body })
 }
 
-test('a thousand pushes while garbage is collected every 100 ms: none is told that its blobs are gone', async () => {
+test('a thousand pushes succeed while garbage is collected every 100 ms', async () => {
   const registry = await startTestRegistry()
   const over = new AbortController()
   let collected = 0
@@ -37,7 +37,7 @@ test('a thousand pushes while garbage is collected every 100 ms: none is told th
   const statuses: number[] = []
   const push = async (worker: number) => {
     for (let at = 0; at < 125; at++) {
-      // Some content comes again and again, some is new; each push leaves the last one of its tag without one.
+      // Mixes repeated and new content; each push takes the tag from the image before it.
       const image = makeImage({
         layers: [noise(500, at % 10), noise(500, 10_000 + worker * 1000 + at)],
         seed: worker * 1000 + at,
@@ -60,7 +60,7 @@ test('a thousand pushes while garbage is collected every 100 ms: none is told th
     expectContent(await registry.get(`/v2/app${worker % 3}/manifests/w${worker}`), last.digest)
     for (const layer of last.layers) expectContent(await registry.get(`/v2/app${worker % 3}/blobs/${layer}`), layer)
   }
-  // Else nothing was tried.
+  // Checks that the collections removed blobs.
   expect(collected).toBeGreaterThan(0)
 })
 
@@ -70,7 +70,7 @@ describe.skipIf(!hasStrace)('a disk that fails', () => {
     ['with ENOSPC from the third write on', 'pwrite64:error=ENOSPC:when=3+', [507]],
     ['with EIO from the third write on', 'pwrite64:error=EIO:when=3+', [500]],
     ['on every rename', 'rename,renameat,renameat2:error=EIO', [500]],
-  ])('%s: no push is told that it stands, and once the disk is well it does', async (_, injection, statuses) => {
+  ])('no push to a disk that fails %s gets 201, and a later retry does', async (_, injection, statuses) => {
     const image = makeImage({ layers: [noise(5_000_000)] })
     const [layer] = image.layers
     const mirror = await startMirrorProcess({ upstreams: {}, registry: true, env: oneDiskThread })
@@ -81,7 +81,7 @@ describe.skipIf(!hasStrace)('a disk that fails', () => {
         headers: { 'content-type': image.mediaType },
         body: image.bytes,
       })
-    // The journal is there, and one blob is held, before the disk fails.
+    // Creates the journal and stores one blob before the disk fails.
     for (const [digest, blob] of image.blobs) if (digest !== layer) await pushBlob(url, 'app', blob)
 
     const mend = await failDisk(mirror, injection)
@@ -102,7 +102,7 @@ describe.skipIf(!hasStrace)('a disk that fails', () => {
   })
 })
 
-/** System calls as they ended, in order, with what was cut in two by another thread's put together again. */
+/** Returns the system calls in the order in which they ended; joins those that another thread's call interrupted. */
 function callsOf(trace: string): string[] {
   const begun = new Map<string, string>()
   return trace.split('\n').flatMap((line) => {
@@ -115,8 +115,8 @@ function callsOf(trace: string): string[] {
   })
 }
 
-describe.skipIf(!hasStrace)('seen from the kernel', () => {
-  test('a 201 comes after the file, its folder and the journal are on the disk', async () => {
+describe.skipIf(!hasStrace)('a trace of system calls', () => {
+  test('a push gets 201 only after the file, its folder and the journal are on disk', async () => {
     const trace = join(await temporaryHome(), 'trace')
     const calls = 'write,writev,pwrite64,pwritev,fsync,fdatasync,rename,renameat,renameat2'
     const mirror = await startMirrorProcess({
@@ -155,7 +155,7 @@ describe.skipIf(!hasStrace)('seen from the kernel', () => {
       const places = steps.map((step) => seen.findIndex((call) => step.test(call)))
       expect(places).not.toContain(-1)
       expect(places).toEqual(places.toSorted((a, b) => a - b))
-      // Nothing of a push is left to be written when it is answered for.
+      // Checks that no write of a push comes after its answer.
       const later = seen.slice(places.at(-1)! + 1)
       expect(later.filter((call) => /^(p?write|f(data)?sync|rename).*\/registry\/v1\//.test(call))).toEqual([])
     }

@@ -9,7 +9,7 @@ const { missing, newer } = inject('e2e')
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 
 describe.skipIf(missing !== undefined)('mirror init --template', () => {
-  test('compose prints a file that Docker Compose understands', async () => {
+  test('mirror init --template compose prints a file that Docker Compose understands', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'mirror-e2e-templates-'))
     try {
       const file = join(folder, 'compose.yaml')
