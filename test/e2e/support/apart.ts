@@ -16,26 +16,26 @@ export interface Ended {
   stderr: string
 }
 
-/** A machine of its own in the scene: what is written to its /etc and /run stays there for the next command, and goes with it. */
+/** Apart is a separate machine in the scene: files in its /etc and /run last for all of its commands, and are deleted with it. */
 export interface Apart {
-  /** HOME, empty at first. */
+  /** HOME, empty at the start. */
   home: string
-  /** The command line that runs the given one in it. */
+  /** Returns the command line that runs the given one on the machine. */
   enter(command: readonly string[]): string[]
-  /** Runs a command in it: its stdout. */
+  /** Runs a command on the machine; returns its stdout. */
   run(...command: string[]): Promise<string>
-  /** Runs `mirror` in it, with the state of the scene's own mirror and the programs that it shall find. */
+  /** Runs `mirror` on the machine, with the state of the scene's mirror and the given search path. */
   mirror(...args: string[]): Promise<Ended>
-  /** Where a file of it is found from outside. */
+  /** Returns the path of one of its files outside the machine. */
   outside(path: string): string
 }
 
-/** Sets up such a machine; `searchPath`: where `mirror` looks for programs in it. It is taken down when the test ends. */
+/** Sets up such a machine until the test ends. `searchPath`: the PATH of `mirror` on it. */
 export async function startApart(scene: Scene, searchPath: string): Promise<Apart> {
   const home = join(scene.folder, 'home')
   await mkdir(home)
   const env = { PATH: process.env['PATH'], HOME: home, MIRROR_HOME: join(scene.folder, 'mirror') }
-  // It lives as long as this process does, which says so once everything is in place.
+  // Keeps the machine alive by a process, which prints a line once everything is set up.
   const [file, ...args] = scene.namespace.enterApart(['sh', '-c', 'echo ready; exec sleep 1000000'])
   const holder = spawn(file!, args, { stdio: ['ignore', 'pipe', 'inherit'] })
   onTestFinished(() => stopChild(holder))

@@ -13,12 +13,12 @@ export interface ConfigureResult {
 }
 
 export interface ConfigureOptions {
-  /** Where the client's files and its network are. */
+  /** Enters the client's file system and network. */
   enter: (command: readonly string[]) => string[]
   env: NodeJS.ProcessEnv
 }
 
-/** `mirror configure`, as compiled, for a client that is to come through the mirror of the scene. */
+/** Runs the compiled `mirror configure` for a client of the scene's mirror. */
 export async function configure(
   { folder }: Pick<Scene, 'folder'>,
   { enter, env }: ConfigureOptions,

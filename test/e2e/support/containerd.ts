@@ -10,15 +10,15 @@ import { searchPath } from './search-path.ts'
 
 export interface Containerd {
   cri: Cri
-  /** Runs ctr against it, on the images that came through CRI. */
+  /** Runs ctr on the images that were pulled through CRI. */
   ctr(...args: string[]): Promise<string>
-  /** Runs a command in a container of the image: its stdout. */
+  /** Runs a command in a container of the image; returns its stdout. */
   runOnce(image: string, ...command: string[]): Promise<string>
 }
 
 /**
- * A containerd in the scene, from the programs below `root` (empty: the system's), with a hosts.toml for each of `hosts`, keyed by
- * registry or `_default`.
+ * Starts a containerd in the scene from the programs below `root` (empty: the system's), with a hosts.toml for each of `hosts`,
+ * keyed by registry or `_default`.
  */
 export async function startContainerd(scene: Scene, root: string, hosts: Record<string, string>): Promise<Containerd> {
   const home = join(scene.folder, 'containerd')
@@ -59,7 +59,7 @@ export async function startContainerd(scene: Scene, root: string, hosts: Record<
   return {
     cri,
     ctr,
-    // Its pipes must be where the daemon, which has a /run of its own, sees them too.
+    // Puts the pipes into a folder that the daemon sees too, because it has its own /run.
     runOnce: (image, ...command) =>
       ctr('run', '--rm', '--fifo-dir', join(home, 'fifo'), image, randomUUID(), ...command),
   }

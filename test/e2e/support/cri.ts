@@ -1,16 +1,16 @@
 import { connect as connectHttp2 } from 'node:http2'
 import { connect } from 'node:net'
 
-/** The parts of Kubernetes' container runtime interface that a kubelet pulls images by. Debian has no crictl. */
+/** Cri is the part of the container runtime interface by which a kubelet pulls images. Debian has no crictl. */
 export interface Cri {
-  /** The runtime's name and version; throws while it is not ready. */
+  /** Returns the runtime's name and version; throws while it is not ready. */
   version(): Promise<string>
-  /** The image's id. */
+  /** Pulls an image; returns its id. */
   pullImage(image: string): Promise<string>
   removeImage(image: string): Promise<void>
 }
 
-/** CRI v1 over the runtime's socket: gRPC with the few messages written by hand. https://github.com/kubernetes/cri-api */
+/** Creates a client of CRI v1 at the runtime's socket: gRPC with few hand-written messages. https://github.com/kubernetes/cri-api */
 export function criClient(socket: string): Cri {
   const call = (method: string, request: Buffer) => unaryCall(socket, `/runtime.v1.${method}`, request)
   return {
@@ -20,12 +20,12 @@ export function criClient(socket: string): Cri {
   }
 }
 
-/** An ImageSpec as the first field of a request. */
+/** Encodes an ImageSpec as the first field of a request. */
 function imageSpec(image: string): Buffer {
   return field(1, field(1, Buffer.from(image)))
 }
 
-/** A length-delimited protobuf field. https://protobuf.dev/programming-guides/encoding/ */
+/** Encodes a length-delimited protobuf field. https://protobuf.dev/programming-guides/encoding/ */
 function field(number: number, value: Buffer): Buffer {
   return Buffer.concat([varint((number << 3) | 2), varint(value.length), value])
 }
@@ -37,7 +37,7 @@ function varint(value: number): Buffer {
   return Buffer.from(bytes)
 }
 
-/** The text in a message, which is all that is wanted of the answers. */
+/** Returns the text in a message; the tests need no other part of the answers. */
 function readable(message: Buffer): string {
   return message
     .toString('latin1')
@@ -45,7 +45,7 @@ function readable(message: Buffer): string {
     .trim()
 }
 
-/** One gRPC call; another status than OK is an Error with the runtime's message. https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md */
+/** Makes a gRPC call; throws the runtime's message for a status other than OK. https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md */
 function unaryCall(socket: string, path: string, request: Buffer): Promise<Buffer> {
   const session = connectHttp2('http://localhost', { createConnection: () => connect(socket) })
   const frame = Buffer.alloc(5)
@@ -61,7 +61,7 @@ function unaryCall(socket: string, path: string, request: Buffer): Promise<Buffe
     let status: Record<string, unknown> = {}
     const chunks: Buffer[] = []
     stream.on('error', reject)
-    // A failure that has no message comes in the head and without trailers.
+    // Reads the status of the head too: a failure without a message has no trailers.
     stream.on('response', (headers) => (status = headers))
     stream.on('trailers', (trailers) => (status = trailers))
     stream.on('data', (chunk: Buffer) => chunks.push(chunk))

@@ -6,19 +6,19 @@ import { setTimeout as sleep } from 'node:timers/promises'
 export interface DaemonOptions {
   command: readonly string[]
   env: NodeJS.ProcessEnv
-  /** stdout and stderr go there. */
+  /** The file that gets stdout and stderr. */
   logFile: string
-  /** Asked until it does not throw. */
+  /** Throws until the daemon is ready. */
   ready: () => Promise<unknown>
 }
 
 export interface Daemon {
   pid: number
-  /** Ends it by SIGTERM, or by SIGKILL when that does not help within 20 s. */
+  /** Ends the daemon by SIGTERM, or by SIGKILL after 20 s. */
   stop(): Promise<void>
 }
 
-/** Starts a program that stays, and returns when it is ready; an Error with its log's end when it is not within 30 s. */
+/** Starts a daemon, and returns when it is ready; throws the end of its log if it is not ready within 30 s. */
 export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const [file, ...args] = options.command
   const log = await open(options.logFile, 'a')
@@ -42,7 +42,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   throw new Error(`${options.command.join(' ')} is not ready: ${String(failure)}\n${said.slice(-4000)}`)
 }
 
-/** Ends a process of ours: SIGTERM, and SIGKILL for one that has not ended 20 s later. */
+/** Ends a child process by SIGTERM, or by SIGKILL after 20 s. */
 export async function stopChild(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return
   const closed = once(child, 'exit')

@@ -1,6 +1,6 @@
 import { run } from './run.ts'
 
-/** Where this machine gets its own release from. */
+/** Finds the URL from which this machine gets its own release. */
 export async function debianMirror(): Promise<string> {
   const format = '$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)'
   const targets = await run('apt-get', ['indextargets', '--format', format, 'Created-By: Packages'])

@@ -7,26 +7,26 @@ import type { Scene } from './scene.ts'
 import { searchPath } from './search-path.ts'
 
 export interface Dockerd {
-  /** Of dockerd itself. */
+  /** The process id of dockerd itself. */
   readonly pid: number
-  /** Ends it and starts it again with its daemon.json and its /etc/docker as they are; of its other /etc nothing is kept. */
+  /** Restarts dockerd. Keeps its daemon.json and /etc/docker, but not the rest of its /etc. */
   restart(): Promise<void>
-  /** Its daemon.json. */
+  /** The path of its daemon.json. */
   configFile: string
-  /** Runs a command where it sees the network and the files that dockerd sees. */
+  /** Returns the command line that runs the given one with dockerd's network and files. */
   enter(command: readonly string[]): string[]
-  /** Runs the docker CLI against it. */
+  /** Runs the docker CLI with this engine. */
   docker(...args: string[]): Promise<string>
-  /** The same with bytes for its stdin. */
+  /** Runs the docker CLI with bytes as its stdin. */
   feed(input: Uint8Array, ...args: string[]): Promise<string>
 }
 
-/** Where the dockerd of the scene with this folder listens. */
+/** Returns the socket of the dockerd in the scene with this folder. */
 export function dockerSocket(folder: string): string {
   return join(folder, 'docker.sock')
 }
 
-/** A dockerd in the scene, from the programs below `root` (empty: the system's), with everything of its own. */
+/** Starts a dockerd in the scene with its own files, from the programs below `root` (empty: the system's). */
 export async function startDockerd(
   scene: Pick<Scene, 'folder' | 'namespace'>,
   root: string,

@@ -9,17 +9,17 @@ import { run } from './run.ts'
 declare module 'vitest' {
   export interface ProvidedContext {
     e2e: {
-      /** Why the real clients cannot be had here; undefined when they are here. */
+      /** The reason why the real clients are not available; undefined when they are. */
       missing: string | undefined
-      /** The newer clients' folder that stands for `/`. */
+      /** The root folder of the newer clients. */
       newer: string
-      /** Names of this run's network namespaces and temporary folders begin so. */
+      /** The prefix of this run's network namespaces and temporary folders. */
       prefix: string
     }
   }
 }
 
-/** Gets the real clients, once for the whole run. However it ends, nothing of it stays but the programs. */
+/** Installs the real clients once for the run. Only the programs stay, however the run ends. */
 export default async function setUp(project: TestProject): Promise<void> {
   const prefix = runPrefix(process.pid)
   const missing = await reasonToSkip()
@@ -30,7 +30,7 @@ export default async function setUp(project: TestProject): Promise<void> {
   }
   await installClients()
   removeLeftovers()
-  // Tests clean up after themselves, but not when the run is interrupted.
+  // Removes leftovers of an interrupted run; otherwise each test removes its own.
   process.once('exit', removeLeftovers)
   const newer = await newerClients()
   for (const root of ['', newer]) {

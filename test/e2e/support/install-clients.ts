@@ -20,7 +20,7 @@ const packages = [
 ]
 const policyFile = '/usr/sbin/policy-rc.d'
 
-/** Installs those of Debian 12's own clients that are missing, and starts none of their services. */
+/** Installs the missing clients of Debian 12, without a start of their services. */
 export async function installClients(): Promise<void> {
   const missing: string[] = []
   for (const name of packages) {
@@ -30,12 +30,12 @@ export async function installClients(): Promise<void> {
   if (missing.length === 0) return
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }
   await run('apt-get', ['-qq', 'update'], { env, timeoutMs: 300_000 })
-  // The packages' services must not come up: this machine is not ours, and the tests start their own.
+  // Prevents the start of the packages' services, because the tests start their own and must not change the machine.
   const ownPolicy = !existsSync(policyFile)
   if (ownPolicy) await writeFile(policyFile, '#!/bin/sh\nexit 101\n', { mode: 0o755, flag: 'wx' })
   try {
     const install = ['-qq', '--yes', '--no-install-recommends', '-o', 'Dpkg::Use-Pty=0', 'install', ...missing]
-    // What an interrupted run left half installed stands in the way of everything else.
+    // Finishes the packages that an interrupted run left half installed, because apt-get refuses to work beside them.
     await run('dpkg', ['--configure', '-a'], { env, timeoutMs: 600_000 })
     await run('apt-get', install, { env, timeoutMs: 600_000 })
   } finally {

@@ -2,7 +2,7 @@ import { computeDigest } from '../../../src/oci/digest.ts'
 import { mediaType } from '../../../src/oci/content.ts'
 import { emptyConfig } from '../../support/large-manifest.ts'
 
-/** A text for each number, which stands where the `#` is, with commas between them. */
+/** Joins copies of the text by commas, each with its number in place of `#`. */
 const repeat = (text: string, count: number) =>
   Array.from({ length: count }, (_, at) => text.replace('#', String(at))).join()
 const descriptor = (type: string) => `{"mediaType":"${type}","digest":"${computeDigest(emptyConfig)}","size":2}`
@@ -10,8 +10,8 @@ const layer = descriptor(mediaType.ociLayerGzip)
 const start = `"schemaVersion":2,"mediaType":"${mediaType.ociManifest}","config":${descriptor(mediaType.ociConfig)}`
 
 /**
- * JSON of about 4 MB, made to be slow or large when it is read, and what a registry that has `emptyConfig` answers to it as a
- * manifest.
+ * jsonBombs are JSON texts of about 4 MB that are slow to parse or large in memory. `status`: the answer of a registry that has
+ * `emptyConfig` to a push of the text as a manifest.
  */
 export const jsonBombs: Readonly<Record<string, { readonly text: string; readonly status: 201 | 400 }>> = {
   'nested lists': { text: '['.repeat(4_000_000), status: 400 },

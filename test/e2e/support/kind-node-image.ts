@@ -5,13 +5,13 @@ import { existsSync } from 'node:fs'
 import type { Dockerd } from './dockerd.ts'
 import { run } from './run.ts'
 
-// What runs in a node, and what those who look into it run there.
+// Lists the programs of a node, and those that kind and the tests run in it.
 const containerdPrograms = ['/usr/bin/containerd', '/usr/bin/containerd-shim-runc-v2', '/usr/bin/ctr']
 const ordinary =
   'base64 bash cat chmod chown cp dirname env find ls mkdir mktemp mount mv pgrep readlink rm rmdir setsid sleep stat sync uname'
 const systemPrograms = ['/usr/sbin/runc', ...ordinary.split(' ').map((name) => `/usr/bin/${name}`)]
 
-/** The file that every kindest/node up to kind 0.33 has: version 2, without a word about registries. */
+/** containerdConfig is the file of every kindest/node up to kind 0.33: version 2, without a section on registries. */
 const containerdConfig = `version = 2
 [plugins."io.containerd.grpc.v1.cri".containerd]
   discard_unpacked_layers = true
@@ -54,7 +54,7 @@ END
 exit 0
 `
 
-// A ConfigMap is all that a cluster without Kubernetes has to keep.
+// Replaces kubectl by a script that keeps one ConfigMap, because the cluster has no Kubernetes.
 const kubectl = `#!/bin/bash
 kept=/var/lib/stand-in-configmap.yaml
 case "$*" in
@@ -81,8 +81,8 @@ const files: Readonly<Record<string, string>> = {
 const folders = ['dev', 'etc/containerd/certs.d', 'etc/kubernetes', 'lib/modules', 'proc', 'root', 'run', 'sys', 'tmp']
 
 /**
- * Gives the engine a stand-in for kindest/node, made from programs of this machine: a real containerd (below `root`; the
- * system's when empty) that pulls images, and as much of the rest as kind looks at. No Kubernetes is in it.
+ * Imports a substitute for kindest/node, made from programs of this machine: a real containerd (below `root`; the system's when
+ * empty) that pulls images, and the other parts that kind checks. It has no Kubernetes.
  */
 export async function importKindNodeImage({ docker }: Dockerd, root: string, name: string): Promise<void> {
   const work = await mkdtemp(join(tmpdir(), 'mirror-e2e-node-'))
@@ -110,9 +110,9 @@ export async function importKindNodeImage({ docker }: Dockerd, root: string, nam
   }
 }
 
-/** The program and the libraries it is linked with, each at the place where it is looked for. */
+/** Copies a program and its libraries to the paths at which the loader looks for them. */
 async function copyProgram(from: string, to: string, tree: string): Promise<void> {
-  // ldd fails for what is linked statically.
+  // Ignores the failure of ldd on a statically linked program.
   const linked = await run('ldd', [from]).catch(() => '')
   const libraries = linked.match(/\/\S+(?= \()/g) ?? []
   for (const [source, target] of [[from, to] as const, ...libraries.map((path) => [path, path] as const)]) {

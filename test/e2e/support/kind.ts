@@ -10,31 +10,31 @@ import type { Scene } from './scene.ts'
 import { searchPath } from './search-path.ts'
 
 export interface KindHostOptions {
-  /** The folder that stands for `/`, with the programs of dockerd and the docker CLI; the system's own when empty. */
+  /** The root folder of dockerd and the docker CLI; the system's own when empty. */
   docker: string
-  /** The same for the containerd in the nodes. */
+  /** The root folder of the containerd in the nodes. */
   containerd: string
-  /** The same for kind; Debian 12 has none. */
+  /** The root folder of kind, which Debian 12 does not have. */
   kind: string
   /** Further settings of dockerd. */
   settings?: object
 }
 
-/** An engine on which kind makes clusters. */
+/** KindHost is an engine on which kind creates clusters. */
 export interface KindHost extends Dockerd {
-  /** Runs the real kind: its stdout. */
+  /** Runs the real kind; returns its stdout. */
   kind(...args: string[]): Promise<string>
-  /** The same with a text for its stdin. */
+  /** Runs the real kind with a text as its stdin. */
   kindFrom(input: string, ...args: string[]): Promise<string>
-  /** What docker and kind need to find the engine. */
+  /** The environment in which docker and kind find the engine. */
   readonly env: NodeJS.ProcessEnv
   readonly folder: string
 }
 
-/** The stand-in for kindest/node. */
+/** nodeImage names the substitute for kindest/node. */
 export const nodeImage = 'local/kind-node:e2e'
 
-/** A dockerd in the scene, with the stand-in node image in it. Ends with the test. */
+/** Starts a dockerd in the scene that has the substitute node image. It ends with the test. */
 export async function startKindHost(
   scene: Pick<Scene, 'folder' | 'namespace'>,
   options: KindHostOptions,
@@ -58,7 +58,7 @@ export async function startKindHost(
   }
 }
 
-/** A cluster as the text of a cluster file describes it: the names of its nodes. Nothing in it asks for a network plugin. */
+/** Creates a cluster from the text of a cluster file, without a network plugin; returns the names of its nodes. */
 export async function createCluster(host: KindHost, name: string, clusterFile: string): Promise<string[]> {
   const cluster = (parse(clusterFile) ?? {}) as Record<string, unknown>
   const header = { kind: 'Cluster', apiVersion: 'kind.x-k8s.io/v1alpha4' }
@@ -72,7 +72,7 @@ export async function deleteCluster(host: KindHost, name: string): Promise<void>
   await host.kind('delete', 'cluster', '--name', name)
 }
 
-/** Pulls as the kubelet of the node would: the image's id. */
+/** Pulls an image as the kubelet of the node would; returns its id. */
 export async function pullInNode({ docker }: KindHost, node: string, image: string): Promise<string> {
   const pid = (await docker('inspect', '--format', '{{.State.Pid}}', node)).trim()
   return criClient(`/proc/${pid}/root/run/containerd/containerd.sock`).pullImage(image)

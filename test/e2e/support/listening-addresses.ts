@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 
-/** IPv4 addresses that somebody listens on at the port, in the network of the process, sorted. See proc_pid_net(5). */
+/** Lists the IPv4 addresses with a listener at the port, in the network of the process, sorted. See proc_pid_net(5). */
 export async function listeningAddresses(pid: number, port: number): Promise<string[]> {
   const table = await readFile(`/proc/${pid}/net/tcp`, 'utf8')
   const listening = '0A'
@@ -15,7 +15,7 @@ export async function listeningAddresses(pid: number, port: number): Promise<str
     .toSorted()
 }
 
-/** `0100007F:13BF` is 127.0.0.1, by the byte order of both architectures this runs on. */
+/** Decodes an address: `0100007F:13BF` is 127.0.0.1, in the byte order of both supported architectures. */
 function dotted(local: string): string {
   return Buffer.from(local.slice(0, 8), 'hex').toReversed().join('.')
 }

@@ -1,4 +1,4 @@
-// Asks for one URL with many clients at once, a connection each: load.mjs URL CLIENTS. Prints {failures, bytes, digests} as JSON.
+// Requests one URL by many clients at once, each with its own connection: load.mjs URL CLIENTS. Prints {failures, bytes, digests} as JSON.
 import { createHash } from 'node:crypto'
 import { get } from 'node:http'
 

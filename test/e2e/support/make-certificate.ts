@@ -5,12 +5,12 @@ import { run } from './run.ts'
 
 /** PEM files. */
 export interface MadeCertificate {
-  /** The certificate, and the CA that signed it behind it. */
+  /** The file of the certificate, followed by the CA that signed it. */
   cert: string
   key: string
 }
 
-/** A certificate for these host names and addresses, of a CA that nobody has heard of; its files in the folder. */
+/** Creates a certificate for these host names and addresses in the folder, signed by a new CA. */
 export async function makeCertificate(folder: string, names: readonly string[]): Promise<MadeCertificate> {
   const openssl = (...args: string[]) => run('openssl', args, { cwd: folder })
   const newKey = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes']

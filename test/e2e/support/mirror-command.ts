@@ -11,18 +11,18 @@ import type { Stage } from './scene.ts'
 
 const program = fileURLToPath(new URL('../../../bin/run.js', import.meta.url))
 
-/** The program as its user runs it on the stage, with the stage's Docker engine. */
+/** MirrorCommand runs the program as a user of the stage and its Docker engine. */
 export interface MirrorCommand {
   home: string
-  /** Its stdout; an Error with all it said for any exit code but 0. */
+  /** Runs the program; returns its stdout, and throws all of its output for an exit code other than 0. */
   mirror(...args: string[]): Promise<string>
-  /** The same, in a process group of its own, for a test that sends signals; what it said on stderr comes with its end. */
+  /** Starts the program in its own process group, so that a test can send signals; `ended` resolves with its stderr. */
   start(...args: string[]): { child: ChildProcess; ended: Promise<{ exit: number | NodeJS.Signals; stderr: string }> }
   up(...args: string[]): Promise<UpReport>
   status(): Promise<StatusReport>
 }
 
-/** `config`: mirror.yaml; JSON is YAML. */
+/** Creates a home with a mirror.yaml. `config`: its content, written as JSON, which is valid YAML. */
 export async function mirrorCommand(
   { folder, namespace }: Pick<Stage, 'folder' | 'namespace'>,
   config: object,

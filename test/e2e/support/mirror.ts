@@ -10,10 +10,10 @@ const program = fileURLToPath(new URL('../../../bin/run.js', import.meta.url))
 export interface MirrorOptions {
   /** Its MIRROR_HOME. */
   home: string
-  /** mirror.yaml; JSON is YAML. */
+  /** The content of mirror.yaml, written as JSON, which is valid YAML. */
   config: object
   env?: NodeJS.ProcessEnv
-  /** Makes a command run where the mirror shall. */
+  /** Returns the command line that runs the given one on the machine of the mirror. */
   enter: (command: readonly string[]) => string[]
 }
 
@@ -24,7 +24,7 @@ export interface Mirror {
   stop(): Promise<void>
 }
 
-/** `mirror serve`, as compiled, in a home of its own. */
+/** Starts the compiled `mirror serve` in the given home. */
 export async function startMirror({ home, config, env, enter }: MirrorOptions): Promise<Mirror> {
   const configFile = join(home, 'mirror.yaml')
   await writeFile(configFile, JSON.stringify(config))

@@ -2,16 +2,16 @@ import { run } from './run.ts'
 
 export interface NetworkNamespace {
   name: string
-  /** The command line that runs the given one with this namespace's network. */
+  /** Returns the command line that runs the given one with this namespace's network. */
   enter(command: readonly string[]): string[]
-  /** The same, and what it mounts or writes to /etc, /run, /dev/shm and /var/lib/containers is gone with its last process. */
+  /** Does the same with a separate /etc, /run, /dev/shm and /var/lib/containers, deleted with the last process. */
   enterApart(command: readonly string[]): string[]
-  /** Ends whatever still runs in it, then it is gone. */
+  /** Ends all processes in the namespace, and removes it. */
   remove(): Promise<void>
 }
 
-// Programs keep sockets, locks, keys and notes about blobs at fixed places of the system, where this machine's own ones may
-// have theirs.
+// Mounts empty folders over the fixed paths at which programs keep sockets, locks, keys and notes about blobs, because
+// programs of this machine may use them too.
 const standApart = `set -e
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
@@ -21,9 +21,9 @@ mount -t tmpfs tmpfs /var/lib/containers
 mount -t overlay -o lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc-work overlay /etc
 exec "$@"`
 
-/** A network of its own: its own 127.0.0.1, its own port numbers, and no way out. */
+/** Creates a separate network with its own 127.0.0.1 and port numbers, and without a route to other networks. */
 export async function addNetworkNamespace(name: string): Promise<NetworkNamespace> {
-  // `ip netns exec` would mount another /sys, without the cgroups.
+  // Avoids `ip netns exec`, which would mount a /sys without cgroups.
   const enter = (command: readonly string[]) => ['nsenter', `--net=/run/netns/${name}`, ...command]
   await run('ip', ['netns', 'add', name])
   const [file, ...args] = enter(['sh', '-c', 'ip link set lo up && echo 1 > /proc/sys/net/ipv4/ip_forward'])
@@ -41,7 +41,7 @@ export async function addNetworkNamespace(name: string): Promise<NetworkNamespac
   }
 }
 
-/** Ends a process that may have ended by itself. */
+/** Kills a process, which may already have ended. */
 export function killIfAlive(pid: number): void {
   try {
     process.kill(pid, 'SIGKILL')

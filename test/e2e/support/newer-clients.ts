@@ -27,17 +27,18 @@ const programs: Readonly<Record<(typeof packages)[number], readonly [string, str
   'docker-compose': ['usr/libexec/docker/cli-plugins/docker-compose', 'version'],
   kind: ['usr/bin/kind', 'version'],
 }
-/** cosign 3 signs in another way, which needs services that are far away. */
+/** suitesOf takes cosign from trixie, because cosign 3 needs remote services to sign. */
 const suitesOf = { sid: { cosign: 'trixie' }, trixie: { crane: undefined } } as const
 
 /**
- * dockerd, docker, containerd, oras, crane, cosign, buildx, compose and kind of Debian's newer suites, unpacked beside the system, which stays as it is: the folder that stands for `/`.
- * It is kept for the next run. sid's programs may outgrow Debian 12's libc one day; trixie's stand in then, which has no crane.
+ * Unpacks dockerd, docker, containerd, oras, crane, cosign, buildx, compose and kind of Debian's newer suites beside the system,
+ * and returns their root folder, which is kept for the next run. Takes the programs of trixie, which has no crane, when those
+ * of sid do not run with Debian 12's libc.
  */
 export async function newerClients(): Promise<string> {
   const kept = join(tmpdir(), `mirror-e2e-newer-clients-${packages.join('-')}`)
   const found = await lstat(kept).catch(() => undefined)
-  // Everybody may write to the temporary folder: what root runs from there must be root's own.
+  // Checks that only root can change the programs, because every user can write to the temporary folder.
   if (found?.isDirectory() && isRootControlled(kept)) return kept
   if (found) throw new Error(`${kept} is in the way: it should be a folder of root's`)
   const source = await debianMirror()
@@ -51,7 +52,7 @@ export async function newerClients(): Promise<string> {
   }
 }
 
-/** Fetches the packages with an apt state of their own, unpacks them below `work` and sees that they run here. */
+/** Fetches the packages with a separate apt state, unpacks them below `work`, and checks that they run. */
 async function unpackSuite(suite: 'sid' | 'trixie', source: string, work: string): Promise<string> {
   const suites: Partial<Record<(typeof packages)[number], string | undefined>> = suitesOf[suite]
   const wanted = packages.filter((name) => !(name in suites) || suites[name] !== undefined)
@@ -71,7 +72,7 @@ async function unpackSuite(suite: 'sid' | 'trixie', source: string, work: string
     'Dir::Etc::PreferencesParts': '/dev/null',
     'Dir::State::Lists': join(folder, 'lists'),
     'Dir::Cache': join(folder, 'cache'),
-    // A mirror that lags behind makes no difference to what is tested here.
+    // Accepts an outdated Debian mirror, because the tests do not need the latest packages.
     'Acquire::Check-Valid-Until': 'false',
     'Acquire::Languages': 'none',
     'Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled': 'false',

@@ -9,13 +9,13 @@ const suite = 'trixie'
 const packages = ['podman', 'buildah', 'skopeo', 'crun', 'runc', 'ca-certificates']
 
 /**
- * A Debian with a newer podman, buildah and skopeo, which do not run beside this one's libc: the folder that becomes their root.
- * It is kept for the next run. An Error where it cannot be had.
+ * Installs a Debian with a newer podman, buildah and skopeo, which do not run with this machine's libc. Returns its root folder,
+ * which is kept for the next run. Throws if it is not available.
  */
 export async function newerPodman(): Promise<string> {
   const kept = join(tmpdir(), `mirror-e2e-newer-podman-${suite}`)
   const found = await lstat(kept).catch(() => undefined)
-  // Everybody may write to the temporary folder: what root runs from there must be root's own.
+  // Checks that only root can change the programs, because every user can write to the temporary folder.
   if (found?.isDirectory() && isRootControlled(kept)) return kept
   if (found) throw new Error(`${kept} is in the way: it should be a folder of root's`)
   const work = await mkdtemp(join(tmpdir(), 'mirror-e2e-newer-podman-'))
@@ -26,7 +26,7 @@ export async function newerPodman(): Promise<string> {
     const settings = ['--aptopt=Acquire::Check-Valid-Until "false"', '--aptopt=Acquire::Languages "none"']
     const what = ['--variant=essential', `--include=${packages.join(',')}`, ...settings]
     await run('mmdebstrap', ['--quiet', ...what, suite, root, await debianMirror()], { timeoutMs: 240_000 })
-    // It looks at its own command line in /proc.
+    // Mounts /proc, because podman reads its own command line there.
     const proc = join(root, 'proc')
     await run('unshare', [
       '--mount',
@@ -37,7 +37,7 @@ export async function newerPodman(): Promise<string> {
       proc,
       root,
     ])
-    // Where its images go: the tests mount something there.
+    // Creates the folder of images, because the tests mount a file system there.
     await mkdir(join(root, 'var/lib/containers'), { recursive: true })
     await rename(root, kept)
     return kept

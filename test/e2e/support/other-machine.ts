@@ -2,12 +2,12 @@ import { inject, onTestFinished } from 'vitest'
 import { type NetworkNamespace, addNetworkNamespace } from './network-namespace.ts'
 import { run } from './run.ts'
 
-/** The address by which the other machine of a stage is reached from this one. */
+/** otherAddress is the address of a stage's other machine, as seen from this one. */
 export const otherAddress = '10.201.0.1'
 
 /**
- * Joins two networks as those of two machines: what runs in `other` is reached at `otherAddress` from the one that is returned,
- * and nobody reaches the other's loopback. It is taken down when the test ends.
+ * Connects two networks like those of two machines until the test ends: the returned one reaches `other` at `otherAddress`, and
+ * neither reaches the loopback of the other one.
  */
 export async function addMachineBeside(other: NetworkNamespace): Promise<NetworkNamespace> {
   const here = await addNetworkNamespace(`${inject('e2e').prefix}here${other.name.slice(-6)}`)

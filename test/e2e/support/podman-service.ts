@@ -21,7 +21,7 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 `
 
-/** podman in Docker's language on a socket, on the stage, with a root file system as `busybox:local`. */
+/** Starts podman's Docker API at a socket on the stage, with a root file system as `busybox:local`. */
 export async function startPodmanService(
   { folder, namespace }: Pick<Stage, 'folder' | 'namespace'>,
   rootTar: Uint8Array,

@@ -1,8 +1,8 @@
 import { chmod, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
-// Takes one capability out of what runc is told to give: `--privileged` means all of them, and runc refuses to give what the
-// machine itself lacks.
+// Removes one capability from the configuration of runc, because `--privileged` asks for all of them, and runc refuses those
+// that the machine does not have.
 const wrapper = `#!/bin/sh
 prev=
 for a in "$@"; do
@@ -13,7 +13,7 @@ done
 exec runc "$@"
 `
 
-/** Settings of a dockerd that can run privileged containers on machines without CAP_SYS_RESOURCE, too. */
+/** Returns settings of a dockerd that runs privileged containers also on machines without CAP_SYS_RESOURCE. */
 export async function privilegedRuntime(folder: string): Promise<object> {
   const path = join(folder, 'runc-privileged')
   await writeFile(path, wrapper)

@@ -3,15 +3,15 @@ import { expect } from 'vitest'
 import type { Scene } from './scene.ts'
 
 export interface PullTwice {
-  /** Pulls through the mirror and sees that what came really is there. */
+  /** Pulls through the mirror, and checks that the image is there. */
   pull: () => Promise<void>
-  /** Takes what was pulled away from the client. */
+  /** Removes the pulled content from the client. */
   forget: () => Promise<void>
 }
 
 /**
- * What every client shall see: a pull fetches each content once, and a pull after everything was removed from the client, with the
- * upstream gone, fetches nothing and gives the same.
+ * Checks that a pull fetches each content once, and that a second pull, after the client removed everything and with the upstream
+ * gone, fetches nothing and gets the same content.
  */
 export async function expectPullsTwice({ upstream, mirror }: Scene, { pull, forget }: PullTwice): Promise<void> {
   await pull()
@@ -41,7 +41,7 @@ export async function expectPullsTwice({ upstream, mirror }: Scene, { pull, forg
   await expectSummaries(mirror)
 }
 
-/** Each pull is summed up in the log: the first as misses alone, the second as hits alone. */
+/** Checks that the log sums up the first pull as misses only, and the second one as hits only. */
 async function expectSummaries({ logFile }: Scene['mirror']): Promise<void> {
   const summaries = async () => {
     const lines = (await readFile(logFile, 'utf8')).split('\n').filter((line) => line.startsWith('{'))

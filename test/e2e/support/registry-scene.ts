@@ -7,7 +7,7 @@ import { type Scene, registryAddress, startScene } from './scene.ts'
 export const application = `${registryAddress}/team/application`
 export const sibling = `${registryAddress}/team/sibling`
 
-/** A scene with a registry to push to, and an image of Docker Hub to have something to push. */
+/** Starts a scene with a push registry, and an image of Docker Hub to push. */
 export async function startRegistryScene(mediaTypes: 'oci' | 'docker'): Promise<{ scene: Scene; image: TestImage }> {
   const image = await runnableImage(5, mediaTypes)
   const content = { 'library/runnable': { one: image } }
@@ -15,7 +15,7 @@ export async function startRegistryScene(mediaTypes: 'oci' | 'docker'): Promise<
   return { scene, image }
 }
 
-/** Sees what `mirror status --json` says was pushed. */
+/** Checks the counts of pushed content in `mirror status --json`. */
 export async function expectPushed({ mirror }: Scene, counts: Omit<StatusReport['registry'], 'bytes'>): Promise<void> {
   const { endpoints, registry } = await mirror.status()
   expect(endpoints.registry).toStrictEqual([`http://${registryAddress}`])

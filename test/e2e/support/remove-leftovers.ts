@@ -4,14 +4,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { killIfAlive } from './network-namespace.ts'
 
-/** Names of a run's network namespaces and temporary folders begin so; the run is known by the id of its process. */
+/** Returns the prefix of a run's network namespaces and temporary folders, made of its process id. */
 export function runPrefix(pid: number): string {
   return `mirror-e2e-${pid}-`
 }
 
 /**
- * Ends and removes what runs left behind that did not come to their end: this process's own, and those of processes that are no more.
- * Synchronous, for the last moment of a process that was interrupted.
+ * Ends and removes the leftovers of interrupted runs: those of this process, and those of processes that have ended. Works
+ * synchronously, because it also runs at the exit of an interrupted process.
  */
 export function removeLeftovers(): void {
   const isLeft = (name: string) => {

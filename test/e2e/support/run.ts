@@ -3,13 +3,13 @@ import { spawn } from 'node:child_process'
 export interface RunOptions {
   env?: NodeJS.ProcessEnv
   cwd?: string
-  /** Bytes for its stdin. */
+  /** The bytes of its stdin. */
   input?: Uint8Array
-  /** ms, 60 s when not given; then it is killed. */
+  /** The time until the program is killed, ms; default: 60 s. */
   timeoutMs?: number
 }
 
-/** Runs a program to its end and returns its stdout; any other end than exit code 0 is an Error with what it said. */
+/** Runs a program to its end and returns its stdout; throws its output unless the exit code is 0. */
 export async function run(file: string, args: readonly string[], options: RunOptions = {}): Promise<string> {
   const child = spawn(file, args, {
     stdio: 'pipe',
@@ -22,7 +22,7 @@ export async function run(file: string, args: readonly string[], options: RunOpt
   const stderr: Buffer[] = []
   child.stdout.on('data', (chunk: Buffer) => stdout.push(chunk))
   child.stderr.on('data', (chunk: Buffer) => stderr.push(chunk))
-  // A program that ends without reading all of its input tells why by its exit code.
+  // Ignores EPIPE: the exit code tells why a program ended before it read all of its input.
   child.stdin.on('error', () => {})
   child.stdin.end(options.input)
   const end = await new Promise<string>((resolve, reject) => {

@@ -5,10 +5,10 @@ import { gzipSync } from 'node:zlib'
 import { type TestImage, makeImage, makeIndex } from '../../support/images.ts'
 import { run } from './run.ts'
 
-/** What `cat /greeting` says in a container of a runnable image. */
+/** greeting is the output of `cat /greeting` in a container of a runnable image. */
 export const greeting = 'this ran\n'
 
-/** A root file system of busybox and little else, as a tar archive. */
+/** Creates a small root file system with busybox, as a tar archive. */
 export async function busyboxTar(): Promise<Buffer> {
   const work = await mkdtemp(join(tmpdir(), 'mirror-e2e-busybox-'))
   try {
@@ -28,7 +28,7 @@ export async function busyboxTar(): Promise<Buffer> {
   }
 }
 
-/** An image for amd64 and arm64 that runs on this machine: busybox, and layers that differ by `seed` and architecture. */
+/** Creates an image for amd64 and arm64 that runs on this machine: busybox, and layers that differ by `seed` and architecture. */
 export async function runnableImage(seed: number, mediaTypes: 'oci' | 'docker'): Promise<TestImage> {
   const busybox = gzipSync(await busyboxTar(), { level: 1 })
   const images = ['amd64', 'arm64'].map((architecture, at) =>

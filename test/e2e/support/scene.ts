@@ -9,15 +9,15 @@ import { run } from './run.ts'
 import { type Upstream, startUpstream } from './upstream.ts'
 import { type Content, writeContent } from './write-content.ts'
 
-/** Where the scene's mirror answers. */
+/** mirrorAddress is the address of the cache in a scene's mirror. */
 export const mirrorAddress = '127.0.0.1:5055'
 
-/** Where its registry to push to answers, in a scene that has one. */
+/** registryAddress is the address of the push registry, in a scene that has one. */
 export const registryAddress = '127.0.0.1:5001'
 
-/** A network with a mirror in it and an upstream that only the mirror knows. */
+/** Scene is a network with a mirror and an upstream that only the mirror knows. */
 export interface Scene {
-  /** For whatever the test writes; gone at the end. */
+  /** The folder of the test's files, deleted at its end. */
   folder: string
   namespace: NetworkNamespace
   upstream: Upstream
@@ -26,36 +26,36 @@ export interface Scene {
 
 export interface SceneOptions {
   content: Content
-  /** Registries that the upstream stands for. */
+  /** The registries that the upstream represents. */
   registries: readonly string[]
-  /** Docker networks the mirror looks for. */
+  /** The Docker networks on which the mirror listens. */
   networks?: readonly string[]
-  /** Whether the mirror runs its registry to push to; it does not when not given. */
+  /** True when the mirror runs its push registry; default: false. */
   registry?: boolean
-  /** The names in its certificate: it speaks TLS, also at the stage's address. It does not when not given. */
+  /** The names in the mirror's certificate, with which it speaks TLS, also at the stage's address; default: no TLS. */
   tls?: readonly string[]
   /** The environment of the mirror, given the scene's folder. */
   env?: (folder: string) => NodeJS.ProcessEnv
 }
 
-/** A network with an upstream, and nothing else yet. */
+/** Stage is a network with an upstream, without a mirror. */
 export type Stage = Omit<Scene, 'mirror'>
 
 export interface StageOptions {
   content: Content
-  /** Where the upstream listens; 127.0.0.1 when not given, which containers cannot reach. */
+  /** The address of the upstream; default: 127.0.0.1, which containers cannot reach. */
   upstreamAddress?: string
 }
 
-/** An address of the stage that its containers reach. */
+/** stageAddress is an address of the stage that its containers reach. */
 export const stageAddress = '10.200.0.1'
 
-/** Sets a stage that is taken down when the test ends. */
+/** Sets up a stage until the test ends. */
 export async function setStage({ content, upstreamAddress }: StageOptions): Promise<Stage> {
   const { prefix } = inject('e2e')
-  // Short: a socket's path has 107 bytes.
+  // Keeps the path short, because the path of a socket has at most 107 bytes.
   const folder = await mkdtemp(join(tmpdir(), prefix))
-  // What is registered last is taken down first, whichever way the test ends.
+  // Registers the cleanups in reverse order, because the last registered one runs first.
   onTestFinished(() => rm(folder, { recursive: true, force: true, maxRetries: 5 }))
   const namespace = await addNetworkNamespace(basename(folder))
   onTestFinished(() => namespace.remove())
@@ -69,7 +69,7 @@ export async function setStage({ content, upstreamAddress }: StageOptions): Prom
   return { folder, namespace, upstream }
 }
 
-/** Builds a scene that is taken down when the test ends. Tags are never fresh in it: the mirror asks for them again each time. */
+/** Starts a scene until the test ends. Its mirror asks the upstream for a tag each time, because tags are never fresh. */
 export async function startScene(options: SceneOptions): Promise<Scene> {
   const { folder, namespace, upstream } = await setStage({ content: options.content })
 

@@ -11,15 +11,15 @@ import type { Stage } from './scene.ts'
 const port = 2222
 
 export interface Sshd {
-  /** As DOCKER_HOST names the engine behind it. */
+  /** The DOCKER_HOST of the engine behind it. */
   host: string
   /** A folder for PATH with an ssh that has a key for it. */
   withKey: string
-  /** The same with a key that it does not know. */
+  /** A folder for PATH with an ssh whose key it does not know. */
   withStrangeKey: string
 }
 
-/** Debian's own sshd on the stage, with keys of its own, for the user who runs the tests. It ends with the test. */
+/** Starts Debian's sshd on the stage with new keys, for the user who runs the tests. It ends with the test. */
 export async function startSshd({ folder, namespace }: Stage, from: NetworkNamespace): Promise<Sshd> {
   const home = join(folder, 'sshd')
   await mkdir(home, { mode: 0o700 })
@@ -36,7 +36,7 @@ export async function startSshd({ folder, namespace }: Stage, from: NetworkNames
       'PidFile none',
       'PasswordAuthentication no',
       'PermitRootLogin prohibit-password',
-      // The folder is below one that everybody may write to.
+      // Allows a folder below one to which every user can write.
       'StrictModes no',
       'UsePAM no',
       '',
@@ -56,7 +56,7 @@ export async function startSshd({ folder, namespace }: Stage, from: NetworkNames
   return { host: `ssh://root@${otherAddress}:${port}`, withKey: withKey!, withStrangeKey: withStrangeKey! }
 }
 
-/** ssh looks for its configuration in the home that the user really has, which is not the test's. */
+/** Creates an ssh with its own configuration file, because ssh reads the one in the real home of the user. */
 async function makeClient(home: string, key: string): Promise<string> {
   const folder = join(home, `with-${key}`)
   await mkdir(folder)

@@ -18,30 +18,30 @@ export interface Said {
   stderr: string
 }
 
-/** A user who is not root, and may become it by sudo. */
+/** SudoUser is an ordinary user who may become root by sudo. */
 export interface SudoUser {
   readonly name: string
   readonly home: string
-  /** How a line of shell calls mirror, before its arguments. */
+  /** The shell words that call mirror, before its arguments. */
   readonly program: string
   mirror(...args: string[]): Promise<Said>
-  /** A line of shell, as the user types it. */
+  /** Runs a line of shell, as the user types it. */
   shell(line: string): Promise<Said>
 }
 
-/** Debian's sudo, for as long as the tests of this file run. Resolves to what takes it away again, if it was not there. */
+/** Installs Debian's sudo. Returns the function that removes it, unless it was there before. */
 export async function installSudo(): Promise<() => Promise<void>> {
   if (existsSync('/usr/bin/sudo')) return async () => {}
   await run('apt-get', [...apt, '--no-install-recommends', 'install', 'sudo'], settings)
   return async () => {
-    // It refuses to go where root has no password, unless it is told that this is known.
+    // Forces the removal, which Debian refuses on machines where root has no password.
     await run('apt-get', [...apt, 'purge', 'sudo'], { ...settings, env: { ...settings.env, SUDO_FORCE_REMOVE: 'yes' } })
   }
 }
 
 /**
- * Makes a user in group docker in an /etc of its own: `enter` leads to where that is. What root writes down about the machine
- * goes to a folder that is empty at first, and gone at the end.
+ * Creates a user in group docker in the separate /etc to which `enter` leads. Root's records about the machine go to a folder
+ * that is empty at the start, and removed at the end.
  */
 export async function addSudoUser(
   folder: string,
@@ -50,7 +50,7 @@ export async function addSudoUser(
 ): Promise<SudoUser> {
   const name = 'alice'
   const home = join(folder, name)
-  // A socket and a home folder in it are for others, too.
+  // Lets other users reach the socket and the home folder in it.
   await chmod(folder, 0o755)
   await mkdir(home)
   const isNew = !existsSync(records)
@@ -85,7 +85,7 @@ export async function addSudoUser(
   return { name, home, program: called, shell, mirror: (...args) => shell([called, ...args].join(' ')) }
 }
 
-/** The command that a message tells its reader to type. */
+/** Returns the sudo command that a message recommends. */
 export function sudoLine({ stderr }: Said): string {
   const line = stderr.split('\n').find((one) => one.trim().startsWith('sudo '))
   if (line === undefined) throw new Error(`No sudo command in: ${stderr}`)

@@ -1,5 +1,5 @@
-// A registry to pull from: upstream.mjs CONTENT-FOLDER ADDRESS. Run by upstream.ts, which talks to it over IPC:
-//   it says {port}; "requests" is answered by the array of what was asked so far, "close" by "closed" once nobody can connect any more.
+// Serves a registry to pull from: upstream.mjs CONTENT-FOLDER ADDRESS. Talks to upstream.ts over IPC:
+//   sends {port}; answers "requests" by the array of requests so far, and "close" by "closed" once no client can connect any more.
 import { createReadStream, readFileSync, statSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { join } from 'node:path'
@@ -25,7 +25,7 @@ const server = createServer((request, response) => {
   const type = types[digest] ?? 'application/octet-stream'
   response.writeHead(200, { 'content-type': type, 'content-length': size, 'docker-content-digest': digest })
   if (method === 'HEAD') return response.end()
-  // A client that goes away in the middle is its own affair.
+  // Ignores a client that disconnects early.
   pipeline(createReadStream(file), response, () => {})
 })
 

@@ -10,16 +10,16 @@ export interface UpstreamRequest {
 }
 
 export interface Upstream {
-  /** Inside the namespace. */
+  /** The URL inside the namespace. */
   url: string
-  /** What it was asked so far, also after `disconnect`. */
+  /** Returns the requests so far, also after `disconnect`. */
   requests(): Promise<UpstreamRequest[]>
-  /** From now on nobody can connect to it. */
+  /** Closes the port, so that no client can connect any more. */
   disconnect(): Promise<void>
   close(): Promise<void>
 }
 
-/** A registry that serves the content folder (see writeContent) at a port of the namespace that it tells only to the caller. */
+/** Starts a registry that serves the content folder (see writeContent) at a random port of the namespace. */
 export async function startUpstream(
   namespace: NetworkNamespace,
   contentFolder: string,

@@ -2,10 +2,10 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { TestImage } from '../../support/images.ts'
 
-/** Images by repository and tag. */
+/** Content has the images by repository and tag. */
 export type Content = Readonly<Record<string, Readonly<Record<string, TestImage>>>>
 
-/** Writes the folder that upstream.mjs serves: every blob and manifest as a file, and content.json with their types and the tags. */
+/** Writes the folder that upstream.mjs serves: each blob and manifest as a file, and their types and tags in content.json. */
 export async function writeContent(folder: string, content: Content): Promise<void> {
   const blobs = join(folder, 'blobs')
   await mkdir(blobs, { recursive: true })
