@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { findMemoryGroups, MemoryGroup } from '../../soak/memory-group.js'
 
-/** A folder with these files, as the kernel would have them. */
+/** Creates a folder with these files, as the kernel shows control groups. */
 async function controlGroups(files: Record<string, string>): Promise<string> {
   const root = await mkdtemp(join(tmpdir(), 'mirror-groups-'))
   onTestFinished(() => rm(root, { recursive: true, force: true }))

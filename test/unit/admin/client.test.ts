@@ -63,7 +63,7 @@ describe('the admin client', () => {
     const client = await clientOf(({ url }, response) => {
       if (url !== '/healthz')
         return void (finish = () => response.end('{"images":[],"blobs":1,"bytes":2,"unknown":[]}'))
-      // A mirror that cannot fetch works all the same.
+      // Answers 503 every second time, because a mirror that cannot fetch still runs its jobs.
       response.writeHead((asked += 1) % 2 === 0 ? 200 : 503).end('{}')
       if (asked === 2) finish()
     }, 1500)

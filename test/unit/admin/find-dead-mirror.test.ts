@@ -87,7 +87,7 @@ describe('a recorded mirror that does not run', () => {
 describe.skipIf(process.platform === 'win32')('a recorded container that does not run', () => {
   const container = { id: 'c1', name: 'mirror', instance: '2', volume: 'v', credentials: [], handedOverAt: 'now' }
 
-  /** An engine that says this of the container; that there is none, when nothing is given. */
+  /** Serves an engine that describes the container so, or that has no container if nothing is given. */
   async function serveEngine(said: object | undefined): Promise<void> {
     const server = createServer((request, response) => {
       response.setHeader('content-type', 'application/json')

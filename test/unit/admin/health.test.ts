@@ -12,7 +12,7 @@ import { startMirror } from '../../../src/daemon/start.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { temporaryHome } from '../../support/mirror.ts'
 
-/** The admin address of a mirror in a container, but for the container. */
+/** Starts a mirror as in a container, but without one; returns its admin address. */
 async function startInstance(instance: string): Promise<string> {
   const home = await temporaryHome()
   const surroundings = { platform: 'linux' as const, env: { MIRROR_HOME: home }, homedir: home, cwd: home }

@@ -14,7 +14,7 @@ beforeEach(async () => {
 })
 afterEach(() => rm(folder, { recursive: true }))
 
-// Somebody who has called sudo, or is no root to begin with.
+// user is an ordinary user, who may have called sudo.
 const user = { platform: 'linux' as const, env: { SUDO_UID: '1000' }, cwd: '/' }
 const command = (env: Record<string, string> = {}) =>
   renderRootCommand({ ...user, env: { ...user.env, ...env } }, ['configure', 'docker', '--file', 'a b'], programs)
@@ -50,7 +50,7 @@ describe('the command line for root', () => {
       DOCKER_HOST: `unix://${theirs}/docker.sock`,
       CONTAINERS_REGISTRIES_CONF: join(theirs, 'registries.conf'),
     }
-    // Where the user's mirror is, root looks for it.
+    // Checks that root searches the folders of the user's mirror.
     expect(await command({ ...named, ...places })).toContain(
       `sudo env MIRROR_HOME=${theirs} XDG_STATE_HOME=${theirs} /`,
     )

@@ -28,7 +28,7 @@ async function processOf(uid: number): Promise<number> {
   return child.pid!
 }
 
-/** What a mirror that is this process notes down, but for its addresses. */
+/** Returns the state that a mirror with this process id records, without its addresses. */
 async function stateOf(pid: number) {
   return {
     pid,

@@ -31,7 +31,7 @@ const mirror = {
 
 const nothing = new FilesSnapshot(new Map())
 
-/** A machine whose programs say this, by `program argument`; they fail when it begins with an exclamation mark. */
+/** Returns a machine whose programs print this, by `program argument`; those with an exclamation mark in front fail. */
 const machine = (says: Record<string, string>, more: Partial<Machine> = {}): Machine => ({
   platform: 'linux',
   env: { DOCKER_HOST: `unix://${join(home, 'engine.sock')}` },

@@ -27,7 +27,7 @@ function changesOf(text: string) {
   return planBuildkit(mirror, target, filesOf(text)).changes
 }
 
-/** Undefined: the file goes. */
+/** Strips a file; returns undefined when the file is removed. */
 function strip(text: string): string | undefined {
   const [change] = stripBuildkit({ cache }, target, filesOf(text))
   return change ? change.after : text

@@ -147,7 +147,7 @@ test('a new address of the registry leaves nothing of the old one in the files',
 })
 
 test('two records of one file are undone in reverse order, so that each finds the content that its run left', async () => {
-  // Not as we would leave it.
+  // Uses a layout that mirror would not write.
   const before = '{ "registry-mirrors" : [ ],\n\n"debug":true }'
   await writeFile(daemonJson, before)
   await configureFor('http://127.0.0.1:5055', undefined, undefined, { since: 1 })

@@ -53,7 +53,7 @@ describe("a containerd's configuration", () => {
     })
   })
 
-  // As `containerd config dump` of these versions prints it.
+  // Quotes `containerd config dump` of these versions.
   test.each([
     ['version = 2\n', registry(second, '/b'), '1.7.28', ['/b']],
     ['version = 2\n', registry(second, '/b'), '2.1.4', ['/b']],

@@ -9,7 +9,7 @@ import { CriError, criClient, criUnimplemented } from '../../../src/clients/cont
 type Answer = (stream: ServerHttp2Stream) => void
 
 const failing = (code: number, message: string): Answer => {
-  // A failure without a body is all head.
+  // Sends a failure without a body, which has headers only.
   return (stream) => stream.respond({ 'grpc-status': code, 'grpc-message': message }, { endStream: true })
 }
 
@@ -19,7 +19,7 @@ const succeeding: Answer = (stream) => {
   stream.end(Buffer.from([0, 0, 0, 0, 0]))
 }
 
-/** A runtime that gives one answer to everything, and what it was asked. */
+/** Serves a runtime that gives one answer to every request, and records the requests. */
 async function runtime(answer: Answer) {
   const folder = await mkdtemp(join(tmpdir(), 'mirror-cri-'))
   const asked: { headers: IncomingHttpHeaders; body: Buffer }[] = []
@@ -53,7 +53,7 @@ describe('the CRI client', () => {
       '/runtime.v1.ImageService/RemoveImage',
     ])
     expect(asked[0]!.headers).toMatchObject({ ':method': 'POST', 'content-type': 'application/grpc', te: 'trailers' })
-    // flag, length; PullImageRequest.image, ImageSpec.image. A length over 127 takes two bytes.
+    // Compares flag and length, then PullImageRequest.image and ImageSpec.image. A length over 127 takes two bytes.
     expect(asked[1]!.body).toEqual(Buffer.from([0, 0, 0, 0, 5, 0x0a, 3, 0x0a, 1, 0x61]))
     const length = image.length
     expect(asked[0]!.body.subarray(5)).toEqual(
@@ -90,7 +90,7 @@ describe('the CRI client', () => {
       ])
       return Buffer.concat([Buffer.from([0x12, (body.length & 0x7f) | 0x80, body.length >> 7]), body])
     }
-    // A message that is another field, and a number.
+    // Surrounds the info by a field with another message and a number.
     const message = Buffer.concat([
       Buffer.from([0x0a, 2, 0x08, 1]),
       entry('config', text),

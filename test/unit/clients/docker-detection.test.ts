@@ -31,7 +31,7 @@ const mirror = {
   fallback: true,
 }
 
-/** A machine with the engine at the socket, and the programs that say something. */
+/** Returns a machine with the engine at the socket, and with programs that print the given texts. */
 const machine = (more: Partial<Machine> = {}, says: Record<string, string> = {}): Machine => ({
   platform: 'linux',
   env: { DOCKER_HOST: `unix://${socket}` },
@@ -85,7 +85,7 @@ describe('the Docker engine', () => {
     const plan = target.plan(mirror, new FilesSnapshot(new Map()))
     expect(plan.changes.map(({ path }) => path)).toEqual(['/etc/docker/daemon.json'])
     expect(plan.todo).toHaveLength(1)
-    // The engine is asked what it still has: nothing asks for a restart, which stops containers.
+    // Expects no step, because the engine reports its mirrors, and a restart would stop containers.
     expect(target.listUndoSteps?.(['/etc/docker/daemon.json'])).toEqual([])
     expect(target.listUndoSteps?.(['/etc/docker/certs.d/docker.io/hosts.toml'])).toEqual([])
     const old = dockerAdapter.restoreTarget(machine(), { ...target.details, version: '20.10.24' })

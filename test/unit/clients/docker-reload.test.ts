@@ -24,7 +24,7 @@ beforeEach(async () => {
 })
 afterEach(() => rm(folder, { recursive: true }))
 
-/** Its process id. */
+/** Starts a process named dockerd; returns its process id. */
 async function startDockerd(socket = endpoint.path): Promise<number> {
   const args = [program, socket, daemonJson, '--config-file', 'daemon.json']
   const child = spawn(process.execPath, args, {
@@ -40,7 +40,7 @@ async function startDockerd(socket = endpoint.path): Promise<number> {
   return child.pid!
 }
 
-/** An hour passes with each look at it. */
+/** Returns a clock that jumps ahead with each read. */
 function hastyClock(): Clock {
   let now = 0
   return { ...systemClock, monotonic: () => (now += 1000), sleep: () => Promise.resolve() }

@@ -183,7 +183,7 @@ describe('docker and a mirror with TLS', () => {
       ca: ['../127.0.0.1:5055/mirror-ca.crt'],
       host: { 'https://127.0.0.1:5055': { ca: '../127.0.0.1:5055/mirror-ca.crt' } },
     })
-    // The user has put a mirror and a certificate of their own into it.
+    // Adds a mirror and a certificate of the user.
     const changed = written[hub]!.replace('mirror-ca.crt" ]', 'mirror-ca.crt", "mine.crt" ]')
     const files = filesOf({ ...(written as Record<string, string>), [hub]: `${changed}\n[host."https://a.example"]\n` })
     const stripped = after({ changes: stripDocker(secure, folders(), files) })

@@ -17,7 +17,7 @@ const mirror = {
   fallback: true,
 }
 
-/** Files as people have them: what each is called in a refusal, its text, and who takes it. */
+/** samples are files of users, each with its name in a refusal, its text, and the clients that accept it. */
 const samples: Readonly<Record<string, readonly [is: string, text: string, takenBy: readonly string[]]>> = {
   'kind.yaml': [
     'a cluster file of kind',
@@ -90,7 +90,7 @@ const samples: Readonly<Record<string, readonly [is: string, text: string, taken
 
 const folder = '/home/me'
 const join = (...parts: string[]) => parts.join('/')
-/** Each client's writer, with the file where it expects its own. */
+/** writers plan a change of each client, with the file in place of its own. */
 const writers: Readonly<Record<string, (path: string, files: FilesSnapshot) => unknown>> = {
   docker: (path, files) =>
     planDaemonJson(

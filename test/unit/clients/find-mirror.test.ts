@@ -47,7 +47,7 @@ test('the registry of a named mirror is that of the running mirror with this add
   expect(await registryOf('http://127.0.0.1:5055')).toBeUndefined()
 })
 
-/** This very process is the mirror. */
+/** Records this process as a running mirror with these endpoints. */
 async function runsWith(endpoints: {
   cache: string[]
   registry: string[]

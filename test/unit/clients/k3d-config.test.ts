@@ -57,7 +57,7 @@ describe('a cluster file of k3d', () => {
       if (text.includes('hub.corp'))
         expect(mirrors['docker.io']!.endpoint).toEqual([mirror.cache, 'https://hub.corp.example'])
       expect(after).not.toMatch(/^"?mirrors/m)
-      // Every line that was there is there, in its order.
+      // Checks that all lines stay, in their order.
       const lines = after.split(end)
       let at = -1
       for (const line of text.includes('"mirrors') || text.startsWith('{') || text.includes('none yet')

@@ -10,7 +10,7 @@ const nothing = {
   cluster: undefined,
 }
 
-/** A cluster that keeps one ConfigMap. */
+/** Returns a machine with a cluster that keeps one ConfigMap. */
 function machineWithCluster(context: string): Machine & { kept: string | undefined } {
   const machine = {
     platform: 'linux' as const,

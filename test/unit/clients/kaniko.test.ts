@@ -9,12 +9,12 @@ function mirror(cache: string, more: Partial<MirrorForClient> = {}): MirrorForCl
   return { cache, registry: undefined, registries, defaultUpstream: 'docker.io', fallback: true, ...more }
 }
 
-/** The flags of the output: its first lines. */
+/** Returns the flags of the output, which are its first lines. */
 function flagsOf(output: string | undefined): string[] {
   return (output ?? '').split('\n\n')[0]!.split('\n')
 }
 
-/** go-containerregistry pkg/name: the first part of a name is a registry if it has a dot or a colon, or is localhost. */
+/** Splits a name as go-containerregistry pkg/name does: a registry has a dot or a colon, or is localhost. */
 function registryAndRepository(name: string): [registry: string, repository: string] {
   const [first = '', ...rest] = name.split('/')
   if (rest.length > 0 && (/[.:]/.test(first) || first === 'localhost')) return [first, rest.join('/')]
@@ -22,8 +22,8 @@ function registryAndRepository(name: string): [registry: string, repository: str
 }
 
 /**
- * What kaniko asks for an image, by its own rules: the map is looked up by the registry's name, a target is cut at its first
- * slash, and what is put together is parsed like any other name.
+ * Returns the request of kaniko for an image, by its rules: it finds the map by the registry's name, cuts a target at its first
+ * slash, and parses the joined name like any other name.
  */
 function asked(flags: readonly string[], image: string): { registry: string; repository: string; isPlain: boolean } {
   const [registry, repository] = registryAndRepository(image)

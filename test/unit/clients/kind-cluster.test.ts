@@ -137,7 +137,7 @@ describe('the registry section of a config.toml', () => {
   ) as [string, string, string]
   const all = one + two + three
 
-  // By the versions of the format and of containerd: the section that counts.
+  // Lists the section that applies, by the versions of the format and of containerd.
   test.each([
     ['', '1.7.28', '/cri'],
     ['', '2.1.4', '/images'],

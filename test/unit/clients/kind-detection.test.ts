@@ -18,7 +18,7 @@ const nothing = {
 
 type Answers = (line: string) => string | undefined
 
-/** A machine whose programs answer by command line; what is not answered fails. */
+/** Returns a machine whose programs answer by command line; a command without an answer fails. */
 async function machineWith(answers: Answers, more: Partial<Machine> = {}): Promise<Machine & { asked: string[] }> {
   const stateDir = await mkdtemp(join(tmpdir(), 'mirror-kind-'))
   onTestFinished(() => rm(stateDir, { recursive: true, force: true }))

@@ -97,7 +97,7 @@ describe('a cluster file of kind', () => {
       expect(after).toContain(ours(folder))
       expect(after).toContain(`containerPath: ${folder}/_default`)
       expect(plan.notes.join('\n')).toMatch(/Some versions of containerd ignore|may have no effect/)
-      // A second time there is nothing to do, and what is ours goes again.
+      // Checks that a second run changes nothing, and that the undo removes the entries of mirror.
       expect(planKind(mirror, target, files(after)).changes.filter(({ path }) => path === file)).toEqual([])
       const withoutNodes = (text: string | undefined) => text?.replace(/nodes:[\s\S]*/, '')
       expect(withoutNodes(stripKind(mirror, target, files(after))[0]?.after)).toBe(before)

@@ -14,13 +14,13 @@ afterEach(() => rm(folder, { recursive: true }))
 describe('a temporary file of a killed run', () => {
   const path = () => join(folder, 'daemon.json')
   const hex = '0123456789abcdef'
-  /** No process has this id. */
+  /** nobody is an id that no process has. */
   const nobody = 2 ** 31 - 2
 
   test('is removed, and no other file', async () => {
     const left = `.daemon.json.mirror-${nobody}-${hex}`
     const kept = [
-      // Somebody is at it.
+      // Names a running process.
       `.daemon.json.mirror-${process.pid}-${hex}`,
       `daemon.json.mirror-${nobody}-${hex}`,
       `.daemon.json.${hex}`,

@@ -70,7 +70,7 @@ describe('the observation of containerd', () => {
       ],
       reasons: [{ why: 'config_path is not set to /certs.d' }],
     })
-    // Nobody tells whether it has read its file since.
+    // Expects no verdict, because containerd does not report a reload of its file.
     const { inUse, reasons } = await observe('/certs.d', ours)
     expect(inUse).toBeUndefined()
     expect(reasons.map(({ why }) => why).join()).toContain('not restarted')

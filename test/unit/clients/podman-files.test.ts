@@ -5,7 +5,7 @@ const [usr, etc, home] = ['/usr/share/containers', '/etc/containers', '/home/me/
 const before: PodmanLayout = { system: [usr, etc], user: home, named: undefined, modern: false }
 const modern: PodmanLayout = { ...before, modern: true, uid: 1000 }
 
-// Every file that there may be, with the rank that its name gives it among the drop-ins.
+// Lists all possible files; the number in a name is its rank among the drop-ins.
 const mains = [home, etc, usr].map((folder) => `${folder}/registries.conf`)
 const dropIns = [
   `${usr}/registries.conf.d/90-usr.conf`,
@@ -27,7 +27,7 @@ const all = [...mains, ...dropIns, ...others]
 const names = (paths: readonly string[]) => paths.map((path) => path.replace(/^.*\//, '').replace('.conf', ''))
 
 describe('the order in which the files of registries are read', () => {
-  // The rules of podman 4 and 5, then those of podman 6, in the order in which a later file replaces an earlier one.
+  // Tests the rules of podman 4 and 5, then those of podman 6; a later file replaces an earlier one.
   test.each<[string, PodmanLayout, readonly string[], string]>([
     ["the user's own file alone, with the drop-ins of the user", before, all, `${home} 20-home`],
     [

@@ -27,7 +27,7 @@ function filesOf(texts: Record<string, string>): FilesSnapshot {
   return new FilesSnapshot(new Map(Object.entries(texts).map(([path, text]) => [path, Buffer.from(text)])))
 }
 
-/** The planned tables, by prefix; the only change is that of one file. */
+/** Returns the planned tables, by prefix; checks that only one file changes. */
 function planned(target: PodmanTarget, texts: Record<string, string>, options: Partial<MirrorForClient> = {}) {
   const plan = planPodman({ ...mirror, ...options }, target, filesOf(texts))
   const written = plan.changes.filter(({ path, after }) => path.endsWith('.conf') && after !== undefined)
@@ -57,7 +57,7 @@ describe("podman's drop-in", () => {
       'registry.corp.example:8443': {
         prefix: 'registry.corp.example:8443',
         location: 'registry.corp.example:8443',
-        // A colon there would be no valid image reference.
+        // Expects an underscore, because a colon is not valid there in an image reference.
         mirror: [{ location: '127.0.0.1:5055/registry.corp.example_8443', insecure: true }],
       },
     })
@@ -184,7 +184,7 @@ describe("podman's drop-in", () => {
       '/etc/containers/registries.conf': table('*.example', 'insecure = true') + table('*.corp.example', 'some = 1'),
     })
     expect(tables['docker.io']).not.toHaveProperty('insecure')
-    // A port is no part of the wildcard.
+    // Checks that the wildcard does not match a name with a port.
     expect(tables['registry.corp.example:8443']).not.toHaveProperty('some')
     const bare = { registries: ['registry.corp.example'] }
     const wild = { '/etc/containers/registries.conf': table('*.example', 'a = 1') + table('*.corp.example', 'b = 1') }
@@ -297,7 +297,7 @@ describe("the user's files", () => {
     const texts = { '/opt/my.conf': table('quay.io', 'location = "quay.io"', ['location = "two"']), ...corp }
     const { tables, path, plan } = planned({ files, scope: 'user' }, texts)
     expect(path).toBe(oursOfUser)
-    // What the named file says is taken over; what the others say is not read.
+    // Checks that the plan takes over the mirrors of the named file, and does not read the other files.
     expect(tables['quay.io']!['mirror']).toHaveLength(2)
     expect(tables['docker.io']!['mirror']).toHaveLength(1)
     expect(plan.todo).toEqual([expect.stringContaining(`export CONTAINERS_REGISTRIES_CONF_OVERRIDE=${oursOfUser} `)])

@@ -5,7 +5,7 @@ import { supportReferrers } from '../../../src/clients/address.ts'
 
 const surroundings = { platform: 'linux', env: {}, homedir: '/home/me', cwd: '/', version: '0' } as never
 
-/** A machine whose programs print these versions; the others are not there. */
+/** Returns a machine whose programs print these versions, and that has no other program. */
 async function machineWith(printed: Readonly<Record<string, string>>, root?: string) {
   return {
     ...(await describeMachine(surroundings, root)),

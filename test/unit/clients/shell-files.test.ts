@@ -5,7 +5,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { createShellFiles } from '../../../src/clients/files/remote.ts'
 import { runCommand } from '../../../src/lib/process.ts'
 
-// A shell of this machine stands in for one of a virtual machine's.
+// Uses a shell of this machine in place of one in a virtual machine.
 const files = createShellFiles('the machine', (script) =>
   runCommand('sh', ['-s'], { input: script, timeoutMs: 10_000 }),
 )

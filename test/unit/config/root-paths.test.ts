@@ -71,7 +71,7 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
     const engine = createServer().listen(socketOfRoot)
     onTestFinished(() => void engine.close())
     await once(engine, 'listening')
-    // As Docker's, to which its group may connect.
+    // Lets the group connect, as Docker's socket does.
     await chmod(socketOfRoot, 0o660)
     for (const name of ['DOCKER_HOST', 'CONTAINER_HOST']) {
       for (const socket of [join(theirs, 'docker.sock'), '/tmp/mirror-no-such.sock']) {

@@ -19,7 +19,7 @@ async function file(name: string, ...texts: string[]): Promise<string> {
 
 const withoutSpace = (text: string | undefined) => text?.replaceAll(/\s/g, '')
 
-/** What is found for a `tls.cert` of these texts. */
+/** Returns the CA that is found for a `tls.cert` of these texts. */
 async function caOf(...texts: string[]): Promise<string | undefined> {
   const cert = await file('tls.crt', ...texts)
   return withoutSpace((await findCertificate({ cert, key: '/no/matter', ca: undefined }, undefined)).ca?.pem)

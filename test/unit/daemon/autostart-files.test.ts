@@ -39,7 +39,7 @@ describe('a systemd unit', () => {
     expect(lines).toContain(String.raw`Environment="MIRROR_HOME=/home/$me/\"x\""`)
     expect(lines).toContain('StandardError=append:/var/log/<me>/50%%.log')
     expect(unit).not.toMatch(/@[A-Z]+@/)
-    // Every line is a section, a comment, an assignment or nothing.
+    // Checks that each line is a section, a comment, an assignment or empty.
     for (const line of lines) expect(line).toMatch(/^(?:\[\w+\]|#.*|\w+=.+|)$/)
   })
 
@@ -105,7 +105,7 @@ describe('a launchd agent', () => {
     )
     expect(strings).toContain('/var/log/&lt;me&gt;/50%.log')
     expect(agent).not.toMatch(/@[A-Z]+@/)
-    // Every tag that is opened is closed, and comments hold no double dash.
+    // Checks that all tags are closed, and that no comment has a double dash.
     const open: string[] = []
     for (const [, end, name, alone] of agent
       .replace(/<!--(?:(?!--)[^])*-->/, '')

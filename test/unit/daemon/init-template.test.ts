@@ -60,7 +60,7 @@ describe('the template for', () => {
     const { mirror } = services!
     expect(mirror).toMatchObject({
       image: 'registry.example/mirror:1',
-      // The image that is made from this machine's Node has neither.
+      // Needs both, because an image made from this machine's Node has neither.
       entrypoint: [nodeInImage, program],
       command: ['serve'],
       mem_limit: '512m',

@@ -26,7 +26,7 @@ describe('a new mirror.yaml', () => {
 
   test('shows the defaults in its comments', async () => {
     const text = await render()
-    // Every commented key, but for those of the example upstream and the files nobody has by default.
+    // Activates all commented keys, except the example upstream and the files that are not there by default.
     const active = text
       .split('\n')
       .filter((line) => !/^ +# (?:registry\.corp|  )/.test(line) && !/htpasswd|tls:/.test(line))

@@ -24,7 +24,7 @@ const kernel = await loadLibc(process)
 
 const limitOpenFiles = process.platform === 'linux' ? openFilesLimiter() : undefined
 
-/** How to set the soft limit on open files of this process; Node has no call for it. */
+/** Returns a function that sets this process's soft limit on open files, which Node cannot do. */
 function openFilesLimiter(): (limit: bigint) => void {
   const library = koffi.load(null)
   const prlimit = library.func('int prlimit(int pid, int resource, const void *wanted, void *before)')
@@ -37,7 +37,7 @@ function openFilesLimiter(): (limit: bigint) => void {
   }
 }
 
-/** Does something while every descriptor that the process may have is in use. */
+/** Runs the work while all descriptors that the process may have are in use. */
 function withoutDescriptors(work: () => void): void {
   const fillers = [openSync('/dev/null', 'r')]
   const usual = softLimit()
@@ -60,7 +60,7 @@ function softLimit(): bigint {
   return BigInt(/^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))![1]!)
 }
 
-/** A log whose file a descriptor of others is, too, as stderr is. */
+/** Opens a log whose file is also open at a shared descriptor, as stderr is. */
 async function openLog(maxBytes: number | undefined, redirect: ((from: number, to: number) => boolean) | undefined) {
   const path = join(await temporaryFolder(), 'mirror.log')
   const shared = openSync(path, 'a', 0o600)
@@ -132,7 +132,7 @@ describe.each([
     for (let number = 0; number < 1000; number += 1) {
       expected.push(`line ${number}`)
       write(`line ${number}\n`)
-      // The reader is never more than one file behind.
+      // Waits for the reader, so that it is never more than one file behind.
       if (number % 50 === 49) await expect.poll(() => seen.length, { interval: 1 }).toBe(expected.length)
     }
     stop.abort()
@@ -189,7 +189,7 @@ test.each([
     write('b\n')
     expect(text()).toBe('theirs\na\nb\n')
     if (redirect) expect(fstatSync(shared).ino).toBe(statSync(path).ino)
-    // What they have put there counts too.
+    // Checks that bytes of other writers count too.
     rmSync(path)
     writeFileSync(path, 'x'.repeat(19))
     write('line\n')
@@ -214,7 +214,7 @@ test('a log in a folder that takes no new file keeps its limit and goes on', asy
   const { path, write, text, sizes } = await openLog(10, () => {
     throw new Error('not reached')
   })
-  // A folder of that name cannot be replaced by a file.
+  // Makes the rotation fail, because a rename cannot replace a folder by a file.
   mkdirSync(`${path}.1`)
   for (const line of ['one....\n', 'two....\n', 'three..\n']) write(line)
   expect(text()).toBe('three..\n')

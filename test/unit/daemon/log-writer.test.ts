@@ -32,7 +32,7 @@ test('a log that cannot be written loses its lines and stops nothing', async () 
   await nextTurn()
 })
 
-/** A sink that fails as it is told to. */
+/** Returns a sink that fails as `state` says. */
 function flakySink() {
   const state = { text: '', fails: undefined as string | undefined, most: Infinity }
   return {
@@ -101,7 +101,7 @@ test('a stalled reader of the log costs bounded memory, and gets the newest line
   expect(sink.state.text.length).toBeLessThan(1.2 * 1024 * 1024)
   const lines = sink.state.text.split('\n')
   const report = JSON.parse(lines.find((text) => text.startsWith('{'))!) as { lost: number; reason: string }
-  // Without the report, and the nothing after the last line.
+  // Subtracts the report and the empty text after the last line.
   expect(report.lost).toBe(50_000 - (lines.length - 2))
 })
 

@@ -13,7 +13,7 @@ beforeEach(async () => {
 })
 afterEach(() => rm(folder, { recursive: true }))
 
-// Looks often, so that nothing has to wait.
+// Polls often, so that the tests are fast.
 const clock = { ...systemClock, sleep: (_ms: number, signal?: AbortSignal) => systemClock.sleep(5, signal) }
 
 async function read(lines: number): Promise<string[]> {
@@ -61,7 +61,7 @@ describe('the log', () => {
     await writeFile(logFile, 'a\nb\n')
     const seen: string[] = []
     const stop = new AbortController()
-    // The log is put aside, with a line that nobody has read yet, while the reader waits.
+    // Rotates the log, with a line that is not read yet, while the reader waits.
     let isPutAside = false
     const waiting = {
       ...systemClock,

@@ -7,7 +7,7 @@ const onFailure = (error: unknown) => {
   throw error
 }
 
-/** A process that holds what it is told, and half of what is too much for it is free. */
+/** Starts a process that holds the given memory; a trim frees half of the memory beyond 100 MiB. */
 function startProcess() {
   vi.useFakeTimers()
   onTestFinished(() => void vi.useRealTimers())
@@ -30,7 +30,7 @@ test('memory of a burst is returned, and memory in use is not scanned again and 
   const { hold } = startProcess()
   expect(await hold(140 * MiB)).toBe(0)
   expect(await hold(500 * MiB)).toBe(1)
-  // Of 300 half of what is too much, 200, and so on, until it gives less than is worth it.
+  // Frees half of the excess of 300 MiB, which leaves 200, and so on until a trim frees too little.
   expect(await hold(300 * MiB)).toBe(2)
   for (let looks = 0; looks < 10; looks++) await hold(130 * MiB)
   expect(await hold(130 * MiB)).toBe(2)

@@ -38,7 +38,7 @@ async function noteContainer(): Promise<void> {
   })
 }
 
-/** An engine with our container, which somebody has stopped. `refusal`: of its removal. */
+/** Starts an engine with a stopped container of the mirror. `refusal`: the error of its removal. */
 async function startEngine(refusal?: string): Promise<string[]> {
   const removed: string[] = []
   const container = {

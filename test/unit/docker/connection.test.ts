@@ -127,6 +127,6 @@ test('a destroyed connection ends the programs that its ssh started', async () =
   connection.destroy()
   await once(connection, 'close')
   const proxy = await proxyPid()
-  // Where nobody looks after orphans a zombie remains.
+  // Accepts a zombie, which remains in a system without an init that reaps orphans.
   await expect.poll(async () => (await readProcessStat(proxy))?.ended ?? true).toBe(true)
 })

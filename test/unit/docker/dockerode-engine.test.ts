@@ -7,7 +7,7 @@ import { expect, onTestFinished, test } from 'vitest'
 import { createAdminClient, openTunnel } from '../../../src/admin/client.ts'
 import { openEngineAt } from '../../../src/docker/dockerode-engine.ts'
 
-/** An engine that answers a ping, and whatever is said here to everything else. */
+/** Opens an engine that answers a ping, and every other request by `answer`. */
 async function openWith(answer: RequestListener, upgrade?: (request: IncomingMessage, socket: Duplex) => void) {
   const folder = await mkdtemp(join(tmpdir(), 'mirror-engine-'))
   const path = join(folder, 'docker.sock')
@@ -56,7 +56,7 @@ test('a refusal of the engine is a DockerError with its message', async () => {
   await expect(engine.containers.unpack('mirror', '/data', Buffer.from('tar'))).rejects.toMatchObject(refused)
 })
 
-/** An engine whose one program is answered for by `talk`, given what it is asked, and how to answer in frames. */
+/** Opens an engine with one program, whose part `talk` plays: it gets the input, and answers in frames. */
 function openWithProgram(talk: (asked: string, say: (of: 1 | 2, text: string) => void, socket: Duplex) => void) {
   const commands: object[] = []
   const opened = openWith(

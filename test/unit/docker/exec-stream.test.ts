@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
 import { createExecStream } from '../../../src/docker/connection.ts'
 
-/** What the engine attaches, and the other end of it. */
+/** Creates the stream that the engine attaches, and returns both ends. */
 async function attach() {
   const server = createServer({ allowHalfOpen: true })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))

@@ -82,7 +82,7 @@ describe('a redacted text has no', () => {
   })
 
   test.each([
-    // A parameter that is harmless by its name holds another URL, or further parameters.
+    // Nests another URL, or more parameters, in a parameter with a harmless name.
     ['https://a/x?origin=https://s3/y?X-Amz-Signature=hush&n=1', 'https://a/x?origin=…&n=1'],
     ['https://a/x?last=abc%26sig=hush', 'https://a/x?last=…'],
     ['https://a/x?n=100\\u0026sig=hush', 'https://a/x?n=…'],
@@ -93,7 +93,7 @@ describe('a redacted text has no', () => {
     ['https://a/x?from=https://me:hush@h&n=100', 'https://a/x?from=…&n=100'],
     ['/v2/x?from=me:hush@h', '/v2/x?from=…'],
     ['/v2/x?next%3Fsig%3Dhush', '/v2/x?next%3F…'],
-    // User information in every spelling of a URL.
+    // Puts user information into all spellings of a URL.
     ["http://me:hu'sh@proxy:3128 failed", 'http://…@proxy:3128 failed'],
     ['http://me:hu"sh@proxy', 'http://…@proxy'],
     ['{"url":"https:\\/\\/me:hush@h\\/x"}', '{"url":"https:\\/\\/…@h\\/x"}'],
@@ -102,7 +102,7 @@ describe('a redacted text has no', () => {
     ['/proxy/https%3a%2f%2fme:hush@h', '/proxy/https%3a%2f%2f…@h'],
     ['/proxy/https%253A%252F%252Fme%253Ahush%2540h', '/proxy/https%253A%252F%252F…%2540h'],
     ['/proxy/https%3A%2F%2Fs3%2Fb%3FX-Amz-Signature%3Dhush%26n%3D1 failed', '/proxy/https%3A%2F%2Fs3%2Fb%3F… failed'],
-    // Values of headers end with their line.
+    // Ends the values of headers with their line.
     ['Cookie: a="hush"; b=hush\nHost: a', 'Cookie: …\nHost: a'],
     ['Authorization: Digest username="me", response="hush"', 'Authorization: …'],
     ['sent Digest username="me", response="hush"', 'sent Digest …'],
@@ -114,7 +114,7 @@ describe('a redacted text has no', () => {
     ['X-Api-Key: hush', 'X-Api-Key: …'],
     ['X-Vault-Token: hush', 'X-Vault-Token: …'],
     ['PRIVATE-TOKEN: hush', 'PRIVATE-TOKEN: …'],
-    // Members and settings.
+    // Redacts members and settings.
     ['{"password":"ab\\"hush","n":1}', '{"password":"…","n":1}'],
     ['{\\"password\\":\\"ab\\\\\\"hush\\",\\"n\\":1}', '{\\"password\\":\\"…\\",\\"n\\":1}'],
     ["{'password': 'it\\'s hush', n: 1}", "{'password': '…', n: 1}"],
@@ -127,7 +127,7 @@ describe('a redacted text has no', () => {
     ['password=hush', 'password=…'],
     ['PGPASSWORD="hu sh" psql', 'PGPASSWORD=… psql'],
     ['client_secret = hush', 'client_secret = …'],
-    // Tokens that show by their beginning what they are.
+    // Recognizes tokens by their prefix.
     ...['ghp_hush0123456789', 'gho_hush0123456789', 'ghs_hush0123456789', 'github_pat_hush_0123456789'].map((one) => [
       one,
     ]),
@@ -200,7 +200,7 @@ test.each([
   const text = part.repeat(20_000)
   const begun = process.cpuUsage()
   redact(text)
-  // In time of its own: what else the machine does does not count.
+  // Measures processor time, so that other work of the machine does not count.
   const { user, system } = process.cpuUsage(begun)
   expect((user + system) / 1000).toBeLessThan(5000)
 })

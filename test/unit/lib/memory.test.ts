@@ -5,7 +5,7 @@ import { BudgetError, MemoryBudget, type MemoryBudgetOptions, type Reservation }
 beforeEach(() => void vi.useFakeTimers())
 afterEach(() => void vi.useRealTimers())
 
-/** Lets time pass, with everything that is due in it. */
+/** Lets time pass, and runs all due timers. */
 const pass = (ms: number) => vi.advanceTimersByTimeAsync(ms)
 
 const budgetOf = (options: Partial<MemoryBudgetOptions> = {}) =>

@@ -12,7 +12,7 @@ import { interruptGroups, runCommand } from '../../../src/lib/process.ts'
 const node = (script: string, options: Parameters<typeof runCommand>[2]) =>
   runCommand(process.execPath, ['-e', script], options)
 
-/** A busy machine takes its time. */
+/** patience allows for a busy machine. */
 const patience = { timeout: 20_000 }
 
 describe('runCommand', () => {
@@ -50,7 +50,7 @@ describe('runCommand', () => {
 })
 
 describe.skipIf(process.platform === 'win32')('runCommand with child processes of the program', () => {
-  /** A shell script, and how to read the process ids that it writes. */
+  /** Writes a shell script; returns it with a function that reads the process ids it writes. */
   async function script(text: string) {
     const folder = await mkdtemp(join(tmpdir(), 'mirror-run-'))
     onTestFinished(() => rm(folder, { recursive: true }))
@@ -116,13 +116,13 @@ describe.skipIf(process.platform === 'win32')('runCommand with child processes o
   )
 })
 
-/** What has ended may be a zombie where nobody looks after orphans. */
+/** Checks that a process runs and is not a zombie, which remains in a system that does not reap orphans. */
 async function isRunning(pid: number): Promise<boolean> {
   const { stdout } = await promisify(execFile)('ps', ['-o', 'stat=', '-p', String(pid)]).catch(() => ({ stdout: '' }))
   return stdout.trim() !== '' && !stdout.startsWith('Z')
 }
 
-/** A program that does nothing but run the program it is given, for Node without TypeScript. */
+/** Bundles a program that only runs the given program, because older Node versions cannot run TypeScript. */
 async function bundledProgram(): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'mirror-run-'))
   onTestFinished(() => rm(folder, { recursive: true }))

@@ -80,6 +80,6 @@ test('progress of the owner extends the wait of its callers, a body that trickle
     await vi.advanceTimersByTimeAsync(100)
     slots.recordProgress(at <= 800 ? 256 * 1024 : 1, 'a')
   }
-  // 400 ms after it began, and after the last piece that counts.
+  // Expects 400 ms after the start, and 400 ms after the last piece that counts as progress.
   expect(await waited).toEqual([400, 1200])
 })

@@ -29,7 +29,7 @@ const run = promisify(execFile)
 const noDescriptor = systemError('EMFILE', 'connect', 'connect EMFILE')
 const missingModule = await import(pathToFileURL('/nowhere/undici.js').href).catch((error: unknown) => error)
 
-/** An admin listener with these troubles. Ends with the test. */
+/** Starts an admin listener with these troubles. It ends with the test. */
 async function startAdmin(troubles: ProcessHealth): Promise<string> {
   const guard = createHostGuard([], () => {})
   const api: Partial<AdminApi> = { troubles: () => troubles.find() }
@@ -63,7 +63,7 @@ describe('the health of a mirror', () => {
     troubles.watch('fetch').failed(error)
     const reasons = [`The mirror cannot send requests to upstreams: ${code}`]
     expect(await healthOf(url)).toEqual({ status: 503, body: { status: 'degraded', reasons } })
-    // It is that mirror all the same, so that no second one is started.
+    // Checks that the mirror is still recognized, so that no second one is started.
     expect(await isHealthy(url, { instance: 'i' })).toBe(true)
     troubles.watch('fetch').worked()
     expect(await healthOf(url)).toEqual({ status: 200, body: { status: 'ok' } })
@@ -109,7 +109,7 @@ describe('the health of a mirror', () => {
 const prlimit = '/usr/bin/prlimit'
 test.skipIf(!existsSync(prlimit))('a mirror without a free descriptor reports it until it has one again', async () => {
   const mirror = await startMirrorProcess({ upstreams: {} })
-  // The connection is there before: a mirror that has no descriptor left accepts none.
+  // Opens the connection before, because a mirror without a free descriptor accepts none.
   const agent = new Agent({ keepAlive: true, maxSockets: 1 })
   onTestFinished(() => agent.destroy())
   const health = async () => {

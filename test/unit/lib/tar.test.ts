@@ -11,7 +11,7 @@ const file = (path: string, content: string | Uint8Array, mode = 0o644): TarEntr
   content: toTarFile(content),
 })
 
-/** Unpacks with the system's tar, which knows the format better than we do. */
+/** Unpacks with the system's tar, as an independent check of the format. */
 async function unpack(entries: TarEntry[]): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'mirror-tar-'))
   onTestFinished(() => rm(folder, { recursive: true }))

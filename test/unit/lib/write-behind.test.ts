@@ -5,7 +5,7 @@ import { createWriteBehind } from '../../../src/lib/time.ts'
 
 const never = 1_000_000
 
-/** Something in memory, and what the disk says; each write waits until it is let through. */
+/** Creates a value in memory and its copy on disk; each write waits for the gate. */
 function notebook(everyMs: number, logger: Logger = silentLogger) {
   const book = { memory: 0, disk: -1, writes: 0, full: false, gate: undefined as Promise<void> | undefined }
   const behind = createWriteBehind({

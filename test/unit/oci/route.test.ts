@@ -26,7 +26,7 @@ describe('the five forms of a path that name an upstream', () => {
     ['/v2/ghcr.io/org/app/manifests/1', 'ghcr.io', 'org/app', false],
     ['/v2/localhost:5000/app/manifests/1', 'localhost:5000', 'app', false],
     ['/v2/localhost/app/manifests/1', 'localhost', 'app', false],
-    // podman's spelling of a port, which must be valid within an image reference.
+    // Spells a port as podman does, so that it is valid within an image reference.
     ['/v2/registry.example_8443/org/app/manifests/1', 'registry.example:8443', 'org/app', false],
     ['/v2/upstream/registry.example_8443/app/manifests/1', 'registry.example:8443', 'app', false],
     ['/v2/org_8443/app/manifests/1', undefined, 'org_8443/app', false],

@@ -10,7 +10,7 @@ import { temporaryHome } from '../../support/mirror.ts'
 
 const minutes = 60_000
 
-/** A password file, a clock, and whether a password is compared or remembered. */
+/** Opens a password file with a clock; `find` tells a compared from a remembered password. */
 async function open() {
   const path = join(await temporaryHome(), 'htpasswd')
   await writeFile(path, `dev:${await hash('right', 4)}\nslow:${await hash('other', 11)}\n`)
@@ -25,7 +25,7 @@ async function open() {
     return auth.authorize(request, { signal }).catch((error: { status: number }) => error.status)
   }
   let asked = 0
-  /** One comparison runs at a time: what is answered before another one is over was not compared. */
+  /** Detects a remembered password: its answer comes before another comparison ends, because only one runs at a time. */
   const find = async (pair: string) => {
     const other = ask(`slow:wrong-${(asked += 1)}`)
     const answer = ask(pair)

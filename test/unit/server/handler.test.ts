@@ -21,7 +21,7 @@ import { temporaryFolder } from '../../support/store/store.ts'
 const bytes = Buffer.alloc(100_000, 'm')
 const digest = computeDigest(bytes)
 
-/** A cache with one large manifest on its disk, of which the links cannot be read. */
+/** Serves a cache with one large manifest on disk, whose links cannot be read. */
 async function serveManifest(failure: Error) {
   const path = join(await temporaryFolder(), 'manifest')
   await writeFile(path, bytes)

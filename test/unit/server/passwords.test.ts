@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { createDeferred, type Deferred } from '../../../src/lib/async.ts'
 import { PasswordQueue, type PasswordCheck } from '../../../src/server/passwords.ts'
 
-/** A queue whose comparisons end when the test says so. */
+/** Opens a queue whose comparisons the test ends. */
 function open() {
   const begun: { readonly password: string; readonly verdict: Deferred<boolean> }[] = []
   const queue = new PasswordQueue((password) => {
@@ -24,7 +24,7 @@ function open() {
     return outcome
   }
   const settled = () => new Promise((resolve) => setImmediate(resolve))
-  /** Ends the comparison that runs; what came of it is known then. */
+  /** Ends the running comparison, and waits for its outcome. */
   const end = async (isSame = false) => {
     begun.at(-1)!.verdict.resolve(isSame)
     await settled()

@@ -15,7 +15,7 @@ afterEach(() => {
   vi.useRealTimers()
 })
 
-/** A body that brings so many bytes at each of these moments, ms, read by one who takes 10 ms for each. */
+/** Reads a body that brings this number of bytes at each of these moments, ms; the reader takes 10 ms for each piece. */
 function read(moments: readonly number[], bytes: number): { body: Readable; result: Promise<string> } {
   const body = new Readable({ read() {} })
   for (const moment of moments) setTimeout(() => body.push(Buffer.alloc(bytes)), moment)
@@ -46,10 +46,10 @@ test('a client that sends enough bytes within each idle time may take any total 
 describe('while the memory for bodies is full', () => {
   beforeEach(() => void vi.useRealTimers())
 
-  // Longer than the test: nothing but what it does itself makes room.
+  // Exceeds the duration of the test, so that no timeout makes room.
   const patience = 120_000
 
-  /** A server that takes small bodies, after a turn of the event loop as a look into a password file is one. */
+  /** Accepts small bodies after a pause, like that of a password check. */
   function takeBodies(budget: MemoryBudget) {
     const answer = async (request: IncomingMessage, response: ServerResponse) => {
       await sleep(20)
@@ -82,7 +82,7 @@ describe('while the memory for bodies is full', () => {
       onTestFinished(() => void socket.destroy())
       socket.write('PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\nbegun')
     }
-    // One is in; nobody ends it, and so the others are still there when the small one has been read.
+    // Keeps one body unfinished in memory, so that the others still wait when the small one has been read.
     await expect.poll(() => budget.waiting).toBe(9)
     expect(await (await fetch(url, { method: 'PUT', body: '{}' })).text()).toBe('{}')
     expect(budget.waiting).toBe(9)

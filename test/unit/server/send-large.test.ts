@@ -7,7 +7,7 @@ import { sendLarge } from '../../../src/server/pull.ts'
 import { leavingClients } from '../../support/leaving-clients.ts'
 import { serve } from '../../support/upstream/serve.ts'
 
-/** A server that answers with so many bytes, or with 503. */
+/** Starts a server that answers with this number of bytes, or with 503. */
 async function serveList(bytes: number) {
   const body = Buffer.alloc(bytes, 'a')
   const failures: unknown[] = []

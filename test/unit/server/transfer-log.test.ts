@@ -32,7 +32,7 @@ test.each([
   ['one client by many tags', (at: number) => ['client', 'docker', `v${at}`] as const],
 ])('of images with 27,000 layers that %s pull, only some are remembered, and the others are summed up', (_, nameOf) => {
   const { lines, begin } = open()
-  // A request under way of each keeps its pulls from ending.
+  // Leaves one request of each open, so that its pulls do not end.
   for (let at = 0; at < 30; at++) {
     const [client, agent, tag] = nameOf(at)
     begin(client, agent)

@@ -5,7 +5,7 @@ import { parseConfig } from '../../../../src/config/parse.ts'
 import { getMachineNames } from '../../../../src/lib/network.ts'
 import { createHostGuard } from '../../../../src/server/request-guard.ts'
 
-/** What the mirror in the container understands. */
+/** Parses the configuration as the mirror in the container does. */
 function parsedBack(
   config: Config,
   handedOver: string[] = [],
@@ -81,7 +81,7 @@ describe('the configuration inside a container', () => {
     const outsideOf = (path: string | undefined) => files[path!.replace('/data/home/handed/', '')]
     expect(outsideOf(inside.tls!.cert)).toBe('/etc/tls.crt')
     expect(outsideOf(inside.tls!.key)).toBe('/etc/tls.key')
-    // Clients are told on the machine itself.
+    // Expects no CA in the container, because clients are configured on the machine itself.
     expect(inside.tls!.ca).toBeUndefined()
     expect(outsideOf(inside.registry.auth!.htpasswd)).toBe('/etc/my passwords')
     const authorities = Object.values(inside.upstreams).map(({ ca }) => outsideOf(ca))

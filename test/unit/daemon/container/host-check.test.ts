@@ -77,7 +77,7 @@ describe('a container whose routes cannot be read', () => {
 })
 
 describe('a container in an engine in a virtual machine, whose interfaces cannot be listed', () => {
-  /** As Node's `networkInterfaces` throws it. */
+  /** Throws the error that Node's `networkInterfaces` throws. */
   const failing = (code: string) =>
     createHostCheck(
       { MIRROR_INSTANCE: 'one', MIRROR_ENGINE_ENCLOSED: '1' },

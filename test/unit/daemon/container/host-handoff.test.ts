@@ -5,7 +5,7 @@ import { expect, onTestFinished, test } from 'vitest'
 import { openHostHandoff, removePredecessorExports } from '../../../../src/daemon/container/handoff.ts'
 import { silentLogger } from '../../../../src/lib/logger.ts'
 
-/** What was handed to each of these instances. */
+/** Writes exported files of each of these instances. */
 async function handTo(...instances: string[]): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'mirror-outside-'))
   onTestFinished(() => rm(folder, { recursive: true }))

@@ -16,7 +16,7 @@ async function up(docker: FakeEngine, desired: DesiredContainer, difference: Par
 const older = desiredContainer({ networks: ['kind'] })
 const newer = desiredContainer({ networks: ['kind'], memory: 1024 })
 
-/** An engine with the older container on the network kind. */
+/** Sets up an engine with the older container on the network kind. */
 async function setEngine() {
   const docker = engineWithImage()
   await docker.networks.create({ name: 'kind', ipv6Subnet: undefined, options: {} })
@@ -44,7 +44,7 @@ const refusal = (action: Promise<unknown>) =>
     },
   )
 
-/** Every look costs a second. */
+/** Returns a clock that jumps ahead by a second with each read. */
 function hastyClock(): Clock {
   let now = 0
   return { ...systemClock, monotonic: () => (now += 1000), sleep: () => Promise.resolve() }

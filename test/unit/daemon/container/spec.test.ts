@@ -22,7 +22,7 @@ const desired: DesiredContainer = {
   engine: { logDriver: 'json-file' },
 }
 
-/** The container that the desired made. */
+/** Returns the state of a container that was created from the desired one. */
 function actual(made: DesiredContainer = desired): ContainerState {
   const { labels, user } = createContainerSpec(made, 'instance')
   const times = { startedAt: '', running: true, restarting: false, exitCode: 0 }

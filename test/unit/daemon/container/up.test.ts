@@ -88,7 +88,7 @@ describe('up in a container', () => {
       'start mirror',
     ])
     expect(endpoints).toMatchObject({
-      // The engine has picked it.
+      // Has the port that the engine chose.
       cache: ['http://127.0.0.1:45055'],
       registry: ['http://127.0.0.1:5001'],
       networks: { kind: 'http://mirror.svc:5055' },
@@ -119,7 +119,7 @@ describe('up in a container', () => {
     const running = await findRunning(request.paths.stateFile)
     expect(running).toMatchObject({ container: before.container, configHashes: before.configHashes })
     expect(running!.endpoints.cache).toEqual(before.endpoints.cache)
-    // A free one, and another at each start.
+    // Expects another free port after each start.
     expect(running!.endpoints.admin).not.toEqual(before.endpoints.admin)
     expect((await fetch(`${running!.endpoints.admin[0]}/healthz`)).status).toBe(200)
     const [first, second] = docker.container(container.id)!.unpacked.slice(-2)
