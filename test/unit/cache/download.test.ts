@@ -59,7 +59,7 @@ function usual(store: Pick<BlobStore, 'create'>, open: DownloadOptions['open']):
   }
 }
 
-/** The bytes of a piece. */
+/** Returns the bytes of a piece. */
 async function bytesOf(piece: Piece): Promise<Buffer> {
   if (piece.kind === 'memory') return Buffer.from(piece.bytes)
   const { start, end } = piece.range
@@ -265,7 +265,7 @@ describe('a download', () => {
 })
 
 describe('a download on a full disk', () => {
-  /** A store whose disk is full after so many bytes. */
+  /** Returns a store whose disk is full after this number of bytes. */
   function fullAfter(store: Pick<BlobStore, 'create'>, limit: number): Pick<BlobStore, 'create'> {
     return {
       async create() {
@@ -288,7 +288,7 @@ describe('a download on a full disk', () => {
       const broken = {
         async create() {
           const writer = await blobs.create()
-          // Node's ERR_INVALID_ARG_TYPE has a code as well, like a system error.
+          // Throws Node's ERR_INVALID_ARG_TYPE, which has a code like a system error.
           const write = async () => void Buffer.from(undefined as unknown as string)
           return new Proxy(writer, { get: (target, key) => (key === 'write' ? write : bound(target, key)) })
         },
@@ -399,7 +399,7 @@ describe('a download on a full disk', () => {
       ['a quarter of the pace of the other is cut off', 0.25],
     ])('of two readers the one at %s', (_, share) =>
       withStore(async ({ blobs }) => {
-        // The clock advances with the first bytes, before the memory is full; then only with the slow reader.
+        // Advances the clock with the first bytes, before the memory is full; then only the slow reader advances it.
         let now = 0
         async function* paced() {
           for await (const chunk of chunks(large, 1_048_576)) {
@@ -425,7 +425,7 @@ describe('a download on a full disk', () => {
 
     test('makes progress beside many others, when its share of memory is smaller than a chunk', () =>
       withStore(async ({ blobs }) => {
-        // The last chunk is smaller than the withheld end.
+        // Makes the last chunk smaller than the withheld end.
         const bytes = large.subarray(0, 2_820_000)
         const count = Math.ceil(upstreamBodies.bytes / (512 * 1024)) + 1
         const open = () => Promise.resolve(answer(chunks(bytes, 700_000), bytes.length))

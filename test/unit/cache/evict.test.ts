@@ -26,7 +26,7 @@ function createTestEvictor(store: Store, options: Partial<EvictorOptions> = {}):
   return evictor
 }
 
-/** Images old (used at 1), middle (2) and new (3). Each has a manifest and a blob; all share a base. */
+/** Stores images old (used at 1), middle (2) and new (3). Each has a manifest and a blob; all share a base. */
 async function threeImages(): Promise<{ store: Store; record: RepositoryRecord; own: Digest[]; base: Digest }> {
   const store = await openTestStore(await temporaryFolder())
   const record = store.refs.ensure('docker.io', 'library/app')
@@ -47,7 +47,7 @@ describe('a removal that the disk refuses', () => {
   test.each(['rm', 'prune'])('fails with the reason and keeps all image records (%s)', async (how) => {
     const { store, record } = await threeImages()
     const evictor = createTestEvictor(store, { limits: { ...noLimits, maxSize: 1 } })
-    // A file cannot be used as a folder, even by root.
+    // Replaces the folder by a file, so that writes fail even for root.
     await rm(store.layout.temporary, { recursive: true })
     await writeFile(store.layout.temporary, '', { mode: 0o600 })
     const asked =
@@ -99,7 +99,7 @@ describe('an eviction', () => {
     const evictor = createTestEvictor(store, {
       limits: { ...noLimits, maxAge: 10 },
       isInUse: (digest) => {
-        // The plan checks the newest image after it has decided on the oldest.
+        // Uses the oldest image when the plan checks the newest one, after it has decided on the oldest.
         if (digest === digestFor('new')) {
           record.manifests.get(digestFor('old'))!.usedAt = 999
           store.refs.touch(record)
@@ -256,7 +256,7 @@ describe('an eviction', () => {
     const removal = await evictor.evict({ dryRun: true })
     delay.disable()
     expect(removal.blobs).toBe(50_000)
-    // Independent of the machine's speed: without pauses the callback would run once, at the end.
+    // Does not depend on the machine's speed: without pauses the callback would run once, at the end.
     expect(delay.count).toBeGreaterThan(3)
     for (const record of store.refs.all()) record.manifests.clear()
   })

@@ -22,7 +22,7 @@ interface Case {
   inUse?: string[]
 }
 
-/** The plan, with names instead of digests. */
+/** Returns the plan, with names instead of digests. */
 function planned(given: Case): { images: string[]; blobs: string[]; bytes: number } {
   const { maxSize = 0, maxAge = 0, reserveBytes = 0, needBytes = 0, now = 100 } = given
   const inUse = new Set((given.inUse ?? []).map(digestFor))
@@ -51,7 +51,7 @@ function toEnd(request: EvictionRequest): EvictionPlan {
 
 const nothing = { images: [], blobs: [], bytes: 0 }
 
-/** old (used at 10) and new (used at 20) share a base. */
+/** Returns images old (used at 10) and new (used at 20), which share a base. */
 function twoImages(): Case {
   const record = emptyRecord()
   addManifest(record, 'old', { tags: ['old'], blobs: ['base', 'old layer'], usedAt: 10 })
@@ -59,7 +59,7 @@ function twoImages(): Case {
   return { records: [record], sizes: { old: 1, new: 1, base: 1000, 'old layer': 100, 'new layer': 100 } }
 }
 
-/** A list of the referrers of a manifest. */
+/** Adds a list of the referrers of a manifest. */
 function addList(record: RepositoryRecord, subject: string, usedAt: number): void {
   const digest = digestFor(`list of ${subject}`)
   const page = { query: '', next: undefined, filtersApplied: undefined, isWithoutApi: false, size: 1 }
@@ -247,7 +247,7 @@ describe("the removal of an image's references", () => {
       now: 51,
       isInUse: () => false,
     })
-    // The image has the latest use of its children.
+    // Keeps the image, because it has the latest use of its children.
     expect(plan.references).toEqual([])
     record.manifests.get(digestFor('tagged'))!.usedAt = 1
     const { references: removals } = toEnd({

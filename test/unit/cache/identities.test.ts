@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { Identities } from '../../../src/cache/grants.ts'
 import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
 
-/** An upstream with a credential that the test sets. */
+/** Opens an upstream with a credential that the test sets. */
 function open() {
   const upstream = { host: 'registry.example', identity: async () => 'ann' }
   const identities = new Identities()

@@ -13,7 +13,7 @@ import type { RepositoryRecord } from '../../../src/store/records.ts'
 const digests = Array.from({ length: 6 }, (_, at) => computeDigest(Buffer.from(`layer ${at}`)))
 const manifest = computeDigest(Buffer.from('manifest'))
 
-/** A client, at a repository with one image of six layers. */
+/** Creates the context of a client at a repository with one image of six layers. */
 function place(): RequestContext {
   const mediaType = 'application/vnd.oci.image.layer.v1.tar+gzip'
   const links = digests.map((digest) => ({ kind: 'blob' as const, mediaType, digest, size: 1 }))
@@ -28,7 +28,7 @@ function place(): RequestContext {
     referrers: new Map(),
   }
   const caller = { access: 'anonymous' as const, client: 'c', noCache: false, head: false, part: false }
-  // Prefetching does not use the upstream itself.
+  // Omits the upstream, because prefetching does not use it.
   const upstream = undefined as unknown as RequestContext['upstream']
   const here = () => record
   return {

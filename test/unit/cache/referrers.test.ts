@@ -14,7 +14,7 @@ const caller = { access: 'anonymous', client: 'a test', noCache: false, head: fa
 const subjectOf = (number: number) => computeDigest(Buffer.from(`subject ${number}`))
 const lists = 8
 
-/** A list of 150 kB, different for each number. */
+/** Creates a list of 150 kB, different for each number. */
 function listOf(number: number): Uint8Array<ArrayBuffer> {
   const entry = {
     mediaType: mediaType.ociManifest,
@@ -29,7 +29,7 @@ function listOf(number: number): Uint8Array<ArrayBuffer> {
   return new Uint8Array(Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociIndex, manifests })))
 }
 
-/** A cache with all lists stored, whose upstream is down. Counts the reads from disk. */
+/** Sets up a cache that has all lists, and whose upstream is down. Counts the reads from disk. */
 async function setUp({ blobs, refs }: Store, { patience = 10_000, hasApi = true } = {}) {
   const state: { isDown: boolean; held?: Promise<void> } = { isDown: false }
   const numbers = Array.from({ length: lists }, (_, number) => number)
@@ -75,7 +75,7 @@ async function setUp({ blobs, refs }: Store, { patience = 10_000, hasApi = true 
   const identities = new Identities()
   const ask = (number: number, query = '') =>
     cache.list(createRequestContext(refs, upstream, 'app', caller, identities), subjectOf(number), query)
-  // Without the API, an empty list is stored if the repository has a record.
+  // Creates the record, because without the API an empty list is stored only if the repository has a record.
   refs.ensure('registry.example', 'app')
   for (const number of numbers) await ask(number)
   state.isDown = true

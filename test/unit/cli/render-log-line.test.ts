@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { agentName, createLogRenderer } from '../../../src/cli/render/log.ts'
 import { createColors } from '../../../src/cli/terminal.ts'
 
-/** 19:01:40 on the day of the test, local time. */
+/** at is 19:01:40 in local time. */
 const at = new Date(2026, 10, 21, 19, 1, 40)
 const digest = `sha256:${'0123456789abcdef'.repeat(4)}`
 const dockerAgent =

@@ -155,7 +155,7 @@ describe('the journal of a pushed repository', () => {
   test.skipIf(process.platform !== 'linux')(
     'with a damaged line that could not be copied protects the content of that line',
     async () => {
-      // Only the path in quarantine exceeds the limit of Linux.
+      // Fills the path, so that only the path in quarantine exceeds the limit of Linux.
       let root = await temporaryFolder()
       for (let left = 3984 - root.length; left > 0; left = 3984 - root.length)
         root = join(root, 'x'.repeat(left > 400 ? 200 : left > 202 ? left - 202 : left - 1))
@@ -229,7 +229,7 @@ describe('the journal of a pushed repository', () => {
     const root = await temporaryFolder()
     const names = Array.from({ length: 3000 }, (_, at) => `${'t'.repeat(100)}${at}`)
     await using(root, async ({ repositories }) => {
-      // Few lines, many bytes.
+      // Writes few lines with many bytes.
       for (let round = 0; round < 2; round++) {
         await repositories.commit('app', names.map(tag))
         await repositories.commit(
@@ -340,7 +340,7 @@ describe('a removal that the disk refuses', () => {
       const heal = await breakJournal(root)
       await expect(repositories.commit('app', removals)).rejects.toMatchObject({ code: 'EISDIR' })
       expect(contentOf(store)).toEqual(whole)
-      // Several removals that wait for each other.
+      // Starts several removals that wait for each other.
       const failing = [removals, [untag('v1')], [untag('v2'), tag('v3')], removals]
       for (const result of await Promise.allSettled(failing.map((changes) => repositories.commit('app', changes))))
         expect(result.status).toBe('rejected')
@@ -382,7 +382,7 @@ describe('a removal that the disk refuses', () => {
       const writing = repositories.commit('app', [tag('v4')])
       const removing = repositories.commit('app', removals)
       await writing
-      // The write of the removal has only started.
+      // Reads the journal when the write of the removal has only started.
       const text = readFileSync(path, 'utf8')
       for (const held of ['"v1"', computeDigest(bytesOf('a')), manifest.digest]) expect(text).toContain(held)
       await removing

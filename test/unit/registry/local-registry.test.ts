@@ -19,7 +19,7 @@ async function* once(): AsyncGenerator<Uint8Array> {
   yield bytes
 }
 
-/** A registry with a blob, and its clock. */
+/** Sets up a registry with a blob and a clock. */
 async function setUp() {
   const time = { now: 0 }
   const clock = { ...systemClock, monotonic: () => time.now }

@@ -18,7 +18,7 @@ const tagged = (tag: string) => ({ kind: 'tag', tag }) as const
 const byDigest = (digest: Digest) => ({ kind: 'digest', digest }) as const
 const all = { olderThan: 0, keep: 0, repository: undefined, dryRun: false }
 
-/** An empty index, different for each seed. */
+/** Creates an empty index, different for each seed. */
 function makeManifest(seed: number) {
   const bytes = Buffer.from(
     JSON.stringify({ schemaVersion: 2, mediaType, manifests: [], annotations: { a: `${seed}` } }),
@@ -31,7 +31,7 @@ async function* only(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
 }
 
 async function setUp() {
-  // The wall clock advances with each read, so that earlier pushes are older.
+  // Advances the wall clock with each read, so that earlier pushes are older.
   const time = { now: 0, wall: 1_000_000 }
   const clock = { ...systemClock, monotonic: () => time.now, wall: () => (time.wall += 1) }
   const root = await mkdtemp(join(tmpdir(), 'mirror-registry-'))
@@ -58,7 +58,7 @@ describe('a push during a removal', () => {
   ])('of %s survives a prune of its tag', async (_what, tag, pushed) => {
     const { registry, maintenance, put, store } = await setUp()
     await put('app', 'v1', old.bytes)
-    // The bytes are stored already: only the journal line takes time.
+    // Stores the bytes before, so that only the journal line takes time.
     await store.blobs.put(pushed.digest, pushed.bytes)
     const release = store.repositories.claim([pushed.digest])
     const manifest = { mediaType, size: pushed.bytes.length, links: [], pushedAt: 2_000_000, heldSince: 0 }

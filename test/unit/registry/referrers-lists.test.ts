@@ -34,7 +34,7 @@ async function setUp() {
 
 const subjectOf = (number: number) => computeDigest(Buffer.from(`subject ${number}`))
 
-/** A referrer of the subject with this number. */
+/** Creates a referrer of the subject with this number. */
 function referrerOf(number: number) {
   const subject = { mediaType: mediaType.ociManifest, digest: subjectOf(number), size: 9 }
   const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: [], subject }))
@@ -99,7 +99,7 @@ test.each([
   expect(await changeReferrersList(Buffer.from(text), digest, entry)).toBeUndefined()
 })
 
-/** A registry with a referrer, whose reads from disk wait for a release and are counted. */
+/** Sets up a registry with a referrer; its reads from disk wait for a release, and are counted. */
 async function setUpHeld() {
   const { store, registry } = await setUp()
   const referrer = referrerOf(1)

@@ -11,7 +11,7 @@ test('changes during the scan of the disk take precedence over its findings', as
   for (const name of ['kept', 'removed', 'replaced', 'back']) await writeFile(layout.blob(digestFor(name)), '12345')
   const index = new BlobIndex()
   const scan = index.scan(layout, new AbortController().signal)
-  // The files are still there: the scan may have read their sizes just before they went.
+  // Changes the index but not the files, because the scan may have read their sizes just before the removal.
   index.delete(digestFor('removed'))
   index.set(digestFor('replaced'), 7)
   index.delete(digestFor('back'))

@@ -109,7 +109,7 @@ describe('the reserve', () => {
 })
 
 describe('a full disk', () => {
-  /** A folder on a disk of 1 MiB. */
+  /** Mounts a disk of 1 MiB; returns its folder. */
   async function smallDisk(skip: (note: string) => void): Promise<string> {
     const folder = await temporaryFolder()
     if (process.platform !== 'linux' || process.getuid?.() !== 0) skip('mounting a small disk needs root on Linux')
@@ -151,14 +151,14 @@ describe('a full disk', () => {
     const end = Buffer.alloc(10)
     expect(await writer.read(end, writer.size - 10)).toBe(10)
     expect(end.toString()).toBe('xxxxxxxxxx')
-    // What was written before the disk was full is whole, and may still be published.
+    // Publishes the bytes written before the disk was full, which are complete.
     await writer.commit(computeDigest(Buffer.alloc(writer.size, 'x')))
     await writer.close()
     await expect(store.blobs.put(computeDigest(chunk), chunk)).rejects.toMatchObject({ code: 'ENOSPC' })
     await store.blobs.remove(computeDigest(Buffer.alloc(writer.size, 'x')))
     await store.blobs.put(computeDigest(chunk), chunk)
 
-    // A record that does not fit is kept in memory and written when there is room.
+    // Checks that a record that does not fit stays in memory, and is written when there is room.
     const filler = join(folder, 'filler')
     await writeFile(filler, Buffer.alloc(1024 * 1024)).catch(() => undefined)
     const record = store.refs.ensure('docker.io', 'library/app')

@@ -34,7 +34,7 @@ async function quarantined(store: Store): Promise<string[]> {
   return readdir(store.layout.quarantine)
 }
 
-/** A store as it is found after a kill: it holds the text, and no process has marked it clean. */
+/** Creates a store as a killed process leaves it: it has the text, and is not marked clean. */
 async function killedStore(root: string): Promise<Digest> {
   const layout = storeLayout(root)
   await makeStoreFolders(layout)

@@ -18,7 +18,7 @@ interface HashOptions {
   readonly algorithm?: DigestAlgorithm
 }
 
-/** Hashes the bytes on their way into a file, so many at a time; `inFile`: how many of them the file gets. */
+/** Hashes bytes while they are written into a file in steps. `inFile`: the number of bytes that the file gets. */
 async function hash(hashes: HashPool, bytes: Buffer, options: HashOptions) {
   const { step, inFile = bytes.length, algorithm = 'sha256' } = options
   const file = await open(join(await temporaryFolder(), 'file'), 'w+')
@@ -81,7 +81,7 @@ describe('hashing on other threads', () => {
     await file.write(bytes)
     const following = hashes.follow('sha256', file.fd)
     following.advance(1_000_000)
-    // Nobody expects this algorithm, least of all the one thread there is.
+    // Uses an unknown algorithm, which must not stop the only thread.
     await hashes.follow('none' as DigestAlgorithm, file.fd).close()
     following.advance(bytes.length)
     expect(await following.digest()).toBe(computeDigest(bytes))

@@ -109,7 +109,7 @@ describe('the lock of a store', () => {
 })
 
 describe('the lock of a process in another namespace', () => {
-  /** Time that passes as soon as somebody waits for it; `meanwhile` happens then. */
+  /** Returns a clock whose time passes as soon as a caller waits; `meanwhile` runs then. */
   function hurriedClock(meanwhile: () => Promise<void> = () => Promise.resolve()): Clock {
     let now = 0
     return {
@@ -154,7 +154,7 @@ describe('the lock of a process in another namespace', () => {
       monotonic: () => now,
       async sleep() {
         now += 3_600_000
-        // Woken later than us, it goes on where it was.
+        // Simulates a holder that resumes later than this process, and touches its lock again.
         if (now > 7_200_000) await utimes(layout.lock, 1, 1)
       },
     }
@@ -197,7 +197,7 @@ describe('processes on one store', () => {
     expect((await startStoreProgram(program, root)).answer).toBe('refused')
     await first.kill()
 
-    // All of them find the lock of the killed one.
+    // Starts four processes that all find the lock of the killed one.
     const racers = await Promise.all(Array.from({ length: 4 }, () => startStoreProgram(program, root)))
     expect(racers.map(({ answer }) => String(answer)).toSorted()).toEqual(['open', 'refused', 'refused', 'refused'])
     await racers.find(({ answer }) => answer === 'open')!.stop()

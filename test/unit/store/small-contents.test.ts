@@ -4,7 +4,7 @@ import { type Digest, computeDigest } from '../../../src/oci/digest.ts'
 import { SmallContents } from '../../../src/store/contents.ts'
 import { noise } from '../../support/noise.ts'
 
-/** A store in memory that counts what is read from it. */
+/** Creates a store in memory that counts the reads. */
 function memoryStore(...blobs: Uint8Array<ArrayBuffer>[]) {
   const held = new Map<Digest, Uint8Array<ArrayBuffer>>(blobs.map((bytes) => [computeDigest(bytes), bytes]))
   const store = {

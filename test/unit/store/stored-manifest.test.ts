@@ -7,7 +7,7 @@ import { isStored } from '../../../src/store/contents.ts'
 import type { Store } from '../../../src/store/open-store.ts'
 import { withStore } from '../../support/temporary-store.ts'
 
-/** A stored manifest of 1 MB, and how many bytes of it were read. */
+/** Stores a manifest of 1 MB, and counts the bytes that are read of it. */
 async function setUp({ blobs, layout }: Store, seed: string) {
   const bytes = Buffer.alloc(1_000_000, seed)
   const digest = computeDigest(bytes)

@@ -90,7 +90,7 @@ describe('the scrub', () => {
   })
 })
 
-/** Files of the store that this process has open. */
+/** Counts the files of the store that this process has open. */
 async function openBlobFiles(store: Store): Promise<number> {
   const { readlink } = await import('node:fs/promises')
   const links = await Promise.all(

@@ -25,7 +25,7 @@ interface RegistryOptions {
   readonly accepts?: (token: string, name: string) => boolean
 }
 
-/** A registry with a token endpoint at `/token`; tokens are named after their number and scope. */
+/** Serves a registry with a token endpoint at `/token`; tokens are named after their number and scope. */
 async function serveRegistry(options: RegistryOptions = {}) {
   let tokens = 0
   const server: Served = await serve((request, response) => {
@@ -392,14 +392,14 @@ describe('a private repository that the registry hides from anonymous requests',
   type Scheme = 'basic' | 'bearer'
   interface Hiding {
     readonly scheme?: Scheme
-    /** What nobody gets instead of it. */
+    /** The status without a credential, instead of the content. */
     readonly status?: number
-    /** Whether `/v2/` wants nothing. */
+    /** True when `/v2/` needs no credential. */
     readonly open?: boolean
     readonly password?: string
   }
 
-  /** Refuses nobody without a challenge; only `/v2/` has one. */
+  /** Refuses requests without a credential, and sends a challenge for `/v2/` only. */
   async function serveHiding({ scheme = 'bearer', status = 404, open = false, password = 'right' }: Hiding = {}) {
     const server: Served = await serve((request, response) => {
       const { authorization } = request.headers

@@ -16,7 +16,7 @@ const fail = (error: Error) => async () => {
 function setUp() {
   const clock = fakeClock()
   const circuit = createCircuit('it', clock, silentLogger)
-  /** One attempt about `manifests/v1` of a repository, or about something else there. */
+  /** Runs an attempt for `manifests/v1` of a repository, or for another path of it. */
   const run = <T>(repository: string, attempt: () => Promise<T>, what = 'manifests/v1') =>
     circuit.run({ repository, request: `GET ${repository}/${what}` }, attempt)
   const failTimes = async (times: number, make: () => Error, repository = 'app') => {

@@ -302,7 +302,7 @@ describe('credential helpers', () => {
     clock.pass(600_000)
     expect(await credentials.find()).toEqual(one)
     expect(runs).toHaveLength(2)
-    // Whoever was refused waits for another one.
+    // Makes a refused request wait for another credential.
     const renewed = credentials.renew(one)
     answers[1]!.resolve(found('u', 'two'))
     expect(await renewed).toEqual(password('u', 'two'))

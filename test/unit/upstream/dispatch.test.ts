@@ -4,7 +4,7 @@ import { dispatch } from '../../../src/upstream/undici.ts'
 
 const request = { origin: 'http://registry.example', path: '/', method: 'GET' } as const
 
-/** An undici that has a request, and does nothing with it but what the test says. */
+/** Opens an undici dispatcher with a request that the test answers. */
 function open() {
   const signal = new AbortController()
   let handler!: Dispatcher.DispatchHandler

@@ -11,7 +11,7 @@ const anonymous = { access: 'anonymous' } as const
 const sentence = 'image is blocked by policy 7: 3 critical findings'
 const oci = (message: string) => JSON.stringify({ errors: [{ code: 'DENIED', message }] })
 
-/** A registry that answers everything so. */
+/** Serves a registry that gives this answer to every request. */
 const refusing = (status: number, body: string | Uint8Array, headers: Record<string, string> = {}) =>
   serve((_, response) => reply(response, status, headers, body))
 

@@ -240,7 +240,7 @@ describe('rate limits', () => {
 
   test('are not extended by requests during the wait', async () => {
     const clock = fakeClock()
-    // Time goes on while an answer is being made up.
+    // Advances the time while an answer is created.
     const ticking = { ...clock, monotonic: () => (clock.pass(10), clock.monotonic()) }
     const server = await serve((_, response) => {
       if (server.log.length === 1) reply(response, 429, { 'retry-after': 20 })
@@ -460,7 +460,7 @@ describe('blobs', () => {
       response.writeHead(200, { 'content-length': 1e9 })
       response.write(blob)
     })
-    // The deadline of a body would free the connections too, in the end.
+    // Sets a long idle timeout, because the deadline of a body would free the connections too.
     const upstream = openUpstream(server.url, { timeouts: { connect: 1000, headers: 1000, idle: 60_000 } })
     for (let opened = 0; opened < 40; opened++) {
       const abort = new AbortController()

@@ -10,7 +10,7 @@ const noDescriptor = new TransientError('unavailable', 503, 'The mirror itself c
   cause: systemError('EMFILE', 'connect', 'connect EMFILE'),
 })
 
-/** An upstream that fails as it is told to, and what the mirror says of itself. */
+/** Creates an upstream that fails as the test says, and reads the mirror's report on itself. */
 function watched() {
   const ownTroubles = new ProcessHealth(systemClock)
   const failures: Error[] = []

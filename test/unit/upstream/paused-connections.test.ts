@@ -6,10 +6,10 @@ import { createTransport } from '../../../src/upstream/transport.ts'
 import { readProxies } from '../../../src/upstream/proxy.ts'
 import { UpstreamError } from '../../../src/upstream/upstream.ts'
 
-/** What the exchange takes before it makes the upstream wait. */
+/** fullBytes is the number of bytes that are read before the upstream has to wait. */
 const fullBytes = 256 * 1024
 
-/** An answer that is said to be the connection's last, read by nobody until the upstream has ended it. */
+/** Requests an answer with `connection: close`, and reads it only after the upstream has ended the connection. */
 async function askAndWait(length: number, end: (socket: Socket) => void) {
   const server = createServer((socket) => {
     socket.on('error', () => {})

@@ -13,7 +13,7 @@ const anonymous = { access: 'anonymous' } as const
 const blobs = () => serve((_, response) => reply(response, 200, {}, 'blob'))
 const secureBlobs = () => serve((_, response) => reply(response, 200, {}, 'blob'), testCertificate)
 
-/** The name of the proxy that a URL goes through. */
+/** Returns the name of the proxy for a URL. */
 const proxyFor = (url: string, env: Record<string, string>) => readProxies(env).find(new URL(url))?.name
 
 describe('the proxy variables, read as curl reads them:', () => {
@@ -85,7 +85,7 @@ describe('a host in no_proxy is connected to directly:', () => {
   const isDirect = (host: string, no_proxy: string) =>
     proxyFor(`http://${host}/`, { http_proxy: 'http://127.0.0.1:3128', no_proxy }) === undefined
 
-  // The table of curl's own test, tests/unit/unit1614.c.
+  // Copies the table of curl's own test, tests/unit/unit1614.c.
   const long = `${'127.0.0.1.'.repeat(12)}127`
   test.each<[string, string, boolean]>([
     ['www.example.com', 'localhost .example.com .example.de', true],
@@ -127,7 +127,7 @@ describe('a host in no_proxy is connected to directly:', () => {
     ['www.example.com', 'www2.example.com, .example.net', false],
     ['example.com', '.example.com, .example.net', true],
     ['nonexample.com', '.example.com, .example.net', false],
-    // Of its tables of CIDR blocks.
+    // Copies rows of its tables of CIDR blocks.
     ['192.160.0.1', '192.160.0.1/33', false],
     ['192.160.0.1', '192.160.0.1/32', true],
     ['192.160.0.1', '192.160.0.1/26', true],

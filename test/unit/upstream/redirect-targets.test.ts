@@ -30,7 +30,7 @@ interface BackOptions {
   readonly accepts?: (token: string) => boolean
 }
 
-/** A registry that wants a token of its own, named after the scope it was asked for. */
+/** Serves a registry that needs its own token, named after the requested scope. */
 async function serveBack(options: BackOptions = {}): Promise<Served & { tokens(): string[] }> {
   const accepts = options.accepts ?? ((token) => token === 'repository:org/app:pull')
   const back = await serve((request, response) => {
@@ -52,7 +52,7 @@ async function serveBack(options: BackOptions = {}): Promise<Served & { tokens()
   return Object.assign(back, { tokens: () => back.log.filter((line) => line.includes('/token')) })
 }
 
-/** A name in front of another registry, whose repository it may spell differently. */
+/** Serves a name in front of another registry, which has another name of the repository. */
 const serveFront = (to: () => string, status = 302) =>
   serve((request, response) => {
     if (!request.url!.startsWith('/v2/app/')) return reply(response, 404)
@@ -260,7 +260,7 @@ describe('the realm of a registry that was redirected to', () => {
     expect((await failureOf(upstream.manifest('app', tag, anonymous))).failure).toBe('invalid')
   })
 
-  /** Targets of an upstream on this very machine, which may itself lead to any address of it. */
+  /** Opens the targets of an upstream on this machine, which may redirect to any address of it. */
   function openTargets() {
     const lookup = (_host: string, _options: object, callback: (error: null, addresses: []) => void) =>
       callback(null, [])

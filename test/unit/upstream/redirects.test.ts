@@ -14,7 +14,7 @@ const withPassword = {
   env: { PASSWORD: 'hunter2' },
 } as const
 
-/** A registry that wants a password and then sends everybody elsewhere. */
+/** Serves a registry that needs a password, and then redirects all clients. */
 const sendingTo = (location: string | ((url: string) => string), status = 307) =>
   serve((request, response) => {
     if (!request.headers.authorization) return reply(response, 401, { 'www-authenticate': 'Basic realm="x"' })

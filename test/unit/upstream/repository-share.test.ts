@@ -12,7 +12,7 @@ const blob = async (upstream: HttpUpstream, name: string) =>
 
 test('an upstream that never answers for many repositories leaves connections to another upstream', async () => {
   const requests = new Slots(8)
-  // Longer than the test: no request gives up and makes room.
+  // Exceeds the duration of the test, so that no request times out and makes room.
   const timeouts = { connect: 600_000, headers: 600_000, idle: 600_000 }
   const hung = await serve(() => {})
   const well = await serve((_, response) => response.end(body))

@@ -4,7 +4,7 @@ import type { TransportResponse } from '../../../src/upstream/transport.ts'
 import { readWholeBody } from '../../../src/upstream/body.ts'
 import { failureOf } from '../../support/upstream/open-upstream.ts'
 
-/** An answer whose body comes a byte at a time, and ends when it is let go of. */
+/** Creates an answer whose body comes byte by byte, and ends when it is discarded. */
 function drip(bytes: number, pause: number) {
   let isDiscarded = false
   async function* body() {

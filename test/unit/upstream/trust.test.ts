@@ -70,7 +70,7 @@ describe('a redirect', () => {
 test.each([
   ['https://a.example/v2/team/app/blobs/sha256:0', 'team/app'],
   ['https://a.example/v2/team/app/manifests/v1?ns=docker.io', 'team/app'],
-  // What a log strikes out of these does not make links to storage of them.
+  // Treats these as URLs of a registry and not of storage, although a log redacts parts of them.
   ['https://a.example/v2/team/app/manifests/v1?ns=docker.io;x', 'team/app'],
   ['https://a.example/v2/app/blobs/sha256:0?from=me:hush@b', 'app'],
   ['https://a.example/v2/token=x/app/tags/list?n=100&last=ghp_0123456789', 'token=x/app'],
@@ -93,7 +93,7 @@ describe('addresses', () => {
     ['10.1.2.3', 'private'],
     ['172.31.0.1', 'private'],
     ['192.168.1.1', 'private'],
-    // Where clouds give a machine its credentials: nothing that even a neighbour may lead to.
+    // Classifies the addresses at which clouds give a machine its credentials as link-local.
     ['100.100.100.200', 'link-local'],
     ['100.100.100.201', 'private'],
     ['192.0.0.192', 'link-local'],
