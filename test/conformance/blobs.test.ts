@@ -12,7 +12,7 @@ import {
   type WayToPush,
 } from './support/push-blob.ts'
 
-// The suite's TestBlobAPIs, in its development version, with chunks as large as the registry would like them.
+// Follows TestBlobAPIs of the suite's development version, with chunks of the size that the registry prefers.
 // https://github.com/opencontainers/distribution-spec/tree/main/conformance
 
 const repository = 'conformance/repo1'

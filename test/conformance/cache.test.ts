@@ -6,7 +6,7 @@ import { startTestRegistry } from '../support/registry.ts'
 import { contentSets } from './support/content-sets.ts'
 import { listReferrers, listTags, pushContent, readContent } from './support/walk-content.ts'
 
-// The suite without its pushes, on the cache, of content that an upstream holds: its "Read Only Inputs".
+// Runs the suite's "Read Only Inputs" on the cache: no pushes, and content that an upstream has.
 // https://github.com/opencontainers/distribution-spec/tree/main/conformance
 
 const repository = 'conformance/repo1'

@@ -8,7 +8,7 @@ import { contentSets } from './support/content-sets.ts'
 import { pushBlob } from './support/push-blob.ts'
 import { deleteContent, listReferrers, listTags, pushContent, readContent } from './support/walk-content.ts'
 
-// The suite's TestAll, beside its blobs, in its development version.
+// Follows TestAll of the suite's development version, without its blob tests.
 // https://github.com/opencontainers/distribution-spec/tree/main/conformance
 
 const repository = 'conformance/repo1'

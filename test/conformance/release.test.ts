@@ -7,7 +7,7 @@ import { jsonOf, startTestRegistry } from '../support/registry.ts'
 import { Content, type ContentManifest, type ImageOptions } from './support/content.ts'
 import { locationOf, pushBlob } from './support/push-blob.ts'
 
-// The suite as it was released with version 1.1.1 of the specification, by its own titles, where it asks for more than the
+// Follows the suite released with version 1.1.1 of the specification, with its own titles, where it requires more than the
 // newer one. https://github.com/opencontainers/distribution-spec/tree/v1.1.1/conformance
 
 const name = 'app/x'
@@ -24,7 +24,7 @@ async function setUp() {
   }
   const pushManifest = (reference: string, { mediaType: type, bytes }: Pick<ContentManifest, 'mediaType' | 'bytes'>) =>
     ask('PUT', `manifests/${reference}`, bytes, { 'content-type': type })
-  /** An image, by digest, and tagged as well when a tag is given. */
+  /** Pushes an image by digest, and by tag if one is given. */
   const pushImage = async (content: Content, tag?: string) => {
     await pushBlobs(content)
     const manifest = content.manifests[0]!
@@ -133,7 +133,7 @@ test('Push: Manifest Upload: several tags of one, one without layers or mediaTyp
     expect(answer).toMatchObject({ status: 201, headers: { location: expect.stringMatching(/./) } })
   }
   const { config } = JSON.parse(manifest.bytes.toString()) as { config: object }
-  // The suite indents its documents, and gives descriptors a field that nobody knows.
+  // Indents the document, and adds an unknown field to a descriptor, as the suite does.
   const odd = { schemaVersion: 2, config: { ...config, newUnspecifiedField: 'aGVsbG8gd29ybGQ=' }, layers: [] }
   const bytes = Buffer.from(JSON.stringify(odd, undefined, '\t'))
   expect((await pushManifest('emptylayer', { mediaType: mediaType.ociManifest, bytes })).status).toBe(201)

@@ -11,7 +11,7 @@ import { temporaryHome } from '../support/mirror.ts'
 import { noise } from '../support/noise.ts'
 import { jsonOf, startTestRegistry, type TestRegistry } from '../support/registry.ts'
 
-// The text of the specification, by its own headings; what each test pins down at length is in test/http/registry-*.test.ts.
+// Follows the headings of the specification; test/http/registry-*.test.ts tests the details.
 // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md
 
 const image = makeImage()
@@ -21,7 +21,7 @@ const unknown = computeDigest(Buffer.from('unknown'))
 const subject = { mediaType: image.mediaType, digest: image.digest, size: image.bytes.length }
 const referrer = makeImage({ manifest: { artifactType: 'application/x.sbom', annotations: { a: 'b' }, subject } })
 
-/** A registry with an image at app:v1, and a blob in app. */
+/** Sets up a registry with an image at app:v1, and a blob in app. */
 async function setUp(): Promise<TestRegistry> {
   const registry = await startTestRegistry()
   await registry.push('app', 'v1', image)
@@ -134,7 +134,7 @@ describe('Endpoints', () => {
   const octets = { 'content-type': 'application/octet-stream' }
   const json = { 'content-type': image.mediaType }
   type Request = [id: string, method: string, path: string, status: number | number[], body?: Buffer, headers?: object]
-  // {upload} is the path of an upload that holds the blob's first 100 bytes.
+  // Replaces {upload} by the path of an upload that has the blob's first 100 bytes.
   const table: Request[] = [
     ['end-1', 'GET', '/v2/', 200],
     ['end-2', 'GET', `/v2/app/blobs/${digest}`, 200],
@@ -186,7 +186,7 @@ describe('Endpoints', () => {
       ...(body && { body }),
     })
     expect(answer.status).toBe(status)
-    // A Location after each step, and each of them can be gone to.
+    // Follows the Location of each step.
     if (status !== 201 && status !== 204 && status !== 202) return
     if (method === 'DELETE') return
     const { location } = answer.headers

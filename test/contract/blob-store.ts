@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { computeDigest, parseDigest } from '../../src/oci/digest.ts'
 import type { BlobStore, BlobWriter } from '../../src/store/blob-store.ts'
 
-/** What every blob store has to do. `make` gives an empty one that is cleared away with the test. */
+/** Tests the contract of blob stores. `make` creates an empty one, which is removed with the test. */
 export function blobStoreContract(name: string, make: () => Promise<BlobStore>): void {
   const hello = Buffer.from('hello, world')
   const digest = computeDigest(hello)
@@ -136,7 +136,7 @@ export function blobStoreContract(name: string, make: () => Promise<BlobStore>):
       expect(store.usage).toEqual({ bytes: 0, blobs: 0 })
       await store.put(digest, hello)
       expect(await readAll(store)).toEqual(hello)
-      // It is no longer the one that was damaged.
+      // Checks that a late quarantine does not remove the new blob.
       await store.quarantine(blob!)
       await blob!.close()
       expect(await readAll(store)).toEqual(hello)

@@ -2,10 +2,10 @@ import { expect, test } from 'vitest'
 import { type DockerEngine, type ContainerSpec, DockerError } from '../../src/docker/engine.ts'
 import { toTarFile, createTar, streamTar } from '../../src/lib/tar.ts'
 
-/** The engine under test; `shell`: an image there whose /bin/sh has echo, exit and /bin/busybox. */
+/** OpenEngine opens the engine under test; `shell`: its image whose /bin/sh has echo, exit and /bin/busybox. */
 export type OpenEngine = () => Promise<{ engine: DockerEngine; shell: string }>
 
-/** What every engine does, real or not. */
+/** Tests the contract of Docker engines, real or fake. */
 export function dockerEngineContract(open: OpenEngine): void {
   const spec = (image: string, name: string, script: string): ContainerSpec => ({
     name,
@@ -157,7 +157,7 @@ export function dockerEngineContract(open: OpenEngine): void {
     await networks.create({ name: 'six', ipv6Subnet: 'fc00:1:2:3::/64', options })
     const six = await networks.find('six')
     expect(six).toMatchObject({ name: 'six', driver: 'bridge', ipv6: true })
-    // podman has a name of its own for it.
+    // Ignores the name of the option, because podman has another one.
     expect(Object.values(six!.options)).toStrictEqual(['1400'])
     expect(await refusal(networks.create({ name: 'six', ipv6Subnet: undefined, options }))).toBe(409)
     await networks.create({ name: 'four', ipv6Subnet: undefined, options: {} })

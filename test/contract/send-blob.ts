@@ -16,15 +16,15 @@ import { temporaryFolder } from '../support/store/store.ts'
 
 interface Sending {
   readonly url: string
-  /** How each sending ended, in order: undefined, or why not. */
+  /** The outcome of each transfer, in order: undefined or its error. */
   readonly ends: unknown[]
   /** The paths of requests, in order. */
   readonly begun: string[]
-  /** The paths of those for which the blob was read through this process. */
+  /** The paths of requests whose blob was read through this process. */
   readonly readFor: Set<string>
 }
 
-/** What every way of sending a stored blob must do. `create`: with clients that take nothing cut off after so many ms. */
+/** Tests the contract of functions that send a stored blob. `create`: its argument is the idle timeout of clients, ms. */
 export function sendBlobContract(name: string, create: (idle: number) => Promise<SendBlob>): void {
   const bytes = noise(7_000_001)
 
@@ -33,7 +33,7 @@ export function sendBlobContract(name: string, create: (idle: number) => Promise
     const sendBlob = await create(idle)
     const path = join(await temporaryFolder(), 'blob')
     await writeFile(path, content)
-    // Nothing of it in memory, where this can be had.
+    // Drops the file from the page cache, where the system can.
     spawnSync('dd', [`if=${path}`, 'iflag=nocache', 'count=0'])
     const ends: unknown[] = []
     const begun: string[] = []

@@ -56,7 +56,7 @@ describe('a request to the admin listener', () => {
         socket[end]()
       }
     }
-    // The server has seen all of them end.
+    // Waits until the server has closed all of them.
     if (isLinux) await expect.poll(() => descriptorsOf(mirror.pid)).toBeLessThanOrEqual(before + 1)
     expect((await mirror.status()).running).toBe(true)
     expect(mirror.log()).not.toContain('"level":"error"')

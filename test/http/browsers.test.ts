@@ -18,7 +18,7 @@ describe('a request that a browser makes', () => {
     ['of a site that no version of the standard knows', { 'sec-fetch-site': 'elsewhere' }, false, false],
     ['from another origin', { origin: 'http://localhost:3000' }, false, false],
     ['from a sandbox', { origin: 'null' }, false, false],
-    // Also where a site that the user went to by the address bar redirects.
+    // Applies also to a redirect by a site that the user opened from the address bar.
     ['for the address bar', { 'sec-fetch-site': 'none', 'sec-fetch-mode': 'navigate' }, false, true],
     ['for the address bar, without a mode', { 'sec-fetch-site': 'none' }, false, true],
     ['for a page of the same listener', { 'sec-fetch-site': 'same-origin', origin: 'OWN' }, true, true],

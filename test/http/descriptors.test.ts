@@ -24,7 +24,7 @@ async function startNarrow(limit: number) {
   return { mirror, layer: image.layers[0]! }
 }
 
-/** Clients that ask at the same moment, on all listeners. Each gets an answer: 200, or a 503 that says when to come back. */
+/** Sends requests on all listeners at the same time. Each must get 200, or 503 with `Retry-After`. */
 async function askAll({ url, registryUrl, adminUrl }: MirrorProcess, blob: string, count: number): Promise<number[]> {
   const targets = [
     { from: url, path: blob },
@@ -70,7 +70,7 @@ describe.skipIf(process.platform !== 'linux')('a limit of 64 open files', () => 
     }
     const until = performance.now() + 5000
     const done = new Set<string>()
-    // Each of them comes through, and goes on doing so for a while.
+    // Repeats the tasks for a while; each one must succeed.
     while (performance.now() < until || done.size < 3) {
       for (const [name, task] of Object.entries(tasks)) {
         const answer = await task().catch(() => undefined)
@@ -114,7 +114,7 @@ describe.skipIf(process.platform !== 'linux')('a limit of 40 open files', () => 
       const wordsOf = ({ stderr }: { stderr: string }) => stderr.slice(stderr.indexOf('mirror: '))
       const told = wordsOf(run(40))
       expect(told).toContain('ulimit -n 1024   (in a new shell)')
-      // With fewer, Node itself ends, or cannot read the program's first file.
+      // Skips lower limits, at which Node itself ends, or cannot read the program's first file.
       const isEnough = (limit: number) => {
         const [file, ...args] = [
           ...withDescriptors(limit),

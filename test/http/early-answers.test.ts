@@ -21,7 +21,7 @@ import { testCertificate } from '../support/upstream/certificate.ts'
 
 const MiB = 1024 * 1024
 
-/** A server that reads no body. It answers 503 with `Retry-After`, or with the status that the path names. */
+/** Starts a server that reads no body. It answers 503 with `Retry-After`, or the status in the path. */
 async function serveEarly(options: Partial<ListenOptions> = {}) {
   const asked: string[] = []
   const listener = await listen({ host: '127.0.0.1', port: 0, ...options }, (request, response) => {
@@ -42,7 +42,7 @@ function expectWhole(text: string, status: number): void {
   expect(answers[0]!.body.toString()).toMatch(/^\{"errors":\[\{"code":/)
 }
 
-/** Ways in which a connection ends with its answer. */
+/** endings are the ways in which a connection ends with its answer. */
 const endings: [string, string, string[]][] = [
   ['asks for Connection: close', 'HTTP/1.1', ['Connection: close', `Content-Length: ${8 * MiB}`]],
   ['speaks HTTP/1.0', 'HTTP/1.0', [`Content-Length: ${8 * MiB}`]],
@@ -114,7 +114,7 @@ describe('a connection that is kept alive', () => {
     const socket = connect(port, '127.0.0.1')
     onTestFinished(() => void socket.destroy())
     socket.write(headOf('PUT /413 HTTP/1.1', `Content-Length: ${4 * MiB}`))
-    // Longer than a client may be silent.
+    // Takes longer than a client may be silent.
     for (let piece = 0; piece < 16; piece++) {
       socket.write(Buffer.alloc((4 * MiB) / 16))
       await sleep(450)
@@ -224,7 +224,7 @@ describe('beyond the limit of connections', () => {
       socket.write(upload)
       await sleep(50)
     }
-    // A client of a connection that was closed with everything read sees its end; one that is waited for may still send.
+    // Tells closed connections from those that still accept input: a client of a closed one sees its end.
     const isOpen = (socket: Socket) =>
       new Promise<boolean>((resolve) => {
         socket.once('close', () => resolve(false))
@@ -244,7 +244,7 @@ describe('beyond the limit of connections', () => {
 })
 
 describe('input of a client after its response is dropped', () => {
-  /** A connection of which the server drops everything; how long it was open, ms. */
+  /** Opens a connection whose input the server drops; returns the time that it stayed open, ms. */
   async function open(limits: Partial<DiscardLimits>, send: (socket: Socket) => void) {
     const server = createServer((socket) => {
       socket.on('error', () => {})

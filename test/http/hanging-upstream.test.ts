@@ -10,10 +10,10 @@ import { startMirrorProcess } from '../support/mirror-process.ts'
 import { noise } from '../support/noise.ts'
 import { anyBlob, startUpstream } from '../support/upstream.ts'
 
-/** Longer than a test: no request gives up and makes room. */
+/** patient exceeds the duration of a test, so that no request times out and makes room. */
 const patient = { timeouts: { headers: '10m', idle: '10m', revalidate: '10m' } }
 
-/** A mirror with 256 descriptors, a well upstream, and others; what the clients still wait for ends with the test. */
+/** Starts a mirror with 256 descriptors, a working upstream, and others. Open requests end with the test. */
 async function startNarrow(others: Readonly<Record<string, string>>, cache: Readonly<Record<string, unknown>> = {}) {
   const image = makeImage({ layers: [noise(20_000)] })
   const well = await startUpstream({ images: { 'library/app': { v1: image } } })
@@ -66,7 +66,7 @@ describe.skipIf(process.platform !== 'linux')('a mirror with few descriptors', (
       images: Object.fromEntries(images.map((image, at) => [`team/app${at}`, { v1: image }])),
     })
     const begun = performance.now()
-    // Those that come first take 12 s.
+    // Takes 12 s for the first ones.
     line.on(anyBlob, (exchange) =>
       performance.now() - begun < 9000 ? slow(10_000)(exchange) : send(exchange.response, exchange.reply),
     )

@@ -2,7 +2,7 @@ import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { app, startScene } from '../support/scene.ts'
 
 describe('cached content', () => {
-  // One lives as long as its answer and its socket's listeners: half of what an answer costs.
+  // Counts them, because an AbortController and its listeners on the socket cost half of an answer.
   test('is served without an AbortController', async () => {
     const { mirror, image, layer } = await startScene({ cache: { tagFreshness: 60_000 } })
     const [config] = image.blobs.keys()
@@ -25,7 +25,7 @@ describe('cached content', () => {
     const part = await mirror.get(`${app}/blobs/${config}`, { headers: { range: 'bytes=0-9' } })
     expect(part.status).toBe(206)
     expect(made).toBe(0)
-    // A body from the disk takes time, in which its client may leave.
+    // Expects one for a body from disk, because its client may disconnect meanwhile.
     expect((await mirror.get(`${app}/blobs/${layer}`)).status).toBe(200)
     expect(made).toBeGreaterThan(0)
   })

@@ -25,7 +25,7 @@ const countOf = ({ statuses }: FloodResult) => Object.values(statuses).reduce((s
 
 test('a hundred concurrent pushes of 4.1 MB manifests stay within 300 MB of memory, and each is accepted or gets a Retry-After', async () => {
   const { mirror, registry } = await startWithConfig()
-  // Their connections end with the answer, which may come before the body has left.
+  // Closes each connection with its answer, which may come before the whole body is sent.
   const result = await flood(registry, largePushes(100), { keepAlive: false })
   expect(countOf(result)).toBe(100)
   expect(Object.keys(result.statuses).filter((status) => status !== '201' && status !== '503')).toEqual([])
@@ -35,7 +35,7 @@ test('a hundred concurrent pushes of 4.1 MB manifests stay within 300 MB of memo
 })
 
 test('clients that announce 4 MB and send nothing, or half of it, block no other push', async () => {
-  // No silent client is given up before the test ends.
+  // Sets a long idle timeout, so that no silent client is disconnected during the test.
   const { mirror, registry } = await startWithConfig({ timeouts: { idle: '10m' } })
   const { hostname, port } = new URL(registry)
   const before = descriptorsOf(mirror.pid)
@@ -51,7 +51,7 @@ test('clients that announce 4 MB and send nothing, or half of it, block no other
     )
     if (client % 2 === 0) socket.write(Buffer.concat([start!, filler!.subarray(0, 200_000)]))
   }
-  // They are all there before the push is, or have given way to others of them.
+  // Waits until all of them are connected, or were replaced by others of them.
   await expect.poll(() => descriptorsOf(mirror.pid) + ended).toBeGreaterThanOrEqual(before + 100)
   expect((await flood(registry, largePushes(1))).statuses).toEqual({ 201: 1 })
 })
@@ -89,7 +89,7 @@ test('a large manifest of an upstream is fetched, stored and served whole, by ta
   expect(headers['cache-status']).toBe('mirror; hit')
   expect(body.equals(image.bytes)).toBe(true)
 
-  // A byte that flips on the disk is found before anything is sent, as with a small one.
+  // Flips a byte on disk, which is found before the first byte is sent, as in a small manifest.
   const file = await blobFile(second, image.digest)
   const handle = await openFile(file, 'r+')
   await handle.write(Buffer.from('y'), 0, 1, 2_000_000)

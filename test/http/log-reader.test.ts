@@ -6,12 +6,12 @@ import { errnoOf } from '../../src/lib/errors.ts'
 import { temporaryHome } from '../support/mirror.ts'
 import { startMirrorProcess } from '../support/mirror-process.ts'
 
-/** A mirror whose stderr is a named pipe, and the other end of it. */
+/** Starts a mirror whose stderr is a named pipe; returns the other end too. */
 async function startWithPipe() {
   const home = await temporaryHome()
   const pipe = join(home, 'stderr')
   execFileSync('mkfifo', [pipe])
-  // A read of an empty pipe must not wait: nothing else would go on here.
+  // Opens the pipe without blocking, because a read of an empty pipe would stop the test.
   const reader = openSync(pipe, constants.O_RDWR | constants.O_NONBLOCK)
   let isOpen = true
   const close = () => {
@@ -21,7 +21,7 @@ async function startWithPipe() {
   onTestFinished(close)
   const wrapper = ['sh', '-c', `exec "$@" 2>'${pipe}'`, 'sh']
   const mirror = await startMirrorProcess({ upstreams: {}, home, wrapper })
-  // Its line of the log is as long as its path.
+  // Requests a long path, because the log line contains it.
   const ask = () => mirror.get(`/v2/team/app/blobs/sha256:${'0'.repeat(2000)}`)
   return { mirror, ask, reader, close }
 }
@@ -29,7 +29,7 @@ async function startWithPipe() {
 describe.skipIf(process.platform === 'win32')('a mirror that logs to a pipe', () => {
   test('answers while the pipe has no reader, and reports the number of lost lines once it has one', async () => {
     const { mirror, ask, reader } = await startWithPipe()
-    // A pipe holds 64 KiB; 1 MiB waits in the process.
+    // Sends more than fits: a pipe holds 64 KiB, and 1 MiB waits in the process.
     for (let round = 0; round < 40; round += 1) {
       const answers = await Promise.all(Array.from({ length: 40 }, ask))
       expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([400]))

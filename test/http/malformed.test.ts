@@ -37,7 +37,7 @@ describe('upload ids', () => {
   )
 })
 
-/** Requests that two parsers could read in two ways. */
+/** smuggling has requests that two parsers could read in two ways. */
 const smuggling: [string, string][] = [
   [
     'both a length and a chunked body',
@@ -102,7 +102,7 @@ describe('the parser of requests:', () => {
     const inner = 'GET /v2/_catalog HTTP/1.1\r\nHost: localhost\r\n\r\n'
     const request = `GET /v2/ HTTP/1.1\r\nHost: localhost\r\n${header(inner)}\r\n\r\n${inner}`
     const { statuses, text, closed } = await rawHttp(mirror.url, request)
-    // A 400 for a body that is not what its header says may follow.
+    // Ignores a following 400, which a body that does not match its header may get.
     expect(statuses.filter((status) => status !== 400)).toEqual([200])
     expect(closed).toBe(true)
     expect(text).not.toContain('repositories')

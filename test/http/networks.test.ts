@@ -18,7 +18,7 @@ import { startMirrorProcess, type MirrorProcess } from '../support/mirror-proces
 const run = promisify(execFile)
 const prlimit = '/usr/bin/prlimit'
 
-/** Another of this machine's own addresses, as a network's gateway is; only Linux has all of 127.0.0.0/8. */
+/** gateway is another address of this machine, like that of a network; only Linux has all of 127.0.0.0/8. */
 const gateway = '127.0.0.92'
 
 test.skipIf(process.platform !== 'linux')(
@@ -150,12 +150,12 @@ test.skipIf(!existsSync(prlimit))(
     expect((await get(served.kind.url, '/v2/')).status).toBe(200)
     expect((await mirror.status()).networks).toEqual(served)
     expect(mirror.log()).not.toContain('the network is gone')
-    // It asks again without an event.
+    // Checks that the mirror asks again without an event.
     await expect.poll(() => engine.listings, { timeout: 10_000 }).toBeGreaterThan(listings)
   },
 )
 
-/** A port that was free a moment ago. */
+/** Finds a port that was free a moment ago. */
 async function freePort(): Promise<number> {
   const server = createServer()
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
@@ -191,7 +191,7 @@ describe.skipIf(process.platform !== 'linux')('the networks in the state of a mi
   const noted = async (mirror: MirrorProcess) => (await findRunning(noteOf(mirror)))?.endpoints.networks
 
   test('are those that it serves, when a network is found while the first state is being written', async () => {
-    // Whether the engine answers before, while or after that is chance: each time the note must become true.
+    // Repeats the start, because the engine's answer may come before, during or after the write.
     for (let start = 0; start < 6; start += 1) {
       const { env } = await startDockerEngine(network('kind', gateway))
       const mirror = await startMirrorProcess({ upstreams: {}, networks: ['kind'], env })
@@ -215,7 +215,7 @@ describe.skipIf(process.platform !== 'linux')('the networks in the state of a mi
     }
     await expect.poll(() => noted(mirror)).toEqual({ dev: at('127.0.0.93') })
     expect((await mirror.status()).endpoints.networks).toEqual({ dev: at('127.0.0.93') })
-    // A note that somebody has damaged becomes true again without any event.
+    // Checks that a damaged note is corrected without an event.
     const text = await readFile(noteOf(mirror), 'utf8')
     await writeFile(noteOf(mirror), text.replace('127.0.0.93', '127.0.0.94'))
     await expect.poll(() => noted(mirror)).toEqual({ dev: at('127.0.0.93') })

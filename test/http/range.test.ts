@@ -50,7 +50,7 @@ describe.each(['cold', 'warm'])('a Range of a %s blob', (state) => {
       },
     })
     expect(answer.body.equals(layerBytes.subarray(start, end + 1))).toBe(true)
-    // The fill went on to its end.
+    // Checks that the download was completed.
     await mirror.untilStored(1)
     expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
     expect(upstream.count(anyBlob)).toBe(1)

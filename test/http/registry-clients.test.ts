@@ -5,7 +5,7 @@ import { makeImage } from '../support/images.ts'
 import { rawHttp } from '../support/raw-http.ts'
 import { startTestRegistry } from '../support/registry.ts'
 
-// As go-containerregistry sends them, which kaniko pushes with: pkg/v1/remote/check.go and write.go.
+// Sends requests like go-containerregistry, the library of kaniko: pkg/v1/remote/check.go and write.go.
 const agent = 'User-Agent: kaniko/v1.24.0 go-containerregistry/v0.20.4\r\nAccept-Encoding: gzip\r\n'
 const close = 'Connection: close\r\n'
 

@@ -11,11 +11,11 @@ const image = makeImage({ manifest: { annotations: { 'org.example': 'kept' } } }
 const later = makeImage({ seed: 1 })
 
 const folder = (home: string) => join(home, 'data', 'registry', 'v1', 'repositories')
-/** Where the record of a repository is. */
+/** Returns the path of a repository's record. */
 const journalOf = (home: string, name: string) =>
   join(folder(home), `${createHash('sha256').update(name).digest('hex')}.jsonl`)
 
-/** A stopped registry with three repositories; its home. */
+/** Creates the home of a stopped registry with three repositories. */
 async function pushedHome(): Promise<string> {
   const registry = await startTestRegistry()
   for (const name of names) {
@@ -74,9 +74,9 @@ test.each(damages)(
       const { damaged } = (await registry.status()).registry
       expect(damaged).toMatchObject([{ served: false }])
       expect(await stat(damaged![0]!.path)).toBeDefined()
-      // A push elsewhere may still name it as a source.
+      // Checks that a push to another repository may still name it as a source.
       expect((await registry.ask('POST', `/v2/one/blobs/uploads/?mount=${image.layers[0]}&from=two`)).status).toBe(201)
-      // What it holds may be wanted back.
+      // Checks that its blobs are kept, because the user may repair it.
       const collected = await registry.post('/api/registry/gc', { untagged: true, grace: 0, dryRun: false })
       expect(jsonOf(collected)).toMatchObject({ blobs: 0 })
       await registry.close()

@@ -252,7 +252,7 @@ describe('Referrers tag schema', () => {
     expect((await listed(registry)).toSorted()).toEqual([first, ...made.map(({ digest }) => digest)].toSorted())
     await registry.ask('DELETE', `/v2/app/manifests/${first}`)
     expect((await listed(registry)).toSorted()).toEqual(made.map(({ digest }) => digest as string).toSorted())
-    // Lists that were replaced do not pile up.
+    // Checks that replaced lists are removed.
     expect((await registry.status()).registry.manifests).toBe(made.length + 1)
   })
 })

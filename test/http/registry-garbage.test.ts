@@ -153,7 +153,7 @@ describe('pruning', () => {
     const preview = await change(registry, 'prune', { ...options, dryRun: true })
     const removal = await change(registry, 'prune', options)
     expect(removal).toEqual(preview)
-    // A signature is no image of its own; it goes all the same.
+    // Checks that signatures are removed too, although they are not listed as images.
     expect(removal.images).toEqual(['app:build-0', 'app:build-1'])
     expect((await registry.get(`/v2/app/manifests/${signature.digest}`)).status).toBe(404)
     expect(jsonOf(await registry.get('/v2/app/tags/list'))).toEqual({ name: 'app', tags: ['build-2', 'build-3'] })

@@ -41,7 +41,7 @@ describe('300 wrong passwords at once', () => {
       for (;;) {
         const before = compared
         const answer = await logIn('dev:right')
-        // It waits for what was there before it, and for nothing else.
+        // Checks that the login waits only for the comparisons before it.
         expect(compared - before).toBeLessThanOrEqual(9)
         if (answer.status === 200) break
         expect(answer.status).toBe(429)
@@ -59,7 +59,7 @@ describe('300 wrong passwords at once', () => {
   )
 
   test('delay no request that needs no password', async () => {
-    // A comparison of this cost takes seconds.
+    // Uses a cost at which a comparison takes seconds.
     const { registry } = await startWith(`dev:$2b$16$${'.'.repeat(53)}\n`)
     const { signal, leave } = leavingClients()
     let isCompared = false
@@ -67,7 +67,7 @@ describe('300 wrong passwords at once', () => {
       () => (isCompared = true),
       () => undefined,
     )
-    // On the event loop, which bcrypt leaves ten times a second, it would be over before so many were answered.
+    // Sends so many requests that a comparison on the event loop, which bcrypt leaves ten times a second, would end before them.
     for (let at = 0; at < 200; at++) expect((await registry.get('/v2/')).status).toBe(401)
     expect(isCompared).toBe(false)
     leave()
@@ -93,12 +93,12 @@ describe('300 wrong passwords at once', () => {
         () => (left += 1),
       ),
     )
-    // One is being compared, and eight wait.
+    // Waits until the queue is full: one password is compared, and eight wait.
     await expect.poll(() => refused, { interval: 5 }).toBeGreaterThan(45)
     leave()
     await Promise.all(flood)
     expect(left).toBeGreaterThan(4)
-    // The server has heard of it, and its log has a line for each of them.
+    // Waits until the server has noticed all disconnects, and has logged a line for each request.
     const ends = () => registry.log.filter((line) => /^info request .*"status":(401|429|499)/.test(line)).length
     await expect.poll(ends).toBe(60)
     const answers = await Promise.all(Array.from({ length: 8 }, (_, at) => logIn(`dev:later-${at}`)))
@@ -147,7 +147,7 @@ test('a password file that has become unusable is reported by the status before 
   ])
   expect((await logIn('dev:right')).status).toBe(503)
   const admin = (await registry.status()).endpoints.admin[0]!
-  // That is about fetching alone: a supervisor that restarts the mirror would end it for good.
+  // Expects a healthy mirror, because a restart by a supervisor would fail with this password file.
   expect((await get(admin, '/healthz')).status).toBe(200)
   await writeFile(htpasswd, `dev:${await hash('right', 4)}\n`)
   expect(await registry.status()).not.toHaveProperty('troubles')
@@ -163,7 +163,7 @@ describe('an Authorization header', () => {
     ['without anything', { authorization: 'Basic' }],
     ['with more than base64', { authorization: `${basic('dev:right').authorization} x` }],
   ])('%s is refused, and not compared', async (_what, headers) => {
-    // A comparison of this cost would take longer than the test may.
+    // Uses a cost at which a comparison would exceed the test's timeout.
     const { registry } = await startWith(`dev:$2b$16$${'.'.repeat(53)}\n`)
     expectError(await registry.get('/v2/', headers), 401, 'UNAUTHORIZED')
   })

@@ -6,13 +6,13 @@ import { expectContent, expectError } from '../support/expect-content.ts'
 import { makeImage } from '../support/images.ts'
 import { startTestRegistry } from '../support/registry.ts'
 
-/** Every folder below one, that one too. */
+/** Lists all folders below one, and that one. */
 async function foldersBelow(root: string): Promise<string[]> {
   const found = await readdir(root, { recursive: true, withFileTypes: true })
   return [root, ...found.filter((entry) => entry.isDirectory()).map((entry) => join(entry.parentPath, entry.name))]
 }
 
-// To root every folder can be written.
+// Skips root, who can write to all folders.
 test.skipIf(process.getuid === undefined || process.getuid() === 0)(
   'a registry whose folder may not be written to answers every change with a 507 and the reason, and serves what it has',
   async () => {

@@ -12,7 +12,7 @@ const digest = computeDigest(bytes)
 const image = makeImage()
 const describesImage = { mediaType: image.mediaType, digest: image.digest, size: image.bytes.length }
 
-/** A manifest with fields of its own, on the blobs of the image. */
+/** Creates a manifest with other fields, on the blobs of the image. */
 const like = (fields: Record<string, unknown>): TestImage => {
   const made = Buffer.from(JSON.stringify({ ...(JSON.parse(image.bytes.toString()) as object), ...fields }))
   return { ...manifestOf(made, image.mediaType), blobs: image.blobs }

@@ -141,7 +141,7 @@ describe('the security headers are in every response', () => {
     const registry = await startTestRegistry()
     for (const url of [mirror.url, registry.url, mirror.adminUrl]) {
       const [answer] = parseAnswers((await rawHttp(url, bytes, 10_000)).text)
-      // The admin listener has nothing at /v2/.
+      // Accepts 404 of the admin listener, which has no /v2/.
       expect(url === mirror.adminUrl && code === 200 ? [200, 404] : [code]).toContain(answer!.status)
       expectSecure(answer!.headers, what)
     }
@@ -151,7 +151,7 @@ describe('the security headers are in every response', () => {
     let server: Server | undefined
     const listener = await listen({ host: '127.0.0.1', port: 0, prepare: (made) => void (server = made) }, () => {})
     onTestFinished(() => listener.close(0))
-    // What Node says of a connection after its 10 s.
+    // Emits the error that Node emits for a connection after 10 s.
     server!.on('connection', (socket: Socket) => {
       server!.emit('clientError', Object.assign(new Error('late'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' }), socket)
     })

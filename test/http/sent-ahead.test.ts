@@ -11,7 +11,7 @@ const MiB = 1024 * 1024
 const large = `X: ${'a'.repeat(14_000)}\r\n`
 const requestFor = (path: string, extra = '') => `GET ${path} HTTP/1.1\r\nHost: localhost\r\n${extra}\r\n`
 
-/** Sends a request that is not answered, and so many behind it. */
+/** Sends a request that gets no answer, and this number of requests behind it. */
 function sendAhead(port: number, first: string, count: number): Socket {
   const socket = connect(port, '127.0.0.1').on('error', () => {})
   onTestFinished(() => void socket.destroy())
@@ -22,7 +22,7 @@ function sendAhead(port: number, first: string, count: number): Socket {
 }
 
 describe('pipelined requests', () => {
-  /** A server that answers everything but /never. */
+  /** Starts a server that answers all requests except /never. */
   async function serve() {
     const listener = await listen({ host: '127.0.0.1', port: 0 }, (request, response) => {
       if (request.url !== '/never') response.end(request.url)
@@ -38,7 +38,7 @@ describe('pipelined requests', () => {
     await expect.poll(() => sockets.filter(isEnded).length, { timeout: 10_000 }).toBeGreaterThan(20)
     expect(sockets.filter(isEnded).length).toBeLessThan(40)
     expect((await get(url, '/')).status).toBe(200)
-    // One behind another is nothing unusual.
+    // Checks that two pipelined requests are still answered.
     const { statuses } = await rawHttp(url, requestFor('/one') + rawGet('/two'))
     expect(statuses).toEqual([200, 200])
   })

@@ -15,7 +15,7 @@ describe('the statistics', () => {
       await mirror.untilStored(2)
     }
     const size = image.bytes.length + layerBytes.length
-    // A client has the last byte before it is counted.
+    // Polls, because a client has the last byte before the mirror counts it.
     const counted = async () => (await mirror.status()).cache
     await expect.poll(counted).toMatchObject({
       requests: 4,
@@ -88,7 +88,7 @@ describe('an upstream that fails', () => {
     const failing = await docker()
     expect(failing?.state).not.toBe('ok')
     expect(failing?.lastError).toMatchObject({ message: expect.stringContaining('503'), at: expect.any(String) })
-    // Also what an upstream refuses that is left alone tells why it is.
+    // Checks that the reason stays when the circuit of the upstream is open.
     for (let at = 0; at < 8; at++) await mirror.get(`/v2/library/app${at}/manifests/v${at}`)
     const open = await docker()
     expect(open?.state).toBe('open')

@@ -6,7 +6,7 @@ import { makeImage, makeIndex, type TestImage } from '../support/images.ts'
 import { startTestRegistry } from '../support/registry.ts'
 import { app, startScene } from '../support/scene.ts'
 
-/** The fields of a message's lines in a log. */
+/** Returns the fields of a message's lines in a log. */
 function said(log: readonly string[], message: string): Record<string, unknown>[] {
   const start = `info ${message} `
   return log
@@ -42,7 +42,7 @@ describe('the summary of a pull', () => {
     }
     await pull()
     await mirror.untilStored(2 + one.blobs.size)
-    // At once: the client has all of it, so this is another pull.
+    // Pulls again at once, which counts as another pull because the client already has the whole image.
     await pull()
     await expect
       .poll(() => said(mirror.log, 'pull'))

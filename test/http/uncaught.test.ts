@@ -4,7 +4,7 @@ import { expect, test } from 'vitest'
 import { temporaryHome } from '../support/mirror.ts'
 import { startMirrorProcess } from '../support/mirror-process.ts'
 
-/** A server in which each of two signals makes something fail that nothing catches. */
+/** Starts a server in which each of two signals causes an uncaught failure. */
 async function startFaulty() {
   const home = await temporaryHome()
   const faults = join(home, 'faults.cjs')

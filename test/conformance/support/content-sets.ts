@@ -22,7 +22,7 @@ function make(fill: (content: Content) => void, options: ConstructorParameters<t
   return content
 }
 
-/** The suite's sets of data, as its GenerateData makes them, by its own names. */
+/** contentSets are the suite's sets of data, as its GenerateData creates and names them. */
 export const contentSets: Readonly<Record<string, () => Content>> = {
   Image: () => make((content) => content.image({ tag: 'image' })),
   'Image Uncompressed': () =>
@@ -84,7 +84,7 @@ export const contentSets: Readonly<Record<string, () => Content>> = {
   'Tag Param sha512': () => make(tagAll('tag-param-sha512'), { tagsByParameter: true, algorithm: 'sha512' }),
 }
 
-/** The topmost manifest gets two tags, the others one. */
+/** Adds two tags to the topmost manifest, and one to each of the others. */
 function tagAll(name: string): (content: Content) => void {
   return (content) => {
     content.platforms({ tag: name })

@@ -2,7 +2,7 @@ import { computeDigest, type Digest, type DigestAlgorithm } from '../../../src/o
 import { mediaType } from '../../../src/oci/content.ts'
 import { noise } from '../../support/noise.ts'
 
-/** What a manifest names. https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md */
+/** ContentDescriptor is an entry of a manifest. https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md */
 export interface ContentDescriptor {
   readonly mediaType: string
   readonly digest: Digest
@@ -19,7 +19,7 @@ export interface ContentManifest {
   readonly digest: Digest
   readonly bytes: Buffer
   readonly subject: Digest | undefined
-  /** Pushed with the query parameter `tag`, for each of its tags. */
+  /** True when the push has the query parameter `tag` for each of its tags. */
   readonly tagsByParameter: boolean
 }
 
@@ -33,28 +33,28 @@ export interface ManifestOptions {
 export interface ImageOptions extends ManifestOptions {
   readonly platform?: object
   readonly config?: { readonly mediaType: string; readonly bytes: Buffer }
-  /** The size of each, its bytes, or what describes one that is not pushed. */
+  /** The size or the bytes of each layer, or the descriptor of one that is not pushed. */
   readonly layers?: readonly (number | Buffer | ContentDescriptor)[]
   readonly layerType?: string
 }
 
 export interface ContentOptions {
   readonly algorithm?: DigestAlgorithm
-  /** Descriptors carry their content as `data`. */
+  /** True when descriptors have their content as `data`. */
   readonly data?: boolean
-  /** Every JSON document has a field of its own. */
+  /** True when each JSON document has an additional field. */
   readonly extraField?: boolean
   readonly tagsByParameter?: boolean
-  /** Other seeds give other bytes. */
+  /** The seed of the bytes. */
   readonly seed?: number
 }
 
-/** Blobs, and manifests in the order in which they can be pushed, with their tags: one of the suite's sets of data. */
+/** Content is a set of data of the suite: blobs, manifests in the order of their push, and tags. */
 export class Content {
   readonly blobs = new Map<Digest, Buffer>()
   readonly manifests: ContentManifest[] = []
   readonly tags = new Map<string, Digest>()
-  /** By the digest of their subject. */
+  /** The referrers by the digest of their subject. */
   readonly referrers = new Map<Digest, ContentDescriptor[]>()
   readonly #options: ContentOptions
   #made = 0
@@ -63,7 +63,7 @@ export class Content {
     this.#options = options
   }
 
-  /** Bytes that no other call gives. */
+  /** Creates bytes that differ from those of all other calls. */
   bytes(size: number): Buffer {
     this.#made += 1
     return noise(size, (this.#options.seed ?? 0) * 1000 + this.#made)
@@ -104,7 +104,7 @@ export class Content {
     })
   }
 
-  /** An image for each of two platforms, and the index of them. */
+  /** Creates an image for each of two platforms, and an index of them. */
   platforms(options: ImageOptions = {}): ContentDescriptor {
     const images = ['amd64', 'arm64'].map((architecture) => {
       const platform = { os: 'linux', architecture }

@@ -2,21 +2,21 @@ import { expect } from 'vitest'
 import type { Digest } from '../../../src/oci/digest.ts'
 import { get, type Answer } from '../../support/get.ts'
 
-/** The suite's ways to push a blob. */
+/** waysToPush are the suite's ways to push a blob. */
 export const waysToPush = ['post only', 'post+put', 'chunked', 'stream'] as const
 export type WayToPush = (typeof waysToPush)[number]
 
 export interface BlobPush {
-  /** Of the registry. */
+  /** The URL of the registry. */
   readonly url: string
   readonly repository: string
   readonly digest: Digest
   readonly bytes: Buffer
-  /** The last chunk comes with the PUT. */
+  /** True when the PUT sends the last chunk. */
   readonly putLastChunk?: boolean
-  /** A chunk from further on comes before each. */
+  /** True when a later chunk is sent before each chunk. */
   readonly outOfOrder?: boolean
-  /** The bytes are others than the digest's. */
+  /** True when the bytes do not match the digest. */
   readonly badDigest?: boolean
 }
 
@@ -31,7 +31,7 @@ export async function pushBlob(way: WayToPush, push: BlobPush): Promise<void> {
   await expectAtLocation(last, push)
 }
 
-/** A blob's 201 names its digest and where it is, and there it is. */
+/** Checks that a blob's 201 has its digest and a Location that serves it. */
 export async function expectAtLocation(answer: Answer, { url, digest, bytes }: BlobPush): Promise<void> {
   expect(answer.headers['docker-content-digest']).toBe(digest)
   const got = await get(url, locationOf(answer, url))
@@ -39,7 +39,7 @@ export async function expectAtLocation(answer: Answer, { url, digest, bytes }: B
   expect(got.body.equals(bytes)).toBe(true)
 }
 
-/** The path of an answer's Location, which may be relative. */
+/** Returns the path of an answer's Location, which may be relative. */
 export function locationOf({ headers }: Answer, url: string, query: Record<string, string> = {}): string {
   expect(headers.location).toEqual(expect.stringMatching(/./))
   const location = new URL(headers.location!, url)
@@ -105,7 +105,7 @@ function sendChunk(method: string, url: string, target: string, bytes: Buffer, a
   return get(url, target, { method, headers: { ...type, ...range }, body })
 }
 
-/** Skips ahead, or back to the beginning: 416, and a GET tells how to go on. */
+/** Sends a later or the first chunk, which gets 416; a GET returns the right offset. */
 async function expectOutOfOrder(push: BlobPush, last: Answer, at: number, size: number): Promise<Answer> {
   const { url, bytes, digest, putLastChunk } = push
   const badStart = at + size >= bytes.length ? 0 : at + size

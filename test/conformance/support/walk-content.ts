@@ -5,7 +5,7 @@ import { get, type Answer } from '../../support/get.ts'
 import type { Content, ContentDescriptor, ContentManifest } from './content.ts'
 import { locationOf, pushBlob, waysToPush } from './push-blob.ts'
 
-/** A repository of a registry. */
+/** Place is a repository of a registry. */
 export interface Place {
   readonly url: string
   readonly repository: string
@@ -13,7 +13,7 @@ export interface Place {
 
 const accept = { accept: `${mediaType.ociIndex}, ${mediaType.ociManifest}` }
 
-/** The suite's TestPush: blobs in turn by every way, manifests by digest, then by tag. */
+/** Pushes as the suite's TestPush: blobs in all ways in turn, manifests by digest, then by tag. */
 export async function pushContent(place: Place, content: Content): Promise<void> {
   for (const [at, [digest, bytes]] of [...content.blobs].entries())
     await pushBlob(waysToPush[at % waysToPush.length]!, { ...place, digest, bytes })
@@ -30,7 +30,7 @@ export async function pushContent(place: Place, content: Content): Promise<void>
     if (!tagged.has(tag)) await pushManifest(place, manifestOf(content, digest), tag)
 }
 
-/** The suite's TestList: every tag is there, and `last` leaves out what is not after it. */
+/** Lists tags as the suite's TestList: all tags are there, and `last` returns only the tags after it. */
 export async function listTags({ url, repository }: Place, tags: Iterable<string>): Promise<void> {
   const list = async (query: string) => {
     const answer = await get(url, `/v2/${repository}/tags/list${query}`)
@@ -45,7 +45,7 @@ export async function listTags({ url, repository }: Place, tags: Iterable<string
   expect((await list(`?last=${sorted[half - 1]}`)).toSorted()).toEqual(sorted.slice(half))
 }
 
-/** The suite's TestHead and TestPull: by tag and by digest, with the right head, and nothing but it for a HEAD. */
+/** Reads as the suite's TestHead and TestPull: by tag and by digest, with the right headers, and no body for a HEAD. */
 export async function readContent(place: Place, content: Content): Promise<void> {
   const { url, repository } = place
   for (const method of ['HEAD', 'GET']) {
@@ -62,7 +62,7 @@ export async function readContent(place: Place, content: Content): Promise<void>
   }
 }
 
-/** The suite's TestReferrers: all of them, with and without a filter for the type. */
+/** Lists referrers as the suite's TestReferrers: all of them, with and without a filter for the type. */
 export async function listReferrers({ url, repository }: Place, content: Content): Promise<void> {
   for (const [subject, referrers] of content.referrers) {
     const path = `/v2/${repository}/referrers/${subject}`
@@ -76,7 +76,7 @@ export async function listReferrers({ url, repository }: Place, content: Content
   }
 }
 
-/** The suite's TestDelete: tags, manifests from the topmost down, blobs; each is gone at once. */
+/** Deletes as the suite's TestDelete: tags, manifests from the topmost down, then blobs; each one is gone at once. */
 export async function deleteContent({ url, repository }: Place, content: Content): Promise<void> {
   const paths = [
     ...Array.from(content.tags.keys(), (tag) => `manifests/${tag}`),
