@@ -18,7 +18,7 @@ const app = '/v2/team/app'
 const ns = '?ns=private.example'
 const paths = [`manifests/v1`, `manifests/${image.digest}`, `blobs/${layer}`]
 
-/** Every registry that gives all its users one name: by the name that its credential helper answers with. */
+/** constantNames are the user names that credential helpers return for all users of a registry. */
 const constantNames = [
   'AWS',
   'oauth2accesstoken',
@@ -36,14 +36,14 @@ const constantNames = [
 const config = { credHelpers: { 'private.example': helperName } }
 const refusals = [401, 403, 404] as const
 
-/** What a repository answers to the holder of a secret. */
+/** Right is the status that a repository answers to the owner of a secret. */
 type Right = 200 | (typeof refusals)[number]
 
-/** A registry whose users have one name, and a credential helper that says who of them is logged in. */
+/** Sets up a registry whose users share one name, and a credential helper that returns the secret of one of them. */
 async function setUp() {
   const upstream = await startUpstream({ images: { 'team/app': { v1: image } } })
   const rights: Record<string, Right> = {}
-  /** What was answered with 200 since the last look. */
+  /** granted has the requests that got 200 since the last call. */
   let granted: string[] = []
 
   const guard: Fault = async ({ request, response, reply }) => {
@@ -82,7 +82,7 @@ async function setUp() {
     helper,
     logIn,
     start,
-    /** The home of a mirror that has pulled the image by this login, which may. */
+    /** Returns the home of a mirror that has pulled the image by this login, which is allowed. */
     async pulledBy(name: string, secret: string): Promise<string> {
       const home = await temporaryHome()
       await logIn(name, secret)
@@ -90,7 +90,7 @@ async function setUp() {
       await pull(start, home)
       return home
     },
-    /** What was answered with 200 since this was called last. */
+    /** Returns the requests that got 200 since the last call. */
     granted() {
       const all = granted
       granted = []
@@ -110,7 +110,7 @@ async function secretOf(request: Parameters<Fault>[0]['request']): Promise<strin
   return new URLSearchParams(Buffer.concat(chunks).toString()).get('refresh_token') ?? ''
 }
 
-/** The home of a mirror that has pulled the image by the credential that is logged in. */
+/** Pulls the image by a mirror on this home, with the current login. */
 async function pull(start: (home: string) => Promise<TestMirror>, home: string): Promise<void> {
   const mirror = await start(home)
   for (const path of paths) expect((await mirror.get(`${app}/${path}${ns}`)).status, path).toBe(200)
@@ -129,7 +129,7 @@ describe.skipIf(process.platform === 'win32')('another account under the same us
       rights['secret-b'] = refused
       granted()
       const mirror = await start(home)
-      // The tag last: it is asked about each time, and a refusal takes back what was granted.
+      // Requests the tag last, because it is revalidated each time, and a refusal revokes the grants.
       for (const path of paths.toReversed()) expectError(await mirror.get(`${app}/${path}${ns}`), refused)
       expect(granted()).toEqual([])
     },
@@ -195,7 +195,7 @@ describe.skipIf(process.platform === 'win32')('another account under the same us
     await logIn('AWS', 'secret-b')
     rights['secret-b'] = 403
     await helper.configure({ ...config, auths: {} })
-    // The file is looked at once a second.
+    // Polls, because the mirror checks the file once a second.
     const tag = `${app}/manifests/v1${ns}`
     await expect.poll(async () => (await mirror.get(tag)).status).toBe(403)
     for (const path of paths) expectError(await mirror.get(`${app}/${path}${ns}`), 403)
@@ -215,7 +215,7 @@ describe.skipIf(process.platform === 'win32')('another account under the same us
 })
 
 describe('two successive accounts of one registry', () => {
-  /** A mirror that has pulled for everybody, or by the first account; and how to log in. */
+  /** Starts a mirror that has pulled anonymously or by the first account; returns it with a function that logs in. */
   async function startByFile(first: 'anonymous' | 'secret-a') {
     const scene = await setUp()
     const { rights, start } = scene
@@ -238,7 +238,7 @@ describe('two successive accounts of one registry', () => {
     const isOfFirst = (authorization = '') =>
       Buffer.from(authorization.replace('Bearer ', ''), 'base64url').toString() === 'secret-a'
     let asked = false
-    // The GET that confirms the refused HEAD.
+    // Delays the GET that confirms the refused HEAD.
     upstream.on({ method: 'GET', path: /manifests/ }, async (exchange) => {
       if (isOfFirst(exchange.request.headers.authorization)) {
         asked = true

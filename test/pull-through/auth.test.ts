@@ -13,7 +13,7 @@ import { anyToken, startUpstream } from '../support/upstream.ts'
 
 const users = { puller: 'open-sesame' }
 
-/** The credential of a user whose password stands in a file. */
+/** Creates the credential of a user whose password is in a file. */
 async function passwordFile(password: string, username = 'puller'): Promise<CredentialsConfig> {
   const file = join(await temporaryHome(), 'password')
   await writeFile(file, `${password}\n`, { mode: 0o600 })
@@ -150,7 +150,7 @@ describe('credentials', () => {
       auth: { scheme: 'bearer', users, realm: `${elsewhere.url}/token` },
       upstream: { credentials: await passwordFile('open-sesame'), tokenHosts: [elsewhere.host] },
     })
-    // The two servers do not share their tokens: what counts is that the password was sent.
+    // Checks only that the password was sent, because the two servers do not share their tokens.
     await mirror.get(`${app}/manifests/v1`)
     expect(elsewhere.count({ path: '/token' })).toBeGreaterThan(0)
     expect(elsewhere.requests[0]!.headers.authorization).toMatch(/^Basic /)

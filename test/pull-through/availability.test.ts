@@ -58,7 +58,7 @@ describe.each(outages)('an upstream that %s', (_, breakIt) => {
     expect(stale.headers['cache-status']).toBe('mirror; hit; detail=stale-on-error')
     expect(stale.headers['warning']).toMatch(/^299 - "[^"]+"$/)
 
-    // Tries of the tag may still go on behind; nobody asks about a digest.
+    // Counts requests for digests only, because retries of the tag may still run in the background.
     const byDigest = { path: /sha256:/ }
     const asked = upstream.count(byDigest)
     expectContent(await mirror.get(`${app}/manifests/${image.digest}`), image.digest)
@@ -119,7 +119,7 @@ describe("the upstream's refusal", () => {
     await mirror.get(`${app}/blobs/${layer}`)
     upstream.on({}, status(code))
     const answer = await mirror.get(`${app}/manifests/v1`)
-    // Clients know 401, 403 and 404; the upstream's own status is in Cache-Status.
+    // Expects a status that clients know (401, 403 or 404); the upstream's own one is in Cache-Status.
     expectError(answer, name === 'DENIED' ? 403 : code, name)
     expect(answer.headers['cache-status']).toContain(`fwd-status=${code}`)
     expect(answer.headers['www-authenticate']).toBeUndefined()
@@ -147,7 +147,7 @@ describe("the upstream's error message", () => {
     const body = JSON.stringify({ errors: [{ code: 'ANY', message: reason }] })
     upstream.on({ path: /^\/v2\// }, status(code, headers, body))
     const paths = [`${app}/manifests/v1`, `${app}/blobs/${layer}`, `${app}/tags/list`]
-    // Each 5xx is asked for three times, and the upstream is left alone after five.
+    // Requests one path for a 5xx, because each is tried three times, and the circuit opens after five failures.
     for (const path of code < 500 ? paths : paths.slice(0, 1)) {
       const answer = await mirror.get(path)
       expect(answer.body.toString()).toContain(reason)
@@ -303,7 +303,7 @@ describe('the circuit breaker', () => {
     upstream.on({}, status(503))
     for (const _ of ['first', 'second']) await mirror.get(`${app}/manifests/a`)
     await expect.poll(async () => (await mirror.get(`${app}/manifests/a`)).status).toBe(503)
-    // A check that is slow goes on after its stale answer; a second is longer than any pause between its tries.
+    // Waits a second, which exceeds all pauses between the tries of a check that continues after its stale answer.
     const askedByPull = async () => {
       const before = upstream.requests.length
       expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
@@ -312,7 +312,7 @@ describe('the circuit breaker', () => {
     }
     await expect.poll(askedByPull).toBe(0)
     const tries = (method: string, tag: string) => upstream.count({ method, path: new RegExp(`/manifests/${tag}$`) })
-    // The first GET of v1 was answered.
+    // Adds one, because the first GET of v1 was answered.
     expect([tries('GET', 'a'), tries('HEAD', 'v1'), tries('GET', 'v1')]).toEqual([5, 5, 1 + 5])
     const asked = upstream.requests.length
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)

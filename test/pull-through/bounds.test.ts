@@ -139,6 +139,6 @@ test('a client that disconnects with queued requests leaves nothing open', async
   response.destroy()
   const one = `GET ${app}/blobs/${layer} HTTP/1.1\r\nHost: localhost\r\n\r\n`
   await rawHttp(mirror.url, one.repeat(5), 100)
-  // Ends at once: nobody is owed anything any more.
+  // Checks that the close ends at once, because no client waits any more.
   await mirror.close()
 })

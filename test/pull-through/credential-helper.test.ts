@@ -16,7 +16,7 @@ const image = makeImage({ layers: [noise(300_000), noise(200_000)] })
 const [layer, second] = image.layers as [Digest, Digest]
 const app = '/v2/library/app'
 
-/** A credential helper that does not answer before it is told to, and Docker's config.json that names it. */
+/** Sets up a credential helper that answers only when the test lets it, and Docker's config.json that names it. */
 async function setUpHelper({ inUse = true } = {}) {
   const folder = await temporaryHome()
   const [started, go] = [join(folder, 'started'), join(folder, 'go')]
@@ -31,7 +31,7 @@ echo '{"Username":"ann","Secret":"open-sesame"}'`)
   return { use, answer, wasStarted: () => existsSync(started) }
 }
 
-/** The home of a mirror that has pulled the image as nobody in particular. */
+/** Returns the home of a mirror that has pulled the image anonymously. */
 async function pulledHome(upstream: TestUpstream): Promise<string> {
   const mirror = await startTestMirror({ upstreams: { 'docker.io': upstream.url } })
   for (const path of [`manifests/v1`, `blobs/${layer}`, `blobs/${second}`]) await mirror.get(`${app}/${path}`)
@@ -80,7 +80,7 @@ describe.skipIf(process.platform === 'win32')('public cached content', () => {
     const mirror = await startUp(upstream, await temporaryHome(), { tagFreshness: 600_000 })
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
     await helper.use()
-    // After that the file is looked at again.
+    // Waits until the mirror checks the file again.
     await sleep(1100)
     const again = await mirror.get(`${app}/manifests/v1`)
     expectContent(again, image.digest)

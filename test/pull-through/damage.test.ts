@@ -18,7 +18,7 @@ async function flipByte(file: string): Promise<void> {
   await writeFile(file, bytes)
 }
 
-/** A scene whose image is held in full. */
+/** Starts a scene whose cache has the whole image. */
 async function startFilled(cache?: TestMirrorOptions['cache']): Promise<Scene> {
   const scene = await startScene(cache ? { cache } : {})
   await scene.mirror.get(`${app}/manifests/v1`)
@@ -27,7 +27,7 @@ async function startFilled(cache?: TestMirrorOptions['cache']): Promise<Scene> {
   return scene
 }
 
-/** Another mirror on the same home. */
+/** Starts another mirror on the same home, after the damage. */
 async function restart({ mirror, upstream }: Scene, harm: () => Promise<unknown>) {
   await mirror.close()
   await harm()

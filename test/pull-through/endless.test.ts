@@ -9,7 +9,7 @@ const MiB = 1024 * 1024
 test('an endless blob of unknown size is cut at the size limit of the cache, and not stored', async () => {
   const { mirror, upstream, layer } = await startScene({ cache: { maxSize: 8 * MiB } })
   upstream.on(anyBlob, endless)
-  // Without its manifest nobody knows the size of the blob.
+  // Omits the manifest, so that the size of the blob is unknown.
   const answer = await mirror.get(`${app}/blobs/${layer}`)
   expect(answer.complete && answer.status === 200).toBe(false)
   expect(answer.body.length).toBeLessThanOrEqual(8 * MiB)
@@ -28,6 +28,6 @@ test('a blob of known size with an endless body is cut at its size', async () =>
   expect(answer.complete && answer.status === 200).toBe(false)
   expect(answer.body.length).toBeLessThanOrEqual(layerBytes.length)
   await expect.poll(() => temporaryFiles(mirror)).toEqual([])
-  // That of the manifest stays.
+  // Expects only the connection of the manifest.
   await expect.poll(() => upstream.connections.open).toBe(1)
 })

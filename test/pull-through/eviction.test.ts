@@ -34,7 +34,7 @@ test('above maxSize whole images are evicted, the least recently pulled first', 
   await pull(mirror, 0)
   await pull(mirror, 1)
   await pull(mirror, 0)
-  // Somebody who only looks keeps nothing alive.
+  // Sends HEAD requests, which do not count as a use.
   await mirror.get(`${app}/manifests/t1`, { method: 'HEAD' })
   await mirror.get(`${app}/blobs/${images[1]!.layers[0]!}`, { method: 'HEAD' })
   await pull(mirror, 2)

@@ -11,7 +11,7 @@ test("a hanging repository takes a quarter of its upstream's connections, and ot
   const image = makeImage({ layers: [10] })
   const upstream = await startUpstream({ images: { 'library/well': { v1: image } } })
   upstream.on({ path: /\/library\/hung\// }, hang)
-  // Longer than the test: no request gives up and makes room.
+  // Exceeds the duration of the test, so that no request times out and makes room.
   const timeouts = { headers: 600_000, revalidate: 600_000 }
   const mirror = await startTestMirror({ upstreams: { 'docker.io': upstream.url }, cache: { timeouts } })
   const { signal, leave } = leavingClients()

@@ -21,7 +21,7 @@ describe.each(refusals)('an upstream that answers every HEAD with %i and every G
     for (let pull = 0; pull < 3; pull++) expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
     const moved = makeImage({ seed: 2 })
     upstream.push('library/app', 'v1', moved)
-    // A HEAD that fails by 5xx is tried three times: the check goes on behind an answer from the cache.
+    // Polls, because a HEAD that fails by 5xx is tried three times, in the background of an answer from the cache.
     await expect
       .poll(async () => (await mirror.get(`${app}/manifests/v1`, noCache)).headers['docker-content-digest'], {
         timeout: 20_000,
@@ -56,7 +56,7 @@ describe.each(refusals)('an upstream that answers every HEAD with %i and every G
     expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
     expectContent(await mirror.get(`/v2/library/third/blobs/${layer}`), layer)
     expect((await mirror.get(`/v2/library/other/blobs/${layer}`)).status).toBe(404)
-    // One to serve it, and what it takes to confirm: a byte.
+    // Expects one full download; a request for one byte confirms the access of other repositories.
     const whole = upstream.requests.filter(
       ({ method, path, headers }) => method === 'GET' && path.includes(layer) && headers.range === undefined,
     )
@@ -211,7 +211,7 @@ describe('a HEAD that names another digest than the GET', () => {
   })
 })
 
-/** A HEAD whose length is not that of the GET. */
+/** lengths are faults of a HEAD whose length is not that of the GET. */
 const lengths: [string, Fault][] = [
   ['Content-Length: 0', headers({ 'content-length': '0' })],
   ['no Content-Length', withoutLength(false)],
@@ -272,7 +272,7 @@ describe.each([...lengths, anotherLength])('a HEAD with %s', (_, fault) => {
     upstream.push('library/other', 'v1', image)
     upstream.on(anyHead, fault)
     expectContent(await mirror.get(`/v2/library/other/blobs/${layer}`), layer)
-    // Of another length than ours it is fetched again, and then known.
+    // Waits until the blob is fetched again, because its length seems to differ from the stored one.
     await expect
       .poll(async () => (await mirror.get(`/v2/library/other/blobs/${layer}`)).headers['cache-status'])
       .toBe('mirror; hit')

@@ -204,7 +204,7 @@ describe.skipIf(outside === undefined)('credentials are used on loopback listene
     await expect.poll(() => upstream.count({ method: 'GET', path: /manifests/ })).toBe(1)
     expectError(await get(outer, `${app}/manifests/v1`), 401)
     await running
-    // Whoever asks now has the credential.
+    // Checks that a request with the credential is served.
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
     expectError(await get(outer, `${app}/blobs/${layer}`), 401)
   })

@@ -12,7 +12,7 @@ const host = 'registry.example:5000'
 const json = (body: Buffer) => JSON.parse(body.toString()) as Record<string, unknown>
 const linkOf = (headers: IncomingHttpHeaders) => /^<([^>]+)>; rel="next"$/.exec(String(headers['link'] ?? ''))?.[1]
 
-/** The tags a e, two a page, each page but the first named by a token. */
+/** pages has the tags a to e, two a page; a token names each page except the first one. */
 const pages: Record<string, { readonly tags: string[]; readonly next?: string }> = {
   '': { tags: ['a', 'b'], next: 'k/1==' },
   'k/1==': { tags: ['c', 'd'], next: 'k&2' },

@@ -16,7 +16,7 @@ describe('concurrent clients', () => {
   test('of one uncached 5 MB blob cost one fetch, and all get their first byte together', async () => {
     const { upstream, mirror, layer } = await startScene({ image: big(5 * MB) })
     const began = createDeferred()
-    // The second half comes when every client has a byte of the first: whoever waited for the whole blob would wait for ever.
+    // Sends the second half when all clients have a byte of the first; a wait for the whole blob would never end.
     upstream.on(anyBlob, heldAt(2.5 * MB, began.promise))
     let missing = 20
     const onFirstByte = () => {
@@ -26,7 +26,7 @@ describe('concurrent clients', () => {
     for (const answer of answers) expectContent(answer, layer)
     expect(upstream.count(anyBlob)).toBe(1)
 
-    // A client has the last byte before it is counted.
+    // Polls, because a client has the last byte before the mirror counts it.
     const counted = async () => (await mirror.status()).cache
     const all = { misses: 20, collapsed: 19, bytesFromUpstream: 5 * MB, bytesSaved: 19 * 5 * MB }
     await expect.poll(counted).toMatchObject(all)
@@ -142,7 +142,7 @@ describe('clients that leave or are slow', () => {
     for (const answer of answers) expectContent(answer, layer)
     expect(upstream.count(anyBlob)).toBe(1)
 
-    // It was cut while it slept: what the kernel had taken for it is all it ever gets.
+    // Checks that the client was disconnected while it slept: it only gets the bytes that the kernel had accepted.
     await new Promise((resolve) => setTimeout(resolve, 1500))
     let got = 0
     stuck.on('data', (chunk: Buffer) => (got += chunk.length)).on('error', () => {})

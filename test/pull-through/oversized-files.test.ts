@@ -7,7 +7,7 @@ import { app, startScene } from '../support/scene.ts'
 
 const MiB = 1024 * 1024
 
-/** Files that a mirror reads when it starts, below its home; none of them may keep it from starting. */
+/** files are those below its home that a mirror reads when it starts; none of them may prevent the start. */
 const files = [
   ['the statistics', 'state/stats.json'],
   ['the state', 'state/mirror.json'],
@@ -17,7 +17,7 @@ const files = [
   ['a record of a repository', `data/cache/v1/repositories/${'a'.repeat(64)}.json`],
 ]
 
-/** Almost without a byte on the disk: more than a string may hold. */
+/** Creates a sparse file that exceeds the maximum length of a string. */
 async function makeHuge(path: string): Promise<void> {
   await writeFile(path, '{')
   await truncate(path, 600 * MiB)

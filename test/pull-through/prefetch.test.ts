@@ -22,7 +22,7 @@ async function startLayered(
   return { ...scene, image, blob, config: `${app}/blobs/${config}` }
 }
 
-/** Long enough for whatever would be fetched ahead to be asked for. */
+/** Waits until all prefetches would have been requested. */
 const settle = () => sleep(300)
 
 describe('the layers that a client will request', () => {
@@ -44,7 +44,7 @@ describe('the layers that a client will request', () => {
     await mirror.untilStored(6)
     for (const at of [1, 2, 3, 4])
       expect((await mirror.get(blob(at))).headers['cache-status']).toBe('mirror; fwd=miss; stored')
-    // An answer is counted a moment after its client has it.
+    // Polls, because the mirror counts an answer a moment after its client has it.
     await expect.poll(async () => (await mirror.status()).cache).toMatchObject({ misses: 6, hits: 0, bytesSaved: 0 })
     expect((await mirror.get(blob(4))).headers['cache-status']).toBe('mirror; hit')
   })
@@ -100,7 +100,7 @@ describe('a large blob', () => {
   const ranges = (upstream: Awaited<ReturnType<typeof startScene>>['upstream']) =>
     upstream.requests.filter(({ path }) => path.includes('/blobs/')).map(({ headers }) => String(headers.range))
 
-  /** A fault of requests for some range only. */
+  /** Limits a fault to requests for some ranges. */
   function forRange(pattern: RegExp, fault: Fault): Fault {
     return (exchange) => {
       if (pattern.test(exchange.request.headers.range ?? '')) return fault(exchange)
@@ -145,7 +145,7 @@ describe('a large blob', () => {
     await mirror.get(`${app}/manifests/v1`)
     upstream.on(anyBlob, forRange(/^bytes=[1-9]\d*-\d+$/, status(429, { 'retry-after': '60' })))
     for (const layer of images[0].layers) expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
-    // Once is enough to learn it: the second comes as a whole.
+    // Expects a whole download of the second layer, because the mirror has learned the limit from the first one.
     expect(ranges(upstream).at(-1)).toBe('undefined')
     expect((await mirror.get(`${app}/manifests/v1`, { headers: { 'cache-control': 'no-cache' } })).status).toBe(200)
   })

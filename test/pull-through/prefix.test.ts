@@ -10,7 +10,7 @@ import { noise } from '../support/noise.ts'
 import { startUpstream } from '../support/upstream.ts'
 import type { AuthOptions } from '../support/upstream-auth.ts'
 
-/** How companies' caches spell `docker.io/library/app`. */
+/** products are caches of companies, with their prefixes of `docker.io/library/app`. */
 const products = [
   ['Harbor', 'hub'],
   ['Artifactory', 'docker-remote'],
@@ -22,7 +22,7 @@ const image = makeImage({ layers: [noise(1000)] })
 const [layer] = image.layers
 const users = { ann: 'open-sesame' }
 
-/** A company's cache that holds `library/app:v1` below a prefix, and a mirror that has it for its docker.io. */
+/** Starts a company's cache that has `library/app:v1` below a prefix, and a mirror whose docker.io it is. */
 async function startScene(prefix: string, auth?: AuthOptions, upstream: Partial<UpstreamConfig> = {}) {
   const company = await startUpstream({ images: { [`${prefix}/library/app`]: { v1: image } }, ...(auth && { auth }) })
   const mirror = await startTestMirror({ upstreams: { 'docker.io': { url: company.url, prefix, ...upstream } } })
@@ -126,7 +126,7 @@ describe('an upstream below a prefix', () => {
 })
 
 describe('the credential for an upstream below a prefix', () => {
-  /** Docker's configuration, where `docker login` has left these. */
+  /** Creates Docker's configuration with these logins, as `docker login` writes it. */
   async function dockerConfig(logins: Record<string, string>): Promise<CredentialsConfig> {
     const folder = join(await temporaryHome(), 'docker')
     await mkdir(folder)

@@ -9,7 +9,7 @@ import { temporaryHome } from '../support/mirror.ts'
 import { app, layerSize, startScene, type Scene } from '../support/scene.ts'
 import { anyBlob } from '../support/upstream.ts'
 
-/** A scene whose upstream wants a password and is given it. */
+/** Starts a scene whose upstream needs a password, which the mirror has. */
 async function startPrivateScene(scheme: 'basic' | 'bearer'): Promise<Scene> {
   const file = join(await temporaryHome(), 'password')
   await writeFile(file, 'open-sesame', { mode: 0o600 })
@@ -77,7 +77,7 @@ describe('a blob behind a redirect', () => {
   })
 })
 
-/** Each hop leads to the next; the one numbered `last` answers. */
+/** Starts a chain of redirects in which hop number `last` answers. */
 async function startChain(last: number): Promise<Scene> {
   const scene = await startScene()
   const { upstream, layer } = scene

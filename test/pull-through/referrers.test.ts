@@ -30,7 +30,7 @@ const entries = [descriptor('application/signature', { by: 'me' }), descriptor('
 const indexOf = (manifests: unknown[]) => ({ schemaVersion: 2, mediaType: mediaType.ociIndex, manifests })
 const manifestsOf = ({ body }: Answer) => (JSON.parse(body.toString()) as { manifests: unknown[] }).manifests
 
-/** The referrers API, which filters unless told otherwise. */
+/** Answers as the referrers API, which filters by default. */
 function api(manifests: { artifactType: string }[], filters = true): Fault {
   return ({ request, response }) => {
     const type = new URL(request.url!, 'http://upstream.invalid').searchParams.get('artifactType')
@@ -48,7 +48,7 @@ async function startWithApi(options: SceneOptions = {}): Promise<Scene> {
   return scene
 }
 
-/** Without the API: the list is under a tag. */
+/** Starts a scene without the API: the list is under a tag. */
 async function startWithTag(options: SceneOptions = {}): Promise<Scene> {
   const scene = await startScene({ image, ...options })
   const list = manifestOf(Buffer.from(JSON.stringify(indexOf(entries))), mediaType.ociIndex)
@@ -220,7 +220,7 @@ describe('a list of referrers', () => {
   })
 
   test('is stored before its image, and removed by its own age or name', async () => {
-    // Within this time the question to the upstream is over, with its retries.
+    // Sets a timeout that exceeds the request to the upstream with all its retries.
     const { upstream, mirror } = await startScene({ image, cache: { timeouts: { revalidate: 30_000 } } })
     upstream.on(anyReferrers, api(entries))
     await mirror.get(path)

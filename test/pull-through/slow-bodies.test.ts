@@ -15,12 +15,12 @@ test('slow large manifests do not delay small ones', async () => {
   const names = Array.from({ length: 20 }, (_, number) => `library/large${number}`)
   const images = Object.fromEntries([['library/app', { v1: image }], ...names.map((name) => [name, { v1: large }])])
   const upstream = await startUpstream({ images })
-  // Longer than the test: nothing but memory decides.
+  // Exceeds the duration of the test, so that only memory decides.
   const timeouts = { headers: 600_000, idle: 600_000, revalidate: 600_000 }
   const mirror = await startTestMirror({ upstreams: { 'docker.io': upstream.url }, cache: { timeouts } })
   upstream.on({ method: 'GET', path: /\/library\/large/ }, slow(256 * 1024))
-  // Every two seconds the first of those that wait gets its turn, and there are more than the last one could wait for. Nobody gets
-  // one before all of them are there, however slow this machine is.
+  // Occupies the memory until all requests wait, however slow the machine is. Later one waiting request is admitted every two
+  // seconds, which is too slow for the last ones.
   const held = await upstreamBodies.reserve(upstreamBodies.bytes)
   onTestFinished(() => held.release())
   const { signal } = leavingClients()

@@ -10,7 +10,7 @@ import { anyManifest, anyManifestHead } from '../support/upstream.ts'
 
 const times = (count: number) => Array.from({ length: count })
 
-/** What a client does for `app:v1`. */
+/** Pulls `app:v1` as a client does. */
 async function pull({ mirror, image }: Scene): Promise<void> {
   expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
   expectContent(await mirror.get(`${app}/manifests/${image.digest}`), image.digest)
@@ -21,7 +21,7 @@ describe('a cached image', () => {
   test('is pulled inside tagFreshness without a connection to the upstream', async () => {
     const scene = await startScene({ cache: { tagFreshness: 60_000 } })
     await pull(scene)
-    // A connection kept alive would hide a question: there is none now, and none may come.
+    // Closes all connections, because a kept-alive one would hide a request; no new connection may come.
     await scene.upstream.stop()
     await scene.upstream.start()
     const { accepted } = scene.upstream.connections

@@ -32,7 +32,7 @@ const faults: [string, Fault][] = [
   ['no length and a byte flipped', chunked(true)],
 ]
 
-/** The body without a length, right or with a byte flipped. */
+/** Sends the body without a length, right or with a byte flipped. */
 function chunked(isWrong: boolean): Fault {
   return ({ response, reply }) => {
     const body = Buffer.from(reply.body!)
@@ -53,7 +53,7 @@ const ranges = {
   'all of it': 'bytes=0-',
 }
 
-/** One connection that asks for all of this at once. */
+/** Sends all requests at once on one connection. */
 async function ask(scene: Scene, ...requests: string[]): Promise<RawAnswer[]> {
   const { text, closed } = await rawHttp(scene.mirror.url, requests.join(''), 30_000)
   expect(closed, requests.join('')).toBe(true)
@@ -65,7 +65,7 @@ const get = (path: string, range = '', version = '1.1') =>
   `GET ${path} HTTP/${version}\r\nHost: localhost\r\n${range === '' ? '' : `Range: ${range}\r\n`}\r\n`
 const last = 'GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
 
-/** How a client may ask for a blob. Each resolves with the answers that are about it. */
+/** forms are the ways in which a client requests a blob. Each resolves with the answers about it. */
 const forms: [
   string,
   (scene: Scene, path: string) => Promise<readonly Pick<RawAnswer, 'status' | 'body' | 'complete'>[]>,
@@ -112,7 +112,7 @@ describe('an uncached blob', () => {
   test.each(faults)(
     'with %s is never sent completely in any form, is not stored, and is correct afterwards',
     async (_, fault) => {
-      // Each form has a blob of its own, so that all of them are cold.
+      // Uses another blob for each form, so that all of them are cold.
       const image = makeImage({ layers: forms.map((_, at) => noise(size, at)) })
       const scene = await startScene({ image })
       const { upstream, mirror } = scene
@@ -200,9 +200,9 @@ describe('a blob that is fetched over several connections', () => {
     const { upstream, mirror, layer } = scene
     const wrong: Fault = async (exchange) => {
       const { range } = exchange.request.headers
-      // A part that comes too late to join is asked for in one, which is wrong as well.
+      // Flips a byte also in the answer to a part that is too late to join, which is requested in one piece.
       if (range === undefined || range.startsWith(`bytes=${start}-`)) return withByteFlipped(5)(exchange)
-      // Its first part takes longer, so that others arrive before it.
+      // Slows down the first part, so that others arrive before it.
       return range.startsWith('bytes=0-') ? slow(500_000)(exchange) : send(exchange.response, exchange.reply)
     }
     upstream.on(anyBlob, wrong)
@@ -223,7 +223,7 @@ describe('a blob that is fetched over several connections', () => {
   test('sends a range as it arrives, and its end once the whole blob is verified', async () => {
     const { upstream, mirror, layer } = await startLarge()
     const began = createDeferred()
-    // The last part comes when the reader has a byte of the second one: whoever waited for the whole would wait for ever.
+    // Sends the last part when the reader has a byte of the second one; a wait for the whole blob would never end.
     upstream.on(anyBlob, async ({ request, response, reply }) => {
       if (request.headers.range?.startsWith('bytes=1000000-')) await began.promise
       send(response, reply)
