@@ -25,7 +25,7 @@ describe.skipIf(missing !== undefined)('mirror configure buildkit', () => {
     const env = { PATH: searchPath(newer), HOME: home, DOCKER_HOST: `unix://${dockerSocket(scene.folder)}` }
     const mirror = (...args: string[]) => configure(scene, { enter: dockerd.enter, env }, 'buildkit', ...args)
 
-    // The current builder belongs to dockerd.
+    // Expects a failure, because the current builder belongs to dockerd.
     expect(await mirror('--check')).toMatchObject({ exit: 5, stdout: expect.stringContaining("dockerd's own") })
 
     const done = await mirror('--yes')

@@ -132,7 +132,7 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
       stderr: expect.stringContaining('only alice can read its log'),
     })
     expect(await root('down')).toMatchObject({ exit: 0, stderr: expect.stringContaining('of alice') })
-    // A mirror of root refuses a home folder that belongs to the user.
+    // Checks that a mirror of root refuses a home folder that belongs to the user.
     for (const args of ['up', 'serve', 'init --yes']) {
       const refused = await user.shell(asRoot(`env MIRROR_HOME=${user.home}/m ${user.program} ${args}`))
       expect(refused, args).toMatchObject({ exit: 2, stderr: expect.stringContaining(`MIRROR_HOME=${user.home}/m`) })

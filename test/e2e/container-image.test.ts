@@ -77,7 +77,7 @@ describe.skipIf(missing !== undefined).each([
       for (const secret of [first, second, 'secret']) expect(said).not.toContain(secret)
     }
 
-    // The volume keeps the credentials until `up` names others, or none.
+    // Checks that the volume keeps the credentials until `up` names others, or none.
     await up()
     expect(await handed()).toContain(second)
     await up('--credentials', 'none')

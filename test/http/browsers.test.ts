@@ -62,7 +62,7 @@ describe('a request that a browser makes', () => {
     },
   )
 
-  test('to navigate to the cache or the registry is told that neither has pages for browsers', async () => {
+  test('to navigate to the cache or the registry gets the message that neither has pages for browsers', async () => {
     const { mirror } = await startScene()
     const registry = await startTestRegistry()
     const navigation = { 'sec-fetch-site': 'none', 'sec-fetch-mode': 'navigate', 'sec-fetch-dest': 'document' }

@@ -43,7 +43,7 @@ describe('groups with a limit of memory are found', () => {
     expect((await readdir(join(root, folder))).filter((name) => name.startsWith('mirror'))).toEqual([])
   })
 
-  test('of version 2, which hands out no memory before it is told to', async () => {
+  test('of version 2, after the memory controller is enabled for its groups', async () => {
     const root = await controlGroups({ ...second, 'cgroup.subtree_control': 'cpu pids\n' })
     findMemoryGroups(root)
     expect(await readFile(join(root, 'cgroup.subtree_control'), 'utf8')).toBe('+memory')
@@ -52,12 +52,12 @@ describe('groups with a limit of memory are found', () => {
   test.each([
     ['nothing is mounted', {}, /no memory controller .* neither of version 1 nor of version 2/],
     ['the second version has no memory', { 'cgroup.controllers': 'cpu pids\n' }, /no memory controller/],
-  ])('not where %s, which is said', async (_, files, message) => {
+  ])('and an error says that %s', async (_, files, message) => {
     const root = await controlGroups(files)
     expect(() => findMemoryGroups(root)).toThrow(message)
   })
 
-  test('not where none can be made, which is said with the reason of the system', async () => {
+  test('and an error has the reason of the system if none can be created', async () => {
     const root = await controlGroups(second)
     await writeFile(join(root, `mirror-probe-${process.pid}`), 'in the way')
     expect(() => findMemoryGroups(root)).toThrow(/No group can be made in .* \(EEXIST\)/)

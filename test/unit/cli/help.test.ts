@@ -139,7 +139,7 @@ describe('the name of the program', () => {
     ['/src/clone/bin/run.js', {}, 'sudo'],
     ['/home/me/.nvm/versions/node/v24.0.0/bin/mirror', {}, 'sudo env "PATH=$PATH"'],
     ['/clone/node_modules/.bin/mirror', byNpx, 'sudo env "PATH=$PATH"'],
-  ])('%s is found by sudo when sudo is told where', (program, env, expected) => {
+  ])('%s is called so that sudo finds it', (program, env, expected) => {
     expect(calledAs({ env, argv: ['/usr/bin/node', program] }, { root: '/clone', name }).sudo).toBe(expected)
   })
 

@@ -177,7 +177,7 @@ test.each([
   ['copied', undefined, false],
   ['put aside', kernel?.duplicate, kernel === undefined],
 ] as const)(
-  'a log that somebody has replaced by a file of their own goes on there (%s when full)',
+  'a log that was replaced by the file of another program continues there (%s when full)',
   async (...given) => {
     const [, redirect, isMissing] = given
     if (isMissing) return

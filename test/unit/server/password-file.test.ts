@@ -107,7 +107,7 @@ test('an unusable change of the password file refuses every login, is logged onc
 })
 
 test.skipIf(process.platform !== 'linux')(
-  'a change that comes while no file can be opened lets people in as soon as one can',
+  'a change that comes while no file can be opened admits users as soon as one can',
   async () => {
     const { path, file, log } = await open(line('dev', 5))
     await writeFile(path, line('other', 5))

@@ -27,7 +27,7 @@ describe('the Host header', () => {
   ])('%s is accepted', (host) => expect(statusOf([host])).toBe(200))
 
   test.each(['evil.example', 'evil.example:5055', '10.0.0.1', 'localhost.evil.example', '[2001:db8::1]', ''])(
-    '%s is not',
+    '%s is refused',
     (host) => expect(statusOf([host])).toBe(421),
   )
 

@@ -465,7 +465,7 @@ describe('a private repository that the registry hides from anonymous requests',
     ['basic', false],
     ['bearer', false],
     ['bearer', true],
-  ] as const)('is refused to a wrong credential, not said to be absent (%s, open: %s)', async (scheme, open) => {
+  ] as const)('is refused to a wrong credential, and not reported as absent (%s, open: %s)', async (scheme, open) => {
     const { server } = await serveHiding({ scheme, open })
     const upstream = openUpstream(server.url, withPassword('wrong'))
     for (let asked = 0; asked < 2; asked++) {

@@ -82,7 +82,7 @@ describe("Docker's config.json", () => {
   })
 
   test.each(['', ' \n', '{}', '{"auths": null, "credHelpers": null}'])(
-    'that is empty means nobody: %j',
+    'that is empty gives no credential: %j',
     async (text) => {
       expect(await (await setUp('ghcr.io', text)).credentials.find()).toBeUndefined()
     },
@@ -121,7 +121,7 @@ describe("Docker's config.json", () => {
   })
 
   test.each([['{"auths": {"ghcr.io": hunter2'], [{ auths: { 'ghcr.io': { auth: basic('hunter2') } } }]])(
-    'that is broken is said aloud without quoting it',
+    'that is broken is reported without a quote from it',
     async (content) => {
       const { credentials } = await setUp('ghcr.io', content)
       const error = await failureOf(credentials.find())

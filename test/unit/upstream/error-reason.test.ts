@@ -44,7 +44,7 @@ describe('the first error message of a body is found', () => {
     ['no text at all', '\u0000\u0001\uFFFD\uFFFD'],
     ['dots', '...'],
     ['too deep an object', '{"detail":{"detail":{"detail":{"detail":{"detail":"x"}}}}}'],
-  ])('and none is made up of %s', (_, body) => {
+  ])('but not in %s', (_, body) => {
     expect(parseReason(body)).toBeUndefined()
   })
 })
@@ -76,7 +76,7 @@ describe('a reason is one clean line', () => {
     },
   )
 
-  test('and none, where it holds a secret that is too short to be struck out', () => {
+  test('and is missing if it contains a secret that is too short to be redacted', () => {
     expect(parseReason(oci('no cat here'), ['cat'])).toBeUndefined()
     expect(parseReason(oci('no dog here'), ['cat'])).toBe('no dog here')
   })

@@ -19,7 +19,7 @@ describe('routing', () => {
   })
 
   test.each(['169.254.169.254', '127.0.0.1:1', 'evil.example', 'registry.corp.example', 'ghcr.io.evil.example'])(
-    '%s may not be asked',
+    '%s is not allowed',
     (host) => {
       expect(ask(host, 'a/b', true)).toBeUndefined()
     },

@@ -81,7 +81,7 @@ test.each([
   ['https://a.example/v2/app/blobs/sha256:0#hush', undefined],
   ['https://me@a.example/v2/app/blobs/sha256:0', undefined],
   ['https://a.example/bucket/sha256:0', undefined],
-])('the repository in %s is %s, which decides where its token is asked for', (url, expected) => {
+])('the repository in %s is %s, which decides where its token is requested', (url, expected) => {
   expect(findRepository(new URL(url))).toBe(expected)
 })
 
