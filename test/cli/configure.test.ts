@@ -138,7 +138,7 @@ describe('mirror configure', () => {
   test('with --root does not claim that it looked for containerd', async () => {
     const { stderr } = await configure('containerd', ...address, '--dry-run')
     expect(stderr).toContain('The version of containerd is assumed')
-    expect(stderr).not.toContain('No containerd was found')
+    expect(stderr).not.toContain('containerd was not found')
   })
 
   test('goes on with an undo of several clients when one fails, reports it, and ends with its exit code', async () => {

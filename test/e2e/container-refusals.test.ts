@@ -83,7 +83,9 @@ describe.skipIf(missing !== undefined).each([
     await docker('volume', 'create', 'mirror-data')
     const owned = ['run', '--rm', '--volume', 'mirror-data:/data', 'busybox:local', 'sh', '-c']
     await docker(...owned, '/bin/busybox mkdir -p /data/cache/v99 && /bin/busybox chown -R 1000:1000 /data')
-    await expect(up()).rejects.toThrow(/exit code 2\n(.|\n)*written by a newer version of mirror \(format v99\)/)
+    await expect(up()).rejects.toThrow(
+      /exit code 2\n(.|\n)*A newer version of mirror wrote the store at \/data\/cache \(format v99\)/,
+    )
     expect(await names()).toStrictEqual([''])
     expect(await docker('volume', 'ls', '--quiet')).toBe('mirror-data\n')
     await expect(mirror('status', '--json')).rejects.toThrow('exit code 3')
