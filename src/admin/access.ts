@@ -115,10 +115,13 @@ export function getRemoteEngine({ container }: Pick<MirrorState, 'container'>): 
 export function createClientForState(running: MirrorState, paths: MirrorPaths, tokenOwner?: number): AdminClient {
   const [url] = running.endpoints.admin
   if (url === undefined)
-    throw new MirrorError(`The mirror (pid ${running.pid}) has no admin address.`, {
-      exit: exitCode.missing,
-      hints: ['mirror down && mirror up'],
-    })
+    throw new MirrorError(
+      `The mirror (${running.container ? `container ${running.container.name}` : `pid ${running.pid}`}) has no admin address.`,
+      {
+        exit: exitCode.missing,
+        hints: ['mirror down && mirror up'],
+      },
+    )
   const tunnel = running.container && createTunnel(running.container)
   return createAdminClient({ url, tokenFile: paths.tokenFile, tokenOwner: tokenOwner, timeoutMs: 10_000, tunnel })
 }

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto'
+import { createHmac, randomBytes } from 'node:crypto'
 import type { Totals } from '../cache/stats.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
@@ -275,3 +275,8 @@ export interface ListedImage {
 export const engineProblem = 'the Docker engine does not answer'
 
 export const networkProblem = 'the network does not exist yet'
+
+/** Computes the answer to a challenge that only this instance of a mirror can give; another process on its port cannot. */
+export function healthProof(instance: string, challenge: string): string {
+  return createHmac('sha256', instance).update(challenge).digest('hex')
+}

@@ -1,14 +1,13 @@
 import { randomBytes } from 'node:crypto'
-import { get, type IncomingMessage } from 'node:http'
+import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { ExecError } from '../docker/connection.ts'
 import { type DockerEngine, DockerError } from '../docker/engine.ts'
 import { codeOf, errnoOf, exitCode, isConnectionFailure, MirrorError } from '../lib/errors.ts'
-import { readOwnedFile } from '../lib/ownership.ts'
 import { readSmallFile } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
-import type { AdminApi, StatusReport, VerifyProgress } from './api.ts'
-import { healthProof } from './handler.ts'
+import { readOwnedFile } from '../lib/ownership.ts'
+import { type AdminApi, healthProof, type StatusReport, type VerifyProgress } from './api.ts'
 
 /** The admin API of a running mirror over HTTP. Each call throws a MirrorError when the mirror does not answer or refuses. */
 export type AdminClient = Omit<AdminApi, 'troubles' | 'metrics'>
@@ -221,7 +220,7 @@ function requestHealth(url: URL, timeout: number, connection: Duplex | undefined
   const by = connection ? { createConnection: () => connection } : { agent: false as const }
   if (connection) setIdleTimeout(connection, timeout)
   return new Promise((resolve) => {
-    const request = get(url, { ...by, timeout }, (response) => {
+    const request = process.getBuiltinModule('node:http').get(url, { ...by, timeout }, (response) => {
       let text = ''
       response.setEncoding('utf8').on('data', (part: string) => {
         text += part

@@ -1,4 +1,4 @@
-import { createHmac, timingSafeEqual } from 'node:crypto'
+import { timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { describeFailure, MirrorError } from '../lib/errors.ts'
 import { readJsonObject } from '../lib/json.ts'
@@ -10,8 +10,8 @@ import { translateDiskErrors } from '../registry/uploads.ts'
 import { ClientAbort } from '../server/connection.ts'
 import { readSmallBody, toBusyError } from '../server/request-body.ts'
 import { type HostGuard, refuseOtherSites } from '../server/request-guard.ts'
-import { isOutOfDescriptors, toOutOfDescriptorsError, sendError, sendWhole } from '../server/respond.ts'
-import type { AdminApi, RegistryApi, RemovalReport, VerifyProgress } from './api.ts'
+import { isOutOfDescriptors, sendError, sendWhole, toOutOfDescriptorsError } from '../server/respond.ts'
+import { type AdminApi, healthProof, type RegistryApi, type RemovalReport, type VerifyProgress } from './api.ts'
 
 interface AdminOptions {
   readonly api: AdminApi
@@ -218,9 +218,4 @@ function parseAmount(body: Record<string, unknown>, field: string): number {
   const value = body[field]
   if (typeof value === 'number' && Number.isFinite(value) && value >= 0) return value
   throw new OciError('UNKNOWN', 400, `The body needs "${field}", a number.`)
-}
-
-/** Computes the answer to a challenge that only this instance of a mirror can give; another process on its port cannot. */
-export function healthProof(instance: string, challenge: string): string {
-  return createHmac('sha256', instance).update(challenge).digest('hex')
 }

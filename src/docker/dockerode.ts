@@ -182,12 +182,18 @@ export async function awaitProgress(answer: NodeJS.ReadableStream, signal?: Abor
   if (failure !== undefined) throw new DockerError(500, failure)
 }
 
-/** Reads what the engine tells of itself. The signal ends both requests. */
+/** Reads the engine's description of itself. The signal ends both requests. */
 export async function readInfo(client: Dockerode, abortSignal?: AbortSignal): Promise<DockerEngineInfo> {
   const abortable = client as unknown as AbortableClient
   const options = { ...(abortSignal && { abortSignal }) }
-  const info = await abortable.info(options)
-  const { Version, Components } = await abortable.version(options)
+  const [info, { Version, Components }] = await Promise.all([
+    abortable.info(options),
+    // A proxy in front of the engine may refuse this request, which only tells podman from Docker.
+    abortable.version(options).catch((error: unknown): VersionAnswer => {
+      if (error instanceof Error && 'statusCode' in error) return {}
+      throw error
+    }),
+  ])
   const { Mirrors, InsecureRegistryCIDRs, IndexConfigs } = info.RegistryConfig ?? {}
   const insecure = Object.entries(IndexConfigs ?? {}).filter(([, { Secure }]) => Secure === false)
   return {

@@ -5,7 +5,7 @@ import { errnoOf } from './errors.ts'
 import { readSmallFile } from './fs.ts'
 import { parseObject } from './json.ts'
 import { type Logger, silentLogger } from './logger.ts'
-import { readBootId, readPidNamespace, readProcessStat } from './process.ts'
+import { bootOf, readBootId, readPidNamespace, readProcessStat } from './process.ts'
 import { type Clock, runEvery, logFailure } from './time.ts'
 
 /** A lock file that this process holds. */
@@ -222,15 +222,17 @@ export async function describeSelf(nonce: string, instance?: string): Promise<Lo
 
 /** Parses a lock file; undefined when it is damaged. */
 function parseHolder(text: string): LockHolder | undefined {
-  const { pid, bootId, pidNamespace, instance, processStart, nonce } = parseObject(text) ?? {}
+  const { pid, bootId, pidNamespace, instance, processStart, nonce, identity } = parseObject(text) ?? {}
   if (!Number.isSafeInteger(pid) || (pid as number) <= 0) return undefined
-  if (typeof nonce !== 'string' || !/^[0-9a-f]{32}$/.test(nonce)) return undefined
+  if (typeof nonce !== 'string' || !/^[0-9a-f-]{32,36}$/.test(nonce)) return undefined
+  // Earlier versions wrote the lock of commands with a UUID and with the boot and the start of the process in one text.
+  const former = stringOrUndefined(identity)
   return {
     pid: pid as number,
-    bootId: stringOrUndefined(bootId),
+    bootId: stringOrUndefined(bootId) ?? bootOf(former),
     pidNamespace: stringOrUndefined(pidNamespace),
     instance: stringOrUndefined(instance),
-    processStart: stringOrUndefined(processStart),
+    processStart: stringOrUndefined(processStart) ?? former?.slice(former.lastIndexOf(':') + 1),
     nonce,
   }
 }

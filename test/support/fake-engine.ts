@@ -2,19 +2,19 @@ import { createServer, type Server } from 'node:http'
 import { type AddressInfo, connect } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { onTestFinished } from 'vitest'
+import { healthProof } from '../../src/admin/api.ts'
 import { ExecError } from '../../src/docker/connection.ts'
 import {
-  type DockerEngine,
   type ContainerSpec,
   type ContainerState,
-  DockerError,
+  type DockerEngine,
   type DockerEngineInfo,
+  DockerError,
   type ImageState,
   type NetworkSpec,
   type NetworkState,
   type VolumeState,
 } from '../../src/docker/engine.ts'
-import { healthProof } from '../../src/admin/handler.ts'
 
 const defaultInfo: DockerEngineInfo = {
   version: '28.0.0',

@@ -1,8 +1,10 @@
+import { randomUUID } from 'node:crypto'
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { withCommandLock, withCommandLockIfFree } from '../../../../src/daemon/container/stop.ts'
+import { getProcessIdentity } from '../../../../src/lib/process.ts'
 import { systemClock } from '../../../../src/lib/time.ts'
 
 let stateDir: string
@@ -43,6 +45,16 @@ test('a command that failed or died does not block others', async () => {
     expect(await withCommandLock(request(), () => Promise.resolve('done'))).toBe('done')
     expect(await readdir(stateDir)).toEqual([])
   }
+})
+
+test('a lock that a running command of an earlier version wrote is respected', async () => {
+  const identity = await getProcessIdentity(process.pid)
+  const holder = { pid: process.pid, identity, nonce: randomUUID() }
+  await writeFile(join(stateDir, 'turn.json'), JSON.stringify(holder))
+  let isRun = false
+  await withCommandLockIfFree({ stateDir, clock: systemClock }, async () => void (isRun = true))
+  expect(isRun).toBe(false)
+  expect(await readdir(stateDir)).toEqual(['turn.json'])
 })
 
 test('waiting for the command lock ends when the signal aborts', async () => {
