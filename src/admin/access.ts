@@ -1,5 +1,4 @@
 import type { Config } from '../config/config.ts'
-import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import { renderDockerHost } from '../docker/endpoint.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
@@ -7,7 +6,6 @@ import type { CommandEnvironment } from '../lib/process.ts'
 import type { CacheApi, Naming, RegistryApi, StatusReport } from './api.ts'
 import { type AdminClient, type AdminTunnel, createAdminClient, openTunnel } from './client.ts'
 import { findRunningMirror, type FoundMirror } from './find-mirror.ts'
-import { loadNaming, createAddressCheck } from './names.ts'
 import { type ContainerRecord, type MirrorState, assertDataOnHost } from './state.ts'
 import { refuseForeignPaths } from './sudo.ts'
 
@@ -36,6 +34,7 @@ export async function openCacheAccess(surroundings: CommandEnvironment): Promise
 }
 
 async function cacheNaming(surroundings: CommandEnvironment, urls: string[]): Promise<Omit<Naming, 'images'>> {
+  const { createAddressCheck, loadNaming } = await import('./names.ts')
   const config = await loadNaming(surroundings)
   return {
     isOurs: createAddressCheck([...urls, ...config.cache], config.names),
@@ -62,6 +61,7 @@ async function registryNaming(
   urls: string[],
   networks: string[] = [],
 ): Promise<Omit<Naming, 'images'>> {
+  const { createAddressCheck, loadNaming } = await import('./names.ts')
   const config = await loadNaming(surroundings)
   const names = [...config.names, ...networks.map((url) => new URL(url).hostname)]
   return { isOurs: createAddressCheck([...urls, ...config.registry], names), defaultUpstream: undefined }
@@ -72,6 +72,7 @@ async function loadStopped(surroundings: CommandEnvironment): Promise<{ config: 
   const paths = mirrorPaths(surroundings)
   refuseForeignPaths(surroundings)
   await assertDataOnHost(paths.stateDir)
+  const { loadConfig } = await import('../config/load.ts')
   return { config: await loadConfig({ ...surroundings, paths }), paths }
 }
 

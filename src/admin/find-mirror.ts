@@ -1,6 +1,5 @@
 import { statSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
-import { isIP } from 'node:net'
 import { uptime } from 'node:os'
 import { join } from 'node:path'
 import { mustCheckOwners, mirrorPaths, type MirrorPaths } from '../config/paths.ts'
@@ -88,7 +87,9 @@ function filterOwnEndpoints({ cache, registry, admin, networks }: Endpoints): En
   const own = new Set(getNetworkInterfaces().map(({ address }) => address))
   const isOwn = (host: string) =>
     host === 'localhost' ||
-    (isIP(host) !== 0 && (host.startsWith('127.') || ['::1', '0.0.0.0', '::'].includes(host) || own.has(host)))
+    // Loads `node:net` here, because few commands need it.
+    (process.getBuiltinModule('node:net').isIP(host) !== 0 &&
+      (host.startsWith('127.') || ['::1', '0.0.0.0', '::'].includes(host) || own.has(host)))
   const isHere = (url: string) => isOwn(parseHost(url))
   return {
     cache: cache.filter(isHere),

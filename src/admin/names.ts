@@ -1,15 +1,13 @@
 import { defaultConfig, type ListenAddress } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths } from '../config/paths.ts'
-import { nearest } from '../config/schema.ts'
-import { exitCode, MirrorError } from '../lib/errors.ts'
+import { exitCode, MirrorError, nearest } from '../lib/errors.ts'
 import { isLoopbackAddress, mirrorHostNames } from '../lib/network.ts'
 import type { CommandEnvironment } from '../lib/process.ts'
 import { parseDigest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseRoute } from '../oci/route.ts'
-import type { ListedImage } from './api.ts'
-import { type Naming, type RemovalReport } from './api.ts'
+import type { ListedImage, Naming, RemovalReport } from './api.ts'
 
 /** A name as a user wrote it, and as the mirror knows it. */
 interface UserName {

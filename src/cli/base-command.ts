@@ -122,6 +122,7 @@ export abstract class BaseCommand extends Command {
    * `mirror configure` call it when they have succeeded, and `mirror up` re-sends them itself. A failure is only a message.
    */
   protected async refreshCredentials(): Promise<void> {
+    if (this.interrupted.aborted) return
     const surroundings = this.surroundings()
     const { readState } = await import('../admin/state.ts')
     const { container } = (await readState(mirrorPaths(surroundings).stateFile)) ?? {}

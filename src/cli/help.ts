@@ -1,6 +1,5 @@
 import type { Command } from '@oclif/core/command'
-import { nearest } from '../config/schema.ts'
-import { exitCode, MirrorError } from '../lib/errors.ts'
+import { exitCode, MirrorError, nearest } from '../lib/errors.ts'
 import { type Colors, wrapText } from './terminal.ts'
 
 /** The program, its commands and topics, as help shows them. */

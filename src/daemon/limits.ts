@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
-import { memoryLimit } from '../lib/body-memory.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
-import { runEvery, type OnFailure } from '../lib/time.ts'
+import { memoryLimit } from '../lib/process.ts'
+import { type OnFailure, runEvery } from '../lib/time.ts'
 
 /** The shares of the file descriptors. Their sum stays below the limit on open files. */
 interface DescriptorPlan {

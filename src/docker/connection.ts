@@ -5,6 +5,7 @@ import { StringDecoder } from 'node:string_decoder'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { ownGroup, signalGroup } from '../lib/process.ts'
 import { renderDockerHost, type SshEndpoint } from './endpoint.ts'
+import { ExecError } from './engine.ts'
 
 /** Keeps the end of what ssh prints, because the reason follows the banners; characters. */
 const maxStderrLength = 2000
@@ -135,11 +136,6 @@ function destination({ host, user, port }: SshEndpoint): string[] {
 
 const headerBytes = 8
 const stdout = 1
-
-/** The text that a program in a container wrote to stderr. */
-export class ExecError extends Error {
-  override name = 'ExecError'
-}
 
 /**
  * Creates a stream of a program's stdin and stdout from the stream that the engine attaches to it. The engine sends output in

@@ -335,3 +335,8 @@ const architectureNames: Readonly<Record<string, string>> = {
 export function toImageArchitecture(name: string): string {
   return architectureNames[name] ?? name
 }
+
+/** The text that a program in a container wrote to stderr. */
+export class ExecError extends Error {
+  override name = 'ExecError'
+}

@@ -1,7 +1,7 @@
-import { totalmem } from 'node:os'
 import { MessageChannel } from 'node:worker_threads'
 import { Slots } from './async.ts'
 import { BudgetError, MemoryBudget } from './memory.ts'
+import { memoryLimit } from './process.ts'
 
 const KiB = 1024
 const MiB = 1024 * KiB
@@ -29,14 +29,6 @@ export const clientBodies = createBodyBudget()
 
 /** The other half: bodies from upstreams or from disk. A slow body in one half does not delay the other half. */
 export const upstreamBodies = createBodyBudget()
-
-/**
- * Returns the memory limit of this process, bytes: the container's limit, or the machine's memory. Without a limit
- * `constrainedMemory` returns 0, or more than any machine has.
- */
-export function memoryLimit(): number {
-  return Math.min(process.constrainedMemory() || Infinity, totalmem())
-}
 
 /** Frees the memory of these chunks at once. The caller must not use them afterwards. */
 export type BufferRelease = (chunks: readonly Uint8Array[]) => void

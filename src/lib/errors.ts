@@ -91,3 +91,41 @@ function isSystemError(error: unknown): boolean {
   if (error instanceof AggregateError) return error.errors.length > 0 && error.errors.every(isSystemError)
   return error instanceof Error && 'syscall' in error && typeof error.syscall === 'string'
 }
+
+/**
+ * Finds the candidate that a mistyped word probably means: one that differs only in case, or in at most a third of its characters (one
+ * in a short word); else the only candidate that starts with the word.
+ */
+export function nearest(word: string, candidates: readonly string[]): string | undefined {
+  const lower = word.toLowerCase()
+  let best: string | undefined
+  let bestDistance = Math.max(1, Math.floor(word.length / 3)) + 1
+  for (const candidate of candidates) {
+    const distance = editDistance(lower, candidate.toLowerCase())
+    // Skip a candidate that shares no character with the word.
+    if (distance < bestDistance && distance < Math.max(word.length, candidate.length)) {
+      ;[best, bestDistance] = [candidate, distance]
+    }
+  }
+  if (best !== undefined || lower === '') return best
+  const [only, ...others] = candidates.filter((candidate) => candidate.toLowerCase().startsWith(lower))
+  return others.length === 0 ? only : undefined
+}
+
+/** Computes the optimal string alignment distance: how many characters to add, drop, change, or swap with the next one. */
+function editDistance(a: string, b: string): number {
+  let before: number[] = []
+  let row = Array.from({ length: b.length + 1 }, (_, index) => index)
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const change = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)
+      let distance = Math.min(row[j]! + 1, next[j - 1]! + 1, change)
+      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1])
+        distance = Math.min(distance, before[j - 2]! + 1)
+      next.push(distance)
+    }
+    ;[before, row] = [row, next]
+  }
+  return row[b.length]!
+}

@@ -20,6 +20,8 @@ export interface FileLockOptions {
   readonly instance?: string | undefined
   /** Another process took the lock, because this one stood still for so long that it looked dead. */
   readonly onLost?: (() => void) | undefined
+  /** True for a lock that only processes of this machine take: a holder of an earlier boot is dead, and is not polled. */
+  readonly isLocal?: boolean
   /** Ends the attempt to take the lock. */
   readonly signal?: AbortSignal | undefined
   readonly logger?: Logger
@@ -121,7 +123,7 @@ async function take(
     lastHolder = holder
     // Without hard links a file that seems damaged may be half written.
     if (holder === unknownHolder && attempt === 0) continue
-    if (holder !== unknownHolder && ((await isHolderAlive(holder, self)) ?? (await isTouched(path, options))))
+    if (holder !== unknownHolder && ((await isHolderAlive(holder, self, options)) ?? (await isTouched(path, options))))
       return holder
     const guard = `${path}.${holder.nonce}`
     if (await take(guard, self, options)) continue
@@ -241,7 +243,12 @@ function parseHolder(text: string): LockHolder | undefined {
  * Returns whether the holder still runs; undefined for a process that is not visible from here: it belongs to another container, to
  * another machine that shares the folder, or to an earlier boot.
  */
-async function isHolderAlive(holder: LockHolder, self: LockHolder): Promise<boolean | undefined> {
+async function isHolderAlive(
+  holder: LockHolder,
+  self: LockHolder,
+  { isLocal }: FileLockOptions,
+): Promise<boolean | undefined> {
+  if (isLocal && differ(holder.bootId, self.bootId)) return false
   if (differ(holder.bootId, self.bootId) || differ(holder.pidNamespace, self.pidNamespace))
     return holder.instance !== undefined && holder.instance === self.instance ? false : undefined
   try {

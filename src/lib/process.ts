@@ -1,5 +1,6 @@
 import type { ChildProcess } from 'node:child_process'
 import { readFile, readlink } from 'node:fs/promises'
+import { totalmem } from 'node:os'
 import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createDeferred } from './async.ts'
@@ -245,4 +246,12 @@ export interface CommandEnvironment {
    * user may mean; no setting is read from it.
    */
   callers?: CommandEnvironment | undefined
+}
+
+/**
+ * Returns the memory limit of this process, bytes: the container's limit, or the machine's memory. Without a limit
+ * `constrainedMemory` returns 0, or more than any machine has.
+ */
+export function memoryLimit(): number {
+  return Math.min(process.constrainedMemory() || Infinity, totalmem())
 }

@@ -54,7 +54,7 @@ export function runEvery(ms: number, task: () => unknown, onFailure: OnFailure):
   return () => clearInterval(timer)
 }
 
-/** Runs a task once after `ms` milliseconds, under the same rules as `every`. Returns the function that cancels it. */
+/** Runs a task once after `ms` milliseconds, under the same rules as `runEvery`. Returns the function that cancels it. */
 export function runLater(ms: number, task: () => unknown, onFailure: OnFailure): () => void {
   const run = async () => {
     try {

@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { readFile, readdir, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { packageRoot } from '../../src/lib/package-root.ts'
@@ -96,6 +96,26 @@ describe('the package', () => {
     // scripts/bundle/absent-packages.js leaves these packages out.
     for (const name of ['ssh2', 'protobufjs', '@grpc/grpc-js', '@grpc/proto-loader'])
       expect(bundled).not.toContain(name)
+  })
+
+  test('loads at the start of a command only what every command needs', async () => {
+    const loaded = new Set<string>()
+    const pending = [join(root, 'dist', 'cli', 'main.js')]
+    for (const file of pending) {
+      if (loaded.has(file)) continue
+      loaded.add(file)
+      const text = await readFile(file, 'utf8')
+      for (const [, name] of text.matchAll(/^(?:import|export)\b[^'";]*["'](\.[^'"]+)["']/gm))
+        pending.push(join(dirname(file), name!))
+    }
+    const text = (await Promise.all([...loaded].map((file) => readFile(file, 'utf8')))).join('\n')
+    const builtins = new Set(
+      [...text.matchAll(/^const \{.*$/gm)].flatMap(([line]) => line.match(/node:[a-z/_]+/g) ?? []),
+    )
+    for (const name of ['node:net', 'node:http', 'node:child_process', 'node:worker_threads'])
+      expect([...builtins]).not.toContain(name)
+    // The framework has half of it.
+    expect(text.length).toBeLessThan(560_000)
   })
 
   test('has declarations that need no other package, and a program that embeds a mirror compiles with them', async () => {

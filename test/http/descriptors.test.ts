@@ -93,7 +93,7 @@ describe.skipIf(process.platform !== 'linux')('a limit of 40 open files', () => 
       await writeFile(join(home, 'mirror.yaml'), 'networks: []\n')
       const [file, ...args] = [...withDescriptors(40), process.execPath, program, command]
       const { status, stderr } = spawnSync(file, args, {
-        env: { ...process.env, MIRROR_HOME: home, MIRROR_RUNTIME: 'process' },
+        env: { ...process.env, MIRROR_HOME: home },
         encoding: 'utf8',
       })
       expect(status).toBe(2)
@@ -108,7 +108,7 @@ describe.skipIf(process.platform !== 'linux')('a limit of 40 open files', () => 
       const home = await temporaryHome()
       const run = (limit: number) => {
         const [file, ...args] = [...withDescriptors(limit), process.execPath, program, command]
-        const env = { ...process.env, MIRROR_HOME: home, MIRROR_RUNTIME: 'process', MIRROR_NETWORKS: '' }
+        const env = { ...process.env, MIRROR_HOME: home, MIRROR_NETWORKS: '' }
         return spawnSync(file, args, { env, encoding: 'utf8' })
       }
       const wordsOf = ({ stderr }: { stderr: string }) => stderr.slice(stderr.indexOf('mirror: '))

@@ -3,13 +3,13 @@ import { type AddressInfo, connect } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { onTestFinished } from 'vitest'
 import { healthProof } from '../../src/admin/api.ts'
-import { ExecError } from '../../src/docker/connection.ts'
 import {
   type ContainerSpec,
   type ContainerState,
   type DockerEngine,
   type DockerEngineInfo,
   DockerError,
+  ExecError,
   type ImageState,
   type NetworkSpec,
   type NetworkState,

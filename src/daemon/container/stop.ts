@@ -253,7 +253,7 @@ export async function withCommandLock<T>(options: CommandLockOptions, work: () =
   refuseForeignState(stateDir)
   let isReported = false
   for (;;) {
-    const taken = await acquireFileLock(join(stateDir, 'turn.json'), { clock, signal })
+    const taken = await acquireFileLock(join(stateDir, 'turn.json'), { clock, signal, isLocal: true })
     if ('lock' in taken) {
       try {
         return await work()

@@ -101,13 +101,13 @@ describe('the admin client', () => {
   })
 
   test('quotes a mirror without free file descriptors, with next steps', async () => {
-    const message = 'The mirror has as many files open as it may.'
+    const message = 'The mirror has too many files open.'
     const body = JSON.stringify({ errors: [{ code: 'UNAVAILABLE', message }] })
     const client = await clientOf((_request, response) => void response.writeHead(503).end(body))
     const error = await client.status().catch((error: unknown) => error as Error)
     expect(error).toMatchObject({ name: 'MirrorError', hints: ['Run the command again in a moment', 'mirror logs'] })
     expect((error as Error).message).toMatch(
-      /^The mirror on http:\S+ answered 503: The mirror has as many files open as it may\.$/,
+      /^The mirror on http:\S+ answered 503: The mirror has too many files open\.$/,
     )
   })
 

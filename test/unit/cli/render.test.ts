@@ -193,9 +193,9 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
       'failed    The mirror cannot open a file: EMFILE. Next: allow it more open files (ulimit -n), then: mirror down && mirror up',
     )
     expect(text).toContain('The mirror cannot send requests to upstreams: ERR_MODULE_NOT_FOUND. Next: mirror logs')
-    const reason = 'Cannot listen on 172.18.0.1:5055: the mirror has as many files open as it may.'
+    const reason = 'Cannot listen on 172.18.0.1:5055: the mirror has too many files open.'
     expect(renderStatus({ ...report, networks: { kind: { state: 'failed', reason } } }, plain, now)).toContain(
-      'network kind: Cannot listen on 172.18.0.1:5055: the mirror has as many files open as it may. Next: allow it more open files',
+      'network kind: Cannot listen on 172.18.0.1:5055: the mirror has too many files open. Next: allow it more open files',
     )
     expect(renderStatus(report, plain, now)).not.toContain('failed')
   })

@@ -57,6 +57,15 @@ test('a lock that a running command of an earlier version wrote is respected', a
   expect(await readdir(stateDir)).toEqual(['turn.json'])
 })
 
+test('a lock of a command before a reboot does not delay the next command', async () => {
+  const holder = { pid: process.pid, bootId: 'an-earlier-boot', processStart: '1', nonce: 'e'.repeat(32) }
+  await writeFile(join(stateDir, 'turn.json'), JSON.stringify(holder))
+  let waitedMs = 0
+  const clock = { ...systemClock, sleep: async (ms: number) => void (waitedMs += ms) }
+  expect(await withCommandLock({ ...request(), clock }, () => Promise.resolve('done'))).toBe('done')
+  expect(waitedMs).toBeLessThan(200)
+})
+
 test('waiting for the command lock ends when the signal aborts', async () => {
   const interrupt = new AbortController()
   await withCommandLock(request(), async () => {
