@@ -33,11 +33,18 @@ function refuse(problem) {
  * Throws any other error.
  */
 function endForDescriptors(error) {
-  var code = error && error.code
+  var code = codeOf(error)
   if (code !== 'EMFILE' && code !== 'ENFILE') throw error
   var lines = code === 'ENFILE' ? ofSystem() : ofProcess()
   process.stderr.write('mirror: ' + lines[0] + '\n\nNext:\n  ' + lines.slice(1).join('\n  ') + '\n')
   process.exitCode = 2
+}
+
+function codeOf(error) {
+  var code = error && error.code
+  // Node 26 reports so that it cannot open a package.json.
+  if (code !== 'ERR_INVALID_PACKAGE_CONFIG' || !/too many open files/.test(error.message)) return code
+  return /in system/.test(error.message) ? 'ENFILE' : 'EMFILE'
 }
 
 function ofProcess() {

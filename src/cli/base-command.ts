@@ -5,7 +5,7 @@ import { describeInvoker, explainRootOwnedFile, refuseForeignPaths } from '../ad
 import { type IgnoredPath, mustCheckOwners, mirrorPaths, toRootPaths } from '../config/paths.ts'
 import { checkDescriptorLimit } from '../daemon/limits.ts'
 import { DockerError } from '../docker/engine.ts'
-import { errnoOf, exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
+import { codeOf, errnoOf, exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
 import { interruptGroups, type CommandEnvironment } from '../lib/process.ts'
 import { describeFileFailure, formatFileFailure } from '../lib/system-errors.ts'
 import { isDebugging, renderError } from './render/log.ts'
@@ -227,13 +227,18 @@ export function writeFailure(error: unknown, program: { root: string; name: stri
 /** Replaces EMFILE by the error about the limit on open files, where that is too low for the program itself. */
 function explainDescriptors(error: unknown): unknown {
   const cause = error instanceof MirrorError ? error.cause : error
-  if (errnoOf(cause) !== 'EMFILE') return error
+  if (errnoOf(cause) !== 'EMFILE' && !isUnopenedPackage(cause)) return error
   try {
     checkDescriptorLimit()
     return error
   } catch (explained) {
     return explained
   }
+}
+
+/** Reports whether Node had no descriptor left for a package.json: Node 26 has another code for that. */
+function isUnopenedPackage(error: unknown): boolean {
+  return codeOf(error) === 'ERR_INVALID_PACKAGE_CONFIG' && /too many open files/.test((error as Error).message)
 }
 
 /** The failure of a file as a message with next steps; undefined for any other failure. */
