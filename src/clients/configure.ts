@@ -172,7 +172,7 @@ function getRootCommand({ machine, adapter, args }: PrepareRequest): Promise<str
 }
 
 /**
- * Reads the files and folders that a target declares in `wants`. Throws MirrorError (usage) for an unreadable one. `asRoot` returns
+ * Reads the files and folders that a target declares in `inputs`. Throws MirrorError (usage) for an unreadable one. `asRoot` returns
  * the command to run as root instead, for a hint.
  */
 export async function readFiles(
