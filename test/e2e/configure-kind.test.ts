@@ -1,8 +1,9 @@
-import { readFile, readdir, writeFile } from 'node:fs/promises'
-import { existsSync, readdirSync } from 'node:fs'
+import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { describe, expect, inject, test } from 'vitest'
+import { describe, expect, inject, onTestFinished, test } from 'vitest'
+import { parseArchive } from '../clients/archive.ts'
 import { configure } from './support/configure.ts'
 import { dockerSocket } from './support/dockerd.ts'
 import { type KindHost, nodeImage, pullInNode, startKindHost } from './support/kind.ts'
@@ -14,8 +15,6 @@ import { searchPath } from './support/search-path.ts'
 const { missing, newer } = inject('e2e')
 
 const image = 'docker.io/library/runnable:one'
-/** Locates the cluster file in the tree of a golden case. */
-const fileOf = 'after/kind.yaml'
 const gcr = 'gcr.io/org/runnable:one'
 
 async function startWithKind(containerd: string): Promise<{ scene: Scene; host: KindHost }> {
@@ -51,17 +50,32 @@ async function createWith(host: KindHost, name: string, clusterFile: string): Pr
 
 const golden = fileURLToPath(new URL('../clients/kind', import.meta.url))
 
-describe.skipIf(missing !== undefined)('the cluster files that mirror configure kind prints', () => {
-  test.each(existsSync(golden) ? readdirSync(golden).filter((name) => existsSync(join(golden, name, fileOf))) : [])(
-    'kind reads the printed cluster file of the golden case %s',
-    async (name) => {
-      const env = { PATH: `${join(newer, 'usr/bin')}:${searchPath('')}`, DOCKER_HOST: 'unix:///var/empty/docker.sock' }
-      const create = run('kind', ['create', 'cluster', '--config', join(golden, name, fileOf)], { env })
-      // kind looks for an engine once it understands the file.
-      await expect(create).rejects.toThrow('Cannot connect to the Docker daemon')
-      await expect(create).rejects.not.toThrow('decode')
-    },
+/** Reads the cluster files of the golden cases, by the name of the case. */
+async function readClusterFiles(): Promise<[string, Buffer][]> {
+  const archives = (await readdir(golden)).filter((name) => name.endsWith('.txt'))
+  const trees = await Promise.all(
+    archives.map(async (name) => [name, parseArchive(await readFile(join(golden, name), 'utf8'))] as const),
   )
+  return trees.flatMap(([name, tree]) => {
+    const file = tree.get('after/kind.yaml')
+    return file?.kind === 'file' ? [[name, file.content] satisfies [string, Buffer]] : []
+  })
+}
+
+const clusterFiles = await readClusterFiles()
+
+describe.skipIf(missing !== undefined)('the cluster files that mirror configure kind prints', () => {
+  test.each(clusterFiles)('kind reads the printed cluster file of the golden case %s', async (_, content) => {
+    const folder = await mkdtemp(join(tmpdir(), 'mirror-kind-'))
+    onTestFinished(() => rm(folder, { recursive: true }))
+    const file = join(folder, 'kind.yaml')
+    await writeFile(file, content)
+    const env = { PATH: `${join(newer, 'usr/bin')}:${searchPath('')}`, DOCKER_HOST: 'unix:///var/empty/docker.sock' }
+    const create = run('kind', ['create', 'cluster', '--config', file], { env })
+    // kind looks for an engine once it understands the file.
+    await expect(create).rejects.toThrow('Cannot connect to the Docker daemon')
+    await expect(create).rejects.not.toThrow('decode')
+  })
 })
 
 describe.skipIf(missing !== undefined).each([
