@@ -6,9 +6,9 @@ import type { BlobResponse, BlobBody, Identity } from '../oci/registry.ts'
 import type { SmallContents } from '../store/contents.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import { type Download, type DownloadOptions, startDownload } from './download.ts'
-import { widerIdentity, findForCaller, findGrant, type RequestContext, type Grant } from './grants.ts'
+import { widerIdentity, findForCaller, findGrant, type RequestContext, type Grant, toProvenance } from './grants.ts'
 import type { HeadRequests } from './heads.ts'
-import { type CacheDependencies, toProvenance } from './parts.ts'
+import type { CacheDependencies } from './parts.ts'
 
 /** Blobs up to this size, mostly configs, are served from memory. */
 const smallBytes = 64 * 1024

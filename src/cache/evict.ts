@@ -61,7 +61,7 @@ export interface Evictor {
   /** Removes images, repositories or digests by name, whatever the limits are. Throws the system's error if that fails. */
   remove(names: readonly string[], dryRun: boolean): Promise<EvictionResult>
   /** Schedules an eviction if the store is too large. Call it after a blob was stored. */
-  schedule(): void
+  readonly schedule: () => void
   /** Stops the running eviction at its next step. */
   close(): Promise<void>
 }

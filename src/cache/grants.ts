@@ -1,6 +1,13 @@
 import { isForeignLayer } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
-import { type Access, anonymousIdentity, type Caller, type Identity, parseIdentity } from '../oci/registry.ts'
+import {
+  type Access,
+  anonymousIdentity,
+  type Caller,
+  type Identity,
+  parseIdentity,
+  type Provenance,
+} from '../oci/registry.ts'
 import type { RefStore, RepositoryRecord } from '../store/records.ts'
 import { type Upstream, UpstreamError } from '../upstream/upstream.ts'
 
@@ -120,6 +127,21 @@ export function createRequestContext(
     record: () => refs.get(host, name),
     ensure: () => refs.ensure(host, name),
   }
+}
+
+const cacheStatuses: Record<Provenance['outcome'], string | undefined> = {
+  hit: 'mirror; hit',
+  revalidated: 'mirror; hit; fwd=stale; fwd-status=200',
+  stale: 'mirror; hit; detail=stale-on-error',
+  miss: 'mirror; fwd=miss; stored',
+  collapsed: 'mirror; fwd=miss; collapsed',
+  passed: 'mirror; fwd=miss; fwd-status=200',
+  own: undefined,
+}
+
+/** The provenance of an answer, with the `Cache-Status` value of its outcome (RFC 9211). */
+export function toProvenance(registry: string, outcome: Provenance['outcome']): Provenance {
+  return { registry, outcome, cacheStatus: cacheStatuses[outcome] }
 }
 
 /** A key for requests of this repository whose response callers of the same identity share. */

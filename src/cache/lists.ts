@@ -4,8 +4,7 @@ import type { Page } from '../oci/route.ts'
 import { anonymousIdentity, type Identity } from '../oci/registry.ts'
 import type { RepositoryRecord } from '../store/records.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import { isValidFor, type RequestContext } from './grants.ts'
-import { toProvenance } from './parts.ts'
+import { isValidFor, type RequestContext, toProvenance } from './grants.ts'
 import { maySubstitute, type TagPolicy } from './tags.ts'
 
 /** Throws an OciError 400 for a malformed page. Upstreams disagree on how to refuse one, so the mirror does it for all of them. */

@@ -1,4 +1,5 @@
 import { SingleFlight } from '../lib/async.ts'
+import { errnoOf } from '../lib/errors.ts'
 import {
   toBytes,
   maxManifestBytes,
@@ -16,7 +17,7 @@ import { isStored, type SmallContents, storedManifest } from '../store/contents.
 import type { ManifestRecord } from '../store/records.ts'
 import { type FetchedManifest, UpstreamError } from '../upstream/upstream.ts'
 import { widerIdentity, type RequestContext, toRequestKey } from './grants.ts'
-import { type CacheDependencies, publishSmall } from './parts.ts'
+import type { CacheDependencies } from './parts.ts'
 
 /** A verified manifest in memory or on disk. */
 export interface CachedManifest {
@@ -28,6 +29,27 @@ export interface CachedManifest {
   readonly content: SmallContent | undefined
   /** The identity of its grant. */
   readonly identity: Identity
+}
+
+/**
+ * Stores a manifest or a list, and tries again after freeing space. Logs a disk that still refuses the bytes and does not
+ * throw: the client is served from memory, and the next one from the upstream.
+ */
+export async function publishSmall(
+  { blobs, makeRoom, onStored, logger }: Pick<CacheDependencies, 'blobs' | 'makeRoom' | 'onStored' | 'logger'>,
+  digest: Digest,
+  bytes: Uint8Array<ArrayBuffer>,
+): Promise<void> {
+  for (const isLastTry of [false, true]) {
+    try {
+      await blobs.put(digest, bytes)
+      return onStored()
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error
+      logger.warn({ digest, error: String(error) }, 'could not store a manifest or list on disk')
+      if (!isLastTry) await makeRoom(bytes.length)
+    }
+  }
 }
 
 function hasDigest(bytes: Uint8Array, digest: Digest): boolean {

@@ -1,11 +1,8 @@
 import type { Slots } from '../lib/async.ts'
 import type { BufferRelease } from '../lib/body-memory.ts'
-import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import type { Digest } from '../oci/digest.ts'
 import { OciError, type OciErrorCode } from '../oci/errors.ts'
 import { upstreamSetting } from '../oci/reference.ts'
-import type { Provenance } from '../oci/registry.ts'
 import type { Repository } from '../oci/route.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { HashPool } from '../store/hashing.ts'
@@ -34,42 +31,6 @@ export interface CacheDependencies {
   /** Called after content was stored. */
   readonly onStored: () => void
   readonly logger: Logger
-}
-
-/**
- * Stores a manifest or a list, and tries again after freeing space. Logs a disk that still refuses the bytes and does not
- * throw: the client is served from memory, and the next one from the upstream.
- */
-export async function publishSmall(
-  { blobs, makeRoom, onStored, logger }: Pick<CacheDependencies, 'blobs' | 'makeRoom' | 'onStored' | 'logger'>,
-  digest: Digest,
-  bytes: Uint8Array<ArrayBuffer>,
-): Promise<void> {
-  for (const isLastTry of [false, true]) {
-    try {
-      await blobs.put(digest, bytes)
-      return onStored()
-    } catch (error) {
-      if (errnoOf(error) === undefined) throw error
-      logger.warn({ digest, error: String(error) }, 'could not store a manifest or list on disk')
-      if (!isLastTry) await makeRoom(bytes.length)
-    }
-  }
-}
-
-const cacheStatuses: Record<Provenance['outcome'], string | undefined> = {
-  hit: 'mirror; hit',
-  revalidated: 'mirror; hit; fwd=stale; fwd-status=200',
-  stale: 'mirror; hit; detail=stale-on-error',
-  miss: 'mirror; fwd=miss; stored',
-  collapsed: 'mirror; fwd=miss; collapsed',
-  passed: 'mirror; fwd=miss; fwd-status=200',
-  own: undefined,
-}
-
-/** The provenance of an answer, with the `Cache-Status` value of its outcome (RFC 9211). */
-export function toProvenance(registry: string, outcome: Provenance['outcome']): Provenance {
-  return { registry, outcome, cacheStatus: cacheStatuses[outcome] }
 }
 
 /**

@@ -24,11 +24,12 @@ import {
   Identities,
   type RequestContext,
   revokeGrants,
+  toProvenance,
 } from './grants.ts'
 import { HeadRequests, isCompleteHead } from './heads.ts'
 import { checkPage, listCatalog, listTags } from './lists.ts'
 import { type CachedManifest, ManifestCache } from './manifests.ts'
-import { type CacheDependencies, toOciError, toProvenance, toUnknownRegistryError } from './parts.ts'
+import { type CacheDependencies, toOciError, toUnknownRegistryError } from './parts.ts'
 import { Prefetcher } from './prefetch.ts'
 import { ReferrersCache } from './referrers.ts'
 import { PullTracker } from './stats.ts'

@@ -10,8 +10,9 @@ import type { BlobStore } from '../store/blob-store.ts'
 import { referrersKey } from '../store/record-files.ts'
 import type { ReferrersRecord, RepositoryRecord } from '../store/records.ts'
 import { type FetchedList, UpstreamError } from '../upstream/upstream.ts'
-import { findForCaller, isValidFor, type RequestContext } from './grants.ts'
-import { type CacheDependencies, toProvenance, publishSmall } from './parts.ts'
+import { findForCaller, isValidFor, type RequestContext, toProvenance } from './grants.ts'
+import { publishSmall } from './manifests.ts'
+import type { CacheDependencies } from './parts.ts'
 import { maySubstitute, type TagPolicy } from './tags.ts'
 
 interface ReferrersCacheOptions extends Pick<

@@ -22,8 +22,8 @@ type TagResolution =
   | { readonly kind: 'headOnly'; readonly head: ManifestHead }
 
 export interface TagPolicy {
-  /** Returns how long a tag of this registry needs no revalidation, ms. */
-  readonly getFreshnessMs: (host: string) => number
+  /** How long a tag needs no revalidation, ms; `byHost` has the registries that differ from the default. */
+  readonly freshness: { readonly default: number; readonly byHost: ReadonlyMap<string, number> }
   readonly stale: StalePolicy
   readonly offline: boolean
   /** A revalidation that takes longer than this serves the cached digest and goes on in the background, ms. */
@@ -83,7 +83,7 @@ export class TagLookup {
     const age = {
       checkedAt: this.#checkedAt.get(cached),
       now: this.#clock.monotonic(),
-      freshFor: policy.getFreshnessMs(context.host),
+      freshFor: this.#getFreshnessMs(context),
     }
     if (isFresh({ ...age, noCache, offline: policy.offline }))
       return { kind: 'cached', digest: cached.digest, outcome: 'hit' }
@@ -162,7 +162,7 @@ export class TagLookup {
     const age = {
       checkedAt: known?.at,
       now: this.#clock.monotonic(),
-      freshFor: this.#policy.getFreshnessMs(context.host),
+      freshFor: this.#getFreshnessMs(context),
     }
     if (known && isFresh({ ...age, noCache: context.caller.noCache, offline: false }))
       return { kind: 'head', head: known.head }
@@ -240,6 +240,11 @@ export class TagLookup {
     record.tags.delete(tag)
     if (error.failure === 'denied') revokeGrants(record, identity)
     this.#refs.touch(record)
+  }
+
+  #getFreshnessMs({ host }: RequestContext): number {
+    const { freshness } = this.#policy
+    return freshness.byHost.get(host) ?? freshness.default
   }
 
   #findRecord(context: RequestContext, tag: string): Promise<TagRecord | undefined> {

@@ -129,7 +129,7 @@ export async function compose(
     blobs.trimMemory &&
     spareMemory({ trim: blobs.trimMemory, onFailure: logFailure(logger, 'could not give memory back') })
   const cache: PullThrough = new PullThrough({
-    resolveUpstream: (repository) => upstreams.route(repository),
+    resolveUpstream: upstreams.route,
     blobs: store.blobs,
     refs: store.refs,
     hashes,
@@ -145,12 +145,12 @@ export async function compose(
     prefetchLayers: settings.prefetch.layers,
     stats,
     policy: {
-      getFreshnessMs: (host) => config.upstreams[host]?.tagFreshness ?? settings.tagFreshness,
+      freshness: { default: settings.tagFreshness, byHost: toFreshnessByHost(config.upstreams) },
       stale: settings.stale,
       offline: settings.offline,
       revalidateTimeoutMs: settings.timeouts.revalidate,
     },
-    runningTime: () => store.runningClock.now(),
+    runningTime: store.runningClock.now,
     makeRoom: async (bytes) => {
       try {
         await evictor.evict({ dryRun: false, neededBytes: bytes })
@@ -160,7 +160,7 @@ export async function compose(
         logger.error({ error: String(error) }, 'could not make room')
       }
     },
-    onStored: () => evictor.schedule(),
+    onStored: evictor.schedule,
     clock,
     logger,
   })
@@ -206,6 +206,14 @@ export async function compose(
       await closeCache()
     },
   }
+}
+
+/** Maps each upstream with a freshness of its own to it, ms. */
+function toFreshnessByHost(upstreams: Config['upstreams']): ReadonlyMap<string, number> {
+  const found = new Map<string, number>()
+  for (const [host, { tagFreshness }] of Object.entries(upstreams))
+    if (tagFreshness !== undefined) found.set(host, tagFreshness)
+  return found
 }
 
 /** Sockets that listen: on the addresses of the configuration, and on two gateways (IPv4 and IPv6) of each network. */

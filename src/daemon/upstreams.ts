@@ -10,14 +10,15 @@ import { dockerAuthVariable, dockerConfigPath, parseAuthVariable } from '../upst
 import { recordFailures } from '../upstream/failures.ts'
 import { createHttpUpstream, type HttpUpstream } from '../upstream/http-upstream.ts'
 import type { Identify } from '../upstream/identity.ts'
-import { type ProbeImages, createProbeUpstream } from '../upstream/probe-image.ts'
+import { createProbeUpstream, type ProbeImages, probeImagePrefix } from '../upstream/probe-image.ts'
 import { getProxyWarnings, readProxies } from '../upstream/proxy.ts'
-import { createOfflineUpstream, createRouting, type Upstream } from '../upstream/upstream.ts'
+import { builtInUpstreams, type Upstream, UpstreamError } from '../upstream/upstream.ts'
 import { readAuthorities } from './start-errors.ts'
 
 /** All upstreams; each is made on its first request. */
 export interface UpstreamDirectory {
-  route(repository: Repository): { readonly upstream: Upstream; readonly name: string } | undefined
+  /** Finds the upstream of a repository, and its name there; undefined for a registry that is not mirrored. */
+  readonly route: (repository: Repository) => { readonly upstream: Upstream; readonly name: string } | undefined
   /** Iterates over the upstreams that were used since the start. */
   all(): Iterable<Upstream>
   close(): Promise<void>
@@ -107,7 +108,7 @@ export function createUpstreamDirectory({
 
   return {
     route(repository) {
-      const probeImage = probeImages.find(repository.name)
+      const probeImage = repository.name.startsWith(probeImagePrefix) && probeImages.find(repository.name)
       if (probeImage) {
         const host = repository.registry ?? config.defaultUpstream
         return { upstream: createProbeUpstream(host, probeImage), name: probeImage.repository }
@@ -121,5 +122,59 @@ export function createUpstreamDirectory({
     async close() {
       await Promise.all([...upstreams.values()].map(({ http }) => http.close()))
     },
+  }
+}
+
+/** A repository of an upstream, as that upstream spells it. */
+interface UpstreamRepository {
+  readonly host: string
+  readonly name: string
+}
+
+interface RoutingOptions {
+  /** The hosts in the `upstreams` section of the configuration. */
+  readonly configured: { has(host: string): boolean }
+  /** The upstream of requests that name no registry. */
+  readonly defaultUpstream: string
+}
+
+/** Creates the function that finds the upstream of a request; it returns undefined for a registry that is not allowed. */
+export function createRouting({
+  configured,
+  defaultUpstream,
+}: RoutingOptions): (repository: Repository) => UpstreamRepository | undefined {
+  return ({ registry, name, byNamespace }) => {
+    const host = registry ?? defaultUpstream
+    const allowed =
+      host === defaultUpstream ||
+      configured.has(host) ||
+      builtInUpstreams.has(host) ||
+      // Google has a host per region; only a client that names the registry itself can reach them.
+      (byNamespace && /^[a-z0-9-]+\.pkg\.dev$/.test(host))
+    if (!allowed) return undefined
+    return { host, name: host === 'docker.io' && !name.includes('/') ? `library/${name}` : name }
+  }
+}
+
+/** Creates an upstream that is never contacted (`cache.offline`): every call fails as if it were unreachable. */
+function createOfflineUpstream(upstream: Pick<Upstream, 'host' | 'identity'>): Upstream {
+  const refuse = (): Promise<never> =>
+    Promise.reject(
+      new UpstreamError(
+        'unavailable',
+        503,
+        `It is not cached, and the mirror is offline: ${upstream.host} is not contacted.`,
+      ),
+    )
+  return {
+    host: upstream.host,
+    identity: (access) => upstream.identity(access),
+    resolve: refuse,
+    manifest: refuse,
+    statBlob: refuse,
+    blob: refuse,
+    tags: refuse,
+    referrers: refuse,
+    health: () => ({ state: 'ok', rateLimit: undefined }),
   }
 }

@@ -30,6 +30,18 @@ export const systemClock: Clock = {
     }),
 }
 
+/** Measures the time that the mirror has run, so that downtime or a jump of the wall clock does not age content. */
+export interface RunningClock {
+  /** Returns the running time across restarts, ms. */
+  now: () => number
+}
+
+/** Continues a running time from `begin`, ms. */
+export function continueClock(clock: Pick<Clock, 'monotonic'>, begin: number): RunningClock {
+  const started = clock.monotonic()
+  return { now: () => begin + Math.max(0, clock.monotonic() - started) }
+}
+
 /** Receives the error that a timer's task throws. */
 export type OnFailure = (error: unknown) => void
 

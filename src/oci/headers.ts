@@ -7,25 +7,6 @@ export interface ByteRange {
   readonly end: number
 }
 
-/**
- * Parses a `Range` header for a body of `size` bytes. `undefined`: send the whole body, because there is no header, its unit is not
- * bytes, it has several ranges, or its syntax is wrong; RFC 9110 §14.2 lets a server ignore these. `unsatisfiable`: respond 416.
- */
-export function parseRange(header: string | undefined, size: number): ByteRange | 'unsatisfiable' | undefined {
-  if (header === undefined) return undefined
-  const match = /^bytes=(\d*)-(\d*)$/.exec(header.replaceAll(' ', ''))
-  if (!match) return undefined
-  const [, first, last] = match
-  if (first === '' && last === '') return undefined
-  if (first === '') {
-    const length = Math.min(Number(last), size)
-    return length === 0 ? 'unsatisfiable' : { start: size - length, end: size - 1 }
-  }
-  const start = Number(first)
-  const end = last === '' ? size - 1 : Math.min(Number(last), size - 1)
-  return start >= size || (last !== '' && Number(last) < start) ? 'unsatisfiable' : { start, end }
-}
-
 /** One authentication challenge of a `WWW-Authenticate` header; the scheme in lower case. */
 interface Challenge {
   readonly scheme: string

@@ -1,7 +1,7 @@
 import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex, Readable } from 'node:stream'
-import { bodyLength, hasBody } from './request-body.ts'
+import { normalizeAddress } from '../lib/network.ts'
 import { SecureResponse } from './request-guard.ts'
 
 /** Maximum pending requests of one connection. */
@@ -208,6 +208,26 @@ function discardBody(request: IncomingMessage): void {
     Reflect.deleteProperty(socket, 'destroySoon')
     if (closes) socket.destroySoon()
   })
+}
+
+/** Checks whether a request announces a body. */
+export function hasBody(request: IncomingMessage): boolean {
+  return request.headers['transfer-encoding'] !== undefined || (bodyLength(request) ?? 0) > 0
+}
+
+/** Returns the length that a request announces for its body; undefined without one. */
+export function bodyLength({ headers }: IncomingMessage): number | undefined {
+  const length = headers['content-length']
+  return length === undefined ? undefined : Number(length)
+}
+
+const addresses = new WeakMap<Socket, string>()
+
+/** Returns the address of the client of a request: IPv4 also where the listener has IPv6, and without a zone. */
+export function getClientAddress({ socket }: IncomingMessage): string {
+  let address = addresses.get(socket)
+  if (address === undefined) addresses.set(socket, (address = normalizeAddress(socket.remoteAddress ?? '')))
+  return address
 }
 
 /** Tells whether and when a client disconnects before it has its response. */

@@ -1,23 +1,23 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Stats } from '../cache/stats.ts'
 import { describeFailure, errnoOf } from '../lib/errors.ts'
-import type { Logger } from '../lib/logger.ts'
+import { type Logger, redact } from '../lib/logger.ts'
 import { BudgetError } from '../lib/memory.ts'
-import { normalizeAddress } from '../lib/network.ts'
 import { getManifestLinks, type ManifestLink } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
+import { referenceText } from '../oci/reference.ts'
 import type { Caller, ListResponse, ManifestResponse, Provenance, Registry } from '../oci/registry.ts'
 import { type Addressing, parseRoute, type Route } from '../oci/route.ts'
 import { translateDiskErrors } from '../registry/uploads.ts'
-import { getUserAgent, logAccess, getRepositoryName, type TransferLog } from './access-log.ts'
-import { ClientAbort } from './connection.ts'
-import { type BlobSender, sendBlobAnswer, sendList, sendManifest } from './pull.ts'
+import { sendBlobAnswer } from './blobs.ts'
+import { ClientAbort, getClientAddress, hasBody } from './connection.ts'
 import { answerPush, type PushOptions } from './push.ts'
-import { hasBody, receivedBytes, toBusyError } from './request-body.ts'
+import { receivedBytes, toBusyError } from './request-body.ts'
 import { type HostGuard, refuseBrowsers } from './request-guard.ts'
-import { isOutOfDescriptors, toOutOfDescriptorsError, sendError, sendWhole } from './respond.ts'
-import type { Transferred } from './transfer.ts'
+import { isOutOfDescriptors, sendError, sendList, sendManifest, sendWhole, toOutOfDescriptorsError } from './respond.ts'
+import type { BlobSender } from './send/send-blob.ts'
+import type { Transferred, TransferLog } from './transfer-log.ts'
 
 interface HandleOptions {
   readonly registry: Registry
@@ -160,6 +160,82 @@ async function handle(
   }
 }
 
+interface AccessLogEntry {
+  readonly listener: 'cache' | 'registry'
+  /** Undefined for a URL that is not part of the registry API. */
+  readonly route: Route | undefined
+  /** The result of `getRepositoryName`. */
+  readonly repository: string | undefined
+  readonly status: number
+  readonly bytes: number
+  readonly milliseconds: number
+  readonly provenance?: Provenance | undefined
+  readonly error?: string | undefined
+}
+
+/** Logs one line per request, which `mirror logs` shows. Successful reads without content, such as pings, are logged at debug level. */
+function logAccess(logger: Logger, request: IncomingMessage, access: AccessLogEntry): void {
+  const { route } = access
+  const received = hasBody(request) ? receivedBytes(request) : 0
+  const fields = {
+    listener: access.listener,
+    method: request.method,
+    url: redact(request.url ?? '').slice(0, 1024),
+    kind: route?.kind,
+    repository: access.repository,
+    reference: route && getReferenceText(route),
+    status: access.status,
+    upstream: access.provenance?.registry,
+    cache: access.provenance?.outcome,
+    probe: access.provenance?.isProbe,
+    bytes: access.bytes,
+    received: received > 0 ? received : undefined,
+    ms: Math.round(access.milliseconds),
+    client: getClientAddress(request),
+    agent: getUserAgent(request),
+    error: access.error,
+  }
+  if (access.status >= 500) logger.warn(fields, 'request')
+  else if (access.provenance || access.status >= 400 || !isRead(request)) logger.info(fields, 'request')
+  else logger.debug(fields, 'request')
+}
+
+/** Returns the client's user agent, at most 200 characters. */
+function getUserAgent({ headers }: IncomingMessage): string | undefined {
+  return headers['user-agent']?.slice(0, 200)
+}
+
+/**
+ * Returns the repository of a request, with its registry where it belongs to an upstream: `docker.io/library/redis`.
+ * `defaultRegistry`: the registry of a request that names none; undefined where repositories belong to no upstream.
+ */
+function getRepositoryName(route: Route | undefined, defaultRegistry: string | undefined): string | undefined {
+  if (route === undefined || !('name' in route)) return undefined
+  const host = route.registry ?? defaultRegistry
+  if (host === undefined) return route.name
+  return `${host}/${host === 'docker.io' && !route.name.includes('/') ? 'library/' : ''}${route.name}`
+}
+
+/** Returns the tag or digest of a request. */
+function getReferenceText(route: Route): string | undefined {
+  switch (route.kind) {
+    case 'manifest':
+      return referenceText(route.reference)
+    case 'blob':
+    case 'referrers':
+      return route.digest
+    case 'uploads':
+    case 'upload':
+      return (route.wanted.digest ?? route.wanted.mount)?.slice(0, 200)
+    default:
+      return undefined
+  }
+}
+
+function isRead({ method }: IncomingMessage): boolean {
+  return method === 'GET' || method === 'HEAD'
+}
+
 /** Describes a failed request; a failed HEAD does not count, because it only tests for presence. */
 function describeFailedTransfer({ method }: IncomingMessage, route: Route): Transferred {
   if (method !== 'GET') return { kind: 'other' }
@@ -180,7 +256,7 @@ function beginTransfer(
     return undefined
   return options.transfers.begin({
     listener: getListenerName(options),
-    client: normalizeAddress(request.socket.remoteAddress ?? ''),
+    client: getClientAddress(request),
     agent: getUserAgent(request),
     repository: getRepositoryName(route, options.defaultRegistry)!,
   })
@@ -195,7 +271,7 @@ async function describeTransfer(
 ): Promise<Transferred> {
   const { bytes, provenance, manifest, pushed } = sent
   const { method } = request
-  const received = receivedBytes(request)
+  const received = hasBody(request) ? receivedBytes(request) : 0
   // Ignores probe images, because their pull is the mirror's check of a client.
   if (provenance?.isProbe) return { kind: 'other' }
   if (route.kind === 'manifest' && pushed) {
@@ -250,10 +326,9 @@ function toRepository({ registry, name, byNamespace }: Extract<Route, { name: st
 }
 
 function createCaller(request: IncomingMessage, options: HandleOptions, client: ClientAbort): Caller {
-  const address = normalizeAddress(request.socket.remoteAddress ?? '')
   return {
     access: options.access,
-    client: `${address} ${request.headers['user-agent'] ?? ''}`,
+    client: `${getClientAddress(request)} ${request.headers['user-agent'] ?? ''}`,
     noCache: /\bno-cache\b/i.test(request.headers['cache-control'] ?? ''),
     head: request.method === 'HEAD',
     part: request.headers.range !== undefined,

@@ -3,6 +3,7 @@ import { createDeferred } from '../lib/async.ts'
 import { clientBodies, createBufferRelease } from '../lib/body-memory.ts'
 import { type BudgetError, type MemoryBudget } from '../lib/memory.ts'
 import { OciError } from '../oci/errors.ts'
+import { bodyLength } from './connection.ts'
 
 /** Bytes that must arrive within every idle time, so that a client that sends a byte now and then is disconnected too. */
 const minProgressBytes = 1024
@@ -108,17 +109,6 @@ function raceEviction<T>(one: Promise<T>, other: Promise<never>): Promise<T> {
 /** Creates the 503 for a request for which there is no memory. */
 export function toBusyError({ message, retryAfterSeconds }: BudgetError): OciError {
   return new OciError('TOOMANYREQUESTS', 503, message, { 'retry-after': String(retryAfterSeconds) })
-}
-
-/** Checks whether a request announces a body. */
-export function hasBody(request: IncomingMessage): boolean {
-  return request.headers['transfer-encoding'] !== undefined || (bodyLength(request) ?? 0) > 0
-}
-
-/** Returns the length that a request announces for its body; undefined without one. */
-export function bodyLength({ headers }: IncomingMessage): number | undefined {
-  const length = headers['content-length']
-  return length === undefined ? undefined : Number(length)
 }
 
 function tooLarge(limit: number): OciError {

@@ -1,11 +1,21 @@
 import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http'
+import { clientBodies } from '../lib/body-memory.ts'
 import { errnoOf } from '../lib/errors.ts'
+import { BudgetError, type Reservation, type ReserveOptions } from '../lib/memory.ts'
+import { isManifestType, mediaType as types } from '../oci/content.ts'
 import { OciError } from '../oci/errors.ts'
-import type { Provenance } from '../oci/registry.ts'
+import type { ListResponse, ManifestResponse, Provenance } from '../oci/registry.ts'
+import type { ClientAbort } from './connection.ts'
 import { securityHeaderLines } from './request-guard.ts'
+import { type BlobSender, waitForTurn, writeChunk } from './send/send-blob.ts'
 
 /** The header of every registry response; every listener adds its security headers too (`SecureResponse`). */
 export const commonHeaders = { 'docker-distribution-api-version': 'registry/2.0' } as const
+
+/** A body up to this size is sent at once, and its memory is not counted. */
+const smallBytes = 64 * 1024
+/** Bytes per write. */
+const chunkBytes = 128 * 1024
 
 /**
  * Response headers under construction. They are assigned one by one, because spreading objects makes several times the work for the
@@ -67,6 +77,120 @@ export function sendWhole(
   if (typeof body === 'string') response.end(body, 'latin1')
   else response.end(body)
   return body.length
+}
+
+/**
+ * Sends a manifest: the stored bytes with the stored type, whatever `Accept` says, because another form would have another digest.
+ * Returns the number of body bytes sent.
+ */
+export async function sendManifest(
+  request: IncomingMessage,
+  response: ServerResponse,
+  answer: ManifestResponse,
+  sending: BlobSender,
+  client: ClientAbort,
+): Promise<number> {
+  const { digest, mediaType, size, body, stored, provenance } = answer
+  const headers = createHeaders(provenance)
+  if (digest) {
+    headers['docker-content-digest'] = digest
+    headers['etag'] = `"${digest}"`
+    if (matchesEtag(request, `"${digest}"`)) {
+      response.writeHead(304, headers).end()
+      return 0
+    }
+  }
+  // Checks the type, because a record of an earlier version or an upstream's HEAD may have any text.
+  headers['content-type'] = isManifestType(mediaType) ? mediaType : types.octetStream
+  if (body) return sendLarge(request, response, headers, body.body, { idle: sending.idle, client })
+  if (size !== undefined) headers['content-length'] = size
+  if (!stored || request.method === 'HEAD') {
+    response.writeHead(200, headers).end()
+    return 0
+  }
+  const blob = await stored.open()
+  if (!blob) throw new OciError('UNAVAILABLE', 503, 'The manifest has just been removed.', { 'retry-after': '1' })
+  try {
+    response.writeHead(200, headers)
+    await sending.sendBlob(response, blob, { start: 0, end: blob.size - 1 }, client.signal)
+    response.end()
+    return blob.size
+  } finally {
+    await blob.close()
+  }
+}
+
+/** Sends a list. The link to the next page has the path of the request, which may name the upstream in several ways. */
+export function sendList(
+  request: IncomingMessage,
+  response: ServerResponse,
+  answer: ListResponse,
+  sending: { readonly idle: number; readonly client: ClientAbort },
+): Promise<number> {
+  const target = request.url!
+  const mark = target.indexOf('?')
+  const path = mark === -1 ? target : target.slice(0, mark)
+  const ns = mark === -1 ? null : new URLSearchParams(target.slice(mark + 1)).get('ns')
+  const namespace = ns === null ? '' : `&ns=${encodeURIComponent(ns)}`
+  return sendLarge(
+    request,
+    response,
+    {
+      ...createHeaders(answer.provenance),
+      'content-type': answer.contentType,
+      ...(answer.next === undefined ? {} : { link: `<${path}?${answer.next}${namespace}>; rel="next"` }),
+      ...(answer.filtersApplied === undefined ? {} : { 'oci-filters-applied': answer.filtersApplied }),
+    },
+    answer.bytes,
+    sending,
+  )
+}
+
+/**
+ * Ends a response with a whole body, at the client's pace. A large body reserves memory of the budget for bodies until it is sent. A
+ * client that is too slow while others wait for that memory is disconnected, and so is one that accepts no bytes for `idle` ms.
+ * Returns the number of body bytes sent. Throws a BudgetError before anything is sent.
+ */
+export async function sendLarge(
+  request: IncomingMessage,
+  response: ServerResponse,
+  headers: ResponseHeaders,
+  body: Uint8Array | string,
+  { idle, client }: { readonly idle: number; readonly client: ClientAbort },
+): Promise<number> {
+  if (typeof body === 'string' || body.length <= smallBytes || request.method === 'HEAD')
+    return sendWhole(request, response, 200, headers, body)
+  const { signal } = client
+  const reservation = await reserveFor(body.length, { signal, evict: () => response.destroy() })
+  try {
+    addCommonHeaders(headers)
+    headers['content-length'] = body.length
+    response.writeHead(200, headers)
+    await waitForTurn(response, signal)
+    for (let at = 0; at < body.length; at += chunkBytes) {
+      const chunk = body.subarray(at, at + chunkBytes)
+      await writeChunk(response, chunk, { signal, idle })
+      reservation.progress(chunk.length)
+    }
+    response.end()
+    return body.length
+  } finally {
+    reservation.release()
+  }
+}
+
+/** Bytes of the bodies that wait for a reservation. They are limited, because they are in memory already. */
+let waitingBytes = 0
+
+/** Reserves memory of the budget. Throws a BudgetError at once while bodies of the budget's size are waiting. */
+async function reserveFor(bytes: number, options: ReserveOptions): Promise<Reservation> {
+  if (waitingBytes > 0 && waitingBytes + bytes > clientBodies.bytes) throw new BudgetError()
+  waitingBytes += bytes
+  try {
+    return await clientBodies.reserve(bytes, options)
+  } finally {
+    waitingBytes -= bytes
+  }
 }
 
 /** Ends a response without a body. */

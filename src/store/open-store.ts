@@ -4,7 +4,7 @@ import { acquireFileLock, type FileLock, type FileLockOptions, type LockHolder }
 import { pathExists, readSmallFile, syncFolder, writeFileAtomic } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
 import { describeFileFailure } from '../lib/system-errors.ts'
-import { type Clock, createWriteBehind } from '../lib/time.ts'
+import { type Clock, continueClock, createWriteBehind, type RunningClock } from '../lib/time.ts'
 import { FileBlobStore } from './file-blob-store.ts'
 import { makeStoreFolders, refuseNewerStore, storeLayout, type StoreLayout } from './layout.ts'
 import { FileRefStore } from './record-files.ts'
@@ -102,7 +102,8 @@ async function openLocked(
   await syncFolder(layout.home)
   const blobs = new FileBlobStore({ layout, verifyReads, suspect, minFree, logger })
   const savingClock = createWriteBehind({
-    write: () => runningClock.save(),
+    write: () =>
+      writeFileAtomic(layout.runningClock, `${JSON.stringify({ runningMs: Math.round(runningClock.now()) })}\n`),
     logger,
     failure: 'could not save the running time',
     everyMs: clockSaveMs,
@@ -169,23 +170,9 @@ async function removeEntries(layout: StoreLayout, folder: string, isLeft: (name:
     if (isLeft(name)) await rm(layout.entry(folder, name), { recursive: true, force: true })
 }
 
-/** Measures the time that the mirror has run, so that downtime or a jump of the wall clock does not age content. */
-interface RunningClock {
-  /** Returns the running time across restarts, ms. */
-  now(): number
-  /** Saves the time for the next start. */
-  save(): Promise<void>
-}
-
 /** Continues from the saved time, or from `floor`, the latest time in the records, when that is later. */
 async function openRunningClock(path: string, floor: number, clock: Clock): Promise<RunningClock> {
-  const begin = Math.max(await readSavedTime(path), floor)
-  const started = clock.monotonic()
-  const now = () => begin + Math.max(0, clock.monotonic() - started)
-  return {
-    now,
-    save: () => writeFileAtomic(path, `${JSON.stringify({ runningMs: Math.round(now()) })}\n`),
-  }
+  return continueClock(clock, Math.max(await readSavedTime(path), floor))
 }
 
 /** Reads the saved time, ms; 0 when it is missing or damaged. */

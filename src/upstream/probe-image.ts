@@ -6,7 +6,8 @@ import type { Reference } from '../oci/reference.ts'
 import { anonymousIdentity } from '../oci/registry.ts'
 import { type Upstream, UpstreamError } from './upstream.ts'
 
-const prefix = 'mirror-check/'
+/** Begins the repository names of probe images, on every registry. */
+export const probeImagePrefix = 'mirror-check/'
 /** Lifetime of a probe image that no caller ends. */
 const lifetimeMs = 15 * 60_000
 const maxImages = 20
@@ -37,7 +38,7 @@ interface ProbeImage {
 
 /** Checks whether a repository's name belongs to a current or former probe image. */
 export function isProbeImageName(repository: string): boolean {
-  return repository.startsWith(prefix)
+  return repository.startsWith(probeImagePrefix)
 }
 
 /** The probe images: a pull of one proves that a client uses this mirror. */
@@ -59,7 +60,7 @@ export class ProbeImages {
     const id = this.#random()
     const probeImage: ProbeImage = {
       id,
-      repository: prefix + id,
+      repository: probeImagePrefix + id,
       tag: 'check',
       image: makeProbeImage(id),
       requestsByHost: new Map(),
@@ -77,7 +78,7 @@ export class ProbeImages {
 
   /** Ends and returns a probe image; undefined when there is none. */
   end(id: string): ProbeImage | undefined {
-    const probeImage = this.find(prefix + id)
+    const probeImage = this.find(probeImagePrefix + id)
     if (probeImage) this.#byRepository.delete(probeImage.repository)
     return probeImage
   }

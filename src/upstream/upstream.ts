@@ -1,7 +1,6 @@
 import type { Digest } from '../oci/digest.ts'
 import type { Reference } from '../oci/reference.ts'
 import type { Access, Identity } from '../oci/registry.ts'
-import type { Repository } from '../oci/route.ts'
 
 export interface UpstreamCallOptions {
   readonly access: Access
@@ -138,19 +137,6 @@ export class UpstreamError extends Error {
   }
 }
 
-/** A repository of an upstream, as that upstream spells it. */
-interface UpstreamRepository {
-  readonly host: string
-  readonly name: string
-}
-
-interface RoutingOptions {
-  /** The hosts in the `upstreams` section of the configuration. */
-  readonly configured: { has(host: string): boolean }
-  /** The upstream of requests that name no registry. */
-  readonly defaultUpstream: string
-}
-
 /** Registries that need no entry in the configuration. */
 export const builtInUpstreams: ReadonlySet<string> = new Set([
   'docker.io',
@@ -172,44 +158,3 @@ export const builtInUpstreams: ReadonlySet<string> = new Set([
   'registry.redhat.io',
   'cgr.dev',
 ])
-
-/** Creates the function that finds the upstream of a request; it returns undefined for a registry that is not allowed. */
-export function createRouting({
-  configured,
-  defaultUpstream,
-}: RoutingOptions): (repository: Repository) => UpstreamRepository | undefined {
-  return ({ registry, name, byNamespace }) => {
-    const host = registry ?? defaultUpstream
-    const allowed =
-      host === defaultUpstream ||
-      configured.has(host) ||
-      builtInUpstreams.has(host) ||
-      // Google has a host per region; only a client that names the registry itself can reach them.
-      (byNamespace && /^[a-z0-9-]+\.pkg\.dev$/.test(host))
-    if (!allowed) return undefined
-    return { host, name: host === 'docker.io' && !name.includes('/') ? `library/${name}` : name }
-  }
-}
-
-/** Creates an upstream that is never contacted (`cache.offline`): every call fails as if it were unreachable. */
-export function createOfflineUpstream(upstream: Pick<Upstream, 'host' | 'identity'>): Upstream {
-  const refuse = (): Promise<never> =>
-    Promise.reject(
-      new UpstreamError(
-        'unavailable',
-        503,
-        `It is not cached, and the mirror is offline: ${upstream.host} is not contacted.`,
-      ),
-    )
-  return {
-    host: upstream.host,
-    identity: (access) => upstream.identity(access),
-    resolve: refuse,
-    manifest: refuse,
-    statBlob: refuse,
-    blob: refuse,
-    tags: refuse,
-    referrers: refuse,
-    health: () => ({ state: 'ok', rateLimit: undefined }),
-  }
-}

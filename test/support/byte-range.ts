@@ -1,5 +1,5 @@
 import type { IncomingMessage } from 'node:http'
-import { parseRange } from '../../src/oci/headers.ts'
+import { parseRange } from '../../src/server/blobs.ts'
 import type { Reply } from './faulty-server.ts'
 
 /** Returns the requested range of a body with 206, or the whole body with 200. */

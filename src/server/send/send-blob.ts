@@ -14,6 +14,12 @@ export type SendBlob = (
   signal: AbortSignal,
 ) => Promise<void>
 
+export interface BlobSender {
+  readonly sendBlob: SendBlob
+  /** A client that accepts no bytes for so long is disconnected; ms. */
+  readonly idle: number
+}
+
 /**
  * Copies a body to a response chunk by chunk, at the client's pace: the next chunk is read after the kernel accepted the one before, so
  * a slow client costs one buffer. A client that accepts no bytes for `idle` ms is disconnected.

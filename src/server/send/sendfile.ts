@@ -3,8 +3,7 @@ import type { Server } from 'node:http'
 import type { Socket } from 'node:net'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { LibraryHandle } from 'koffi'
-import type { BlobSender } from '../pull.ts'
-import { BufferPool, createPortableSendBlob, type SendBlob, writeChunk } from './send-blob.ts'
+import { type BlobSender, BufferPool, createPortableSendBlob, type SendBlob, writeChunk } from './send-blob.ts'
 
 /** Bytes sent at once before other requests get their turn: about a quarter of a millisecond. */
 const turnBytes = 1024 * 1024

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { digestAlgorithm, digestHex, computeDigest, parseDigest } from '../../../src/oci/digest.ts'
-import { parseChallenges, parseRange } from '../../../src/oci/headers.ts'
+import { parseChallenges } from '../../../src/oci/headers.ts'
+import { parseRange } from '../../../src/server/blobs.ts'
 import {
   canonicalRegistry,
   isRepositoryName,

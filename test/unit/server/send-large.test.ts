@@ -3,7 +3,7 @@ import { expect, onTestFinished, test } from 'vitest'
 import { clientBodies } from '../../../src/lib/body-memory.ts'
 import { BudgetError } from '../../../src/lib/memory.ts'
 import { ClientAbort } from '../../../src/server/connection.ts'
-import { sendLarge } from '../../../src/server/pull.ts'
+import { sendLarge } from '../../../src/server/respond.ts'
 import { leavingClients } from '../../support/leaving-clients.ts'
 import { serve } from '../../support/upstream/serve.ts'
 

@@ -3,7 +3,7 @@ import type { Logger } from '../../../src/lib/logger.ts'
 import { systemClock } from '../../../src/lib/time.ts'
 import type { ManifestLink } from '../../../src/oci/content.ts'
 import { computeDigest } from '../../../src/oci/digest.ts'
-import { TransferLog } from '../../../src/server/access-log.ts'
+import { TransferLog } from '../../../src/server/transfer-log.ts'
 
 function open() {
   const lines: Record<string, unknown>[] = []

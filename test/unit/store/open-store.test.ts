@@ -181,7 +181,7 @@ describe('the running time', () => {
       await writeFile(layout.runningClock, text)
       const store = await openTestStore(root)
       expect(store.runningClock.now()).toBeLessThan(60_000)
-      await store.runningClock.save()
+      await store.close()
       expect(JSON.parse(await readFile(layout.runningClock, 'utf8'))).toHaveProperty('runningMs')
     },
   )

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import { builtInUpstreams, createRouting } from '../../../src/upstream/upstream.ts'
+import { createRouting } from '../../../src/daemon/upstreams.ts'
+import { builtInUpstreams } from '../../../src/upstream/upstream.ts'
 
 const route = createRouting({ configured: new Set(['registry.corp.example:5000']), defaultUpstream: 'docker.io' })
 const ask = (registry: string | undefined, name: string, byNamespace = false) => route({ registry, name, byNamespace })

@@ -1,25 +1,8 @@
-import type { IncomingMessage } from 'node:http'
-import { type Logger, redact } from '../lib/logger.ts'
-import { normalizeAddress } from '../lib/network.ts'
+import type { Logger } from '../lib/logger.ts'
 import type { Clock } from '../lib/time.ts'
+import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
-import { referenceText } from '../oci/reference.ts'
 import type { Provenance } from '../oci/registry.ts'
-import type { Route } from '../oci/route.ts'
-import { receivedBytes } from './request-body.ts'
-import type { Activity, Peer, Pull, Transferred } from './transfer.ts'
-import {
-  recordTransfer,
-  findPull,
-  isPullComplete,
-  isPullOver,
-  createPull,
-  getPull,
-  getPush,
-  idleMs,
-  countRemembered,
-  getTransferName,
-} from './transfer.ts'
 
 /** Interval at which quiet transfers are looked for. */
 const pollMs = 250
@@ -29,81 +12,175 @@ const maxActivities = 1000
 const maxHeads = 20
 /** Digests and pulls that all activities remember, about 10 MB. They are limited, because a manifest may name any number. */
 const maxRemembered = 200_000
+/** A pull ends when its client sends no request for so long: clients skip the layers that they have. */
+const idleMs = 3000
+/** The same for a pull whose blobs were all sent. */
+const completeIdleMs = 250
 
-interface AccessLogEntry {
+/** A client and the repository that it pulls from or pushes to. */
+interface Peer {
   readonly listener: 'cache' | 'registry'
-  /** Undefined for a URL that is not part of the registry API. */
-  readonly route: Route | undefined
-  /** The result of `getRepositoryName`. */
-  readonly repository: string | undefined
-  readonly status: number
-  readonly bytes: number
-  readonly milliseconds: number
-  readonly provenance?: Provenance | undefined
-  readonly error?: string | undefined
+  /** The client's address. */
+  readonly client: string
+  readonly agent: string | undefined
+  /** `docker.io/library/redis`, or `app` on the registry. */
+  readonly repository: string
 }
 
-/** Logs one line per request, which `mirror logs` shows. Successful reads without content, such as pings, are logged at debug level. */
-export function logAccess(logger: Logger, request: IncomingMessage, access: AccessLogEntry): void {
-  const { route } = access
-  const received = receivedBytes(request)
-  const fields = {
-    listener: access.listener,
-    method: request.method,
-    url: redact(request.url ?? '').slice(0, 1024),
-    kind: route?.kind,
-    repository: access.repository,
-    reference: route && getReferenceText(route),
-    status: access.status,
-    upstream: access.provenance?.registry,
-    cache: access.provenance?.outcome,
-    probe: access.provenance?.isProbe,
-    bytes: access.bytes,
-    received: received > 0 ? received : undefined,
-    ms: Math.round(access.milliseconds),
-    client: normalizeAddress(request.socket.remoteAddress ?? ''),
-    agent: getUserAgent(request),
-    error: access.error,
+/** The contribution of a finished request to a pull or push. */
+export type Transferred =
+  | { readonly kind: 'head'; readonly tag: string; readonly digest: Digest }
+  | {
+      readonly kind: 'manifest'
+      /** Undefined for a request by digest. */
+      readonly tag: string | undefined
+      readonly digest: Digest
+      readonly links: readonly ManifestLink[]
+      readonly bytes: number
+      readonly outcome: Provenance['outcome']
+    }
+  | { readonly kind: 'blob'; readonly digest: Digest; readonly bytes: number; readonly outcome: Provenance['outcome'] }
+  | { readonly kind: 'failed'; readonly digest: Digest | undefined }
+  /** The client sent a part of a blob. */
+  | { readonly kind: 'received'; readonly bytes: number }
+  | { readonly kind: 'pushed-blob'; readonly digest: Digest; readonly bytes: number }
+  /** The registry has the blob already: the client sent a HEAD, or mounted it. */
+  | { readonly kind: 'existing-blob'; readonly digest: Digest }
+  | {
+      readonly kind: 'pushed-manifest'
+      readonly tag: string | undefined
+      readonly digest: Digest
+      readonly bytes: number
+    }
+  | { readonly kind: 'other' }
+
+/** The requests of one pull or push. */
+interface Transfer {
+  tag: string | undefined
+  digest: Digest | undefined
+  readonly startedAt: number
+  endedAt: number
+  bytes: number
+}
+
+interface Pull extends Transfer {
+  /** Manifests in the index of this pull. */
+  readonly children: Set<Digest>
+  /** Blobs in the manifests of this pull. */
+  readonly expected: Set<Digest>
+  /** Blobs that were sent. */
+  readonly sent: Set<Digest>
+  bytesFromUpstream: number
+  hits: number
+  misses: number
+  failed: number
+}
+
+interface Push extends Transfer {
+  readonly blobs: Set<Digest>
+  readonly existing: Set<Digest>
+  /** Manifests that arrived; without any, this is not the push of an image. */
+  manifests: number
+}
+
+/** The current pulls and the push of one client in one repository. */
+interface Activity {
+  readonly peer: Peer
+  readonly startedAt: number
+  lastAt: number
+  /** Requests under way. */
+  running: number
+  /** Tags that the client requested by HEAD, by the digest in the response. */
+  readonly heads: Map<Digest, { readonly tag: string; readonly at: number }>
+  pulls: Pull[]
+  push: Push | undefined
+  /** The last result of `countRemembered`. */
+  size: number
+}
+
+/** Counts the digests and pulls that an activity remembers. */
+function countRemembered({ pulls, push }: Activity): number {
+  const sizes = pulls.map(({ children, expected, sent }) => 1 + children.size + expected.size + sent.size)
+  return sizes.reduce((sum, size) => sum + size, push ? push.blobs.size + push.existing.size : 0)
+}
+
+/** Returns the pull that a manifest belongs to: by its digest, by its index, or a new pull. */
+function getPull(
+  activity: Activity,
+  { tag, digest }: Extract<Transferred, { kind: 'manifest' }>,
+  startedAt: number,
+): Pull {
+  const { pulls, heads } = activity
+  const same = pulls.findLast((pull) => pull.digest === digest && (tag === undefined || (pull.tag ?? tag) === tag))
+  if (same) {
+    same.tag ??= tag
+    return same
   }
-  if (access.status >= 500) logger.warn(fields, 'request')
-  else if (access.provenance || access.status >= 400 || !isRead(request)) logger.info(fields, 'request')
-  else logger.debug(fields, 'request')
+  const parent = tag === undefined ? pulls.findLast(({ children }) => children.has(digest)) : undefined
+  if (parent) return parent
+  const head = heads.get(digest)
+  return createPull(activity, tag ?? head?.tag, digest, head?.at ?? startedAt)
 }
 
-/** Returns the client's user agent, at most 200 characters. */
-export function getUserAgent({ headers }: IncomingMessage): string | undefined {
-  return headers['user-agent']?.slice(0, 200)
+/** Returns the pull that a blob belongs to: the last one that names it, otherwise the last one. */
+function findPull({ pulls }: Activity, digest: Digest | undefined): Pull | undefined {
+  return pulls.findLast(({ expected }) => digest !== undefined && expected.has(digest)) ?? pulls.at(-1)
 }
 
-/**
- * Returns the repository of a request, with its registry where it belongs to an upstream: `docker.io/library/redis`.
- * `defaultRegistry`: the registry of a request that names none; undefined where repositories belong to no upstream.
- */
-export function getRepositoryName(route: Route | undefined, defaultRegistry: string | undefined): string | undefined {
-  if (route === undefined || !('name' in route)) return undefined
-  const host = route.registry ?? defaultRegistry
-  if (host === undefined) return route.name
-  return `${host}/${host === 'docker.io' && !route.name.includes('/') ? 'library/' : ''}${route.name}`
-}
-
-/** Returns the tag or digest of a request. */
-function getReferenceText(route: Route): string | undefined {
-  switch (route.kind) {
-    case 'manifest':
-      return referenceText(route.reference)
-    case 'blob':
-    case 'referrers':
-      return route.digest
-    case 'uploads':
-    case 'upload':
-      return (route.wanted.digest ?? route.wanted.mount)?.slice(0, 200)
-    default:
-      return undefined
+function createPull(activity: Activity, tag: string | undefined, digest: Digest | undefined, startedAt: number): Pull {
+  const pull: Pull = {
+    tag,
+    digest,
+    startedAt,
+    endedAt: startedAt,
+    children: new Set(),
+    expected: new Set(),
+    sent: new Set(),
+    bytes: 0,
+    bytesFromUpstream: 0,
+    hits: 0,
+    misses: 0,
+    failed: 0,
   }
+  activity.pulls.push(pull)
+  return pull
 }
 
-function isRead({ method }: IncomingMessage): boolean {
-  return method === 'GET' || method === 'HEAD'
+function recordTransfer(
+  pull: Pull,
+  { bytes, outcome }: { readonly bytes: number; readonly outcome: Provenance['outcome'] },
+  now: number,
+): void {
+  pull.endedAt = now
+  pull.bytes += bytes
+  const isMiss = outcome === 'miss' || outcome === 'collapsed' || outcome === 'passed'
+  if (isMiss) pull.misses += 1
+  else pull.hits += 1
+  // A request that joins a download costs no bytes from the upstream.
+  if (outcome === 'miss' || outcome === 'passed') pull.bytesFromUpstream += bytes
+}
+
+/** Checks whether every blob in the manifests was sent. */
+function isPullComplete({ expected, sent }: Pull): boolean {
+  for (const digest of expected) if (!sent.has(digest)) return false
+  return expected.size > 0
+}
+
+function isPullOver(pull: Pull, now: number): boolean {
+  return now - pull.endedAt >= (isPullComplete(pull) ? completeIdleMs : idleMs)
+}
+
+function getPush(activity: Activity, startedAt: number): Push {
+  return (activity.push ??= {
+    tag: undefined,
+    digest: undefined,
+    startedAt,
+    endedAt: startedAt,
+    blobs: new Set(),
+    existing: new Set(),
+    bytes: 0,
+    manifests: 0,
+  })
 }
 
 /**
@@ -291,40 +368,25 @@ export class TransferLog {
   }
 
   #logPull({ peer }: Activity, pull: Pull): void {
-    const isCached = peer.listener === 'cache'
-    this.#logger.info(
-      {
-        listener: peer.listener,
-        image: getTransferName(peer.repository, pull),
-        digest: pull.digest,
-        bytes: pull.bytes,
-        ...(isCached && { hits: pull.hits, misses: pull.misses, bytesFromUpstream: pull.bytesFromUpstream }),
-        ...(pull.failed > 0 && { failed: pull.failed }),
-        ms: Math.round(pull.endedAt - pull.startedAt),
-        client: peer.client,
-        agent: peer.agent,
-      },
-      'pull',
-    )
+    const { hits, misses, bytesFromUpstream, failed } = pull
+    this.#log('pull', peer, pull, {
+      ...(peer.listener === 'cache' && { hits, misses, bytesFromUpstream }),
+      ...(failed > 0 && { failed }),
+    })
   }
 
   #logPush(activity: Activity): void {
     const { peer, push } = activity
     activity.push = undefined
     if (push === undefined || push.manifests === 0) return
-    this.#logger.info(
-      {
-        listener: peer.listener,
-        image: getTransferName(peer.repository, push),
-        digest: push.digest,
-        bytes: push.bytes,
-        blobs: push.blobs.size,
-        held: push.existing.size,
-        ms: Math.round(push.endedAt - push.startedAt),
-        client: peer.client,
-        agent: peer.agent,
-      },
-      'push',
-    )
+    this.#log('push', peer, push, { blobs: push.blobs.size, held: push.existing.size })
+  }
+
+  #log(message: 'pull' | 'push', peer: Peer, transfer: Transfer, counts: Record<string, number>): void {
+    const { listener, repository, client, agent } = peer
+    const { tag, digest, bytes, startedAt, endedAt } = transfer
+    const reference = tag === undefined ? (digest === undefined ? '' : `@${digest}`) : `:${tag}`
+    const ms = Math.round(endedAt - startedAt)
+    this.#logger.info({ listener, image: repository + reference, digest, bytes, ...counts, ms, client, agent }, message)
   }
 }

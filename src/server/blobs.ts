@@ -1,33 +1,13 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { toOciError } from '../cache/parts.ts'
-import { clientBodies } from '../lib/body-memory.ts'
-import { BudgetError, type Reservation, type ReserveOptions } from '../lib/memory.ts'
-import { isManifestType, mediaType, mediaType as types } from '../oci/content.ts'
+import { mediaType } from '../oci/content.ts'
 import { OciError } from '../oci/errors.ts'
-import { type ByteRange, parseRange } from '../oci/headers.ts'
-import type { ArrivingBlob, BlobResponse, ListResponse, ManifestResponse, Piece } from '../oci/registry.ts'
+import type { ByteRange } from '../oci/headers.ts'
+import type { ArrivingBlob, BlobResponse, Piece } from '../oci/registry.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { ClientAbort } from './connection.ts'
-import {
-  addCommonHeaders,
-  addProvenanceHeaders,
-  createHeaders,
-  type ResponseHeaders,
-  matchesEtag,
-  sendWhole,
-} from './respond.ts'
-import { type SendBlob, waitForTurn, writeChunk } from './send/send-blob.ts'
-
-/** A body up to this size is sent at once, and its memory is not counted. */
-const smallBytes = 64 * 1024
-/** Bytes per write. */
-const chunkBytes = 128 * 1024
-
-export interface BlobSender {
-  readonly sendBlob: SendBlob
-  /** A client that accepts no bytes for so long is disconnected; ms. */
-  readonly idle: number
-}
+import { addProvenanceHeaders, createHeaders, matchesEtag, type ResponseHeaders, sendWhole } from './respond.ts'
+import { type BlobSender, writeChunk } from './send/send-blob.ts'
 
 /** Sends a blob or the requested part of it, from the disk or while it is downloaded. Returns the number of body bytes sent. */
 export async function sendBlobAnswer(
@@ -178,115 +158,20 @@ async function parseRequestedRange(
 }
 
 /**
- * Sends a manifest: the stored bytes with the stored type, whatever `Accept` says, because another form would have another digest.
- * Returns the number of body bytes sent.
+ * Parses a `Range` header for a body of `size` bytes. `undefined`: send the whole body, because there is no header, its unit is not
+ * bytes, it has several ranges, or its syntax is wrong; RFC 9110 §14.2 lets a server ignore these. `unsatisfiable`: respond 416.
  */
-export async function sendManifest(
-  request: IncomingMessage,
-  response: ServerResponse,
-  answer: ManifestResponse,
-  sending: BlobSender,
-  client: ClientAbort,
-): Promise<number> {
-  const { digest, mediaType, size, body, stored, provenance } = answer
-  const headers = createHeaders(provenance)
-  if (digest) {
-    headers['docker-content-digest'] = digest
-    headers['etag'] = `"${digest}"`
-    if (matchesEtag(request, `"${digest}"`)) {
-      response.writeHead(304, headers).end()
-      return 0
-    }
+export function parseRange(header: string | undefined, size: number): ByteRange | 'unsatisfiable' | undefined {
+  if (header === undefined) return undefined
+  const match = /^bytes=(\d*)-(\d*)$/.exec(header.replaceAll(' ', ''))
+  if (!match) return undefined
+  const [, first, last] = match
+  if (first === '' && last === '') return undefined
+  if (first === '') {
+    const length = Math.min(Number(last), size)
+    return length === 0 ? 'unsatisfiable' : { start: size - length, end: size - 1 }
   }
-  // Checks the type, because a record of an earlier version or an upstream's HEAD may have any text.
-  headers['content-type'] = isManifestType(mediaType) ? mediaType : types.octetStream
-  if (body) return sendLarge(request, response, headers, body.body, { idle: sending.idle, client })
-  if (size !== undefined) headers['content-length'] = size
-  if (!stored || request.method === 'HEAD') {
-    response.writeHead(200, headers).end()
-    return 0
-  }
-  const blob = await stored.open()
-  if (!blob) throw new OciError('UNAVAILABLE', 503, 'The manifest has just been removed.', { 'retry-after': '1' })
-  try {
-    response.writeHead(200, headers)
-    await sending.sendBlob(response, blob, { start: 0, end: blob.size - 1 }, client.signal)
-    response.end()
-    return blob.size
-  } finally {
-    await blob.close()
-  }
-}
-
-/** Sends a list. The link to the next page has the path of the request, which may name the upstream in several ways. */
-export function sendList(
-  request: IncomingMessage,
-  response: ServerResponse,
-  answer: ListResponse,
-  sending: { readonly idle: number; readonly client: ClientAbort },
-): Promise<number> {
-  const target = request.url!
-  const mark = target.indexOf('?')
-  const path = mark === -1 ? target : target.slice(0, mark)
-  const ns = mark === -1 ? null : new URLSearchParams(target.slice(mark + 1)).get('ns')
-  const namespace = ns === null ? '' : `&ns=${encodeURIComponent(ns)}`
-  return sendLarge(
-    request,
-    response,
-    {
-      ...createHeaders(answer.provenance),
-      'content-type': answer.contentType,
-      ...(answer.next === undefined ? {} : { link: `<${path}?${answer.next}${namespace}>; rel="next"` }),
-      ...(answer.filtersApplied === undefined ? {} : { 'oci-filters-applied': answer.filtersApplied }),
-    },
-    answer.bytes,
-    sending,
-  )
-}
-
-/**
- * Ends a response with a whole body, at the client's pace. A large body reserves memory of the budget for bodies until it is sent. A
- * client that is too slow while others wait for that memory is disconnected, and so is one that accepts no bytes for `idle` ms.
- * Returns the number of body bytes sent. Throws a BudgetError before anything is sent.
- */
-export async function sendLarge(
-  request: IncomingMessage,
-  response: ServerResponse,
-  headers: ResponseHeaders,
-  body: Uint8Array | string,
-  { idle, client }: { readonly idle: number; readonly client: ClientAbort },
-): Promise<number> {
-  if (typeof body === 'string' || body.length <= smallBytes || request.method === 'HEAD')
-    return sendWhole(request, response, 200, headers, body)
-  const { signal } = client
-  const reservation = await reserveFor(body.length, { signal, evict: () => response.destroy() })
-  try {
-    addCommonHeaders(headers)
-    headers['content-length'] = body.length
-    response.writeHead(200, headers)
-    await waitForTurn(response, signal)
-    for (let at = 0; at < body.length; at += chunkBytes) {
-      const chunk = body.subarray(at, at + chunkBytes)
-      await writeChunk(response, chunk, { signal, idle })
-      reservation.progress(chunk.length)
-    }
-    response.end()
-    return body.length
-  } finally {
-    reservation.release()
-  }
-}
-
-/** Bytes of the bodies that wait for a reservation. They are limited, because they are in memory already. */
-let waitingBytes = 0
-
-/** Reserves memory of the budget. Throws a BudgetError at once while bodies of the budget's size are waiting. */
-async function reserveFor(bytes: number, options: ReserveOptions): Promise<Reservation> {
-  if (waitingBytes > 0 && waitingBytes + bytes > clientBodies.bytes) throw new BudgetError()
-  waitingBytes += bytes
-  try {
-    return await clientBodies.reserve(bytes, options)
-  } finally {
-    waitingBytes -= bytes
-  }
+  const start = Number(first)
+  const end = last === '' ? size - 1 : Math.min(Number(last), size - 1)
+  return start >= size || (last !== '' && Number(last) < start) ? 'unsatisfiable' : { start, end }
 }
