@@ -1,4 +1,3 @@
-import { isForeignLayer } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
 import {
   type Access,
@@ -39,7 +38,7 @@ export function findGrant(record: RepositoryRecord | undefined, digest: Digest, 
   if (blob && isValidFor(blob, identity)) return { identity: blob.identity, size: blob.size, mediaType: undefined }
   for (const parent of record.manifests.values()) {
     if (!isValidFor(parent, identity)) continue
-    const link = parent.links.find((link) => link.digest === digest && !isForeignLayer(link.mediaType))
+    const link = parent.links.find((link) => link.digest === digest)
     if (link) return { identity: parent.identity, size: link.size, mediaType: link.mediaType }
   }
   return undefined

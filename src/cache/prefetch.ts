@@ -2,7 +2,7 @@ import { LRUCache } from 'lru-cache'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, runEvery, logFailure } from '../lib/time.ts'
-import { isForeignLayer, type ManifestLink } from '../oci/content.ts'
+import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { Download } from './download.ts'
@@ -157,7 +157,7 @@ function toClientKey({ host, name, caller }: RequestContext): string {
   return `${caller.client} ${caller.access} ${host}/${name}`
 }
 
-/** Reports whether a pull requests this link next. Excludes the config, which tools also read alone, and foreign layers. */
+/** Reports whether a pull requests this link next. Excludes the config, which tools also read alone. */
 function isLayer({ kind, mediaType }: ManifestLink): boolean {
-  return kind === 'blob' && !mediaType.endsWith('json') && !isForeignLayer(mediaType)
+  return kind === 'blob' && !mediaType.endsWith('json')
 }

@@ -2,11 +2,11 @@ import { closeSync, copyFileSync, fstatSync, ftruncateSync, openSync, renameSync
 import { copyFile, stat, truncate } from 'node:fs/promises'
 import { devNull } from 'node:os'
 import { errnoOf } from '../lib/errors.ts'
-import { type LogFields, type Logger, redact } from '../lib/logger.ts'
+import { createJsonLogger, type Logger, type LogLevel } from '../lib/logger.ts'
 import { loadLibc } from '../server/send/sendfile.ts'
 
 interface LoggerOptions {
-  level: 'debug' | 'info' | 'warn' | 'error'
+  level: LogLevel
   /** Takes each JSON line; default: stderr. */
   write?: ((line: string) => void) | undefined
   /** The file behind stderr, whose size is limited; undefined where stderr is no log file. */
@@ -15,22 +15,9 @@ interface LoggerOptions {
 
 const stderr = 2
 
-/** Creates a logger of JSON lines: `level`, `time` (ISO 8601), the fields, `msg`. Redacts secrets. */
+/** Creates the logger of a server; see `createJsonLogger`. */
 export async function createLogger({ level, write, file }: LoggerOptions): Promise<Logger> {
-  const { pino } = (await import('pino')).default
-  const options = {
-    level,
-    base: null,
-    timestamp: pino.stdTimeFunctions.isoTime,
-    formatters: { level: (label: string) => ({ level: label }) },
-  }
-  const log = pino(options, write === undefined ? createLogWriter(await sinkOf(file)) : { write })
-  return {
-    debug: (fields, message) => log.isLevelEnabled('debug') && log.debug(redacted(fields), redact(message)),
-    info: (fields, message) => log.isLevelEnabled('info') && log.info(redacted(fields), redact(message)),
-    warn: (fields, message) => log.warn(redacted(fields), redact(message)),
-    error: (fields, message) => log.error(redacted(fields), redact(message)),
-  }
+  return createJsonLogger(level, write === undefined ? createLogWriter(await sinkOf(file)) : { write })
 }
 
 async function sinkOf(file: string | undefined): Promise<LogSink> {
@@ -42,47 +29,6 @@ async function sinkOf(file: string | undefined): Promise<LogSink> {
     if (errnoOf(error) === undefined) throw error
     return descriptorSink(stderr)
   }
-}
-
-/** Characters of one value, and of all names and values of one line, because texts of clients and upstreams may be long. */
-const maxTextLength = 4096
-const maxRecordLength = 16 * 1024
-
-interface Budget {
-  left: number
-}
-
-function redacted(fields: LogFields, budget: Budget = { left: maxRecordLength }): LogFields {
-  const safe: LogFields = {}
-  for (const key of Object.keys(fields)) {
-    budget.left -= key.length + 1
-    if (budget.left <= 0) break
-    safe[key] = redactedValue(fields[key], budget)
-  }
-  return safe
-}
-
-function redactedValue(value: unknown, budget: Budget): unknown {
-  if (typeof value === 'string') return shortened(redact(value), budget)
-  if (value instanceof Error) return shortened(redact(value.stack ?? value.message), budget)
-  if (Array.isArray(value)) return redactedItems(value, budget)
-  return typeof value === 'object' && value !== null ? redacted(value as LogFields, budget) : value
-}
-
-function redactedItems(values: readonly unknown[], budget: Budget): unknown[] {
-  const safe: unknown[] = []
-  for (const value of values) {
-    budget.left -= 1
-    if (budget.left <= 0) break
-    safe.push(redactedValue(value, budget))
-  }
-  return safe
-}
-
-function shortened(text: string, budget: Budget): string {
-  const maxLength = Math.max(0, Math.min(maxTextLength, budget.left))
-  budget.left -= Math.min(maxLength, text.length)
-  return text.length <= maxLength ? text : `${text.slice(0, maxLength)}… (${text.length - maxLength} more)`
 }
 
 /** The target of a log's lines. */

@@ -6,10 +6,71 @@ export interface Logger {
   error(fields: LogFields, message: string): void
 }
 
+export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
+
 export type LogFields = Record<string, unknown>
 
 /** Discards every entry. */
 export const silentLogger: Logger = { debug() {}, info() {}, warn() {}, error() {} }
+
+/** Creates a logger of JSON lines: `level`, `time` (ISO 8601), the fields, `msg`. Redacts secrets. */
+export async function createJsonLogger(level: LogLevel, output: { write(line: string): void }): Promise<Logger> {
+  const { pino } = (await import('pino')).default
+  const options = {
+    level,
+    base: null,
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: (label: string) => ({ level: label }) },
+  }
+  const log = pino(options, output)
+  return {
+    debug: (fields, message) => log.isLevelEnabled('debug') && log.debug(redactFields(fields), redact(message)),
+    info: (fields, message) => log.isLevelEnabled('info') && log.info(redactFields(fields), redact(message)),
+    warn: (fields, message) => log.warn(redactFields(fields), redact(message)),
+    error: (fields, message) => log.error(redactFields(fields), redact(message)),
+  }
+}
+
+/** Characters of one value, and of all names and values of one line, because texts of clients and upstreams may be long. */
+const maxTextLength = 4096
+const maxRecordLength = 16 * 1024
+
+interface Budget {
+  left: number
+}
+
+function redactFields(fields: LogFields, budget: Budget = { left: maxRecordLength }): LogFields {
+  const safe: LogFields = {}
+  for (const key of Object.keys(fields)) {
+    budget.left -= key.length + 1
+    if (budget.left <= 0) break
+    safe[key] = redactValue(fields[key], budget)
+  }
+  return safe
+}
+
+function redactValue(value: unknown, budget: Budget): unknown {
+  if (typeof value === 'string') return shorten(redact(value), budget)
+  if (value instanceof Error) return shorten(redact(value.stack ?? value.message), budget)
+  if (Array.isArray(value)) return redactItems(value, budget)
+  return typeof value === 'object' && value !== null ? redactFields(value as LogFields, budget) : value
+}
+
+function redactItems(values: readonly unknown[], budget: Budget): unknown[] {
+  const safe: unknown[] = []
+  for (const value of values) {
+    budget.left -= 1
+    if (budget.left <= 0) break
+    safe.push(redactValue(value, budget))
+  }
+  return safe
+}
+
+function shorten(text: string, budget: Budget): string {
+  const maxLength = Math.max(0, Math.min(maxTextLength, budget.left))
+  budget.left -= Math.min(maxLength, text.length)
+  return text.length <= maxLength ? text : `${text.slice(0, maxLength)}… (${text.length - maxLength} more)`
+}
 
 /**
  * Query parameters of the distribution specification and of token servers whose values are not secret. Any other parameter may be

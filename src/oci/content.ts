@@ -103,7 +103,7 @@ export interface ManifestOutline {
 type OutlineProblem = 'not-a-manifest' | 'schema1'
 
 /**
- * Parses a manifest or index of any current kind; links that are invalid are left out.
+ * Parses a manifest or index of any current kind; links that are invalid or to foreign layers are left out.
  * https://github.com/opencontainers/image-spec/blob/v1.1.1/manifest.md, …/image-index.md, Docker's v2 types alike.
  */
 export async function outlineManifest(
@@ -120,7 +120,8 @@ export async function outlineManifest(
   const add = (kind: ManifestLink['kind'], list: unknown) => {
     for (const entry of Array.isArray(list) ? list : []) {
       const link = parseLink(kind, entry)
-      if (link) links.push(link)
+      // Leave out foreign layers: the upstream need not have them, so that a manifest proves nothing about them.
+      if (link && !isForeignLayer(link.mediaType)) links.push(link)
     }
   }
   add('manifest', json['manifests'])

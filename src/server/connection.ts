@@ -1,6 +1,7 @@
-import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex, Readable } from 'node:stream'
+import type { TLSSocket } from 'node:tls'
 import { normalizeAddress } from '../lib/network.ts'
 import { SecureResponse } from './request-guard.ts'
 
@@ -117,6 +118,86 @@ export class CountedConnection implements Connection {
 /** Estimates the characters of a head. */
 function headLength({ url = '', rawHeaders }: RequestHead): number {
   return rawHeaders.reduce((sum, { length }) => sum + length, url.length)
+}
+
+interface ServeOptions {
+  /** True if the server's requests have other sockets than the accepted ones, because it speaks TLS. */
+  readonly isSecure: boolean
+  /** Admits or refuses an accepted connection before anything is read from it. Calls `serve` with an admitted one, at once or later. */
+  readonly admit: (socket: Socket, serve: (connection: Connection) => void) => void
+  readonly handle: (request: IncomingMessage, response: ServerResponse) => void
+}
+
+interface ServedConnections {
+  find(socket: Duplex): Connection | undefined
+  /** Ends each connection without a request, and every other one with its next response. */
+  dropIdle(): void
+}
+
+/** Serves the connections of a server: calls `handle` with one request of a connection at a time. */
+export function serveConnections(server: Server, { isSecure, admit, handle }: ServeOptions): ServedConnections {
+  const accept = server.listeners('connection') as ((socket: Socket) => void)[]
+  const open = new Map<Duplex, Connection>()
+  /** Connections of a TLS listener, whose requests have other sockets than the accepted ones. */
+  const byEndpoints = new Map<string, Connection>()
+  /** Accepted sockets, admitted or not. */
+  const accepted = new Set<Socket>()
+  const serve = (connection: Connection) => {
+    const { socket } = connection
+    const endpoints = getEndpoints(socket)
+    if (isSecure) byEndpoints.set(endpoints, connection)
+    open.set(socket, connection)
+    socket.once('close', () => {
+      open.delete(socket)
+      byEndpoints.delete(endpoints)
+    })
+    // Removes the limit, because each pipelined request listens to the socket.
+    socket.setMaxListeners(0)
+    for (const listener of accept) listener.call(server, socket)
+  }
+  server.removeAllListeners('connection')
+  server.on('connection', (socket: Socket) => {
+    accepted.add(socket)
+    socket.once('close', () => accepted.delete(socket))
+    admit(socket, serve)
+  })
+  server.on('secureConnection', (socket: TLSSocket) => {
+    const connection = byEndpoints.get(getEndpoints(socket))
+    if (!connection) return void socket.destroy()
+    socket.setMaxListeners(0)
+    open.set(socket, connection)
+    socket.once('close', () => open.delete(socket))
+  })
+  let isClosing = false
+  server.on('request', (request: IncomingMessage, response: ServerResponse) => {
+    const { socket } = request
+    // Ignores a request behind the last response of its connection (RFC 9112 §9.6).
+    if (socket.writableEnded) return
+    if (isClosing) response.setHeader('connection', 'close')
+    const connection = open.get(socket)
+    const start = () => handle(request, response)
+    response.once('close', () => connection?.end(start))
+    // Ends the connection when too many pipelined requests occupy memory.
+    if (!connection?.begin(request, start)) socket.destroy()
+  })
+  return {
+    find: (socket) => open.get(socket),
+    dropIdle() {
+      isClosing = true
+      // Node itself would wait for a connection that never sent a byte.
+      const busy = new Set<Connection>()
+      for (const [socket, connection] of open) if (connection.pending > 0 || isDiscarding(socket)) busy.add(connection)
+      for (const socket of accepted) {
+        const connection = open.get(socket)
+        if (!connection || !busy.has(connection)) socket.destroy()
+      }
+    },
+  }
+}
+
+/** Identifies a connection by both endpoints, because a client may use one port for connections to two addresses of a listener. */
+function getEndpoints({ localAddress, remoteAddress, remotePort }: Socket): string {
+  return `${localAddress} ${remoteAddress} ${remotePort}`
 }
 
 /** Limits for input that arrives after the response. */

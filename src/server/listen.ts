@@ -1,14 +1,13 @@
 import { createServer, IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
-import type { AddressInfo, Socket } from 'node:net'
+import type { AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
-import type { TLSSocket } from 'node:tls'
 import { codeOf, errnoOf, MirrorError } from '../lib/errors.ts'
 import { type Logger, silentLogger } from '../lib/logger.ts'
 import { runEvery, logFailure } from '../lib/time.ts'
 import { OciError } from '../oci/errors.ts'
 import { ConnectionBudget, type Share } from './connection-budget.ts'
-import { type Connection, discardInput, isDiscarding, LingeringResponse } from './connection.ts'
+import { discardInput, isDiscarding, LingeringResponse, serveConnections } from './connection.ts'
 import { formatErrorResponse } from './respond.ts'
 
 /**
@@ -84,28 +83,20 @@ export async function listen(
   }
   const server: Server = options.tls ? createTlsServer({ ...settings, ...options.tls }) : createServer(settings)
   const { connections = unlimited(), share = 'clients', logger = silentLogger } = options
-  const counted = countConnections(server, connections, { share, isSecure: options.tls !== undefined })
-  let closing = false
+  const isSecure = options.tls !== undefined
+  const served = serveConnections(server, {
+    isSecure,
+    admit: (socket, serve) => connections.admit(socket, { share, isSecure }, serve),
+    handle,
+  })
 
   server.on('clientError', (error: Error, socket: Duplex) => {
     // Sends no second response, because the client would take it for the response to its next request.
     if (isDiscarding(socket)) return void socket.end()
     // Destroys the connection while a response is under way, because an error would land in the middle of its body.
-    if (counted.find(socket)?.pending) socket.destroy()
+    if (served.find(socket)?.pending) socket.destroy()
     else refuseMalformed(error, socket)
   })
-  server.on('request', (request: IncomingMessage, response: ServerResponse) => {
-    const { socket } = request
-    // Ignores a request behind the last response of its connection (RFC 9112 §9.6).
-    if (socket.writableEnded) return
-    if (closing) response.setHeader('connection', 'close')
-    const connection = counted.find(socket)
-    const start = () => handle(request, response)
-    response.once('close', () => connection?.end(start))
-    // Ends the connection when too many pipelined requests occupy memory.
-    if (!connection?.begin(request, start)) socket.destroy()
-  })
-
   const host = await bind(server, options)
   // Accepting fails while no descriptor is left. The server accepts the next connection when one is free again.
   server.on('error', (error: Error) => logger.warn({ error: String(error) }, 'a connection could not be accepted'))
@@ -117,10 +108,9 @@ export async function listen(
     port,
     url: `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`,
     async close(graceMilliseconds) {
-      closing = true
       const closed = new Promise<void>((resolve) => server.close(() => resolve()))
-      counted.dropIdle()
-      const stopClosing = runEvery(200, () => counted.dropIdle(), logFailure(logger, 'could not end idle connections'))
+      served.dropIdle()
+      const stopClosing = runEvery(200, () => served.dropIdle(), logFailure(logger, 'could not end idle connections'))
       const cut = setTimeout(() => server.closeAllConnections(), graceMilliseconds)
       await closed
       stopClosing()
@@ -131,63 +121,6 @@ export async function listen(
 
 function unlimited(): ConnectionBudget {
   return new ConnectionBudget({ limits: { clients: Infinity, admin: Infinity }, refusals: 0 })
-}
-
-/** Lets the budget admit each connection before anything is read from it. */
-function countConnections(
-  server: Server,
-  budget: ConnectionBudget,
-  { share, isSecure }: { readonly share: Share; readonly isSecure: boolean },
-): { find(socket: Duplex): Connection | undefined; dropIdle(): void } {
-  const accept = server.listeners('connection') as ((socket: Socket) => void)[]
-  const open = new Map<Duplex, Connection>()
-  /** Connections of a TLS listener, whose requests have other sockets than the accepted ones. */
-  const byEndpoints = new Map<string, Connection>()
-  /** Accepted sockets, admitted or not. */
-  const accepted = new Set<Socket>()
-  const serve = (connection: Connection) => {
-    const { socket } = connection
-    const endpoints = getEndpoints(socket)
-    if (isSecure) byEndpoints.set(endpoints, connection)
-    open.set(socket, connection)
-    socket.once('close', () => {
-      open.delete(socket)
-      byEndpoints.delete(endpoints)
-    })
-    // Removes the limit, because each pipelined request listens to the socket.
-    socket.setMaxListeners(0)
-    for (const listener of accept) listener.call(server, socket)
-  }
-  server.removeAllListeners('connection')
-  server.on('connection', (socket: Socket) => {
-    accepted.add(socket)
-    socket.once('close', () => accepted.delete(socket))
-    budget.admit(socket, { share, isSecure }, serve)
-  })
-  server.on('secureConnection', (socket: TLSSocket) => {
-    const connection = byEndpoints.get(getEndpoints(socket))
-    if (!connection) return void socket.destroy()
-    socket.setMaxListeners(0)
-    open.set(socket, connection)
-    socket.once('close', () => open.delete(socket))
-  })
-  return {
-    find: (socket) => open.get(socket),
-    /** Destroys connections without a request. Node itself would wait for a connection that never sent a byte. */
-    dropIdle() {
-      const busy = new Set<Connection>()
-      for (const [socket, connection] of open) if (connection.pending > 0 || isDiscarding(socket)) busy.add(connection)
-      for (const socket of accepted) {
-        const connection = open.get(socket)
-        if (!connection || !busy.has(connection)) socket.destroy()
-      }
-    },
-  }
-}
-
-/** Identifies a connection by both endpoints, because a client may use one port for connections to two addresses of a listener. */
-function getEndpoints({ localAddress, remoteAddress, remotePort }: Socket): string {
-  return `${localAddress} ${remoteAddress} ${remotePort}`
 }
 
 /** Listens, and returns the address: on a machine without IPv6, `::` becomes `0.0.0.0`. Throws a ListenError. */

@@ -1,8 +1,7 @@
-import { type FileHandle, lstat, opendir } from 'node:fs/promises'
+import { lstat, opendir } from 'node:fs/promises'
 import { errnoOf } from '../lib/errors.ts'
 import { type Digest, type DigestAlgorithm, parseDigest } from '../oci/digest.ts'
 import type { OpenBlob } from '../oci/registry.ts'
-import { hashesTo } from './hashing.ts'
 import type { StoreLayout } from './layout.ts'
 
 /** Content-addressed storage. Returns `undefined` for absent blobs, and throws disk failures as Node's system errors. */
@@ -11,7 +10,7 @@ export interface BlobStore {
   stat(digest: Digest): Promise<number | undefined>
   /**
    * Opens a blob for reading; the caller must close it. `expectedSize`: the size in its descriptor. A blob of another size counts as
-   * absent, and is quarantined when its hash differs. When reads are verified (see `BlobTrustOptions`), a blob with another hash is
+   * absent, and is quarantined when its hash differs. When reads are verified (`FileBlobStore`), a blob with another hash is
    * quarantined too.
    */
   open(digest: Digest, expectedSize?: number): Promise<OpenBlob | undefined>
@@ -55,33 +54,6 @@ export interface BlobWriter {
   abort(): Promise<void>
   /** Closes the file, and deletes it when it is not committed. */
   close(): Promise<void>
-}
-
-/** An open file of a published blob. It stays readable when the blob is removed meanwhile. */
-export class FileOpenBlob implements OpenBlob {
-  readonly digest: Digest
-  readonly size: number
-  readonly #handle: FileHandle
-
-  constructor(digest: Digest, size: number, handle: FileHandle) {
-    this.digest = digest
-    this.size = size
-    this.#handle = handle
-  }
-
-  get fd(): number {
-    return this.#handle.fd
-  }
-
-  async read(buffer: Uint8Array, position: number): Promise<number> {
-    const length = Math.min(buffer.length, this.size - position)
-    if (length <= 0) return 0
-    return (await this.#handle.read(buffer, 0, length, position)).bytesRead
-  }
-
-  close(): Promise<void> {
-    return this.#handle.close()
-  }
 }
 
 const algorithms: readonly DigestAlgorithm[] = ['sha256', 'sha512']
@@ -148,55 +120,5 @@ export class BlobIndex {
     } catch (error) {
       if (errnoOf(error) !== 'ENOENT') throw error
     }
-  }
-}
-
-export interface BlobTrustOptions {
-  /** `always` verifies a blob on every open; `auto` only while it is suspect. */
-  readonly verifyReads: 'auto' | 'always'
-  /** True when the last stop was not clean. Then every blob is suspect until it has been verified once. */
-  readonly suspect: boolean
-}
-
-/** Decides whether a blob must be verified when it is opened, and verifies it. */
-export class BlobTrust {
-  readonly #options: BlobTrustOptions
-  /** Blobs verified or written since the start. Recorded only while the others are suspect. */
-  readonly #sound = new Set<Digest>()
-  readonly #checks = new Map<string, Promise<boolean>>()
-
-  constructor(options: BlobTrustOptions) {
-    this.#options = options
-  }
-
-  /** Records that a blob is intact. */
-  add(digest: Digest): void {
-    if (this.#options.suspect) this.#sound.add(digest)
-  }
-
-  delete(digest: Digest): void {
-    this.#sound.delete(digest)
-  }
-
-  /** Checks that none of these blobs is suspect. */
-  hasAll(digests: Iterable<Digest>): boolean {
-    if (!this.#options.suspect) return true
-    for (const digest of digests) if (!this.#sound.has(digest)) return false
-    return true
-  }
-
-  /** Checks that the blob is intact, by its hash when it is suspect. */
-  async isSound(digest: Digest, handle: FileHandle, inode: number): Promise<boolean> {
-    if (this.#options.verifyReads === 'always') return hashesTo(digest, handle)
-    if (this.hasAll([digest])) return true
-    // Share one verification among all callers that open the same file meanwhile.
-    const key = `${digest} ${inode}`
-    const running = this.#checks.get(key)
-    if (running) return running
-    const check = hashesTo(digest, handle).finally(() => this.#checks.delete(key))
-    this.#checks.set(key, check)
-    const isSound = await check
-    if (isSound) this.add(digest)
-    return isSound
   }
 }

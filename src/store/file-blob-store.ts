@@ -7,17 +7,17 @@ import { pathExists, syncFolder } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Digest, digestAlgorithm, computeDigest } from '../oci/digest.ts'
 import type { OpenBlob } from '../oci/registry.ts'
-import {
-  BlobIndex,
-  type BlobStore,
-  BlobTrust,
-  type BlobTrustOptions,
-  type BlobWriter,
-  FileOpenBlob,
-} from './blob-store.ts'
+import { BlobIndex, type BlobStore, type BlobWriter } from './blob-store.ts'
 import { FileBlobWriter, freeSpace } from './blob-writer.ts'
 import { hashesTo, hashFile, readWhole } from './hashing.ts'
 import { makeStoreFolders, type StoreLayout } from './layout.ts'
+
+interface BlobTrustOptions {
+  /** `always` verifies a blob on every open; `auto` only while it is suspect. */
+  readonly verifyReads: 'auto' | 'always'
+  /** True when the last stop was not clean. Then every blob is suspect until it has been verified once. */
+  readonly suspect: boolean
+}
 
 interface FileBlobStoreOptions extends BlobTrustOptions {
   readonly layout: StoreLayout
@@ -36,6 +36,8 @@ export class FileBlobStore implements BlobStore {
   readonly #options: FileBlobStoreOptions
   readonly #layout: StoreLayout
   readonly #index = new BlobIndex()
+  /** A live view of the sizes of the published blobs. */
+  readonly sizes = this.#index.sizes
   readonly #closing = new AbortController()
   /** Serializes changes of the same digest, so that disk and index agree. */
   readonly #changes = new KeyedQueue<Digest>()
@@ -50,25 +52,20 @@ export class FileBlobStore implements BlobStore {
   }
 
   get usage(): { readonly bytes: number; readonly blobs: number } {
-    return { bytes: this.#index.bytes, blobs: this.#index.sizes.size }
-  }
-
-  /** A live view of the sizes of the published blobs. */
-  get sizes(): ReadonlyMap<Digest, number> {
-    return this.#index.sizes
+    return { bytes: this.#index.bytes, blobs: this.sizes.size }
   }
 
   /** True when no blob is suspect: each was verified or written since the last unclean stop. */
   get isTrusted(): boolean {
-    return (this.#isReady || !this.#options.suspect) && this.#trust.hasAll(this.#index.sizes.keys())
+    return (this.#isReady || !this.#options.suspect) && this.#trust.hasAll(this.sizes.keys())
   }
 
   entries(): Iterable<readonly [Digest, number]> {
-    return this.#index.sizes.entries()
+    return this.sizes.entries()
   }
 
   async stat(digest: Digest): Promise<number | undefined> {
-    const known = this.#index.sizes.get(digest)
+    const known = this.sizes.get(digest)
     if (known !== undefined || this.#isReady) return known
     try {
       const found = await stat(this.#layout.blob(digest))
@@ -187,11 +184,12 @@ export class FileBlobStore implements BlobStore {
   }
 
   async #openFile(digest: Digest): Promise<FileHandle | undefined> {
+    if (this.#isReady && !this.sizes.has(digest)) return undefined
     try {
       return await open(this.#layout.blob(digest), 'r')
     } catch (error) {
       if (errnoOf(error) !== 'ENOENT') throw error
-      if (this.#index.sizes.has(digest)) await this.#removeIfAbsent(digest)
+      if (this.sizes.has(digest)) await this.#removeIfAbsent(digest)
       return undefined
     }
   }
@@ -209,7 +207,7 @@ export class FileBlobStore implements BlobStore {
     let isKept = false
     try {
       const { size, ino } = await handle.stat()
-      const expected = expectedSize ?? this.#index.sizes.get(digest) ?? size
+      const expected = expectedSize ?? this.sizes.get(digest) ?? size
       isKept = size === expected
       if (isKept) return { handle, size, ino }
       // Verify the hash first, because a descriptor may have a wrong size: a manifest must not remove blobs of other repositories.
@@ -238,8 +236,11 @@ export class FileBlobStore implements BlobStore {
       const path = this.#layout.blob(digest)
       const before = await this.stat(digest)
       await rename(temporary, path).catch(async (error: unknown) => {
-        if (errnoOf(error) !== 'ENOENT' || !(await pathExists(temporary))) throw error
-        await makeStoreFolders(this.#layout)
+        const code = errnoOf(error)
+        // A folder is in the way.
+        if (code === 'EISDIR') await this.#moveToQuarantine(digest, path)
+        else if (code === 'ENOENT' && (await pathExists(temporary))) await makeStoreFolders(this.#layout)
+        else throw error
         await rename(temporary, path)
       })
       try {
@@ -264,16 +265,20 @@ export class FileBlobStore implements BlobStore {
       const path = this.#layout.blob(digest)
       try {
         if ((await stat(path)).ino !== inode) return
-        const target = this.#layout.quarantined(digest)
-        await rename(path, target)
-        const now = new Date()
-        await utimes(target, now, now)
-        this.#options.logger.warn({ digest, movedTo: target }, 'a stored blob is damaged; it will be fetched again')
+        await this.#moveToQuarantine(digest, path)
       } catch (error) {
         if (errnoOf(error) !== 'ENOENT') throw error
       }
       this.#removeFromIndex(digest)
     })
+  }
+
+  async #moveToQuarantine(digest: Digest, path: string): Promise<void> {
+    const target = this.#layout.quarantined(digest)
+    await rename(path, target)
+    const now = new Date()
+    await utimes(target, now, now)
+    this.#options.logger.warn({ digest, movedTo: target }, 'a stored blob is damaged; it will be fetched again')
   }
 
   #removeFromIndex(digest: Digest): void {
@@ -286,4 +291,74 @@ interface SizedFile {
   readonly handle: FileHandle
   readonly size: number
   readonly ino: number
+}
+
+/** An open file of a published blob. It stays readable when the blob is removed meanwhile. */
+export class FileOpenBlob implements OpenBlob {
+  readonly digest: Digest
+  readonly size: number
+  readonly #handle: FileHandle
+
+  constructor(digest: Digest, size: number, handle: FileHandle) {
+    this.digest = digest
+    this.size = size
+    this.#handle = handle
+  }
+
+  get fd(): number {
+    return this.#handle.fd
+  }
+
+  async read(buffer: Uint8Array, position: number): Promise<number> {
+    const length = Math.min(buffer.length, this.size - position)
+    if (length <= 0) return 0
+    return (await this.#handle.read(buffer, 0, length, position)).bytesRead
+  }
+
+  close(): Promise<void> {
+    return this.#handle.close()
+  }
+}
+
+/** Decides whether a blob must be verified when it is opened, and verifies it. */
+class BlobTrust {
+  readonly #options: BlobTrustOptions
+  /** Blobs verified or written since the start. Recorded only while the others are suspect. */
+  readonly #sound = new Set<Digest>()
+  readonly #checks = new Map<string, Promise<boolean>>()
+
+  constructor(options: BlobTrustOptions) {
+    this.#options = options
+  }
+
+  /** Records that a blob is intact. */
+  add(digest: Digest): void {
+    if (this.#options.suspect) this.#sound.add(digest)
+  }
+
+  delete(digest: Digest): void {
+    this.#sound.delete(digest)
+  }
+
+  /** Checks that none of these blobs is suspect. */
+  hasAll(digests: Iterable<Digest>): boolean {
+    if (!this.#options.suspect) return true
+    for (const digest of digests) if (!this.#sound.has(digest)) return false
+    return true
+  }
+
+  /** Checks that the blob is intact, by its hash when it is suspect. */
+  async isSound(digest: Digest, handle: FileHandle, inode: number): Promise<boolean> {
+    if (this.#options.verifyReads === 'always') return hashesTo(digest, handle)
+    if (this.hasAll([digest])) return true
+    // Share one verification among all callers that open the same file meanwhile.
+    const key = `${digest} ${inode}`
+    const running = this.#checks.get(key)
+    if (running) return running
+    const check = hashesTo(digest, handle).finally(() => this.#checks.delete(key))
+    this.#checks.set(key, check)
+    const isSound = await check
+    if (isSound) this.add(digest)
+    return isSound
+  }
 }

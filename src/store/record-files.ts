@@ -4,7 +4,7 @@ import { errnoOf } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
 import { runLater, logFailure } from '../lib/time.ts'
-import type { ManifestLink } from '../oci/content.ts'
+import { isForeignLayer, type ManifestLink } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/digest.ts'
 import { isRepositoryName, isTag, parseRegistryHost } from '../oci/reference.ts'
 import { parseIdentity } from '../oci/registry.ts'
@@ -247,7 +247,10 @@ function readManifest(json: unknown): [Digest, ManifestRecord] {
       mediaType: readText(value['mediaType']),
       size: readNumber(value['size']),
       identity: parseIdentity(readText(value['identity'])),
-      links: readList(value['links']).map(readLink),
+      // Earlier versions recorded foreign layers too.
+      links: readList(value['links'])
+        .map(readLink)
+        .filter((link) => !isForeignLayer(link.mediaType)),
       pulls: readNumber(value['pulls']),
       lastPulled: readNumber(value['lastPulled']),
       usedAt: readNumber(value['usedAt']),

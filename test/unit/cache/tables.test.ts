@@ -4,7 +4,7 @@ import { PullTracker, Stats } from '../../../src/cache/stats.ts'
 import { isFresh, mayServeStale } from '../../../src/cache/tags.ts'
 import { SingleFlight } from '../../../src/lib/async.ts'
 import { systemClock } from '../../../src/lib/time.ts'
-import { outlineManifest } from '../../../src/oci/content.ts'
+import { type ManifestOutline, outlineManifest } from '../../../src/oci/content.ts'
 import { type Digest, computeDigest } from '../../../src/oci/digest.ts'
 import { paginate, referrersIndex, referrersTag } from '../../../src/oci/lists.ts'
 import { anonymousIdentity, parseIdentity } from '../../../src/oci/registry.ts'
@@ -56,6 +56,17 @@ describe('the outline of a manifest', () => {
     expect(await outlineManifest(bytesOf(index), 'application/json; charset=utf-8')).toEqual({
       mediaType: 'application/vnd.oci.image.index.v1+json',
       links: [{ kind: 'manifest', digest: digests[2], size: 3, mediaType: 'x/y' }],
+    })
+  })
+
+  test('has no foreign layers, because an upstream need not have them', async () => {
+    const foreign = [
+      'application/vnd.oci.image.layer.nondistributable.v1.tar+gzip',
+      'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip',
+    ].map((mediaType) => ({ ...descriptor(digests[0]), mediaType }))
+    const manifest = { schemaVersion: 2, layers: [...foreign, descriptor(digests[1])] }
+    expect(await outlineManifest(bytesOf(manifest), 'application/vnd.oci.image.manifest.v1+json')).toMatchObject({
+      links: [{ kind: 'blob', digest: digests[1] }],
     })
   })
 
@@ -144,9 +155,12 @@ describe('a grant', () => {
     expect(findGrant(undefined, digests[1], me)).toBeUndefined()
   })
 
-  test('does not follow from a manifest that names a foreign layer', () => {
+  test('does not follow from a manifest that names a foreign layer', async () => {
     const foreign = link(digests[1], 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip')
-    expect(findGrant(recordOf([[digests[0], { links: [foreign] }]]), digests[1], anonymousIdentity)).toBeUndefined()
+    const outline = await outlineManifest(bytesOf({ schemaVersion: 2, layers: [foreign, link(digests[2])] }), '')
+    const record = recordOf([[digests[0], { links: (outline as ManifestOutline).links }]])
+    expect(findGrant(record, digests[1], anonymousIdentity)).toBeUndefined()
+    expect(findGrant(record, digests[2], anonymousIdentity)).toMatchObject({ size: 7 })
   })
 
   test('stays anonymous when a credential gets the same grant', () => {

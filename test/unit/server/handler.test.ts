@@ -14,7 +14,7 @@ import { TransferLog } from '../../../src/server/transfer-log.ts'
 import { createHandler } from '../../../src/server/handler.ts'
 import { createHostGuard } from '../../../src/server/request-guard.ts'
 import { BufferPool, createPortableSendBlob } from '../../../src/server/send/send-blob.ts'
-import { FileOpenBlob } from '../../../src/store/blob-store.ts'
+import { FileOpenBlob } from '../../../src/store/file-blob-store.ts'
 import { parseAnswers } from '../../support/parse-answers.ts'
 import { temporaryFolder } from '../../support/store/store.ts'
 

@@ -203,6 +203,16 @@ test('too many small records are scanned occasionally, not with each new record'
   expect(held.length).toBeLessThan(300)
 })
 
+test('a foreign layer that an earlier version has recorded is no link, because it would grant the layer', () => {
+  const text = whole()
+  const links = (json: string) => [...parseRepository(json)!.manifests.values()].flatMap((each) => [...each.links])
+  const [link] = links(text).filter(({ kind }) => kind === 'blob')
+  const foreign = 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip'
+  const old = JSON.stringify(link).replace(link!.mediaType, foreign)
+  expect(text).toContain(JSON.stringify(link))
+  expect(links(text.replace(JSON.stringify(link), old))).toHaveLength(links(text).length - 1)
+})
+
 describe('a damaged repository file', () => {
   test('counts as absent wherever it is truncated', () => {
     const text = whole()
