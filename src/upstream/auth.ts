@@ -322,6 +322,7 @@ function createTargetGuard(url: URL, { guard, tokenHosts }: RedirectTargetsOptio
       guard.lookup(hostname, options, (error, addresses) => callback(error, addresses as LookupAddress[])),
   })
   return {
+    isAlwaysAllowed: (to) => guard.isAlwaysAllowed(to) && narrower.isAlwaysAllowed(to),
     checkLiteral(to) {
       guard.checkLiteral(to)
       narrower.checkLiteral(to)

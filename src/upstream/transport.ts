@@ -89,7 +89,7 @@ export interface TransportOptions extends AgentsOptions {
 }
 
 export function createTransport(options: TransportOptions): Transport {
-  const { host, timeouts, guard } = options
+  const { host, timeouts } = options
   const agents = createAgents(options)
   const { requests = new Slots(Infinity) } = options
   const share = createRepositoryShare({
@@ -107,7 +107,6 @@ export function createTransport(options: TransportOptions): Transport {
     new UpstreamError('unavailable', 503, `${host} is no longer contacted: the mirror is stopping.`)
 
   async function ask(request: TransportRequest, url: URL, headers: Record<string, string>): Promise<TransportResponse> {
-    guard.checkLiteral(url)
     const { agent, via } = await agents.find(request.pool, url)
     request.signal?.throwIfAborted()
     if (closed) throw stopping()

@@ -246,6 +246,11 @@ interface AddressGuardOptions {
  * bypass it.
  */
 export interface AddressGuard {
+  /**
+   * Checks whether `checkLiteral` accepts a URL now and later: one with a name, whose addresses `lookup` checks, or one whose literal
+   * address is allowed whatever the upstream's own class becomes.
+   */
+  isAlwaysAllowed(url: URL): boolean
   /** Throws an UpstreamError when the URL's literal address is refused. */
   checkLiteral(url: URL): void
   readonly lookup: SocketLookup
@@ -260,9 +265,15 @@ export function createAddressGuard(options: AddressGuardOptions): AddressGuard {
   const classes = new LRUCache<string, AddressClass>({ max: maxNames })
   const namedHosts = new Set(tokenHosts.filter((name) => URL.canParse(`https://${name}`)).map(parseHostname))
 
+  function isAlwaysAllowedAt(hostname: string, address: string): boolean {
+    if (hostname === upstream.hostname ? allowPrivate : namedHosts.has(hostname)) return true
+    return classifyAddress(address) === 'public'
+  }
+
   function isAllowed(hostname: string, address: string): boolean {
-    if (hostname === upstream.hostname) return allowPrivate || classifyAddress(address) === 'public'
-    return namedHosts.has(hostname) || !isMorePrivate(classifyAddress(address), allowPrivate ? ownClass : 'public')
+    if (isAlwaysAllowedAt(hostname, address)) return true
+    // Another host may be as private as the upstream, whose class can change with each DNS response.
+    return allowPrivate && hostname !== upstream.hostname && !isMorePrivate(classifyAddress(address), ownClass)
   }
 
   function refusal(hostname: string): UpstreamError {
@@ -274,6 +285,10 @@ export function createAddressGuard(options: AddressGuardOptions): AddressGuard {
   }
 
   return {
+    isAlwaysAllowed(url) {
+      const address = literalAddress(url)
+      return address === undefined || isNamedHost(url, tokenHosts) || isAlwaysAllowedAt(url.hostname, address)
+    },
     checkLiteral(url) {
       const address = literalAddress(url)
       if (address === undefined || isNamedHost(url, tokenHosts) || isAllowed(url.hostname, address)) return

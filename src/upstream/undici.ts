@@ -1,5 +1,6 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import type { Socket } from 'node:net'
+import { LRUCache } from 'lru-cache'
 import type { Dispatcher } from 'undici'
 import { createDeferred, type Deferred } from '../lib/async.ts'
 import { createSocksConnector, type Proxies, type Proxy } from './proxy.ts'
@@ -10,16 +11,27 @@ const maxBufferedBytes = 256 * 1024
 /** https://github.com/nodejs/undici/blob/v7.30.2/docs/docs/api/DiagnosticsChannel.md#undiciclientconnected */
 const connectedChannel = 'undici:client:connected'
 const keepAliveMs = 15_000
+/** Origins whose route is remembered: the upstream's, its token realms' and its redirects'. */
+const maxRoutes = 100
 
 /** Separate connections for blobs, so that a metadata request never waits behind layers. */
 export type ConnectionPool = 'metadata' | 'blobs'
 
 /** The reusable connections of one upstream: direct ones, and those through proxies. */
 interface Agents {
-  /** Returns the agent for a request, and the proxy's name when the request goes through one. */
-  find(pool: ConnectionPool, url: URL): Promise<{ readonly agent: Dispatcher; readonly via: string | undefined }>
+  /** Returns the route for a request. Throws an UpstreamError when the URL's literal address is refused. */
+  find(pool: ConnectionPool, url: URL): Promise<Route>
   /** Ends every connection. */
   close(): Promise<void>
+}
+
+/** The way to an origin. The proxy variables are read once, so it never changes. */
+interface Route {
+  readonly agent: Dispatcher
+  /** The proxy's name; undefined for a direct connection. */
+  readonly via: string | undefined
+  /** True if each request checks the origin's address, because the guard may refuse it later. */
+  readonly needsCheck: boolean
 }
 
 export interface AgentsOptions {
@@ -41,6 +53,7 @@ export const loadUndici = async () => (await import('undici')).default
 
 export function createAgents({ timeouts, guard, proxies, certificates, keepAlive = true }: AgentsOptions): Agents {
   const agents = new Map<string, Promise<Dispatcher>>()
+  const routes = new LRUCache<string, Route>({ max: maxRoutes })
 
   async function createAgent(proxy: Proxy | undefined): Promise<Dispatcher> {
     const { Agent, ProxyAgent, buildConnector } = await loadUndici()
@@ -66,19 +79,33 @@ export function createAgents({ timeouts, guard, proxies, certificates, keepAlive
     })
   }
 
+  async function findAgent(pool: ConnectionPool, proxy: Proxy | undefined): Promise<Dispatcher> {
+    const key = `${pool} ${proxy?.name ?? ''}`
+    const agent = agents.get(key) ?? createAgent(proxy)
+    agents.set(key, agent)
+    try {
+      return await agent
+    } catch (error) {
+      // The next request tries again.
+      agents.delete(key)
+      throw error
+    }
+  }
+
+  async function openRoute(key: string, pool: ConnectionPool, url: URL): Promise<Route> {
+    const proxy = proxies.find(url)
+    const agent = await findAgent(pool, proxy)
+    const route = { agent, via: proxy?.name, needsCheck: !guard.isAlwaysAllowed(url) }
+    routes.set(key, route)
+    return route
+  }
+
   return {
     async find(pool, url) {
-      const proxy = proxies.find(url)
-      const key = `${pool} ${proxy?.name ?? ''}`
-      const agent = agents.get(key) ?? createAgent(proxy)
-      agents.set(key, agent)
-      try {
-        return { agent: await agent, via: proxy?.name }
-      } catch (error) {
-        // The next request tries again.
-        agents.delete(key)
-        throw error
-      }
+      const key = `${pool} ${url.origin}`
+      const route = routes.get(key) ?? (await openRoute(key, pool, url))
+      if (route.needsCheck) guard.checkLiteral(url)
+      return route
     },
     async close() {
       await Promise.all([...agents.values()].map(async (agent) => (await agent).destroy()))

@@ -100,6 +100,22 @@ describe('redirects', () => {
     expect(error.message).toContain('metadata.test')
   })
 
+  test('to a private address are refused, also over a kept connection, once the upstream has a public address', async () => {
+    const storage = await serve((_, response) => reply(response, 200, {}, 'blob'))
+    const registry = await serve((_, response) => reply(response, 307, { location: storage.url, connection: 'close' }))
+    const addresses = [{ address: '127.0.0.1', family: 4 }]
+    const upstream = openUpstream(`http://registry.test:${registry.port}`, {
+      lookup: (_host, _options, callback) => callback(null, addresses),
+    })
+    expect((await upstream.statBlob('a', digest, anonymous)).size).toBe(4)
+    addresses.push({ address: '9.9.9.9', family: 4 })
+    const error = await failureOf(upstream.statBlob('a', digest, anonymous))
+    expect([error.failure, error.status]).toEqual(['invalid', 502])
+    expect(error.message).toContain('more private address')
+    expect(registry.log).toHaveLength(2)
+    expect(storage.log).toHaveLength(1)
+  })
+
   test('from https to http are refused', async () => {
     const plain = await serve((_, response) => reply(response, 200, {}, 'blob'))
     const registry = await serve((_, response) => reply(response, 307, { location: plain.url }), testCertificate)

@@ -252,6 +252,26 @@ describe('the address guard', () => {
     },
   )
 
+  test.each([
+    ['a name, whose addresses are checked when it is resolved', 'https://rebind.example/v2/', true],
+    ['a public address', 'https://9.9.9.9/v2/', true],
+    ['an address that the user named', 'https://10.0.0.8:8443/v2/', true],
+    ['an address that is as private as the upstream is now', 'https://10.0.0.6/v2/', false],
+    ['an address that is refused', 'http://169.254.169.254/latest', false],
+  ])('tells whether requests may go on unchecked to %s', async (_, url, isAlwaysAllowed) => {
+    const it = guard('https://registry.corp.example', true, ['10.0.0.8:8443'])
+    await resolve(it, 'registry.corp.example')
+    expect(it.isAlwaysAllowed(new URL(url))).toBe(isAlwaysAllowed)
+  })
+
+  test.each([true, false])(
+    'always allows the upstream’s own private address if it may have one: %s',
+    (allowPrivate) => {
+      const url = new URL('http://10.0.0.1:5000/v2/')
+      expect(guard('http://10.0.0.1:5000', allowPrivate).isAlwaysAllowed(url)).toBe(allowPrivate)
+    },
+  )
+
   test('allows any address for hosts that the user named', async () => {
     const it = guard('https://registry.public.example', true, ['storage.corp.example:8443'])
     expect(await resolve(it, 'storage.corp.example')).toEqual(['10.0.0.6'])
