@@ -1,11 +1,9 @@
 import * as tls from 'node:tls'
 import { Slots } from '../lib/async.ts'
-import { codeOf, exitCode, isConnectionFailure, MirrorError } from '../lib/errors.ts'
+import { exitCode, MirrorError } from '../lib/errors.ts'
 import { parseCertificates } from '../lib/fs.ts'
 import { redact } from '../lib/logger.ts'
-import { findProcessFaultCode } from '../lib/system-errors.ts'
-import { createRepositoryShare, type Release } from './repository-share.ts'
-import { type Outage, TransientError } from './retry.ts'
+import { toBodyError, toRequestError } from './network-errors.ts'
 import { resolveRedirect, findRepository } from './trust.ts'
 import {
   type AgentsOptions,
@@ -24,25 +22,7 @@ const maxBlobWaitMs = 60_000
 const discardBytes = 64 * 1024
 const discardMs = 1000
 
-const connectFailures = new Map([
-  ['ECONNREFUSED', 'refused the connection'],
-  ['EHOSTUNREACH', 'cannot be reached'],
-  ['ENETUNREACH', 'cannot be reached'],
-  ['EADDRNOTAVAIL', 'cannot be reached'],
-])
-
-const unresolvedCodes = new Set(['ENOTFOUND', 'EAI_AGAIN'])
-
-const timeouts = new Map<string, { readonly why: string; readonly outage: Outage }>([
-  ['UND_ERR_CONNECT_TIMEOUT', { why: 'did not accept the connection in time', outage: 'unreachable' }],
-  ['ETIMEDOUT', { why: 'did not accept the connection in time', outage: 'unreachable' }],
-  ['UND_ERR_HEADERS_TIMEOUT', { why: 'did not answer in time', outage: 'silent' }],
-])
-
-const certificateCode =
-  /^(CERT_|ERR_TLS_CERT|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|ERR_SSL_|EPROTO$|HOSTNAME_MISMATCH$|INVALID_CA$)/
-
-/** Sends requests over the network: connections, deadlines and redirects, without retries and credentials. */
+/** Sends requests over the network: connections and their shares, deadlines and redirects, without retries and credentials. */
 export interface Transport {
   /** Sends one request and follows its redirects. Throws an UpstreamError when no response arrives, or the signal's reason. */
   send(request: TransportRequest): Promise<TransportResponse>
@@ -253,90 +233,6 @@ function machineCertificates(): readonly string[] {
   return tls.rootCertificates
 }
 
-interface RequestTarget {
-  /** The upstream's name. */
-  readonly host: string
-  /** The host that the request goes to, with its port. */
-  readonly target: string
-  /** True if a redirect led to another origin. */
-  readonly isRedirected: boolean
-  /** The proxy that the request goes through. */
-  readonly via?: string | undefined
-}
-
-/** Converts a failure before the response to an error. A failure of storage does not count as an outage of the registry. */
-function toRequestError({ host, target, isRedirected, via }: RequestTarget, error: unknown): Error {
-  if (error instanceof UpstreamError || isBug(error)) return error
-  const code = codeOf(error) ?? ''
-  const name = target === host ? host : `${host} (${target})`
-  const where = via === undefined ? name : `${name}, through the proxy ${via},`
-  const refusedBy = via === undefined ? undefined : toProxyError(via, name, isRedirected, error)
-  if (refusedBy) return refusedBy
-  const own = findProcessFaultCode(error)
-  if (own !== undefined)
-    return new TransientError('unavailable', 503, `The mirror could not send a request to ${name} (${own}).`, {
-      cause: error,
-    })
-  const why = unresolvedCodes.has(code) ? describeUnresolved(error) : connectFailures.get(code)
-  const breaksCircuit = !isRedirected
-  if (why) {
-    const options = { breaksCircuit, outage: 'unreachable', cause: error } as const
-    return new TransientError('unavailable', 502, `${where} ${why}.`, options)
-  }
-  const late = timeouts.get(code)
-  if (late) {
-    const options = { breaksCircuit, outage: late.outage, cause: error }
-    return new TransientError('unavailable', 504, `${where} ${late.why}.`, options)
-  }
-  if (certificateCode.test(code)) {
-    const message = `${where} presented a certificate that is not trusted (${code}); set upstreams."${host}".ca to trust your own CA.`
-    return new UpstreamError('unavailable', 502, message, { cause: error })
-  }
-  return new TransientError('unavailable', 502, `${where} broke the connection (${code || 'no reason given'}).`, {
-    cause: error,
-  })
-}
-
-/** Names the hostname that failed, because it may be the upstream's or the proxy's. */
-function describeUnresolved(error: unknown): string {
-  const hostname = error instanceof Error && 'hostname' in error ? `the name ${String(error.hostname)}` : 'its name'
-  return `cannot be reached: ${hostname} could not be resolved (offline, or DNS)`
-}
-
-/** Converts a proxy's refusal to connect to an error; undefined for another failure. undici reports the status only in the message. */
-function toProxyError(via: string, name: string, isRedirected: boolean, error: unknown): UpstreamError | undefined {
-  const status = /^Proxy (?:response|Authentication Required) \((\d{3})\)/.exec(
-    error instanceof Error ? error.message : '',
-  )?.[1]
-  if (status === undefined) return undefined
-  const why =
-    status === '407' ? 'requires a user name and password, or rejected the given ones' : `refuses to connect to ${name}`
-  const message = `The proxy ${via} ${why} (${status}).`
-  if (Number(status) < 500) return new UpstreamError('unavailable', 502, message, { cause: error })
-  return new TransientError('unavailable', 502, message, {
-    breaksCircuit: !isRedirected,
-    outage: 'unreachable',
-    cause: error,
-  })
-}
-
-/** Converts a failure within a body to an error, which does not count as an outage of the upstream (decision D6). */
-function toBodyError(host: string, error: unknown): Error {
-  if (error instanceof UpstreamError || isBug(error)) return error
-  const code = codeOf(error) ?? ''
-  const stalled = code === 'UND_ERR_BODY_TIMEOUT'
-  const message = stalled
-    ? `${host} stopped sending.`
-    : `${host} closed the connection in the middle of the body (${code || 'no reason given'}).`
-  return new TransientError('unavailable', stalled ? 504 : 502, message, { cause: error })
-}
-
-/** Checks whether an error is a bug: Node reports bad arguments with an `ERR_*` code, and other bugs have no code. */
-function isBug(error: unknown): error is Error {
-  const code = codeOf(error)
-  return code === undefined ? error instanceof TypeError : code.startsWith('ERR_') && !isConnectionFailure(error)
-}
-
 /**
  * The registries that an upstream redirects to, as lscr.io does to ghcr.io. They require their own tokens, which the mirror requests
  * anonymously: they must not receive the upstream's credential.
@@ -349,4 +245,96 @@ export interface RedirectTargets {
     ask: (authorization: string | undefined) => Promise<TransportResponse>,
   ): Promise<TransportResponse>
   close(): Promise<void>
+}
+
+/** Returns the slots of a request. */
+type Release = () => void
+
+/** Bounds the concurrent requests of each repository. */
+interface RepositoryShare {
+  /** Waits for a slot. Throws an UpstreamError (503) when none is free in time, or the signal's reason. */
+  enter(request: ShareRequest): Promise<Release>
+  /** Records progress of a body, so that blobs behind it keep waiting. */
+  recordBytes(request: ShareRequest, bytes: number): void
+}
+
+interface ShareRequest {
+  readonly repository?: string | undefined
+  readonly pool: ConnectionPool
+  readonly signal?: AbortSignal | undefined
+}
+
+interface RepositoryShareOptions {
+  /** The upstream's name; also the owner of its slots. */
+  readonly host: string
+  /** Maximum wait of a metadata request for a slot, ms. */
+  readonly maxWaitMs: number
+  /** Maximum wait of a blob while the blobs before it make no progress, ms. */
+  readonly maxBlobWaitMs: number
+  /** Requests of all upstreams together, because each holds a connection. No upstream gets all of them. */
+  readonly requests: Slots
+  /** Connections to one origin, per pool. */
+  readonly connections: number
+}
+
+/**
+ * Bounds the concurrent requests of an upstream and of each of its repositories, so that one that hangs cannot occupy all
+ * connections. An upstream gets at most half of them (see `Slots`). A repository gets a quarter of its upstream's share for metadata,
+ * and three quarters for blobs, because a pull fetches many.
+ */
+export function createRepositoryShare(options: RepositoryShareOptions): RepositoryShare {
+  const { host, requests, connections } = options
+  const getLimit = (pool: ConnectionPool) => {
+    const part = pool === 'metadata' ? 1 / 4 : 3 / 4
+    return Math.max(1, Math.floor(Math.min(connections, requests.maxPerOwner) * part))
+  }
+  /** Slots by pool and repository. */
+  const shares = new Map<string, Slots>()
+
+  const take = (slots: Slots, { pool, signal }: ShareRequest, owner?: string) =>
+    pool === 'blobs'
+      ? slots.take(Math.max(options.maxWaitMs, options.maxBlobWaitMs), { signal, owner, extendOnProgress: true })
+      : slots.take(options.maxWaitMs, { signal, owner })
+
+  async function enterShare(key: string, request: ShareRequest): Promise<Release> {
+    const slots = shares.get(key) ?? new Slots(getLimit(request.pool))
+    shares.set(key, slots)
+    const release = await take(slots, request)
+    if (!release) throw tooManyRequests(`Too many requests for this repository are waiting for ${host}.`)
+    return () => {
+      release()
+      if (slots.isUnused && shares.get(key) === slots) shares.delete(key)
+    }
+  }
+
+  return {
+    async enter(request) {
+      const key = keyOf(request)
+      const leaveShare = key === undefined ? undefined : await enterShare(key, request)
+      try {
+        const leave = await take(requests, request, host)
+        if (!leave) throw tooManyRequests(`Too many requests to ${host} are under way.`)
+        return () => {
+          leave()
+          leaveShare?.()
+        }
+      } catch (error) {
+        leaveShare?.()
+        throw error
+      }
+    },
+    recordBytes(request, bytes) {
+      const key = keyOf(request)
+      if (key !== undefined) shares.get(key)?.recordProgress(bytes)
+      requests.recordProgress(bytes, host)
+    },
+  }
+}
+
+function keyOf({ repository, pool }: ShareRequest): string | undefined {
+  return repository && `${pool} ${repository}`
+}
+
+function tooManyRequests(message: string): UpstreamError {
+  return new UpstreamError('unavailable', 503, message, { retryAfterSeconds: 1 })
 }

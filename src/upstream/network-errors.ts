@@ -1,0 +1,107 @@
+import { codeOf, isConnectionFailure } from '../lib/errors.ts'
+import { findProcessFaultCode } from '../lib/system-errors.ts'
+import { type Outage, TransientError } from './retry.ts'
+import { UpstreamError } from './upstream.ts'
+
+const connectFailures = new Map([
+  ['ECONNREFUSED', 'refused the connection'],
+  ['EHOSTUNREACH', 'cannot be reached'],
+  ['ENETUNREACH', 'cannot be reached'],
+  ['EADDRNOTAVAIL', 'cannot be reached'],
+])
+
+const unresolvedCodes = new Set(['ENOTFOUND', 'EAI_AGAIN'])
+
+const timeouts = new Map<string, { readonly why: string; readonly outage: Outage }>([
+  ['UND_ERR_CONNECT_TIMEOUT', { why: 'did not accept the connection in time', outage: 'unreachable' }],
+  ['ETIMEDOUT', { why: 'did not accept the connection in time', outage: 'unreachable' }],
+  ['UND_ERR_HEADERS_TIMEOUT', { why: 'did not answer in time', outage: 'silent' }],
+])
+
+const certificateCode =
+  /^(CERT_|ERR_TLS_CERT|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|ERR_SSL_|EPROTO$|HOSTNAME_MISMATCH$|INVALID_CA$)/
+
+/** A request that got no response. */
+interface FailedRequest {
+  /** The upstream's name. */
+  readonly host: string
+  /** The host that the request goes to, with its port. */
+  readonly target: string
+  /** True if a redirect led to another origin. */
+  readonly isRedirected: boolean
+  /** The proxy that the request goes through. */
+  readonly via?: string | undefined
+}
+
+/** Converts a failure before the response to an error. A failure of storage does not count as an outage of the registry. */
+export function toRequestError({ host, target, isRedirected, via }: FailedRequest, error: unknown): Error {
+  if (error instanceof UpstreamError || isBug(error)) return error
+  const code = codeOf(error) ?? ''
+  const name = target === host ? host : `${host} (${target})`
+  const where = via === undefined ? name : `${name}, through the proxy ${via},`
+  const refusedBy = via === undefined ? undefined : toProxyError(via, name, isRedirected, error)
+  if (refusedBy) return refusedBy
+  const own = findProcessFaultCode(error)
+  if (own !== undefined)
+    return new TransientError('unavailable', 503, `The mirror could not send a request to ${name} (${own}).`, {
+      cause: error,
+    })
+  const why = unresolvedCodes.has(code) ? describeUnresolved(error) : connectFailures.get(code)
+  const breaksCircuit = !isRedirected
+  if (why) {
+    const options = { breaksCircuit, outage: 'unreachable', cause: error } as const
+    return new TransientError('unavailable', 502, `${where} ${why}.`, options)
+  }
+  const late = timeouts.get(code)
+  if (late) {
+    const options = { breaksCircuit, outage: late.outage, cause: error }
+    return new TransientError('unavailable', 504, `${where} ${late.why}.`, options)
+  }
+  if (certificateCode.test(code)) {
+    const message = `${where} presented a certificate that is not trusted (${code}); set upstreams."${host}".ca to trust your own CA.`
+    return new UpstreamError('unavailable', 502, message, { cause: error })
+  }
+  return new TransientError('unavailable', 502, `${where} broke the connection (${code || 'no reason given'}).`, {
+    cause: error,
+  })
+}
+
+/** Names the hostname that failed, because it may be the upstream's or the proxy's. */
+function describeUnresolved(error: unknown): string {
+  const hostname = error instanceof Error && 'hostname' in error ? `the name ${String(error.hostname)}` : 'its name'
+  return `cannot be reached: ${hostname} could not be resolved (offline, or DNS)`
+}
+
+/** Converts a proxy's refusal to connect to an error; undefined for another failure. undici reports the status only in the message. */
+function toProxyError(via: string, name: string, isRedirected: boolean, error: unknown): UpstreamError | undefined {
+  const status = /^Proxy (?:response|Authentication Required) \((\d{3})\)/.exec(
+    error instanceof Error ? error.message : '',
+  )?.[1]
+  if (status === undefined) return undefined
+  const why =
+    status === '407' ? 'requires a user name and password, or rejected the given ones' : `refuses to connect to ${name}`
+  const message = `The proxy ${via} ${why} (${status}).`
+  if (Number(status) < 500) return new UpstreamError('unavailable', 502, message, { cause: error })
+  return new TransientError('unavailable', 502, message, {
+    breaksCircuit: !isRedirected,
+    outage: 'unreachable',
+    cause: error,
+  })
+}
+
+/** Converts a failure within a body to an error, which does not count as an outage of the upstream (decision D6). */
+export function toBodyError(host: string, error: unknown): Error {
+  if (error instanceof UpstreamError || isBug(error)) return error
+  const code = codeOf(error) ?? ''
+  const stalled = code === 'UND_ERR_BODY_TIMEOUT'
+  const message = stalled
+    ? `${host} stopped sending.`
+    : `${host} closed the connection in the middle of the body (${code || 'no reason given'}).`
+  return new TransientError('unavailable', stalled ? 504 : 502, message, { cause: error })
+}
+
+/** Checks whether an error is a bug: Node reports bad arguments with an `ERR_*` code, and other bugs have no code. */
+function isBug(error: unknown): error is Error {
+  const code = codeOf(error)
+  return code === undefined ? error instanceof TypeError : code.startsWith('ERR_') && !isConnectionFailure(error)
+}
