@@ -1,14 +1,17 @@
 import { setMaxListeners } from 'node:events'
 import { LRUCache } from 'lru-cache'
+import type { Slots } from '../lib/async.ts'
+import type { BufferRelease } from '../lib/body-memory.ts'
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobResponse, BlobBody, Identity } from '../oci/registry.ts'
 import type { SmallContents } from '../store/contents.ts'
+import type { HashPool } from '../store/hashing.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import { type Download, type DownloadOptions, startDownload } from './download.ts'
+import { type Download, type DownloadOptions, type RangePolicy, startDownload } from './download.ts'
 import { widerIdentity, findForCaller, findGrant, type RequestContext, type Grant, toProvenance } from './grants.ts'
 import type { HeadRequests } from './heads.ts'
-import type { CacheDependencies } from './parts.ts'
+import type { ManifestCacheOptions } from './manifests.ts'
 
 /** Blobs up to this size, mostly configs, are served from memory. */
 const smallBytes = 64 * 1024
@@ -17,11 +20,22 @@ const singleRequestMs = 10 * 60_000
 /** Time that a client waits for a download slot while the downloads before it make no progress, ms. */
 const maxSlotWaitMs = 60_000
 
+export interface BlobCacheOptions extends ManifestCacheOptions {
+  /** When a blob is fetched over several connections. */
+  readonly ranges: RangePolicy
+  readonly hashes: Pick<HashPool, 'follow'>
+  readonly release: BufferRelease
+  /** Slots for downloads: each has a file and connections open. */
+  readonly downloadSlots: Slots
+  /** Maximum bytes of a blob whose size is unknown. */
+  readonly maxUnsizedBytes: number
+}
+
 /** Serves blobs from memory, from disk, or from a download. All clients of a digest share one download. */
 export class BlobCache {
   readonly downloads = new Downloads()
   readonly #closing = new AbortController()
-  readonly #dependencies: CacheDependencies
+  readonly #options: BlobCacheOptions
   readonly #contents: SmallContents
   readonly #heads: HeadRequests
   /** Prefetched blobs that no client has requested yet. The first request of one counts as its miss. */
@@ -29,8 +43,8 @@ export class BlobCache {
   /** Upstreams that refused several connections for a blob, and until when they get one; running time, ms. */
   readonly #singleRequestUntil = new Map<string, number>()
 
-  constructor(dependencies: CacheDependencies, contents: SmallContents, heads: HeadRequests) {
-    this.#dependencies = dependencies
+  constructor(options: BlobCacheOptions, contents: SmallContents, heads: HeadRequests) {
+    this.#options = options
     this.#contents = contents
     this.#heads = heads
     // Every download listens.
@@ -45,14 +59,14 @@ export class BlobCache {
       if (grant) {
         const content = grant.size <= smallBytes && (await this.#contents.loadStored(digest, grant.size))
         if (content) return this.#answerFromStore(context, digest, content.size, { kind: 'whole', content }, 'hit')
-        const blob = await this.#dependencies.blobs.open(digest, grant.size)
+        const blob = await this.#options.blobs.open(digest, grant.size)
         if (blob) return this.#answerFromStore(context, digest, blob.size, { kind: 'stored', blob }, 'hit')
         // A download that ended meanwhile may have stored the blob: look again.
         if (this.downloads.endedCount !== ended) continue
       }
       await context.throwIfRefused()
       const identity = await context.identity()
-      if (!grant && (await this.#dependencies.blobs.stat(digest)) !== undefined)
+      if (!grant && (await this.#options.blobs.stat(digest)) !== undefined)
         return this.#verifyByHead(context, identity, digest)
       if (context.caller.head) return this.#proxyHead(context, digest, grant)
       const running = this.downloads.get(digest)
@@ -69,12 +83,12 @@ export class BlobCache {
     { digest }: ManifestLink,
     signal: AbortSignal,
   ): Promise<Download | undefined> {
-    if (this.downloads.has(digest) || (await this.#dependencies.blobs.stat(digest)) !== undefined) return undefined
+    if (this.downloads.has(digest) || (await this.#options.blobs.stat(digest)) !== undefined) return undefined
     const grant = await findForCaller(context, (record, identity) => findGrant(record, digest, identity))
     // Requested blobs come first: leave them a part of the upstream's slots.
     if (!grant || this.#isCongested(context.host)) return undefined
     const identity = await context.identity()
-    const isStored = (await this.#dependencies.blobs.stat(digest)) !== undefined
+    const isStored = (await this.#options.blobs.stat(digest)) !== undefined
     if (isStored || this.downloads.has(digest) || this.#closing.signal.aborted || signal.aborted) return undefined
     this.#prefetched.set(digest, true)
     return this.#startDownload(context, identity, digest, grant, signal)
@@ -89,10 +103,10 @@ export class BlobCache {
   /** The store has the bytes for another repository: one HEAD obtains the grant of this one (decision D5). */
   async #verifyByHead(context: RequestContext, identity: Identity, digest: Digest): Promise<BlobResponse> {
     const head = await this.#heads.headBlob(context, digest)
-    const stored = await this.#dependencies.blobs.stat(digest)
+    const stored = await this.#options.blobs.stat(digest)
     // If the upstream names another size, only a download shows which size is right.
     const agrees = stored !== undefined && (head.size ?? stored) === stored
-    const blob = agrees ? await this.#dependencies.blobs.open(digest, stored) : undefined
+    const blob = agrees ? await this.#options.blobs.open(digest, stored) : undefined
     if (blob) {
       this.#recordGrant(context, digest, blob.size, head.identity)
       return this.#answerFromStore(context, digest, blob.size, { kind: 'stored', blob }, 'revalidated')
@@ -156,7 +170,7 @@ export class BlobCache {
       {
         digest,
         expectedSize,
-        maxUnsizedBytes: this.#dependencies.maxUnsizedBytes,
+        maxUnsizedBytes: this.#options.maxUnsizedBytes,
         open: async (from, attempt, to) => {
           releaseSlot ??= await this.#acquireSlot(context.host, attempt)
           const isFurtherRange = to !== undefined && from > 0
@@ -170,18 +184,18 @@ export class BlobCache {
           }
         },
         // The client of a range request wants that range, not the whole blob as fast as possible.
-        ranges: context.caller.part || this.#usesSingleRequest(context.host) ? undefined : this.#dependencies.ranges,
+        ranges: context.caller.part || this.#usesSingleRequest(context.host) ? undefined : this.#options.ranges,
         signal: signal ? AbortSignal.any([this.#closing.signal, signal]) : this.#closing.signal,
-        store: this.#dependencies.blobs,
-        hashes: this.#dependencies.hashes,
-        release: this.#dependencies.release,
-        makeRoom: this.#dependencies.makeRoom,
+        store: this.#options.blobs,
+        hashes: this.#options.hashes,
+        release: this.#options.release,
+        makeRoom: this.#options.makeRoom,
         onBytes: (bytes) => {
-          this.#dependencies.downloadSlots.recordProgress(bytes, context.host)
-          if (!context.upstream.isProbe) this.#dependencies.stats.recordFetched(context.host, bytes)
+          this.#options.downloadSlots.recordProgress(bytes, context.host)
+          if (!context.upstream.isProbe) this.#options.stats.recordFetched(context.host, bytes)
         },
-        onMismatch: () => this.#dependencies.stats.recordMismatch(),
-        logger: this.#dependencies.logger,
+        onMismatch: () => this.#options.stats.recordMismatch(),
+        logger: this.#options.logger,
       },
     )
     void download.settled.then(() => releaseSlot?.())
@@ -191,13 +205,13 @@ export class BlobCache {
 
   /** Reports whether requested blobs need the upstream's remaining download slots. */
   #isCongested(host: string): boolean {
-    const slots = this.#dependencies.downloadSlots
+    const slots = this.#options.downloadSlots
     return slots.roomFor(host) <= Math.max(1, slots.limit / 4)
   }
 
   /** Waits for a download slot of this upstream; the result releases it. Throws an UpstreamError 503 after the maximum wait. */
   async #acquireSlot(owner: string, signal: AbortSignal): Promise<() => void> {
-    const release = await this.#dependencies.downloadSlots.take(maxSlotWaitMs, {
+    const release = await this.#options.downloadSlots.take(maxSlotWaitMs, {
       owner,
       signal,
       extendOnProgress: true,
@@ -209,14 +223,14 @@ export class BlobCache {
   }
 
   #usesSingleRequest(host: string): boolean {
-    return (this.#singleRequestUntil.get(host) ?? 0) > this.#dependencies.runningTime()
+    return (this.#singleRequestUntil.get(host) ?? 0) > this.#options.runningTime()
   }
 
   #recordRefusedRange(host: string, error: unknown): void {
     if (!(error instanceof UpstreamError) || error.failure !== 'limited') return
     this.#singleRequestUntil.set(
       host,
-      this.#dependencies.runningTime() + Math.max(singleRequestMs, (error.retryAfterSeconds ?? 0) * 1000),
+      this.#options.runningTime() + Math.max(singleRequestMs, (error.retryAfterSeconds ?? 0) * 1000),
     )
   }
 
@@ -226,7 +240,7 @@ export class BlobCache {
     if (!stored) return
     const { identity } = await download.started
     await this.#recordGrantWhenStored(context, download, identity)
-    this.#dependencies.onStored()
+    this.#options.onStored()
   }
 
   /** Records a grant once the blob is stored, with its verified size. */
@@ -265,7 +279,7 @@ export class BlobCache {
     outcome: 'hit' | 'revalidated',
   ): BlobResponse {
     const own = context.record()?.blobs.get(digest)
-    if (own && !context.caller.head) own.usedAt = this.#dependencies.runningTime()
+    if (own && !context.caller.head) own.usedAt = this.#options.runningTime()
     return {
       digest,
       size,
@@ -287,9 +301,9 @@ export class BlobCache {
     record.blobs.set(digest, {
       size,
       identity: widerIdentity(before?.identity, identity),
-      usedAt: this.#dependencies.runningTime(),
+      usedAt: this.#options.runningTime(),
     })
-    this.#dependencies.refs.touch(record)
+    this.#options.refs.touch(record)
   }
 }
 

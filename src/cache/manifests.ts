@@ -1,5 +1,6 @@
 import { SingleFlight } from '../lib/async.ts'
 import { errnoOf } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
 import {
   toBytes,
   maxManifestBytes,
@@ -13,11 +14,12 @@ import { type Digest, digestAlgorithm, computeDigest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { type Reference, referenceText } from '../oci/reference.ts'
 import { anonymousIdentity, type Identity } from '../oci/registry.ts'
+import type { BlobStore } from '../store/blob-store.ts'
 import { isStored, type SmallContents, storedManifest } from '../store/contents.ts'
-import type { ManifestRecord } from '../store/records.ts'
+import type { ManifestRecord, RefStore } from '../store/records.ts'
 import { type FetchedManifest, UpstreamError } from '../upstream/upstream.ts'
 import { widerIdentity, type RequestContext, toRequestKey } from './grants.ts'
-import type { CacheDependencies } from './parts.ts'
+import type { Stats } from './stats.ts'
 
 /** A verified manifest in memory or on disk. */
 export interface CachedManifest {
@@ -31,12 +33,29 @@ export interface CachedManifest {
   readonly identity: Identity
 }
 
+/** Stores manifests and lists, whose bytes are in memory. */
+export interface SmallContentStore {
+  readonly blobs: BlobStore
+  /** Tries to free so many bytes on the disk; resolves when it cannot free more. */
+  readonly makeRoom: (bytes: number) => Promise<void>
+  /** Called after content was stored. */
+  readonly onStored: () => void
+  readonly logger: Logger
+}
+
+export interface ManifestCacheOptions extends SmallContentStore {
+  readonly refs: RefStore
+  readonly stats: Stats
+  /** Running time in ms, for eviction. */
+  readonly runningTime: () => number
+}
+
 /**
  * Stores a manifest or a list, and tries again after freeing space. Logs a disk that still refuses the bytes and does not
  * throw: the client is served from memory, and the next one from the upstream.
  */
 export async function publishSmall(
-  { blobs, makeRoom, onStored, logger }: Pick<CacheDependencies, 'blobs' | 'makeRoom' | 'onStored' | 'logger'>,
+  { blobs, makeRoom, onStored, logger }: SmallContentStore,
   digest: Digest,
   bytes: Uint8Array<ArrayBuffer>,
 ): Promise<void> {
@@ -59,11 +78,11 @@ function hasDigest(bytes: Uint8Array, digest: Digest): boolean {
 /** Loads manifests from memory and disk; fetches, verifies and stores missing ones. */
 export class ManifestCache {
   readonly #flights = new SingleFlight<CachedManifest>()
-  readonly #dependencies: CacheDependencies
+  readonly #options: ManifestCacheOptions
   readonly #contents: SmallContents
 
-  constructor(dependencies: CacheDependencies, contents: SmallContents) {
-    this.#dependencies = dependencies
+  constructor(options: ManifestCacheOptions, contents: SmallContents) {
+    this.#options = options
     this.#contents = contents
   }
 
@@ -74,7 +93,7 @@ export class ManifestCache {
     contentType: string,
     identity: Identity,
   ): Promise<CachedManifest | undefined> {
-    const { blobs } = this.#dependencies
+    const { blobs } = this.#options
     const size = this.#contents.get(digest)?.size ?? (await blobs.stat(digest))
     if (size === undefined || size > maxManifestBytes) return undefined
     const known = context.record()?.manifests.get(digest)
@@ -117,7 +136,7 @@ export class ManifestCache {
 
   async #request(context: RequestContext, reference: Reference): Promise<FetchedManifest> {
     const fetched = await context.upstream.manifest(context.name, reference, { access: await context.access() })
-    if (!context.upstream.isProbe) this.#dependencies.stats.recordFetched(context.host, fetched.bytes.length)
+    if (!context.upstream.isProbe) this.#options.stats.recordFetched(context.host, fetched.bytes.length)
     return fetched
   }
 
@@ -132,7 +151,7 @@ export class ManifestCache {
     announced: Digest,
     small: FetchedManifest | undefined,
   ): Promise<CachedManifest> {
-    this.#dependencies.stats.recordMismatch()
+    this.#options.stats.recordMismatch()
     const byDigest: Reference = { kind: 'digest', digest: announced }
     const confirmed = await this.#request(context, byDigest).catch((error: unknown) => {
       if (error instanceof UpstreamError && error.failure === 'absent') return undefined
@@ -151,7 +170,7 @@ export class ManifestCache {
     const announced = wanted ?? fetched.digest
     const digest = computeDigest(bytes, announced ? digestAlgorithm(announced) : 'sha256')
     if (wanted && digest !== wanted) {
-      this.#dependencies.stats.recordMismatch()
+      this.#options.stats.recordMismatch()
       throw new UpstreamError('invalid', 502, `${context.host} answered ${wanted} with a manifest of another digest.`)
     }
     const outline = await outlineManifest(bytes, fetched.mediaType)
@@ -169,9 +188,9 @@ export class ManifestCache {
     const { length: size } = bytes
     const isLarge = size > maxStringBytes
     if (!isLarge) this.#contents.set(digest, smallContent(bytes))
-    await publishSmall(this.#dependencies, digest, bytes)
+    await publishSmall(this.#options, digest, bytes)
     // A manifest that the disk did not take is served from memory.
-    const isOnDisk = isLarge && (await this.#dependencies.blobs.stat(digest)) === size
+    const isOnDisk = isLarge && (await this.#options.blobs.stat(digest)) === size
     const content = isOnDisk ? undefined : smallContent(bytes)
     if (content) this.#contents.set(digest, content)
     this.recordGrant(context, digest, size, identity, outline)
@@ -196,9 +215,9 @@ export class ManifestCache {
       identity: widerIdentity(known?.identity, identity),
       pulls: known?.pulls ?? 0,
       lastPulled: known?.lastPulled ?? 0,
-      usedAt: this.#dependencies.runningTime(),
+      usedAt: this.#options.runningTime(),
     }
     record.manifests.set(digest, recorded)
-    this.#dependencies.refs.touch(record)
+    this.#options.refs.touch(record)
   }
 }

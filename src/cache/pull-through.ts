@@ -16,7 +16,8 @@ import {
 import type { Page, Repository } from '../oci/route.ts'
 import { SmallContents, storedManifest } from '../store/contents.ts'
 import { type ManifestHead, type Upstream, UpstreamError } from '../upstream/upstream.ts'
-import { BlobCache } from './blobs.ts'
+import { BlobCache, type BlobCacheOptions } from './blobs.ts'
+import { toOciError, toUnknownRegistryError } from './errors.ts'
 import {
   createRequestContext,
   findForCaller,
@@ -29,13 +30,12 @@ import {
 import { HeadRequests, isCompleteHead } from './heads.ts'
 import { checkPage, listCatalog, listTags } from './lists.ts'
 import { type CachedManifest, ManifestCache } from './manifests.ts'
-import { type CacheDependencies, toOciError, toUnknownRegistryError } from './parts.ts'
 import { Prefetcher } from './prefetch.ts'
 import { ReferrersCache } from './referrers.ts'
 import { PullTracker } from './stats.ts'
 import { TagLookup, type TagPolicy } from './tags.ts'
 
-interface PullThroughOptions extends CacheDependencies {
+interface PullThroughOptions extends BlobCacheOptions {
   /** Maps a requested repository to its upstream and its name there; undefined when its registry is not mirrored. */
   readonly resolveUpstream: (repository: Repository) => UpstreamRepository | undefined
   readonly policy: TagPolicy

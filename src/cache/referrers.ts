@@ -11,14 +11,10 @@ import { referrersKey } from '../store/record-files.ts'
 import type { ReferrersRecord, RepositoryRecord } from '../store/records.ts'
 import { type FetchedList, UpstreamError } from '../upstream/upstream.ts'
 import { findForCaller, isValidFor, type RequestContext, toProvenance } from './grants.ts'
-import { publishSmall } from './manifests.ts'
-import type { CacheDependencies } from './parts.ts'
+import { type ManifestCacheOptions, publishSmall } from './manifests.ts'
 import { maySubstitute, type TagPolicy } from './tags.ts'
 
-interface ReferrersCacheOptions extends Pick<
-  CacheDependencies,
-  'blobs' | 'refs' | 'makeRoom' | 'onStored' | 'runningTime' | 'logger'
-> {
+interface ReferrersCacheOptions extends Omit<ManifestCacheOptions, 'stats'> {
   readonly policy: Pick<TagPolicy, 'stale' | 'offline' | 'revalidateTimeoutMs'>
   readonly clock: Clock
   /** Gets the manifest of a tag, from the upstream if necessary. Throws its UpstreamError. */

@@ -10,7 +10,7 @@ const loadedByTheStart = new Set([
   // Used once, to find a mirror that runs in a container.
   'admin/state.ts ../docker/dockerode-engine.ts',
   'config/load.ts ./parse.ts',
-  'daemon/logging.ts pino',
+  'lib/logger.ts pino',
   'server/send/sendfile.ts koffi',
 ])
 

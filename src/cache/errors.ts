@@ -1,37 +1,7 @@
-import type { Slots } from '../lib/async.ts'
-import type { BufferRelease } from '../lib/body-memory.ts'
-import type { Logger } from '../lib/logger.ts'
 import { OciError, type OciErrorCode } from '../oci/errors.ts'
 import { upstreamSetting } from '../oci/reference.ts'
 import type { Repository } from '../oci/route.ts'
-import type { BlobStore } from '../store/blob-store.ts'
-import type { HashPool } from '../store/hashing.ts'
-import type { RefStore } from '../store/records.ts'
 import type { UpstreamError } from '../upstream/upstream.ts'
-import type { RangePolicy } from './download.ts'
-import type { Stats } from './stats.ts'
-
-/** The dependencies that the caches of manifests, blobs and referrers share. */
-export interface CacheDependencies {
-  readonly blobs: BlobStore
-  readonly refs: RefStore
-  /** When a blob is fetched over several connections. */
-  readonly ranges: RangePolicy
-  readonly hashes: Pick<HashPool, 'follow'>
-  readonly release: BufferRelease
-  /** Slots for downloads: each has a file and connections open. */
-  readonly downloadSlots: Slots
-  /** Maximum bytes of a blob whose size is unknown. */
-  readonly maxUnsizedBytes: number
-  readonly stats: Stats
-  /** Running time in ms, for eviction. */
-  readonly runningTime: () => number
-  /** Tries to free so many bytes on the disk; resolves when it cannot free more. */
-  readonly makeRoom: (bytes: number) => Promise<void>
-  /** Called after content was stored. */
-  readonly onStored: () => void
-  readonly logger: Logger
-}
 
 /**
  * Maps an upstream's failure to the client's error; `absent` is the code of a 404. An outage is never a 404, because clients
