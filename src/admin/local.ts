@@ -1,4 +1,4 @@
-import { createEvictor, type Evictor } from '../cache/evict.ts'
+import { createEvictor, type Evictor } from '../cache/evictor.ts'
 import type { Config } from '../config/config.ts'
 import { cacheRoot, type MirrorPaths, registryRoot } from '../config/paths.ts'
 import { silentLogger } from '../lib/logger.ts'

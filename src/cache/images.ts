@@ -139,15 +139,15 @@ export interface References {
 /** Collects the references of all records in small steps; the caller may pause between two of them. */
 export function* collectReferences(records: Iterable<RepositoryRecord>): Generator<undefined, References> {
   const all: ImageReference[] = []
-  const holders = new Map<Digest, number>()
+  const counts = new Map<Digest, number>()
   for (const record of records) {
     for (const reference of collectFromRecord(record)) {
       all.push(reference)
-      for (const digest of reference.contents) holders.set(digest, (holders.get(digest) ?? 0) + 1)
+      for (const digest of reference.contents) counts.set(digest, (counts.get(digest) ?? 0) + 1)
       if (all.length % pauseEvery === 0) yield
     }
   }
-  return { all, counts: holders }
+  return { all, counts }
 }
 
 function* collectFromRecord(record: RepositoryRecord): Generator<ImageReference> {

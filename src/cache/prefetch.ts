@@ -116,7 +116,7 @@ export class Prefetcher {
   }
 
   async #startFetch(
-    { context, queued: waiting }: Pull,
+    { context, queued }: Pull,
     layer: ManifestLink,
     signal: AbortSignal,
   ): Promise<Download | undefined> {
@@ -126,7 +126,7 @@ export class Prefetcher {
       // The request of the layer itself reports the disk's error.
       if (errnoOf(error) === undefined) throw error
       this.#options.logger.warn({ digest: layer.digest, error: String(error) }, 'a layer could not be prefetched')
-      waiting.length = 0
+      queued.length = 0
       return undefined
     }
   }
@@ -147,8 +147,8 @@ export class Prefetcher {
   }
 }
 
-function abandon({ queued: waiting, running }: Pull): void {
-  waiting.length = 0
+function abandon({ queued, running }: Pull): void {
+  queued.length = 0
   for (const [download, abort] of running)
     if (!download.isClaimed) abort.abort(new UpstreamError('unavailable', 503, 'No client pulls the image any more.'))
 }

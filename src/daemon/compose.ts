@@ -3,7 +3,7 @@ import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { openSecret } from '../admin/api.ts'
 import { loadPromClient } from '../admin/status.ts'
-import { createEvictor, type Evictor } from '../cache/evict.ts'
+import { createEvictor, type Evictor } from '../cache/evictor.ts'
 import { PullThrough } from '../cache/pull-through.ts'
 import { Stats } from '../cache/stats.ts'
 import type { Config } from '../config/config.ts'
@@ -48,15 +48,15 @@ export interface Parts {
   readonly ownTroubles: ProcessHealth
   /** The connections of all listeners. */
   readonly connections: ConnectionBudget
-  /** Ends what runs behind, writes everything down. Listeners are to be closed before. */
+  /** Ends the work in the background and writes all state to disk. Call it after the listeners are closed. */
   close(): Promise<void>
 }
 
 const statsSaveMs = 10_000
-/** Bytes at most of a blob whose size neither a manifest nor its upstream has said: no layer is as large. */
-const mostUnsized = 64 * 1024 ** 3
+/** Limits a blob whose size is in no manifest and no response of its upstream, bytes. No layer is as large. */
+const maxUnsizedBytes = 64 * 1024 ** 3
 
-/** Plugs the cache together: the only place that knows every part of it. */
+/** Creates the parts of the server and connects them: no other file knows all of them. */
 export async function compose(
   config: Config,
   paths: MirrorPaths,
@@ -134,7 +134,7 @@ export async function compose(
     refs: store.refs,
     hashes,
     downloadSlots: new Slots(descriptors.fills),
-    maxUnsizedBytes: Math.min(settings.maxSize || Infinity, mostUnsized),
+    maxUnsizedBytes: Math.min(settings.maxSize || Infinity, maxUnsizedBytes),
     release: createBufferRelease(),
     ranges: {
       // Each range has a connection of its own.
@@ -156,7 +156,7 @@ export async function compose(
         await evictor.evict({ dryRun: false, neededBytes: bytes })
       } catch (error) {
         if (errnoOf(error) === undefined) throw error
-        // Whoever needs the room finds out that it is not there.
+        // The writer that needs the room fails with the disk's own error.
         logger.error({ error: String(error) }, 'could not make room')
       }
     },
@@ -228,24 +228,24 @@ export interface RegistryParts {
   readonly sessions: UploadSessions
   readonly registry: LocalRegistry
   readonly maintenance: RegistryMaintenance
-  /** Undefined when everybody may do everything. */
+  /** Undefined for a registry without passwords. */
   readonly authorize: BasicAuth['authorize'] | undefined
   /** Lists the reasons why it serves no client, one sentence each; empty when it serves. */
   troubles(): Promise<string[]>
-  /** Listeners are to be closed before. */
+  /** Call it after the listeners are closed. */
   close(): Promise<void>
 }
 
 const uploadIdleMs = 3_600_000
 
-/** Plugs the registry together. `mostUploads`: uploads under way, each of which may hold a file open. Throws MirrorError for a bad password file. */
+/** Creates the parts of the push registry. `maxUploads`: uploads at a time; each may have a file open. Throws MirrorError for a bad password file. */
 async function composeRegistry(
   config: Config,
   paths: MirrorPaths,
   logger: Logger,
   makeRoom: MakeRoom,
   lock: Pick<StoreOptions, 'instance' | 'onLost'>,
-  mostUploads: number,
+  maxUploads: number,
 ): Promise<RegistryParts> {
   const clock = systemClock
   const { auth } = config.registry
@@ -260,11 +260,10 @@ async function composeRegistry(
     await passwords?.close()
     throw error
   })
-  const limit = mostUploads
   const sessions = new UploadSessions({
     blobs: store.blobs,
     clock,
-    maxSessions: limit,
+    maxSessions: maxUploads,
     idleTimeoutMs: uploadIdleMs,
     logger,
   })

@@ -340,14 +340,14 @@ function createServerAdminApi(parts: Parts, { status, stop }: ServerActions): Ad
     async endProbeImage(id) {
       const probeImage = probeImages.end(id)
       if (!probeImage) throw new OciError('UNKNOWN', 404, 'No such image is offered.')
-      const { requestsByHost: seen, repository } = probeImage
+      const { requestsByHost, repository } = probeImage
       // The cache stored it like any other image.
       await evictor.remove(
-        [...seen.keys()].map((host) => `${host}/${repository}`),
+        [...requestsByHost.keys()].map((host) => `${host}/${repository}`),
         false,
       )
       cache.clearMemory()
-      return { seen: Object.fromEntries(seen) }
+      return { seen: Object.fromEntries(requestsByHost) }
     },
     stop: async () => stop(),
   }

@@ -223,7 +223,7 @@ export class Slots {
    */
   async take(
     timeoutMs: number,
-    { signal, owner, extendOnProgress: whileMoving = false }: TakeOptions = {},
+    { signal, owner, extendOnProgress = false }: TakeOptions = {},
   ): Promise<(() => void) | undefined> {
     signal?.throwIfAborted()
     const free = this.tryTake(owner)
@@ -232,7 +232,7 @@ export class Slots {
     const timer = setTimeout(() => {
       if (leave()) turn.resolve(undefined)
     }, timeoutMs)
-    const waiter = { owner, turn, restart: whileMoving ? () => void timer.refresh() : undefined }
+    const waiter = { owner, turn, restart: extendOnProgress ? () => void timer.refresh() : undefined }
     this.#waiting.add(waiter)
     const leave = () => this.#waiting.delete(waiter)
     const onAbort = () => {

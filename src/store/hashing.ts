@@ -103,10 +103,10 @@ interface HashPoolOptions {
 /** Creates a pool for a machine with so many cores; one is left for the event loop. Threads start on demand. */
 export function createHashPool(
   cores: number,
-  { maxThreads: most = defaultMaxThreads, watcher }: HashPoolOptions = {},
+  { maxThreads = defaultMaxThreads, watcher }: HashPoolOptions = {},
 ): HashPool {
   const threads: Thread[] = []
-  const limit = Math.max(1, Math.min(most, cores - 1))
+  const limit = Math.max(1, Math.min(maxThreads, cores - 1))
   let lastId = 0
   let closed = false
 

@@ -115,14 +115,14 @@ function makeProbeImage(unique: string): ProbeImageContent {
 
 /** Creates an upstream with one probe image. The cache treats it as any upstream, so that a pull tests the whole path. */
 export function createProbeUpstream(host: string, probeImage: ProbeImage): Upstream {
-  const { image, tag, requestsByHost: seen } = probeImage
+  const { image, tag, requestsByHost } = probeImage
 
   function find(reference: Reference): {
     readonly mediaType: string
     readonly bytes: Uint8Array<ArrayBuffer>
     digest: Digest
   } {
-    seen.set(host, (seen.get(host) ?? 0) + 1)
+    requestsByHost.set(host, (requestsByHost.get(host) ?? 0) + 1)
     const digest = reference.kind === 'digest' ? reference.digest : reference.tag === tag ? image.digest : undefined
     const manifest = digest && image.manifests.get(digest)
     if (!manifest) throw absent()

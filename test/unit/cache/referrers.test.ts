@@ -6,7 +6,7 @@ import { mediaType } from '../../../src/oci/content.ts'
 import { Identities, createRequestContext } from '../../../src/cache/grants.ts'
 import { ReferrersCache } from '../../../src/cache/referrers.ts'
 import type { Store } from '../../../src/store/open-store.ts'
-import { createEvictor } from '../../../src/cache/evict.ts'
+import { createEvictor } from '../../../src/cache/evictor.ts'
 import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
 import { withStore } from '../../support/temporary-store.ts'
 

@@ -7,7 +7,7 @@ import { silentLogger } from '../../../src/lib/logger.ts'
 import { computeDigest, type Digest } from '../../../src/oci/digest.ts'
 import type { Store } from '../../../src/store/open-store.ts'
 import type { RepositoryRecord } from '../../../src/store/records.ts'
-import { createEvictor, type Evictor, type EvictorOptions } from '../../../src/cache/evict.ts'
+import { createEvictor, type Evictor, type EvictorOptions } from '../../../src/cache/evictor.ts'
 import { addManifest, digestFor } from '../../support/store/records.ts'
 import { bytesOf, openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
 
