@@ -1,4 +1,4 @@
-import { type Digest, parseDigest } from '../oci/digest.ts'
+import { type Digest, parseDigest } from '../oci/reference.ts'
 import type { RepositoryRecord } from '../store/records.ts'
 import { type ImageReference, type References, toImageName, findImageRoots, collectReferences } from './images.ts'
 

@@ -1,7 +1,7 @@
 import { createDeferred, waitForProgress } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, runLater, logFailure } from '../lib/time.ts'
-import type { Digest } from '../oci/digest.ts'
+import type { Digest } from '../oci/reference.ts'
 import type { Follower, Piece, Portion } from '../oci/registry.ts'
 import { type OpenBlob } from '../oci/registry.ts'
 import type { BlobWriter } from '../store/blob-store.ts'

@@ -1,4 +1,4 @@
-import type { Digest } from '../oci/digest.ts'
+import type { Digest } from '../oci/reference.ts'
 import type { ReferrersRecord, RefStore, RepositoryRecord } from '../store/records.ts'
 
 /** References between two pauses. */

@@ -10,9 +10,8 @@ import {
   smallContent,
   type SmallContent,
 } from '../oci/content.ts'
-import { type Digest, digestAlgorithm, computeDigest } from '../oci/digest.ts'
+import { type Digest, digestAlgorithm, computeDigest, type Reference, referenceText } from '../oci/reference.ts'
 import { OciError } from '../oci/errors.ts'
-import { type Reference, referenceText } from '../oci/reference.ts'
 import { anonymousIdentity, type Identity } from '../oci/registry.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import { isStored, type SmallContents, storedManifest } from '../store/contents.ts'

@@ -1,8 +1,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Clock } from '../lib/time.ts'
-import type { Digest } from '../oci/digest.ts'
+import { type Digest, type Reference, referenceText } from '../oci/reference.ts'
 import type { OciErrorCode } from '../oci/errors.ts'
-import { type Reference, referenceText } from '../oci/reference.ts'
 import {
   anonymousIdentity,
   type BlobResponse,

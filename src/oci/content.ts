@@ -1,6 +1,6 @@
 import { LRUCache } from 'lru-cache'
 import { isObject, JsonError, readJson, readJsonObject } from '../lib/json.ts'
-import { type Digest, computeDigest, parseDigest } from './digest.ts'
+import { type Digest, computeDigest, parseDigest } from './reference.ts'
 import { OciError } from './errors.ts'
 
 /** Media types of the OCI specification and of Docker v2. https://github.com/opencontainers/image-spec/blob/v1.1.1/media-types.md */

@@ -1,6 +1,6 @@
 import { isObject, readJsonObject } from '../lib/json.ts'
 import { mediaType } from './content.ts'
-import { type Digest, digestAlgorithm, digestHex } from './digest.ts'
+import { type Digest, digestAlgorithm, digestHex } from './reference.ts'
 import { OciError } from './errors.ts'
 import { isSamePage } from './headers.ts'
 import type { Page } from './route.ts'

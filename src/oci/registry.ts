@@ -1,7 +1,6 @@
 import type { ManifestLink, SmallContent } from './content.ts'
-import type { Digest, DigestAlgorithm } from './digest.ts'
+import type { Digest, DigestAlgorithm, Reference } from './reference.ts'
 import type { ByteRange } from './headers.ts'
-import type { Reference } from './reference.ts'
 import type { Page, Repository } from './route.ts'
 
 /** The client's part of a request that a registry needs. */

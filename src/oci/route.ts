@@ -1,7 +1,6 @@
-import { type Digest, parseDigest } from './digest.ts'
-import { OciError } from './errors.ts'
-import { removeNamespace } from './headers.ts'
 import {
+  type Digest,
+  parseDigest,
   canonicalRegistry,
   isRepositoryName,
   looksLikeRegistry,
@@ -9,6 +8,8 @@ import {
   parseRegistryHost,
   type Reference,
 } from './reference.ts'
+import { OciError } from './errors.ts'
+import { removeNamespace } from './headers.ts'
 
 /** A repository as the request names it. `registry` is undefined when the request names none. */
 export interface Repository {

@@ -1,4 +1,4 @@
-import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts'
+import { type Digest, digestAlgorithm, digestHex } from '../oci/reference.ts'
 import { ManifestMarker, getRemovedImageNames, StoredLinks } from './images.ts'
 import type { PushedStore } from './repositories.ts'
 import { withChanges, copyRepository, type PushedChange, type PushedRepository } from './repository.ts'

@@ -1,7 +1,7 @@
 import { LRUCache } from 'lru-cache'
 import { isObject, readJsonObject } from '../lib/json.ts'
 import { imageTypes, maxManifestBytes } from '../oci/content.ts'
-import { type Digest, parseDigest } from '../oci/digest.ts'
+import { type Digest, parseDigest } from '../oci/reference.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { PushedChange, PushedManifest, PushedRepository } from './repository.ts'
 

@@ -2,8 +2,7 @@ import { open } from 'node:fs/promises'
 import { createDeferred, type Deferred } from '../lib/async.ts'
 import { writeFileAtomic } from '../lib/fs.ts'
 import { artifactTypeKey } from '../oci/content.ts'
-import type { Digest } from '../oci/digest.ts'
-import { isRepositoryName } from '../oci/reference.ts'
+import { type Digest, isRepositoryName } from '../oci/reference.ts'
 import {
   damaged,
   readDigest,

@@ -2,10 +2,9 @@ import { LargeListQueue } from '../lib/body-memory.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Clock } from '../lib/time.ts'
 import { toBytes, maxStringBytes, mediaType } from '../oci/content.ts'
-import { type Digest, digestAlgorithm, type DigestAlgorithm } from '../oci/digest.ts'
+import { type Digest, digestAlgorithm, type DigestAlgorithm, type Reference, referenceText } from '../oci/reference.ts'
 import { OciError } from '../oci/errors.ts'
 import { paginate } from '../oci/lists.ts'
-import { type Reference, referenceText } from '../oci/reference.ts'
 import type {
   BlobResponse,
   Caller,

@@ -1,7 +1,7 @@
 import { KeyedQueue } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, runEvery, logFailure } from '../lib/time.ts'
-import { type Digest, parseDigest } from '../oci/digest.ts'
+import { type Digest, parseDigest } from '../oci/reference.ts'
 import { parseAttachedTag, collectGarbage, type GarbageOptions, planRemovals } from './garbage.ts'
 import { listPushedImages, type PushedImage, getRemovedImageNames, StoredLinks } from './images.ts'
 import type { PushedStore } from './repositories.ts'

@@ -7,10 +7,9 @@ import {
   type ReadManifest,
   readPushedManifest,
 } from '../oci/content.ts'
-import { type Digest, digestAlgorithm, computeDigest } from '../oci/digest.ts'
+import { type Digest, digestAlgorithm, computeDigest, type Reference } from '../oci/reference.ts'
 import { OciError } from '../oci/errors.ts'
 import { referrersTag } from '../oci/lists.ts'
-import type { Reference } from '../oci/reference.ts'
 import type { ManifestPushed, PushedBody } from '../oci/registry.ts'
 import type { Repository } from '../oci/route.ts'
 import { changeReferrersList, toReferrerEntry, type ReferrerEntry } from './referrers.ts'

@@ -1,6 +1,6 @@
 import { isObject, readJsonObject } from '../lib/json.ts'
 import { artifactTypeKey, maxManifestBytes, mediaType, presentMembers, type ReadManifest } from '../oci/content.ts'
-import type { Digest } from '../oci/digest.ts'
+import type { Digest } from '../oci/reference.ts'
 import { paginate } from '../oci/lists.ts'
 import type { Page } from '../oci/route.ts'
 import type { PushedManifest, PushedRepository } from './repository.ts'

@@ -2,7 +2,7 @@ import { copyFile, link, readdir, rm } from 'node:fs/promises'
 import { eachLimited } from '../lib/async.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import type { Digest } from '../oci/digest.ts'
+import type { Digest } from '../oci/reference.ts'
 import type { StoreLayout } from '../store/layout.ts'
 import { openStore, type Store, type StoreOptions } from '../store/open-store.ts'
 import {

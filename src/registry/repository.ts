@@ -1,4 +1,4 @@
-import type { Digest } from '../oci/digest.ts'
+import type { Digest } from '../oci/reference.ts'
 
 /** The content of one repository of the local registry. Repositories share bytes on disk, but know nothing of each other. */
 export interface PushedRepository {

@@ -1,7 +1,7 @@
 import type { Logger } from '../lib/logger.ts'
 import type { Clock } from '../lib/time.ts'
 import type { ManifestLink } from '../oci/content.ts'
-import type { Digest } from '../oci/digest.ts'
+import type { Digest } from '../oci/reference.ts'
 import type { Provenance } from '../oci/registry.ts'
 
 /** Interval at which quiet transfers are looked for. */

@@ -1,6 +1,6 @@
 import { lstat, opendir } from 'node:fs/promises'
 import { errnoOf } from '../lib/errors.ts'
-import { type Digest, type DigestAlgorithm, parseDigest } from '../oci/digest.ts'
+import { type Digest, type DigestAlgorithm, parseDigest } from '../oci/reference.ts'
 import type { OpenBlob } from '../oci/registry.ts'
 import type { StoreLayout } from './layout.ts'
 

@@ -1,6 +1,6 @@
 import { type FileHandle, open, rm, statfs } from 'node:fs/promises'
 import { errnoOf, reserveReached, systemError } from '../lib/errors.ts'
-import type { Digest } from '../oci/digest.ts'
+import type { Digest } from '../oci/reference.ts'
 import type { BlobWriter } from './blob-store.ts'
 
 const checkIntervalBytes = 8 * 1024 * 1024

@@ -4,7 +4,7 @@ import { LRUCache } from 'lru-cache'
 import { SingleFlight } from '../lib/async.ts'
 import { upstreamBodies } from '../lib/body-memory.ts'
 import { getCachedLinks, getManifestLinks, type SmallContent, smallContent } from '../oci/content.ts'
-import { createDigester, type Digest, digestAlgorithm } from '../oci/digest.ts'
+import { createDigester, type Digest, digestAlgorithm } from '../oci/reference.ts'
 import type { OpenBlob, StoredManifest } from '../oci/registry.ts'
 import type { BlobStore } from './blob-store.ts'
 

@@ -5,7 +5,7 @@ import type { FileHandle } from 'node:fs/promises'
 import { type MessagePort, Worker } from 'node:worker_threads'
 import { errnoOf } from '../lib/errors.ts'
 import type { WorkWatcher } from '../lib/system-errors.ts'
-import { createDigester, type Digest, digestAlgorithm, type DigestAlgorithm, parseDigest } from '../oci/digest.ts'
+import { createDigester, type Digest, digestAlgorithm, type DigestAlgorithm, parseDigest } from '../oci/reference.ts'
 
 // Hashing a chunk takes about a millisecond. The event loop runs between chunks.
 const chunkBytes = 256 * 1024

@@ -3,7 +3,7 @@ import { readdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { makeFolder } from '../lib/fs.ts'
-import { digestAlgorithm, digestHex, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
+import { digestAlgorithm, digestHex, type Digest, type DigestAlgorithm } from '../oci/reference.ts'
 
 const formatVersion = 1
 

@@ -1,5 +1,5 @@
 import type { ManifestLink } from '../oci/content.ts'
-import type { Digest } from '../oci/digest.ts'
+import type { Digest } from '../oci/reference.ts'
 import type { Identity } from '../oci/registry.ts'
 
 /** The overhead of the parts in a record's file, bytes: names of members, numbers, quotes. */

@@ -1,6 +1,6 @@
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, runLater, logFailure, systemClock } from '../lib/time.ts'
-import type { Digest } from '../oci/digest.ts'
+import type { Digest } from '../oci/reference.ts'
 import { removeExpiredQuarantine, type Store } from './open-store.ts'
 
 const hour = 3_600_000

@@ -1,8 +1,7 @@
 import { gzipSync } from 'node:zlib'
 import { createSingleFileTar } from '../lib/tar.ts'
 import { ImageContents, mediaType } from '../oci/content.ts'
-import { type Digest, computeDigest } from '../oci/digest.ts'
-import type { Reference } from '../oci/reference.ts'
+import { type Digest, computeDigest, type Reference } from '../oci/reference.ts'
 import { anonymousIdentity } from '../oci/registry.ts'
 import { type Upstream, UpstreamError } from './upstream.ts'
 

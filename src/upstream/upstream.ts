@@ -1,5 +1,4 @@
-import type { Digest } from '../oci/digest.ts'
-import type { Reference } from '../oci/reference.ts'
+import type { Digest, Reference } from '../oci/reference.ts'
 import type { Access, Identity } from '../oci/registry.ts'
 
 export interface UpstreamCallOptions {

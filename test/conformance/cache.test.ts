@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { computeDigest } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/reference.ts'
 import { get } from '../support/get.ts'
 import { startTestMirror } from '../support/mirror.ts'
 import { startTestRegistry } from '../support/registry.ts'

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { computeDigest } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/reference.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { get, type Answer } from '../support/get.ts'
 import { noise } from '../support/noise.ts'

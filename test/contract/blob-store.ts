@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { computeDigest, parseDigest } from '../../src/oci/digest.ts'
+import { computeDigest, parseDigest } from '../../src/oci/reference.ts'
 import type { BlobStore, BlobWriter } from '../../src/store/blob-store.ts'
 
 /** Tests the contract of blob stores. `make` creates an empty one, which is removed with the test. */

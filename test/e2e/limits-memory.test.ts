@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
-import { computeDigest } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/reference.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { flood, type FloodRequest } from '../support/flood.ts'
 import { get, open } from '../support/get.ts'

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { computeDigest } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/reference.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { corrupt, slow } from '../support/faults.ts'
 import { app, layerSize as size, startScene } from '../support/scene.ts'

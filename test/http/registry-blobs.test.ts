@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { computeDigest } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/reference.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { open } from '../support/get.ts'
 import { noise } from '../support/noise.ts'

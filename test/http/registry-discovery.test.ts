@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { computeDigest, type Digest } from '../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../src/oci/reference.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { referrersTag } from '../../src/oci/lists.ts'
 import { expectError } from '../support/expect-content.ts'

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { computeDigest } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/reference.ts'
 import type { RemovalReport } from '../../src/admin/api.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { makeImage, makeIndex } from '../support/images.ts'

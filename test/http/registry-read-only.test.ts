@@ -1,7 +1,7 @@
 import { chmod, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { computeDigest } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/reference.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { makeImage } from '../support/images.ts'
 import { startTestRegistry } from '../support/registry.ts'

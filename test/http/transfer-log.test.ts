@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import type { Digest } from '../../src/oci/digest.ts'
+import type { Digest } from '../../src/oci/reference.ts'
 import { status } from '../support/faults.ts'
 import { get } from '../support/get.ts'
 import { makeImage, makeIndex, type TestImage } from '../support/images.ts'

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { computeDigest } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/reference.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { hang, late, reset, status, times } from '../support/faults.ts'
 import { makeImage } from '../support/images.ts'

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { computeDigest } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/reference.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { endless, late } from '../support/faults.ts'

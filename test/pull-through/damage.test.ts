@@ -1,7 +1,7 @@
 import { appendFile, mkdir, readFile, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import type { Digest } from '../../src/oci/digest.ts'
+import type { Digest } from '../../src/oci/reference.ts'
 import type { VerifyProgress } from '../../src/admin/api.ts'
 import { blobFile, filesOf } from '../support/blob-file.ts'
 import { expectContent } from '../support/expect-content.ts'

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { computeDigest } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/reference.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { headers, redirect, status, times } from '../support/faults.ts'
 import { send, type Fault } from '../support/faulty-server.ts'

@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { upstreamBodies } from '../../src/lib/body-memory.ts'
-import { computeDigest } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/reference.ts'
 import { expectContent, expectError, expectNoContent } from '../support/expect-content.ts'
 import { corrupt, gzipped, headers, htmlPage, mislabelledGzip, otherBody, times } from '../support/faults.ts'
 import { makeImage } from '../support/images.ts'

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import { createDeferred } from '../../src/lib/async.ts'
-import { computeDigest, type Digest } from '../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../src/oci/reference.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { corrupt, cutAt, drippingAt, htmlPage, inTurn, otherBody, slow, withByteFlipped } from '../support/faults.ts'
 import { send, type Fault } from '../support/faulty-server.ts'

@@ -1,6 +1,6 @@
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { digestAlgorithm, digestHex, type Digest } from '../../src/oci/digest.ts'
+import { digestAlgorithm, digestHex, type Digest } from '../../src/oci/reference.ts'
 import type { TestMirror } from './mirror.ts'
 
 /** Lists the paths of all files below a mirror's home. */

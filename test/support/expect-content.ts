@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { computeDigest, type Digest } from '../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../src/oci/reference.ts'
 import type { Answer } from './get.ts'
 
 /** Expects a complete 200 with exactly the content of the digest. */

@@ -1,5 +1,5 @@
 import { gunzipSync, gzipSync } from 'node:zlib'
-import { computeDigest, type Digest } from '../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../src/oci/reference.ts'
 import { mediaType } from '../../src/oci/content.ts'
 import { noise } from './noise.ts'
 

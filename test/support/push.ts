@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { computeDigest, type Digest } from '../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../src/oci/reference.ts'
 import { get, type Answer } from './get.ts'
 import type { TestImage } from './images.ts'
 

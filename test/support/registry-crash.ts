@@ -1,7 +1,7 @@
 import { expect } from 'vitest'
 import { systemClock } from '../../src/lib/time.ts'
 import { silentLogger } from '../../src/lib/logger.ts'
-import { computeDigest } from '../../src/oci/digest.ts'
+import { computeDigest } from '../../src/oci/reference.ts'
 import { openPushedStore } from '../../src/registry/repositories.ts'
 import { verifyStore } from '../../src/store/verify.ts'
 import { get, type Answer } from './get.ts'

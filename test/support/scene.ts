@@ -4,7 +4,7 @@ import { noise } from './noise.ts'
 import { startUpstream, type TestUpstream } from './upstream.ts'
 import type { AuthOptions } from './upstream-auth.ts'
 import type { UpstreamConfig } from '../../src/config/config.ts'
-import type { Digest } from '../../src/oci/digest.ts'
+import type { Digest } from '../../src/oci/reference.ts'
 
 export interface SceneOptions extends Omit<TestMirrorOptions, 'upstreams'> {
   /** `library/app:v1`; default: an image of one layer of 300 kB. */

@@ -1,4 +1,4 @@
-import { computeDigest, type Digest, type DigestAlgorithm } from '../../../src/oci/digest.ts'
+import { computeDigest, type Digest, type DigestAlgorithm } from '../../../src/oci/reference.ts'
 import { mediaType } from '../../../src/oci/content.ts'
 import { noise } from '../../support/noise.ts'
 

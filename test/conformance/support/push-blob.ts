@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import type { Digest } from '../../../src/oci/digest.ts'
+import type { Digest } from '../../../src/oci/reference.ts'
 import { get, type Answer } from '../../support/get.ts'
 
 /** waysToPush are the suite's ways to push a blob. */

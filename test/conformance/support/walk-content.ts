@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import type { Digest } from '../../../src/oci/digest.ts'
+import type { Digest } from '../../../src/oci/reference.ts'
 import { mediaType } from '../../../src/oci/content.ts'
 import { get, type Answer } from '../../support/get.ts'
 import type { Content, ContentDescriptor, ContentManifest } from './content.ts'

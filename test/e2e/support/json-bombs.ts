@@ -1,4 +1,4 @@
-import { computeDigest } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/reference.ts'
 import { mediaType } from '../../../src/oci/content.ts'
 import { emptyConfig } from '../../support/large-manifest.ts'
 

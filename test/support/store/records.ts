@@ -1,4 +1,4 @@
-import { computeDigest, type Digest } from '../../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../../src/oci/reference.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import type { ManifestRecord, RepositoryRecord } from '../../../src/store/records.ts'
 

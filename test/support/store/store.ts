@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { computeDigest, type Digest } from '../../../src/oci/digest.ts'
+import { computeDigest, type Digest } from '../../../src/oci/reference.ts'
 import { openStore, type Store, type StoreOptions } from '../../../src/store/open-store.ts'
 
 /** Creates a folder; removes it when the test ends. */

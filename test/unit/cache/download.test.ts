@@ -8,7 +8,7 @@ import { createBufferRelease, upstreamBodies } from '../../../src/lib/body-memor
 import { systemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { type Clock, systemClock } from '../../../src/lib/time.ts'
-import { computeDigest } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/reference.ts'
 import { anonymousIdentity, type Follower, type Piece, type Portion } from '../../../src/oci/registry.ts'
 import type { BlobStore, BlobWriter } from '../../../src/store/blob-store.ts'
 import { createHashPool } from '../../../src/store/hashing.ts'

@@ -6,7 +6,7 @@ import {
   getRemovedNames,
   planEviction,
 } from '../../../src/cache/eviction-plan.ts'
-import type { Digest } from '../../../src/oci/digest.ts'
+import type { Digest } from '../../../src/oci/reference.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import type { RepositoryRecord } from '../../../src/store/records.ts'
 import { addManifest, digestFor, emptyRecord, sizesOf } from '../../support/store/records.ts'

@@ -1,14 +1,17 @@
 import { describe, expect, test } from 'vitest'
-import { digestAlgorithm, digestHex, computeDigest, parseDigest } from '../../../src/oci/digest.ts'
-import { parseChallenges } from '../../../src/oci/headers.ts'
-import { parseRange } from '../../../src/server/blobs.ts'
 import {
+  digestAlgorithm,
+  digestHex,
+  computeDigest,
+  parseDigest,
   canonicalRegistry,
   isRepositoryName,
   looksLikeRegistry,
   toRegistryUrl,
   parseRegistryHost,
 } from '../../../src/oci/reference.ts'
+import { parseChallenges } from '../../../src/oci/headers.ts'
+import { parseRange } from '../../../src/server/blobs.ts'
 
 describe('digests', () => {
   test('of sha256 and sha512 are parsed, any other text is rejected', () => {

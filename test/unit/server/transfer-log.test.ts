@@ -2,7 +2,7 @@ import { expect, onTestFinished, test } from 'vitest'
 import type { Logger } from '../../../src/lib/logger.ts'
 import { systemClock } from '../../../src/lib/time.ts'
 import type { ManifestLink } from '../../../src/oci/content.ts'
-import { computeDigest } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/reference.ts'
 import { TransferLog } from '../../../src/server/transfer-log.ts'
 
 function open() {

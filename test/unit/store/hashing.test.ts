@@ -1,7 +1,7 @@
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { computeDigest, type DigestAlgorithm } from '../../../src/oci/digest.ts'
+import { computeDigest, type DigestAlgorithm } from '../../../src/oci/reference.ts'
 import { createHashPool, type HashPool } from '../../../src/store/hashing.ts'
 import { noise } from '../../support/noise.ts'
 import { temporaryFolder } from '../../support/store/store.ts'

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { toBytes, smallContent } from '../../../src/oci/content.ts'
-import { type Digest, computeDigest } from '../../../src/oci/digest.ts'
+import { type Digest, computeDigest } from '../../../src/oci/reference.ts'
 import { SmallContents } from '../../../src/store/contents.ts'
 import { noise } from '../../support/noise.ts'
 

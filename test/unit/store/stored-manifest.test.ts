@@ -1,7 +1,7 @@
 import { open, utimes } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
-import { computeDigest } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/reference.ts'
 import type { OpenBlob } from '../../../src/oci/registry.ts'
 import { isStored } from '../../../src/store/contents.ts'
 import type { Store } from '../../../src/store/open-store.ts'

@@ -1,6 +1,6 @@
 import { gzipSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
-import { computeDigest } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/reference.ts'
 import { parseReason } from '../../../src/upstream/failures.ts'
 import { failureOf, openUpstream } from '../../support/upstream/open-upstream.ts'
 import { reply, serve } from '../../support/upstream/serve.ts'

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { MirrorError } from '../../../src/lib/errors.ts'
 import { redact } from '../../../src/lib/logger.ts'
-import { computeDigest } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/reference.ts'
 import { getProxyWarnings, readProxies } from '../../../src/upstream/proxy.ts'
 import { testCertificate } from '../../support/upstream/certificate.ts'
 import { failureOf, openUpstream, readAll } from '../../support/upstream/open-upstream.ts'

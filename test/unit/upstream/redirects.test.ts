@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { MirrorError } from '../../../src/lib/errors.ts'
-import { computeDigest } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/reference.ts'
 import { testCertificate } from '../../support/upstream/certificate.ts'
 import { failureOf, openUpstream, readAll } from '../../support/upstream/open-upstream.ts'
 import { reply, serve } from '../../support/upstream/serve.ts'

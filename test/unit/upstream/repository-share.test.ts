@@ -1,6 +1,6 @@
 import { expect, onTestFinished, test, vi } from 'vitest'
 import { createDeferred, Slots } from '../../../src/lib/async.ts'
-import { computeDigest } from '../../../src/oci/digest.ts'
+import { computeDigest } from '../../../src/oci/reference.ts'
 import type { HttpUpstream } from '../../../src/upstream/http-upstream.ts'
 import { createRepositoryShare } from '../../../src/upstream/transport.ts'
 import { openUpstream, readAll } from '../../support/upstream/open-upstream.ts'
