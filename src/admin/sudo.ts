@@ -91,8 +91,8 @@ function readOwner(path: string): number | undefined {
 }
 
 /** Describes how the user whose files root ignores runs the command. */
-export function describeInvoker(leftOut: readonly Pick<IgnoredPath, 'owner'>[]): string {
-  const owner = leftOut.find((one) => one.owner !== undefined)?.owner
+export function describeInvoker(ignored: readonly Pick<IgnoredPath, 'owner'>[]): string {
+  const owner = ignored.find((one) => one.owner !== undefined)?.owner
   return owner === undefined ? 'without sudo' : `without sudo, as ${userName(owner)}`
 }
 

@@ -9,7 +9,7 @@ import { codeOf, errnoOf, exitCode, type ExitCode, MirrorError } from '../lib/er
 import { interruptGroups, type CommandEnvironment } from '../lib/process.ts'
 import { describeFileFailure, formatFileFailure } from '../lib/system-errors.ts'
 import { isDebugging, renderError } from './render/log.ts'
-import { columnsOf, createColors, type Colors, wantsColor } from './terminal.ts'
+import { getColumns, createColors, type Colors, wantsColor } from './terminal.ts'
 
 /** Time within which a second signal is the echo of the first: a terminal and a wrapper such as npx may both pass on one Ctrl-C. */
 const echoMs = 500
@@ -33,8 +33,8 @@ export abstract class BaseCommand extends Command {
   protected override async init(): Promise<void> {
     await super.init()
     process.on('SIGINT', this.#onInterrupt)
-    const leftOut = describeDroppedPaths(process.env)
-    if (leftOut !== undefined) this.info(leftOut)
+    const ignored = describeDroppedPaths(process.env)
+    if (ignored !== undefined) this.info(ignored)
   }
 
   /** Leaves it to the command how it ends when it is interrupted. */
@@ -65,7 +65,7 @@ export abstract class BaseCommand extends Command {
 
   /** Ends the process as soon as no program reads stdout: for a command that runs until it is stopped. */
   protected endWhenUnread(): void {
-    endWithOutput(process.stdout)
+    endOnFailedWrite(process.stdout)
   }
 
   /** Writes a result, as it is, to stdout. */
@@ -75,7 +75,7 @@ export abstract class BaseCommand extends Command {
 
   /** Writes a result for a person to stdout; commands in it are named as the user calls them. */
   protected report(text: string): void {
-    this.print(this.named(text))
+    this.print(this.nameCommandsIn(text))
   }
 
   protected printJson(value: unknown): void {
@@ -84,14 +84,14 @@ export abstract class BaseCommand extends Command {
 
   /** Writes a message for a person to stderr; commands in it are named as the user calls them. */
   protected info(text: string): void {
-    process.stderr.write(`${this.named(text)}\n`)
+    process.stderr.write(`${this.nameCommandsIn(text)}\n`)
   }
 
-  private named(text: string): string {
-    return nameCommands(text, calledAs(process, this.config))
+  private nameCommandsIn(text: string): string {
+    return nameCommands(text, getProgramName(process, this.config))
   }
 
-  protected colorsFor(stream: { isTTY?: boolean }): Colors {
+  protected getColorsFor(stream: { isTTY?: boolean }): Colors {
     return createColors(wantsColor(stream, process.env))
   }
 
@@ -101,18 +101,18 @@ export abstract class BaseCommand extends Command {
   }
 
   /** The machine as this command sees it. `variables`: those that flags stand for; they replace the environment's. */
-  protected surroundings(variables: Readonly<Record<string, string | undefined>> = {}): CommandEnvironment {
+  protected getSurroundings(variables: Readonly<Record<string, string | undefined>> = {}): CommandEnvironment {
     const given = Object.fromEntries(Object.entries(variables).filter(([, value]) => value !== undefined))
-    const around = { platform: process.platform, homedir: homedir(), cwd: process.cwd() }
-    return { ...around, env: { ...process.env, ...given }, callers: callersSurroundings() }
+    const base = { platform: process.platform, homedir: homedir(), cwd: process.cwd() }
+    return { ...base, env: { ...process.env, ...given }, callers: getCallerSurroundings() }
   }
 
   /**
    * The same for a command that means the mirror of this very user. Throws a MirrorError (usage) when this is root and other
    * users can change a named path, or root's own.
    */
-  protected ownSurroundings(variables: Readonly<Record<string, string | undefined>> = {}): CommandEnvironment {
-    const surroundings = this.surroundings(variables)
+  protected getOwnSurroundings(variables: Readonly<Record<string, string | undefined>> = {}): CommandEnvironment {
+    const surroundings = this.getSurroundings(variables)
     refuseForeignPaths(surroundings)
     return surroundings
   }
@@ -123,7 +123,7 @@ export abstract class BaseCommand extends Command {
    */
   protected async refreshCredentials(): Promise<void> {
     if (this.interrupted.aborted) return
-    const surroundings = this.surroundings()
+    const surroundings = this.getSurroundings()
     const { readState } = await import('../admin/state.ts')
     const { container } = (await readState(mirrorPaths(surroundings).stateFile)) ?? {}
     // Most mirrors have none: the code for the rest is not loaded then.
@@ -140,7 +140,7 @@ export abstract class BaseCommand extends Command {
   protected override async catch(error: Error & { oclif?: { exit?: number } }): Promise<void> {
     // The command has chosen its exit code.
     if (isExit(error)) throw error
-    const failure = await this.asMirrorError(error)
+    const failure = await this.toMirrorError(error)
     // An error about the interruption itself tells the state of things, so it is shown.
     const isAboutInterrupt = failure instanceof MirrorError && failure.exit === exitCode.interrupted
     if (this.interrupted.aborted && !isAboutInterrupt) this.exit(exitCode.interrupted)
@@ -148,12 +148,12 @@ export abstract class BaseCommand extends Command {
   }
 
   /** Puts errors of the framework, of Docker and of files into this program's form. */
-  private async asMirrorError(error: Error & { oclif?: { exit?: number } }): Promise<Error> {
+  private async toMirrorError(error: Error & { oclif?: { exit?: number } }): Promise<Error> {
     if (error instanceof DockerError)
       return new MirrorError(`The Docker engine refuses: ${error.message}.`, { hints: ['docker info'], cause: error })
-    const rootsFile = explainRootOwnedFile(error, this.surroundings())
-    if (rootsFile !== undefined) return rootsFile
-    const fileFailure = explainFileFailure(error, this.surroundings())
+    const rootOwnedFile = explainRootOwnedFile(error, this.getSurroundings())
+    if (rootOwnedFile !== undefined) return rootOwnedFile
+    const fileFailure = explainFileFailure(error, this.getSurroundings())
     if (fileFailure !== undefined) return fileFailure
     // The framework gives the errors of a flag's own parser no exit code, only a prefix.
     if (error.oclif?.exit !== exitCode.usage && !error.message.startsWith('Parsing --')) return error
@@ -162,7 +162,7 @@ export abstract class BaseCommand extends Command {
   }
 }
 
-let left: { readonly callers: CommandEnvironment; readonly leftOut: readonly IgnoredPath[] } | undefined
+let droppedPaths: { readonly callers: CommandEnvironment; readonly ignored: readonly IgnoredPath[] } | undefined
 
 /**
  * Removes from the environment of this process, as root, each path that other users can change; the programs that it starts do
@@ -171,9 +171,9 @@ let left: { readonly callers: CommandEnvironment; readonly leftOut: readonly Ign
 export function dropForeignPaths(program: Pick<NodeJS.Process, 'platform' | 'env' | 'cwd'>): void {
   if (!mustCheckOwners(program)) return
   const { platform, env } = program
-  const callers = { platform, env: { ...env }, homedir: homedir(), cwd: workingFolder(program) }
-  const { env: own, leftOut } = toRootPaths(callers)
-  if (leftOut.length > 0) left = { callers, leftOut }
+  const callers = { platform, env: { ...env }, homedir: homedir(), cwd: getWorkingFolder(program) }
+  const { env: own, ignored } = toRootPaths(callers)
+  if (ignored.length > 0) droppedPaths = { callers, ignored }
   for (const name of Object.keys(env)) {
     if (own[name] === undefined) delete env[name]
     else env[name] = own[name]
@@ -181,7 +181,7 @@ export function dropForeignPaths(program: Pick<NodeJS.Process, 'platform' | 'env
 }
 
 /** `/` for a working folder that was removed: no relative path leads anywhere from there. */
-function workingFolder({ cwd }: Pick<NodeJS.Process, 'cwd'>): string {
+function getWorkingFolder({ cwd }: Pick<NodeJS.Process, 'cwd'>): string {
   try {
     return cwd()
   } catch (error) {
@@ -191,21 +191,21 @@ function workingFolder({ cwd }: Pick<NodeJS.Process, 'cwd'>): string {
 }
 
 /** The surroundings before paths were removed; undefined where none was. */
-function callersSurroundings(): CommandEnvironment | undefined {
-  return left?.callers
+function getCallerSurroundings(): CommandEnvironment | undefined {
+  return droppedPaths?.callers
 }
 
 /** Says which paths root does not use, and how to use them; undefined where there are none. */
 function describeDroppedPaths(env: NodeJS.ProcessEnv): string | undefined {
-  if (left === undefined) return undefined
-  const lines = left.leftOut.map(({ name, value, why }) => {
+  if (droppedPaths === undefined) return undefined
+  const lines = droppedPaths.ignored.map(({ name, value, why }) => {
     const instead = name === 'HOME' ? `; ${env['HOME']} takes its place` : ''
     return `  ${name}=${value}   (${why}${instead})`
   })
   return [
     'As root, mirror uses nothing that other users can change. Not used:',
     ...lines,
-    `To use it, run the command ${describeInvoker(left.leftOut)}. To keep root's files elsewhere, set MIRROR_HOME to a folder of root's.`,
+    `To use it, run the command ${describeInvoker(droppedPaths.ignored)}. To keep root's files elsewhere, set MIRROR_HOME to a folder of root's.`,
   ].join('\n')
 }
 
@@ -218,9 +218,14 @@ export function isExit(error: unknown): error is Error & { oclif?: { exit?: numb
 export function writeFailure(error: unknown, program: { root: string; name: string }): ExitCode {
   const failure = explainDescriptors(error)
   const colors = createColors(wantsColor(process.stderr, process.env))
-  const named = (text: string) => nameCommands(text, calledAs(process, program))
-  const columns = columnsOf(process.stderr)
-  process.stderr.write(renderError(failure, colors, { debug: isDebugging(process.env), columns, named }))
+  const columns = getColumns(process.stderr)
+  process.stderr.write(
+    renderError(failure, colors, {
+      debug: isDebugging(process.env),
+      columns,
+      nameCommands: (text) => nameCommands(text, getProgramName(process, program)),
+    }),
+  )
   return failure instanceof MirrorError ? failure.exit : exitCode.failed
 }
 
@@ -246,12 +251,12 @@ function explainFileFailure(error: unknown, surroundings: CommandEnvironment): M
   const failure = describeFileFailure(error)
   const message = failure && formatFileFailure(error, failure)
   if (failure?.path === undefined || message === undefined) return undefined
-  const hints = [...failure.next, ...otherPathHints(failure.path, failure.owner, surroundings)]
+  const hints = [...failure.next, ...listOtherPathHints(failure.path, failure.owner, surroundings)]
   return new MirrorError(message, { hints, cause: error })
 }
 
 /** Says how to use another path, where this one is the mirror's own. */
-function otherPathHints(path: string, owner: string | undefined, surroundings: CommandEnvironment): string[] {
+function listOtherPathHints(path: string, owner: string | undefined, surroundings: CommandEnvironment): string[] {
   const { configFile, dataDir, stateDir } = mirrorPaths(surroundings)
   if (path === configFile && surroundings.env['MIRROR_CONFIG']) return ['--config FILE   (another file)']
   const isData = isBelow(path, dataDir)
@@ -266,8 +271,10 @@ function otherPathHints(path: string, owner: string | undefined, surroundings: C
 }
 
 function isBelow(path: string, folder: string): boolean {
-  const way = relative(folder, path)
-  return way === '' || (way !== '..' && !way.startsWith(`..${sep}`) && !isAbsolute(way))
+  const relativePath = relative(folder, path)
+  return (
+    relativePath === '' || (relativePath !== '..' && !relativePath.startsWith(`..${sep}`) && !isAbsolute(relativePath))
+  )
 }
 
 /** The words by which the user calls this program. */
@@ -285,11 +292,14 @@ interface RunningProcess {
 }
 
 /** `root`, `name`: the folder and the name of the package. */
-export function calledAs({ env, argv }: RunningProcess, { root, name }: { root: string; name: string }): ProgramName {
-  return { name: programNameFor(env, root, name), sudo: sudoFor(env, argv[1] ?? '') }
+export function getProgramName(
+  { env, argv }: RunningProcess,
+  { root, name }: { root: string; name: string },
+): ProgramName {
+  return { name: chooseProgramName(env, root, name), sudo: chooseSudoPrefix(env, argv[1] ?? '') }
 }
 
-function programNameFor(env: RunningProcess['env'], root: string, name: string): string {
+function chooseProgramName(env: RunningProcess['env'], root: string, name: string): string {
   if (!isByNpx(env)) return 'mirror'
   const project = env['npm_config_local_prefix']
   // In a clone, and in a project that depends on this package, npx finds the program by its own name.
@@ -305,7 +315,7 @@ function isByNpx(env: RunningProcess['env']): boolean {
 // `secure_path` of sudo, as distributions set it.
 const systemFolders = ['sbin', 'bin'].flatMap((folder) => [`/usr/local/${folder}`, `/usr/${folder}`, `/${folder}`])
 
-function sudoFor(env: RunningProcess['env'], program: string): string {
+function chooseSudoPrefix(env: RunningProcess['env'], program: string): string {
   // Installed for this user only, by nvm or with npm's prefix in the home folder. A path to run.js needs no search.
   const isOwn = basename(program) === 'mirror' && !systemFolders.includes(dirname(program))
   return isOwn || isByNpx(env) ? 'sudo env "PATH=$PATH"' : 'sudo'
@@ -328,22 +338,22 @@ export function nameCommands(text: string, { name, sudo }: ProgramName): string 
  * messages, which may be lost.
  */
 export function watchOutput({ stdout, stderr }: { stdout: NodeJS.WriteStream; stderr: NodeJS.WriteStream }): void {
-  let lost = false
+  let hasFailed = false
   // The framework's own listener ends the program with a stack.
   stdout.removeAllListeners('error')
   stdout.on('error', (error) => {
-    if (isClosedPipe(error) || lost) return
-    lost = true
+    if (isClosedPipe(error) || hasFailed) return
+    hasFailed = true
     stderr.write(`mirror: cannot write to stdout: ${error.message.replace(/, write$/, '')}\n`)
   })
   stderr.on('error', () => {})
   process.on('exit', (code) => {
-    if (lost && code === exitCode.done) process.exitCode = exitCode.failed
+    if (hasFailed && code === exitCode.done) process.exitCode = exitCode.failed
   })
 }
 
 /** Ends the program on the first failed write. */
-function endWithOutput(stdout: NodeJS.WriteStream): void {
+function endOnFailedWrite(stdout: NodeJS.WriteStream): void {
   stdout.on('error', (error) => process.exit(isClosedPipe(error) ? exitCode.done : exitCode.failed))
 }
 

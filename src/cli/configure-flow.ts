@@ -32,7 +32,7 @@ interface ConfigureChoices {
 }
 
 /** Shows the changes, asks, and writes them. Resolves to the report for `--json`. */
-export async function configureDialog(
+export async function configureInteractively(
   terminal: Terminal,
   request: {
     readonly machine: Machine
@@ -45,23 +45,23 @@ export async function configureDialog(
 ): Promise<object> {
   const { fallback, dryRun, json } = choices
   const prepared = await prepareClient({ ...request, fallback })
-  const { target: place, address, plan } = prepared
+  const { target, address, plan } = prepared
   const { changes } = plan
   // Files of mirror's own need no consent, and a cluster file on stdout needs no diff before it.
-  const asks = place.isOwn !== true && changes.length > 0
+  const asks = target.isOwn !== true && changes.length > 0
   if (!json) {
     if (asks) terminal.print((await renderDiff(changes, terminal.colors, { whole: choices.wholeDiff })).trimEnd())
     terminal.info(renderNotes(prepared, terminal.stderrColors))
   }
   // The client may still have to read files that are already right.
-  const observation = changes.length === 0 && plan.output === undefined ? await place.observe?.(address) : undefined
+  const observation = changes.length === 0 && plan.output === undefined ? await target.observe?.(address) : undefined
   const applies = !dryRun && (!asks || (await confirm(terminal, choices, 'Write this?')))
   if (applies) await configureClient(prepared, new Date())
   if (!json) reportOutcome(terminal, prepared, applies, dryRun, observation)
   const isStale = observation?.inUse === false && observation.todo.length > 0
   const offers = applies && (changes.length > 0 || isStale)
   const reloaded = await withInterruptReport(prepared, applies, async () => {
-    return applies && (await wantsReload(terminal, place, offers, choices)) && (await reload(terminal, place))
+    return applies && (await wantsReload(terminal, target, offers, choices)) && (await reload(terminal, target))
   })
   return toReport(prepared, applies, reloaded, observation)
 }
@@ -73,14 +73,14 @@ function reportOutcome(
   dryRun: boolean,
   observation: Observation | undefined,
 ): void {
-  const { adapter, target: place, plan } = prepared
-  const done = `Configured ${adapter.client}: ${place.title}. Undo with: ${prepared.undoCommand}`
+  const { adapter, target, plan } = prepared
+  const done = `Configured ${adapter.client}: ${target.title}. Undo with: ${prepared.undoCommand}`
   if (plan.output !== undefined) {
     terminal.print(plan.output.replace(/\n$/, ''))
     // The output may go to a shell, so the message goes to stderr. Files of mirror's own need none.
-    if (applied && plan.changes.length > 0 && place.isOwn !== true) terminal.info(done)
+    if (applied && plan.changes.length > 0 && target.isOwn !== true) terminal.info(done)
   } else if (plan.changes.length === 0) {
-    const already = `${adapter.client} is already configured: ${place.title}.`
+    const already = `${adapter.client} is already configured: ${target.title}.`
     terminal.print(observation?.inUse === false ? `${already} It does not use the mirror yet:` : already)
     if (observation?.inUse === false) for (const line of observation.saw) terminal.report(`  ${line}`)
     if (observation?.inUse === undefined) for (const line of observation?.saw ?? []) terminal.info(line)
@@ -96,11 +96,11 @@ async function withInterruptReport<T>(prepared: PreparedClient, applied: boolean
     return await act()
   } catch (error) {
     const isInterrupt = error instanceof MirrorError && error.exit === exitCode.interrupted
-    const { adapter, target: place, plan, undoCommand: wayBack } = prepared
+    const { adapter, target, plan, undoCommand } = prepared
     if (!isInterrupt || !applied || plan.changes.length === 0) throw error
     throw new MirrorError(
-      `Interrupted: ${adapter.client} is configured (${place.title}: ${describeFiles(plan.changes)}), and was not reloaded.`,
-      { exit: exitCode.interrupted, hints: [...plan.todo, `${wayBack}   (takes it back)`], cause: error },
+      `Interrupted: ${adapter.client} is configured (${target.title}: ${describeFiles(plan.changes)}), and was not reloaded.`,
+      { exit: exitCode.interrupted, hints: [...plan.todo, `${undoCommand}   (takes it back)`], cause: error },
     )
   }
 }
@@ -113,34 +113,34 @@ function describeFiles(changes: readonly FileChange[]): string {
 /** Reports whether to reload the client now: by flag, or by the user's answer. */
 async function wantsReload(
   terminal: Terminal,
-  { reload: how }: ConfigTarget,
+  { reload: clientReload }: ConfigTarget,
   offers: boolean,
   { reload, yes, json }: ConfigureChoices,
 ): Promise<boolean> {
   if (reload) return true
-  if (!how || !offers || yes || json || !terminal.prompt) return false
-  return terminal.prompt.confirm(how.question)
+  if (!clientReload || !offers || yes || json || !terminal.prompt) return false
+  return terminal.prompt.confirm(clientReload.question)
 }
 
-async function reload(terminal: Terminal, { reload: how }: ConfigTarget): Promise<boolean> {
-  if (how === undefined) {
+async function reload(terminal: Terminal, { reload: clientReload }: ConfigTarget): Promise<boolean> {
+  if (clientReload === undefined) {
     terminal.info('There is nothing here that mirror could reload.')
     return false
   }
-  await how.run()
-  terminal.info(how.done)
+  await clientReload.run()
+  terminal.info(clientReload.done)
   return true
 }
 
 function toReport(
-  { adapter, target: place, address, warning, plan }: PreparedClient,
+  { adapter, target, address, warning, plan }: PreparedClient,
   applied: boolean,
   reloaded: boolean,
   observation: Observation | undefined,
 ): object {
   return {
     client: adapter.client,
-    place: place.id,
+    place: target.id,
     mirror: address.cache,
     changes: plan.changes.map(({ path, before, after }) => ({
       path,
@@ -172,7 +172,7 @@ interface UndoneClient {
 }
 
 /** Shows the files that would be restored, asks, and restores them. */
-export async function undoDialog(
+export async function undoInteractively(
   terminal: Terminal,
   machine: Machine,
   record: StoredRecord,
@@ -180,61 +180,61 @@ export async function undoDialog(
 ): Promise<UndoneClient> {
   const { reload, yes, dryRun, json, wholeDiff } = choices
   const flags = { '--reload': reload, '--yes': yes, '--dry-run': dryRun, '--json': json }
-  const given = Object.entries(flags).flatMap(([flag, isGiven]) => (isGiven ? [flag] : []))
-  const prepared = await prepareUndo(machine, record, getConfigureArguments(record, '--undo', ...given))
-  const { target: place, plan } = prepared
+  const givenFlags = Object.entries(flags).flatMap(([flag, isGiven]) => (isGiven ? [flag] : []))
+  const prepared = await prepareUndo(machine, record, getConfigureArguments(record, '--undo', ...givenFlags))
+  const { target, plan } = prepared
   if (!json) {
     if (plan.changes.length > 0)
       terminal.print((await renderDiff(plan.changes, terminal.colors, { whole: wholeDiff })).trimEnd())
     for (const note of plan.notes) terminal.info(note)
   }
-  const asks = place.isOwn !== true && plan.changes.length > 0
+  const asks = target.isOwn !== true && plan.changes.length > 0
   const applied = !dryRun && (!asks || (await confirm(terminal, choices, 'Put this back?')))
-  const reloads = applied && (await wantsReloadAfterUndo(terminal, place, record, choices))
+  const reloads = applied && (await wantsReloadAfterUndo(terminal, target, record, choices))
   const { stillInUse } = applied ? await undoClient(machine, prepared, reloads) : { stillInUse: false }
   const files = plan.changes.map(({ path }) => path)
-  const todo = applied ? await remainingSteps(machine, place, record, files, reloads, stillInUse) : []
-  const how = reloads ? place.reload : undefined
+  const todo = applied ? await listRemainingSteps(machine, target, record, files, reloads, stillInUse) : []
+  const clientReload = reloads ? target.reload : undefined
   if (applied && !json) {
     const what = plan.notes.length === 0 ? `${record.client} is as it was` : `Took mirror out of ${record.client}`
     terminal.print(
       stillInUse ? `The files of ${record.client} are as they were: ${record.title}.` : `${what}: ${record.title}.`,
     )
-    if (how) terminal.info(how.done)
+    if (clientReload) terminal.info(clientReload.done)
     for (const step of todo) terminal.info(`${terminal.stderrColors.bold('To do:')} ${step}`)
   }
-  const { client, place: id } = record
-  return { client, place: id, files, notes: plan.notes, todo, applied, reloaded: how !== undefined }
+  const { client, place } = record
+  return { client, place, files, notes: plan.notes, todo, applied, reloaded: clientReload !== undefined }
 }
 
 /** Reports whether to reload the client after the undo: by flag, or by the user's answer. Asks only when the client still uses the mirror. */
 async function wantsReloadAfterUndo(
   terminal: Terminal,
-  place: ConfigTarget,
+  target: ConfigTarget,
   record: StoredRecord,
   { reload, yes, json }: UndoChoices,
 ): Promise<boolean> {
   if (reload) return true
-  if (place.reload === undefined || yes || json || !terminal.prompt) return false
-  const observation = await place.observe?.(record)
-  return observation?.inUse !== false && terminal.prompt.confirm(place.reload.question)
+  if (target.reload === undefined || yes || json || !terminal.prompt) return false
+  const observation = await target.observe?.(record)
+  return observation?.inUse !== false && terminal.prompt.confirm(target.reload.question)
 }
 
 /** Steps after which the client no longer uses the mirror. */
-async function remainingSteps(
+async function listRemainingSteps(
   machine: Machine,
-  place: ConfigTarget,
+  target: ConfigTarget,
   record: StoredRecord,
   files: readonly string[],
   reloads: boolean,
   stillInUse: boolean,
 ): Promise<string[]> {
-  if (place.reload !== undefined && reloads) return []
+  if (target.reload !== undefined && reloads) return []
   if (stillInUse)
     return [
       `${await getConfigureCommand(machine, record, '--undo', '--reload')}   (${record.client} uses the mirror until then; no containers stop)`,
     ]
-  return files.length === 0 ? [] : (place.listUndoSteps?.(files) ?? [])
+  return files.length === 0 ? [] : (target.listUndoSteps?.(files) ?? [])
 }
 
 /** The results of a sequence of actions. */
@@ -296,7 +296,7 @@ export function toChoices({ reload, yes, 'dry-run': dryRun, json, diff }: Config
 }
 
 /** The arguments with which root configures the same target. */
-export function argumentsForRoot(client: string, { details }: ConfigTarget, flags: ConfigureFlags): string[] {
+export function getRootArguments(client: string, { details }: ConfigTarget, flags: ConfigureFlags): string[] {
   const { scope = client === 'docker' || client === 'k3s' ? undefined : details['scope'] } = flags
   const named = {
     mirror: flags.mirror,

@@ -83,7 +83,7 @@ export const credentialsFlag = string({
 })
 
 /** The variables that flags of `up` stand for. The server reads them wherever it is started. */
-export function flagsAsVariables(flags: {
+export function toFlagVariables(flags: {
   config?: string | undefined
   data?: string | undefined
   'cache-port'?: number | undefined

@@ -32,7 +32,9 @@ const minDescriptionWidth = 30
 export function renderHelp(program: ProgramDescription, of: string | undefined, style: HelpStyle): string {
   const width = Math.min(style.width, maxWidth)
   const parts =
-    of === undefined ? rootHelp(program, width) : (commandHelp(program, of, width) ?? topicHelp(program, of, width))
+    of === undefined
+      ? renderRootHelp(program, width)
+      : (renderCommandHelp(program, of, width) ?? renderTopicHelp(program, of, width))
   return parts
     .flatMap(({ title, lines }) =>
       lines.length === 0 ? [] : [[...(title === undefined ? [] : [style.colors.bold(title)]), ...lines].join('\n')],
@@ -45,7 +47,7 @@ interface Part {
   readonly lines: readonly string[]
 }
 
-function rootHelp({ name, description, version, commands, topics }: ProgramDescription, width: number): Part[] {
+function renderRootHelp({ name, description, version, commands, topics }: ProgramDescription, width: number): Part[] {
   const top = commands.filter(({ id }) => !id.includes(':'))
   return [
     { lines: wrapText(description, width) },
@@ -53,45 +55,47 @@ function rootHelp({ name, description, version, commands, topics }: ProgramDescr
     { title: 'USAGE', lines: [`  $ ${name} COMMAND`] },
     {
       title: 'TOPICS',
-      lines: table(
+      lines: renderRows(
         topics.map((topic) => [topic.name, topic.description ?? '']),
         width,
       ),
     },
-    { title: 'COMMANDS', lines: table(top.map(commandRow), width) },
+    { title: 'COMMANDS', lines: renderRows(top.map(toCommandRow), width) },
     { lines: wrapText(`\`${name} COMMAND --help\` shows the flags of a command, and examples.`, width) },
   ]
 }
 
-function topicHelp({ name: program, commands, topics }: ProgramDescription, name: string, width: number): Part[] {
+function renderTopicHelp({ name: program, commands, topics }: ProgramDescription, name: string, width: number): Part[] {
   const inside = commands.filter(({ id }) => id.startsWith(`${name}:`))
   return [
     { lines: wrapText(topics.find((topic) => topic.name === name)?.description ?? '', width) },
     { title: 'USAGE', lines: [`  $ ${program} ${name} COMMAND`] },
-    { title: 'COMMANDS', lines: table(inside.map(commandRow), width) },
+    { title: 'COMMANDS', lines: renderRows(inside.map(toCommandRow), width) },
   ]
 }
 
-function commandHelp({ name, commands }: ProgramDescription, id: string, width: number): Part[] | undefined {
+function renderCommandHelp({ name, commands }: ProgramDescription, id: string, width: number): Part[] | undefined {
   const command = commands.find((candidate) => candidate.id === id)
   if (command === undefined) return undefined
   const args = Object.values(command.args).filter(({ hidden }) => hidden !== true)
   const flags = Object.values(command.flags).filter(({ hidden }) => hidden !== true)
   const more = command.strict === false ? '...' : ''
-  const argument = (arg: Command.Arg.Cached) =>
+  const renderArgument = (arg: Command.Arg.Cached) =>
     arg.required === true ? `${arg.name.toUpperCase()}${more}` : `[${arg.name.toUpperCase()}${more}]`
-  const usage = [name, typedName(id), ...args.map(argument), ...(flags.length === 0 ? [] : ['[FLAGS]'])].join(' ')
+  const usage = [name, toTypedName(id), ...args.map(renderArgument), ...(flags.length === 0 ? [] : ['[FLAGS]'])].join(
+    ' ',
+  )
   return [
     { lines: wrapText(command.summary ?? '', width) },
     { title: 'USAGE', lines: wrapCommand(`$ ${usage}`, width) },
     {
       title: 'ARGUMENTS',
-      lines: table(
-        args.map((arg): Row => [argument(arg), arg.description ?? '']),
+      lines: renderRows(
+        args.map((arg): Row => [renderArgument(arg), arg.description ?? '']),
         width,
       ),
     },
-    { title: 'FLAGS', lines: table(flagRows(flags), width) },
+    { title: 'FLAGS', lines: renderRows(toFlagRows(flags), width) },
     {
       title: 'DESCRIPTION',
       lines: (command.description ?? '').split('\n').flatMap((text) => wrapText(text, width, '  ')),
@@ -100,36 +104,36 @@ function commandHelp({ name, commands }: ProgramDescription, id: string, width: 
   ]
 }
 
-function commandRow({ id, summary }: Command.Cached): Row {
-  return [typedName(id), summary ?? '']
+function toCommandRow({ id, summary }: Command.Cached): Row {
+  return [toTypedName(id), summary ?? '']
 }
 
-function flagRows(flags: readonly Command.Flag.Cached[]): Row[] {
+function toFlagRows(flags: readonly Command.Flag.Cached[]): Row[] {
   const isShort = flags.some(({ char }) => char !== undefined)
   return flags
     .toSorted((a, b) => (a.name < b.name ? -1 : 1))
     .map((flag) => {
       const short = flag.char === undefined ? (isShort ? '    ' : '') : `-${flag.char}, `
-      return [`${short}--${flag.name}${flagValue(flag)}`, describeFlag(flag)]
+      return [`${short}--${flag.name}${renderFlagValue(flag)}`, describeFlag(flag)]
     })
 }
 
-function flagValue(flag: Command.Flag.Cached): string {
+function renderFlagValue(flag: Command.Flag.Cached): string {
   if (flag.type === 'boolean') return ''
   const { helpValue, multiple } = flag
-  const value = helpValue === undefined ? (shortChoice(flag) ?? 'VALUE') : [helpValue].flat().join(' ')
+  const value = helpValue === undefined ? (renderShortChoice(flag) ?? 'VALUE') : [helpValue].flat().join(' ')
   return ` ${value}${multiple === true ? '...' : ''}`
 }
 
 /** `process|container`, where that leaves room for the descriptions. */
-function shortChoice({ options = [] }: Command.Flag.Cached & { type: 'option' }): string | undefined {
+function renderShortChoice({ options = [] }: Command.Flag.Cached & { type: 'option' }): string | undefined {
   const choice = options.join('|')
   return choice === '' || choice.length > maxChoiceLength ? undefined : choice
 }
 
 function describeFlag(flag: Command.Flag.Cached): string {
   const parts = [flag.description ?? '']
-  if (flag.type === 'option' && flag.options !== undefined && shortChoice(flag) === undefined)
+  if (flag.type === 'option' && flag.options !== undefined && renderShortChoice(flag) === undefined)
     parts.push(`(one of: ${flag.options.join(', ')})`)
   if (flag.type === 'option' && flag.default !== undefined) parts.push(`(default ${String(flag.default)})`)
   const others = (flag.exclusive ?? []).flatMap((other) => (typeof other === 'string' ? [`--${other}`] : []))
@@ -144,7 +148,7 @@ function describeFlag(flag: Command.Flag.Cached): string {
 function renderExamples({ examples = [], id }: Command.Cached, name: string): string[] {
   return examples.flatMap((example) =>
     typeof example === 'string'
-      ? [example.replaceAll('<%= config.bin %>', name).replaceAll('<%= command.id %>', typedName(id))]
+      ? [example.replaceAll('<%= config.bin %>', name).replaceAll('<%= command.id %>', toTypedName(id))]
       : [],
   )
 }
@@ -153,15 +157,15 @@ const hangingIndent = '      '
 
 /** Wraps a command so that it still works when it is copied. */
 function wrapCommand(command: string, width: number): string[] {
-  const room = width - hangingIndent.length - 2
+  const availableWidth = width - hangingIndent.length - 2
   const together = command.replaceAll(/( --?[\w-]+) ([\w./]\S*)/g, (both, flag: string, value: string) =>
-    both.length - 1 <= room ? `${flag}\u00a0${value}` : both,
+    both.length - 1 <= availableWidth ? `${flag}\u00a0${value}` : both,
   )
   const lines = wrapText(together, width - 2, '  ', hangingIndent)
   return lines.map((line, at) => (at === lines.length - 1 ? line : `${line} \\`))
 }
 
-function table(rows: readonly Row[], width: number): string[] {
+function renderRows(rows: readonly Row[], width: number): string[] {
   const column = Math.max(...rows.map(([left]) => left.length)) + 4
   return rows.flatMap(([left, right]) => {
     if (width - column < minDescriptionWidth) return [`  ${left}`, ...wrapText(right, width, '      ')]
@@ -202,28 +206,28 @@ export function parseCommandLine(args: readonly string[], names: CommandNames): 
   const end = args.indexOf('--')
   const own = end === -1 ? args : args.slice(0, end)
   if (first === 'help' || own.some((arg) => helpFlags.includes(arg))) {
-    const words = leadingWords(own.filter((arg) => !helpFlags.includes(arg) && arg !== 'help'))
+    const words = getLeadingWords(own.filter((arg) => !helpFlags.includes(arg) && arg !== 'help'))
     return { kind: 'help', of: words.length === 0 ? undefined : findNamed(words, names).id }
   }
   if (first === undefined) return { kind: 'help', of: undefined }
-  const words = leadingWords(args)
-  if (words.length === 0) throw misplacedFlag(args, names)
+  const words = getLeadingWords(args)
+  if (words.length === 0) throw createMisplacedFlagError(args, names)
   const { id, used } = findNamed(words, names)
   const rest = args.slice(used)
   if (names.commands.includes(id)) return { kind: 'command', id, args: rest }
   if (rest.length === 0) return { kind: 'help', of: id }
   throw new MirrorError(
-    `mirror ${id} needs a command: ${commandsOfTopic(id, names).join(', ')}.`,
-    usage([`mirror ${id} --help`]),
+    `mirror ${id} needs a command: ${listTopicCommands(id, names).join(', ')}.`,
+    toUsageOptions([`mirror ${id} --help`]),
   )
 }
 
 /** The name of a command as the user types it: `cache ls`. */
-function typedName(id: string): string {
+function toTypedName(id: string): string {
   return id.replaceAll(':', ' ')
 }
 
-function leadingWords(args: readonly string[]): readonly string[] {
+function getLeadingWords(args: readonly string[]): readonly string[] {
   const flag = args.findIndex((arg) => arg.startsWith('-'))
   return flag === -1 ? args : args.slice(0, flag)
 }
@@ -232,14 +236,14 @@ function leadingWords(args: readonly string[]): readonly string[] {
 function findNamed(words: readonly string[], names: CommandNames): { id: string; used: number } {
   const [first = '', second] = words
   if (names.commands.includes(first)) return { id: first, used: 1 }
-  if (!names.topics.includes(first)) throw unknownCommand(words, names)
+  if (!names.topics.includes(first)) throw createUnknownCommandError(words, names)
   if (second === undefined) return { id: first, used: 1 }
   const id = `${first}:${second}`
   if (names.commands.includes(id)) return { id, used: 2 }
-  throw unknownCommand(words, names)
+  throw createUnknownCommandError(words, names)
 }
 
-function unknownCommand(words: readonly string[], names: CommandNames): MirrorError {
+function createUnknownCommandError(words: readonly string[], names: CommandNames): MirrorError {
   const suggested = suggestCommands(words, names)
   const topic = names.topics.find((name) => name === words[0])
   const said = topic === undefined ? words[0]! : `${topic} ${words[1]!}`
@@ -247,7 +251,7 @@ function unknownCommand(words: readonly string[], names: CommandNames): MirrorEr
   const general = topic === undefined ? 'mirror --help' : `mirror ${topic} --help`
   return new MirrorError(
     `Unknown command: ${said}.${question}`,
-    usage([
+    toUsageOptions([
       ...suggested.map((command) => `mirror ${command}`),
       general,
       ...(topic === undefined ? [] : ['mirror --help']),
@@ -259,37 +263,37 @@ function unknownCommand(words: readonly string[], names: CommandNames): MirrorEr
 function suggestCommands(words: readonly string[], names: CommandNames): string[] {
   const [first = '', second] = words[0]!.includes(':') ? words[0]!.split(':') : words
   if (names.topics.includes(first)) {
-    const found = nearest(synonyms[second!] ?? second!, commandsOfTopic(first, names))
+    const found = nearest(synonyms[second!] ?? second!, listTopicCommands(first, names))
     return found === undefined ? [] : [`${first} ${found}`]
   }
   const top = [...names.commands.filter((id) => !id.includes(':')), ...names.topics, 'help', 'version']
   const word = synonyms[first] ?? first
   const found = nearest(word, top)
-  if (found === undefined) return names.commands.filter((id) => id.endsWith(`:${word}`)).map(typedName)
+  if (found === undefined) return names.commands.filter((id) => id.endsWith(`:${word}`)).map(toTypedName)
   if (second === undefined || !names.topics.includes(found)) return [found]
-  const inside = nearest(second, commandsOfTopic(found, names))
+  const inside = nearest(second, listTopicCommands(found, names))
   return [inside === undefined ? found : `${found} ${inside}`]
 }
 
-function commandsOfTopic(topic: string, { commands }: CommandNames): string[] {
+function listTopicCommands(topic: string, { commands }: CommandNames): string[] {
   return commands.filter((id) => id.startsWith(`${topic}:`)).map((id) => id.slice(topic.length + 1))
 }
 
 /** The error for a flag in the place of a command. */
-function misplacedFlag(args: readonly string[], names: CommandNames): MirrorError {
+function createMisplacedFlagError(args: readonly string[], names: CommandNames): MirrorError {
   const flag = args[0]!
   const at = args.findIndex((arg) => names.commands.includes(arg) || names.topics.includes(arg))
   if (at !== -1) {
     const sorted = [...args.slice(at), ...args.slice(0, at)].join(' ')
-    return new MirrorError(`${flag} is before the command: put flags after it.`, usage([`mirror ${sorted}`]))
+    return new MirrorError(`${flag} is before the command: put flags after it.`, toUsageOptions([`mirror ${sorted}`]))
   }
   const short = [...helpFlags, ...versionFlags].find((known) => known === flag.toLowerCase())
   const meant = short ?? nearest(flag, ['--help', '--version'])
   const question = meant === undefined ? '' : ` Did you mean ${meant}?`
-  return new MirrorError(`Unknown flag: ${flag}.${question}`, usage(['mirror --help']))
+  return new MirrorError(`Unknown flag: ${flag}.${question}`, toUsageOptions(['mirror --help']))
 }
 
-function usage(hints: string[]) {
+function toUsageOptions(hints: string[]) {
   return { exit: exitCode.usage, hints }
 }
 
@@ -303,23 +307,26 @@ interface FrameworkError extends Error {
 
 /** Puts an error of the framework into this program's form: the problem, the likely flag, and the help to read. */
 export function toUsageError(error: FrameworkError, id: string, flags: readonly string[]): MirrorError {
-  const hints = [`mirror ${typedName(id)} --help`]
-  return new MirrorError(unknownFlags(error, flags) ?? missingArguments(error) ?? plainMessage(error), {
-    exit: exitCode.usage,
-    hints,
-  })
+  const hints = [`mirror ${toTypedName(id)} --help`]
+  return new MirrorError(
+    describeUnknownFlags(error, flags) ?? describeMissingArguments(error) ?? toPlainMessage(error),
+    {
+      exit: exitCode.usage,
+      hints,
+    },
+  )
 }
 
-function unknownFlags({ flags: written }: FrameworkError, flags: readonly string[]): string | undefined {
-  if (!Array.isArray(written)) return undefined
-  const names = written.map(String)
+function describeUnknownFlags({ flags: typedFlags }: FrameworkError, flags: readonly string[]): string | undefined {
+  if (!Array.isArray(typedFlags)) return undefined
+  const names = typedFlags.map(String)
   const known = [...flags, 'help'].map((name) => `--${name}`)
   const meant = names.flatMap((name) => nearest(name.replace(/=.*$/s, ''), known) ?? [])
   const question = meant.length === 0 ? '' : ` Did you mean ${meant.join(', ')}?`
   return `Unknown flag${names.length === 1 ? '' : 's'}: ${names.join(', ')}.${question}`
 }
 
-function missingArguments({ args }: FrameworkError): string | undefined {
+function describeMissingArguments({ args }: FrameworkError): string | undefined {
   if (!Array.isArray(args)) return undefined
   const missing = args.flatMap((arg: unknown) =>
     typeof arg === 'object' && arg !== null && 'name' in arg ? [arg as { name: string; description?: string }] : [],
@@ -329,7 +336,7 @@ function missingArguments({ args }: FrameworkError): string | undefined {
   return `Missing argument: ${said.join(', ')}.`
 }
 
-function plainMessage({ message }: FrameworkError): string {
+function toPlainMessage({ message }: FrameworkError): string {
   const plain = message
     .replaceAll(/\s*See more help with --help\s*/g, ' ')
     .trim()

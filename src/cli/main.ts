@@ -5,14 +5,14 @@ import type { Command } from '@oclif/core/command'
 import { Config } from '@oclif/core/config'
 import type { Manifest, PJSON, Plugin } from '@oclif/core/interfaces'
 import { packageRoot } from '../lib/package-root.ts'
-import { calledAs, isExit, dropForeignPaths, watchOutput, writeFailure } from './base-command.ts'
+import { getProgramName, isExit, dropForeignPaths, watchOutput, writeFailure } from './base-command.ts'
 import { parseCommandLine } from './help.ts'
 import { createColors, wantsColor } from './terminal.ts'
 
 /** Runs the command of this process's arguments. */
 export async function main(): Promise<void> {
   watchOutput(process)
-  const plugin = rootPlugin(packageRoot())
+  const plugin = readRootPlugin(packageRoot())
   try {
     dropForeignPaths(process)
     await run(plugin)
@@ -28,17 +28,17 @@ async function run(plugin: Plugin): Promise<void> {
     process.stdout.write(`${describeVersion(plugin)}\n`)
   } else if (line.kind === 'help') {
     const { renderHelp } = await import('./help.ts')
-    const { columnsOf } = await import('./terminal.ts')
+    const { getColumns } = await import('./terminal.ts')
     const { commands } = plugin
     const program = {
-      name: calledAs(process, plugin).name,
+      name: getProgramName(process, plugin).name,
       description: plugin.pjson['description'] ?? '',
       version: describeVersion(plugin),
       commands,
       topics: plugin.topics,
     }
     const style = {
-      width: columnsOf(process.stdout) ?? 80,
+      width: getColumns(process.stdout) ?? 80,
       colors: createColors(wantsColor(process.stdout, process.env)),
     }
     process.stdout.write(`${renderHelp(program, line.of, style)}\n`)
@@ -58,7 +58,7 @@ function describeVersion({ name, version }: Plugin): string {
  * Reads this package from `package.json` and the manifest of the build, in the framework's form. The framework itself would search
  * for plugins, their commands and their configuration; this program has only its own.
  */
-export function rootPlugin(root: string): Plugin {
+export function readRootPlugin(root: string): Plugin {
   const pjson = readJson(join(root, 'package.json')) as PJSON
   const manifest = readJson(join(root, 'oclif.manifest.json')) as Manifest
 

@@ -43,7 +43,7 @@ export function createProgressBar(
       const share = total === 0 ? 1 : Math.min(1, done / total)
       const filled = Math.round(share * barWidth)
       const line = `${'█'.repeat(filled)}${'░'.repeat(barWidth - filled)} ${Math.floor(share * 100)} % ${label}`
-      stream.write(`\r${line.slice(0, (columnsOf(stream) ?? 80) - 1)}\x1b[K`)
+      stream.write(`\r${line.slice(0, (getColumns(stream) ?? 80) - 1)}\x1b[K`)
     },
     end: () => void stream.write('\r\x1b[K'),
   }
@@ -190,11 +190,16 @@ export interface Token {
   readonly color?: Colorizer
 }
 
+/** Splits a text into tokens of one colour at its spaces. */
+export function toTokens(text: string, color?: Colorizer): Token[] {
+  return text.split(' ').flatMap((word) => (word === '' ? [] : [{ text: word, ...(color && { color }) }]))
+}
+
 /**
  * The columns of a stream that is a terminal and knows them (one made by `script` may not); undefined for any other, which takes
  * lines of any length.
  */
-export function columnsOf(stream: { isTTY?: boolean; columns?: number | undefined }): number | undefined {
+export function getColumns(stream: { isTTY?: boolean; columns?: number | undefined }): number | undefined {
   return stream.isTTY === true && stream.columns !== undefined && stream.columns > 0 ? stream.columns : undefined
 }
 
@@ -205,7 +210,7 @@ export function wrapWords(words: readonly Token[], columns: number | undefined, 
   let line = ''
   let used = 0
   const shown = words.filter(({ text }) => text !== '')
-  for (const { text, color = plain } of shown) {
+  for (const { text, color = keepText } of shown) {
     // A new line gives no more room when this one is not longer than the indent.
     if (used >= Math.max(1, indent) && used + 1 + text.trimEnd().length > width) {
       lines.push(line)
@@ -291,8 +296,8 @@ export function shortenMiddle(text: string, maxLength: number): string {
 }
 
 /** Shortens the digest of a name to its first 12 digits. */
-export function shortDigest(name: string): string {
+export function shortenDigest(name: string): string {
   return name.replace(/@(sha\d+):([0-9a-f]{12})[0-9a-f]+/, '@$1:$2…')
 }
 
-const plain: Colorizer = (text) => text
+const keepText: Colorizer = (text) => text

@@ -83,7 +83,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
 
   /** The clients whose files were written or restored so far. */
   readonly #done: string[] = []
-  readonly #failures = createFailureReporter((text) => this.info(text), this.colorsFor(process.stderr))
+  readonly #failures = createFailureReporter((text) => this.info(text), this.getColorsFor(process.stderr))
 
   override async run(): Promise<void> {
     const { args, flags } = await this.parse(Configure)
@@ -99,7 +99,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     const { describeMachine } = await import('../clients/adapters.ts')
     const { refuseForeignFlags } = await import('../admin/sudo.ts')
     const { describeStrayRecords } = await import('../clients/stray-records.ts')
-    const surroundings = this.surroundings()
+    const surroundings = this.getSurroundings()
     refuseForeignFlags(flags, ['root', 'file', 'ca'], surroundings)
     const machine = await describeMachine(surroundings, flags.root)
     const stray = await describeStrayRecords(surroundings)
@@ -107,7 +107,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     if (flags.list) return this.list(machine, client, flags)
     if (flags.undo) return this.undo(machine, client, flags)
     if (flags.check && client === undefined) return this.checkConfigured(machine, flags)
-    const adapters = await this.adaptersFor(machine, client, flags)
+    const adapters = await this.chooseAdapters(machine, client, flags)
     if (adapters === undefined) return
     // A missing mirror concerns all of several clients, so it is reported once.
     if (adapters.length > 1) await this.findMirror(machine, flags)
@@ -116,7 +116,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     const { done, failed } = await forEachInTurn(
       adapters,
       async (adapter) => {
-        const target = await this.targetFor(machine, adapter, flags)
+        const target = await this.chooseTargetFor(machine, adapter, flags)
         if (flags.check) return this.check(machine, adapter.client, target, flags)
         return { report: await this.configure(machine, adapter, target, flags), exit: exitCode.done }
       },
@@ -144,11 +144,12 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     target: ConfigTarget,
     flags: ConfigureFlags,
   ): Promise<object> {
-    const { argumentsForRoot, configureDialog, toChoices, toClientOptions } = await import('../cli/configure-flow.ts')
+    const { getRootArguments, configureInteractively, toChoices, toClientOptions } =
+      await import('../cli/configure-flow.ts')
     if (!flags['dry-run'] && flags.mirror === undefined) await adapter.prepare?.(machine, toClientOptions(flags))
     const mirror = await this.findMirror(machine, flags)
-    const request = { machine, adapter, target, mirror, args: argumentsForRoot(adapter.client, target, flags) }
-    const report = await configureDialog(this.terminal, request, {
+    const request = { machine, adapter, target, mirror, args: getRootArguments(adapter.client, target, flags) }
+    const report = await configureInteractively(this.terminal, request, {
       ...toChoices(flags),
       fallback: !flags['no-fallback'],
     })
@@ -158,7 +159,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
 
   private async findMirror({ cwd }: Machine, { mirror, ca }: ConfigureFlags) {
     const { findMirrorAddress } = await import('../clients/find-mirror.ts')
-    return findMirrorAddress(this.surroundings(), {
+    return findMirrorAddress(this.getSurroundings(), {
       url: mirror,
       caFile: ca === undefined ? undefined : resolve(cwd, ca),
     })
@@ -166,14 +167,14 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
 
   private async undo(machine: Machine, client: string | undefined, flags: ConfigureFlags): Promise<void> {
     const { findRecords } = await import('../clients/undo.ts')
-    const { forEachInTurn, toChoices, undoDialog } = await import('../cli/configure-flow.ts')
+    const { forEachInTurn, toChoices, undoInteractively } = await import('../cli/configure-flow.ts')
     const { scope, cluster, file } = flags
     const records = await findRecords(machine, { client, scope, cluster, file })
     const failures: object[] = []
     const { done, failed } = await forEachInTurn(
       records,
       async (record) => {
-        const undone = await undoDialog(this.terminal, machine, record, toChoices(flags))
+        const undone = await undoInteractively(this.terminal, machine, record, toChoices(flags))
         this.#done.push(record.client)
         return undone
       },
@@ -195,7 +196,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     const { pulling, silent } = await configuredTargets(machine, { client: undefined, scope, cluster, file })
     // A missing mirror concerns all of them, so it is reported once.
     const { getAdminForCheck } = await import('../clients/check.ts')
-    await getAdminForCheck(this.surroundings())
+    await getAdminForCheck(this.getSurroundings())
     const unchecked: object[] = []
     for (const { client, place, title } of silent) {
       unchecked.push({ client, place, skipped: 'cannot be made to pull from here' })
@@ -216,8 +217,8 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
   private async check(machine: Machine, client: string, target: ConfigTarget, { json }: ConfigureFlags) {
     const { checkClient } = await import('../clients/check.ts')
     const { renderCheck } = await import('../cli/render/configure.ts')
-    const result = await checkClient(this.surroundings(), machine, client, target)
-    if (!json) this.report(renderCheck(client, result, this.colorsFor(process.stdout)))
+    const result = await checkClient(this.getSurroundings(), machine, client, target)
+    if (!json) this.report(renderCheck(client, result, this.getColorsFor(process.stdout)))
     const report = { client, place: target.id, ...result }
     return { report, exit: result.seen ? exitCode.done : exitCode.checkFailed }
   }
@@ -230,16 +231,16 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
 
   private async list(machine: Machine, client: string | undefined, { json }: ConfigureFlags): Promise<void> {
     const { listConfigured } = await import('../clients/configured.ts')
-    const { columnsOf, renderConfigured } = await import('../cli/render/configure.ts')
+    const { getColumns, renderConfigured } = await import('../cli/render/configure.ts')
     const { findStaleClients } = await import('../clients/stray-records.ts')
-    const stale = machine.detached ? [] : await findStaleClients(this.surroundings())
+    const stale = machine.detached ? [] : await findStaleClients(this.getSurroundings())
     const clients = await listConfigured(machine, client, stale)
     if (json) return this.printJson(clients)
-    this.print(renderConfigured(clients, client, this.colorsFor(process.stdout), columnsOf(process.stdout)))
+    this.print(renderConfigured(clients, client, this.getColorsFor(process.stdout), getColumns(process.stdout)))
   }
 
   /** The named client, or those that were found and chosen; undefined when they were only listed. */
-  private async adaptersFor(
+  private async chooseAdapters(
     machine: Machine,
     name: string | undefined,
     flags: ConfigureFlags,
@@ -263,16 +264,20 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     return undefined
   }
 
-  private async targetFor(machine: Machine, adapter: ClientAdapter, flags: ConfigureFlags): Promise<ConfigTarget> {
+  private async chooseTargetFor(
+    machine: Machine,
+    adapter: ClientAdapter,
+    flags: ConfigureFlags,
+  ): Promise<ConfigTarget> {
     const { createFileRefusal, toClientOptions } = await import('../cli/configure-flow.ts')
     const targets = await adapter.targets(machine, toClientOptions(flags))
     const file = flags.file === undefined ? undefined : resolve(machine.cwd, flags.file)
-    if (file !== undefined && !targets.some(({ inputs: wants }) => wants.files.includes(file)))
+    if (file !== undefined && !targets.some(({ inputs }) => inputs.files.includes(file)))
       throw await createFileRefusal(adapter.client, file)
     const { chooseTarget } = await import('../clients/configured.ts')
-    const usual = await chooseTarget(machine, { client: adapter.client, targets: targets, ...flags })
+    const defaultTarget = await chooseTarget(machine, { client: adapter.client, targets, ...flags })
     const asks = targets.length > 1 && !flags.yes && !flags['dry-run'] && !flags.check && !flags.json
-    if (!asks || !this.terminal.prompt) return usual
+    if (!asks || !this.terminal.prompt) return defaultTarget
     return this.terminal.prompt.choose(
       'Where?',
       targets.map((target) => ({ name: target.title, value: target })),
@@ -285,8 +290,8 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
       report: (text) => this.report(text),
       printJson: (value) => this.printJson(value),
       info: (text) => this.info(text),
-      colors: this.colorsFor(process.stdout),
-      stderrColors: this.colorsFor(process.stderr),
+      colors: this.getColorsFor(process.stdout),
+      stderrColors: this.getColorsFor(process.stderr),
       prompt: createPrompt(process.stdin, process.stdout),
     }
   }

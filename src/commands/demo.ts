@@ -15,9 +15,9 @@ export default class Demo extends BaseCommand {
     if (flags.json) return this.printJson(await runDemo(() => {}))
 
     const { renderDemoEnd, renderDemoStep } = await import('../cli/render/up.ts')
-    const { columnsOf } = await import('../cli/terminal.ts')
-    const colors = this.colorsFor(process.stdout)
-    const columns = columnsOf(process.stdout)
+    const { getColumns } = await import('../cli/terminal.ts')
+    const colors = this.getColorsFor(process.stdout)
+    const columns = getColumns(process.stdout)
     const story = await runDemo((step) => this.print(renderDemoStep(step, colors, columns)))
     this.report(renderDemoEnd(story, colors, columns))
   }

@@ -1,7 +1,7 @@
 import { boolean } from '@oclif/core/flags'
 import { BaseCommand } from '../cli/base-command.ts'
 import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
-import { columnsOf, fitText } from '../cli/terminal.ts'
+import { getColumns, fitText } from '../cli/terminal.ts'
 import type { StoredRecord } from '../clients/records.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import type { StoppedMirror } from '../daemon/stop.ts'
@@ -32,10 +32,10 @@ export default class Down extends BaseCommand {
 
   override async run(): Promise<void> {
     const { flags } = await this.parse(Down)
-    const surroundings = this.ownSurroundings()
+    const surroundings = this.getOwnSurroundings()
     const paths = mirrorPaths(surroundings)
     const { systemClock } = await import('../lib/time.ts')
-    if (flags['dry-run']) return this.preview(paths, flags)
+    if (flags['dry-run']) return this.printPreview(paths, flags)
     if (flags.volumes && !(await this.confirmVolumeRemoval(flags))) return this.info('Nothing was done.')
     const { stopAnyMirror } = await import('../daemon/stop.ts')
     const { findRunningMirror } = await import('../admin/find-mirror.ts')
@@ -45,37 +45,43 @@ export default class Down extends BaseCommand {
     const volumeRemoved = flags.volumes ? await this.removeVolume(surroundings) : undefined
     const autostartRemoved = flags['no-autostart'] ? await this.removeAutostart() : undefined
 
-    const pointing = await this.configuredClients(surroundings)
+    const stillConfigured = await this.listConfiguredClients(surroundings)
     if (flags.json) {
-      const clients = pointing.map(({ client, place, fallback }) => ({ client, place, fallback }))
+      const clients = stillConfigured.map(({ client, place, fallback }) => ({ client, place, fallback }))
       return this.printJson({ stopped: stopped !== undefined, ...stopped, autostartRemoved, volumeRemoved, clients })
     }
-    this.print(fitText(describeStop(stopped, volumeRemoved === true), columnsOf(process.stdout)))
+    this.print(fitText(describeStop(stopped, volumeRemoved === true), getColumns(process.stdout)))
     if (owner) this.info(`The mirror of ${owner.name} is running. Stop it without sudo: mirror down`)
-    if (stopped !== undefined && pointing.length > 0) {
-      const { renderPointing } = await import('../cli/render/configure.ts')
-      this.info(renderPointing(pointing, await this.undoCommands(surroundings, pointing)))
+    if (stopped !== undefined && stillConfigured.length > 0) {
+      const { renderStillConfigured } = await import('../cli/render/configure.ts')
+      this.info(renderStillConfigured(stillConfigured, await this.listUndoCommands(surroundings, stillConfigured)))
     }
     if (autostartRemoved) this.print('It no longer starts after a reboot.')
   }
 
-  private async configuredClients(surroundings: CommandEnvironment): Promise<StoredRecord[]> {
+  private async listConfiguredClients(surroundings: CommandEnvironment): Promise<StoredRecord[]> {
     const { findRecordFolders, openClientRecords } = await import('../clients/records.ts')
     const records = await openClientRecords(await findRecordFolders(surroundings)).list()
     return records.filter(({ root }) => root === undefined)
   }
 
   /** The commands that undo the clients' configuration. Only root can undo its own. */
-  private async undoCommands(surroundings: CommandEnvironment, pointing: readonly StoredRecord[]): Promise<string[]> {
+  private async listUndoCommands(
+    surroundings: CommandEnvironment,
+    stillConfigured: readonly StoredRecord[],
+  ): Promise<string[]> {
     const { renderRootCommand } = await import('../admin/sudo.ts')
-    const isRoots = pointing.filter(({ lockedByRoot }) => lockedByRoot)
+    const rootOnly = stillConfigured.filter(({ lockedByRoot }) => lockedByRoot)
     return [
-      ...(isRoots.length < pointing.length ? ['mirror configure --undo'] : []),
-      ...(isRoots.length > 0 ? [await renderRootCommand(surroundings, ['configure', '--undo'])] : []),
+      ...(rootOnly.length < stillConfigured.length ? ['mirror configure --undo'] : []),
+      ...(rootOnly.length > 0 ? [await renderRootCommand(surroundings, ['configure', '--undo'])] : []),
     ]
   }
 
-  private async preview(paths: MirrorPaths, { json, volumes }: { json: boolean; volumes: boolean }): Promise<void> {
+  private async printPreview(
+    paths: MirrorPaths,
+    { json, volumes }: { json: boolean; volumes: boolean },
+  ): Promise<void> {
     const { findRunning } = await import('../admin/state.ts')
     const running = await findRunning(paths.stateFile)
     const { pid, container } = running ?? {}
@@ -110,7 +116,7 @@ export default class Down extends BaseCommand {
 
   private async removeAutostart(): Promise<boolean> {
     const { autostartOf } = await import('../daemon/autostart.ts')
-    return autostartOf(this.surroundings()).remove()
+    return autostartOf(this.getSurroundings()).remove()
   }
 }
 

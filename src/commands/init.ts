@@ -56,12 +56,12 @@ export default class Init extends BaseCommand {
 
   override async run(): Promise<void> {
     const { flags } = await this.parse(Init)
-    const surroundings = this.ownSurroundings({ MIRROR_CONFIG: flags.config })
+    const surroundings = this.getOwnSurroundings({ MIRROR_CONFIG: flags.config })
     if (flags.template !== undefined) return this.writeTemplate(flags.template as TemplateName, surroundings, flags)
     const { configFile } = mirrorPaths(surroundings)
     const { refuseExisting, renderConfig, writeConfig } = await import('../daemon/init.ts')
     if (!flags.force && !flags['dry-run']) await refuseExisting(configFile)
-    const choices = await this.choices(flags)
+    const choices = await this.askForChoices(flags)
     const template = join(packageRoot(), 'templates', 'mirror.yaml')
     const text = await renderConfig({ choices, configFile, template, homedir: surroundings.homedir })
     if (flags['dry-run']) {
@@ -93,7 +93,7 @@ export default class Init extends BaseCommand {
     this.print(file)
   }
 
-  private async choices(flags: {
+  private async askForChoices(flags: {
     'cache-port'?: number | undefined
     'max-size'?: string | undefined
     upstream?: string[] | undefined

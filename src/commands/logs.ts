@@ -4,7 +4,7 @@ import { refuseForeignPaths } from '../admin/sudo.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { jsonFlag } from '../cli/flags.ts'
 import { createLogRenderer } from '../cli/render/log.ts'
-import { columnsOf } from '../cli/terminal.ts'
+import { getColumns } from '../cli/terminal.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { parseObject } from '../lib/json.ts'
@@ -50,22 +50,22 @@ export default class Logs extends BaseCommand {
     const { readLogs } = await import('../daemon/read-logs.ts')
     const { findRunningMirror } = await import('../admin/find-mirror.ts')
     const { systemClock } = await import('../lib/time.ts')
-    const surroundings = this.surroundings()
+    const surroundings = this.getSurroundings()
     const { logFile } = mirrorPaths(surroundings)
     const here = await findRunningMirror(surroundings)
-    if (here?.user) throw otherUsersLog(here.user.name)
+    if (here?.user) throw createForeignLogError(here.user.name)
     if (here === undefined) refuseForeignPaths(surroundings)
     const running = here?.running
     const render = flags.json
-      ? asJson
+      ? toJson
       : createLogRenderer({
-          colors: this.colorsFor(process.stdout),
+          colors: this.getColorsFor(process.stdout),
           // A terminal may be resized while it shows the log.
-          columns: () => columnsOf(process.stdout),
+          columns: () => getColumns(process.stdout),
           now: Date.now(),
         })
     const write = (line: string) => this.print(render(line))
-    const container = running?.container ?? (running ? undefined : await this.endedContainer(surroundings))
+    const container = running?.container ?? (running ? undefined : await this.findEndedContainer(surroundings))
     if (container) {
       const { readContainerLogs } = await import('../daemon/container/stop.ts')
       const request = { lines: flags.lines, follow: flags.follow, signal: this.interrupted }
@@ -95,7 +95,7 @@ export default class Logs extends BaseCommand {
   }
 
   /** The container of a mirror that has died; the engine keeps its log. */
-  private async endedContainer(surroundings: CommandEnvironment): Promise<ContainerRecord | undefined> {
+  private async findEndedContainer(surroundings: CommandEnvironment): Promise<ContainerRecord | undefined> {
     const paths = mirrorPaths(surroundings)
     const { readState } = await import('../admin/state.ts')
     const container = (await readState(paths.stateFile))?.container
@@ -106,7 +106,7 @@ export default class Logs extends BaseCommand {
 }
 
 /** The error for the log of another user: root opens no file that a user names. */
-function otherUsersLog(user: string): MirrorError {
+function createForeignLogError(user: string): MirrorError {
   return new MirrorError(`Root runs no mirror. The mirror of ${user} is running, and only ${user} can read its log.`, {
     exit: exitCode.notRunning,
     hints: [`mirror logs   (without sudo, as ${user})`],
@@ -114,6 +114,6 @@ function otherUsersLog(user: string): MirrorError {
 }
 
 /** Returns a line of JSON as it is, and puts any other text, of a crash, into JSON. */
-function asJson(line: string): string {
+function toJson(line: string): string {
   return parseObject(line) === undefined ? JSON.stringify({ msg: line }) : line
 }

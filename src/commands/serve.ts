@@ -16,7 +16,7 @@ export default class Serve extends BaseCommand {
     const { flags } = await this.parse(Serve)
     this.takeOverInterrupt()
     const { serveMirror } = await import('../daemon/serve.ts')
-    const surroundings = this.ownSurroundings({ MIRROR_CONFIG: flags.config })
+    const surroundings = this.getOwnSurroundings({ MIRROR_CONFIG: flags.config })
     await serveMirror({ surroundings, version: this.config.version })
     this.exit()
   }

@@ -5,7 +5,7 @@ import { BaseCommand } from '../cli/base-command.ts'
 import { jsonFlag } from '../cli/flags.ts'
 import { renderStatus } from '../cli/render/status.ts'
 import { renderDown } from '../cli/render/up.ts'
-import { columnsOf, fitText } from '../cli/terminal.ts'
+import { getColumns, fitText } from '../cli/terminal.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import { exitCode } from '../lib/errors.ts'
 
@@ -34,40 +34,39 @@ export default class Status extends BaseCommand {
     }
     const died = await this.findDead()
     if (flags.json) this.printJson({ running: false, ...(died && { died }) })
-    else this.info(fitText(renderDown(died, Date.now()), columnsOf(process.stderr)))
+    else this.info(fitText(renderDown(died, Date.now()), getColumns(process.stderr)))
     process.exitCode = exitCode.notRunning
   }
 
   private async findDead(): Promise<DeadMirror | undefined> {
     const { findDeadMirror } = await import('../admin/find-mirror.ts')
-    const surroundings = this.surroundings()
+    const surroundings = this.getSurroundings()
     return findDeadMirror(mirrorPaths(surroundings), surroundings)
   }
 
   private async readStatus(asJson: boolean): Promise<string | undefined> {
-    const report = await readMirrorStatus(this.surroundings())
+    const report = await readMirrorStatus(this.getSurroundings())
     if (report === undefined) return undefined
     const { version } = this.config
     const shown = report.version === version ? report : { ...report, cliVersion: version }
     if (asJson) return JSON.stringify(shown, null, 2)
-    return renderStatus(shown, this.colorsFor(process.stdout), Date.now(), columnsOf(process.stdout))
+    return renderStatus(shown, this.getColorsFor(process.stdout), Date.now(), getColumns(process.stdout))
   }
 
   /** Redraws the status on a terminal; elsewhere prints one after the other, JSON as one object a line. */
   private async watch(asJson: boolean): Promise<void> {
     this.endWhenUnread()
-    if (asJson || !process.stdout.isTTY)
-      return this.watchWith(asJson, (text) => this.print(asJson ? text : `${text}\n`))
+    if (asJson || !process.stdout.isTTY) return this.watchBy(asJson, (text) => this.print(asJson ? text : `${text}\n`))
     const { openScreen } = await import('../cli/terminal.ts')
     const screen = openScreen(process.stdout)
     try {
-      await this.watchWith(asJson, (text) => screen.show(text))
+      await this.watchBy(asJson, (text) => screen.show(text))
     } finally {
       screen.close()
     }
   }
 
-  private async watchWith(asJson: boolean, show: (text: string) => void): Promise<void> {
+  private async watchBy(asJson: boolean, show: (text: string) => void): Promise<void> {
     const { systemClock } = await import('../lib/time.ts')
     const { MirrorError } = await import('../lib/errors.ts')
     while (!this.interrupted.aborted) {

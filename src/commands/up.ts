@@ -7,7 +7,7 @@ import {
   credentialsFlag,
   dataFlag,
   dryRunFlag,
-  flagsAsVariables,
+  toFlagVariables,
   imageFlag,
   jsonFlag,
   memoryFlag,
@@ -17,14 +17,14 @@ import {
 } from '../cli/flags.ts'
 import { createLogRenderer } from '../cli/render/log.ts'
 import {
-  type ClientsNow,
-  nextStep,
+  type ClientOverview,
+  suggestNextStep,
   renderContainerPlan,
   renderStale,
   renderUp,
   renderUpPlan,
 } from '../cli/render/up.ts'
-import { columnsOf, fitText } from '../cli/terminal.ts'
+import { getColumns, fitText } from '../cli/terminal.ts'
 import type { UpdatedClient } from '../clients/stray-records.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import type { UpPlan, UpReport } from '../daemon/up.ts'
@@ -72,18 +72,18 @@ export default class Up extends BaseCommand {
     const { flags } = await this.parse(Up)
     const { planUp, upMirror } = await import('../daemon/up.ts')
     const { version } = this.config
-    const surroundings = this.ownSurroundings(flagsAsVariables(flags))
+    const surroundings = this.getOwnSurroundings(toFlagVariables(flags))
     const { readLastRuntime } = await import('../admin/state.ts')
     const release = this.cleanUpWhenInterrupted()
     if ((flags.runtime ?? (await readLastRuntime(mirrorPaths(surroundings)))) === 'container')
-      return this.upInContainer(surroundings, flags)
+      return this.startInContainer(surroundings, flags)
     const plan = await planUp({ surroundings, version })
-    const autostart = flags.autostart ? await this.autostart(surroundings, plan) : undefined
+    const autostart = flags.autostart ? await this.prepareAutostart(surroundings, plan) : undefined
 
     if (flags['dry-run']) {
       const { action, changed } = plan
       if (flags.json)
-        return this.printJson({ action, changed, ...droppedOf(plan), dryRun: true, autostart: autostart?.file })
+        return this.printJson({ action, changed, ...toDroppedReport(plan), dryRun: true, autostart: autostart?.file })
       this.print(renderUpPlan(plan))
       if (autostart) this.print(`Would write ${autostart.file}.`)
       return
@@ -96,7 +96,7 @@ export default class Up extends BaseCommand {
       plan,
     )
     const notes = (await autostart?.install()) ?? []
-    if (!flags.json) this.report(renderUp(report, this.colorsFor(process.stdout)))
+    if (!flags.json) this.report(renderUp(report, this.getColorsFor(process.stdout)))
     const clients = await this.findClients(surroundings)
     if (flags.json)
       return this.printJson({ ...report, clients: clients.stale.map(toClientReport), autostart: autostart?.file })
@@ -107,35 +107,35 @@ export default class Up extends BaseCommand {
   }
 
   /** Finds the configured clients, and rewrites the files of those with another address where that needs no consent. */
-  private async findClients(surroundings: CommandEnvironment): Promise<ClientsNow> {
+  private async findClients(surroundings: CommandEnvironment): Promise<ClientOverview> {
     const { findRecordFolders, openClientRecords } = await import('../clients/records.ts')
     try {
       const records = await openClientRecords(await findRecordFolders(surroundings)).list()
       const configured = records.filter(({ root, undone }) => root === undefined && undone !== true).length
       const { findClientsOnPath } = await import('../clients/adapters.ts')
       const machine = { ...surroundings, home: surroundings.homedir }
-      if (configured === 0) return { configured, here: await findClientsOnPath(machine), stale: [] }
+      if (configured === 0) return { configured, installed: await findClientsOnPath(machine), stale: [] }
       const { updateStaleClients } = await import('../clients/stray-records.ts')
       const { systemClock } = await import('../lib/time.ts')
-      return { configured, here: [], stale: await updateStaleClients(surroundings, systemClock) }
+      return { configured, installed: [], stale: await updateStaleClients(surroundings, systemClock) }
     } catch (error) {
       if (!(error instanceof MirrorError)) throw error
       // The mirror itself is up.
       this.info(`Could not check the configured clients: ${error.message}`)
-      return { configured: undefined, here: [], stale: [] }
+      return { configured: undefined, installed: [], stale: [] }
     }
   }
 
-  private reportStale({ stale }: ClientsNow): void {
-    if (stale.length > 0) this.report(renderStale(stale, this.colorsFor(process.stdout)))
+  private reportStale({ stale }: ClientOverview): void {
+    if (stale.length > 0) this.report(renderStale(stale, this.getColorsFor(process.stdout)))
   }
 
-  private suggestNext(report: UpReport, clients: ClientsNow): void {
-    const next = nextStep(report, clients)
-    if (next !== undefined) this.info(fitText(`\n${next}`, columnsOf(process.stderr)))
+  private suggestNext(report: UpReport, clients: ClientOverview): void {
+    const next = suggestNextStep(report, clients)
+    if (next !== undefined) this.info(fitText(`\n${next}`, getColumns(process.stderr)))
   }
 
-  private async upInContainer(
+  private async startInContainer(
     surroundings: CommandEnvironment,
     flags: {
       runtime?: string | undefined
@@ -158,7 +158,7 @@ export default class Up extends BaseCommand {
       surroundings,
       version: this.config.version,
       root: this.config.root,
-      published: publishedImage(this.config.pjson),
+      published: getPublishedImage(this.config.pjson),
       credentials: flags.credentials?.flatMap((hosts) => hosts.split(',')),
       // Without the flag the mirror runs where it ran the last time.
       remembered: flags.runtime === undefined,
@@ -170,12 +170,13 @@ export default class Up extends BaseCommand {
     if (flags['dry-run']) {
       const plan = await planContainerUp(input)
       const { action, changed, connect, disconnect } = plan
-      if (flags.json) return this.printJson({ action, changed, connect, disconnect, ...droppedOf(plan), dryRun: true })
+      if (flags.json)
+        return this.printJson({ action, changed, connect, disconnect, ...toDroppedReport(plan), dryRun: true })
       return this.print(renderContainerPlan(plan))
     }
     const { stateDir } = mirrorPaths(surroundings)
     const report = await withCommandLock({ ...input, stateDir }, async () => containerUp(await planContainerUp(input)))
-    if (!flags.json) this.report(renderUp(report, this.colorsFor(process.stdout)))
+    if (!flags.json) this.report(renderUp(report, this.getColorsFor(process.stdout)))
     const clients = await this.findClients(surroundings)
     if (flags.json) return this.printJson({ ...report, clients: clients.stale.map(toClientReport) })
     this.reportStale(clients)
@@ -183,7 +184,7 @@ export default class Up extends BaseCommand {
     this.suggestNext(report, clients)
   }
 
-  private async autostart(surroundings: CommandEnvironment, plan: UpPlan) {
+  private async prepareAutostart(surroundings: CommandEnvironment, plan: UpPlan) {
     const { autostartOf, autostartSpec, autostartWarnings } = await import('../daemon/autostart.ts')
     const autostart = autostartOf(surroundings)
     await autostart.check()
@@ -211,8 +212,8 @@ export default class Up extends BaseCommand {
     const { systemClock } = await import('../lib/time.ts')
     const request = { paths, surroundings, clock: systemClock, program: this.program }
     const render = createLogRenderer({
-      colors: this.colorsFor(process.stderr),
-      columns: () => columnsOf(process.stderr),
+      colors: this.getColorsFor(process.stderr),
+      columns: () => getColumns(process.stderr),
       now: Date.now(),
     })
     await serveInPlace({
@@ -234,7 +235,7 @@ export default class Up extends BaseCommand {
           dropped,
           moved: [],
         } satisfies UpReport
-        this.report(renderUp(report, this.colorsFor(process.stdout)))
+        this.report(renderUp(report, this.getColorsFor(process.stdout)))
         // Do not wait: the server finds its networks a moment later.
         void this.findClients(surroundings).then((clients) => this.reportStale(clients))
       },
@@ -244,12 +245,12 @@ export default class Up extends BaseCommand {
 }
 
 /** The image with which this version was published, from package.json; undefined in a clone. */
-function publishedImage(manifest: object): string | undefined {
+function getPublishedImage(manifest: object): string | undefined {
   return 'image' in manifest && typeof manifest.image === 'string' ? manifest.image : undefined
 }
 
 /** The dropped parts for `--json`; left out when there are none. */
-function droppedOf({ dropped }: Pick<UpPlan, 'dropped'>): Partial<Pick<UpPlan, 'dropped'>> {
+function toDroppedReport({ dropped }: Pick<UpPlan, 'dropped'>): Partial<Pick<UpPlan, 'dropped'>> {
   return dropped.networks.length + dropped.credentials.length > 0 ? { dropped } : {}
 }
 

@@ -103,7 +103,7 @@ export interface IgnoredPath {
 /** An environment whose paths only root can change. */
 interface RootPaths {
   readonly env: Readonly<Record<string, string | undefined>>
-  readonly leftOut: readonly IgnoredPath[]
+  readonly ignored: readonly IgnoredPath[]
 }
 
 /** Checks whether mirror must verify the owners of paths: as root, but not on Windows, and not in the mirror's container, which has no other users. */
@@ -117,10 +117,10 @@ export function mustCheckOwners({ platform, env }: Pick<CommandEnvironment, 'pla
  */
 export function toRootPaths({ env, cwd }: Pick<CommandEnvironment, 'env' | 'cwd'>, rootsHome = userHome(0)): RootPaths {
   const own: Record<string, string | undefined> = { ...env }
-  const leftOut: IgnoredPath[] = []
+  const ignored: IgnoredPath[] = []
   const isSafe = (name: string, value: string) => {
     const found = findForeign(resolve(cwd, value))
-    if (found) leftOut.push({ name, value, why: describeForeign(found), owner: found.owner })
+    if (found) ignored.push({ name, value, why: describeForeign(found), owner: found.owner })
     return found === undefined
   }
   if (env['HOME'] && !isSafe('HOME', env['HOME'])) own['HOME'] = rootsHome ?? '/root'
@@ -136,12 +136,12 @@ export function toRootPaths({ env, cwd }: Pick<CommandEnvironment, 'env' | 'cwd'
   if (options && !getOptionPaths(options).every((path) => isSafe('NODE_OPTIONS', path))) delete own['NODE_OPTIONS']
   const path = env['PATH']
   if (path) own['PATH'] = filterProgramFolders(path, isSafe)
-  return { env: own, leftOut }
+  return { env: own, ignored }
 }
 
 /** Returns the paths in these variables that other users can change. */
 export function findUnsafePaths(variables: Environment, cwd: string): readonly IgnoredPath[] {
-  return toRootPaths({ env: variables, cwd }).leftOut
+  return toRootPaths({ env: variables, cwd }).ignored
 }
 
 function getListSeparator(name: string): string {

@@ -8,10 +8,10 @@ import type { FileChange } from '../../clients/types.ts'
 import { type Colors, wrapText } from '../terminal.ts'
 import { renderTable } from './table.ts'
 
-export { columnsOf } from '../terminal.ts'
+export { getColumns } from '../terminal.ts'
 
 /** Up to so many similar files are listed one by one. */
-const fewAlike = 2
+const maxListedFiles = 2
 
 /** Renders the notes and the steps that are left, a line each. */
 export function renderNotes(
@@ -19,7 +19,7 @@ export function renderNotes(
   colors: Colors,
 ): string {
   return [
-    sentence(why),
+    toSentence(why),
     ...(warning === undefined ? [] : [colors.yellow(`Warning: ${warning}`)]),
     ...plan.notes,
     ...plan.todo.map((step) => `${colors.bold('To do:')} ${step}`),
@@ -61,7 +61,7 @@ export function renderConfigured(
 ): string {
   if (clients.length === 0) return `No ${asked ?? 'client'} is configured by mirror.`
   const rows = clients.flatMap(({ client, title, mirror, since, files }) =>
-    withoutAlike(files).map(({ path, state }, at) => [
+    joinSimilarFiles(files).map(({ path, state }, at) => [
       ...(at === 0 ? [client, title, mirror, since.slice(0, 16).replace('T', ' ')] : ['', '', '', '']),
       path,
       // Colour only the last column: escape codes would shift the others.
@@ -77,9 +77,11 @@ export function renderConfigured(
   const isTooWide = stripVTControlCharacters(table)
     .split('\n')
     .some((line) => line.length > columns)
-  const list = isTooWide ? clients.map((client) => paragraphOf(client, colors, columns)).join('\n\n') : table
-  const moved = clients.flatMap(({ client, title, stale }) => (stale ? [{ who: `${client}, ${title}`, ...stale }] : []))
-  const lines = moved.map(({ who, of, from, to, mend }) => {
+  const list = isTooWide ? clients.map((client) => renderParagraph(client, colors, columns)).join('\n\n') : table
+  const staleClients = clients.flatMap(({ client, title, stale }) =>
+    stale ? [{ who: `${client}, ${title}`, ...stale }] : [],
+  )
+  const lines = staleClients.map(({ who, of, from, to, mend }) => {
     const what = of === 'cache' ? 'the mirror' : "the mirror's registry"
     const where = to === null ? 'which this client cannot reach now' : `which is at ${to} now`
     return colors.yellow(`${who}: ${from} is no address of ${what}, ${where}. To fix it: ${mend}`)
@@ -87,64 +89,71 @@ export function renderConfigured(
   return [list, ...(lines.length === 0 ? [] : ['', ...lines])].join('\n')
 }
 
-function paragraphOf({ client, title, mirror, since, files }: ListedClient, colors: Colors, columns: number): string {
-  const part = (name: string, text: string) => wrapText(text, columns, `  ${name.padEnd(8)}`, ' '.repeat(10)).join('\n')
+function renderParagraph(
+  { client, title, mirror, since, files }: ListedClient,
+  colors: Colors,
+  columns: number,
+): string {
+  const renderPart = (name: string, text: string) =>
+    wrapText(text, columns, `  ${name.padEnd(8)}`, ' '.repeat(10)).join('\n')
   return [
     wrapText(title, columns, `${client}  `, '  ').join('\n').replace(client, colors.bold(client)),
-    part('mirror', mirror),
-    part('since', `${since.slice(0, 16).replace('T', ' ')} UTC`),
-    ...withoutAlike(files).map(({ path, state }) => {
-      const text = part('file', `${path}: ${state.replaceAll(' ', '\u00a0')}`)
+    renderPart('mirror', mirror),
+    renderPart('since', `${since.slice(0, 16).replace('T', ' ')} UTC`),
+    ...joinSimilarFiles(files).map(({ path, state }) => {
+      const text = renderPart('file', `${path}: ${state.replaceAll(' ', '\u00a0')}`)
       return state === 'as written' ? text : colors.yellow(text)
     }),
   ].join('\n')
 }
 
 /** Joins many files of the same state in subfolders of one folder into one line. */
-function withoutAlike(files: ListedClient['files']): ListedClient['files'] {
-  const alike = new Map<string, { path: string; state: ConfiguredFileState }[]>()
+function joinSimilarFiles(files: ListedClient['files']): ListedClient['files'] {
+  const groups = new Map<string, { path: string; state: ConfiguredFileState }[]>()
   for (const file of files) {
     const [, above, name] = /^(.*)[\\/][^\\/]+[\\/]([^\\/]+)$/.exec(file.path) ?? []
     const key = JSON.stringify(above === undefined ? file.path : [above, name, file.state])
-    alike.set(key, [...(alike.get(key) ?? []), file])
+    groups.set(key, [...(groups.get(key) ?? []), file])
   }
-  return [...alike.values()].flatMap((group) => {
+  return [...groups.values()].flatMap((group) => {
     const [first] = group
-    if (group.length <= fewAlike) return group
+    if (group.length <= maxListedFiles) return group
     const path = first!.path.replace(/[^\\/]+([\\/][^\\/]+)$/, `*$1 (${group.length} files)`)
     return [{ path, state: first!.state }]
   })
 }
 
 /** Renders the clients that still point at a stopped mirror, the effect on their pulls, and the commands that undo it. */
-export function renderPointing(clients: readonly ClientRecord[], undo: readonly string[]): string {
-  const free = clients.filter(({ fallback }) => fallback)
-  const bound = clients.filter(({ fallback }) => !fallback)
+export function renderStillConfigured(clients: readonly ClientRecord[], undo: readonly string[]): string {
+  const withFallback = clients.filter(({ fallback }) => fallback)
+  const withoutFallback = clients.filter(({ fallback }) => !fallback)
   return [
-    ...(free.length === 0
+    ...(withFallback.length === 0
       ? []
-      : [`Still configured to use the mirror (they fall back to the registry while it is down): ${names(free)}.`]),
-    ...(bound.length === 0
+      : [
+          `Still configured to use the mirror (they fall back to the registry while it is down): ${joinNames(withFallback)}.`,
+        ]),
+    ...(withoutFallback.length === 0
       ? []
-      : [`Still configured to use the mirror, and not able to pull while it is down: ${names(bound)}.`]),
+      : [`Still configured to use the mirror, and not able to pull while it is down: ${joinNames(withoutFallback)}.`]),
     `Undo with: ${undo.join(', and ')}`,
   ].join('\n')
 }
 
-function names(clients: readonly ClientRecord[]): string {
+function joinNames(clients: readonly ClientRecord[]): string {
   return clients.map(({ client, title }) => `${client} (${title})`).join(', ')
 }
 
-function sentence(text: string): string {
+function toSentence(text: string): string {
   return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`
 }
 
 const contextLines = 3
 
 /** Up to so many similar parts of a diff are all shown. */
-const fewDiffsAlike = 2
+const maxShownDiffs = 2
 /** Names of similar parts that are listed. */
-const namesShown = 3
+const maxShownNames = 3
 
 /**
  * Renders the changes as unified diffs with paths. Of many files, or tables of one file, that differ only in a registry's name,
@@ -156,14 +165,14 @@ export async function renderDiff(
   { whole = false }: { readonly whole?: boolean } = {},
 ): Promise<string> {
   const { createTwoFilesPatch, FILE_HEADERS_ONLY } = await import('diff')
-  const alike = new Map<string, FileChange[]>()
+  const groups = new Map<string, FileChange[]>()
   for (const change of changes) {
-    const key = whole ? change.path : likenessOf(change)
-    alike.set(key, [...(alike.get(key) ?? []), change])
+    const key = whole ? change.path : getSimilarityKey(change)
+    groups.set(key, [...(groups.get(key) ?? []), change])
   }
-  return [...alike.values()]
+  return [...groups.values()]
     .flatMap((group) => {
-      const shown = group.length > fewDiffsAlike ? group.slice(0, 1) : group
+      const shown = group.length > maxShownDiffs ? group.slice(0, 1) : group
       return [...shown.map(renderOne), renderOthers(group.slice(shown.length), colors)]
     })
     .join('')
@@ -178,12 +187,12 @@ export async function renderDiff(
       undefined,
       { context: contextLines, headerOptions: FILE_HEADERS_ONLY },
     ).split('\n')
-    return (whole ? lines : withoutRepeats(lines)).map((line) => paintLine(line, colors)).join('\n')
+    return (whole ? lines : collapseRepeats(lines)).map((line) => paintLine(line, colors)).join('\n')
   }
 }
 
 /** Renders a group of similar files. */
-function likenessOf({ path, before, after }: FileChange): string {
+function getSimilarityKey({ path, before, after }: FileChange): string {
   const text = before === undefined ? after : after === undefined ? before : undefined
   const folder = basename(dirname(path))
   if (text === undefined || !text.includes(folder)) return path
@@ -193,13 +202,13 @@ function likenessOf({ path, before, after }: FileChange): string {
 function renderOthers(others: readonly FileChange[], colors: Colors): string {
   if (others.length === 0) return ''
   const names = others.map(({ path }) => basename(dirname(path)))
-  const line = `${summaryOf('file', names)} in ${dirname(dirname(others[0]!.path))}`
+  const line = `${summarizeSimilar('file', names)} in ${dirname(dirname(others[0]!.path))}`
   return `${others[0]!.after === undefined ? colors.red(`-${line}`) : colors.green(`+${line}`)}\n`
 }
 
-function summaryOf(what: string, names: readonly string[]): string {
-  const some = names.slice(0, namesShown).join(', ')
-  const rest = names.length > namesShown ? ` and ${names.length - namesShown} others` : ''
+function summarizeSimilar(what: string, names: readonly string[]): string {
+  const some = names.slice(0, maxShownNames).join(', ')
+  const rest = names.length > maxShownNames ? ` and ${names.length - maxShownNames} others` : ''
   return `… ${names.length} more ${what}s like it (--diff shows all): ${some}${rest}`
 }
 
@@ -208,34 +217,38 @@ interface Table {
   readonly lines: readonly string[]
   /** The registry of the table. */
   readonly name: string | undefined
-  readonly likeness: string
+  readonly similarityKey: string
 }
 
 /** The lines of a diff without added or removed tables that repeat the one before them. */
-function withoutRepeats(lines: readonly string[]): string[] {
+function collapseRepeats(lines: readonly string[]): string[] {
   const shown: string[] = []
-  let alike: Table[] = []
+  let groups: Table[] = []
   const flush = () => {
-    const [first, ...others] = alike
-    if (first && others.length >= fewDiffsAlike) {
+    const [first, ...others] = groups
+    if (first && others.length >= maxShownDiffs) {
       const sign = first.lines[0]![0]!
       const names = others.map(({ name }) => name!)
-      shown.push(...first.lines, `${sign}${summaryOf('table', names)}`, ...(isBlank(first.lines.at(-1)!) ? [sign] : []))
-    } else shown.push(...alike.flatMap((table) => table.lines))
-    alike = []
+      shown.push(
+        ...first.lines,
+        `${sign}${summarizeSimilar('table', names)}`,
+        ...(isBlank(first.lines.at(-1)!) ? [sign] : []),
+      )
+    } else shown.push(...groups.flatMap((table) => table.lines))
+    groups = []
   }
-  for (const piece of piecesOf(lines)) {
-    const table = tableOf(piece)
-    if (table.name === undefined || alike[0]?.likeness !== table.likeness) flush()
+  for (const piece of splitIntoPieces(lines)) {
+    const table = parseTable(piece)
+    if (table.name === undefined || groups[0]?.similarityKey !== table.similarityKey) flush()
     if (table.name === undefined) shown.push(...piece)
-    else alike.push(table)
+    else groups.push(table)
   }
   flush()
   return shown
 }
 
 /** Splits a diff before each head of an added or removed table, and after its last line. */
-function piecesOf(lines: readonly string[]): string[][] {
+function splitIntoPieces(lines: readonly string[]): string[][] {
   const pieces: string[][] = []
   for (const [at, line] of lines.entries()) {
     const isHead = /^[+-]\[/.test(line)
@@ -246,11 +259,11 @@ function piecesOf(lines: readonly string[]): string[][] {
   return pieces
 }
 
-function tableOf(lines: readonly string[]): Table {
+function parseTable(lines: readonly string[]): Table {
   const isTable = /^[+-]\[/.test(lines[0]!)
   const text = lines.join('\n').trimEnd()
   const name = isTable ? /^.\[+[^\]"]*"([^"]+)"|^.\s*prefix = "([^"]+)"/m.exec(text)?.slice(1).find(Boolean) : undefined
-  return { lines, name, likeness: JSON.stringify(name === undefined ? [] : text.split(name)) }
+  return { lines, name, similarityKey: JSON.stringify(name === undefined ? [] : text.split(name)) }
 }
 
 function isBlank(line: string): boolean {

@@ -2,7 +2,16 @@ import { errnoOf, MirrorError } from '../../lib/errors.ts'
 import { parseObject } from '../../lib/json.ts'
 import { redact } from '../../lib/logger.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'
-import { type Colorizer, fitText, type Colors, shortDigest, shortenMiddle, type Token, wrapWords } from '../terminal.ts'
+import {
+  type Colorizer,
+  fitText,
+  type Colors,
+  shortenDigest,
+  shortenMiddle,
+  type Token,
+  toTokens,
+  wrapWords,
+} from '../terminal.ts'
 
 interface LogRendererOptions {
   readonly colors: Colors
@@ -24,16 +33,16 @@ const minNameLength = 24
  * docker/20.10`), a line for each pull and push, and any other message with its fields. A line that is not JSON stays as it is.
  */
 export function createLogRenderer({ colors, columns, now }: LogRendererOptions): (line: string) => string {
-  let day = dayOf(new Date(now))
+  let day = formatDay(new Date(now))
   return (line) => {
     const fields = parseObject(line)
-    if (fields === undefined) return clean(line)
+    if (fields === undefined) return sanitize(line)
     const at = typeof fields['time'] === 'string' ? new Date(fields['time']) : undefined
     const isKnown = at !== undefined && !Number.isNaN(at.getTime())
     const clock = isKnown ? at.toTimeString().slice(0, 8) : ''
     const text = renderFields(fields, clock, colors, columns())
-    if (!isKnown || dayOf(at) === day) return text
-    day = dayOf(at)
+    if (!isKnown || formatDay(at) === day) return text
+    day = formatDay(at)
     return `${colors.dim(day)}\n${text}`
   }
 }
@@ -55,18 +64,18 @@ function renderRequest(
   colors: Colors,
   columns: number | undefined,
 ): string {
-  const [word, color] = sourceWord(fields, method, status, colors)
-  const { name, kind } = contentOf(fields)
-  const agent = agentName(fields['agent'])
+  const [word, color] = chooseSourceLabel(fields, method, status, colors)
+  const { name, kind } = describeContent(fields)
+  const agent = parseAgentName(fields['agent'])
   const rest = [
     ...kind,
     ...(status === 206 ? ['part'] : []),
     ...(fields['cache'] === 'revalidated' ? ['(checked)'] : []),
-    ...sizeOf(fields, method, status),
+    ...formatSize(fields, method, status),
     ...(typeof fields['ms'] === 'number' ? [formatDuration(fields['ms'])] : []),
   ]
-  const before = [clock, word, clean(method)]
-  const failure = failureOf(fields, status, word)
+  const before = [clock, word, sanitize(method)]
+  const failure = describeFailure(fields, status, word)
   // Wrap a failure, so that its reason is readable; cut anything else to one line.
   if (failure !== undefined || columns === undefined) {
     const words: Token[] = [
@@ -74,21 +83,21 @@ function renderRequest(
       { text: word, color },
       ...[...before.slice(2), name, ...rest].map((text) => ({ text })),
       ...(agent === undefined ? [] : [{ text: agent, color: colors.dim }]),
-      ...(failure === undefined ? [] : [{ text: '–' }, ...wordsOf(failure, color)]),
+      ...(failure === undefined ? [] : [{ text: '–' }, ...toTokens(failure, color)]),
     ]
     return wrapWords(words, columns, indent)
   }
   const others = [...before, ...rest].join(' ').length + 1
-  const room = columns - others - (agent === undefined ? 0 : agent.length + 1)
-  const keepsAgent = agent !== undefined && room >= Math.min(name.length, minNameLength)
-  const shown = shortenMiddle(name, Math.max(8, keepsAgent ? room : columns - others))
-  return [colors.dim(clock), color(word), clean(method), shown, ...rest, ...(keepsAgent ? [colors.dim(agent)] : [])]
+  const availableWidth = columns - others - (agent === undefined ? 0 : agent.length + 1)
+  const showsAgent = agent !== undefined && availableWidth >= Math.min(name.length, minNameLength)
+  const shown = shortenMiddle(name, Math.max(8, showsAgent ? availableWidth : columns - others))
+  return [colors.dim(clock), color(word), sanitize(method), shown, ...rest, ...(showsAgent ? [colors.dim(agent)] : [])]
     .filter((text) => text !== '')
     .join(' ')
 }
 
 /** The source of a response, from `Cache-Status`; the status of a failure. */
-function sourceWord(fields: Fields, method: string, status: number, colors: Colors): [string, Colorizer] {
+function chooseSourceLabel(fields: Fields, method: string, status: number, colors: Colors): [string, Colorizer] {
   if (status === 499) return ['LEFT', colors.yellow]
   if (status >= 500) return [String(status), colors.red]
   // Clients use HEAD to find out whether content exists, mostly before a push.
@@ -111,30 +120,30 @@ const outcomes: Record<string, readonly [string, keyof Colors]> = {
 }
 
 /** The requested content; the path in a line of an older version. */
-function contentOf({ kind, repository, reference, url }: Fields): { name: string; kind: string[] } {
-  const name = typeof repository === 'string' ? clean(repository) : undefined
-  const about = typeof reference === 'string' ? clean(reference) : ''
+function describeContent({ kind, repository, reference, url }: Fields): { name: string; kind: string[] } {
+  const name = typeof repository === 'string' ? sanitize(repository) : undefined
+  const about = typeof reference === 'string' ? sanitize(reference) : ''
   if (kind === 'catalog') return { name: 'catalog', kind: [] }
   if (name === undefined || typeof kind !== 'string')
-    return { name: clean(typeof url === 'string' ? url : '').slice(0, 200), kind: [] }
-  if (kind === 'manifest') return { name: shortDigest(imageName(name, about)), kind: ['manifest'] }
+    return { name: sanitize(typeof url === 'string' ? url : '').slice(0, 200), kind: [] }
+  if (kind === 'manifest') return { name: shortenDigest(formatImageName(name, about)), kind: ['manifest'] }
   if (kind === 'uploads' || kind === 'upload') return { name, kind: [about === '' ? 'upload' : 'blob'] }
-  return { name, kind: [clean(kind)] }
+  return { name, kind: [sanitize(kind)] }
 }
 
-function imageName(repository: string, reference: string): string {
+function formatImageName(repository: string, reference: string): string {
   return `${repository}${reference.includes(':') ? '@' : ':'}${reference}`
 }
 
-function sizeOf({ bytes, received }: Fields, method: string, status: number): string[] {
+function formatSize({ bytes, received }: Fields, method: string, status: number): string[] {
   if (status === 304) return ['not modified']
   if (typeof received === 'number') return [formatBytes(received)]
   return method === 'GET' && status < 400 && typeof bytes === 'number' ? [formatBytes(bytes)] : []
 }
 
-function failureOf({ error }: Fields, status: number, word: string): string | undefined {
+function describeFailure({ error }: Fields, status: number, word: string): string | undefined {
   if (status === 499) return 'the client closed the connection'
-  return status >= 400 && word !== 'ABSENT' && typeof error === 'string' ? clean(error) : undefined
+  return status >= 400 && word !== 'ABSENT' && typeof error === 'string' ? sanitize(error) : undefined
 }
 
 /** Renders the summary of a pull or a push. */
@@ -147,29 +156,29 @@ function renderTransfer(
   columns: number | undefined,
 ): string {
   const { listener, client } = fields
-  const number = (name: string) => (typeof fields[name] === 'number' ? fields[name] : 0)
+  const getNumber = (name: string) => (typeof fields[name] === 'number' ? fields[name] : 0)
   const parts: string[] = []
   if (kind === 'push') {
-    parts.push(counted(number('blobs'), 'blob', 'blobs'))
-    if (number('held') > 0) parts.push(`${number('held')} there already`)
+    parts.push(pluralize(getNumber('blobs'), 'blob', 'blobs'))
+    if (getNumber('held') > 0) parts.push(`${getNumber('held')} there already`)
   } else if (listener === 'registry') {
     parts.push('from the local registry')
   } else {
-    parts.push(counted(number('hits'), 'hit', 'hits'), counted(number('misses'), 'miss', 'misses'))
-    parts.push(`${formatBytes(number('bytesFromUpstream'))} from upstream`)
+    parts.push(pluralize(getNumber('hits'), 'hit', 'hits'), pluralize(getNumber('misses'), 'miss', 'misses'))
+    parts.push(`${formatBytes(getNumber('bytesFromUpstream'))} from upstream`)
   }
-  if (number('failed') > 0) parts.push(`${number('failed')} failed`)
-  parts.push(formatDuration(number('ms')))
-  const address = typeof client === 'string' && !isLoopback(client) ? [clean(client)] : []
-  const who = [agentName(fields['agent']), ...address].filter((text) => text !== undefined)
-  const color = number('failed') > 0 ? colors.yellow : colors.bold
+  if (getNumber('failed') > 0) parts.push(`${getNumber('failed')} failed`)
+  parts.push(formatDuration(getNumber('ms')))
+  const address = typeof client === 'string' && !isLoopback(client) ? [sanitize(client)] : []
+  const clientParts = [parseAgentName(fields['agent']), ...address].filter((text) => text !== undefined)
+  const color = getNumber('failed') > 0 ? colors.yellow : colors.bold
   return wrapWords(
     [
       { text: clock, color: colors.dim },
       { text: kind.toUpperCase(), color },
-      { text: shortDigest(clean(image)), color: colors.bold },
-      ...wordsOf(`${formatBytes(number('bytes'))}: ${parts.join(', ')}`),
-      ...wordsOf(who.join(' '), colors.dim),
+      { text: shortenDigest(sanitize(image)), color: colors.bold },
+      ...toTokens(`${formatBytes(getNumber('bytes'))}: ${parts.join(', ')}`),
+      ...toTokens(clientParts.join(' '), colors.dim),
     ],
     columns,
     indent,
@@ -179,14 +188,14 @@ function renderTransfer(
 /** Renders any other message: `12:03:04 info  the mirror is up  pid=7`. */
 function renderMessage(fields: Fields, clock: string, colors: Colors, columns: number | undefined): string {
   const { level, time: _time, msg, ...others } = fields
-  const word = typeof level === 'string' ? clean(level) : ''
+  const word = typeof level === 'string' ? sanitize(level) : ''
   const color = word === 'error' ? colors.red : word === 'warn' ? colors.yellow : colors.green
-  const pairs = flatten(others)
+  const pairs = flattenFields(others)
   const short = pairs.filter(([, value]) => !value.includes('\n'))
   const words: Token[] = [
     { text: clock, color: colors.dim },
     { text: word === '' ? '' : word.padEnd(5), color },
-    ...wordsOf(clean(fieldText(msg))),
+    ...toTokens(sanitize(formatField(msg))),
     // Set the fields apart by a second space.
     ...short.map(([name, value], at) => ({ text: `${at === 0 ? ' ' : ''}${name}=${value}`, color: colors.dim })),
   ]
@@ -195,26 +204,26 @@ function renderMessage(fields: Fields, clock: string, colors: Colors, columns: n
   return [wrapWords(words, columns, indent), ...long.map((text) => colors.dim(text.replaceAll(/^/gm, '  ')))].join('\n')
 }
 
-const mostListed = 5
+const maxListed = 5
 
 /** Flattens the fields into texts; a field of an object gets its name: `endpoints.cache`. */
-function flatten(fields: Fields, prefix = ''): [string, string][] {
+function flattenFields(fields: Fields, prefix = ''): [string, string][] {
   return Object.entries(fields).flatMap(([key, value]): [string, string][] => {
-    const name = prefix + clean(key)
+    const name = prefix + sanitize(key)
     if (Array.isArray(value)) {
       if (value.length === 0) return []
-      const more = value.length > mostListed ? `,… (${value.length} in all)` : ''
-      return [[name, value.slice(0, mostListed).map(fieldText).join(',') + more]]
+      const more = value.length > maxListed ? `,… (${value.length} in all)` : ''
+      return [[name, value.slice(0, maxListed).map(formatField).join(',') + more]]
     }
-    if (typeof value === 'object' && value !== null) return flatten(value as Fields, `${name}.`)
-    return [[name, fieldText(value)]]
+    if (typeof value === 'object' && value !== null) return flattenFields(value as Fields, `${name}.`)
+    return [[name, formatField(value)]]
   })
 }
 
 /** `docker/20.10.24` of `docker/20.10.24+dfsg1 go/go1.19.8 …`: the first product of a User-Agent, without a build. */
-export function agentName(agent: unknown): string | undefined {
+export function parseAgentName(agent: unknown): string | undefined {
   if (typeof agent !== 'string') return undefined
-  const [product = ''] = clean(agent).trim().split(/\s/, 1)
+  const [product = ''] = sanitize(agent).trim().split(/\s/, 1)
   const [, name, version] = /^([^/]{1,40})\/v?([\w.]{1,20})/.exec(product) ?? []
   if (name !== undefined) return `${name}/${version}`
   return product === '' ? undefined : product.slice(0, 40)
@@ -224,27 +233,23 @@ function isLoopback(address: string): boolean {
   return address === '::1' || address.startsWith('127.')
 }
 
-function counted(amount: number, one: string, several: string): string {
+function pluralize(amount: number, one: string, several: string): string {
   return `${amount} ${amount === 1 ? one : several}`
 }
 
-function wordsOf(text: string, color?: Colorizer): Token[] {
-  return text.split(' ').flatMap((part) => (part === '' ? [] : [{ text: part, ...(color && { color }) }]))
-}
-
 /** `2026-11-21`, local. */
-function dayOf(date: Date): string {
+function formatDay(date: Date): string {
   return [date.getFullYear(), date.getMonth() + 1, date.getDate()]
     .map((part) => String(part).padStart(2, '0'))
     .join('-')
 }
 
-function fieldText(value: unknown): string {
-  return clean(typeof value === 'string' ? value : (JSON.stringify(value) ?? ''))
+function formatField(value: unknown): string {
+  return sanitize(typeof value === 'string' ? value : (JSON.stringify(value) ?? ''))
 }
 
 /** Removes control characters, because a log repeats what clients sent. The line ends of a stack may stay. */
-function clean(text: string): string {
+function sanitize(text: string): string {
   return text.replaceAll(/[^\P{Cc}\n\t]/gu, '?')
 }
 
@@ -253,15 +258,19 @@ interface ErrorStyle {
   /** Columns of the terminal; undefined for no limit. */
   readonly columns?: number | undefined
   /** Names the commands in a text as the user calls them. */
-  readonly named?: (text: string) => string
+  readonly nameCommands?: (text: string) => string
 }
 
 /** Renders an error with its next steps. `debug`: with its stack. */
-export function renderError(error: unknown, colors: Colors, { debug, columns, named = same }: ErrorStyle): string {
-  const fit = (text: string) => fitText(named(redact(text)), columns)
+export function renderError(
+  error: unknown,
+  colors: Colors,
+  { debug, columns, nameCommands = keepText }: ErrorStyle,
+): string {
+  const fit = (text: string) => fitText(nameCommands(redact(text)), columns)
   const message = fit(`mirror: ${error instanceof Error ? error.message : String(error)}`)
   const lines = [message.replace('mirror:', () => colors.red('mirror:'))]
-  const hints = error instanceof MirrorError ? error.hints : bugHints(error)
+  const hints = error instanceof MirrorError ? error.hints : listBugHints(error)
   if (hints.length > 0) lines.push('', colors.bold('Next:'), ...hints.map((hint) => fit(`  ${hint}`)))
   if (debug && error instanceof Error) lines.push('', redact(error.stack ?? ''))
   return `${lines.join('\n')}\n`
@@ -272,9 +281,9 @@ export function isDebugging(env: Readonly<Record<string, string | undefined>>): 
   return (env['DEBUG'] ?? '').split(/[\s,]+/).some((name) => name === '*' || name.startsWith('mirror'))
 }
 
-const same = (text: string) => text
+const keepText = (text: string) => text
 
-function bugHints(error: unknown): string[] {
+function listBugHints(error: unknown): string[] {
   const code = errnoOf(error)
   if (code === 'EMFILE') return ['ulimit -n 1024   (more open files, in a new shell)']
   if (code === 'ENFILE') return ['sysctl fs.file-max   (the limit of the system, which root can raise)']

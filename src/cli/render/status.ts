@@ -8,62 +8,62 @@ import type {
 } from '../../admin/api.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'
 import { upstreamSetting } from '../../oci/reference.ts'
-import { type Colorizer, createColors, fitText, type Colors, shortDigest } from '../terminal.ts'
+import { type Colorizer, createColors, fitText, type Colors, shortenDigest } from '../terminal.ts'
 import {
   type Column,
-  count,
-  counted,
+  formatNumber,
+  formatCount,
   type Fact,
-  printable,
-  registryRights,
+  toPrintable,
+  describeRegistryRights,
   renderAge,
   renderFacts,
   renderTable,
 } from './table.ts'
 
-const mostImages = 15
+const maxImages = 15
 const noColors = createColors(false)
 
 /** Renders the status of a running mirror. `now`: wall clock, ms. `columns`: of the terminal; undefined for no limit. */
 export function renderStatus(report: StatusReport, colors: Colors, now: number, columns?: number): string {
   const { version, pid, runtime, engine, user, uptimeSeconds } = report
-  const place = runtime === 'container' ? `container${engine === undefined ? '' : ` on ${engine}`}` : `pid ${pid}`
+  const location = runtime === 'container' ? `container${engine === undefined ? '' : ` on ${engine}`}` : `pid ${pid}`
   const blocks = [
-    `${colors.green('●')} ${colors.bold(`mirror ${version} has been up for ${renderAge(uptimeSeconds * 1000)}`)} (${place}${user === undefined ? '' : `, run by ${user}`})`,
-    renderFacts([...endpointFacts(report), ...cacheFacts(report)], colors, columns),
+    `${colors.green('●')} ${colors.bold(`mirror ${version} has been up for ${renderAge(uptimeSeconds * 1000)}`)} (${location}${user === undefined ? '' : `, run by ${user}`})`,
+    renderFacts([...listEndpointFacts(report), ...listCacheFacts(report)], colors, columns),
     ...renderTroubles(report, colors, columns),
-    ...upstreamTable(report, colors, columns),
-    ...imageTable(report, colors, now, columns),
+    ...renderUpstreams(report, colors, columns),
+    ...renderRecentImages(report, colors, now, columns),
   ]
   return blocks.join('\n\n')
 }
 
-function endpointFacts({ endpoints, registry, engine }: StatusReport): Fact[] {
+function listEndpointFacts({ endpoints, registry, engine }: StatusReport): Fact[] {
   return [
     ...endpoints.cache.map((url): Fact => ['cache', url]),
     ...Object.entries(endpoints.networks).map(([name, url]): Fact => ['', `${url} (network ${name})`]),
-    ...endpoints.registry.map((url): Fact => ['registry', `${url} (${pushed(registry)})`]),
-    ...registryRights(endpoints, registry.networks).map((text): Fact => ['', text]),
+    ...endpoints.registry.map((url): Fact => ['registry', `${url} (${describePushedContent(registry)})`]),
+    ...describeRegistryRights(endpoints, registry.networks).map((text): Fact => ['', text]),
     ...endpoints.admin.map((url): Fact => ['admin', url]),
     ...(engine === undefined ? [] : [['', 'addresses of that machine, not of this one'] satisfies Fact]),
   ]
 }
 
-function pushed({ repositories, tags, bytes }: StatusReport['registry']): string {
-  return `${counted(repositories, 'repository', 'repositories')}, ${counted(tags, 'tag', 'tags')}, ${formatBytes(bytes)}`
+function describePushedContent({ repositories, tags, bytes }: StatusReport['registry']): string {
+  return `${formatCount(repositories, 'repository', 'repositories')}, ${formatCount(tags, 'tag', 'tags')}, ${formatBytes(bytes)}`
 }
 
 /** Renders the counts. A pull is an image; hits and misses are manifests and blobs. */
-function cacheFacts({ cache, storage, since }: StatusReport): Fact[] {
+function listCacheFacts({ cache, storage, since }: StatusReport): Fact[] {
   const { hits, misses } = cache
-  const ratio = hits + misses === 0 ? '' : ` (${percent(cache.hitRatio)} from the cache)`
+  const ratio = hits + misses === 0 ? '' : ` (${formatPercent(cache.hitRatio)} from the cache)`
   const limit =
     storage.maxBytes === 0
       ? ', no limit'
-      : ` of ${formatBytes(storage.maxBytes)} (${percent(storage.bytes / storage.maxBytes)})`
+      : ` of ${formatBytes(storage.maxBytes)} (${formatPercent(storage.bytes / storage.maxBytes)})`
   return [
-    ['pulls', `${counted(cache.pulls, 'image', 'images')} since ${since.slice(0, 10)}`],
-    ['requests', `${counted(hits, 'hit', 'hits')}, ${counted(misses, 'miss', 'misses')}${ratio}`],
+    ['pulls', `${formatCount(cache.pulls, 'image', 'images')} since ${since.slice(0, 10)}`],
+    ['requests', `${formatCount(hits, 'hit', 'hits')}, ${formatCount(misses, 'miss', 'misses')}${ratio}`],
     [
       'saved',
       `${formatBytes(cache.bytesSaved)} of ${formatBytes(cache.bytesServed)} served; ${formatBytes(cache.bytesFromUpstream)} came from upstream`,
@@ -72,7 +72,7 @@ function cacheFacts({ cache, storage, since }: StatusReport): Fact[] {
   ]
 }
 
-function upstreamTable({ upstreams }: StatusReport, colors: Colors, columns = Infinity): string[] {
+function renderUpstreams({ upstreams }: StatusReport, colors: Colors, columns = Infinity): string[] {
   const rows = Object.entries(upstreams)
   if (rows.length === 0) return []
   const titles: Column[] = [
@@ -85,11 +85,11 @@ function upstreamTable({ upstreams }: StatusReport, colors: Colors, columns = In
   ]
   const cells = rows.map(([host, upstream]) => [
     host,
-    count(upstream.hits),
-    count(upstream.misses),
+    formatNumber(upstream.hits),
+    formatNumber(upstream.misses),
     formatBytes(upstream.bytesFromUpstream),
     states[upstream.state],
-    quota(upstream),
+    describeQuota(upstream),
   ])
   const whole = renderTable(titles, cells, noColors)
   const isTooWide = whole.split('\n').some((line) => line.length > columns)
@@ -98,7 +98,9 @@ function upstreamTable({ upstreams }: StatusReport, colors: Colors, columns = In
     : renderTable(titles, cells, colors)
   const label = table.replaceAll(/(?<= )(failing|down)(?= |$)/gm, (word) => colors.red(word))
   const quotas = isTooWide
-    ? rows.flatMap(([host, upstream]) => (quota(upstream) === '' ? [] : [`${host}: ${quota(upstream)}`]))
+    ? rows.flatMap(([host, upstream]) =>
+        describeQuota(upstream) === '' ? [] : [`${host}: ${describeQuota(upstream)}`],
+      )
     : []
   const expired = rows.filter(([, { credentials }]) => credentials?.state === 'expired').map(([host]) => host)
   const advice =
@@ -110,12 +112,12 @@ function upstreamTable({ upstreams }: StatusReport, colors: Colors, columns = In
 
 const states = { ok: 'ok', failing: 'failing', open: 'down' } as const
 
-function quota({ rateLimit }: UpstreamReport): string {
+function describeQuota({ rateLimit }: UpstreamReport): string {
   if (rateLimit === undefined) return ''
   return `${rateLimit.remaining} of ${rateLimit.limit} pulls left in ${formatDuration(rateLimit.windowSeconds * 1000)}`
 }
 
-function imageTable(
+function renderRecentImages(
   { images, endpoints }: StatusReport,
   colors: Colors,
   now: number,
@@ -126,18 +128,18 @@ function imageTable(
     const text = `Nothing is cached yet. Try: docker pull ${address}/docker.io/library/alpine`
     return [colors.dim(fitText(text, columns))]
   }
-  const recent = images.toSorted((a, b) => timeOf(b.lastPulled) - timeOf(a.lastPulled)).slice(0, mostImages)
+  const recent = images.toSorted((a, b) => toTime(b.lastPulled) - toTime(a.lastPulled)).slice(0, maxImages)
   const table = renderImages(recent, colors, now, columns)
   const more = images.length - recent.length
-  return [more === 0 ? table : `${table}\n${colors.dim(`and ${count(more)} more: mirror cache ls`)}`]
+  return [more === 0 ? table : `${table}\n${colors.dim(`and ${formatNumber(more)} more: mirror cache ls`)}`]
 }
 
 /** The time of an ISO date, ms; an absent date sorts before all others. */
-function timeOf(date: string | undefined): number {
+function toTime(date: string | undefined): number {
   return date === undefined ? 0 : Date.parse(date)
 }
 
-function percent(ratio: number): string {
+function formatPercent(ratio: number): string {
   return `${Math.round(ratio * 100)} %`
 }
 
@@ -152,18 +154,18 @@ export function renderImages(images: readonly ImageReport[], colors: Colors, now
       { title: 'CHECKED' },
     ],
     images.map(({ name, bytes, pulls, lastPulled, checkedAt }) => [
-      shortDigest(name),
+      shortenDigest(name),
       formatBytes(bytes),
       String(pulls),
-      ago(lastPulled, now),
-      ago(checkedAt, now),
+      formatTimeAgo(lastPulled, now),
+      formatTimeAgo(checkedAt, now),
     ]),
     colors,
     columns,
   )
 }
 
-function ago(time: string | undefined, now: number): string {
+function formatTimeAgo(time: string | undefined, now: number): string {
   if (time === undefined) return '–'
   // Show no negative age after the clock was set back.
   return `${renderAge(Math.max(0, now - Date.parse(time)))} ago`
@@ -179,7 +181,7 @@ export function renderPushedImages(
   return renderTable(
     [{ title: 'IMAGE', shrinks: true }, { title: 'DIGEST' }, { title: 'SIZE', align: 'right' }, { title: 'PUSHED' }],
     images.map(({ name, digest, bytes, pushedAt }) => [
-      shortDigest(name),
+      shortenDigest(name),
       digest.slice(0, digest.indexOf(':') + 13),
       formatBytes(bytes),
       // Show no negative age after the clock was set back.
@@ -197,42 +199,42 @@ export function renderRemoval({ images, blobs, bytes }: RemovalReport, dryRun: b
   return [`${dryRun ? 'Would remove' : 'Removed'}: ${freed}`, ...images.map((name) => `  ${name}`)].join('\n')
 }
 
-const mostNamed = 5
+const maxNames = 5
 
 /** Renders what the mirror waits for and what has failed, each with the next step. */
 function renderTroubles(report: StatusReport, colors: Colors, columns: number | undefined): string[] {
   const { errors, staleServed, digestMismatches } = report.cache
   const rows = [
-    ...named('update', updates(report), colors.yellow),
-    ...named('waiting', waiting(report), colors.yellow),
-    ...named('failed', failures(report), colors.red),
-    ...named('errors', amount(errors, 'request', 'requests', 'could not be answered'), colors.red),
-    ...named(
+    ...toFacts('update', describeUpdate(report), colors.yellow),
+    ...toFacts('waiting', listWaiting(report), colors.yellow),
+    ...toFacts('failed', listFailures(report), colors.red),
+    ...toFacts('errors', describeAmount(errors, 'request', 'requests', 'could not be answered'), colors.red),
+    ...toFacts(
       'stale',
-      amount(staleServed, 'answer', 'answers', 'came from the cache because an upstream did not answer'),
+      describeAmount(staleServed, 'answer', 'answers', 'came from the cache because an upstream did not answer'),
       colors.yellow,
     ),
-    ...named(
+    ...toFacts(
       'damaged',
-      amount(digestMismatches, 'body', 'bodies', 'from upstream did not match the digest'),
+      describeAmount(digestMismatches, 'body', 'bodies', 'from upstream did not match the digest'),
       colors.red,
     ),
-    ...named('damaged', damagedRepositories(report.registry.damaged ?? []), colors.red),
-    ...named('refused', refusals(report), colors.yellow),
+    ...toFacts('damaged', describeDamagedRepositories(report.registry.damaged ?? []), colors.red),
+    ...toFacts('refused', listRefusals(report), colors.yellow),
   ]
   return rows.length === 0 ? [] : [renderFacts(rows, colors, columns)]
 }
 
 /** Puts rows under one name. */
-function named(name: string, texts: readonly string[], color: Colorizer): Fact[] {
+function toFacts(name: string, texts: readonly string[], color: Colorizer): Fact[] {
   return texts.map((text, at): Fact => [at === 0 ? name : '', text, color])
 }
 
-function amount(value: number, one: string, several: string, what: string): string[] {
-  return value === 0 ? [] : [`${counted(value, one, several)} ${what}. Next: mirror logs`]
+function describeAmount(value: number, one: string, several: string, what: string): string[] {
+  return value === 0 ? [] : [`${formatCount(value, one, several)} ${what}. Next: mirror logs`]
 }
 
-function updates({ version, cliVersion }: StatusReport): string[] {
+function describeUpdate({ version, cliVersion }: StatusReport): string[] {
   if (cliVersion === undefined) return []
   if (compareVersions(cliVersion, version) > 0)
     return [`this command is mirror ${cliVersion}, newer than the mirror that runs. To replace it: mirror up`]
@@ -241,56 +243,60 @@ function updates({ version, cliVersion }: StatusReport): string[] {
   ]
 }
 
-function waiting({ networks, upstreams }: StatusReport): string[] {
+function listWaiting({ networks, upstreams }: StatusReport): string[] {
   return [
     ...Object.entries(networks).flatMap(([name, { state, reason = '' }]) =>
-      state === 'waiting' ? [`network ${name}: ${reason}. Next: ${networkStep(name, reason)}`] : [],
+      state === 'waiting' ? [`network ${name}: ${reason}. Next: ${suggestNetworkStep(name, reason)}`] : [],
     ),
     ...Object.entries(upstreams).flatMap(([host, { state, lastError }]) => {
       const retry = lastError?.retryAfterSeconds
       if (state !== 'open' && !(state === 'ok' && lastError)) return []
-      const why = lastError === undefined ? 'it does not answer' : sentence(lastError.message)
+      const why = lastError === undefined ? 'it does not answer' : trimFullStops(lastError.message)
       const when = retry === undefined ? 'it is asked again with the next request' : `asked again in ${retry} s`
-      return [`${upstreamTrouble(host, why)}; ${when}. What is cached is served. Next: mirror logs`]
+      return [`${describeUpstreamTrouble(host, why)}; ${when}. What is cached is served. Next: mirror logs`]
     }),
   ]
 }
 
 /** Names the upstream of a failure, unless the message does. */
-function upstreamTrouble(host: string, why: string): string {
+function describeUpstreamTrouble(host: string, why: string): string {
   return why.startsWith(`${host} `) ? `upstream ${why}` : `upstream ${host}: ${why}`
 }
 
-function networkStep(name: string, reason: string): string {
+function suggestNetworkStep(name: string, reason: string): string {
   if (reason.includes('engine')) return 'docker info'
   return name === 'kind' ? 'kind create cluster' : `docker network create ${name}`
 }
 
 /** Describes pushed repositories whose record is damaged. */
-export function damagedRepositories(damaged: readonly DamagedRepositoryReport[]): string[] {
+export function describeDamagedRepositories(damaged: readonly DamagedRepositoryReport[]): string[] {
   return damaged.map(({ repository, path, original, reason, served }) => {
     const name = repository === undefined ? 'a pushed repository' : `the pushed repository ${repository}`
     const next = served
       ? `The damaged record is kept at ${path}. Next: push again what is missing`
       : `It answers with 500 and takes no pushes. Next: restore ${original} from a backup and restart the mirror, or give the repository up: mirror registry rm ${repository ?? 'NAME'}`
-    return `${name}: ${served ? '' : `${path}: `}${sentence(reason)}. ${next}`
+    return `${name}: ${served ? '' : `${path}: `}${trimFullStops(reason)}. ${next}`
   })
 }
 
-function failures({ runtime, networks, upstreams, storage, troubles = [] }: StatusReport): string[] {
+function listFailures({ runtime, networks, upstreams, storage, troubles = [] }: StatusReport): string[] {
   const { freeBytes = Infinity, minFree, path } = storage
   const failed = [
-    ...troubles.map((reason) => `${sentence(reason)}. Next: ${stepFor(reason, troubleStep(reason, runtime))}`),
+    ...troubles.map(
+      (reason) => `${trimFullStops(reason)}. Next: ${suggestStep(reason, suggestTroubleStep(reason, runtime))}`,
+    ),
     ...Object.entries(networks).flatMap(([name, { state, reason = '' }]) =>
       state === 'failed'
         ? [
-            `network ${name}: ${sentence(reason)}. Next: ${stepFor(reason, 'free that port, or mirror up --cache-port N')}`,
+            `network ${name}: ${trimFullStops(reason)}. Next: ${suggestStep(reason, 'free that port, or mirror up --cache-port N')}`,
           ]
         : [],
     ),
     ...Object.entries(upstreams).flatMap(([host, { state, lastError }]) =>
       state === 'failing'
-        ? [`${upstreamTrouble(host, sentence(lastError?.message ?? 'a request failed'))}. Next: mirror logs`]
+        ? [
+            `${describeUpstreamTrouble(host, trimFullStops(lastError?.message ?? 'a request failed'))}. Next: mirror logs`,
+          ]
         : [],
     ),
   ]
@@ -301,7 +307,7 @@ function failures({ runtime, networks, upstreams, storage, troubles = [] }: Stat
   return failed
 }
 
-function troubleStep(reason: string, runtime: StatusReport['runtime']): string {
+function suggestTroubleStep(reason: string, runtime: StatusReport['runtime']): string {
   if (!reason.includes('the password file')) return 'mirror logs'
   // A container holds a copy of the file.
   return runtime === 'container'
@@ -310,41 +316,41 @@ function troubleStep(reason: string, runtime: StatusReport['runtime']): string {
 }
 
 /** The next step after a failure: more open files where the limit was the cause. */
-function stepFor(reason: string, otherwise: string): string {
+function suggestStep(reason: string, otherwise: string): string {
   const isFiles = /\b(EMFILE|ENFILE|files open)\b/.test(reason)
   return isFiles ? 'allow it more open files (ulimit -n), then: mirror down && mirror up' : otherwise
 }
 
 /** Renders the registries that clients requested and the configuration does not name. */
-function refusals({ refusedHosts, refusedRegistries }: StatusReport): string[] {
+function listRefusals({ refusedHosts, refusedRegistries }: StatusReport): string[] {
   const texts: string[] = []
   const registries = Object.keys(refusedRegistries)
   if (registries.length > 0) {
-    const keys = registries.slice(0, mostNamed).map((host) => printable(host))
+    const keys = registries.slice(0, maxNames).map((host) => toPrintable(host))
     const one = registries.length === 1
     texts.push(
-      `${namesWithCounts(refusedRegistries)}: ${one ? 'this registry is' : 'these registries are'} not mirrored. Next: add "${upstreamSetting(...keys)}" to mirror.yaml, then: mirror up`,
+      `${formatCounts(refusedRegistries)}: ${one ? 'this registry is' : 'these registries are'} not mirrored. Next: add "${upstreamSetting(...keys)}" to mirror.yaml, then: mirror up`,
     )
   }
   const hosts = Object.keys(refusedHosts)
   if (hosts.length > 0) {
-    const names = hosts.slice(0, mostNamed).map((host) => JSON.stringify(printable(host)))
+    const names = hosts.slice(0, maxNames).map((host) => JSON.stringify(toPrintable(host)))
     texts.push(
-      `clients that reach the mirror as ${namesWithCounts(refusedHosts)}. If they are yours: add "allowedHosts: [${names.join(', ')}]" to mirror.yaml, then: mirror up`,
+      `clients that reach the mirror as ${formatCounts(refusedHosts)}. If they are yours: add "allowedHosts: [${names.join(', ')}]" to mirror.yaml, then: mirror up`,
     )
   }
   return texts
 }
 
-function namesWithCounts(counts: Readonly<Record<string, number>>): string {
+function formatCounts(counts: Readonly<Record<string, number>>): string {
   const all = Object.entries(counts)
-  const names = all.slice(0, mostNamed).map(([name, times]) => `${printable(name)} (${count(times)}×)`)
-  return names.join(', ') + (all.length > mostNamed ? ` and ${all.length - mostNamed} more` : '')
+  const names = all.slice(0, maxNames).map(([name, times]) => `${toPrintable(name)} (${formatNumber(times)}×)`)
+  return names.join(', ') + (all.length > maxNames ? ` and ${all.length - maxNames} more` : '')
 }
 
 /** Removes the full stop at the end, because more text follows. */
-function sentence(text: string): string {
-  return printable(text, 300).replace(/\.+$/, '')
+function trimFullStops(text: string): string {
+  return toPrintable(text, 300).replace(/\.+$/, '')
 }
 
 /** Compares versions by their numbers: `1.10.0` is newer than `1.9.0`. */

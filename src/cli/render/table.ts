@@ -20,12 +20,12 @@ export function renderTable(
   colors: Colors,
   width = Infinity,
 ): string {
-  const natural = columns.map(({ title }, at) => Math.max(title.length, ...rows.map((row) => row[at]?.length ?? 0)))
-  const tooMuch = Math.max(0, natural.reduce((sum, each) => sum + each + gap, -gap) - width)
+  const fullWidths = columns.map(({ title }, at) => Math.max(title.length, ...rows.map((row) => row[at]?.length ?? 0)))
+  const excess = Math.max(0, fullWidths.reduce((sum, each) => sum + each + gap, -gap) - width)
   const widths = columns.map(({ shrinks }, at) =>
-    shrinks ? Math.min(natural[at]!, Math.max(minShrunkWidth, natural[at]! - tooMuch)) : natural[at]!,
+    shrinks ? Math.min(fullWidths[at]!, Math.max(minShrunkWidth, fullWidths[at]! - excess)) : fullWidths[at]!,
   )
-  const line = (cells: readonly string[]) =>
+  const renderLine = (cells: readonly string[]) =>
     columns
       .map(({ align }, at) => {
         const cell = shortenMiddle(cells[at] ?? '', widths[at]!)
@@ -33,7 +33,7 @@ export function renderTable(
       })
       .join('  ')
       .trimEnd()
-  return [colors.dim(line(columns.map(({ title }) => title))), ...rows.map(line)].join('\n')
+  return [colors.dim(renderLine(columns.map(({ title }) => title))), ...rows.map(renderLine)].join('\n')
 }
 
 /** Renders an age in its largest unit: `0 s`, `12 s`, `3 min`. */
@@ -59,21 +59,21 @@ export function renderFacts(rows: readonly Fact[], colors: Colors, columns: numb
 }
 
 // Intl would load a locale, which takes longer than the rest of the status.
-export function count(value: number): string {
+export function formatNumber(value: number): string {
   return String(value).replaceAll(/\B(?=(\d{3})+$)/g, ',')
 }
 
-export function counted(amount: number, one: string, several: string): string {
-  return `${count(amount)} ${amount === 1 ? one : several}`
+export function formatCount(amount: number, one: string, several: string): string {
+  return `${formatNumber(amount)} ${amount === 1 ? one : several}`
 }
 
 /** Makes a text of a client or an upstream safe for a terminal: printable ASCII, at most `maxLength` characters. */
-export function printable(text: string, maxLength = 100): string {
+export function toPrintable(text: string, maxLength = 100): string {
   return text.replaceAll(/[^\x20-\x7e]/g, '?').slice(0, maxLength)
 }
 
 /** Describes the rights of Docker networks' containers in the registry; empty where no network reaches it. */
-export function registryRights(
+export function describeRegistryRights(
   { networks, registry }: Pick<StatusReport['endpoints'], 'networks' | 'registry'>,
   rights: 'read' | 'write' | undefined,
 ): string[] {

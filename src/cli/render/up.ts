@@ -7,27 +7,30 @@ import type { DroppedParts, MovedAddress, UpPlan, UpReport } from '../../daemon/
 import type { DemoPull, DemoStep, DemoStory } from '../../demo/demo.ts'
 import { renderDockerHost } from '../../docker/endpoint.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'
-import { type Colorizer, type Colors, type Token, wrapWords } from '../terminal.ts'
-import { registryRights, renderAge } from './table.ts'
+import { type Colors, type Token, toTokens, wrapWords } from '../terminal.ts'
+import { describeRegistryRights, renderAge } from './table.ts'
 
 /** Renders the result of `up`: the state of the mirror and its addresses. */
 export function renderUp(
   { outcome, changed, pid, container, engine, version, endpoints, registryNetworks, dropped, moved }: UpReport,
   colors: Colors,
 ): string {
-  const up = `mirror ${version} is up`
+  const title = `mirror ${version} is up`
   const remote = engine === undefined ? '' : ` on ${engine}`
   const where = container === undefined ? `(pid ${pid})` : `(container ${container}${remote})`
   const titles = {
-    started: `${up} ${where}`,
-    replaced: `${up} ${where}, restarted (${reason(changed)})`,
-    connected: `${up} ${where}, as before, networks changed: ${changed.join(', ')}`,
+    started: `${title} ${where}`,
+    replaced: `${title} ${where}, restarted (${describeReason(changed)})`,
+    connected: `${title} ${where}, as before, networks changed: ${changed.join(', ')}`,
     'already-up': `mirror ${version} is already running ${where}; configuration unchanged`,
   }
-  const lines = [`${colors.green('●')} ${colors.bold(titles[outcome])}`, ...endpointLines(endpoints, registryNetworks)]
+  const lines = [
+    `${colors.green('●')} ${colors.bold(titles[outcome])}`,
+    ...renderEndpoints(endpoints, registryNetworks),
+  ]
   if (engine !== undefined)
     lines.push('  These are addresses of that machine, and of containers on it; docker uses them there.')
-  const notes = [...droppedLines(dropped, 'no longer'), ...moved.map(movedLine)]
+  const notes = [...describeDroppedParts(dropped, 'no longer'), ...moved.map(describeMovedAddress)]
   return [...lines, ...notes.map((line) => colors.yellow(`  ${line}`))].join('\n')
 }
 
@@ -37,14 +40,14 @@ export function renderUpPlan({ action, changed, running, config, dropped }: UpPl
   if (action === 'nothing')
     return `Nothing to do: mirror is already running (pid ${running!.pid}); configuration unchanged.`
   if (action === 'start') return `Would start a mirror, with its cache on ${addresses.join(', ')}.`
-  const replaces = `Would replace the running mirror (${whereOf(running!)}): ${reason(changed)}.`
-  return [replaces, ...droppedLines(dropped, 'then no longer')].join('\n')
+  const replaces = `Would replace the running mirror (${describeRuntime(running!)}): ${describeReason(changed)}.`
+  return [replaces, ...describeDroppedParts(dropped, 'then no longer')].join('\n')
 }
 
 /** Renders the preview of `up --runtime container`. */
 export function renderContainerPlan(plan: ContainerUpPlan): string {
   const { action, changed, connect, disconnect, preparation, engine } = plan
-  const drops = droppedLines(plan.dropped, 'then no longer').map((line) => `\n${line}`)
+  const drops = describeDroppedParts(plan.dropped, 'then no longer').map((line) => `\n${line}`)
   const { networks, ports } = preparation.desired
   const of = engine.isRemote ? ` of ${renderDockerHost(engine.endpoint)}` : ''
   const on = networks.length === 0 ? '' : `, on ${networks.join(', ')}`
@@ -52,17 +55,20 @@ export function renderContainerPlan(plan: ContainerUpPlan): string {
   if (action === 'start')
     return `Would start a mirror in a container${on}, with its cache on 127.0.0.1:${ports.cache.outside}${of}.`
   if (action === 'replace')
-    return [`Would replace the running mirror by one in a new container${on}: ${reason(changed)}.`, ...drops].join('')
+    return [
+      `Would replace the running mirror by one in a new container${on}: ${describeReason(changed)}.`,
+      ...drops,
+    ].join('')
   const steps = [...connect.map((name) => `join ${name}`), ...disconnect.map((name) => `leave ${name}`)]
   return [`Would have the container ${steps.join(', ')}, without a restart.`, ...drops].join('')
 }
 
 /** The clients of this machine when a mirror has started. */
-export interface ClientsNow {
+export interface ClientOverview {
   /** Number of configured clients; undefined where the records cannot be read. */
   readonly configured: number | undefined
   /** Clients whose program is installed; only looked for when none is configured. */
-  readonly here: readonly ClientName[]
+  readonly installed: readonly ClientName[]
   /** Clients that are configured with another address. */
   readonly stale: readonly UpdatedClient[]
 }
@@ -70,12 +76,12 @@ export interface ClientsNow {
 /** Renders the clients with another address, a line each. */
 export function renderStale(stale: readonly UpdatedClient[], colors: Colors): string {
   return stale
-    .map((client) => (client.rewritten ? staleLine(client) : colors.yellow(staleLine(client))))
+    .map((client) => (client.rewritten ? describeStaleClient(client) : colors.yellow(describeStaleClient(client))))
     .map((line) => `  ${line}`)
     .join('\n')
 }
 
-function staleLine({ record: { client, title }, of, from, to, why, mend, rewritten }: UpdatedClient): string {
+function describeStaleClient({ record: { client, title }, of, from, to, why, mend, rewritten }: UpdatedClient): string {
   const who = `${client}, ${title}`
   if (rewritten) return `${who}: pointed at ${from}; its files say ${to} now.`
   if (why !== undefined) return `${who}: points at ${from}, and cannot reach the mirror now. ${why} To fix it: ${mend}`
@@ -85,39 +91,39 @@ function staleLine({ record: { client, title }, of, from, to, why, mend, rewritt
 }
 
 /** The most useful next step; undefined when it was printed already, or there is none. */
-export function nextStep(
+export function suggestNextStep(
   { outcome, container, endpoints }: Pick<UpReport, 'outcome' | 'container' | 'endpoints'>,
-  { configured, here, stale }: ClientsNow,
+  { configured, installed, stale }: ClientOverview,
 ): string | undefined {
   if (configured === undefined || stale.some(({ rewritten }) => !rewritten)) return undefined
   if (configured > 0)
     return outcome === 'already-up' ? undefined : 'Next:  mirror status   (what it holds, and what it saves)'
-  if (container !== undefined && here.includes('kind'))
+  if (container !== undefined && installed.includes('kind'))
     return 'Next:  mirror configure kind | kind create cluster --config -   (a cluster that pulls through it)'
   const step =
-    here.length > 0
-      ? `mirror configure   (has ${listOf(here)} pull through it)`
+    installed.length > 0
+      ? `mirror configure   (has ${joinNames(installed)} pull through it)`
       : 'mirror configure CLIENT   (none was found here)'
   const address = (endpoints.cache[0] ?? '').replace(/^https?:\/\//, '')
   return `Next:  ${step}\nTry:   docker pull ${address}/docker.io/library/alpine`
 }
 
-function listOf(names: readonly string[]): string {
+function joinNames(names: readonly string[]): string {
   return names.length < 2 ? names.join() : `${names.slice(0, -1).join(', ')} and ${names.at(-1)}`
 }
 
-function endpointLines(endpoints: Endpoints, rights: UpReport['registryNetworks']): string[] {
+function renderEndpoints(endpoints: Endpoints, rights: UpReport['registryNetworks']): string[] {
   const { cache, networks, registry, admin } = endpoints
   return [
     ...cache.map((url) => `  cache     ${url}`),
     ...Object.entries(networks).map(([name, url]) => `            ${url} (network ${name})`),
     ...registry.map((url) => `  registry  ${url}`),
-    ...registryRights(endpoints, rights).map((text) => `            ${text}`),
+    ...describeRegistryRights(endpoints, rights).map((text) => `            ${text}`),
     ...admin.map((url) => `  admin     ${url}`),
   ]
 }
 
-function movedLine({ of, from: address, on, to }: MovedAddress): string {
+function describeMovedAddress({ of, from: address, on, to }: MovedAddress): string {
   const from = on === undefined ? address : `${address} of ${on}`
   const now = to === undefined ? 'nothing answers there now' : `it is ${to} now`
   const who = of === 'cache' || of === 'registry' ? `The ${of} was at ${from}` : `Network ${of} had it at ${from}`
@@ -125,7 +131,10 @@ function movedLine({ of, from: address, on, to }: MovedAddress): string {
 }
 
 /** Renders what the mirror no longer has, and how to keep it. */
-function droppedLines({ networks, credentials }: DroppedParts, adverb: 'no longer' | 'then no longer'): string[] {
+function describeDroppedParts(
+  { networks, credentials }: DroppedParts,
+  adverb: 'no longer' | 'then no longer',
+): string[] {
   return [
     ...(networks.length === 0
       ? []
@@ -140,11 +149,11 @@ function droppedLines({ networks, credentials }: DroppedParts, adverb: 'no longe
   ]
 }
 
-function whereOf({ pid, container }: MirrorState): string {
+function describeRuntime({ pid, container }: MirrorState): string {
   return container ? `container ${container.name}` : `pid ${pid}`
 }
 
-function reason(changed: readonly string[]): string {
+function describeReason(changed: readonly string[]): string {
   if (changed.includes('unreachable')) return 'it did not answer any more'
   return `changed: ${changed.join(', ')}`
 }
@@ -161,20 +170,20 @@ export function renderDown(died: DeadMirror | undefined, now: number): string {
       : []),
     ...(died.reason === 'no-engine' ? ['Ask the Docker engine:  docker info'] : []),
   ]
-  return [`mirror is not running: ${deathOf(died, now)}.`, ...steps.map((step) => `  ${step}`)].join('\n')
+  return [`mirror is not running: ${describeEnd(died, now)}.`, ...steps.map((step) => `  ${step}`)].join('\n')
 }
 
-function deathOf({ reason, pid, container, startedAt, lastSeen, exitCode }: DeadMirror, now: number): string {
+function describeEnd({ reason, pid, container, startedAt, lastSeen, exitCode }: DeadMirror, now: number): string {
   const when =
     lastSeen === undefined
       ? ''
-      : ` at ${localTime(lastSeen)}, ${renderAge(Math.max(0, now - Date.parse(lastSeen)))} ago`
+      : ` at ${formatLocalTime(lastSeen)}, ${renderAge(Math.max(0, now - Date.parse(lastSeen)))} ago`
   const last = lastSeen === undefined ? '' : `; last sign of life${when}`
   switch (reason) {
     case 'died':
-      return `it died and was not stopped (pid ${pid}, started at ${localTime(startedAt)}${last})`
+      return `it died and was not stopped (pid ${pid}, started at ${formatLocalTime(startedAt)}${last})`
     case 'reboot':
-      return `the machine was restarted (pid ${pid}, started at ${localTime(startedAt)}${last})`
+      return `the machine was restarted (pid ${pid}, started at ${formatLocalTime(startedAt)}${last})`
     case 'out-of-memory':
       return `its container ${container} ran out of memory${when} (exit code ${exitCode})`
     case 'exited':
@@ -187,11 +196,11 @@ function deathOf({ reason, pid, container, startedAt, lastSeen, exitCode }: Dead
 }
 
 /** `2026-11-21 19:01:40`, local. */
-function localTime(iso: string): string {
+function formatLocalTime(iso: string): string {
   const date = new Date(iso)
   if (Number.isNaN(date.getTime())) return iso
-  const two = [date.getMonth() + 1, date.getDate()].map((part) => String(part).padStart(2, '0'))
-  return `${[date.getFullYear(), ...two].join('-')} ${date.toTimeString().slice(0, 8)}`
+  const monthAndDay = [date.getMonth() + 1, date.getDate()].map((part) => String(part).padStart(2, '0'))
+  return `${[date.getFullYear(), ...monthAndDay].join('-')} ${date.toTimeString().slice(0, 8)}`
 }
 
 const maxBarWidth = 30
@@ -206,17 +215,17 @@ const fullBar = 2000
 /** Renders a finished step of the demo. `columns`: of the terminal; undefined for no limit. */
 export function renderDemoStep(step: DemoStep, colors: Colors, columns?: number): string {
   if (step.kind === 'set-up') {
-    const line = (name: string, what: string, about: string) =>
+    const renderLine = (name: string, what: string, about: string) =>
       wrapWords(
-        [{ text: `  ${name.padEnd(13)}`, color: colors.dim }, { text: `${what}  ` }, ...wordsOf(about, colors.dim)],
+        [{ text: `  ${name.padEnd(13)}`, color: colors.dim }, { text: `${what}  ` }, ...toTokens(about, colors.dim)],
         columns,
         margin,
       )
     return [
       '',
-      line('an upstream', step.upstream, 'made on the spot: 40 ms away, 12 MiB/s a connection'),
-      line('a mirror', step.mirror, 'in a temporary folder'),
-      line('an image', step.image, 'two platforms, four layers each'),
+      renderLine('an upstream', step.upstream, 'made on the spot: 40 ms away, 12 MiB/s a connection'),
+      renderLine('a mirror', step.mirror, 'in a temporary folder'),
+      renderLine('an image', step.image, 'two platforms, four layers each'),
       '',
     ].join('\n')
   }
@@ -228,9 +237,9 @@ export function renderDemoStep(step: DemoStep, colors: Colors, columns?: number)
   return wrapWords(
     [
       { text: `  ${title.padEnd(13)}` },
-      { text: bar(pull.milliseconds, barWidth).padEnd(barWidth), color },
+      { text: renderBar(pull.milliseconds, barWidth).padEnd(barWidth), color },
       { text: `${time}  `, color: colors.bold },
-      ...upstreamWork(pull),
+      ...describeUpstreamWork(pull),
     ],
     columns,
     margin,
@@ -249,7 +258,7 @@ export function renderDemoEnd({ first, second }: DemoStory, colors: Colors, colu
     wrapWords(
       [
         { text: `  ${faster} × faster,`, color: colors.bold },
-        ...wordsOf(`${saved} not fetched again. Every byte was checked against its digest.`),
+        ...toTokens(`${saved} not fetched again. Every byte was checked against its digest.`),
       ],
       columns,
       2,
@@ -263,17 +272,13 @@ export function renderDemoEnd({ first, second }: DemoStory, colors: Colors, colu
   ].join('\n')
 }
 
-function wordsOf(text: string, color?: Colorizer): Token[] {
-  return text.split(' ').map((word) => (color === undefined ? { text: word } : { text: word, color }))
-}
-
-function upstreamWork({ bytes, upstreamRequests, upstreamBytes }: DemoPull): Token[] {
+function describeUpstreamWork({ bytes, upstreamRequests, upstreamBytes }: DemoPull): Token[] {
   const size = `${formatBytes(bytes)},`
-  if (upstreamRequests === 0) return [{ text: 'hit   ' }, { text: size }, ...wordsOf('nothing asked upstream')]
-  if (upstreamBytes === 0) return [{ text: 'hit   ' }, { text: size }, ...wordsOf('one HEAD upstream for the tag')]
-  return [{ text: 'miss  ' }, { text: size }, ...wordsOf(`${upstreamRequests} requests upstream`)]
+  if (upstreamRequests === 0) return [{ text: 'hit   ' }, { text: size }, ...toTokens('nothing asked upstream')]
+  if (upstreamBytes === 0) return [{ text: 'hit   ' }, { text: size }, ...toTokens('one HEAD upstream for the tag')]
+  return [{ text: 'miss  ' }, { text: size }, ...toTokens(`${upstreamRequests} requests upstream`)]
 }
 
-function bar(milliseconds: number, barWidth: number): string {
+function renderBar(milliseconds: number, barWidth: number): string {
   return '█'.repeat(Math.max(1, Math.min(barWidth, Math.round((milliseconds / fullBar) * barWidth))))
 }

@@ -1,6 +1,6 @@
 import { BaseCommand } from '../../cli/base-command.ts'
 import { jsonFlag } from '../../cli/flags.ts'
-import { columnsOf } from '../../cli/terminal.ts'
+import { getColumns } from '../../cli/terminal.ts'
 
 export default class CacheLs extends BaseCommand {
   static override summary = 'List cached images'
@@ -15,13 +15,13 @@ export default class CacheLs extends BaseCommand {
   override async run(): Promise<void> {
     const { flags } = await this.parse(CacheLs)
     const { openCacheAccess } = await import('../../admin/access.ts')
-    const cache = await openCacheAccess(this.surroundings())
+    const cache = await openCacheAccess(this.getSurroundings())
     try {
       const images = await cache.list()
       if (flags.json) return this.printJson(images)
       if (images.length === 0) return this.info('No images are cached yet.')
       const { renderImages } = await import('../../cli/render/status.ts')
-      this.print(renderImages(images, this.colorsFor(process.stdout), Date.now(), columnsOf(process.stdout)))
+      this.print(renderImages(images, this.getColorsFor(process.stdout), Date.now(), getColumns(process.stdout)))
     } finally {
       await cache.close()
     }

@@ -16,7 +16,7 @@ export default class CachePrune extends BaseCommand {
   override async run(): Promise<void> {
     const { flags } = await this.parse(CachePrune)
     const { openCacheAccess } = await import('../../admin/access.ts')
-    const cache = await openCacheAccess(this.surroundings())
+    const cache = await openCacheAccess(this.getSurroundings())
     try {
       const removal = await cache.prune({ dryRun: flags['dry-run'] })
       if (flags.json) return this.printJson(removal)

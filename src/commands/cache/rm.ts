@@ -20,7 +20,7 @@ export default class CacheRm extends BaseCommand {
   override async run(): Promise<void> {
     const { argv, flags } = await this.parse(CacheRm)
     const { openCacheAccess } = await import('../../admin/access.ts')
-    const cache = await openCacheAccess(this.surroundings())
+    const cache = await openCacheAccess(this.getSurroundings())
     try {
       const { notFoundError, removeByName } = await import('../../admin/names.ts')
       const naming = { ...cache.naming, images: await cache.list() }

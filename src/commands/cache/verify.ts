@@ -18,7 +18,7 @@ export default class CacheVerify extends BaseCommand {
   override async run(): Promise<void> {
     const { flags } = await this.parse(CacheVerify)
     const { openCacheAccess } = await import('../../admin/access.ts')
-    const cache = await openCacheAccess(this.surroundings())
+    const cache = await openCacheAccess(this.getSurroundings())
     const bar = createProgressBar(process.stderr)
     let last: VerifyProgress | undefined
     try {

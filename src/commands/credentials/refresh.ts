@@ -16,7 +16,7 @@ export default class CredentialsRefresh extends BaseCommand {
 
   override async run(): Promise<void> {
     const { flags } = await this.parse(CredentialsRefresh)
-    const registries = flags['dry-run'] ? await this.exportedRegistries() : await this.refresh()
+    const registries = flags['dry-run'] ? await this.listExportedRegistries() : await this.refresh()
     if (registries === undefined)
       throw new MirrorError('No mirror is running in a container; a process needs no credentials re-sent.', {
         exit: exitCode.notRunning,
@@ -29,14 +29,14 @@ export default class CredentialsRefresh extends BaseCommand {
     )
   }
 
-  private async exportedRegistries(): Promise<string[] | undefined> {
+  private async listExportedRegistries(): Promise<string[] | undefined> {
     const { findRunning } = await import('../../admin/state.ts')
-    return (await findRunning(mirrorPaths(this.surroundings()).stateFile))?.container?.credentials
+    return (await findRunning(mirrorPaths(this.getSurroundings()).stateFile))?.container?.credentials
   }
 
   private async refresh(): Promise<string[] | undefined> {
     const { refreshCredentials } = await import('../../daemon/container/credentials.ts')
     const { systemClock } = await import('../../lib/time.ts')
-    return refreshCredentials(this.ownSurroundings(), systemClock)
+    return refreshCredentials(this.getOwnSurroundings(), systemClock)
   }
 }

@@ -26,7 +26,7 @@ export default class RegistryGc extends BaseCommand {
   override async run(): Promise<void> {
     const { flags } = await this.parse(RegistryGc)
     const { openRegistryAccess } = await import('../../admin/access.ts')
-    const registry = await openRegistryAccess(this.surroundings())
+    const registry = await openRegistryAccess(this.getSurroundings())
     try {
       const { untagged, grace, 'dry-run': dryRun } = flags
       const removal = await registry.gc({ untagged, grace, dryRun })

@@ -1,6 +1,6 @@
 import { BaseCommand } from '../../cli/base-command.ts'
 import { jsonFlag } from '../../cli/flags.ts'
-import { columnsOf } from '../../cli/terminal.ts'
+import { getColumns } from '../../cli/terminal.ts'
 
 export default class RegistryLs extends BaseCommand {
   static override summary = 'List pushed images'
@@ -15,18 +15,18 @@ export default class RegistryLs extends BaseCommand {
   override async run(): Promise<void> {
     const { flags } = await this.parse(RegistryLs)
     const { openRegistryAccess } = await import('../../admin/access.ts')
-    const registry = await openRegistryAccess(this.surroundings())
+    const registry = await openRegistryAccess(this.getSurroundings())
     try {
       const images = await registry.list()
       const damaged = await registry.damaged()
       if (damaged.length > 0) {
-        const { damagedRepositories } = await import('../../cli/render/status.ts')
-        for (const text of damagedRepositories(damaged)) this.info(`Damaged: ${text}`)
+        const { describeDamagedRepositories } = await import('../../cli/render/status.ts')
+        for (const text of describeDamagedRepositories(damaged)) this.info(`Damaged: ${text}`)
       }
       if (flags.json) return this.printJson(images)
       if (images.length === 0) return damaged.length === 0 ? this.info('No images were pushed yet.') : undefined
       const { renderPushedImages } = await import('../../cli/render/status.ts')
-      this.print(renderPushedImages(images, this.colorsFor(process.stdout), Date.now(), columnsOf(process.stdout)))
+      this.print(renderPushedImages(images, this.getColorsFor(process.stdout), Date.now(), getColumns(process.stdout)))
     } finally {
       await registry.close()
     }

@@ -35,12 +35,12 @@ export default class RegistryPrune extends BaseCommand {
   override async run(): Promise<void> {
     const { args, flags } = await this.parse(RegistryPrune)
     const { openRegistryAccess } = await import('../../admin/access.ts')
-    const registry = await openRegistryAccess(this.surroundings())
+    const registry = await openRegistryAccess(this.getSurroundings())
     try {
       const { keep, 'dry-run': dryRun } = flags
-      const only =
-        args.repository === undefined ? {} : { repository: await this.repositoryName(args.repository, registry) }
-      const removal = await registry.prune({ olderThan: flags['older-than'], keep, ...only, dryRun })
+      const selection =
+        args.repository === undefined ? {} : { repository: await this.parseRepositoryName(args.repository, registry) }
+      const removal = await registry.prune({ olderThan: flags['older-than'], keep, ...selection, dryRun })
       if (flags.json) this.printJson(removal)
       else this.print(renderRemoval(removal, dryRun))
       if (removal.unknown.length > 0)
@@ -54,7 +54,7 @@ export default class RegistryPrune extends BaseCommand {
   }
 
   /** The name of a repository that may be typed with the registry's address. */
-  private async repositoryName(given: string, { naming }: RegistryAccess): Promise<string> {
+  private async parseRepositoryName(given: string, { naming }: RegistryAccess): Promise<string> {
     const { parseUserNames } = await import('../../admin/names.ts')
     return parseUserNames([given], { ...naming, images: [] })[0]!.name
   }

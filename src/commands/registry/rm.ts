@@ -21,7 +21,7 @@ export default class RegistryRm extends BaseCommand {
   override async run(): Promise<void> {
     const { argv, flags } = await this.parse(RegistryRm)
     const { openRegistryAccess } = await import('../../admin/access.ts')
-    const registry = await openRegistryAccess(this.surroundings())
+    const registry = await openRegistryAccess(this.getSurroundings())
     try {
       const { notFoundError, removeByName } = await import('../../admin/names.ts')
       const naming = { ...registry.naming, images: await registry.list() }

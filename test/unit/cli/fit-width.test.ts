@@ -33,7 +33,11 @@ describe('a text that is too long for the terminal', () => {
   test('is wrapped in an error, whose commands stay whole', () => {
     const hints = [`${command}   (if it should be yours)`, 'mirror up']
     const error = new MirrorError('Cannot use the folder /home/somebody/cache for the store: no permission.', { hints })
-    const style = { debug: false, columns: 60, named: (text: string) => text.replace('mirror up', 'npx mirror up') }
+    const style = {
+      debug: false,
+      columns: 60,
+      nameCommands: (text: string) => text.replace('mirror up', 'npx mirror up'),
+    }
     expect(renderError(error, createColors(false), style)).toBe(
       'mirror: Cannot use the folder /home/somebody/cache for the\n  store: no permission.\n\nNext:\n' +
         `  ${command}\n    (if it should be yours)\n  npx mirror up\n`,

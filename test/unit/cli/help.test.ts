@@ -1,14 +1,14 @@
 import { join } from 'node:path'
 import type { Command } from '@oclif/core/command'
 import { describe, expect, test } from 'vitest'
-import { calledAs, nameCommands } from '../../../src/cli/base-command.ts'
+import { getProgramName, nameCommands } from '../../../src/cli/base-command.ts'
 import { renderHelp } from '../../../src/cli/help.ts'
-import { rootPlugin } from '../../../src/cli/main.ts'
+import { readRootPlugin } from '../../../src/cli/main.ts'
 import { renderFacts } from '../../../src/cli/render/table.ts'
 import { createColors, wrapText, wrapWords } from '../../../src/cli/terminal.ts'
 import { packageRoot } from '../../../src/lib/package-root.ts'
 
-const plugin = rootPlugin(packageRoot())
+const plugin = readRootPlugin(packageRoot())
 const program = {
   name: 'mirror',
   description: 'A mirror',
@@ -130,7 +130,9 @@ describe('the name of the program', () => {
     ],
     ['by a script of a clone', { npm_command: 'run-script', npm_config_local_prefix: '/clone' }, '/clone', 'mirror'],
   ])('%s', (_, env, root, expected) => {
-    expect(calledAs({ env, argv: ['/usr/bin/node', join(root, 'bin', 'run.js')] }, { root, name }).name).toBe(expected)
+    expect(getProgramName({ env, argv: ['/usr/bin/node', join(root, 'bin', 'run.js')] }, { root, name }).name).toBe(
+      expected,
+    )
   })
 
   test.each([
@@ -140,7 +142,7 @@ describe('the name of the program', () => {
     ['/home/me/.nvm/versions/node/v24.0.0/bin/mirror', {}, 'sudo env "PATH=$PATH"'],
     ['/clone/node_modules/.bin/mirror', byNpx, 'sudo env "PATH=$PATH"'],
   ])('%s is called so that sudo finds it', (program, env, expected) => {
-    expect(calledAs({ env, argv: ['/usr/bin/node', program] }, { root: '/clone', name }).sudo).toBe(expected)
+    expect(getProgramName({ env, argv: ['/usr/bin/node', program] }, { root: '/clone', name }).sudo).toBe(expected)
   })
 
   test('stands in each command of a text, and nowhere else', () => {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { agentName, createLogRenderer } from '../../../src/cli/render/log.ts'
+import { parseAgentName, createLogRenderer } from '../../../src/cli/render/log.ts'
 import { createColors } from '../../../src/cli/terminal.ts'
 
 /** at is 19:01:40 in local time. */
@@ -175,7 +175,7 @@ describe('a user agent', () => {
     [undefined, undefined],
     [`${'x'.repeat(300)}/1`, 'x'.repeat(40)],
   ])('is a product and its version: %s', (agent, expected) => {
-    expect(agentName(agent)).toBe(expected)
+    expect(parseAgentName(agent)).toBe(expected)
   })
 })
 

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import type { StatusReport } from '../../../src/admin/api.ts'
 import { isDebugging, renderError } from '../../../src/cli/render/log.ts'
 import { renderImages, renderRemoval, renderStatus } from '../../../src/cli/render/status.ts'
-import { nextStep, renderUp } from '../../../src/cli/render/up.ts'
+import { suggestNextStep, renderUp } from '../../../src/cli/render/up.ts'
 import { createColors, createProgressBar, createPrompt, wantsColor } from '../../../src/cli/terminal.ts'
 import { nothingDropped } from '../../../src/daemon/up.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
@@ -427,22 +427,26 @@ test("`mirror up` says that the addresses of a mirror on another machine are tha
 
 describe('the next step', () => {
   const process = { outcome: 'started', endpoints: report.endpoints } as const
-  const nobody = { configured: 0, here: [], stale: [] }
+  const nobody = { configured: 0, installed: [], stale: [] }
 
   test('is to configure the installed clients when none is configured', () => {
-    expect(nextStep(process, { ...nobody, here: ['docker'] })).toContain('(has docker pull through it)')
-    expect(nextStep(process, { ...nobody, here: ['docker', 'podman', 'kind'] })).toContain('docker, podman and kind')
-    expect(nextStep(process, nobody)).toMatch(/mirror configure CLIENT .*\nTry: +docker pull \S+:\d+\/docker\.io/)
-  })
-
-  test('is a kind cluster when the mirror is in a container and kind is installed', () => {
-    expect(nextStep({ ...process, container: 'mirror' }, { ...nobody, here: ['docker', 'kind'] })).toContain(
-      'mirror configure kind | kind create cluster --config -',
+    expect(suggestNextStep(process, { ...nobody, installed: ['docker'] })).toContain('(has docker pull through it)')
+    expect(suggestNextStep(process, { ...nobody, installed: ['docker', 'podman', 'kind'] })).toContain(
+      'docker, podman and kind',
+    )
+    expect(suggestNextStep(process, nobody)).toMatch(
+      /mirror configure CLIENT .*\nTry: +docker pull \S+:\d+\/docker\.io/,
     )
   })
 
+  test('is a kind cluster when the mirror is in a container and kind is installed', () => {
+    expect(
+      suggestNextStep({ ...process, container: 'mirror' }, { ...nobody, installed: ['docker', 'kind'] }),
+    ).toContain('mirror configure kind | kind create cluster --config -')
+  })
+
   test('is the status once clients are configured, and none when the mirror was already running', () => {
-    expect(nextStep(process, { ...nobody, configured: 2 })).toContain('mirror status')
-    expect(nextStep({ ...process, outcome: 'already-up' }, { ...nobody, configured: 2 })).toBeUndefined()
+    expect(suggestNextStep(process, { ...nobody, configured: 2 })).toContain('mirror status')
+    expect(suggestNextStep({ ...process, outcome: 'already-up' }, { ...nobody, configured: 2 })).toBeUndefined()
   })
 })

@@ -35,7 +35,7 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
       MIRROR_LOG_LEVEL: 'debug',
       USER: 'nobody',
     }
-    expect(clean(env)).toEqual({ env, leftOut: [] })
+    expect(clean(env)).toEqual({ env, ignored: [] })
   })
 
   test('has no path of another user, neither in a setting of mirror nor in one of the programs it runs', () => {
@@ -49,10 +49,10 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
 `
       .trim()
       .split(/\s+/)
-    const { env, leftOut } = clean(Object.fromEntries(names.map((name) => [name, join(theirs, 'x')])))
+    const { env, ignored } = clean(Object.fromEntries(names.map((name) => [name, join(theirs, 'x')])))
     expect(env).toEqual({})
-    expect(leftOut.map(({ name }) => name).toSorted()).toEqual(names.toSorted())
-    expect(leftOut[0]).toMatchObject({ why: `${theirs} belongs to nobody`, owner: nobody })
+    expect(ignored.map(({ name }) => name).toSorted()).toEqual(names.toSorted())
+    expect(ignored[0]).toMatchObject({ why: `${theirs} belongs to nobody`, owner: nobody })
   })
 
   test('has the home folder of root, and a PATH with programs of root only', () => {
@@ -75,9 +75,9 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
     await chmod(socketOfRoot, 0o660)
     for (const name of ['DOCKER_HOST', 'CONTAINER_HOST']) {
       for (const socket of [join(theirs, 'docker.sock'), '/tmp/mirror-no-such.sock']) {
-        const { env, leftOut } = clean({ [name]: `unix://${socket}` })
+        const { env, ignored } = clean({ [name]: `unix://${socket}` })
         expect(env).toEqual({})
-        expect(leftOut).toMatchObject([{ name, value: socket }])
+        expect(ignored).toMatchObject([{ name, value: socket }])
       }
       for (const value of [
         `unix://${socketOfRoot}`,
@@ -85,7 +85,7 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
         'tcp://127.0.0.1:2375',
         'ssh://me@there',
       ])
-        expect(clean({ [name]: value })).toEqual({ env: { [name]: value }, leftOut: [] })
+        expect(clean({ [name]: value })).toEqual({ env: { [name]: value }, ignored: [] })
     }
   })
 
@@ -98,10 +98,10 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
     const file = join(folder, 'config')
     await writeFile(file, '')
     await chmod(file, 0o666)
-    expect(clean({ MIRROR_CONFIG: file })).toMatchObject({ env: {}, leftOut: [{ why: `others can write ${file}` }] })
+    expect(clean({ MIRROR_CONFIG: file })).toMatchObject({ env: {}, ignored: [{ why: `others can write ${file}` }] })
     await chmod(file, 0o644)
-    expect(clean({ MIRROR_CONFIG: file }).leftOut).toEqual([])
+    expect(clean({ MIRROR_CONFIG: file }).ignored).toEqual([])
     await chmod(folder, 0o775)
-    expect(clean({ MIRROR_CONFIG: file }).leftOut).toMatchObject([{ why: `others can write ${folder}` }])
+    expect(clean({ MIRROR_CONFIG: file }).ignored).toMatchObject([{ why: `others can write ${folder}` }])
   })
 })
