@@ -33,8 +33,8 @@ export async function getAdapter(name: string): Promise<ClientAdapter> {
   const client = clientNames.find((known) => known === name)
   const adapter = client && loaders[client]
   if (adapter) return adapter()
-  const meant = nearest(name, Object.keys(loaders))
-  const question = meant === undefined ? '' : ` Did you mean ${meant}?`
+  const suggestion = nearest(name, Object.keys(loaders))
+  const question = suggestion === undefined ? '' : ` Did you mean ${suggestion}?`
   throw new MirrorError(`There is no client ${JSON.stringify(name)}.${question}`, {
     exit: exitCode.usage,
     hints: [`mirror configure CLIENT, with one of: ${Object.keys(loaders).join(', ')}`],
@@ -99,13 +99,13 @@ async function isProgram(path: string): Promise<boolean> {
 export async function describeMachine(surroundings: CommandEnvironment, root: string | undefined): Promise<Machine> {
   const { platform, env, homedir, cwd } = surroundings
   const { stateDir } = mirrorPaths(surroundings)
-  const below = root === undefined ? undefined : resolve(cwd, root)
+  const rootFolder = root === undefined ? undefined : resolve(cwd, root)
   return {
     platform,
     env,
-    home: below ?? homedir,
-    root: below ?? '/',
-    detached: below !== undefined,
+    home: rootFolder ?? homedir,
+    root: rootFolder ?? '/',
+    detached: rootFolder !== undefined,
     cwd,
     stateDir,
     records: await findRecordFolders(surroundings),

@@ -76,7 +76,7 @@ export function resolveClientAddress(location: ClientLocation, endpoints: Mirror
         why: `${location.what} reach ${reached} at ${url}, ${where}`,
       }
     }
-    case 'apart':
+    case 'isolated':
       throw new MirrorError(`${location.what} cannot reach the mirror at ${replaceHost(cache)}: ${location.why}.`, {
         exit: exitCode.missing,
         hints: [...location.hints, 'mirror configure … --mirror URL   (an address you know to be reachable)'],
@@ -114,8 +114,8 @@ function createUnservedNetworkError(
       exit: exitCode.missing,
       hints: [...known.hints, 'mirror configure … --mirror URL   (an address you know to be reachable)'],
     })
-  const others = Object.keys(networks)
-  const servedNetworks = others.length === 0 ? 'no Docker network' : `only ${others.join(', ')}`
+  const served = Object.keys(networks)
+  const servedNetworks = served.length === 0 ? 'no Docker network' : `only ${served.join(', ')}`
   return new MirrorError(`${what} are on the Docker network ${network}, and the mirror serves ${servedNetworks}.`, {
     exit: exitCode.missing,
     hints: [
@@ -133,8 +133,8 @@ function chooseUrl(urls: readonly string[]): string | undefined {
 /** Returns the URL with another host. Without one, an unspecified address (`0.0.0.0`) becomes the loopback address. */
 function replaceHost(url: string, host?: string): string {
   const { protocol, hostname, port } = new URL(url)
-  const loopbackOf: Record<string, string> = { '0.0.0.0': '127.0.0.1', '[::]': '127.0.0.1' }
-  const authority = host ?? loopbackOf[hostname] ?? hostname
+  const loopbackHosts: Record<string, string> = { '0.0.0.0': '127.0.0.1', '[::]': '127.0.0.1' }
+  const authority = host ?? loopbackHosts[hostname] ?? hostname
   return `${protocol}//${authority}${port === '' ? '' : `:${port}`}`
 }
 
@@ -186,7 +186,7 @@ export async function getProgramVersion(
  * True when the installed ones of the other programs that read the same hosts.toml files accept the capability `referrers`. With
  * `--root` no program is run, and the version that the user gave decides.
  */
-export async function supportReferrers(
+export async function allSupportReferrers(
   { runCommand, detached }: Machine,
   programs: readonly (keyof typeof minReferrersVersions)[],
 ): Promise<boolean> {

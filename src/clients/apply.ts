@@ -10,7 +10,7 @@ import type { FileChange, FilePort, FileState } from './types.ts'
 interface ApplyRequest {
   readonly changes: readonly FileChange[]
   readonly files: FilePort
-  readonly configured: ClientRecords
+  readonly records: ClientRecords
   /** The folder for the backups of this run. */
   readonly backupFolder: string
   /** The record, without its files. */
@@ -30,7 +30,7 @@ interface ApplyRequest {
  * was made.
  */
 export async function applyPlan(request: ApplyRequest): Promise<ClientRecord> {
-  const { changes, files, configured, entry, previous } = request
+  const { changes, files, records, entry, previous } = request
   const states = new Map<string, FileState | undefined>()
   for (const change of changes) states.set(change.path, await readUnchangedFile(change, files))
 
@@ -48,7 +48,7 @@ export async function applyPlan(request: ApplyRequest): Promise<ClientRecord> {
     })
   }
   let record: ClientRecord = { ...entry, files: [...recorded.values()], folders: previous?.folders ?? [] }
-  await configured.put(record)
+  await records.put(record)
   for (const { path, after } of sortForWriting(changes)) {
     await files.tidy?.(path)
     if (after === undefined) {
@@ -59,7 +59,7 @@ export async function applyPlan(request: ApplyRequest): Promise<ClientRecord> {
     const fresh = made.filter((folder) => !record.folders.includes(folder))
     if (fresh.length === 0) continue
     record = { ...record, folders: [...record.folders, ...fresh] }
-    await configured.put(record)
+    await records.put(record)
   }
   return record
 }

@@ -51,8 +51,8 @@ export async function checkClient(
   }
   const asked = Object.keys(seen).length > 0
   const isSeen = asked && failed === undefined
-  const why = isSeen ? { saw: [], reasons: [] } : await explainMissedPull(surroundings, machine, client, target)
-  return { seen: isSeen, asked, failed, image, ...why }
+  const explanation = isSeen ? { saw: [], reasons: [] } : await explainMissedPull(surroundings, machine, client, target)
+  return { seen: isSeen, asked, failed, image, ...explanation }
 }
 
 /** Collects observations and likely causes for a pull that bypassed the mirror. */
@@ -91,7 +91,7 @@ function describeRecord(client: string, written: string, mirror: string, isAsWri
 /** Returns the address of the running mirror for this client; undefined when the client cannot reach it. */
 async function getCurrentAddress(surroundings: CommandEnvironment, target: ConfigTarget): Promise<string | undefined> {
   try {
-    return (await findMirrorAddress(surroundings, { url: undefined, caFile: undefined })).addressFor(target.location)
+    return (await findMirrorAddress(surroundings, { url: undefined, caFile: undefined })).getAddress(target.location)
       .cache
   } catch (error) {
     if (error instanceof MirrorError) return undefined
@@ -101,8 +101,8 @@ async function getCurrentAddress(surroundings: CommandEnvironment, target: Confi
 
 /** Connects to the admin API of the running mirror. Throws MirrorError (notRunning) without one. */
 export async function getAdminForCheck(surroundings: CommandEnvironment): Promise<AdminClient> {
-  const here = await findRunningMirror(surroundings)
-  if (here !== undefined) return createClientForMirror(here)
+  const found = await findRunningMirror(surroundings)
+  if (found !== undefined) return createClientForMirror(found)
   throw new MirrorError('mirror is not running, so the check cannot observe a pull.', {
     exit: exitCode.notRunning,
     hints: ['mirror up'],

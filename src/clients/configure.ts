@@ -47,21 +47,21 @@ export interface PreparedClient extends PrepareRequest {
 export async function prepareClient(request: PrepareRequest): Promise<PreparedClient> {
   const { machine, adapter, mirror, fallback } = request
   const target = resolveTargetBelowRoot(machine, request.target)
-  const { why, warning, cache, registry, ca } = mirror.addressFor(target.location)
+  const { why, warning, cache, registry, ca } = mirror.getAddress(target.location)
   const { registries, defaultUpstream } = mirror
   const address = { cache, registry, ca: ca?.pem, registries, defaultUpstream, fallback }
   const files = await readFiles(target.files, target.inputs, () => getRootCommand(request))
-  const earlier = (await openMachineRecords(machine).list()).findLast((record) =>
+  const previous = (await openMachineRecords(machine).list()).findLast((record) =>
     isSameTarget(record, { client: adapter.client, place: target.id, root: getRecordRoot(machine) }),
   )
-  const outdated = earlier && isOutdated(earlier, address) ? target.strip(earlier, files) : []
+  const outdated = previous && isOutdated(previous, address) ? target.strip(previous, files) : []
   const plan = planOnChangedFiles(files, outdated, (now) => target.plan(address, now))
-  await assertWritable(plan.changes, { ...request, target }, earlier)
+  await assertWritable(plan.changes, { ...request, target }, previous)
   await target.validate?.(plan.changes)
   const notes = [...plan.notes, ...(cache.startsWith('https:') && ca === undefined ? [publicCertificateNote] : [])]
   const { client } = adapter
   const configured = { client, root: getRecordRoot(machine), details: target.details }
-  const wayBack = await getConfigureCommand(machine, configured, '--undo')
+  const undoCommand = await getConfigureCommand(machine, configured, '--undo')
   return {
     ...request,
     target,
@@ -69,14 +69,14 @@ export async function prepareClient(request: PrepareRequest): Promise<PreparedCl
     why,
     warning,
     plan: { ...plan, notes },
-    previous: earlier,
-    undoCommand: wayBack,
+    previous,
+    undoCommand,
   }
 }
 
 /** True when the earlier record has another address, or a CA that is no longer needed: its keys must be removed from shared files. */
-function isOutdated(earlier: StoredRecord, { cache, registry, ca }: MirrorForClient): boolean {
-  return earlier.cache !== cache || earlier.registry !== registry || (earlier.ca === true && ca === undefined)
+function isOutdated(previous: StoredRecord, { cache, registry, ca }: MirrorForClient): boolean {
+  return previous.cache !== cache || previous.registry !== registry || (previous.ca === true && ca === undefined)
 }
 
 /** A note for HTTPS without a known CA. */
@@ -85,19 +85,19 @@ const publicCertificateNote =
 
 /** Carries out the plan. Writes no file and no record when the plan has no changes. */
 export async function configureClient(prepared: PreparedClient, now: Date): Promise<void> {
-  const { machine, adapter, target, plan, previous: earlier, address } = prepared
+  const { machine, adapter, target, plan, previous, address } = prepared
   const configured = openMachineRecords(machine)
   await configured.migrate()
   if (plan.changes.length === 0) return
   const since = now.toISOString()
-  const before = earlier?.undone ? undefined : earlier
+  const before = previous?.undone ? undefined : previous
   const stripped = before ? target.strip(before, await readFiles(target.files, target.inputs)) : []
   const root = getRecordRoot(machine)
   await applyPlan({
     changes: plan.changes,
     files: target.files,
-    configured,
-    backupFolder: join(configured.backupFolder({ root, details: target.details }), since.replaceAll(':', '-')),
+    records: configured,
+    backupFolder: join(configured.getBackupFolder({ root, details: target.details }), since.replaceAll(':', '-')),
     entry: {
       client: adapter.client,
       place: target.id,
@@ -140,12 +140,12 @@ export function getRecordRoot(machine: Machine): string | undefined {
 async function assertWritable(
   changes: readonly FileChange[],
   request: PrepareRequest,
-  earlier: StoredRecord | undefined,
+  previous: StoredRecord | undefined,
 ): Promise<void> {
   const { adapter, target, machine } = request
   const denied: string[] = []
   for (const { path } of changes) if (!(await target.files.mayWrite(path))) denied.push(path)
-  const belongsToRoot = changes.length > 0 && earlier?.lockedByRoot === true
+  const belongsToRoot = changes.length > 0 && previous?.lockedByRoot === true
   if (denied.length === 0 && !belongsToRoot) return
   const what =
     denied.length > 0
@@ -177,12 +177,12 @@ function getRootCommand({ machine, adapter, args }: PrepareRequest): Promise<str
  */
 export async function readFiles(
   files: FilePort,
-  wanted: TargetInputs,
+  inputs: TargetInputs,
   asRoot?: () => Promise<string>,
 ): Promise<FilesSnapshot> {
   const found = new Map<string, Uint8Array>()
-  for (const path of wanted.files) await read(path)
-  for (const tree of wanted.trees)
+  for (const path of inputs.files) await read(path)
+  for (const tree of inputs.trees)
     for (const path of await translateReadErrors(tree, () => files.list(tree), asRoot)) await read(path)
   return new FilesSnapshot(found)
 

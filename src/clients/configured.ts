@@ -89,23 +89,23 @@ interface RecordedTarget {
 
 /** The configured targets, by their ability to run a pull. */
 interface CheckableTargets {
-  readonly pulling: readonly RecordedTarget[]
+  readonly checkable: readonly RecordedTarget[]
   /** Records whose clients cannot run a pull from this machine. */
-  readonly silent: readonly ClientRecord[]
+  readonly uncheckable: readonly ClientRecord[]
 }
 
 /** Returns the configured targets to check, the earliest first. Throws MirrorError (checkFailed) when none can pull. */
-export async function configuredTargets(
+export async function findCheckableTargets(
   machine: Machine,
-  wanted: Parameters<typeof findRecords>[1],
+  criteria: Parameters<typeof findRecords>[1],
 ): Promise<CheckableTargets> {
-  const records = (await findRecords(machine, wanted)).toReversed().filter(({ undone }) => !undone)
+  const records = (await findRecords(machine, criteria)).toReversed().filter(({ undone }) => !undone)
   const targets = await Promise.all(
     records.map(async (record): Promise<RecordedTarget> => ({ record, target: await getTarget(machine, record) })),
   )
-  const pulling = targets.filter(({ target: place }) => place.pull !== undefined)
-  const silent = targets.filter(({ target: place }) => place.pull === undefined).map(({ record }) => record)
-  if (pulling.length > 0) return { pulling, silent }
+  const checkable = targets.filter(({ target }) => target.pull !== undefined)
+  const uncheckable = targets.filter(({ target }) => target.pull === undefined).map(({ record }) => record)
+  if (checkable.length > 0) return { checkable, uncheckable }
   const found = records.length === 0 ? 'No client is configured by mirror' : 'No configured client can pull'
   throw new MirrorError(`${found} on this machine, so there is nothing to check.`, {
     exit: exitCode.checkFailed,
@@ -122,9 +122,9 @@ export async function configuredTargets(
  */
 export async function chooseTarget(
   machine: Machine,
-  { client, targets: places, check, scope, cluster, file }: TargetChoices,
+  { client, targets, check, scope, cluster, file }: TargetChoices,
 ): Promise<ConfigTarget> {
-  const [first] = places
+  const [first] = targets
   const isNamed = [scope, cluster, file].some((name) => name !== undefined)
   if (check && !isNamed && !machine.detached) {
     const records = await findRecords(machine, { client, scope, cluster, file })

@@ -28,7 +28,7 @@ const pollMs = 100
 /** The mirror whose address clients are configured with. */
 export interface MirrorAddress {
   /** Returns the address for a client at the location, with a warning when it is doubtful. Throws MirrorError when the client cannot reach it. */
-  addressFor(location: ClientLocation): CheckedAddress
+  getAddress(location: ClientLocation): CheckedAddress
   /** `docker.io` first, then the built-in and the configured ones. */
   readonly registries: readonly string[]
   readonly defaultUpstream: string
@@ -61,8 +61,10 @@ export async function findMirrorAddress(
   { url, caFile }: MirrorChoice,
 ): Promise<MirrorAddress> {
   const paths = mirrorPaths(surroundings)
-  const here = await findRunningMirror(surroundings)
-  const config = here?.user ? await parseServedConfig(here, surroundings) : await loadConfig({ ...surroundings, paths })
+  const found = await findRunningMirror(surroundings)
+  const config = found?.user
+    ? await parseServedConfig(found, surroundings)
+    : await loadConfig({ ...surroundings, paths })
   const { defaultUpstream } = config
   const known = {
     registries: listRegistries(config),
@@ -71,40 +73,40 @@ export async function findMirrorAddress(
     isRemote: false,
     willServe: () => false,
   }
-  const read = here?.user && createReaderFor(here.user.uid)
+  const read = found?.user && createReaderFor(found.user.uid)
   if (url !== undefined) {
     const cache = parseMirrorUrl(url)
     // Read the state file of a mirror that does not run as well.
-    const endpoints = (here?.running ?? (await readState(paths.stateFile)))?.endpoints
+    const endpoints = (found?.running ?? (await readState(paths.stateFile)))?.endpoints
     const given = { cache, registry: deriveRegistryUrl(cache, config, endpoints) }
     const isNamed = endpoints === undefined || !isCacheUrl(endpoints, cache)
     const why = `the mirror is at ${cache} (from --mirror)`
-    const withCa = await createCaResolver([cache], config, caFile, read)
+    const addCa = await createCaResolver([cache], config, caFile, read)
     const unknownName = describeUnknownName(cache, config)
-    const warnings = (location: ClientLocation) =>
+    const listWarnings = (location: ClientLocation) =>
       [describeLoopbackProblem(cache, location), unknownName].filter((text) => text !== undefined)
     return {
       ...known,
       isNamed,
-      addressFor: (location) => withCa({ ...given, why }, warnings(location).join(' ') || undefined),
+      getAddress: (location) => addCa({ ...given, why }, listWarnings(location).join(' ') || undefined),
     }
   }
-  if (here === undefined)
+  if (found === undefined)
     throw new MirrorError('mirror is not running, so there is no address to configure.', {
       exit: exitCode.notRunning,
       hints: ['mirror up', 'mirror configure … --mirror URL   (for a mirror that runs on another machine, or later)'],
     })
-  const { running } = here
+  const { running } = found
   const networks = resolveNetworkNames(config.networks, surroundings.env)
-  const unserved = await explainUnservedNetworks(here, networks, getKindNetworkName(surroundings.env))
+  const unserved = await explainUnservedNetworks(found, networks, getKindNetworkName(surroundings.env))
   const endpoints = { ...running.endpoints, runtime: running.runtime, engine: getRemoteEngine(running), unserved }
-  const withCa = await createCaResolver(endpoints.cache, config, caFile, read)
+  const addCa = await createCaResolver(endpoints.cache, config, caFile, read)
   return {
     ...known,
     isRemote: endpoints.engine !== undefined,
     willServe: (network) =>
       running.runtime === 'process' && networks.includes(network) && endpoints.networks[network] === undefined,
-    addressFor: (location) => withCa(resolveClientAddress(location, endpoints), undefined),
+    getAddress: (location) => addCa(resolveClientAddress(location, endpoints), undefined),
   }
 }
 
@@ -215,13 +217,13 @@ function getPort(url: string | undefined): string | undefined {
  * when all networks are served, and when the mirror does not answer.
  */
 async function explainUnservedNetworks(
-  here: FoundMirror,
+  found: FoundMirror,
   networks: readonly string[],
   kindNetwork: string,
 ): Promise<((network: string) => UnservedNetwork | undefined) | undefined> {
-  const { endpoints, runtime } = here.running
+  const { endpoints, runtime } = found.running
   if (runtime !== 'process' || networks.every((name) => endpoints.networks[name] !== undefined)) return undefined
-  const reports = await fetchNetworkReports(here)
+  const reports = await fetchNetworkReports(found)
   if (reports === undefined) return undefined
   // Without an answer of the engine so far, the mirror knows nothing about any network.
   const hasNoEngine = Object.values(reports).every(({ reason }) => reason === engineProblem)
@@ -240,9 +242,9 @@ async function explainUnservedNetworks(
   }
 }
 
-async function fetchNetworkReports(here: FoundMirror) {
+async function fetchNetworkReports(found: FoundMirror) {
   try {
-    return (await createClientForMirror(here).status()).networks
+    return (await createClientForMirror(found).status()).networks
   } catch (error) {
     if (error instanceof MirrorError) return undefined
     throw error

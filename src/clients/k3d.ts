@@ -68,7 +68,7 @@ export function stripK3d(
 
 /** True for a cluster file of k3d, which embeds the registries.yaml. */
 function isClusterFile(path: string, files: FilesSnapshot): boolean {
-  const text = files.text(path)
+  const text = files.getText(path)
   return text !== undefined && parseK3dClusterFile(path, text) !== undefined
 }
 
@@ -81,14 +81,14 @@ export function planK3d(
   const isCluster = isClusterFile(path, files)
   const plan = isCluster ? planClusterFile : planRegistries
   const { changes, notes } = plan(mirror, path, getCaLocation(caPath), files)
-  const strict = mirror.fallback ? [] : [`--k3s-arg '--disable-default-registry-endpoint@server:*;agent:*'`]
+  const strictFlags = mirror.fallback ? [] : [`--k3s-arg '--disable-default-registry-endpoint@server:*;agent:*'`]
   const volume = `${dirname(caPath)}:${caFolderInNodes}@server:*;agent:*`
   const mount = mirror.ca === undefined ? [] : ['--volume', shellWord(volume)]
   const flag = isCluster ? '--config' : '--registry-config'
-  const create = ['k3d cluster create', shellWord(cluster), flag, shellWord(path), ...mount, ...strict]
+  const create = ['k3d cluster create', shellWord(cluster), flag, shellWord(path), ...mount, ...strictFlags]
   const { registry } = mirror
   const configMap = registry === undefined ? undefined : renderHostingConfigMap(registry)
-  const current = hosting === undefined ? undefined : files.text(hosting)
+  const current = hosting === undefined ? undefined : files.getText(hosting)
   const isForeign = current !== undefined && !isOwnHostingConfigMap(current)
   if (isForeign) notes.push(`The cluster ${cluster} already announces another registry to Tilt and skaffold; it stays.`)
   return {
@@ -121,7 +121,7 @@ export const k3dAdapter: ClientAdapter = {
     return getProgramVersion(machine, 'k3d', 'version')
   },
 
-  async targets(machine, options) {
+  async findTargets(machine, options) {
     const isNamed = options.cluster !== undefined && !machine.detached
     const hasHosting = isNamed && (await answersKubectl(machine, options.cluster))
     return [createTarget(machine, { ...options, ...(await readClusterFile(machine, options.file)) }, hasHosting)]
@@ -146,10 +146,10 @@ async function readClusterFile(
 
 function createTarget(
   machine: Machine,
-  { cluster, file, name: named, network }: Pick<ClientOptions, 'cluster' | 'file'> & Partial<K3dClusterFile>,
+  { cluster, file, name: givenName, network }: Pick<ClientOptions, 'cluster' | 'file'> & Partial<K3dClusterFile>,
   hasHosting: boolean,
 ): ConfigTarget {
-  const name = cluster ?? named ?? defaultClusterName
+  const name = cluster ?? givenName ?? defaultClusterName
   const folder = getOwnFolder(machine, name)
   const path = file === undefined ? join(folder, 'registries.yaml') : resolve(machine.cwd, file)
   const caPath = join(folder, 'ca', caFileName)
@@ -160,7 +160,7 @@ function createTarget(
     details: {
       ...(cluster !== undefined && { cluster }),
       ...(file !== undefined && { file: path }),
-      ...(named !== undefined && { name: named }),
+      ...(givenName !== undefined && { name: givenName }),
       ...(network !== undefined && { network }),
       ...(hasHosting && { hosting: 'yes' }),
     },
@@ -171,15 +171,15 @@ function createTarget(
     plan: (mirror, files) => planK3d(mirror, target, files),
     strip: (mirror, files) => [
       ...stripK3d(mirror, target, files),
-      ...(hasHosting && isOwnHostingConfigMap(files.text(hostingPath) ?? '')
+      ...(hasHosting && isOwnHostingConfigMap(files.getText(hostingPath) ?? '')
         ? files.change(hostingPath, undefined)
         : []),
     ],
     pull(image) {
-      const inNode = ['exec', `k3d-${name}-server-0`, 'crictl']
-      const crictl = (args: readonly string[]) =>
-        machine.runCommand('docker', [...inNode, ...args], { timeoutMs: pullTimeoutMs })
-      return pullByCrictl(crictl, image, 'docker, which runs the nodes, is not installed.')
+      const crictlCommand = ['exec', `k3d-${name}-server-0`, 'crictl']
+      const runCrictl = (args: readonly string[]) =>
+        machine.runCommand('docker', [...crictlCommand, ...args], { timeoutMs: pullTimeoutMs })
+      return pullByCrictl(runCrictl, image, 'docker, which runs the nodes, is not installed.')
     },
     reasons: [
       {
@@ -218,14 +218,14 @@ async function answersKubectl(machine: Machine, cluster: string): Promise<boolea
 function withConfigMap(machine: Machine, cluster: string): FilePort {
   const { name, namespace } = registryConfigMap
   const object = createConfigMapFile(name, namespace, createKubectl(machine, cluster))
-  const at = (path: string) => (path === hostingPath ? object : localFiles)
+  const choosePort = (path: string) => (path === hostingPath ? object : localFiles)
   return {
-    read: (path) => at(path).read(path),
+    read: (path) => choosePort(path).read(path),
     list: (folder) => localFiles.list(folder),
-    write: (path, content, attributes) => at(path).write(path, content, attributes),
-    remove: (path) => at(path).remove(path),
-    mayWrite: (path) => at(path).mayWrite(path),
-    tidy: async (path) => at(path).tidy?.(path),
+    write: (path, content, attributes) => choosePort(path).write(path, content, attributes),
+    remove: (path) => choosePort(path).remove(path),
+    mayWrite: (path) => choosePort(path).mayWrite(path),
+    tidy: async (path) => choosePort(path).tidy?.(path),
     removeFolder: (path) => localFiles.removeFolder(path),
   }
 }
@@ -258,7 +258,7 @@ function planClusterFile(
   caLocation: CaLocation,
   files: FilesSnapshot,
 ): RegistriesPlan {
-  const yaml = parseSimpleConfig(path, files.text(path)!)
+  const yaml = parseSimpleConfig(path, files.getText(path)!)
   const inner = getEmbeddedRegistries(yaml)
   const { changes, notes } = planRegistries(mirror, path, caLocation, withEmbeddedFile(files, path, inner))
   return { changes: embedChanges(yaml, inner, path, changes, files), notes }
@@ -271,7 +271,7 @@ function stripClusterFile(
   caLocation: CaLocation,
   files: FilesSnapshot,
 ): FileChange[] {
-  const yaml = parseSimpleConfig(path, files.text(path)!)
+  const yaml = parseSimpleConfig(path, files.getText(path)!)
   const inner = getEmbeddedRegistries(yaml)
   return embedChanges(
     yaml,
@@ -345,9 +345,13 @@ function replaceEmbeddedText(yaml: YamlText, after: string): string {
   if (!isScalar(node) || !node.range) throw refuse()
   const [start, end] = node.range
   const old = yaml.text.slice(start, end)
-  const put = old.startsWith('|') ? renderBlock(old, after) : old.startsWith('"') ? JSON.stringify(after) : undefined
-  if (put === undefined) throw refuse()
-  const text = yaml.text.slice(0, start) + put + yaml.text.slice(end)
+  const replacement = old.startsWith('|')
+    ? renderBlock(old, after)
+    : old.startsWith('"')
+      ? JSON.stringify(after)
+      : undefined
+  if (replacement === undefined) throw refuse()
+  const text = yaml.text.slice(0, start) + replacement + yaml.text.slice(end)
   if (
     !isDeepStrictEqual(splitContent(readYamlText(text, yaml.path)), { ...splitContent(yaml), config: after.trimEnd() })
   )

@@ -62,7 +62,7 @@ export function describeTemplates(
 ): string[] {
   return k3sTemplates.flatMap(([name, plugin]) => {
     const path = join(folder, name)
-    const text = files.text(path)
+    const text = files.getText(path)
     if (text === undefined || /\{\{-?\s*template\s+"base"/.test(text)) return []
     const section = text.split(/^\s*(?=\[)/m).find((part) => part.includes(plugin) && /^\[[^\]]*registry/.test(part))
     if (section !== undefined && /^\s*config_path\s*=/m.test(section)) return []
@@ -107,25 +107,25 @@ function planRegistriesFile(
   files: FilesSnapshot,
 ): RegistriesPlan {
   const { cache, registry } = mirror
-  const trusting = mirror.ca === undefined ? [] : getHosts(mirror)
+  const hostsToTrust = mirror.ca === undefined ? [] : getHosts(mirror)
   const alias = registry === undefined ? undefined : getLocalRegistryName(registry)
-  const fresh = {
+  const newContent = {
     mirrors: {
       [everyRegistry]: { endpoint: [cache] },
       ...(alias !== undefined && { [alias]: { endpoint: [registry] } }),
     },
-    ...(trusting.length > 0 && {
-      configs: Object.fromEntries(trusting.map((host) => [host, { tls: { ca_file: caName } }])),
+    ...(hostsToTrust.length > 0 && {
+      configs: Object.fromEntries(hostsToTrust.map((host) => [host, { tls: { ca_file: caName } }])),
     }),
   }
-  const before = files.text(path)
+  const before = files.getText(path)
   const isKnown = assertFileKind(path, before ?? '', { kinds: ['registries.yaml'], expected })
   const yaml = readYamlText(before ?? '', path)
   if (!isKnown) assertKnownKeys(path, getYamlValue(yaml), { expected, keys: registriesKeys })
   if (getYamlValue(yaml) === null || isAllOwn(yaml, caName)) {
     const [above, below] = splitAtHeader(yaml.text)
     const kept = `${above}${getYamlValue(yaml) === null ? below : ''}`.replace(/[^\n]$/, '$&\n')
-    return { changes: files.change(path, `${kept}${mirrorHeader}${stringify(fresh)}`), notes: [] }
+    return { changes: files.change(path, `${kept}${mirrorHeader}${stringify(newContent)}`), notes: [] }
   }
   const own = Object.keys(getMirrors(yaml)).filter((name) => name !== everyRegistry && name !== alias)
   const served = own.filter((name) => mirror.registries.includes(name))
@@ -146,7 +146,7 @@ function planRegistriesFile(
     else if (!getEndpoints(after, alias).includes(registry))
       notes.push(`${alias} is already another registry of yours; it stays.`)
   }
-  for (const host of trusting) {
+  for (const host of hostsToTrust) {
     const current = getYamlValue(after, getCaKey(host))
     if (current === undefined) after = addYamlKey(after, getCaKey(host), caName)
     else if (current !== caName)
@@ -173,7 +173,7 @@ export function stripRegistries(
 ): FileChange[] {
   const { cache, registry } = mirror
   const ca = planCaFile(caLocation.path, undefined, files)
-  const before = files.text(path)
+  const before = files.getText(path)
   if (before === undefined) return ca
   let yaml = readYamlText(before, path)
   for (const name of Object.keys(getMirrors(yaml))) {
@@ -248,7 +248,7 @@ export const k3sAdapter: ClientAdapter = {
     return getProgramVersion(machine, 'k3s', '--version')
   },
 
-  async targets(machine) {
+  async findTargets(machine) {
     return [createTarget(machine, await listReadableTemplates(machine))]
   },
 
@@ -290,7 +290,7 @@ function createTarget(machine: Machine, templates: readonly string[]): ConfigTar
     ...(!machine.detached && {
       reload: createReload(machine),
       listUndoSteps: () => [restartNote],
-      observe: ({ cache }) => observe(cache, root),
+      observe: ({ cache }) => observeK3s(cache, root),
     }),
     pull(image) {
       return pullByCrictl(
@@ -311,18 +311,18 @@ function createTarget(machine: Machine, templates: readonly string[]): ConfigTar
 }
 
 /** Reads the hosts.toml files that k3s makes from registries.yaml at its start: they are its effective configuration. */
-async function observe(cache: string, root: string): Promise<Observation> {
+async function observeK3s(cache: string, root: string): Promise<Observation> {
   const certsFolder = join(root, 'var', 'lib', 'rancher', 'k3s', 'agent', 'etc', 'containerd', 'certs.d')
   const texts: string[] = []
   for (const name of ['_default', 'docker.io']) {
     const state = await ifVisible(localFiles.read(join(certsFolder, name, 'hosts.toml')))
     if (state) texts.push(Buffer.from(state.bytes).toString())
   }
-  const isThere = (await ifVisible(stat(certsFolder))) !== undefined
-  const inUse = isThere ? texts.some((text) => text.includes(new URL(cache).host)) : undefined
+  const exists = (await ifVisible(stat(certsFolder))) !== undefined
+  const inUse = exists ? texts.some((text) => text.includes(new URL(cache).host)) : undefined
   return {
     inUse,
-    saw: isThere
+    saw: exists
       ? [`k3s runs with ${certsFolder}, which ${inUse ? 'names' : 'does not name'} ${cache}.`]
       : [`Cannot read ${certsFolder}, the effective configuration of k3s.`],
     reasons:
@@ -339,17 +339,17 @@ async function observe(cache: string, root: string): Promise<Observation> {
 }
 
 function createReload({ runCommand }: Machine): ClientReload {
-  const systemctl = (...args: string[]) => runCommand('systemctl', args, { timeoutMs: 120_000 })
+  const runSystemctl = (...args: string[]) => runCommand('systemctl', args, { timeoutMs: 120_000 })
   return {
     question: 'Restart k3s now?',
     done: 'Restarted k3s.',
     async run() {
       // Try both units: a node has one of them, and systemctl fails for the other.
       for (const unit of ['k3s.service', 'k3s-agent.service']) {
-        const active = await systemctl('is-active', '--quiet', unit)
+        const active = await runSystemctl('is-active', '--quiet', unit)
         if (active === undefined) throw createRestartError('systemctl is not installed')
         if (active.exitCode !== 0) continue
-        const restarted = await systemctl('restart', unit)
+        const restarted = await runSystemctl('restart', unit)
         if (restarted?.exitCode === 0) return
         throw createRestartError(restarted?.stderr.trim() || 'it took too long')
       }

@@ -85,7 +85,7 @@ export const minikubeAdapter: ClientAdapter = {
     return version && `minikube ${version}`
   },
 
-  async targets(machine, { cluster }) {
+  async findTargets(machine, { cluster }) {
     return [createTarget(machine, cluster)]
   },
 
@@ -94,9 +94,9 @@ export const minikubeAdapter: ClientAdapter = {
 
 function createTarget(machine: Machine, cluster: string | undefined): ConfigTarget {
   const profile = cluster ?? 'minikube'
-  const copied = join(getMinikubeHome(machine), 'files', 'etc')
-  const folder = join(copied, 'containerd', 'certs.d')
-  const dockerFolder = join(copied, 'docker', 'certs.d')
+  const filesFolder = join(getMinikubeHome(machine), 'files', 'etc')
+  const folder = join(filesFolder, 'containerd', 'certs.d')
+  const dockerFolder = join(filesFolder, 'docker', 'certs.d')
   const target = { folder, dockerFolder, profile, join: (...parts: string[]) => join(...parts) }
   return {
     id: 'user',
@@ -111,10 +111,10 @@ function createTarget(machine: Machine, cluster: string | undefined): ConfigTarg
       listUndoSteps: () => [`minikube delete --profile ${profile}   (its nodes keep the copied files until then)`],
     }),
     pull(image) {
-      const inNode = ['ssh', '--profile', profile, '--', 'sudo', 'crictl']
-      const crictl = (args: readonly string[]) =>
-        machine.runCommand('minikube', [...inNode, ...args], { timeoutMs: pullTimeoutMs })
-      return pullByCrictl(crictl, image, 'minikube is not installed.')
+      const crictlCommand = ['ssh', '--profile', profile, '--', 'sudo', 'crictl']
+      const runCrictl = (args: readonly string[]) =>
+        machine.runCommand('minikube', [...crictlCommand, ...args], { timeoutMs: pullTimeoutMs })
+      return pullByCrictl(runCrictl, image, 'minikube is not installed.')
     },
     reasons: [
       { why: 'the node was started before the change', fix: `minikube start --profile ${profile}` },

@@ -89,7 +89,7 @@ export function createPrintedAdapter(client: keyof typeof printedClients): Clien
     client,
     summary,
     find,
-    targets: async (machine, { clientVersion }) => [createTarget(machine, clientVersion)],
+    findTargets: async (machine, { clientVersion }) => [createTarget(machine, clientVersion)],
     restoreTarget: (machine) => createTarget(machine),
   }
 }

@@ -1,7 +1,8 @@
-import { chmod, readdir, readFile, rm } from 'node:fs/promises'
+import { chmod, lstat, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { findInvokingUser } from '../admin/find-mirror.ts'
 import { renderRootCommand } from '../admin/sudo.ts'
-import { mirrorPaths, systemStateDir } from '../config/paths.ts'
+import { mirrorPaths, mustCheckOwners, systemStateDir } from '../config/paths.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { makeFolder, orAbsent, syncFolder, writeFileAtomic } from '../lib/fs.ts'
 import { isRootControlled } from '../lib/ownership.ts'
@@ -65,7 +66,7 @@ export interface ClientRecords {
   /** As root: moves system-wide records from root's state folder, where older versions wrote them, to the system folder. */
   migrate(): Promise<void>
   /** Returns the folder for the backups of a record. */
-  backupFolder(record: Pick<ClientRecord, 'root' | 'details'>): string
+  getBackupFolder(record: Pick<ClientRecord, 'root' | 'details'>): string
 }
 
 /** Opens the records. A path alone is a single state folder without a system folder. */
@@ -73,7 +74,7 @@ export function openClientRecords(where: string | RecordFolders): ClientRecords 
   const { own, system, isRoot } = typeof where === 'string' ? { own: where, system: undefined, isRoot: false } : where
   const shared = system === own ? undefined : system
 
-  function folderOf(record: Pick<ClientRecord, 'root' | 'details'>): string {
+  function getRecordFolder(record: Pick<ClientRecord, 'root' | 'details'>): string {
     const isShared = shared !== undefined && isRoot && (own === undefined || isSystemWide(record))
     const folder = isShared ? shared : own
     if (folder === undefined) throw new Error('There is no folder for records')
@@ -90,7 +91,7 @@ export function openClientRecords(where: string | RecordFolders): ClientRecords 
     },
 
     async put(record) {
-      const folder = folderOf(record)
+      const folder = getRecordFolder(record)
       const text = `${JSON.stringify({ ...record, lockedByRoot: undefined }, null, 2)}\n`
       if (folder === shared) await writePublicRecord(folder, getRecordPath(folder, record), text)
       else await writeFileAtomic(getRecordPath(folder, record), text)
@@ -108,7 +109,7 @@ export function openClientRecords(where: string | RecordFolders): ClientRecords 
       for (const record of await readRecords(own, false)) if (isSystemWide(record)) await configured.put(record)
     },
 
-    backupFolder: (record) => join(folderOf(record), 'backups'),
+    getBackupFolder: (record) => join(getRecordFolder(record), 'backups'),
   }
   return configured
 }
@@ -224,6 +225,48 @@ export async function findRecordFolders(surroundings: CommandEnvironment): Promi
       `chown -R root: ${system}; chmod 755 ${system}`,
     ],
   })
+}
+
+/**
+ * Describes, as root, the records of root in folders that another user can change, where older versions wrote them under `sudo -E`,
+ * and how to undo them by hand. Undefined when there are none. mirror never uses these records.
+ */
+export async function describeStrayRecords(surroundings: CommandEnvironment): Promise<string | undefined> {
+  if (!mustCheckOwners(surroundings)) return undefined
+  const user = await findInvokingUser(surroundings)
+  const callers = surroundings.callers ?? surroundings
+  const candidates = [
+    mirrorPaths(callers),
+    mirrorPaths({ ...callers, env: { ...callers.env, MIRROR_HOME: undefined } }),
+    ...(user === undefined ? [] : [mirrorPaths({ ...surroundings, env: {}, homedir: user.home })]),
+  ]
+  for (const { stateDir } of candidates) {
+    const folder = join(stateDir, 'configured')
+    if (isRootControlled(folder)) continue
+    const names = await listRootsRecords(folder)
+    if (names.length === 0) continue
+    const [records, backups] = [shellWord(folder), shellWord(join(stateDir, 'backups'))]
+    return [
+      `${folder} has records of root that other users can change, so they are not used: ${names.join(', ')}.`,
+      'To undo these configurations, look up the files and their backups, restore the backups, then remove the records:',
+      `  sudo cat ${records}/*.json`,
+      `  sudo ls -lR ${backups}`,
+      `  sudo rm -r ${records} ${backups}`,
+    ].join('\n')
+  }
+  return undefined
+}
+
+/** Lists the clients of the records in a folder that root owns. */
+async function listRootsRecords(folder: string): Promise<string[]> {
+  const names = (await orAbsent(() => readdir(folder))) ?? []
+  const found: string[] = []
+  for (const name of names) {
+    const client = /^([a-z0-9]+)-[0-9a-f]+\.json$/.exec(name)?.[1]
+    const what = client === undefined ? undefined : await orAbsent(() => lstat(join(folder, name)))
+    if (what?.isFile() && what.uid === 0) found.push(client!)
+  }
+  return [...new Set(found)].toSorted()
 }
 
 /** Opens the records of a machine. */

@@ -1,13 +1,7 @@
-import { lstat, readdir } from 'node:fs/promises'
-import { join } from 'node:path'
-import { findInvokingUser } from '../admin/find-mirror.ts'
-import { mustCheckOwners, mirrorPaths } from '../config/paths.ts'
 import { createDockerEngine } from '../docker/dockerode-engine.ts'
 import { findDockerEndpoint, isRemoteEngine } from '../docker/endpoint.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
-import { orAbsent } from '../lib/fs.ts'
-import { isRootControlled } from '../lib/ownership.ts'
-import { shellWord, type CommandEnvironment } from '../lib/process.ts'
+import type { CommandEnvironment } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
 import { getAdapter, describeMachine } from './adapters.ts'
 import { isAsWritten } from './apply.ts'
@@ -16,48 +10,6 @@ import { findMirrorAddress, type MirrorAddress, waitUntilServed } from './find-m
 import { getConfigureCommand, type ClientRecord, type StoredRecord, openMachineRecords } from './records.ts'
 import type { ClientOptions, ConfigTarget, Machine } from './types.ts'
 import { getTarget } from './undo.ts'
-
-/**
- * Describes, as root, the records of root in folders that another user can change, where older versions wrote them under `sudo -E`,
- * and how to undo them by hand. Undefined when there are none. mirror never uses these records.
- */
-export async function describeStrayRecords(surroundings: CommandEnvironment): Promise<string | undefined> {
-  if (!mustCheckOwners(surroundings)) return undefined
-  const user = await findInvokingUser(surroundings)
-  const callers = surroundings.callers ?? surroundings
-  const candidates = [
-    mirrorPaths(callers),
-    mirrorPaths({ ...callers, env: { ...callers.env, MIRROR_HOME: undefined } }),
-    ...(user === undefined ? [] : [mirrorPaths({ ...surroundings, env: {}, homedir: user.home })]),
-  ]
-  for (const { stateDir } of candidates) {
-    const folder = join(stateDir, 'configured')
-    if (isRootControlled(folder)) continue
-    const names = await listRootsRecords(folder)
-    if (names.length === 0) continue
-    const [records, backups] = [shellWord(folder), shellWord(join(stateDir, 'backups'))]
-    return [
-      `${folder} has records of root that other users can change, so they are not used: ${names.join(', ')}.`,
-      'To undo these configurations, look up the files and their backups, restore the backups, then remove the records:',
-      `  sudo cat ${records}/*.json`,
-      `  sudo ls -lR ${backups}`,
-      `  sudo rm -r ${records} ${backups}`,
-    ].join('\n')
-  }
-  return undefined
-}
-
-/** Lists the clients of the records in a folder that root owns. */
-async function listRootsRecords(folder: string): Promise<string[]> {
-  const names = (await orAbsent(() => readdir(folder))) ?? []
-  const found: string[] = []
-  for (const name of names) {
-    const client = /^([a-z0-9]+)-[0-9a-f]+\.json$/.exec(name)?.[1]
-    const what = client === undefined ? undefined : await orAbsent(() => lstat(join(folder, name)))
-    if (what?.isFile() && what.uid === 0) found.push(client!)
-  }
-  return [...new Set(found)].toSorted()
-}
 
 /** A client with an address that the mirror does not have. */
 export interface StaleClient {
@@ -102,10 +54,10 @@ export async function updateStaleClients(surroundings: CommandEnvironment, clock
   await waitForNetworks(surroundings, machine, records, clock)
   const mirror = await findRunningMirror(surroundings)
   if (mirror === undefined) return []
-  const mended: UpdatedClient[] = []
+  const updated: UpdatedClient[] = []
   for (const stale of await filterStale(records, machine, mirror))
-    mended.push({ ...stale, rewritten: stale.to !== undefined && (await rewriteAddress(machine, stale, mirror)) })
-  return mended
+    updated.push({ ...stale, rewritten: stale.to !== undefined && (await rewriteAddress(machine, stale, mirror)) })
+  return updated
 }
 
 async function filterStale(
@@ -148,16 +100,16 @@ async function compareAddress(
 ): Promise<StaleClient | undefined> {
   const { cache, registry } = record
   try {
-    const now = mirror.addressFor(location)
+    const current = mirror.getAddress(location)
     const common = { record, why: undefined, mend: await getConfigureCommand(machine, record) }
-    if (now.cache !== cache || (now.ca !== undefined) !== (record.ca === true))
-      return { ...common, of: 'cache', from: cache, to: now.cache }
-    if (now.registry !== registry && registry !== undefined)
-      return { ...common, of: 'registry', from: registry, to: now.registry }
+    if (current.cache !== cache || (current.ca !== undefined) !== (record.ca === true))
+      return { ...common, of: 'cache', from: cache, to: current.cache }
+    if (current.registry !== registry && registry !== undefined)
+      return { ...common, of: 'registry', from: registry, to: current.registry }
     return undefined
   } catch (error) {
     if (!(error instanceof MirrorError)) throw error
-    if (location.in === 'apart') return undefined
+    if (location.in === 'isolated') return undefined
     // Ignore a network that does not exist yet: it has no clients, and the mirror process serves it once it exists.
     if (location.in === 'network' && mirror.willServe(location.network)) return undefined
     const mend = location.in === 'network' ? error.hints[0] : undefined
@@ -220,9 +172,9 @@ async function rewriteAddress(machine: Machine, { record }: StaleClient, mirror:
       file,
       cluster,
     }
-    const recalled = await getTarget(machine, record)
-    if (!recalled.readAtEachPull || mirror.isRemote) return false
-    const targets = await adapter.targets(machine, options)
+    const restored = await getTarget(machine, record)
+    if (!restored.readAtEachPull || mirror.isRemote) return false
+    const targets = await adapter.findTargets(machine, options)
     const target = targets.find(({ id }) => id === record.place)
     if (target === undefined) return false
     const prepared = await prepareClient({ machine, adapter, target, mirror, fallback: record.fallback })

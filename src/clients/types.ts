@@ -106,7 +106,7 @@ export interface ClientAdapter {
    * Lists the targets on this machine, the likeliest first. For a client that is not installed, this is the default target, with a
    * note in its plan that the version is a guess. Throws MirrorError when there is nothing sensible to write.
    */
-  targets(machine: Machine, options: ClientOptions): Promise<ConfigTarget[]>
+  findTargets(machine: Machine, options: ClientOptions): Promise<ConfigTarget[]>
   /**
    * Creates the preconditions of the mirror's address, for example a network. Not called on a dry run, nor with a given address.
    * Throws MirrorError.
@@ -215,7 +215,7 @@ export interface ClientReload {
    * Returns the state of the files during the reload of an undo, for a client that ignores missing keys. It also accepts files that
    * are already restored.
    */
-  interim?(mirror: { readonly cache: string }, files: FilesSnapshot): FileChange[]
+  planInterim?(mirror: { readonly cache: string }, files: FilesSnapshot): FileChange[]
 }
 
 /** The content of a file, and the attributes to keep when it is replaced. */
@@ -269,7 +269,7 @@ export class FilesSnapshot {
    * Returns the text of a file, with its byte order mark and line ends; undefined when absent. Throws MirrorError (usage) for bytes
    * that are not UTF-8, because they could not be restored.
    */
-  text(path: string): string | undefined {
+  getText(path: string): string | undefined {
     const bytes = this.#files.get(path)
     if (bytes === undefined) return undefined
     try {
@@ -292,7 +292,7 @@ export class FilesSnapshot {
 
   /** Returns the change of one file; empty when the text is the same. */
   change(path: string, after: string | undefined): FileChange[] {
-    const before = this.text(path)
+    const before = this.getText(path)
     return before === after ? [] : [{ path, before, after }]
   }
 }
@@ -306,7 +306,7 @@ export type ClientLocation =
   /** In containers of a Docker network; `hostName`: their name for this machine when their engine is in a virtual one. */
   | { readonly in: 'network'; readonly what: string; readonly network: string; readonly hostName?: HostAlias }
   /** In its own network namespace, without access to the host's loopback network. */
-  | { readonly in: 'apart'; readonly what: string; readonly why: string; readonly hints: readonly string[] }
+  | { readonly in: 'isolated'; readonly what: string; readonly why: string; readonly hints: readonly string[] }
 
 /** The folders of records, each with `configured/` and `backups/`. */
 export interface RecordFolders {

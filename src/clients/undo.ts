@@ -21,20 +21,22 @@ interface PreparedUndo {
  */
 export async function findRecords(
   machine: Machine,
-  wanted: Readonly<Record<'client' | 'scope' | 'cluster' | 'file', string | undefined>>,
+  criteria: Readonly<Record<'client' | 'scope' | 'cluster' | 'file', string | undefined>>,
 ): Promise<StoredRecord[]> {
-  if (wanted.client !== undefined) await getAdapter(wanted.client)
-  const named = wanted.file === undefined ? undefined : resolve(machine.cwd, wanted.file)
+  if (criteria.client !== undefined) await getAdapter(criteria.client)
+  const namedFile = criteria.file === undefined ? undefined : resolve(machine.cwd, criteria.file)
   const records = await openMachineRecords(machine).list()
   return records
     .toReversed()
     .filter(
       ({ client, root, details, files }) =>
         root === getRecordRoot(machine) &&
-        (wanted.client === undefined || client === wanted.client) &&
-        (wanted.scope === undefined || details['scope'] === wanted.scope) &&
-        (wanted.cluster === undefined || details['cluster'] === wanted.cluster) &&
-        (named === undefined || Object.values(details).includes(named) || files.some(({ path }) => path === named)),
+        (criteria.client === undefined || client === criteria.client) &&
+        (criteria.scope === undefined || details['scope'] === criteria.scope) &&
+        (criteria.cluster === undefined || details['cluster'] === criteria.cluster) &&
+        (namedFile === undefined ||
+          Object.values(details).includes(namedFile) ||
+          files.some(({ path }) => path === namedFile)),
     )
 }
 
@@ -69,33 +71,34 @@ export async function undoClient(
   { record, target, plan }: PreparedUndo,
   reload: boolean,
 ): Promise<{ readonly stillInUse: boolean }> {
-  const configured = openMachineRecords(machine)
+  const records = openMachineRecords(machine)
   // Read again: the user may have edited the files before answering a prompt.
   for (const change of plan.changes) await readUnchangedFile(change, target.files)
   const clientReload = reload ? target.reload : undefined
   let { changes } = plan
-  if (clientReload?.interim) {
+  if (clientReload?.planInterim) {
     const interim = clientReload
-      .interim(record, await readFiles(target.files, target.inputs))
+      .planInterim(record, await readFiles(target.files, target.inputs))
       .filter(({ path }) => record.files.some((file) => file.path === path))
     // Record the interim hashes first, so that the next undo is exact after an abort or a failed reload.
-    await configured.put({
+    await records.put({
       ...record,
       files: record.files.map((file) => withInterimHash(file, interim, record.undone)),
     })
     await writeChanges(target, interim)
     await clientReload.run()
-    const back = interim.filter(({ path }) => !changes.some((change) => change.path === path))
-    changes = [...changes, ...back.map(({ path, before, after }) => ({ path, before: after, after: before }))]
+    const restored = interim.filter(({ path }) => !changes.some((change) => change.path === path))
+    changes = [...changes, ...restored.map(({ path, before, after }) => ({ path, before: after, after: before }))]
   }
   let stillInUse = false
   await applyUndo(record, { ...plan, changes }, target.files, async () => {
     // Ask the client, because a daemon may keep the old files in memory.
-    stillInUse = clientReload === undefined && target.reload?.interim !== undefined && (await isInUse(target, record))
-    await (stillInUse ? configured.put({ ...record, undone: true }) : configured.remove(record))
+    stillInUse =
+      clientReload === undefined && target.reload?.planInterim !== undefined && (await isInUse(target, record))
+    await (stillInUse ? records.put({ ...record, undone: true }) : records.remove(record))
   })
   await target.completeWrite?.(changes.map(({ path }) => path))
-  if (clientReload && !clientReload.interim) await clientReload.run()
+  if (clientReload && !clientReload.planInterim) await clientReload.run()
   return { stillInUse }
 }
 
@@ -147,10 +150,10 @@ export async function planUndo(
   let stripped: readonly FileChange[] | undefined
   for (const file of record.files) {
     const state = await files.read(file.path)
-    const was = await readBackup(file)
-    if (areSameBytes(state?.bytes, was)) continue
+    const original = await readBackup(file)
+    if (areSameBytes(state?.bytes, original)) continue
     if (isAsWritten(file, state?.bytes)) {
-      changes.push({ path: file.path, before: decodeText(state?.bytes), after: decodeText(was) })
+      changes.push({ path: file.path, before: decodeText(state?.bytes), after: decodeText(original) })
     } else if (state === undefined) {
       notes.push(`${file.path} no longer exists.`)
     } else {

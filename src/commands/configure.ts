@@ -98,7 +98,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
   private async runAction(client: string | undefined, flags: ConfigureFlags): Promise<void> {
     const { describeMachine } = await import('../clients/adapters.ts')
     const { refuseForeignFlags } = await import('../admin/sudo.ts')
-    const { describeStrayRecords } = await import('../clients/stray-records.ts')
+    const { describeStrayRecords } = await import('../clients/records.ts')
     const surroundings = this.getSurroundings()
     refuseForeignFlags(flags, ['root', 'file', 'ca'], surroundings)
     const machine = await describeMachine(surroundings, flags.root)
@@ -190,10 +190,15 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
 
   /** Checks every target that is configured. */
   private async checkConfigured(machine: Machine, flags: ConfigureFlags): Promise<void> {
-    const { configuredTargets } = await import('../clients/configured.ts')
+    const { findCheckableTargets } = await import('../clients/configured.ts')
     const { forEachInTurn } = await import('../cli/configure-flow.ts')
     const { scope, cluster, file } = flags
-    const { pulling, silent } = await configuredTargets(machine, { client: undefined, scope, cluster, file })
+    const { checkable: pulling, uncheckable: silent } = await findCheckableTargets(machine, {
+      client: undefined,
+      scope,
+      cluster,
+      file,
+    })
     // A missing mirror concerns all of them, so it is reported once.
     const { getAdminForCheck } = await import('../clients/check.ts')
     await getAdminForCheck(this.getSurroundings())
@@ -270,7 +275,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     flags: ConfigureFlags,
   ): Promise<ConfigTarget> {
     const { createFileRefusal, toClientOptions } = await import('../cli/configure-flow.ts')
-    const targets = await adapter.targets(machine, toClientOptions(flags))
+    const targets = await adapter.findTargets(machine, toClientOptions(flags))
     const file = flags.file === undefined ? undefined : resolve(machine.cwd, flags.file)
     if (file !== undefined && !targets.some(({ inputs }) => inputs.files.includes(file)))
       throw await createFileRefusal(adapter.client, file)

@@ -39,7 +39,7 @@ export const buildkitAdapter: ClientAdapter = {
     return buildkitd && `buildkitd ${buildkitd}`
   },
 
-  async targets(machine, options) {
+  async findTargets(machine, options) {
     const found = machine.detached ? undefined : await detectBuildkit(machine)
     if (options.file !== undefined)
       return [toConfigTarget(machine, 'file', resolve(machine.cwd, options.file), found, options)]
@@ -53,8 +53,8 @@ export const buildkitAdapter: ClientAdapter = {
     )
     if (options.scope !== undefined) return [options.scope === 'user' ? buildx : buildkitd]
     if (found === undefined) return [buildkitd]
-    const places = [...(found.buildx ? [buildx] : []), ...(found.buildkitd ? [buildkitd] : [])]
-    return places.length > 0 ? places : [buildx]
+    const targets = [...(found.buildx ? [buildx] : []), ...(found.buildkitd ? [buildkitd] : [])]
+    return targets.length > 0 ? targets : [buildx]
   },
 
   restoreTarget(machine, { kind, path = '' }) {
@@ -91,15 +91,15 @@ function toConfigTarget(
     inputs: { files: [path, caPath], trees: [] },
     plan(mirror, files) {
       const plan = planBuildkit(mirror, target, files)
-      const then =
+      const stepsAfterChange =
         kind === 'buildkitd'
           ? [restartBuildkitd]
           : [
               `${createCommand(mirror.cache, kind === 'file' ? path : undefined, version)}   (a builder reads it when it is created)`,
             ]
       // Mention the restart even without changes: buildkitd does not report what it has read.
-      const unless = kind === 'buildkitd' ? [`${restartBuildkitd}, unless it was restarted since`] : []
-      return { ...plan, todo: plan.changes.length > 0 ? then : unless }
+      const stepsWithoutChange = kind === 'buildkitd' ? [`${restartBuildkitd}, unless it was restarted since`] : []
+      return { ...plan, todo: plan.changes.length > 0 ? stepsAfterChange : stepsWithoutChange }
     },
     strip: (mirror, files) => stripBuildkit(mirror, target, files),
     ...(!detached && { listUndoSteps: () => [kind === 'buildkitd' ? restartBuildkitd : remakeBuilders] }),
@@ -139,11 +139,11 @@ async function observeBuilder(
   const createdWith = printsConfig
     ? [`It was created with a buildkitd.toml that ${inUse ? 'names' : 'does not name'} ${cache}.`]
     : []
-  const older = {
+  const staleBuilder = {
     why: 'the builder was created before mirror configured it',
     fix: `docker buildx rm ${name}; ${createCommand(cache, undefined, version)}`,
   }
-  const apart = {
+  const isolatedBuilder = {
     why: 'the builder has a network of its own, and 127.0.0.1 there is not this machine',
     fix: createCommand(cache, undefined, version),
   }
@@ -158,9 +158,10 @@ async function observeBuilder(
           },
         ]
       : inUse === true
-        ? [apart]
-        : [older, ...(inUse === undefined ? [apart] : [])],
-    todo: inUse === false && isOwn ? [older.fix] : inUse === false ? [createCommand(cache, undefined, version)] : [],
+        ? [isolatedBuilder]
+        : [staleBuilder, ...(inUse === undefined ? [isolatedBuilder] : [])],
+    todo:
+      inUse === false && isOwn ? [staleBuilder.fix] : inUse === false ? [createCommand(cache, undefined, version)] : [],
   }
 }
 
@@ -182,12 +183,12 @@ function getBuildxFile({ env, home, detached }: Machine): string {
 }
 
 async function detectBuildkit(machine: Machine): Promise<DetectedBuildkit> {
-  const [buildx, buildkitd, home] = await Promise.all([
+  const [buildx, buildkitd, location] = await Promise.all([
     getVersion(machine, 'docker', ['buildx', 'version']),
     getVersion(machine, 'buildkitd', ['--version']),
     findContainerLocation(machine),
   ])
-  return { buildx, buildkitd, location: home }
+  return { buildx, buildkitd, location }
 }
 
 async function findContainerLocation(machine: Machine): Promise<ClientLocation> {
@@ -200,10 +201,10 @@ async function findContainerLocation(machine: Machine): Promise<ClientLocation> 
     if (kind === 'system' && engine?.dockerd?.sharesNetwork !== false) return { in: 'host' }
     if (kind !== 'system' && kind !== 'rootless') return inVm
     const why = "even the host's network is not that of this machine there"
-    return { in: 'apart', what, why, hints: [] }
+    return { in: 'isolated', what, why, hints: [] }
   } catch (error) {
     if (!(error instanceof MirrorError)) throw error
-    return { in: 'apart', what, why: 'they run on another machine', hints: error.hints }
+    return { in: 'isolated', what, why: 'they run on another machine', hints: error.hints }
   }
 }
 

@@ -7,8 +7,8 @@ import {
   prependTomlItem,
   readToml,
   removeFromToml,
-  stringsOf,
-  tableOf,
+  asStrings,
+  asTable,
   type TomlPath,
   type TomlTable,
 } from '../edit/toml.ts'
@@ -45,15 +45,15 @@ export function planBuildkit(mirror: MirrorForClient, { path, ca }: BuildkitTarg
       },
     )
   const { host } = new URL(mirror.cache)
-  const current = files.text(path)
+  const current = files.getText(path)
   const isKnown = assertFileKind(path, current ?? '', { kinds: ['buildkitd.toml'], expected: expectedFile })
   const before = readToml(path, current ?? '')
   if (!isKnown) assertKnownKeys(path, before, { expected: expectedFile, keys: buildkitdKeys })
   const tables = getRegistryTables(path, before)
-  const own = ownKeys(mirror, ca.name)
+  const own = getOwnKeys(mirror, ca.name)
   const table = tables[host]
   if (table?.['http'] !== undefined && table['http'] !== (own['http'] ?? false))
-    throw invalidValueError(path, `http of ${host}`)
+    throw createInvalidValueError(path, `http of ${host}`)
   let text = current ?? ''
   const notes: string[] = []
   for (const registry of mirror.registries) {
@@ -93,7 +93,7 @@ function assertChanged(path: string, text: string | undefined): string {
 const expectedFile = 'a buildkitd.toml'
 
 /** Returns the keys of the mirror's own table. */
-function ownKeys({ cache, ca }: Pick<MirrorForClient, 'cache' | 'ca'>, caName: string): TomlTable {
+function getOwnKeys({ cache, ca }: Pick<MirrorForClient, 'cache' | 'ca'>, caName: string): TomlTable {
   const isPlain = cache.startsWith('http:')
   // Set http also for TLS on loopback, where BuildKit expects HTTP by default.
   const http = isPlain || isLoopbackUrl(cache) ? { http: isPlain } : {}
@@ -109,30 +109,30 @@ export function stripBuildkit(
   { path, ca }: BuildkitTarget,
   files: FilesSnapshot,
 ): FileChange[] {
-  const authority = planCaFile(ca.path, undefined, files)
-  const text = files.text(path)
-  if (text === undefined) return authority
+  const caChanges = planCaFile(ca.path, undefined, files)
+  const text = files.getText(path)
+  if (text === undefined) return caChanges
   const { host } = new URL(cache)
-  const own = ownKeys({ cache, ca: '' }, ca.name)
-  const findOurs = (all: string) => findMirrorValue(readToml(path, all), host, own)
-  if (findOurs(text) === undefined) return authority
-  let left = removeMirrorHeader(text)
-  for (let place = findOurs(left); place !== undefined; place = findOurs(left)) {
-    const after = removeFromToml(left, place)
+  const own = getOwnKeys({ cache, ca: '' }, ca.name)
+  const findOwnPath = (all: string) => findMirrorValue(readToml(path, all), host, own)
+  if (findOwnPath(text) === undefined) return caChanges
+  let remaining = removeMirrorHeader(text)
+  for (let ownPath = findOwnPath(remaining); ownPath !== undefined; ownPath = findOwnPath(remaining)) {
+    const after = removeFromToml(remaining, ownPath)
     if (after === undefined)
       throw new MirrorError(`${path} was changed, and mirror's own keys cannot be told apart any more.`, {
         exit: exitCode.usage,
         hints: [`remove ${host} from ${path} by hand`],
       })
-    left = after
+    remaining = after
   }
-  return [...files.change(path, left.trim() === '' ? undefined : left), ...authority]
+  return [...files.change(path, remaining.trim() === '' ? undefined : remaining), ...caChanges]
 }
 
 /** Returns the path of the first key or item in a buildkitd.toml that is mirror's own. */
 function findMirrorValue(all: TomlTable, host: string, own: TomlTable): TomlPath | undefined {
-  for (const [name, value] of Object.entries(tableOf(all['registry']) ?? {})) {
-    const table = tableOf(value) ?? {}
+  for (const [name, value] of Object.entries(asTable(all['registry']) ?? {})) {
+    const table = asTable(value) ?? {}
     const key = Object.keys(own).find((one) => name === host && isDeepStrictEqual(table[one], own[one]))
     if (key !== undefined) return ['registry', name, key]
     const item = Array.isArray(table['mirrors']) ? table['mirrors'].indexOf(host) : -1
@@ -142,22 +142,22 @@ function findMirrorValue(all: TomlTable, host: string, own: TomlTable): TomlPath
 }
 
 function getRegistryTables(path: string, all: TomlTable): Record<string, TomlTable> {
-  const registries = tableOf(all['registry'] ?? {})
-  const entries = Object.entries(registries ?? {}).map(([name, value]) => [name, tableOf(value)] as const)
+  const registries = asTable(all['registry'] ?? {})
+  const entries = Object.entries(registries ?? {}).map(([name, value]) => [name, asTable(value)] as const)
   if (registries === undefined || entries.some(([, table]) => table === undefined))
-    throw invalidValueError(path, 'registry')
+    throw createInvalidValueError(path, 'registry')
   return Object.fromEntries(entries) as Record<string, TomlTable>
 }
 
 function getMirrors(path: string, registry: string, table: TomlTable | undefined): readonly string[] | undefined {
   const mirrors = table?.['mirrors']
   if (mirrors === undefined) return undefined
-  const texts = stringsOf(mirrors)
+  const texts = asStrings(mirrors)
   if (Array.isArray(mirrors) && texts.length === mirrors.length) return texts
-  throw invalidValueError(path, `mirrors of ${registry}`)
+  throw createInvalidValueError(path, `mirrors of ${registry}`)
 }
 
-function invalidValueError(path: string, what: string): MirrorError {
+function createInvalidValueError(path: string, what: string): MirrorError {
   return new MirrorError(`${path} is left alone: BuildKit does not accept its ${what}.`, {
     exit: exitCode.usage,
     hints: [`fix ${path}, then run the command again`],

@@ -1,7 +1,7 @@
 import { join, posix } from 'node:path'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { isAtLeast } from '../address.ts'
-import { readToml, renderTomlHeading, setTomlValue, stringsOf, tableOf, type TomlTable } from '../edit/toml.ts'
+import { readToml, renderTomlHeading, setTomlValue, asStrings, asTable, type TomlTable } from '../edit/toml.ts'
 import { localFiles } from '../files/local.ts'
 import type { Machine } from '../types.ts'
 
@@ -45,8 +45,8 @@ export function readContainerdConfig(
   containerd: string | undefined,
   imports: readonly ContainerdFile[] = [],
 ): ContainerdConfig {
-  const versions = [main, ...imports].map(({ name, text }) => formatVersionOf(readToml(name, text)))
-  const commonVersion = commonFormatVersion(versions, containerd)
+  const versions = [main, ...imports].map(({ name, text }) => getFormatVersion(readToml(name, text)))
+  const commonVersion = getCommonFormatVersion(versions, containerd)
   const mainVersion = versions[0] ?? 1
   let config: ContainerdConfig | undefined
   for (const { name, text } of [main, ...imports]) {
@@ -54,17 +54,17 @@ export function readContainerdConfig(
     // Give imports the version of the main file for containerd 1.x, which takes them for parts of it.
     const version = isAtLeast(containerd, 2, 0) ? 1 : commonVersion
     const section = readRegistrySection(name, text, { containerd, version, commonVersion })
-    const isPlugin = tableOf(tableOf(toml['plugins'])?.[getImagePlugin(commonVersion, containerd)]) !== undefined
+    const isPlugin = asTable(asTable(toml['plugins'])?.[getImagePlugin(commonVersion, containerd)]) !== undefined
     const replacesPlugin = !isAtLeast(containerd, 2, 0) && isPlugin
-    const counts = config === undefined || section.setsPath || replacesPlugin
+    const isEffective = config === undefined || section.setsPath || replacesPlugin
     const ineffective = section.ineffective.filter(({ configPaths, others }) => configPaths.length + others.length > 0)
     config = {
       version: mainVersion,
-      configPaths: counts ? section.configPaths : config!.configPaths,
-      file: counts ? name : config!.file,
-      fileVersion: counts ? section.version : config!.fileVersion,
+      configPaths: isEffective ? section.configPaths : config!.configPaths,
+      file: isEffective ? name : config!.file,
+      fileVersion: isEffective ? section.version : config!.fileVersion,
       oldKey: config?.oldKey ?? section.oldKey,
-      criOff: (config?.criOff ?? false) || stringsOf(toml['disabled_plugins']).some((plugin) => criPlugins.has(plugin)),
+      criOff: (config?.criOff ?? false) || asStrings(toml['disabled_plugins']).some((plugin) => criPlugins.has(plugin)),
       address: findAddress(toml, section.version) ?? config?.address,
       notes: [
         ...(config?.notes ?? []),
@@ -77,14 +77,14 @@ export function readContainerdConfig(
 }
 
 /** Returns the last format version that a file names. containerd 2.0 to 2.2 convert files of version 1 to the newest version. */
-function commonFormatVersion(versions: readonly (number | undefined)[], containerd: string | undefined): number {
+function getCommonFormatVersion(versions: readonly (number | undefined)[], containerd: string | undefined): number {
   if (!isAtLeast(containerd, 2, 0)) return versions.findLast((version) => version !== undefined) ?? 1
   return versions.findLast((version) => version !== undefined && version >= 2) ?? 3
 }
 
 /** Returns the absolute paths of the files that a config.toml imports; `*` stands for a part of a name. */
 export function getImports({ name, text }: ContainerdFile): string[] {
-  return stringsOf(readToml(name, text)['imports']).map((path) =>
+  return asStrings(readToml(name, text)['imports']).map((path) =>
     posix.isAbsolute(path) ? posix.normalize(path) : posix.join(posix.dirname(name), path),
   )
 }
@@ -124,13 +124,13 @@ async function expandName(root: string, name: string): Promise<string[]> {
 
 /** Finds the socket. Since format version 4 a plugin has the address; containerd 2.3 prints older files so, too. */
 function findAddress(toml: Readonly<Record<string, unknown>>, version: number): string | undefined {
-  const plugin = tableOf(tableOf(toml['plugins'])?.['io.containerd.server.v1.grpc'])?.['address']
-  const address = plugin ?? (version >= 4 ? undefined : tableOf(toml['grpc'])?.['address'])
+  const plugin = asTable(asTable(toml['plugins'])?.['io.containerd.server.v1.grpc'])?.['address']
+  const address = plugin ?? (version >= 4 ? undefined : asTable(toml['grpc'])?.['address'])
   return typeof address === 'string' && address !== '' ? address : undefined
 }
 
 /** Returns the lines that make containerd read hosts.toml files, for a config.toml of this format version. */
-export function configPathLines(formatVersion: number, folder: string, containerd: string | undefined): string[] {
+export function renderConfigPathLines(formatVersion: number, folder: string, containerd: string | undefined): string[] {
   return [getRegistryHeading(getImagePlugin(formatVersion, containerd)), `  config_path = ${JSON.stringify(folder)}`]
 }
 
@@ -210,22 +210,22 @@ export function readRegistrySection(
   { containerd, version = 1, commonVersion }: SectionOptions = {},
 ): RegistrySection {
   const toml = readToml(path, text)
-  const format = formatVersionOf(toml) ?? version
-  const all = tableOf(toml['plugins'])
-  const registryOf = (plugin: string) => tableOf(tableOf(all?.[plugin])?.['registry'])
+  const format = getFormatVersion(toml) ?? version
+  const all = asTable(toml['plugins'])
+  const getRegistryTable = (plugin: string) => asTable(asTable(all?.[plugin])?.['registry'])
   const counting = getEffectivePlugins(format, containerd, commonVersion ?? format)
-  const effective = counting.find((plugin) => registryOf(plugin) !== undefined)
-  const section = effective === undefined ? undefined : registryOf(effective)
+  const effective = counting.find((plugin) => getRegistryTable(plugin) !== undefined)
+  const section = effective === undefined ? undefined : getRegistryTable(effective)
   return {
     version: format,
     configPaths: getConfigPaths(section),
     setsPath: typeof section?.['config_path'] === 'string',
     // Search all plugins: another version of containerd may read them.
     oldKey: Object.values(pluginNames)
-      .map((plugin) => findOldKey(registryOf(plugin)))
+      .map((plugin) => findOldKey(getRegistryTable(plugin)))
       .find((key) => key !== undefined),
     ineffective: Object.values(pluginNames).flatMap((plugin) => {
-      const table = registryOf(plugin)
+      const table = getRegistryTable(plugin)
       if (table === undefined || plugin === effective) return []
       const others = Object.keys(table).filter((key) => key !== 'config_path')
       return [{ heading: getRegistryHeading(plugin), configPaths: getConfigPaths(table), others }]
@@ -234,7 +234,7 @@ export function readRegistrySection(
 }
 
 /** Returns the format version; undefined if the text names none. */
-function formatVersionOf(toml: TomlTable): number | undefined {
+function getFormatVersion(toml: TomlTable): number | undefined {
   const { version } = toml
   return typeof version === 'number' ? Math.max(version, 1) : undefined
 }
@@ -248,7 +248,7 @@ export function setConfigPath(path: string, text: string, configPath: string, co
   // Give a file that sets nothing the version that every containerd reads.
   const isEmpty = Object.keys(toml).length === 0
   const start = isEmpty ? setTomlValue(text, ['version'], 2) : text
-  const plugin = getImagePlugin(isEmpty ? 2 : (formatVersionOf(toml) ?? 1), containerd)
+  const plugin = getImagePlugin(isEmpty ? 2 : (getFormatVersion(toml) ?? 1), containerd)
   const after = start && setTomlValue(start, ['plugins', plugin, 'registry', 'config_path'], configPath)
   if (after !== undefined) return after
   throw new MirrorError(`${path} cannot be changed without rewriting it, so it is left alone.`, {
@@ -274,9 +274,9 @@ function getConfigPaths(section: TomlTable | undefined): string[] {
 }
 
 function findOldKey(section: TomlTable | undefined): string | undefined {
-  if (Object.keys(tableOf(section?.['mirrors']) ?? {}).length > 0) return 'registry.mirrors'
-  const configs = Object.values(tableOf(section?.['configs']) ?? {})
-  return configs.some((config) => tableOf(config)?.['tls'] !== undefined) ? 'registry.configs … tls' : undefined
+  if (Object.keys(asTable(section?.['mirrors']) ?? {}).length > 0) return 'registry.mirrors'
+  const configs = Object.values(asTable(section?.['configs']) ?? {})
+  return configs.some((config) => asTable(config)?.['tls'] !== undefined) ? 'registry.configs … tls' : undefined
 }
 
 /** Returns the output of `containerd config dump`; undefined without containerd, or if that cannot read its own file. */

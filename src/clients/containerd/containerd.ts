@@ -3,7 +3,7 @@ import { errnoOf, exitCode, isConnectionFailure, MirrorError } from '../../lib/e
 import { ifVisible, pathExists } from '../../lib/fs.ts'
 import { isObject, parseObject } from '../../lib/json.ts'
 import type { RunCommand } from '../../lib/process.ts'
-import { parseContainerdVersion, isAtLeast, supportReferrers } from '../address.ts'
+import { parseContainerdVersion, isAtLeast, allSupportReferrers } from '../address.ts'
 import { localFiles } from '../files/local.ts'
 import type {
   ClientAdapter,
@@ -15,11 +15,11 @@ import type {
   Reason,
 } from '../types.ts'
 import { type ContainerdFile, dumpContainerdConfig, readConfigFiles, readContainerdConfig } from './config-toml.ts'
-import { criClient, CriError, criUnimplemented, pullTimeoutMs } from './cri.ts'
+import { createCriClient, CriError, criUnimplemented, pullTimeoutMs } from './cri.ts'
 import { namesMirror } from './hosts-toml.ts'
 import { type ContainerdTarget, planContainerd, stripContainerd } from './plan.ts'
 
-const usualSocket = '/run/containerd/containerd.sock'
+const defaultSocket = '/run/containerd/containerd.sock'
 
 /** containerd, as kubelets and nerdctl use it. */
 export const containerdAdapter: ClientAdapter = {
@@ -31,18 +31,20 @@ export const containerdAdapter: ClientAdapter = {
     return version === undefined ? undefined : `containerd ${version}`
   },
 
-  async targets(machine, { scope, clientVersion }) {
+  async findTargets(machine, { scope, clientVersion }) {
     if (machine.platform !== 'linux' && !machine.detached)
       throw new MirrorError('containerd is only supported on Linux.', {
         exit: exitCode.missing,
         hints: ['mirror configure containerd --root DIR   (files to be copied to where it runs)'],
       })
     const version = clientVersion ?? (await getContainerdVersion(machine))
-    const system = () => findTarget(machine, 'system', version)
-    const user = () => findTarget(machine, 'user', version)
+    const findSystemTarget = () => findTarget(machine, 'system', version)
+    const findUserTarget = () => findTarget(machine, 'user', version)
     if (scope !== undefined) return [await findTarget(machine, scope, version)]
-    if (!(await runsRootless(machine))) return [await system()]
-    return process.getuid?.() === 0 ? [await system(), await user()] : [await user(), await system()]
+    if (!(await runsRootless(machine))) return [await findSystemTarget()]
+    return process.getuid?.() === 0
+      ? [await findSystemTarget(), await findUserTarget()]
+      : [await findUserTarget(), await findSystemTarget()]
   },
 
   restoreTarget: (machine, details) => toConfigTarget(machine, details, undefined),
@@ -54,15 +56,15 @@ async function findTarget(
   scope: 'user' | 'system',
   version: string | undefined,
 ): Promise<ConfigTarget> {
-  const config = configFolder(machine, scope)
+  const config = getConfigFolder(machine, scope)
   const dump = scope === 'system' ? await dumpContainerdConfig(machine) : undefined
   const [main, ...imports] = await readConfigFiles(machine, posix.join(config, 'config.toml'))
   const own = readContainerdConfig(main!, version, imports)
   const { configPaths, address } =
     dump === undefined ? own : readContainerdConfig({ name: main!.name, text: dump }, version)
   // Fall back to folders that the files name in a section that containerd does not read.
-  const [named] = [configPaths, own.ineffectivePaths].filter((paths) => paths.length > 0)
-  const folders = named ?? [posix.join(config, 'certs.d')]
+  const [firstPaths] = [configPaths, own.ineffectivePaths].filter((paths) => paths.length > 0)
+  const folders = firstPaths ?? [posix.join(config, 'certs.d')]
   return toConfigTarget(
     machine,
     {
@@ -78,29 +80,29 @@ async function findTarget(
 }
 
 function toConfigTarget(machine: Machine, details: ConfigTargetDetails, dump: string | undefined): ConfigTarget {
-  const { version, socket = usualSocket } = details
+  const { version, socket = defaultSocket } = details
   const scope = details['scope'] === 'user' ? 'user' : 'system'
   const [hosts, ...others] = details['folders']!.split(':')
-  const config = configFolder(machine, scope)
-  const named = (name: string) => ({ name, path: join(machine.root, name) })
+  const config = getConfigFolder(machine, scope)
+  const locate = (name: string) => ({ name, path: join(machine.root, name) })
   const target: ContainerdTarget = {
-    hosts: named(hosts!),
+    hosts: locate(hosts!),
     otherFolders: [...new Set([...others, posix.join(config, '..', 'docker', 'certs.d')])]
       .filter((folder) => folder !== hosts)
-      .map((folder) => named(folder).path),
-    configFile: named(posix.join(config, 'config.toml')),
-    imports: (details['imports'] ?? '').split('\n').filter(Boolean).map(named),
+      .map((folder) => locate(folder).path),
+    configFile: locate(posix.join(config, 'config.toml')),
+    imports: (details['imports'] ?? '').split('\n').filter(Boolean).map(locate),
     referrers: details['referrers'] === 'yes',
     dump,
     version,
     rootless: scope === 'user',
-    nerdctlFile: named(posix.join(config, '..', 'nerdctl', 'nerdctl.toml')),
+    nerdctlFile: locate(posix.join(config, '..', 'nerdctl', 'nerdctl.toml')),
   }
   return {
     id: scope,
     title: `${scope === 'user' ? 'your rootless containerd' : 'system'} (${target.hosts.path})`,
     details,
-    location: clientLocationOf(scope),
+    location: getClientLocation(scope),
     files: localFiles,
     readAtEachPull: true,
     inputs: {
@@ -145,16 +147,16 @@ function toConfigTarget(machine: Machine, details: ConfigTargetDetails, dump: st
 }
 
 /** Returns the configuration folder, without the prefix of `--root`. */
-function configFolder({ home, env, detached }: Machine, scope: 'user' | 'system'): string {
+function getConfigFolder({ home, env, detached }: Machine, scope: 'user' | 'system'): string {
   if (scope === 'system') return '/etc/containerd'
   if (detached) return '/.config/containerd'
   return join(env['XDG_CONFIG_HOME'] ?? join(home, '.config'), 'containerd')
 }
 
-function clientLocationOf(scope: 'user' | 'system'): ClientLocation {
+function getClientLocation(scope: 'user' | 'system'): ClientLocation {
   if (scope === 'system') return { in: 'host' }
   return {
-    in: 'apart',
+    in: 'isolated',
     what: 'A rootless containerd',
     why: 'it has its own network, where 127.0.0.1 is not this machine',
     hints: ['make the cache listen on an address of this machine, too: "cache.listen" in mirror.yaml'],
@@ -171,7 +173,7 @@ async function getContainerdVersion({ runCommand, detached }: Machine): Promise<
 async function knowsReferrers(machine: Machine, version: string | undefined, folder: string): Promise<boolean> {
   // Rule out Docker's folders: dockerd reads them with other versions of the same code.
   if (!isAtLeast(version, 2, 2) || folder.endsWith('/docker/certs.d')) return false
-  return supportReferrers(machine, ['nerdctl'])
+  return allSupportReferrers(machine, ['nerdctl'])
 }
 
 async function runsRootless({ env, detached }: Machine): Promise<boolean> {
@@ -194,7 +196,7 @@ async function pullByContainerd(
   access: ContainerdAccess,
   image: string,
 ): Promise<{ readonly failed: string | undefined }> {
-  const cri = criClient(access.socket, pullTimeoutMs)
+  const cri = createCriClient(access.socket, pullTimeoutMs)
   try {
     await cri.pullImage(image)
     await cri.removeImage(image)
@@ -204,7 +206,7 @@ async function pullByContainerd(
       return error.status === criUnimplemented ? pullByCtr(access, image) : { failed: error.message }
     }
     if (!isConnectionFailure(error)) throw error
-    throw unreachableError(access.socket, error)
+    throw createUnreachableError(access.socket, error)
   }
 }
 
@@ -212,19 +214,19 @@ async function pullByCtr(
   { runCommand, socket, hostsFolder }: ContainerdAccess,
   image: string,
 ): Promise<{ readonly failed: string | undefined }> {
-  const ctr = (...args: string[]) =>
+  const runCtr = (...args: string[]) =>
     runCommand('ctr', ['--address', socket, 'images', ...args], { timeoutMs: pullTimeoutMs })
-  const pulled = await ctr('pull', '--hosts-dir', hostsFolder, image)
+  const pulled = await runCtr('pull', '--hosts-dir', hostsFolder, image)
   if (pulled === undefined)
     throw new MirrorError('containerd has no CRI here, and ctr is not installed, so no image can be pulled.', {
       exit: exitCode.missing,
     })
   if (pulled.exitCode !== 0) return { failed: pulled.stderr.trim() || pulled.stdout.trim() }
-  await ctr('rm', '--sync', image)
+  await runCtr('rm', '--sync', image)
   return { failed: undefined }
 }
 
-function unreachableError(socket: string, cause: unknown): MirrorError {
+function createUnreachableError(socket: string, cause: unknown): MirrorError {
   const denied = errnoOf(cause) === 'EACCES' || errnoOf(cause) === 'EPERM'
   return new MirrorError(denied ? `Only root can connect to ${socket}.` : `No containerd answers at ${socket}.`, {
     exit: exitCode.missing,
@@ -250,7 +252,7 @@ async function observeContainerd(
 ): Promise<Observation> {
   const hosts = target.hosts.name
   const written = await readConfigPaths(dump ? await dumpContainerdConfig(machine) : undefined, target)
-  const live = await askConfigPaths(socket)
+  const live = await queryConfigPaths(socket)
   const hostsToml = await findHostsToml(target.hosts.path, cache)
   const has = (paths: readonly string[] | undefined) => paths?.includes(hosts)
   const isStale = has(written) === true && has(live) === false
@@ -264,7 +266,7 @@ async function observeContainerd(
       live === undefined
         ? 'The running containerd does not report its config_path. Restart it if it was not restarted since config_path was set.'
         : `config_path in the running containerd is ${describePaths(live)}.`,
-      hostsToml.says,
+      hostsToml.description,
     ],
     reasons: findReasons({
       hosts,
@@ -350,9 +352,9 @@ async function readConfigFile({
 }
 
 /** Asks the running containerd for its `config_path`; undefined where it reports none, as 2.0 and 2.1. */
-async function askConfigPaths(socket: string): Promise<readonly string[] | undefined> {
+async function queryConfigPaths(socket: string): Promise<readonly string[] | undefined> {
   try {
-    const { config } = await criClient(socket, statusTimeoutMs).info()
+    const { config } = await createCriClient(socket, statusTimeoutMs).getInfo()
     const registry = config === undefined ? undefined : parseObject(config)?.['registry']
     const path = isObject(registry) ? registry['configPath'] : undefined
     return typeof path === 'string' ? path.split(':').filter(Boolean) : undefined
@@ -366,13 +368,13 @@ async function askConfigPaths(socket: string): Promise<readonly string[] | undef
 async function findHostsToml(
   folder: string,
   cache: string,
-): Promise<{ readonly names: boolean; readonly says: string }> {
+): Promise<{ readonly names: boolean; readonly description: string }> {
   for (const name of ['docker.io', '_default']) {
     const path = join(folder, name, 'hosts.toml')
     const state = await ifVisible(localFiles.read(path))
     if (state === undefined) continue
     const names = namesMirror(Buffer.from(state.bytes).toString(), cache)
-    return { names, says: `${path} ${names ? 'names' : 'does not name'} ${cache}.` }
+    return { names, description: `${path} ${names ? 'names' : 'does not name'} ${cache}.` }
   }
-  return { names: false, says: `There is no hosts.toml for docker.io in ${folder}.` }
+  return { names: false, description: `There is no hosts.toml for docker.io in ${folder}.` }
 }

@@ -18,7 +18,7 @@ interface Cri {
   /** Succeeds for an image that does not exist. Throws like `pullImage`. */
   removeImage(image: string): Promise<void>
   /** Returns the runtime's info, texts by name: `config` is JSON. Throws like `pullImage`. */
-  info(): Promise<Readonly<Record<string, string>>>
+  getInfo(): Promise<Readonly<Record<string, string>>>
 }
 
 /** The failure of a call that the runtime refused. */
@@ -37,21 +37,21 @@ export class CriError extends Error {
 export const criUnimplemented = 12
 
 /** Returns a client for CRI v1 over gRPC; its few messages are encoded by hand. https://github.com/kubernetes/cri-api */
-export function criClient(socket: string, timeoutMs: number): Cri {
+export function createCriClient(socket: string, timeoutMs: number): Cri {
   const call = async (method: string, image: string) =>
-    void (await unaryCall(socket, `/runtime.v1.ImageService/${method}`, imageSpec(image), timeoutMs))
+    void (await callUnary(socket, `/runtime.v1.ImageService/${method}`, encodeImageSpec(image), timeoutMs))
   return {
     pullImage: (image) => call('PullImage', image),
     removeImage: (image) => call('RemoveImage', image),
-    async info() {
+    async getInfo() {
       // Set StatusRequest.verbose. StatusResponse.info is a map: each entry is a field 2.
-      const response = await unaryCall(socket, '/runtime.v1.RuntimeService/Status', Buffer.from([0x08, 1]), timeoutMs)
-      const entries = fieldsOf(response).filter(({ number }) => number === 2)
+      const response = await callUnary(socket, '/runtime.v1.RuntimeService/Status', Buffer.from([0x08, 1]), timeoutMs)
+      const entries = decodeFields(response).filter(({ number }) => number === 2)
       return Object.fromEntries(
         entries.map(({ value }) => {
-          const entry = fieldsOf(value)
-          const textOf = (number: number) => (entry.find((one) => one.number === number)?.value ?? '').toString()
-          return [textOf(1), textOf(2)]
+          const entry = decodeFields(value)
+          const getText = (number: number) => (entry.find((one) => one.number === number)?.value ?? '').toString()
+          return [getText(1), getText(2)]
         }),
       )
     },
@@ -59,16 +59,16 @@ export function criClient(socket: string, timeoutMs: number): Cri {
 }
 
 /** Encodes a request whose first field is an ImageSpec, whose first field is the image's name. */
-function imageSpec(image: string): Buffer {
-  return field(1, field(1, Buffer.from(image)))
+function encodeImageSpec(image: string): Buffer {
+  return encodeField(1, encodeField(1, Buffer.from(image)))
 }
 
 /** Encodes a length-delimited protobuf field. https://protobuf.dev/programming-guides/encoding/ */
-function field(number: number, value: Buffer): Buffer {
-  return Buffer.concat([varint((number << 3) | 2), varint(value.length), value])
+function encodeField(number: number, value: Buffer): Buffer {
+  return Buffer.concat([encodeVarint((number << 3) | 2), encodeVarint(value.length), value])
 }
 
-function varint(value: number): Buffer {
+function encodeVarint(value: number): Buffer {
   const bytes: number[] = []
   let rest = value
   for (; rest > 0x7f; rest >>>= 7) bytes.push((rest & 0x7f) | 0x80)
@@ -76,10 +76,10 @@ function varint(value: number): Buffer {
 }
 
 /** Decodes the length-delimited fields of a message and skips numbers. */
-function fieldsOf(message: Buffer): { readonly number: number; readonly value: Buffer }[] {
+function decodeFields(message: Buffer): { readonly number: number; readonly value: Buffer }[] {
   const fields: { number: number; value: Buffer }[] = []
   let at = 0
-  const next = () => {
+  const readVarint = () => {
     let value = 0
     for (let shift = 0; at < message.length; shift += 7) {
       const byte = message[at++]!
@@ -89,11 +89,11 @@ function fieldsOf(message: Buffer): { readonly number: number; readonly value: B
     return value
   }
   while (at < message.length) {
-    const tag = next()
+    const tag = readVarint()
     const kind = tag % 8
-    if (kind === 0) next()
+    if (kind === 0) readVarint()
     else if (kind === 2) {
-      const length = next()
+      const length = readVarint()
       fields.push({ number: Math.floor(tag / 8), value: message.subarray(at, at + length) })
       at += length
     } else at += kind === 1 ? 8 : 4
@@ -104,7 +104,7 @@ function fieldsOf(message: Buffer): { readonly number: number; readonly value: B
 /**
  * Makes one unary gRPC call and resolves to the response message. https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
  */
-async function unaryCall(path: string, method: string, message: Buffer, timeoutMs: number): Promise<Buffer> {
+async function callUnary(path: string, method: string, message: Buffer, timeoutMs: number): Promise<Buffer> {
   const socket = connect(path)
   // Connect first to get the system's error: a session only reports that its stream was cancelled.
   await once(socket, 'connect')
@@ -130,7 +130,7 @@ async function unaryCall(path: string, method: string, message: Buffer, timeoutM
       const code = Number(status['grpc-status'] ?? 2)
       // Skip the compression flag and the length before the message.
       if (code === 0) resolve(Buffer.concat(chunks).subarray(5))
-      else reject(new CriError(code, messageOf(status) ?? `status ${code}`))
+      else reject(new CriError(code, decodeErrorMessage(status) ?? `status ${code}`))
     })
     stream.on('data', (chunk: Buffer) => chunks.push(chunk))
     stream.end(Buffer.concat([head, message]))
@@ -138,7 +138,7 @@ async function unaryCall(path: string, method: string, message: Buffer, timeoutM
 }
 
 /** Returns the runtime's error message. It should be percent-encoded; one that is not is taken as it is. */
-function messageOf(status: IncomingHttpHeaders): string | undefined {
+function decodeErrorMessage(status: IncomingHttpHeaders): string | undefined {
   const message = status['grpc-message']
   if (typeof message !== 'string') return undefined
   try {

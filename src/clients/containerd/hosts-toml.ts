@@ -2,7 +2,7 @@ import { basename, dirname, join } from 'node:path'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { toRegistryUrl } from '../../oci/reference.ts'
 import { isLoopbackUrl } from '../address.ts'
-import { removeFromToml, renderToml, tableOf, type TomlPath, type TomlTable, tryToml } from '../edit/toml.ts'
+import { removeFromToml, renderToml, asTable, type TomlPath, type TomlTable, tryReadToml } from '../edit/toml.ts'
 import { planCaFile, caFileName, isCaFile, removeMirrorHeader, mirrorHeader } from '../files/kinds.ts'
 import type { FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
 
@@ -74,14 +74,16 @@ export function namesMirror(text: string, mirror: string): boolean {
 export function removeFromHostsToml(text: string, mirror: string, folder: string): string | undefined {
   const found = parseHostsToml(text)
   if (found === undefined || !(mirror in found.host)) return text
-  const { server } = found.all
-  const isWrittenServer = server === undefined || server === mirror || server === toRegistryUrl(folderRegistry(folder))
+  const { server } = found.root
+  const isWrittenServer = server === undefined || server === mirror || server === toRegistryUrl(toRegistryName(folder))
   const isAllWritten =
-    Object.keys(found.host).length === 1 && Object.keys(found.all).every((key) => writtenKeys.has(key))
+    Object.keys(found.host).length === 1 && Object.keys(found.root).every((key) => writtenKeys.has(key))
   if (isAllWritten && isWrittenServer) return undefined
-  const removed: TomlPath[] = server === mirror ? [['server'], ...findCaPaths(found.all)] : []
+  const removed: TomlPath[] = server === mirror ? [['server'], ...findCaPaths(found.root)] : []
   const rest = removeFromToml(removeMirrorHeader(text), ['host', mirror], { blankLinesAbove: 'drop' })
-  return removed.reduce<string | undefined>((left, path) => left && removeFromToml(left, path), rest) ?? text
+  return (
+    removed.reduce<string | undefined>((remaining, path) => remaining && removeFromToml(remaining, path), rest) ?? text
+  )
 }
 
 /** Returns the paths at which the root of a hosts.toml names the mirror's CA, the last one first. */
@@ -95,16 +97,16 @@ function isCaName(file: unknown): boolean {
 }
 
 /** Returns the registry of a folder: `reg:5000` for `reg_5000_`. */
-function folderRegistry(folder: string): string {
+function toRegistryName(folder: string): string {
   return folder.replace(/_(\d+)_$/, ':$1')
 }
 
 const writtenKeys: ReadonlySet<string> = new Set(['server', 'ca', 'client', 'host'])
 
-function parseHostsToml(text: string): { all: TomlTable; host: TomlTable } | undefined {
-  const all = tryToml(text)
-  const host = tableOf(all?.['host'] ?? {})
-  return all && host && { all, host }
+function parseHostsToml(text: string): { root: TomlTable; host: TomlTable } | undefined {
+  const root = tryReadToml(text)
+  const host = asTable(root?.['host'] ?? {})
+  return root && host && { root, host }
 }
 
 /** A folder that containerd reads for one registry, or for all registries: `_default`. */
@@ -121,7 +123,7 @@ export function findHostsFolders(root: string, files: FilesSnapshot): HostsFolde
   const below = files.paths.filter((path) => dirname(dirname(path)) === root)
   return [...new Set(below.map((path) => basename(dirname(path))))].map((name) => ({
     name,
-    hosts: files.text(join(root, name, 'hosts.toml')),
+    hosts: files.getText(join(root, name, 'hosts.toml')),
     files: below.filter((path) => basename(dirname(path)) === name).map((path) => basename(path)),
   }))
 }
@@ -171,8 +173,8 @@ export function getNodeHostsFolders(
 ): NodeHostsFolder[] {
   // Put the CA into each folder: nodes may mount the folders one by one.
   const mirrorCa = ca && caFileName
-  const everything = renderHostsToml({ ...(!fallback && { server: cache }), mirror: cache, mirrorCa, referrers })
-  const folders = [{ name: '_default', text: everything, ca }]
+  const defaultText = renderHostsToml({ ...(!fallback && { server: cache }), mirror: cache, mirrorCa, referrers })
+  const folders = [{ name: '_default', text: defaultText, ca }]
   if (registry !== undefined)
     folders.push({
       name: `localhost_${getPort(registry)}_`,
@@ -195,7 +197,7 @@ export function planNodeHostsFolders(
 ): FileChange[] {
   return folders.flatMap(({ name, text, ca }) => {
     const path = join(configPath, name, 'hosts.toml')
-    const existing = files.text(path)
+    const existing = files.getText(path)
     if (existing === undefined || existing === text || isMirrorHostsToml(existing))
       return [...files.change(path, text), ...planCaFile(join(configPath, name, caFileName), ca, files)]
     throw new MirrorError(`${path} was not written by mirror, so it is left alone.`, {
@@ -213,7 +215,7 @@ export function planHostsRemoval(
 ): FileChange[] {
   return files.paths.flatMap((path) => {
     if (path.startsWith(configPath) && isCaFile(path)) return planCaFile(path, undefined, files)
-    const text = path.startsWith(configPath) && /[\\/]hosts\.toml$/.test(path) ? files.text(path) : undefined
+    const text = path.startsWith(configPath) && /[\\/]hosts\.toml$/.test(path) ? files.getText(path) : undefined
     if (text === undefined || !isMirrorHostsToml(text)) return []
     const folder = path.split(/[\\/]/).at(-2)!
     const url = folder === '_default' ? cache : registry
@@ -246,6 +248,6 @@ export function getRegistryName(registry: string): string {
 /** Returns the host of a URL as an image name has it: with a port where only that tells it from a repository. */
 export function toImageHost(address: string): string {
   const { host, protocol } = new URL(address)
-  const bare = !/[.:]/.test(host) && host !== 'localhost'
-  return bare ? `${host}:${protocol === 'http:' ? 80 : 443}` : host
+  const needsPort = !/[.:]/.test(host) && host !== 'localhost'
+  return needsPort ? `${host}:${protocol === 'http:' ? 80 : 443}` : host
 }

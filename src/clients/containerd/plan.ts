@@ -2,10 +2,10 @@ import { basename, dirname, join } from 'node:path'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { toRegistryUrl } from '../../oci/reference.ts'
 import { isAtLeast } from '../address.ts'
-import { readToml, stringsOf } from '../edit/toml.ts'
+import { readToml, asStrings } from '../edit/toml.ts'
 import { planCaFile, caFileName, getHostsToTrust, assertFileKind } from '../files/kinds.ts'
 import type { ConfigPlan, FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
-import { configPathLines, type ContainerdConfig, readContainerdConfig } from './config-toml.ts'
+import { renderConfigPathLines, type ContainerdConfig, readContainerdConfig } from './config-toml.ts'
 import {
   findCertificates,
   toFolderNames,
@@ -45,34 +45,34 @@ export interface ContainerdTarget {
  */
 export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget, files: FilesSnapshot): ConfigPlan {
   const { hosts, configFile, version } = target
-  assertFileKind(configFile.name, files.text(configFile.path) ?? '', {
+  assertFileKind(configFile.name, files.getText(configFile.path) ?? '', {
     kinds: ['containerd'],
     expected: "containerd's config.toml",
   })
   const own = readFiles(target, files)
   const config =
     target.dump === undefined ? own : readContainerdConfig({ name: configFile.name, text: target.dump }, version)
-  if (config.oldKey !== undefined) throw oldConfigError(config.oldKey, target)
+  if (config.oldKey !== undefined) throw createOldConfigError(config.oldKey, target)
   const existing = findHostsFolders(hosts.path, files)
-  const users = target.otherFolders.flatMap((root) =>
+  const userFolders = target.otherFolders.flatMap((root) =>
     findHostsFolders(root, files)
       .filter((folder) => !isMirrorFolder(folder))
       .map(({ name }) => ({ name, path: join(root, name) })),
   )
-  const usersDefault = existing.find(
+  const userDefault = existing.find(
     ({ name, hosts }) => name === '_default' && hosts !== undefined && !isMirrorHostsToml(hosts),
   )
-  const forAll = users.length === 0 && usersDefault === undefined
+  const usesDefaultFolder = userFolders.length === 0 && userDefault === undefined
   const changes: FileChange[] = []
   const notes: string[] = []
   let mirrored = 0
-  for (const name of [...(forAll ? ['_default'] : []), ...mirror.registries]) {
+  for (const name of [...(usesDefaultFolder ? ['_default'] : []), ...mirror.registries]) {
     const found = existing.find((folder) => toFolderNames(name).includes(folder.name))
     // Leave a registry without a folder to the folder for all.
-    if (forAll && found === undefined && !['_default', 'docker.io'].includes(name)) continue
-    const hidden = users.find((folder) => toFolderNames(name).includes(folder.name))
-    if (hidden) {
-      notes.push(`${hidden.path} is yours, and stays in use: ${name} does not come through the mirror.`)
+    if (usesDefaultFolder && found === undefined && !['_default', 'docker.io'].includes(name)) continue
+    const userFolder = userFolders.find((folder) => toFolderNames(name).includes(folder.name))
+    if (userFolder) {
+      notes.push(`${userFolder.path} is yours, and stays in use: ${name} does not come through the mirror.`)
     } else if (found?.hosts !== undefined && !isMirrorHostsToml(found.hosts)) {
       notes.push(`${join(hosts.path, found.name)} is yours, and stays: ${name} does not come through the mirror.`)
     } else {
@@ -85,21 +85,23 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
       exit: exitCode.usage,
       hints: notes,
     })
-  changes.push(...(forAll ? planLocalRegistry(mirror, target, files) : []))
+  changes.push(...(usesDefaultFolder ? planLocalRegistry(mirror, target, files) : []))
   for (const host of getHostsToTrust(mirror))
     changes.push(...planCaFile(getCaPath(host, hosts.path, files), mirror.ca, files))
-  if (usersDefault)
+  if (userDefault)
     notes.push(
       `${join(hosts.path, '_default')} is yours. It no longer holds for registries that have a folder of their own.`,
     )
-  if (users.length > 0)
-    notes.push(`A folder for all registries would hide ${users[0]!.path}, so there is one for each that mirror knows.`)
+  if (userFolders.length > 0)
+    notes.push(
+      `A folder for all registries would hide ${userFolders[0]!.path}, so there is one for each that mirror knows.`,
+    )
   if (!mirror.fallback) notes.push('With --no-fallback nothing can be pushed to these registries either.')
   notes.push(`nerdctl reads these files, too; ctr only with --hosts-dir ${hosts.name}.`)
   return {
     changes,
-    notes: [...notes, ...ineffectiveNotes(config, own)],
-    todo: [...configPathTodo(config, own, target, files, users), ...nerdctlTodo(target, files)],
+    notes: [...notes, ...listIneffectiveNotes(config, own)],
+    todo: [...listConfigPathSteps(config, own, target, files, userFolders), ...listNerdctlSteps(target, files)],
   }
 }
 
@@ -107,18 +109,18 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
 function readFiles({ configFile, imports, version }: ContainerdTarget, files: FilesSnapshot): ContainerdConfig {
   const found = imports.filter(({ path }) => files.has(path))
   return readContainerdConfig(
-    { name: configFile.name, text: files.text(configFile.path) ?? '' },
+    { name: configFile.name, text: files.getText(configFile.path) ?? '' },
     version,
-    found.map(({ name, path }) => ({ name, text: files.text(path)! })),
+    found.map(({ name, path }) => ({ name, text: files.getText(path)! })),
   )
 }
 
 /** Returns the notes on sections without effect, unless containerd has their folders from another section. */
-function ineffectiveNotes(
+function listIneffectiveNotes(
   { configPaths }: ContainerdConfig,
-  { notes, ineffectivePaths: meantPaths }: ContainerdConfig,
+  { notes, ineffectivePaths }: ContainerdConfig,
 ): readonly string[] {
-  return configPaths.length > 0 && meantPaths.every((path) => configPaths.includes(path)) ? [] : notes
+  return configPaths.length > 0 && ineffectivePaths.every((path) => configPaths.includes(path)) ? [] : notes
 }
 
 /** Plans the removal of the mirror from every hosts.toml that mirror wrote. The URLs are those that were written. */
@@ -130,7 +132,7 @@ export function stripContainerd(
   const hosts = files.paths
     .filter((path) => basename(path) === 'hosts.toml' && dirname(dirname(path)) === hostsPath)
     .flatMap((path) => {
-      const text = files.text(path)!
+      const text = files.getText(path)!
       const url = /^localhost_\d+_$/.test(basename(dirname(path))) ? mirror.registry : mirror.cache
       return url !== undefined && isMirrorHostsToml(text)
         ? files.change(path, removeFromHostsToml(text, url, basename(dirname(path))))
@@ -150,7 +152,11 @@ function getCaPath(host: string, hostsPath: string, files: FilesSnapshot): strin
 }
 
 /** Returns the path of the mirror's CA as a hosts.toml names it; undefined without a CA. */
-function relativeCaPath({ cache, ca }: MirrorForClient, hostsPath: string, files: FilesSnapshot): string | undefined {
+function getRelativeCaPath(
+  { cache, ca }: MirrorForClient,
+  hostsPath: string,
+  files: FilesSnapshot,
+): string | undefined {
   return ca && `../${basename(dirname(getCaPath(new URL(cache).host, hostsPath, files)))}/${caFileName}`
 }
 
@@ -171,7 +177,7 @@ function planHostsToml(
   // Omit the server for all registries: only containerd knows each address.
   const origin = name === '_default' ? undefined : toRegistryUrl(name)
   const server = fallback ? origin : cache
-  const mirrorCa = relativeCaPath(mirror, hosts.path, files)
+  const mirrorCa = getRelativeCaPath(mirror, hosts.path, files)
   const text = renderHostsToml({
     ...(server !== undefined && { server }),
     mirror: cache,
@@ -192,7 +198,7 @@ function planLocalRegistry(
   if (registry === undefined) return []
   const [name] = toFolderNames(getLocalRegistryName(registry))
   const path = join(hosts.path, name!, 'hosts.toml')
-  const text = files.text(path)
+  const text = files.getText(path)
   if (text !== undefined && !isMirrorHostsToml(text)) return []
   return files.change(
     path,
@@ -200,49 +206,50 @@ function planLocalRegistry(
       server: registry,
       mirror: registry,
       referrers,
-      mirrorCa: relativeCaPath(mirror, hosts.path, files),
+      mirrorCa: getRelativeCaPath(mirror, hosts.path, files),
     }),
   )
 }
 
 /** Returns the instructions to make containerd read hosts.toml files; none if it reads them. */
-function configPathTodo(
+function listConfigPathSteps(
   config: ContainerdConfig,
   own: ContainerdConfig,
   target: ContainerdTarget,
   files: FilesSnapshot,
-  users: readonly { readonly path: string }[],
+  userFolders: readonly { readonly path: string }[],
 ): string[] {
   const { hosts, configFile, version, dump } = target
-  const text = files.text(configFile.path)
+  const text = files.getText(configFile.path)
   const format = text === undefined ? (isAtLeast(version, 2, 0) ? 3 : 2) : own.fileVersion
   const lines = [
     ...(text === undefined ? [`version = ${format}`] : []),
-    ...configPathLines(format, hosts.name, version),
+    ...renderConfigPathLines(format, hosts.name, version),
   ]
-  const set = `${lines.map((line) => `\n  ${line}`).join('')}\nand restart it: sudo systemctl restart containerd`
+  const instructions = `${lines.map((line) => `\n  ${line}`).join('')}\nand restart it: sudo systemctl restart containerd`
   if (config.criOff || target.rootless) return []
   if (config.configPaths.length === 0) {
     const condition = dump === undefined && text === undefined ? 'unless it does so by itself, ' : ''
-    return [`To make containerd read ${hosts.name}, ${condition}put into ${own.file}:${set}`]
+    return [`To make containerd read ${hosts.name}, ${condition}put into ${own.file}:${instructions}`]
   }
   // Warn about a list of folders: containerd 2.1 and later may take it for one folder that does not exist.
   if (config.configPaths.length === 1) return []
-  const move = users.length > 0 ? `Move ${users.map(({ path }) => path).join(', ')} to ${hosts.name}, and in` : 'In'
+  const move =
+    userFolders.length > 0 ? `Move ${userFolders.map(({ path }) => path).join(', ')} to ${hosts.name}, and in` : 'In'
   return [
-    `config_path names more than one folder, and versions since 2.1 may then read none. ${move} ${own.file} say:${set}`,
+    `config_path names more than one folder, and versions since 2.1 may then read none. ${move} ${own.file} say:${instructions}`,
   ]
 }
 
-function nerdctlTodo({ hosts, nerdctlFile }: ContainerdTarget, files: FilesSnapshot): string[] {
-  const text = files.text(nerdctlFile.path)
-  const folders = text === undefined ? [] : stringsOf(readToml(nerdctlFile.name, text)['hosts_dir'])
+function listNerdctlSteps({ hosts, nerdctlFile }: ContainerdTarget, files: FilesSnapshot): string[] {
+  const text = files.getText(nerdctlFile.path)
+  const folders = text === undefined ? [] : asStrings(readToml(nerdctlFile.name, text)['hosts_dir'])
   return folders.length === 0 || folders.includes(hosts.name)
     ? []
     : [`For nerdctl, add ${JSON.stringify(hosts.name)} to hosts_dir in ${nerdctlFile.name}.`]
 }
 
-function oldConfigError(key: string, { configFile, hosts }: ContainerdTarget): MirrorError {
+function createOldConfigError(key: string, { configFile, hosts }: ContainerdTarget): MirrorError {
   return new MirrorError(
     `${configFile.name} has ${key}, the old way: containerd refuses it beside hosts.toml files, and reads none without config_path.`,
     {

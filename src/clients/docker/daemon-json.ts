@@ -21,19 +21,19 @@ const expected = 'a daemon.json of dockerd'
 export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, files: FilesSnapshot): ConfigPlan {
   const { daemonJson: path } = target
   const notes: string[] = []
-  const current = files.text(path)
+  const current = files.getText(path)
   const isKnown = current !== undefined && assertFileKind(path, current, { kinds: ['daemon.json'], expected })
   const lists = current === undefined ? { [mirrorsKey]: [], [insecureKey]: [] } : readLists(path, current)
   let text = current ?? '{}\n'
-  let wanted = current === undefined ? {} : readJsonObject(path, current)
-  if (!isKnown) assertKnownKeys(path, wanted, { expected, keys: dockerdKeys })
+  let expectedContent = current === undefined ? {} : readJsonObject(path, current)
+  if (!isKnown) assertKnownKeys(path, expectedContent, { expected, keys: dockerdKeys })
 
   const mirrors = lists[mirrorsKey]
   const index = mirrors.findIndex((url) => isSameUrl(url, mirror.cache))
   if (index === -1) {
     refuseIfFlag('registry-mirror', mirrorsKey, target)
     text = prependJsonItem(text, mirrorsKey, mirror.cache)
-    wanted = { ...wanted, [mirrorsKey]: [mirror.cache, ...mirrors] }
+    expectedContent = { ...expectedContent, [mirrorsKey]: [mirror.cache, ...mirrors] }
     if (mirrors.length > 0)
       notes.push(`Kept as further mirrors, which dockerd asks when this one fails: ${mirrors.join(', ')}.`)
   } else if (index > 0)
@@ -43,12 +43,12 @@ export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, fi
   if (needsInsecure(mirror.cache, target.version) && !lists[insecureKey].some((entry) => stripScheme(entry) === host)) {
     refuseIfFlag('insecure-registry', insecureKey, target)
     text = prependJsonItem(text, insecureKey, host)
-    wanted = { ...wanted, [insecureKey]: [host, ...lists[insecureKey]] }
+    expectedContent = { ...expectedContent, [insecureKey]: [host, ...lists[insecureKey]] }
     notes.push(`${host} is added to insecure-registries, because builds would use HTTPS otherwise.`)
   }
   if (isAskedByHttpOnly(mirror.cache, target.version))
     notes.push(`docker build before Docker 28 contacts ${host} by HTTP only, fails, and falls back to Docker Hub.`)
-  if (!isDeepStrictEqual(readJsonObject(path, text), wanted))
+  if (!isDeepStrictEqual(readJsonObject(path, text), expectedContent))
     throw new MirrorError(`${path} cannot be edited safely because of its layout, so it was left unchanged.`, {
       exit: exitCode.usage,
       hints: [`Add ${JSON.stringify(mirror.cache)} to "${mirrorsKey}" there by hand`],
@@ -62,7 +62,7 @@ export function stripDaemonJson(
   path: string,
   files: FilesSnapshot,
 ): FileChange[] {
-  const text = files.text(path)
+  const text = files.getText(path)
   return text === undefined ? [] : files.change(path, withoutMirror(cache, path, text, 'drop'))
 }
 
@@ -76,7 +76,7 @@ export function emptyDaemonJsonLists(
   files: FilesSnapshot,
   version: string | undefined,
 ): FileChange[] {
-  const stripped = addEmptyJsonList(withoutMirror(cache, path, files.text(path) ?? '{}\n', 'keep'), mirrorsKey)
+  const stripped = addEmptyJsonList(withoutMirror(cache, path, files.getText(path) ?? '{}\n', 'keep'), mirrorsKey)
   return files.change(path, needsInsecure(cache, version) ? addEmptyJsonList(stripped, insecureKey) : stripped)
 }
 

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path'
 import type { DockerEndpoint } from '../../docker/endpoint.ts'
 import { MirrorError } from '../../lib/errors.ts'
-import { isAtLeast, supportReferrers } from '../address.ts'
+import { isAtLeast, allSupportReferrers } from '../address.ts'
 import type { ClientAdapter, ClientOptions, ConfigTarget, Machine } from '../types.ts'
 import { type DockerTarget, parseDockerdFlags } from './daemon-json.ts'
 import {
@@ -32,7 +32,7 @@ export const dockerAdapter: ClientAdapter = {
     return installed && `docker ${installed.version} (no engine answers)`
   },
 
-  async targets(machine, options) {
+  async findTargets(machine, options) {
     if (options.file !== undefined) return [createFileTarget(machine, options.file, options)]
     if (machine.detached) return [await createDefaultTarget(machine, options, undefined)]
     const engines = await findEngines(machine)
@@ -82,9 +82,9 @@ export const dockerAdapter: ClientAdapter = {
 
 /** Returns the socket of an engine that did not run when its files were written; undefined when the socket is unknown. */
 function getDefaultEndpoint({ kind, daemonJson }: DockerInstallation, machine: Machine): DockerEndpoint | undefined {
-  const usual = locateInstallation('system', machine, undefined)
-  const isUsual = kind === 'system' && daemonJson === usual.daemonJson
-  return isUsual && !machine.detached && machine.platform === 'linux'
+  const defaultInstallation = locateInstallation('system', machine, undefined)
+  const isDefault = kind === 'system' && daemonJson === defaultInstallation.daemonJson
+  return isDefault && !machine.detached && machine.platform === 'linux'
     ? { kind: 'socket', path: defaultSocket }
     : undefined
 }
@@ -155,7 +155,7 @@ async function createDefaultTarget(
 
 /** Checks Docker, and containerd and nerdctl because these may read Docker's folders. */
 async function supportsReferrers(machine: Machine, version: string | undefined): Promise<boolean> {
-  return isAtLeast(version, 29, 1) && supportReferrers(machine, ['containerd', 'nerdctl'])
+  return isAtLeast(version, 29, 1) && allSupportReferrers(machine, ['containerd', 'nerdctl'])
 }
 
 /** Creates the target of a daemon.json that the user names with `--file`. */

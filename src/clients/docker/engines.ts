@@ -110,11 +110,11 @@ export function resolveDockerdPath({ folder }: DockerdProcess, path: string): st
 }
 
 async function readProcess(pid: number, args: string[]): Promise<DockerdProcess> {
-  const linkOf = (name: string) => ifVisible(readlink(`/proc/${pid}/${name}`))
+  const readProcessLink = (name: string) => ifVisible(readlink(`/proc/${pid}/${name}`))
   const [program, folder, network, ownNetwork] = await Promise.all([
-    linkOf('exe'),
-    linkOf('cwd'),
-    linkOf('ns/net'),
+    readProcessLink('exe'),
+    readProcessLink('cwd'),
+    readProcessLink('ns/net'),
     ifVisible(readlink('/proc/self/ns/net')),
   ])
   return { pid, program, folder, args, sharesNetwork: network === undefined ? undefined : network === ownNetwork }
@@ -189,7 +189,7 @@ export function locateInstallation(
         certsFolder: dockerd?.process.program?.startsWith('/snap/')
           ? undefined
           : join(root, 'etc', 'docker', 'certs.d'),
-        location: dockerd?.process.sharesNetwork === false ? toApartLocation('dockerd') : { in: 'host' },
+        location: dockerd?.process.sharesNetwork === false ? toIsolatedLocation('dockerd') : { in: 'host' },
       }
     }
     case 'rootless': {
@@ -205,7 +205,7 @@ export function locateInstallation(
             ? join(folder, 'daemon.json')
             : resolveDockerdPath(dockerd.process, given),
         certsFolder: join(folder, 'certs.d'),
-        location: detached || dockerd?.process.sharesNetwork ? { in: 'host' } : toApartLocation('rootless Docker'),
+        location: detached || dockerd?.process.sharesNetwork ? { in: 'host' } : toIsolatedLocation('rootless Docker'),
       }
     }
     case 'desktop': {
@@ -256,9 +256,9 @@ function toVmLocation(what: string): ClientLocation {
   return { in: 'vm', what, hostName: 'host.docker.internal' }
 }
 
-function toApartLocation(what: string): ClientLocation {
+function toIsolatedLocation(what: string): ClientLocation {
   return {
-    in: 'apart',
+    in: 'isolated',
     what,
     why: 'it has a network of its own, and 127.0.0.1 there is not this machine',
     hints: [

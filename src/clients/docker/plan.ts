@@ -127,7 +127,7 @@ function planHostsFolders(mirror: MirrorForClient, target: DockerTarget, files: 
   const insecure = [
     ...target.insecure,
     ...(target.flags['insecure-registry'] ?? []),
-    ...getInsecureRegistries(target.daemonJson, files.text(target.daemonJson)),
+    ...getInsecureRegistries(target.daemonJson, files.getText(target.daemonJson)),
   ]
   const others = listOtherMirrors(mirror, target, files)
   const changes: FileChange[] = []
@@ -135,7 +135,7 @@ function planHostsFolders(mirror: MirrorForClient, target: DockerTarget, files: 
   for (const registry of mirror.registries) {
     const folder = join(root, registry)
     const path = join(folder, 'hosts.toml')
-    const current = files.text(path)
+    const current = files.getText(path)
     if (isInsecure(registry, insecure)) {
       notes.push(`${registry} is one of your insecure registries and is not mirrored.`)
     } else if (current !== undefined && !isMirrorHostsToml(current)) {
@@ -169,7 +169,7 @@ function stripHostsFolders({ cache }: { readonly cache: string }, root: string, 
   return files.paths
     .filter((path) => basename(path) === 'hosts.toml' && dirname(dirname(path)) === root)
     .flatMap((path) => {
-      const text = files.text(path)!
+      const text = files.getText(path)!
       return isMirrorHostsToml(text)
         ? files.change(path, removeFromHostsToml(text, cache, basename(dirname(path))))
         : []
@@ -178,7 +178,7 @@ function stripHostsFolders({ cache }: { readonly cache: string }, root: string, 
 
 /** Lists the mirrors of Docker Hub from daemon.json and flags, which the engine ignores once a hosts.toml exists. */
 function listOtherMirrors({ cache }: MirrorForClient, target: DockerTarget, files: FilesSnapshot): string[] {
-  const text = files.text(target.daemonJson)
+  const text = files.getText(target.daemonJson)
   const named = [
     ...target.mirrors,
     ...(target.flags['registry-mirror'] ?? []),

@@ -156,8 +156,8 @@ function planByHand(
 
 /** Identifies a system engine with its own daemon.json by that path, any other by its kind. */
 function getTargetId({ kind, daemonJson = kind }: DockerInstallation, { root }: Machine): string {
-  const isUsual = daemonJson === join(root, 'etc', 'docker', 'daemon.json')
-  return kind === 'file' || (kind === 'system' && !isUsual) ? daemonJson : kind
+  const isDefault = daemonJson === join(root, 'etc', 'docker', 'daemon.json')
+  return kind === 'file' || (kind === 'system' && !isDefault) ? daemonJson : kind
 }
 
 /** The restart commands of engines whose settings another program reads. */
@@ -295,13 +295,13 @@ interface FileFindings {
 async function inspectFile(
   files: FilePort,
   path: string,
-  read: (text: string) => readonly [names: boolean, says: string],
+  read: (text: string) => readonly [names: boolean, description: string],
 ): Promise<FileFindings> {
   try {
     const state = await files.read(path)
     if (state === undefined) return { exists: false, names: false, description: 'does not exist' }
-    const [names, says] = read(Buffer.from(state.bytes).toString())
-    return { exists: true, names, description: says }
+    const [names, description] = read(Buffer.from(state.bytes).toString())
+    return { exists: true, names, description }
   } catch (error) {
     if (error instanceof MirrorError)
       return { exists: true, names: undefined, description: `is broken: ${error.message}` }
@@ -349,7 +349,7 @@ export function createDockerReload(
       sendHangup(running, isRootless)
       await waitUntilReloaded(endpoint, daemonJson, clock)
     },
-    interim: (mirror, files) => emptyDaemonJsonLists(mirror, daemonJson, files, version),
+    planInterim: (mirror, files) => emptyDaemonJsonLists(mirror, daemonJson, files, version),
   }
 }
 
@@ -377,13 +377,13 @@ function sendHangup(dockerd: DockerdProcess, isRootless: boolean): void {
 /** Polls the engine until it lists the mirrors of daemon.json. Throws MirrorError after `maxWaitMs`: dockerd reports errors in its log only. */
 async function waitUntilReloaded(endpoint: DockerEndpoint, daemonJson: string, clock: Clock): Promise<void> {
   const text = await ifVisible(readFile(daemonJson, 'utf8'))
-  const wanted = text === undefined ? undefined : getListedMirrors(daemonJson, text)
-  if (wanted === undefined) return
+  const expected = text === undefined ? undefined : getListedMirrors(daemonJson, text)
+  if (expected === undefined) return
   const engine = createDockerEngine(endpoint)
   const end = clock.monotonic() + maxWaitMs
   while (clock.monotonic() < end) {
     const mirrors = (await engine.findInfo())?.mirrors
-    if (mirrors?.length === wanted.length && wanted.every((url, at) => isSameUrl(url, mirrors[at]!))) return
+    if (mirrors?.length === expected.length && expected.every((url, at) => isSameUrl(url, mirrors[at]!))) return
     await clock.sleep(pollMs)
   }
   throw new MirrorError(`dockerd was reloaded, but its mirrors still differ from those in ${daemonJson}.`, {

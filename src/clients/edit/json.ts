@@ -22,7 +22,7 @@ const problemTexts: Readonly<Record<string, string>> = {
  * https://www.rfc-editor.org/rfc/rfc8259
  */
 export function readJsonObject(path: string, text: string): Record<string, unknown> {
-  const json = withoutByteOrderMark(text)
+  const json = removeByteOrderMark(text)
   const refuse = (offset: number, why: string): never => {
     const before = json.slice(0, offset).split(/\r\n|\n|\r/)
     const position = `line ${before.length}, column ${before.at(-1)!.length + 1}`
@@ -54,19 +54,19 @@ export function readJsonObject(path: string, text: string): Record<string, unkno
 
 /** Puts `item` first into the list at `key` of the root, and makes the list if it is missing. Keeps all else to the byte. */
 export function prependJsonItem(text: string, key: string, item: string): string {
-  const json = withoutByteOrderMark(text)
+  const json = removeByteOrderMark(text)
   const root = parseTree(json)!
   const list = findMember(root, key)?.children![1]
-  if (list === undefined) return byteOrderMarkOf(text) + addMember(json, root, key, `[${JSON.stringify(item)}]`)
+  if (list === undefined) return getByteOrderMark(text) + addMember(json, root, key, `[${JSON.stringify(item)}]`)
   // Replace null: dockerd takes it for an empty list.
   if (list.type !== 'array')
-    return byteOrderMarkOf(text) + splice(json, list.offset, endOf(list), `[${JSON.stringify(item)}]`)
+    return getByteOrderMark(text) + splice(json, list.offset, getEnd(list), `[${JSON.stringify(item)}]`)
   const [first, second] = list.children ?? []
   if (first === undefined)
-    return byteOrderMarkOf(text) + splice(json, list.offset + 1, endOf(list) - 1, JSON.stringify(item))
-  const gap = gapBefore(json, first)
-  const between = second ? gapBefore(json, second) : gap.includes('\n') ? gap : ' '
-  return byteOrderMarkOf(text) + splice(json, first.offset, first.offset, `${JSON.stringify(item)},${between}`)
+    return getByteOrderMark(text) + splice(json, list.offset + 1, getEnd(list) - 1, JSON.stringify(item))
+  const gap = getGapBefore(json, first)
+  const between = second ? getGapBefore(json, second) : gap.includes('\n') ? gap : ' '
+  return getByteOrderMark(text) + splice(json, first.offset, first.offset, `${JSON.stringify(item)},${between}`)
 }
 
 /**
@@ -76,28 +76,28 @@ export function prependJsonItem(text: string, key: string, item: string): string
 export function removeJsonItems(
   text: string,
   key: string,
-  isOurs: (item: unknown) => boolean,
+  isOwn: (item: unknown) => boolean,
   emptied: 'drop' | 'keep',
 ): string {
-  const json = withoutByteOrderMark(text)
+  const json = removeByteOrderMark(text)
   const root = parseTree(json)!
   const member = findMember(root, key)
   const list = member?.children![1]
   const items = list?.children ?? []
-  const at = items.findIndex((item) => isOurs(item.value))
+  const at = items.findIndex((item) => isOwn(item.value))
   if (list?.type !== 'array' || at === -1) return text
-  if (items.length > 1) return removeJsonItems(byteOrderMarkOf(text) + removeAt(json, items, at), key, isOurs, emptied)
-  if (emptied === 'keep') return byteOrderMarkOf(text) + splice(json, list.offset, endOf(list), '[]')
+  if (items.length > 1) return removeJsonItems(getByteOrderMark(text) + removeAt(json, items, at), key, isOwn, emptied)
+  if (emptied === 'keep') return getByteOrderMark(text) + splice(json, list.offset, getEnd(list), '[]')
   const members = root.children!
-  if (members.length > 1) return byteOrderMarkOf(text) + removeAt(json, members, members.indexOf(member!))
-  return byteOrderMarkOf(text) + splice(json, root.offset + 1, endOf(root) - 1, '')
+  if (members.length > 1) return getByteOrderMark(text) + removeAt(json, members, members.indexOf(member!))
+  return getByteOrderMark(text) + splice(json, root.offset + 1, getEnd(root) - 1, '')
 }
 
 /** Adds an empty list at `key` if the key is missing. */
 export function addEmptyJsonList(text: string, key: string): string {
-  const json = withoutByteOrderMark(text)
+  const json = removeByteOrderMark(text)
   const root = parseTree(json)!
-  return findMember(root, key) ? text : byteOrderMarkOf(text) + addMember(json, root, key, '[]')
+  return findMember(root, key) ? text : getByteOrderMark(text) + addMember(json, root, key, '[]')
 }
 
 function addMember(json: string, root: Node, key: string, value: string): string {
@@ -105,20 +105,25 @@ function addMember(json: string, root: Node, key: string, value: string): string
   if (last === undefined) {
     const lineEnd = json.includes('\r\n') ? '\r\n' : '\n'
     const line = `${lineEnd}  ${JSON.stringify(key)}: ${value}${lineEnd}`
-    return splice(json, root.offset + 1, endOf(root) - 1, line)
+    return splice(json, root.offset + 1, getEnd(root) - 1, line)
   }
   // Format it like its neighbour: the same space before it and around its colon.
   const [name, neighbour] = last.children!
-  const colon = json.slice(endOf(name!), neighbour!.offset)
-  const set = /[\r\n]/.test(colon) ? ': ' : colon
-  return splice(json, endOf(last), endOf(last), `,${gapBefore(json, last)}${JSON.stringify(key)}${set}${value}`)
+  const colon = json.slice(getEnd(name!), neighbour!.offset)
+  const separator = /[\r\n]/.test(colon) ? ': ' : colon
+  return splice(
+    json,
+    getEnd(last),
+    getEnd(last),
+    `,${getGapBefore(json, last)}${JSON.stringify(key)}${separator}${value}`,
+  )
 }
 
 /** Removes one of several entries with its comma and the space before the next one. */
 function removeAt(json: string, nodes: readonly Node[], at: number): string {
   const next = nodes[at + 1]
   if (next) return splice(json, nodes[at]!.offset, next.offset, '')
-  return splice(json, endOf(nodes[at - 1]!), endOf(nodes[at]!), '')
+  return splice(json, getEnd(nodes[at - 1]!), getEnd(nodes[at]!), '')
 }
 
 function findMember(root: Node, key: string): Node | undefined {
@@ -140,7 +145,7 @@ function findDuplicateKey(node: Node): Node | undefined {
   return undefined
 }
 
-function gapBefore(json: string, node: Node): string {
+function getGapBefore(json: string, node: Node): string {
   return /[ \t\r\n]*$/.exec(json.slice(0, node.offset))![0]
 }
 
@@ -148,14 +153,14 @@ function splice(text: string, from: number, to: number, inserted: string): strin
   return text.slice(0, from) + inserted + text.slice(to)
 }
 
-function endOf(node: Node): number {
+function getEnd(node: Node): number {
   return node.offset + node.length
 }
 
-function byteOrderMarkOf(text: string): string {
+function getByteOrderMark(text: string): string {
   return text.startsWith(byteOrderMark) ? byteOrderMark : ''
 }
 
-function withoutByteOrderMark(text: string): string {
-  return text.slice(byteOrderMarkOf(text).length)
+function removeByteOrderMark(text: string): string {
+  return text.slice(getByteOrderMark(text).length)
 }

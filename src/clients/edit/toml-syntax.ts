@@ -10,9 +10,9 @@ export interface TomlSection {
 }
 
 /** Cuts a valid TOML text into sections. Joined again they are the same text, to the byte. */
-export function tomlSections(text: string): TomlSection[] {
+export function splitIntoSections(text: string): TomlSection[] {
   const sections: { heading: string | undefined; statements: string[] }[] = [{ heading: undefined, statements: [] }]
-  for (const statement of tomlStatements(text)) {
+  for (const statement of splitIntoStatements(text)) {
     if (/^\uFEFF?[ \t]*\[/.test(statement)) sections.push({ heading: statement, statements: [] })
     else sections.at(-1)!.statements.push(statement)
   }
@@ -25,17 +25,17 @@ export function joinSections(sections: readonly TomlSection[]): string {
 }
 
 /** Returns the keys that lead to a section's table: none before the first table. Undefined for a line that names no table. */
-export function sectionPath({ heading }: TomlSection): readonly string[] | undefined {
+export function getSectionPath({ heading }: TomlSection): readonly string[] | undefined {
   if (heading === undefined) return []
   const start = /^\uFEFF?[ \t]*\[\[?/.exec(heading)
-  return start === null ? undefined : keysAt(heading, start[0].length, ']')
+  return start === null ? undefined : parseKeys(heading, start[0].length, ']')
 }
 
 /** Returns the paths of the tables of all sections of a text, in their order. */
-export function tablePaths(sections: readonly TomlSection[]): TomlPath[] {
+export function getTablePaths(sections: readonly TomlSection[]): TomlPath[] {
   const lastIndices = new Map<string, number>()
   return sections.map((section) => {
-    const keys = sectionPath(section) ?? []
+    const keys = getSectionPath(section) ?? []
     const isElement = /^\uFEFF?[ \t]*\[\[/.test(section.heading ?? '')
     const path: (string | number)[] = []
     for (const [depth, key] of keys.entries()) {
@@ -50,22 +50,22 @@ export function tablePaths(sections: readonly TomlSection[]): TomlPath[] {
 }
 
 /** Returns the keys that a statement sets, from its section on. Undefined for a comment or an empty line. */
-export function statementPath(statement: string): readonly string[] | undefined {
-  const equals = equalsIn(statement)
-  return equals === undefined ? undefined : keysAt(statement, /^\uFEFF?/.exec(statement)![0].length, '=')
+export function getStatementPath(statement: string): readonly string[] | undefined {
+  const equals = findEqualsSign(statement)
+  return equals === undefined ? undefined : parseKeys(statement, /^\uFEFF?/.exec(statement)![0].length, '=')
 }
 
 /** Returns the offset of the value that a statement sets. Undefined for a comment or an empty line. */
-export function valueStart(statement: string): number | undefined {
-  const equals = equalsIn(statement)
+export function findValueStart(statement: string): number | undefined {
+  const equals = findEqualsSign(statement)
   return equals === undefined ? undefined : equals + /^=[ \t]*/.exec(statement.slice(equals))![0].length
 }
 
 /** Returns the offset behind the value that begins at `start`. */
-export function valueEnd(text: string, start: number): number {
+export function findValueEnd(text: string, start: number): number {
   const char = text[start]
-  if (char === '"' || char === "'") return endOfString(text, start)
-  if (char === '[' || char === '{') return entriesIn(text, start).close + 1
+  if (char === '"' || char === "'") return findStringEnd(text, start)
+  if (char === '[' || char === '{') return findEntries(text, start).close + 1
   return start + /^[^\s#,\]}]*/.exec(text.slice(start))![0].length
 }
 
@@ -77,7 +77,7 @@ interface Entries {
 }
 
 /** Finds the items of a list, or the keys with values of an inline table, whose bracket is at `open`. */
-export function entriesIn(text: string, open: number): Entries {
+export function findEntries(text: string, open: number): Entries {
   const entries: { start: number; end: number }[] = []
   let depth = 0
   let entry: { start: number; end: number } | undefined
@@ -88,10 +88,10 @@ export function entriesIn(text: string, open: number): Entries {
       if (entry) entries.push(entry)
       if (isClosing) return { entries, close: at }
       entry = undefined
-    } else if (char === '#') at = endOfLine(text, at) - 1
+    } else if (char === '#') at = findLineEnd(text, at) - 1
     else if (!/\s/.test(char)) {
       const start = at
-      if (char === '"' || char === "'") at = endOfString(text, at) - 1
+      if (char === '"' || char === "'") at = findStringEnd(text, at) - 1
       else if (char === '[' || char === '{') depth += 1
       else if (isClosing) depth -= 1
       entry = { start: entry?.start ?? start, end: at + 1 }
@@ -101,21 +101,21 @@ export function entriesIn(text: string, open: number): Entries {
 }
 
 /** Returns the comments of a section, with the blank lines among them, as a section without a heading; none without comments. */
-export function commentsOf({ statements }: TomlSection): TomlSection[] {
-  const rest = statements.filter((statement) => statementPath(statement) === undefined)
+export function keepComments({ statements }: TomlSection): TomlSection[] {
+  const rest = statements.filter((statement) => getStatementPath(statement) === undefined)
   return rest.every((statement) => statement.trim() === '') ? [] : [{ heading: undefined, statements: rest }]
 }
 
 /** Returns the statement of a list with `item`, as TOML text, in front. */
 export function withItem(statement: string, item: string): string {
-  const open = valueStart(statement)! + 1
-  const isEmpty = entriesIn(statement, open - 1).entries.length === 0
+  const open = findValueStart(statement)! + 1
+  const isEmpty = findEntries(statement, open - 1).entries.length === 0
   const [start, rest] = [statement.slice(0, open), statement.slice(open)]
   const firstLine = /^[ \t]*(?:#[^\n]*)?\r?\n/.exec(rest)?.[0]
   if (firstLine !== undefined && !isEmpty) {
     const others = rest.slice(firstLine.length)
     const indent = /^[ \t]*/.exec(others)![0]
-    return `${start}${firstLine}${indent}${item},${lineEndIn(statement, firstLine)}${others}`
+    return `${start}${firstLine}${indent}${item},${getLineEnd(statement, firstLine)}${others}`
   }
   const space = /^[ \t]*/.exec(rest)![0]
   const others = rest.slice(space.length)
@@ -128,7 +128,7 @@ export function withItem(statement: string, item: string): string {
  * there is no such item, or where it is an inline table.
  */
 export function withoutItem(statement: string, index: number): string | undefined {
-  const entry = entriesIn(statement, valueStart(statement)!).entries[index]
+  const entry = findEntries(statement, findValueStart(statement)!).entries[index]
   if (entry === undefined || statement[entry.start] === '{') return undefined
   const comma = /^[ \t]*,/.exec(statement.slice(entry.end))?.[0] ?? ''
   const [before, after] = [statement.slice(0, entry.start), statement.slice(entry.end + comma.length)]
@@ -138,18 +138,18 @@ export function withoutItem(statement: string, index: number): string | undefine
 }
 
 /** Returns a key as TOML text: quoted where necessary. */
-export function keyText(key: string): string {
+export function renderKey(key: string): string {
   return /^[A-Za-z0-9_-]+$/.test(key) ? key : JSON.stringify(key)
 }
 
 /** Returns the line end of a part of a text; for a part without one, the first line end of the text. */
-export function lineEndIn(text: string, part = ''): string {
+export function getLineEnd(text: string, part = ''): string {
   return /\r?\n$/.exec(part)?.[0] ?? /\r?\n/.exec(text)?.[0] ?? '\n'
 }
 
 /** Returns a part of a text with a line end, so that a line can follow it. */
 export function withLineEnd(part: string, text = part): string {
-  return part === '' || part === '\uFEFF' || part.endsWith('\n') ? part : part + lineEndIn(text)
+  return part === '' || part === '\uFEFF' || part.endsWith('\n') ? part : part + getLineEnd(text)
 }
 
 /** Removes the empty lines at the end of a text. */
@@ -157,14 +157,14 @@ export function withoutBlankEnd(text: string): string {
   return text.replace(/(\r?\n)(?:[ \t]*\r?\n)+$/, '$1')
 }
 
-function tomlStatements(text: string): string[] {
+function splitIntoStatements(text: string): string[] {
   const statements: string[] = []
   let start = 0
   let depth = 0
   for (let at = 0; at < text.length; at += 1) {
     const char = text[at]!
-    if (char === '#') at = endOfLine(text, at) - 1
-    else if (char === '"' || char === "'") at = endOfString(text, at) - 1
+    if (char === '#') at = findLineEnd(text, at) - 1
+    else if (char === '"' || char === "'") at = findStringEnd(text, at) - 1
     else if (char === '[' || char === '{') depth += 1
     else if (char === ']' || char === '}') depth -= 1
     else if (char === '\n' && depth <= 0) {
@@ -177,13 +177,13 @@ function tomlStatements(text: string): string[] {
 }
 
 /** Returns the offset of the newline that ends a comment. */
-function endOfLine(text: string, from: number): number {
+function findLineEnd(text: string, from: number): number {
   const end = text.indexOf('\n', from)
   return end === -1 ? text.length : end
 }
 
 /** Returns the offset behind the closing quote of a string. */
-function endOfString(text: string, from: number): number {
+function findStringEnd(text: string, from: number): number {
   const quote = text[from]!
   const long = quote.repeat(3)
   const isLong = text.startsWith(long, from)
@@ -202,10 +202,10 @@ function endOfString(text: string, from: number): number {
 }
 
 /** Returns the offset of the equals sign behind a key. */
-function equalsIn(statement: string): number | undefined {
+function findEqualsSign(statement: string): number | undefined {
   for (let at = 0; at < statement.length; at += 1) {
     const char = statement[at]!
-    if (char === '"' || char === "'") at = endOfString(statement, at) - 1
+    if (char === '"' || char === "'") at = findStringEnd(statement, at) - 1
     else if (char === '#') return undefined
     else if (char === '=') return at
   }
@@ -213,13 +213,13 @@ function equalsIn(statement: string): number | undefined {
 }
 
 /** Parses a dotted key that begins at `start` and ends before the character `end`. */
-function keysAt(text: string, start: number, end: string): readonly string[] | undefined {
+function parseKeys(text: string, start: number, end: string): readonly string[] | undefined {
   const keys: string[] = []
   const part = /[ \t]*(?:([A-Za-z0-9_-]+)|"((?:[^"\\\n]|\\.)*)"|'([^'\n]*)')[ \t]*([.=\]])/y
   part.lastIndex = start
   for (let found = part.exec(text); found !== null; found = part.exec(text)) {
     const [, bare, basic, literal, next] = found
-    keys.push(basic === undefined ? (bare ?? literal!) : unescaped(basic))
+    keys.push(basic === undefined ? (bare ?? literal!) : unescape(basic))
     if (next !== '.') return next === end ? keys : undefined
   }
   return undefined
@@ -228,7 +228,7 @@ function keysAt(text: string, start: number, end: string): readonly string[] | u
 const escapes: Readonly<Record<string, string>> = { b: '\b', t: '\t', n: '\n', f: '\f', r: '\r' }
 
 /** Resolves the escapes of a basic string. */
-function unescaped(basic: string): string {
+function unescape(basic: string): string {
   return basic.replaceAll(
     /\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))/g,
     (_, short?: string, long?: string, char?: string) =>

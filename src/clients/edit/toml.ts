@@ -3,19 +3,19 @@ import { type JsonMap, stringify } from '@iarna/toml'
 import { parse, TomlError } from 'smol-toml'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import {
-  commentsOf,
-  entriesIn,
+  keepComments,
+  findEntries,
   joinSections,
-  keyText,
-  lineEndIn,
-  sectionPath,
-  statementPath,
-  tablePaths,
+  renderKey,
+  getLineEnd,
+  getSectionPath,
+  getStatementPath,
+  getTablePaths,
   type TomlPath,
   type TomlSection,
-  tomlSections,
-  valueEnd,
-  valueStart,
+  splitIntoSections,
+  findValueEnd,
+  findValueStart,
   withItem,
   withLineEnd,
   withoutBlankEnd,
@@ -55,7 +55,7 @@ export function readToml(path: string, text: string): TomlTable {
 }
 
 /** Parses TOML. Returns undefined for invalid TOML. */
-export function tryToml(text: string): TomlTable | undefined {
+export function tryReadToml(text: string): TomlTable | undefined {
   try {
     return readToml('', text)
   } catch (error) {
@@ -74,36 +74,36 @@ export function renderToml(table: TomlTable): string {
 
 /** Renders the line that names a table, without a line end: `[plugins."io.containerd.grpc.v1.cri".registry]`. */
 export function renderTomlHeading(path: readonly string[]): string {
-  return `[${path.map(keyText).join('.')}]`
+  return `[${path.map(renderKey).join('.')}]`
 }
 
 /** Returns the value if it is a table, else undefined. */
-export function tableOf(value: unknown): TomlTable | undefined {
+export function asTable(value: unknown): TomlTable | undefined {
   return typeof value === 'object' && value !== null && !Array.isArray(value) && !(value instanceof Date)
     ? (value as TomlTable)
     : undefined
 }
 
 /** Returns the tables of an array of tables; none for any other value. */
-export function tablesOf(value: unknown): TomlTable[] {
-  return Array.isArray(value) ? value.map(tableOf).filter((one) => one !== undefined) : []
+export function asTables(value: unknown): TomlTable[] {
+  return Array.isArray(value) ? value.map(asTable).filter((one) => one !== undefined) : []
 }
 
 /** Returns the strings of an array; none for any other value. */
-export function stringsOf(value: unknown): string[] {
+export function asStrings(value: unknown): string[] {
   return Array.isArray(value) ? value.filter((one) => typeof one === 'string') : []
 }
 
 /** Returns the line numbers, from 1, of the headings of an array of tables at the root: `[[registry]]`. */
-export function tomlTableLines(text: string, key: string): number[] {
-  const sections = tomlSections(text)
+export function findTomlTableLines(text: string, key: string): number[] {
+  const sections = splitIntoSections(text)
   const starts: number[] = []
   let line = 1
   for (const section of sections) {
     starts.push(line)
     line += joinSections([section]).split('\n').length - 1
   }
-  return tablePaths(sections).flatMap((path, at) =>
+  return getTablePaths(sections).flatMap((path, at) =>
     path.length === 2 && path[0] === key && typeof path[1] === 'number' ? [starts[at]!] : [],
   )
 }
@@ -116,10 +116,17 @@ export function tomlTableLines(text: string, key: string): number[] {
 
 /** Sets the value of a key, however its table is written. Makes the tables on the way to it. */
 export function setTomlValue(text: string, path: readonly string[], value: unknown): string | undefined {
-  const edit: Edit = { text, holder: path.slice(0, -1), key: path.at(-1)!, value }
-  const wanted = withValue(tryToml(text), path, value)
-  for (const attempt of [replaced, belowHeading, besideDotted, atEndOfRoot, inTableOfItsOwn, inInlineTable]) {
-    const after = ifItMeans(wanted, attempt(edit))
+  const edit: Edit = { text, tablePath: path.slice(0, -1), key: path.at(-1)!, value }
+  const expected = withValue(tryReadToml(text), path, value)
+  for (const attempt of [
+    replaceValue,
+    insertBelowHeading,
+    insertBesideDottedKey,
+    appendToRoot,
+    appendWithOwnTable,
+    insertIntoInlineTable,
+  ]) {
+    const after = acceptIfEqual(expected, attempt(edit))
     if (after !== undefined) return after
   }
   return undefined
@@ -127,35 +134,34 @@ export function setTomlValue(text: string, path: readonly string[], value: unkno
 
 /** Puts keys first into a table that has a heading, indented like the statement that follows. */
 export function addTomlKeys(text: string, path: readonly string[], values: TomlTable): string | undefined {
-  let wanted = tryToml(text)
-  for (const [key, value] of Object.entries(values)) wanted = withValue(wanted, [...path, key], value)
+  let expected = tryReadToml(text)
+  for (const [key, value] of Object.entries(values)) expected = withValue(expected, [...path, key], value)
   const lines = renderToml(values).trimEnd().split('\n')
-  return ifItMeans(
-    wanted,
-    putBelowHeading(text, path, lines, (_, next) => /^[ \t]*(?=\S)/.exec(next ?? '')?.[0] ?? ''),
-  )
+  const after = putBelowHeading(text, path, lines, (_, next) => /^[ \t]*(?=\S)/.exec(next ?? '')?.[0] ?? '')
+  return acceptIfEqual(expected, after)
 }
 
 /** Appends a table with its heading, behind a blank line. The table must not be there. */
 export function appendTomlTable(text: string, path: readonly string[], table: TomlTable): string | undefined {
   const nested = path.reduceRight<TomlTable>((inner, key) => ({ [key]: inner }), table)
-  const lineEnd = lineEndIn(text)
+  const lineEnd = getLineEnd(text)
   const start = withLineEnd(text)
   const gap = start === '' || start === '\uFEFF' ? '' : lineEnd
-  return ifItMeans(withValue(tryToml(text), path, table), start + gap + renderToml(nested).replaceAll('\n', lineEnd))
+  const after = start + gap + renderToml(nested).replaceAll('\n', lineEnd)
+  return acceptIfEqual(withValue(tryReadToml(text), path, table), after)
 }
 
 /**
  * Puts an item first into the list at a key of a table that has a heading: on a line of its own if the other items have theirs.
  */
 export function prependTomlItem(text: string, path: readonly string[], item: unknown): string | undefined {
-  const before = tryToml(text)
-  const list = path.reduce<unknown>((at, key) => tableOf(at)?.[key], before)
+  const before = tryReadToml(text)
+  const list = path.reduce<unknown>((inner, key) => asTable(inner)?.[key], before)
   if (!Array.isArray(list)) return undefined
   const found = findStatement(text, path)
   if (found === undefined) return undefined
-  const after = withStatements(found, [withItem(found.statement, valueText(item))])
-  return ifItMeans(withValue(before, path, [item, ...(list as unknown[])]), joinSections(after))
+  const after = withStatements(found, [withItem(found.statement, renderValue(item))])
+  return acceptIfEqual(withValue(before, path, [item, ...(list as unknown[])]), joinSections(after))
 }
 
 interface RemoveOptions {
@@ -172,20 +178,20 @@ export function removeFromToml(
   path: TomlPath,
   { blankLinesAbove = 'keep' }: RemoveOptions = {},
 ): string | undefined {
-  const before = tryToml(text)
+  const before = tryReadToml(text)
   if (before === undefined) return undefined
-  const wanted = changedAt(before, path, () => undefined) ?? {}
+  const expected = changeAt(before, path, () => undefined) ?? {}
   const attempts = [withoutTable(text, path, blankLinesAbove), withoutKey(text, path), withoutListItem(text, path)]
   return attempts.find((after) => {
-    const left = after === undefined ? undefined : tryToml(after)
+    const remaining = after === undefined ? undefined : tryReadToml(after)
     // Ignore an empty table or list on the way: a comment in it keeps it.
-    return left && isDeepStrictEqual(changedAt(left, path.slice(0, -1), ignoreEmpty) ?? {}, wanted)
+    return remaining && isDeepStrictEqual(changeAt(remaining, path.slice(0, -1), ignoreEmpty) ?? {}, expected)
   })
 }
 
 /** Returns the text if it means the wanted table, else undefined. */
-function ifItMeans(wanted: TomlTable | undefined, text: string | undefined): string | undefined {
-  return wanted !== undefined && text !== undefined && isDeepStrictEqual(tryToml(text), wanted) ? text : undefined
+function acceptIfEqual(table: TomlTable | undefined, text: string | undefined): string | undefined {
+  return table !== undefined && text !== undefined && isDeepStrictEqual(tryReadToml(text), table) ? text : undefined
 }
 
 /** Returns the table with one value set, or undefined where something else than a table stands on the way to it. */
@@ -196,21 +202,21 @@ function withValue(
 ): TomlTable | undefined {
   if (table === undefined) return undefined
   if (rest.length === 0) return { ...table, [step!]: value }
-  const inner = withValue(tableOf(table[step!] ?? {}), rest, value)
+  const inner = withValue(asTable(table[step!] ?? {}), rest, value)
   return inner && { ...table, [step!]: inner }
 }
 
 /** Returns a value with another one at a path, or without it, and without lists and tables that become empty by it. */
-function changedAt(value: unknown, [step, ...rest]: TomlPath, change: (value: unknown) => unknown): unknown {
+function changeAt(value: unknown, [step, ...rest]: TomlPath, change: (value: unknown) => unknown): unknown {
   if (step === undefined) return change(value)
   if (Array.isArray(value) && typeof step === 'number' && step < value.length) {
-    const inner = changedAt(value[step], rest, change)
+    const inner = changeAt(value[step], rest, change)
     return ignoreEmpty(inner === undefined ? value.toSpliced(step, 1) : value.with(step, inner))
   }
-  const table = tableOf(value)
+  const table = asTable(value)
   if (table === undefined || !(step in table)) return ignoreEmpty(value)
   const { [step]: old, ...others } = table
-  const inner = changedAt(old, rest, change)
+  const inner = changeAt(old, rest, change)
   return ignoreEmpty(inner === undefined ? others : { ...others, [step]: inner })
 }
 
@@ -223,7 +229,7 @@ function ignoreEmpty(value: unknown): unknown {
 /** One key to be set: `holder` is the path of its table. */
 interface Edit {
   readonly text: string
-  readonly holder: readonly string[]
+  readonly tablePath: readonly string[]
   readonly key: string
   readonly value: unknown
 }
@@ -231,63 +237,63 @@ interface Edit {
 type Attempt = (edit: Edit) => string | undefined
 
 /** Replaces the value of a key that is there. */
-const replaced: Attempt = ({ text, holder, key, value }) =>
+const replaceValue: Attempt = ({ text, tablePath, key, value }) =>
   changeStatement(text, (statement, path) => {
-    if (!isDeepStrictEqual(path, [...holder, key])) return undefined
-    const start = valueStart(statement)!
-    return statement.slice(0, start) + valueText(value) + statement.slice(valueEnd(statement, start))
+    if (!isDeepStrictEqual(path, [...tablePath, key])) return undefined
+    const start = findValueStart(statement)!
+    return statement.slice(0, start) + renderValue(value) + statement.slice(findValueEnd(statement, start))
   })
 
 /** Puts the key below the heading of its table, two spaces deeper. */
-const belowHeading: Attempt = ({ text, holder, key, value }) =>
-  putBelowHeading(text, holder, [lineOf([key], value)], (heading) => `${/^[ \t]*/.exec(heading)![0]}  `)
+const insertBelowHeading: Attempt = ({ text, tablePath, key, value }) =>
+  putBelowHeading(text, tablePath, [renderLine([key], value)], (heading) => `${/^[ \t]*/.exec(heading)![0]}  `)
 
 /** Puts the key behind a dotted key of the same table: `registry.x = 1`. */
-const besideDotted: Attempt = ({ text, holder, key, value }) =>
+const insertBesideDottedKey: Attempt = ({ text, tablePath, key, value }) =>
   changeStatement(text, (statement, path, section) => {
-    if (path === undefined || section.length > holder.length || path.length <= holder.length) return undefined
-    if (!startsWith(path, holder)) return undefined
+    if (path === undefined || section.length > tablePath.length || path.length <= tablePath.length) return undefined
+    if (!startsWith(path, tablePath)) return undefined
     const indent = /^\uFEFF?([ \t]*)/.exec(statement)![1]!
-    const line = lineOf([...holder.slice(section.length), key], value)
-    return withLineEnd(statement, text) + indent + line + lineEndIn(text, statement)
+    const line = renderLine([...tablePath.slice(section.length), key], value)
+    return withLineEnd(statement, text) + indent + line + getLineEnd(text, statement)
   })
 
 /** Puts a key of the root behind the statements before the first table. */
-const atEndOfRoot: Attempt = ({ text, holder, key, value }) => {
-  if (holder.length > 0) return undefined
-  const [root, ...tables] = tomlSections(text)
+const appendToRoot: Attempt = ({ text, tablePath, key, value }) => {
+  if (tablePath.length > 0) return undefined
+  const [root, ...tables] = splitIntoSections(text)
   const before = withLineEnd(joinSections([root!]), text)
-  return before + lineOf([key], value) + lineEndIn(text) + joinSections(tables)
+  return before + renderLine([key], value) + getLineEnd(text) + joinSections(tables)
 }
 
 /** Appends the table of the key. */
-const inTableOfItsOwn: Attempt = ({ text, holder, key, value }) => {
-  const lineEnd = lineEndIn(text)
-  return `${withLineEnd(text)}${renderTomlHeading(holder)}${lineEnd}  ${lineOf([key], value)}${lineEnd}`
+const appendWithOwnTable: Attempt = ({ text, tablePath, key, value }) => {
+  const lineEnd = getLineEnd(text)
+  return `${withLineEnd(text)}${renderTomlHeading(tablePath)}${lineEnd}  ${renderLine([key], value)}${lineEnd}`
 }
 
 /** Puts the key inside the braces of `registry = { … }`. */
-const inInlineTable: Attempt = ({ text, holder, key, value }) =>
+const insertIntoInlineTable: Attempt = ({ text, tablePath, key, value }) =>
   changeStatement(text, (statement, path) => {
-    const open = valueStart(statement)
-    if (path === undefined || open === undefined || !startsWith(holder, path)) return undefined
-    return putInline(statement, open, [...holder.slice(path.length), key], value)
+    const open = findValueStart(statement)
+    if (path === undefined || open === undefined || !startsWith(tablePath, path)) return undefined
+    return putInline(statement, open, [...tablePath.slice(path.length), key], value)
   })
 
 /** `open`: the offset of the value that `path` starts from. */
 function putInline(text: string, open: number, path: readonly string[], value: unknown): string | undefined {
   if (text[open] !== '{') return undefined
-  const { entries, close } = entriesIn(text, open)
+  const { entries, close } = findEntries(text, open)
   for (const { start, end } of entries) {
     const entry = text.slice(start, end)
-    const keys = statementPath(entry)
+    const keys = getStatementPath(entry)
     if (keys === undefined || keys.length >= path.length || !startsWith(path, keys)) continue
-    const changed = putInline(entry, valueStart(entry)!, path.slice(keys.length), value)
+    const changed = putInline(entry, findValueStart(entry)!, path.slice(keys.length), value)
     if (changed !== undefined) return text.slice(0, start) + changed + text.slice(end)
   }
   const before = text.slice(0, close).trimEnd()
   const comma = entries.length === 0 ? ' ' : ', '
-  return `${before}${comma}${lineOf(path, value)}${text.slice(before.length)}`
+  return `${before}${comma}${renderLine(path, value)}${text.slice(before.length)}`
 }
 
 /** Puts lines below the heading of a table. `indentOf`: their indentation, by the heading and the statement that follows it. */
@@ -295,14 +301,14 @@ function putBelowHeading(
   text: string,
   path: readonly string[],
   lines: readonly string[],
-  indentOf: (heading: string, next: string | undefined) => string,
+  getIndent: (heading: string, next: string | undefined) => string,
 ): string | undefined {
-  const sections = tomlSections(text)
-  const at = tablePaths(sections).findIndex((one, number) => number > 0 && isDeepStrictEqual(one, path))
+  const sections = splitIntoSections(text)
+  const at = getTablePaths(sections).findIndex((one, number) => number > 0 && isDeepStrictEqual(one, path))
   if (at === -1) return undefined
   const { heading, statements } = sections[at]!
-  const indent = indentOf(heading!, statements[0])
-  const added = lines.map((line) => indent + line + lineEndIn(text, heading))
+  const indent = getIndent(heading!, statements[0])
+  const added = lines.map((line) => indent + line + getLineEnd(text, heading))
   const section = { heading: withLineEnd(heading!, text), statements: [...added, ...statements] }
   return joinSections(sections.with(at, section))
 }
@@ -312,12 +318,12 @@ function changeStatement(
   text: string,
   change: (statement: string, path: readonly string[] | undefined, section: readonly string[]) => string | undefined,
 ): string | undefined {
-  const sections = tomlSections(text)
+  const sections = splitIntoSections(text)
   for (const [number, section] of sections.entries()) {
-    const above = sectionPath(section)
+    const above = getSectionPath(section)
     if (above === undefined) continue
     for (const [at, statement] of section.statements.entries()) {
-      const own = statementPath(statement)
+      const own = getStatementPath(statement)
       const after = change(statement, own && [...above, ...own], above)
       if (after === undefined) continue
       return joinSections(sections.with(number, { ...section, statements: section.statements.with(at, after) }))
@@ -336,12 +342,12 @@ interface FoundStatement {
 
 /** Finds the statement that sets a key of the root, or of a table with a heading, without dots. */
 function findStatement(text: string, path: TomlPath): FoundStatement | undefined {
-  const sections = tomlSections(text)
-  const paths = tablePaths(sections)
-  const holder = path.slice(0, -1)
+  const sections = splitIntoSections(text)
+  const paths = getTablePaths(sections)
+  const tablePath = path.slice(0, -1)
   for (const [section, { statements }] of sections.entries()) {
-    if (!isDeepStrictEqual(paths[section], holder)) continue
-    const at = statements.findIndex((statement) => isDeepStrictEqual(statementPath(statement), path.slice(-1)))
+    if (!isDeepStrictEqual(paths[section], tablePath)) continue
+    const at = statements.findIndex((statement) => isDeepStrictEqual(getStatementPath(statement), path.slice(-1)))
     if (at !== -1) return { sections, section, at, statement: statements[at]! }
   }
   return undefined
@@ -351,17 +357,17 @@ function findStatement(text: string, path: TomlPath): FoundStatement | undefined
 function withStatements({ sections, section, at }: FoundStatement, statements: readonly string[]): TomlSection[] {
   const old = sections[section]!
   const changed = { ...old, statements: old.statements.toSpliced(at, 1, ...statements) }
-  const isEmpty = old.heading !== undefined && changed.statements.every((one) => statementPath(one) === undefined)
-  return sections.toSpliced(section, 1, ...(isEmpty ? commentsOf(changed) : [changed]))
+  const isEmpty = old.heading !== undefined && changed.statements.every((one) => getStatementPath(one) === undefined)
+  return sections.toSpliced(section, 1, ...(isEmpty ? keepComments(changed) : [changed]))
 }
 
 function withoutTable(text: string, path: TomlPath, blankLinesAbove: 'keep' | 'drop'): string | undefined {
-  const sections = tomlSections(text)
-  const paths = tablePaths(sections)
-  const left = sections.map((section, at) => (startsWith(paths[at]!, path) ? commentsOf(section) : [section]))
+  const sections = splitIntoSections(text)
+  const paths = getTablePaths(sections)
+  const remaining = sections.map((section, at) => (startsWith(paths[at]!, path) ? keepComments(section) : [section]))
   if (!paths.some((one) => startsWith(one, path))) return undefined
-  const after = joinSections(left.flat())
-  return blankLinesAbove === 'drop' && left.at(-1)!.length === 0 ? withoutBlankEnd(after) : after
+  const after = joinSections(remaining.flat())
+  return blankLinesAbove === 'drop' && remaining.at(-1)!.length === 0 ? withoutBlankEnd(after) : after
 }
 
 function withoutKey(text: string, path: TomlPath): string | undefined {
@@ -375,16 +381,16 @@ function withoutListItem(text: string, path: TomlPath): string | undefined {
   if (found === undefined || typeof index !== 'number') return undefined
   const statement = withoutItem(found.statement, index)
   if (statement === undefined) return undefined
-  const isKept = entriesIn(statement, valueStart(statement)!).entries.length > 0 || statement.includes('#')
+  const isKept = findEntries(statement, findValueStart(statement)!).entries.length > 0 || statement.includes('#')
   return joinSections(withStatements(found, isKept ? [statement] : []))
 }
 
-function lineOf(path: readonly string[], value: unknown): string {
-  return `${path.map(keyText).join('.')} = ${valueText(value)}`
+function renderLine(path: readonly string[], value: unknown): string {
+  return `${path.map(renderKey).join('.')} = ${renderValue(value)}`
 }
 
 /** Returns a string, number, boolean or list as TOML text. */
-function valueText(value: unknown): string {
+function renderValue(value: unknown): string {
   return renderToml({ value }).slice('value = '.length).trimEnd()
 }
 

@@ -23,16 +23,16 @@ import { exitCode, MirrorError } from '../../lib/errors.ts'
  * MirrorError (usage) where that is not possible.
  */
 export function addYamlKey(yaml: YamlText, path: YamlPath, value: unknown): YamlText {
-  const holder = path.slice(0, -1)
-  const made = { [path.at(-1)!]: value }
+  const parentPath = path.slice(0, -1)
+  const entry = { [path.at(-1)!]: value }
   // The key has a value without a node of its own: a merge (`<<`) brings it in.
-  if (getYamlValue(yaml, path) !== undefined) throw unchangeableError(yaml, path)
-  const node = getYamlNode(yaml, holder)
-  if (isMap(node)) return changeYaml(yaml, insertInto(yaml.text, node, made, 'end'), path, () => value)
-  if (node !== undefined && !isNull(node)) throw createYamlError(yaml, holder, 'there should be a map here')
-  if (holder.length === 0) return changeYaml(yaml, appendBlock(yaml.text, made), holder, () => made)
-  if (node === undefined) return addYamlKey(yaml, holder, made)
-  return changeYaml(yaml, fillEmpty(yaml.text, node, made), holder, () => made)
+  if (getYamlValue(yaml, path) !== undefined) throw createUnchangeableError(yaml, path)
+  const node = getYamlNode(yaml, parentPath)
+  if (isMap(node)) return changeYaml(yaml, insertInto(yaml.text, node, entry, 'end'), path, () => value)
+  if (node !== undefined && !isNull(node)) throw createYamlError(yaml, parentPath, 'there should be a map here')
+  if (parentPath.length === 0) return changeYaml(yaml, appendBlock(yaml.text, entry), parentPath, () => entry)
+  if (node === undefined) return addYamlKey(yaml, parentPath, entry)
+  return changeYaml(yaml, fillEmpty(yaml.text, node, entry), parentPath, () => entry)
 }
 
 /** Adds an item to a list, and makes the list if it is missing. Throws like addYamlKey. */
@@ -41,19 +41,19 @@ export function addYamlItem(yaml: YamlText, path: YamlPath, value: unknown, wher
   if (node === undefined) return addYamlKey(yaml, path, [value])
   if (isNull(node)) return changeYaml(yaml, fillEmpty(yaml.text, node, [value]), path, () => [value])
   if (!isSeq(node)) throw createYamlError(yaml, path, 'there should be a list here')
-  const longer = (list: unknown) => (where === 'end' ? [...asList(list), value] : [value, ...asList(list)])
-  return changeYaml(yaml, insertInto(yaml.text, node, [value], where), path, longer)
+  const addToList = (list: unknown) => (where === 'end' ? [...asList(list), value] : [value, ...asList(list)])
+  return changeYaml(yaml, insertInto(yaml.text, node, [value], where), path, addToList)
 }
 
 /** Removes a key or an item, and what becomes empty by it. Throws like addYamlKey. */
 export function removeFromYaml(yaml: YamlText, path: YamlPath): YamlText {
-  const holder = path.slice(0, -1)
+  const parentPath = path.slice(0, -1)
   const step = path.at(-1)!
-  const node = getYamlNode(yaml, holder)
-  if (!isCollection(node)) throw createYamlError(yaml, holder, 'there should be a map or a list here')
-  if (node.items.length === 1 && holder.length > 0) return removeFromYaml(yaml, holder)
-  const at = isSeq(node) ? Number(step) : node.items.findIndex((item) => isPair(item) && keyOf(item) === step)
-  return changeYaml(yaml, withoutEntry(yaml, node, at, path), holder, (value) => {
+  const node = getYamlNode(yaml, parentPath)
+  if (!isCollection(node)) throw createYamlError(yaml, parentPath, 'there should be a map or a list here')
+  if (node.items.length === 1 && parentPath.length > 0) return removeFromYaml(yaml, parentPath)
+  const at = isSeq(node) ? Number(step) : node.items.findIndex((item) => isPair(item) && getKey(item) === step)
+  return changeYaml(yaml, withoutEntry(yaml, node, at, path), parentPath, (value) => {
     if (Array.isArray(value)) return asList(value).toSpliced(at, 1)
     const rest = Object.entries(value as object).filter(([key]) => key !== step)
     // A file without any line is null, not an empty map.
@@ -70,10 +70,10 @@ function changeYaml(yaml: YamlText, text: string, path: YamlPath, change: (value
   } catch (error) {
     if (!(error instanceof MirrorError)) throw error
   }
-  throw unchangeableError(yaml, path)
+  throw createUnchangeableError(yaml, path)
 }
 
-function unchangeableError(yaml: YamlText, path: YamlPath): MirrorError {
+function createUnchangeableError(yaml: YamlText, path: YamlPath): MirrorError {
   return createYamlError(yaml, path, `${path.join('.')} cannot be changed without rewriting more of the file`)
 }
 
@@ -91,20 +91,20 @@ function insertInto(text: string, node: YAMLMap | YAMLSeq, value: object, where:
   if (first === undefined || last === undefined) return fillEmpty(text, node, value)
   if (node.flow) {
     const inner = renderFlow(value).slice(1, -1).trim()
-    if (where === 'start') return splice(text, startOf(first), 0, `${inner}, `)
-    return splice(text, endOf(last), 0, `, ${inner}`)
+    if (where === 'start') return splice(text, getStart(first), 0, `${inner}, `)
+    return splice(text, getEnd(last), 0, `, ${inner}`)
   }
-  const from = isSeq(node) ? node.srcToken!.offset : startOf(first)
-  const indent = from - lineStart(text, from)
+  const from = isSeq(node) ? node.srcToken!.offset : getStart(first)
+  const indent = from - findLineStart(text, from)
   const lines = renderBlock(text, value, indent)
-  if (where === 'start') return splice(text, lineStart(text, from), 0, lines)
-  return appendBlock(text, value, indent, skipComments(text, lineEnd(text, endOf(last)), indent))
+  if (where === 'start') return splice(text, findLineStart(text, from), 0, lines)
+  return appendBlock(text, value, indent, skipComments(text, findLineEnd(text, getEnd(last)), indent))
 }
 
 /** Returns the offset behind the comments that are indented deeper than a collection: they belong to its last item. */
 function skipComments(text: string, from: number, indent: number): number {
   for (let at = from; at < text.length;) {
-    const end = lineEnd(text, at + 1)
+    const end = findLineEnd(text, at + 1)
     const line = text.slice(at, end)
     const margin = /^ *(?=#)/.exec(line)?.[0].length
     if (margin === undefined ? line.trim() !== '' : margin <= indent) break
@@ -117,7 +117,7 @@ function skipComments(text: string, from: number, indent: number): number {
 /** Puts a block at the end of a line. A missing final newline stays missing. */
 function appendBlock(text: string, value: object, indent = 0, at = text.length): string {
   const lines = renderBlock(text, value, indent)
-  if (at > 0 && text[at - 1] !== '\n') return splice(text, at, 0, newlineOf(text) + lines.trimEnd())
+  if (at > 0 && text[at - 1] !== '\n') return splice(text, at, 0, getNewline(text) + lines.trimEnd())
   return splice(text, at, 0, lines)
 }
 
@@ -134,21 +134,21 @@ function withoutEntry(yaml: YamlText, node: YAMLMap | YAMLSeq, at: number, path:
   const item = node.items[at]!
   if (node.flow) {
     const next = node.items[at + 1]
-    const from = at === 0 ? startOf(item) : endOf(node.items[at - 1])
-    return splice(text, from, (at === 0 && next !== undefined ? startOf(next) : endOf(item)) - from, '')
+    const from = at === 0 ? getStart(item) : getEnd(node.items[at - 1])
+    return splice(text, from, (at === 0 && next !== undefined ? getStart(next) : getEnd(item)) - from, '')
   }
   const dash = isSeq(node) && node.srcToken?.type === 'block-seq' ? node.srcToken.items[at]?.start : undefined
-  const start = dash?.find(({ type }) => type === 'seq-item-ind')?.offset ?? startOf(item)
-  const from = lineStart(text, start)
+  const start = dash?.find(({ type }) => type === 'seq-item-ind')?.offset ?? getStart(item)
+  const from = findLineStart(text, start)
   if (text.slice(from, start).trim() !== '')
     throw createYamlError(yaml, path, 'this cannot be removed without rewriting the file')
-  return splice(text, from, lineEnd(text, endOf(item)) - from, '')
+  return splice(text, from, findLineEnd(text, getEnd(item)) - from, '')
 }
 
 function renderBlock(text: string, value: object, indent: number): string {
   const margin = ' '.repeat(indent)
   const lines = stringify(value, { lineWidth: 0, indentSeq: false }).trimEnd().split('\n')
-  return lines.map((line) => (line === '' ? '' : margin + line) + newlineOf(text)).join('')
+  return lines.map((line) => (line === '' ? '' : margin + line) + getNewline(text)).join('')
 }
 
 /** Renders a value in one line, as JSON: JSON is YAML too, so that a JSON file stays JSON. */
@@ -156,44 +156,44 @@ function renderFlow(value: object): string {
   return JSON.stringify(value, undefined, 1).replaceAll(/\n\s*/g, ' ')
 }
 
-function startOf(item: unknown): number {
+function getStart(item: unknown): number {
   const node = isPair(item) ? item.key : item
   return isNode(node) ? (node.range?.[0] ?? 0) : 0
 }
 
 /** Returns the offset behind the content of an item: before its comment and newline. */
-function endOf(item: unknown): number {
-  if (isPair(item)) return isNode(item.value) ? endOf(item.value) : endOf(item.key)
-  if (isCollection(item) && !item.flow && item.items.length > 0) return endOf(item.items.at(-1))
+function getEnd(item: unknown): number {
+  if (isPair(item)) return isNode(item.value) ? getEnd(item.value) : getEnd(item.key)
+  if (isCollection(item) && !item.flow && item.items.length > 0) return getEnd(item.items.at(-1))
   return isNode(item) ? (item.range?.[1] ?? 0) : 0
 }
 
-function lineStart(text: string, at: number): number {
+function findLineStart(text: string, at: number): number {
   const start = text.lastIndexOf('\n', at - 1) + 1
   // Skip the byte order mark: it is not part of the line.
   return start === 0 && text.startsWith('\uFEFF') ? 1 : start
 }
 
 /** Returns the offset of the next line, or of the end of the text. */
-function lineEnd(text: string, at: number): number {
+function findLineEnd(text: string, at: number): number {
   if (at > 0 && text[at - 1] === '\n') return at
   const newline = text.indexOf('\n', at)
   return newline === -1 ? text.length : newline + 1
 }
 
-function newlineOf(text: string): string {
+function getNewline(text: string): string {
   return text.includes('\r\n') ? '\r\n' : '\n'
 }
 
-function splice(text: string, at: number, length: number, put: string): string {
-  return text.slice(0, at) + put + text.slice(at + length)
+function splice(text: string, at: number, length: number, inserted: string): string {
+  return text.slice(0, at) + inserted + text.slice(at + length)
 }
 
 function isNull(node: Node): boolean {
   return isScalar(node) && node.value === null
 }
 
-function keyOf({ key }: Pair): unknown {
+function getKey({ key }: Pair): unknown {
   return isScalar(key) ? key.value : key
 }
 
@@ -221,16 +221,16 @@ export function readYamlText(text: string, path: string): YamlText {
   const yaml = { path, text, document }
   // Refuse a bare carriage return: Go's parsers take it for a line end, this parser does not.
   const bareReturn = text.search(/\r(?!\n)/)
-  if (bareReturn !== -1) throw yamlError(yaml, bareReturn, 'a carriage return without a newline')
+  if (bareReturn !== -1) throw createErrorAt(yaml, bareReturn, 'a carriage return without a newline')
   const [error] = document.errors
-  if (error?.code === 'MULTIPLE_DOCS') throw yamlError(yaml, error.pos[0], 'a second document begins here')
-  if (error) throw yamlError(yaml, error.pos[0], error.message)
+  if (error?.code === 'MULTIPLE_DOCS') throw createErrorAt(yaml, error.pos[0], 'a second document begins here')
+  if (error) throw createErrorAt(yaml, error.pos[0], error.message)
   try {
     document.toJS()
   } catch (cause) {
     // Refuse an alias without an anchor, and endless aliases.
     if (!(cause instanceof ReferenceError)) throw cause
-    throw yamlError(yaml, 0, cause.message)
+    throw createErrorAt(yaml, 0, cause.message)
   }
   return yaml
 }
@@ -261,10 +261,10 @@ export function getYamlNode({ document }: YamlText, path: YamlPath): Node | unde
 export function createYamlError(yaml: YamlText, path: YamlPath, what: string, hints: string[] = []): MirrorError {
   let known = path
   while (known.length > 0 && !getYamlNode(yaml, known)?.range) known = known.slice(0, -1)
-  return yamlError(yaml, getYamlNode(yaml, known)?.range?.[0] ?? 0, what, hints)
+  return createErrorAt(yaml, getYamlNode(yaml, known)?.range?.[0] ?? 0, what, hints)
 }
 
-function yamlError({ path, text }: YamlText, offset: number, what: string, hints: string[] = []): MirrorError {
+function createErrorAt({ path, text }: YamlText, offset: number, what: string, hints: string[] = []): MirrorError {
   const lines = new LineCounter()
   for (let at = text.indexOf('\n'); at !== -1; at = text.indexOf('\n', at + 1)) lines.addNewLine(at + 1)
   lines.lineStarts.unshift(0)

@@ -3,7 +3,7 @@ import { type Document, parseAllDocuments } from 'yaml'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { shellWord } from '../../lib/process.ts'
 import { isLoopbackUrl } from '../address.ts'
-import { tableOf, type TomlTable, tryToml } from '../edit/toml.ts'
+import { asTable, type TomlTable, tryReadToml } from '../edit/toml.ts'
 import type { FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
 import { type FileKind, knownDocuments, knownNames, knownTables, type RecognizedFile } from './known.ts'
 
@@ -11,11 +11,11 @@ import { type FileKind, knownDocuments, knownNames, knownTables, type Recognized
 export function recognizeFile(path: string, content: string): RecognizedFile | undefined {
   const byName = knownNames.find(([name]) => name.test(basename(path)))
   if (byName) return byName[1]
-  const toml = tryToml(content)
-  if (toml !== undefined) return knownTables.find((rule) => rule.fits(toml))
+  const toml = tryReadToml(content)
+  if (toml !== undefined) return knownTables.find((rule) => rule.matches(toml))
   const all = parseDocuments(content)
   // Check all documents: the first one may be empty or beside the point.
-  return all.map((one) => knownDocuments.find((rule) => rule.fits(one))).find((rule) => rule !== undefined)
+  return all.map((one) => knownDocuments.find((rule) => rule.matches(one))).find((rule) => rule !== undefined)
 }
 
 /** The kinds of file that are expected, and their name. */
@@ -32,7 +32,7 @@ interface ExpectedFile {
 export function assertFileKind(path: string, content: string, { kinds, expected }: ExpectedFile): boolean {
   const found = recognizeFile(path, content)
   if (found !== undefined && (found.kind === undefined || !kinds.includes(found.kind)))
-    throw otherKindError(path, found, expected)
+    throw createOtherKindError(path, found, expected)
   return found !== undefined
 }
 
@@ -45,12 +45,12 @@ export function assertKnownKeys(
   content: unknown,
   { expected, keys }: Pick<ExpectedFile, 'expected'> & { readonly keys: ReadonlySet<string> },
 ): void {
-  const there = Object.keys(tableOf(content) ?? {})
-  const unknown = there.filter((key) => !keys.has(key))
-  if (unknown.length <= there.length - unknown.length) return
+  const presentKeys = Object.keys(asTable(content) ?? {})
+  const unknown = presentKeys.filter((key) => !keys.has(key))
+  if (unknown.length <= presentKeys.length - unknown.length) return
   const listed = unknown.slice(0, 5).join(', ')
   const why =
-    unknown.length === there.length
+    unknown.length === presentKeys.length
       ? `it sets nothing but ${listed}`
       : `most of what it sets is unknown there: ${listed}`
   throw new MirrorError(`${path} is not ${expected}, so it is left alone: ${why}.`, {
@@ -59,7 +59,7 @@ export function assertKnownKeys(
   })
 }
 
-function otherKindError(path: string, { is, hint }: RecognizedFile, expected: string): MirrorError {
+function createOtherKindError(path: string, { is, hint }: RecognizedFile, expected: string): MirrorError {
   return new MirrorError(`${path} looks like ${is}, not like ${expected}. It is left alone.`, {
     exit: exitCode.usage,
     hints: hint === undefined ? [] : [hint.replace('FILE', shellWord(path))],
@@ -71,7 +71,7 @@ function parseDocuments(content: string): TomlTable[] {
   const parsed = parseAllDocuments(content, { prettyErrors: false, merge: true })
   if (!Array.isArray(parsed)) return []
   return parsed.flatMap((one) => {
-    const map = one.errors.length > 0 ? undefined : tableOf(toPlainValue(one))
+    const map = one.errors.length > 0 ? undefined : asTable(toPlainValue(one))
     return map === undefined ? [] : [map]
   })
 }
@@ -90,7 +90,7 @@ function toPlainValue(document: Document.Parsed): unknown {
  * The keys that dockerd reads in daemon.json; it refuses all others.
  * https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file
  */
-export const dockerdKeys: ReadonlySet<string> = setOf(`
+export const dockerdKeys: ReadonlySet<string> = toSet(`
   allow-direct-routing allow-nondistributable-artifacts api-cors-header authorization-plugins bip bip6 bridge
   bridge-accept-fwmark builder cgroup-parent cluster-advertise cluster-store cluster-store-opts containerd
   containerd-namespace containerd-plugins-namespace containerd-plugin-namespace cpu-rt-period cpu-rt-runtime
@@ -111,15 +111,15 @@ export const dockerdKeys: ReadonlySet<string> = setOf(`
  * The keys that buildkitd reads at the root of its file.
  * https://github.com/moby/buildkit/blob/master/cmd/buildkitd/config/config.go
  */
-export const buildkitdKeys: ReadonlySet<string> = setOf(`
+export const buildkitdKeys: ReadonlySet<string> = toSet(`
   debug trace root insecure-entitlements log grpc otel cdi worker workers registry dns history frontend system
   provenanceEnvDir cache proxy
 `)
 
 /** The keys that k3s reads at the root of a registries.yaml. https://docs.k3s.io/installation/private-registry */
-export const registriesKeys: ReadonlySet<string> = setOf('mirrors configs auths')
+export const registriesKeys: ReadonlySet<string> = toSet('mirrors configs auths')
 
-function setOf(words: string): ReadonlySet<string> {
+function toSet(words: string): ReadonlySet<string> {
   return new Set(words.trim().split(/\s+/))
 }
 
@@ -151,10 +151,10 @@ export const caFileName = 'mirror-ca.crt'
  * for a file of that name that mirror did not write.
  */
 export function planCaFile(path: string, ca: string | undefined, files: FilesSnapshot): FileChange[] {
-  const current = files.text(path)
-  const isOurs = current !== undefined && isWrittenByMirror(current)
-  if (ca === undefined) return isOurs ? files.change(path, undefined) : []
-  if (current === undefined || isOurs) return files.change(path, ownFileHeader + ca)
+  const current = files.getText(path)
+  const isOwn = current !== undefined && isWrittenByMirror(current)
+  if (ca === undefined) return isOwn ? files.change(path, undefined) : []
+  if (current === undefined || isOwn) return files.change(path, ownFileHeader + ca)
   throw new MirrorError(`${path} already exists and was not written by mirror, so it is left alone.`, {
     exit: exitCode.usage,
     hints: [`rename ${path}, then run the command again`],

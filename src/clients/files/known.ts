@@ -1,4 +1,4 @@
-import { stringsOf, tableOf } from '../edit/toml.ts'
+import { asStrings, asTable } from '../edit/toml.ts'
 
 /** The kinds of files that a client adapter can change. */
 export type FileKind =
@@ -24,14 +24,14 @@ type Content = Readonly<Record<string, unknown>>
 
 /** Tells a kind from others. The first rule that fits counts. */
 interface Rule extends RecognizedFile {
-  fits(content: Content): boolean
+  matches(content: Content): boolean
 }
 
-const has = (content: Content, ...keys: readonly string[]) => keys.some((key) => key in content)
-const text = (content: Content, key: string) => (typeof content[key] === 'string' ? content[key] : '')
-const apiVersion = (content: Content) => text(content, 'apiVersion')
+const hasKey = (content: Content, ...keys: readonly string[]) => keys.some((key) => key in content)
+const getText = (content: Content, key: string) => (typeof content[key] === 'string' ? content[key] : '')
+const getApiVersion = (content: Content) => getText(content, 'apiVersion')
 const isList = (content: Content, key: string) => Array.isArray(content[key])
-const isMap = (content: Content, key: string) => tableOf(content[key]) !== undefined
+const isMap = (content: Content, key: string) => asTable(content[key]) !== undefined
 
 const dockerHint = 'mirror configure docker'
 const podmanHint = 'mirror configure podman   (writes a drop-in beside it)'
@@ -44,64 +44,65 @@ export const knownDocuments: readonly Rule[] = [
     kind: 'kind cluster',
     is: 'a cluster file of kind',
     hint: 'mirror configure kind --file FILE',
-    fits: (content) => /^kind\.(?:x-k8s|sigs\.k8s)\.io\//.test(apiVersion(content)),
+    matches: (content) => /^kind\.(?:x-k8s|sigs\.k8s)\.io\//.test(getApiVersion(content)),
   },
   {
     kind: 'k3d cluster',
     is: 'a cluster file of k3d',
     hint: 'mirror configure k3d --file FILE',
-    fits: (content) => apiVersion(content).startsWith('k3d.io/'),
+    matches: (content) => getApiVersion(content).startsWith('k3d.io/'),
   },
   {
     kind: undefined,
     is: 'a file of ctlptl',
     hint: 'ctlptl apply --filename FILE, then mirror configure kind --cluster NAME   (where its product is kind)',
-    fits: (content) => apiVersion(content).startsWith('ctlptl.dev/'),
+    matches: (content) => getApiVersion(content).startsWith('ctlptl.dev/'),
   },
   {
     kind: undefined,
     is: "skaffold's configuration",
     hint: 'mirror configure skaffold',
-    fits: (content) => apiVersion(content).startsWith('skaffold/'),
+    matches: (content) => getApiVersion(content).startsWith('skaffold/'),
   },
   {
     kind: undefined,
     is: 'a kubeconfig',
     hint: undefined,
-    fits: (content) => text(content, 'kind') === 'Config' && has(content, 'clusters', 'contexts', 'current-context'),
+    matches: (content) =>
+      getText(content, 'kind') === 'Config' && hasKey(content, 'clusters', 'contexts', 'current-context'),
   },
   {
     kind: undefined,
     is: 'a Kubernetes manifest',
     hint: 'mirror configure kind   (or k3d, k3s, containerd: for the nodes that it runs on)',
-    fits: (content) => apiVersion(content) !== '' && text(content, 'kind') !== '',
+    matches: (content) => getApiVersion(content) !== '' && getText(content, 'kind') !== '',
   },
   {
     kind: undefined,
     is: 'a Helm chart',
     hint: 'mirror configure kind   (or k3d, k3s, containerd: for the nodes that it runs on)',
-    fits: (content) => /^v[12]$/.test(apiVersion(content)) && has(content, 'name', 'version'),
+    matches: (content) => /^v[12]$/.test(getApiVersion(content)) && hasKey(content, 'name', 'version'),
   },
   {
     kind: undefined,
     is: 'a Compose file',
     hint: 'mirror configure docker   (or podman: for the engine that runs it)',
-    fits: (content) => isMap(content, 'services'),
+    matches: (content) => isMap(content, 'services'),
   },
   {
     kind: undefined,
     is: 'a development container',
     hint: dockerHint,
-    fits: (content) =>
-      has(content, 'customizations', 'postCreateCommand', 'remoteUser', 'dockerComposeFile', 'features') &&
-      has(content, 'image', 'build', 'dockerFile', 'dockerComposeFile'),
+    matches: (content) =>
+      hasKey(content, 'customizations', 'postCreateCommand', 'remoteUser', 'dockerComposeFile', 'features') &&
+      hasKey(content, 'image', 'build', 'dockerFile', 'dockerComposeFile'),
   },
   {
     kind: undefined,
     is: 'the configuration of the docker command (config.json)',
     hint: dockerHint,
-    fits: (content) =>
-      has(
+    matches: (content) =>
+      hasKey(
         content,
         'auths',
         'credsStore',
@@ -113,14 +114,14 @@ export const knownDocuments: readonly Rule[] = [
         'detachKeys',
         'cliPluginsExtraDirs',
         'plugins',
-      ) && !has(content, 'mirrors'),
+      ) && !hasKey(content, 'mirrors'),
   },
   {
     kind: undefined,
     is: "Docker Desktop's own settings",
     hint: dockerHint,
-    fits: (content) =>
-      has(
+    matches: (content) =>
+      hasKey(
         content,
         'settingsVersion',
         'SettingsVersion',
@@ -135,21 +136,21 @@ export const knownDocuments: readonly Rule[] = [
     kind: undefined,
     is: 'a policy of podman (policy.json)',
     hint: podmanHint,
-    fits: (content) => isList(content, 'default') && has(content, 'transports'),
+    matches: (content) => isList(content, 'default') && hasKey(content, 'transports'),
   },
   {
     kind: undefined,
     is: 'a package.json',
     hint: undefined,
-    fits: (content) =>
-      has(content, 'name', 'private') && has(content, 'scripts', 'dependencies', 'devDependencies', 'workspaces'),
+    matches: (content) =>
+      hasKey(content, 'name', 'private') && hasKey(content, 'scripts', 'dependencies', 'devDependencies', 'workspaces'),
   },
   {
     kind: 'daemon.json',
     is: "dockerd's daemon.json",
     hint: 'mirror configure docker --file FILE',
-    fits: (content) =>
-      has(
+    matches: (content) =>
+      hasKey(
         content,
         'registry-mirrors',
         'insecure-registries',
@@ -171,14 +172,15 @@ export const knownDocuments: readonly Rule[] = [
     kind: 'registries.yaml',
     is: 'a registries.yaml of k3s',
     hint: 'mirror configure k3d --file FILE   (k3s itself: sudo mirror configure k3s)',
-    fits: (content) => (isMap(content, 'mirrors') || isMap(content, 'configs')) && !has(content, 'upstreams', 'cache'),
+    matches: (content) =>
+      (isMap(content, 'mirrors') || isMap(content, 'configs')) && !hasKey(content, 'upstreams', 'cache'),
   },
   {
     kind: undefined,
     is: "k3s's config.yaml",
     hint: k3sHint,
-    fits: (content) =>
-      has(
+    matches: (content) =>
+      hasKey(
         content,
         'write-kubeconfig-mode',
         'tls-san',
@@ -206,21 +208,22 @@ export const knownDocuments: readonly Rule[] = [
     kind: undefined,
     is: "this mirror's own configuration (mirror.yaml)",
     hint: 'mirror up   (reads it)',
-    fits: (content) => has(content, 'upstreams', 'cache', 'allowedHosts', 'defaultUpstream'),
+    matches: (content) => hasKey(content, 'upstreams', 'cache', 'allowedHosts', 'defaultUpstream'),
   },
   {
     kind: undefined,
     is: 'the configuration of a Distribution registry',
     hint: undefined,
-    fits: (content) => has(content, 'version') && isMap(content, 'storage') && has(content, 'http', 'proxy', 'log'),
+    matches: (content) =>
+      hasKey(content, 'version') && isMap(content, 'storage') && hasKey(content, 'http', 'proxy', 'log'),
   },
   {
     kind: undefined,
     is: 'the configuration of a Colima or Lima machine',
     hint: dockerHint,
-    fits: (content) =>
-      has(content, 'vmType', 'mountType', 'forwardAgent', 'rosetta') &&
-      has(content, 'cpu', 'cpus', 'memory', 'images', 'mounts', 'runtime'),
+    matches: (content) =>
+      hasKey(content, 'vmType', 'mountType', 'forwardAgent', 'rosetta') &&
+      hasKey(content, 'cpu', 'cpus', 'memory', 'images', 'mounts', 'runtime'),
   },
 ]
 
@@ -243,10 +246,10 @@ export const knownTables: readonly Rule[] = [
     kind: 'registries.conf',
     is: "podman's registries.conf",
     hint: podmanHint,
-    fits: (content) =>
+    matches: (content) =>
       isList(content, 'registry') ||
       isMap(content, 'registries') ||
-      has(
+      hasKey(
         content,
         'unqualified-search-registries',
         'short-name-mode',
@@ -259,18 +262,18 @@ export const knownTables: readonly Rule[] = [
     kind: undefined,
     is: 'a hosts.toml of containerd',
     hint: containerdHint,
-    fits: (content) =>
+    matches: (content) =>
       isMap(content, 'host') || (typeof content['server'] === 'string' && /^https?:/.test(content['server'])),
   },
   {
     kind: 'containerd',
     is: "containerd's config.toml",
     hint: containerdHint,
-    fits: (content) =>
-      Object.keys(tableOf(content['plugins']) ?? {}).some(
+    matches: (content) =>
+      Object.keys(asTable(content['plugins']) ?? {}).some(
         (name) => name === 'cri' || name.startsWith('io.containerd.'),
       ) ||
-      has(
+      hasKey(
         content,
         'disabled_plugins',
         'required_plugins',
@@ -280,39 +283,45 @@ export const knownTables: readonly Rule[] = [
         'plugin_dir',
       ) ||
       (typeof content['version'] === 'number' &&
-        has(content, 'root', 'state', 'grpc', 'ttrpc', 'imports', 'plugins')) ||
-      (isList(content, 'imports') && stringsOf(content['imports']).length > 0),
+        hasKey(content, 'root', 'state', 'grpc', 'ttrpc', 'imports', 'plugins')) ||
+      (isList(content, 'imports') && asStrings(content['imports']).length > 0),
   },
   {
     kind: undefined,
     is: "nerdctl's nerdctl.toml",
     hint: containerdHint,
-    fits: (content) => has(content, 'hosts_dir', 'cni_path', 'cni_netconfpath', 'cgroup_manager', 'insecure_registry'),
+    matches: (content) =>
+      hasKey(content, 'hosts_dir', 'cni_path', 'cni_netconfpath', 'cgroup_manager', 'insecure_registry'),
   },
   {
     kind: undefined,
     is: 'a containers.conf of podman',
     hint: podmanHint,
-    fits: (content) => isMap(content, 'containers') || isMap(content, 'engine') || isMap(content, 'machine'),
+    matches: (content) => isMap(content, 'containers') || isMap(content, 'engine') || isMap(content, 'machine'),
   },
-  { kind: undefined, is: 'a storage.conf of podman', hint: podmanHint, fits: (content) => isMap(content, 'storage') },
+  {
+    kind: undefined,
+    is: 'a storage.conf of podman',
+    hint: podmanHint,
+    matches: (content) => isMap(content, 'storage'),
+  },
   {
     kind: undefined,
     is: "CRI-O's configuration",
     hint: podmanHint,
-    fits: (content) => isMap(content, 'crio'),
+    matches: (content) => isMap(content, 'crio'),
   },
   {
     kind: undefined,
     is: "GitLab Runner's config.toml",
     hint: dockerHint,
-    fits: (content) => isList(content, 'runners') || has(content, 'concurrent', 'check_interval'),
+    matches: (content) => isList(content, 'runners') || hasKey(content, 'concurrent', 'check_interval'),
   },
   {
     kind: undefined,
     is: "a program's package (Cargo.toml, pyproject.toml)",
     hint: undefined,
-    fits: (content) =>
+    matches: (content) =>
       isMap(content, 'package') ||
       isMap(content, 'project') ||
       isMap(content, 'build-system') ||
@@ -322,6 +331,7 @@ export const knownTables: readonly Rule[] = [
     kind: 'buildkitd.toml',
     is: "BuildKit's buildkitd.toml",
     hint: 'mirror configure buildkit --file FILE',
-    fits: (content) => isMap(content, 'worker') || isMap(content, 'registry') || has(content, 'insecure-entitlements'),
+    matches: (content) =>
+      isMap(content, 'worker') || isMap(content, 'registry') || hasKey(content, 'insecure-entitlements'),
   },
 ]

@@ -67,13 +67,13 @@ function createFilePort(locate: (path: string) => Promise<string>): FilePort {
     async write(path, content, attributes) {
       const target = await locateToWrite(path)
       const folder = dirname(target)
-      const made = await makeFolders(folder)
+      const created = await makeFolders(folder)
       const prepare = async (file: FileHandle) => {
         if (attributes && process.platform !== 'win32') await restoreOwner(file, attributes)
         await file.chmod(attributes?.mode ?? newFileMode)
       }
-      await replaceFile(target, join(folder, temporaryName(basename(target))), content, { prepare })
-      return made
+      await replaceFile(target, join(folder, createTemporaryName(basename(target))), content, { prepare })
+      return created
     },
 
     async remove(path) {
@@ -123,21 +123,21 @@ function refuseForeignPath(path: string): void {
 }
 
 /** Resolves the symbolic links of a path, also those to a file that does not exist yet. */
-async function resolveLinks(path: string, hops = 0): Promise<string> {
+async function resolveLinks(path: string, followedLinks = 0): Promise<string> {
   const real = await orAbsent(() => realpath(path))
   if (real !== undefined) return real
   const link = await readLink(path)
-  if (link === undefined || hops > maxLinks) return path
-  return resolveLinks(resolve(await realpath(dirname(path)), link), hops + 1)
+  if (link === undefined || followedLinks > maxLinks) return path
+  return resolveLinks(resolve(await realpath(dirname(path)), link), followedLinks + 1)
 }
 
 async function makeFolders(folder: string): Promise<string[]> {
   const first = await makeFolder(folder, newFolderMode)
   if (first === undefined) return []
-  const made: string[] = []
+  const created: string[] = []
   for (let at = folder; ; at = dirname(at)) {
-    made.unshift(at)
-    if (at === first || at === dirname(at)) return made
+    created.unshift(at)
+    if (at === first || at === dirname(at)) return created
   }
 }
 
@@ -169,25 +169,25 @@ async function listBelow(folder: string, depth: number, locate: (path: string) =
 }
 
 /** Returns a name for the file that will replace another one. The process id in it tells leftovers from files in use. */
-function temporaryName(name: string): string {
+function createTemporaryName(name: string): string {
   return `.${name}.mirror-${process.pid}-${randomBytes(8).toString('hex')}`
 }
 
 /** Returns whether a file was written to replace another one. */
 function isTemporary(name: string): boolean {
-  return writerPidOf(name) !== undefined
+  return parseWriterPid(name) !== undefined
 }
 
 /** Removes the temporary files of mirror processes that were killed. */
 async function removeLeftovers(folder: string): Promise<void> {
   for (const name of await listNames(folder)) {
-    const owner = writerPidOf(name)
+    const owner = parseWriterPid(name)
     if (owner !== undefined && !isAlive(owner)) await rm(join(folder, name), { force: true })
   }
 }
 
 /** Returns the id of the process that wrote a temporary file; undefined for another file. */
-function writerPidOf(name: string): number | undefined {
+function parseWriterPid(name: string): number | undefined {
   const pid = /^\..+\.mirror-(\d{1,10})-[0-9a-f]{16}$/.exec(name)?.[1]
   return pid === undefined ? undefined : Number(pid)
 }
@@ -218,19 +218,19 @@ async function listNames(folder: string): Promise<string[]> {
  * Parts that do not exist are kept as they are. Throws ELOOP for more than 40 links.
  */
 export async function resolveBelow(root: string, path: string): Promise<string> {
-  const left = splitPath(relative(root, path))
+  const remaining = splitPath(relative(root, path))
   const at: string[] = []
-  let hops = 0
-  while (left.length > 0) {
-    const part = left.shift()!
+  let followedLinks = 0
+  while (remaining.length > 0) {
+    const part = remaining.shift()!
     if (part === '..') at.pop()
     else {
       const link = await readLink(join(root, ...at, part))
       if (link === undefined) at.push(part)
       else {
-        if (++hops > maxLinks) throw systemError('ELOOP', 'readlink', `ELOOP: too many links, '${path}'`)
+        if (++followedLinks > maxLinks) throw systemError('ELOOP', 'readlink', `ELOOP: too many links, '${path}'`)
         if (isAbsolute(link)) at.length = 0
-        left.unshift(...splitPath(link.slice(parse(link).root.length)))
+        remaining.unshift(...splitPath(link.slice(parse(link).root.length)))
       }
     }
   }

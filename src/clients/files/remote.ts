@@ -30,7 +30,7 @@ export function createShellFiles(where: string, runScript: RunScript): FilePort 
     },
 
     async write(path, content, attributes) {
-      const made = await run(
+      const created = await run(
         [
           `file=$(readlink -m ${shellWord(path)}); folder=$(dirname "$file")`,
           // Print the folders that it makes, outermost first.
@@ -45,7 +45,7 @@ export function createShellFiles(where: string, runScript: RunScript): FilePort 
           `printf %s "$made"`,
         ].join('\n'),
       )
-      return made.split('\n').filter(Boolean)
+      return created.split('\n').filter(Boolean)
     },
 
     async remove(path) {
@@ -76,32 +76,32 @@ interface FilesByFolder {
 
 /** Joins several file ports to one tree with a folder for each. */
 export function joinFilePorts(ports: FilesByFolder): FilePort {
-  const at = (path: string) => {
+  const findPort = (path: string) => {
     const [, folder, ...rest] = path.split('/')
     const files = ports[folder!]
     if (files === undefined) throw new Error(`${path} is in none of ${Object.keys(ports).join(', ')}`)
-    return { files, inside: `/${rest.join('/')}`, outside: (path: string) => `/${folder}${path}` }
+    return { files, innerPath: `/${rest.join('/')}`, toJoinedPath: (inner: string) => `/${folder}${inner}` }
   }
-  const on =
+  const forward =
     <R, A extends unknown[]>(act: (files: FilePort, path: string, ...args: A) => Promise<R>) =>
     (path: string, ...args: A) => {
-      const { files, inside } = at(path)
-      return act(files, inside, ...args)
+      const { files, innerPath } = findPort(path)
+      return act(files, innerPath, ...args)
     }
   return {
-    read: on((files, path) => files.read(path)),
+    read: forward((files, path) => files.read(path)),
     async list(folder) {
-      const { files, inside, outside } = at(folder)
-      return (await files.list(inside)).map(outside)
+      const { files, innerPath, toJoinedPath } = findPort(folder)
+      return (await files.list(innerPath)).map(toJoinedPath)
     },
     async write(path, content, attributes) {
-      const { files, inside, outside } = at(path)
-      return (await files.write(inside, content, attributes)).map(outside)
+      const { files, innerPath, toJoinedPath } = findPort(path)
+      return (await files.write(innerPath, content, attributes)).map(toJoinedPath)
     },
-    remove: on((files, path) => files.remove(path)),
-    mayWrite: on((files, path) => files.mayWrite(path)),
-    tidy: on(async (files, path) => files.tidy?.(path)),
-    removeFolder: on((files, path) => files.removeFolder(path)),
+    remove: forward((files, path) => files.remove(path)),
+    mayWrite: forward((files, path) => files.mayWrite(path)),
+    tidy: forward(async (files, path) => files.tidy?.(path)),
+    removeFolder: forward((files, path) => files.removeFolder(path)),
   }
 }
 
@@ -110,11 +110,11 @@ type Exec = (args: readonly string[], input?: string) => Promise<CommandResult |
 
 /** The files of a cluster's node. `exec` runs a program in it. */
 export function createNodeFiles(name: string, exec: Exec): FilePort {
-  return createShellFiles(`the node ${name}`, async (script) => emptyIfDeleted(await exec(['sh'], script)))
+  return createShellFiles(`the node ${name}`, async (script) => ignoreDeleted(await exec(['sh'], script)))
 }
 
 /** Turns the failure of a command in a deleted node or cluster into success without output: there is nothing to read or undo. */
-function emptyIfDeleted(result: CommandResult | undefined): CommandResult | undefined {
+function ignoreDeleted(result: CommandResult | undefined): CommandResult | undefined {
   const isDeleted = result?.exitCode !== 0 && /no such container|context .* does not exist/i.test(result?.stderr ?? '')
   return isDeleted ? { exitCode: 0, stdout: '', stderr: '' } : result
 }
@@ -148,7 +148,7 @@ export function createConfigMapFile(name: string, namespace: string, kubectl: Ex
   }
 
   async function run(args: readonly string[], input?: string): Promise<string> {
-    const result = emptyIfDeleted(await kubectl(args, input))
+    const result = ignoreDeleted(await kubectl(args, input))
     if (result?.exitCode === 0) return result.stdout
     const reason = result?.stderr.trim().split('\n').at(-1)
     throw new MirrorError(`kubectl cannot reach the cluster${reason ? `: ${reason}` : '.'}`, { exit: exitCode.missing })

@@ -43,7 +43,7 @@ export function planKind(
     'once the cluster runs, mirror configure kind --cluster NAME announces the registry to Tilt and skaffold',
   ]
   if (file === undefined) return { changes, notes, todo, output: renderClusterFile(mounts) }
-  const before = files.text(file)
+  const before = files.getText(file)
   const merged =
     before === undefined ? { text: renderClusterFile(mounts), notes: [] } : mergeClusterFile(before, file, mounts)
   const create = `kind create cluster --config ${shellWord(file)}   (for a running cluster: mirror configure kind --cluster NAME)`
@@ -60,7 +60,7 @@ export function stripKind(
   { folder, file }: KindTarget,
   files: FilesSnapshot,
 ): FileChange[] {
-  const text = file === undefined ? undefined : files.text(file)
+  const text = file === undefined ? undefined : files.getText(file)
   return [
     ...planHostsRemoval(folder, mirror, files),
     ...(file === undefined || text === undefined ? [] : files.change(file, stripClusterFile(text, file, folder))),
@@ -306,14 +306,14 @@ function createOldKeyError(yaml: YamlText, path: YamlPath, key: string) {
   )
 }
 
-function isMounted(yaml: YamlText, list: YamlPath, wanted: KindMountEntry, configPath: string): boolean {
+function isMounted(yaml: YamlText, list: YamlPath, mount: KindMountEntry, configPath: string): boolean {
   for (const [at, entry] of getList(yaml, list).entries()) {
     const { hostPath, containerPath } = (entry ?? {}) as Record<string, unknown>
     if (typeof containerPath !== 'string') continue
     const mountPoint = posix.resolve('/', containerPath)
-    if (mountPoint === wanted.containerPath && hostPath === wanted.hostPath) return true
+    if (mountPoint === mount.containerPath && hostPath === mount.hostPath) return true
     const what = `another folder is mounted at ${mountPoint}`
-    if (mountPoint === wanted.containerPath)
+    if (mountPoint === mount.containerPath)
       throw createYamlError(yaml, [...list, at], `${what}, the mount point of the mirror's folder`)
     if (`${configPath}/`.startsWith(`${mountPoint}/`))
       throw createYamlError(yaml, [...list, at], `${what}, the parent of the mirror's mount points`, [

@@ -16,7 +16,7 @@ import {
   findKindCluster,
   createKindClusterTarget,
   createKindFilesTarget,
-  recallKindClusterTarget,
+  restoreKindClusterTarget,
 } from './running-cluster.ts'
 
 /** Configures kind: a cluster file, or the nodes of a running cluster. https://kind.sigs.k8s.io */
@@ -36,7 +36,7 @@ export const kindAdapter: ClientAdapter = {
     await ensureKindNetwork({ ...machine, homedir: machine.home }, systemClock)
   },
 
-  async targets(machine, { file, cluster }) {
+  async findTargets(machine, { file, cluster }) {
     const program = getKindProgram(machine.env)
     const nodes = openKindNodes(machine, program)
     const location = getKindLocation(machine)
@@ -55,7 +55,7 @@ export const kindAdapter: ClientAdapter = {
   renderFailure: ({ reason, isCluster }) => (isCluster ? undefined : renderFailedClusterFile(reason)),
 
   restoreTarget(machine, details) {
-    if (details['cluster'] !== undefined) return recallKindClusterTarget(machine, details, getKindLocation(machine))
+    if (details['cluster'] !== undefined) return restoreKindClusterTarget(machine, details, getKindLocation(machine))
     return createKindFilesTarget(
       machine,
       openKindNodes(machine, getKindProgram(machine.env)),
@@ -70,7 +70,7 @@ function getKindLocation({ env, platform }: Machine): ClientLocation {
   const what = 'kind nodes'
   if (program !== 'docker')
     return {
-      in: 'apart',
+      in: 'isolated',
       what,
       why: `they are containers of ${program}, whose networks the mirror does not detect`,
       hints: [`${program} network inspect kind   (its gateway; add it to cache.listen in mirror.yaml)`],

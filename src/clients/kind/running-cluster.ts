@@ -78,7 +78,7 @@ export function planKindCluster(mirror: MirrorForClient, target: KindClusterTarg
   const { registry } = mirror
   if (registry === undefined) return { changes, notes, todo: [] }
   const hosting = renderHostingConfigMap(registry)
-  const current = target.hosting === undefined ? undefined : files.text(target.hosting)
+  const current = target.hosting === undefined ? undefined : files.getText(target.hosting)
   if (target.hosting === undefined)
     return {
       changes,
@@ -98,7 +98,7 @@ export function stripKindCluster(
   files: FilesSnapshot,
 ): FileChange[] {
   const hosting =
-    target.hosting !== undefined && isOwnHostingConfigMap(files.text(target.hosting) ?? '') ? [target.hosting] : []
+    target.hosting !== undefined && isOwnHostingConfigMap(files.getText(target.hosting) ?? '') ? [target.hosting] : []
   return [
     ...target.nodes.flatMap(({ name }) => planHostsRemoval(getNodePath(name, '/'), mirror, files)),
     ...hosting.flatMap((path) => files.change(path, undefined)),
@@ -112,7 +112,7 @@ function planNode(
 ): Pick<ConfigPlan, 'changes' | 'notes'> {
   const { name, configPaths, mounts } = node
   const configFile = getNodePath(name, containerdConfig)
-  const config = files.text(configFile) ?? ''
+  const config = files.getText(configFile) ?? ''
   const configPath = configPaths[0] ?? defaultConfigPath
   const { oldKey } = readRegistrySection(configFile, config)
   if (oldKey !== undefined)
@@ -142,7 +142,7 @@ function findMissingFolders(
   const notes: string[] = []
   const missing = getNodeHostsFolders(mirror, { referrers: isAtLeast(version, 2, 2) }).filter((folder) => {
     const file = posix.join(at, folder.name, 'hosts.toml')
-    const current = files.text(file)
+    const current = files.getText(file)
     const caFile = posix.join(posix.dirname(file), caFileName)
     if (current === folder.text && planCaFile(caFile, folder.ca, files).length === 0) return false
     if (mounts.some((mount) => getNodePath(name, mount) === posix.dirname(file))) {
@@ -154,7 +154,7 @@ function findMissingFolders(
   const alias = mirror.registry === undefined ? undefined : getLocalRegistryName(mirror.registry)
   // Recognize certificates by name, because they may be binary.
   const isOwn = (path: string) =>
-    isCaFile(path) || (path.endsWith('.toml') && isMirrorHostsToml(files.text(path) ?? ''))
+    isCaFile(path) || (path.endsWith('.toml') && isMirrorHostsToml(files.getText(path) ?? ''))
   const foreign = files.paths.filter((path) => path.startsWith(`${at}/`) && !isOwn(path))
   const hosts = [...new Set(foreign.map((path) => path.slice(at.length + 1).split('/')[0]!))].filter(
     (host) => host !== alias,
@@ -200,13 +200,13 @@ export async function findKindCluster(nodes: KindNodes, name: string): Promise<K
 /** Creates the target of a running cluster: its files are those of all nodes, and the hosting ConfigMap. */
 export function createKindClusterTarget(
   nodes: KindNodes,
-  { name, nodes: found, kubectlNode }: KindCluster,
+  { name, nodes: clusterNodes, kubectlNode }: KindCluster,
   location: ClientLocation,
 ): ConfigTarget {
-  const target = { cluster: name, nodes: found, hosting: kubectlNode && hostingPath }
-  const names = found.map((node) => node.name)
-  const ofNodes = names.map((node) => [node, createNodeFiles(node, (args, input) => nodes.exec(node, args, input))])
-  const ofCluster =
+  const target = { cluster: name, nodes: clusterNodes, hosting: kubectlNode && hostingPath }
+  const names = clusterNodes.map((node) => node.name)
+  const nodeFiles = names.map((node) => [node, createNodeFiles(node, (args, input) => nodes.exec(node, args, input))])
+  const configMap =
     kubectlNode &&
     createConfigMapFile(registryConfigMap.name, registryConfigMap.namespace, createKubectl(nodes, kubectlNode))
   return {
@@ -219,7 +219,7 @@ export function createKindClusterTarget(
       ...(kubectlNode && { speaker: kubectlNode }),
     },
     location,
-    files: joinFilePorts(Object.fromEntries([...ofNodes, ...(ofCluster ? [[objectsFolder, ofCluster]] : [])])),
+    files: joinFilePorts(Object.fromEntries([...nodeFiles, ...(configMap ? [[objectsFolder, configMap]] : [])])),
     readAtEachPull: true,
     async isDeleted() {
       try {
@@ -231,7 +231,7 @@ export function createKindClusterTarget(
     },
     inputs: {
       files: [...names.map((node) => getNodePath(node, containerdConfig)), ...(kubectlNode ? [hostingPath] : [])],
-      trees: found.map((node) => getNodePath(node.name, node.configPaths[0] ?? '/etc/containerd/certs.d')),
+      trees: clusterNodes.map((node) => getNodePath(node.name, node.configPaths[0] ?? '/etc/containerd/certs.d')),
     },
     plan: (mirror, files) => planKindCluster(mirror, target, files),
     strip: (mirror, files) => stripKindCluster(mirror, target, files),
@@ -279,16 +279,16 @@ export function createKindClusterTarget(
 }
 
 /** Restores the target of a cluster from its record, without contacting the cluster. */
-export function recallKindClusterTarget(
+export function restoreKindClusterTarget(
   machine: Machine,
   details: ConfigTargetDetails,
   location: ClientLocation,
 ): ConfigTarget {
   const { cluster = '', program = 'docker', nodes = '', speaker } = details
-  const known = nodes.split(' ').map((name) => ({ name, configPaths: [], mounts: [] }))
+  const knownNodes = nodes.split(' ').map((name) => ({ name, configPaths: [], mounts: [] }))
   return createKindClusterTarget(
     openKindNodes(machine, program),
-    { name: cluster, nodes: known, kubectlNode: speaker },
+    { name: cluster, nodes: knownNodes, kubectlNode: speaker },
     location,
   )
 }
@@ -335,10 +335,10 @@ export function createKindFilesTarget(
     },
     strip: (mirror, files) => stripKind(mirror, target, files),
     async pull(image) {
-      const mounting = (await nodes.list()).filter((node) => node.isRunning && isMounting(node, folder))
-      if (mounting.length === 0) return { failed: `No running kind node mounts ${folder}.` }
+      const mountingNodes = (await nodes.list()).filter((node) => node.isRunning && isMounting(node, folder))
+      if (mountingNodes.length === 0) return { failed: `No running kind node mounts ${folder}.` }
       const failures = []
-      for (const { name } of mounting) failures.push(await pullInNode(nodes, name, image))
+      for (const { name } of mountingNodes) failures.push(await pullInNode(nodes, name, image))
       return { failed: failures.filter((failure) => failure !== undefined).join('\n') || undefined }
     },
     reasons: [

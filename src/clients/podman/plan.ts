@@ -1,6 +1,6 @@
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { toImageHost, getRegistryName } from '../containerd/hosts-toml.ts'
-import { readToml, removeFromToml, renderToml, tablesOf, type TomlPath, type TomlTable } from '../edit/toml.ts'
+import { readToml, removeFromToml, renderToml, asTables, type TomlPath, type TomlTable } from '../edit/toml.ts'
 import {
   planCaFile,
   caFileName,
@@ -63,10 +63,10 @@ export function planPodman(mirror: MirrorForClient, target: PodmanTarget, files:
   const candidates = getOwnDropIns(target)
   for (const path of candidates) assertOwnFile(path, files)
   const layout = target.scope === 'user' ? target.files : { ...target.files, user: undefined }
-  const others = files.paths.filter((path) => !path.endsWith('.conf') || !isWrittenByMirror(files.text(path)!))
+  const others = files.paths.filter((path) => !path.endsWith('.conf') || !isWrittenByMirror(files.getText(path)!))
   const read = sortByReadingOrder(layout, others)
   for (const path of read) {
-    assertFileKind(path, files.text(path) ?? '', { kinds: ['registries.conf'], expected: 'a registries.conf' })
+    assertFileKind(path, files.getText(path) ?? '', { kinds: ['registries.conf'], expected: 'a registries.conf' })
     refuseOldStyle(path, layout, files)
   }
   const found = readRegistryTables(read, files)
@@ -79,9 +79,11 @@ export function planPodman(mirror: MirrorForClient, target: PodmanTarget, files:
       exit: exitCode.usage,
       hints: notes,
     })
-  const masked = ignoresDropIns(layout)
-  const path = masked ? chooseOverrideName(layout, candidates) : chooseName(candidates, tables, layout, others, files)
-  const registry = [...tables, ...localRegistryTables(mirror, found)]
+  const dropInsIgnored = ignoresDropIns(layout)
+  const path = dropInsIgnored
+    ? chooseOverrideName(layout, candidates)
+    : chooseName(candidates, tables, layout, others, files)
+  const registry = [...tables, ...planLocalRegistryTables(mirror, found)]
   const text = ownFileHeader + renderToml({ registry })
   return {
     changes: [
@@ -99,7 +101,7 @@ export function planPodman(mirror: MirrorForClient, target: PodmanTarget, files:
       ...describeOtherReaders(tables, path, target, others, files),
       ...describePushes(mirror),
     ],
-    todo: masked && layout.override !== path ? [overrideTodo(path, layout)] : [],
+    todo: dropInsIgnored && layout.override !== path ? [describeOverrideStep(path, layout)] : [],
   }
 }
 
@@ -117,7 +119,7 @@ function chooseOverrideName({ named, override }: PodmanLayout, candidates: reado
   )
 }
 
-function overrideTodo(path: string, { named }: PodmanLayout): string {
+function describeOverrideStep(path: string, { named }: PodmanLayout): string {
   return (
     `export CONTAINERS_REGISTRIES_CONF_OVERRIDE=${path}   (podman reads no drop-ins while CONTAINERS_REGISTRIES_CONF names ` +
     `${named}; or unset that)`
@@ -126,7 +128,7 @@ function overrideTodo(path: string, { named }: PodmanLayout): string {
 
 /** Throws a MirrorError (usage) for a file that mirror did not write. */
 function assertOwnFile(path: string, files: FilesSnapshot): void {
-  const text = files.text(path)
+  const text = files.getText(path)
   if (text === undefined || isWrittenByMirror(text)) return
   throw new MirrorError(`${path} already exists and was not written by mirror, so it is left alone.`, {
     exit: exitCode.usage,
@@ -164,15 +166,15 @@ function decideTable(mirror: MirrorForClient, registry: string, found: RegistryT
   if (path.includes(':'))
     return { registry, note: `${registry} cannot come through the mirror: podman supports no mirror for such a name.` }
   const own = { location: `${host}/${path}`, ...insecure }
-  const others = tablesOf(existing).filter((one) => withoutEndSlashes(one['location']) !== own.location)
-  const noteOnOthers = (what: string) =>
+  const others = asTables(existing).filter((one) => withoutEndSlashes(one['location']) !== own.location)
+  const describeOthers = (what: string) =>
     others.length > 0 && { note: `The mirrors of ${registry} in ${found!.where} are ${what}.` }
   // Leave out the registry's own address: podman has no other way to keep from it.
-  if (!mirror.fallback) return { registry, table: { prefix: registry, ...own }, ...noteOnOthers('left out') }
+  if (!mirror.fallback) return { registry, table: { prefix: registry, ...own }, ...describeOthers('left out') }
   // Move the key to the other mirrors: at the registry it would apply to mirror, too.
   const kept = digestsOnly === true ? others.map((one) => ({ ...one, 'pull-from-mirror': 'digest-only' })) : others
   const table = { ...keys, prefix: registry, location, mirror: [own, ...kept] }
-  return { registry, table, ...noteOnOthers('kept, after ours') }
+  return { registry, table, ...describeOthers('kept, after ours') }
 }
 
 /** Returns a URL as a location, which has no scheme. */
@@ -201,7 +203,7 @@ function joinDecisions(decisions: readonly Decision[]): { tables: TomlTable[]; n
 }
 
 /** Returns the table of the registry for pushed images, if podman needs one. */
-function localRegistryTables({ registry }: MirrorForClient, found: readonly RegistryTable[]): TomlTable[] {
+function planLocalRegistryTables({ registry }: MirrorForClient, found: readonly RegistryTable[]): TomlTable[] {
   if (registry === undefined) return []
   const { host, insecure } = toEndpoint(registry)
   const name = getRegistryName(registry)
@@ -234,7 +236,7 @@ export function stripPodman(mirror: WrittenMirror, target: PodmanTarget, files: 
   const hosts = [mirror.cache, mirror.registry].filter((url) => url !== undefined).map((url) => new URL(url).host)
   const isMirror = (table: TomlTable) => hosts.includes(withoutEndSlashes(table['location']).split('/')[0]!)
   const dropIns = getOwnDropIns(target).flatMap((path) => {
-    const text = files.text(path)
+    const text = files.getText(path)
     return text === undefined ? [] : files.change(path, removeMirrorTables(path, text, isMirror))
   })
   return [...dropIns, ...getCaFiles(target, mirror).flatMap((path) => planCaFile(path, undefined, files))]
@@ -242,25 +244,29 @@ export function stripPodman(mirror: WrittenMirror, target: PodmanTarget, files: 
 
 /** Returns undefined if nothing is left. */
 function removeMirrorTables(path: string, text: string, isMirror: (table: TomlTable) => boolean): string | undefined {
-  let left = removeMirrorHeader(text)
+  let remaining = removeMirrorHeader(text)
   let toml = readToml(path, text)
-  for (let place = findMirrorTable(toml, isMirror); place !== undefined; place = findMirrorTable(toml, isMirror)) {
-    const after = removeFromToml(left, place)
+  for (
+    let tablePath = findMirrorTable(toml, isMirror);
+    tablePath !== undefined;
+    tablePath = findMirrorTable(toml, isMirror)
+  ) {
+    const after = removeFromToml(remaining, tablePath)
     if (after === undefined)
       throw new MirrorError(`${path} was changed, and mirror's own tables cannot be told apart any more.`, {
         exit: exitCode.usage,
         hints: [`remove the tables that point at the mirror from ${path} by hand`],
       })
-    left = after
-    toml = readToml(path, left)
+    remaining = after
+    toml = readToml(path, remaining)
   }
-  return left.trim() === '' ? undefined : left
+  return remaining.trim() === '' ? undefined : remaining
 }
 
 /** Returns the path of the first table in a registries.conf that names the mirror, or only a registry for it. */
 function findMirrorTable(toml: TomlTable, isMirror: (table: TomlTable) => boolean): TomlPath | undefined {
-  for (const [at, table] of tablesOf(toml['registry']).entries()) {
-    const mirrors = tablesOf(table['mirror'])
+  for (const [at, table] of asTables(toml['registry']).entries()) {
+    const mirrors = asTables(table['mirror'])
     const isOnlyForMirror = mirrors.length > 0 && mirrors.every(isMirror) && onlyNamesRegistry(table)
     if (isMirror(table) || isOnlyForMirror) return ['registry', at]
     const index = mirrors.findIndex(isMirror)

@@ -19,7 +19,7 @@ import type {
   Reason,
 } from '../types.ts'
 import { planPodman, getCertificatesFolder, stripPodman } from './plan.ts'
-import { getDropInFolder, getMainFile, type PodmanLayout, getWantedFiles } from './registries-conf.ts'
+import { getDropInFolder, getMainFile, type PodmanLayout, listConfigFiles } from './registries-conf.ts'
 
 /** podman, buildah and skopeo, which read the same files. */
 export const podmanAdapter: ClientAdapter = {
@@ -35,7 +35,7 @@ export const podmanAdapter: ClientAdapter = {
     return undefined
   },
 
-  async targets(machine, { scope, clientVersion }) {
+  async findTargets(machine, { scope, clientVersion }) {
     const { primary, others } = await findReaders(machine, clientVersion)
     const found = {
       era: primary.era,
@@ -45,7 +45,7 @@ export const podmanAdapter: ClientAdapter = {
     }
     if (machine.platform !== 'linux' && !machine.detached) {
       const names = await listRunningMachines(machine.runCommand)
-      if (names.length === 0) throw noMachineError()
+      if (names.length === 0) throw createNoMachineError()
       return names.map((name) => toConfigTarget(machine, { ...found, scope: 'system', machine: name }))
     }
     const user = toConfigTarget(machine, { ...found, scope: 'user' })
@@ -83,18 +83,18 @@ async function findReaders(
   machine: Machine,
   clientVersion: string | undefined,
 ): Promise<{ primary: Reader; others: readonly Reader[] }> {
-  const here: Reader[] = []
+  const installed: Reader[] = []
   for (const program of Object.keys(firstModernVersions) as Program[]) {
     const version = machine.detached ? undefined : await getVersion(machine, program)
-    if (version !== undefined) here.push({ program, version, era: getEra(program, version) })
+    if (version !== undefined) installed.push({ program, version, era: getEra(program, version) })
   }
-  const given = clientVersion && {
+  const requested = clientVersion && {
     program: 'podman' as const,
     version: clientVersion,
     era: getEra('podman', clientVersion),
   }
-  const primary = given || here[0] || { program: 'podman', version: undefined, era: 'before 6' }
-  const others = here.filter(({ program }) => program !== primary.program)
+  const primary = requested || installed[0] || { program: 'podman', version: undefined, era: 'before 6' }
+  const others = installed.filter(({ program }) => program !== primary.program)
   return { primary, others }
 }
 
@@ -103,15 +103,15 @@ function toConfigTarget(machine: Machine, details: ConfigTargetDetails): ConfigT
   const layout = getLayout(machine, details)
   const others = getOtherReaders(machine, details)
   const target = { files: layout, scope: scope === 'user' ? ('user' as const) : ('system' as const), others }
-  const wanted = [layout, ...others.map((other) => other.files)].map(getWantedFiles)
-  const files = [...new Set(wanted.flatMap((one) => one.files))]
-  const trees = [...new Set(wanted.flatMap((one) => one.trees))]
+  const inputs = [layout, ...others.map((other) => other.files)].map(listConfigFiles)
+  const files = [...new Set(inputs.flatMap((one) => one.files))]
+  const trees = [...new Set(inputs.flatMap((one) => one.trees))]
   const folder = getDropInFolder(scope === 'user' ? layout.user! : layout.system.at(-1)!)
   const causes = getCauses(details, layout, machine.env['CONTAINER_HOST'])
-  const whose = name === undefined ? (scope === 'user' ? 'user' : 'system') : `the podman machine ${name}`
+  const owner = name === undefined ? (scope === 'user' ? 'user' : 'system') : `the podman machine ${name}`
   return {
     id: name === undefined ? target.scope : `machine ${name}`,
-    title: `${whose} (${folder})`,
+    title: `${owner} (${folder})`,
     details,
     ...getLocation(machine, name),
     inputs: { files, trees: [...trees, getCertificatesFolder(target)] },
@@ -133,7 +133,7 @@ function getLocation(machine: Machine, name: string | undefined): { location: Cl
   if (name === undefined) return { location: { in: 'host' }, files: localFiles }
   return {
     location: { in: 'vm', what: `the podman machine ${name}`, hostName: 'host.containers.internal' },
-    files: machineFiles(machine.runCommand, name),
+    files: createMachineFiles(machine.runCommand, name),
   }
 }
 
@@ -145,18 +145,19 @@ function getLayout(machine: Machine, details: ConfigTargetDetails): PodmanLayout
     return { system, user: undefined, named: undefined, modern }
   }
   const { root, env, detached, cwd } = machine
-  const fileIn = (variable: string) => {
+  const resolveFile = (variable: string) => {
     const path = detached ? undefined : env[variable]
     return path ? resolve(cwd, path) : undefined
   }
   // Ignore the variable for older versions of skopeo, which do not read it.
   const ignoresVariable = program === 'skopeo' && !modern
-  const named = fileIn('CONTAINERS_REGISTRIES_CONF') ?? (modern ? undefined : fileIn('REGISTRIES_CONFIG_PATH'))
+  const named =
+    resolveFile('CONTAINERS_REGISTRIES_CONF') ?? (modern ? undefined : resolveFile('REGISTRIES_CONFIG_PATH'))
   return {
     system: ['usr/share/containers', 'etc/containers'].map((folder) => join(root, folder)),
     user: getUserFolder(machine, modern),
     named: ignoresVariable ? undefined : named,
-    ...(modern && { override: fileIn('CONTAINERS_REGISTRIES_CONF_OVERRIDE') }),
+    ...(modern && { override: resolveFile('CONTAINERS_REGISTRIES_CONF_OVERRIDE') }),
     modern,
     // Assume root for a system drop-in below --root.
     uid: detached ? (scope === 'system' ? 0 : undefined) : process.getuid?.(),
@@ -164,18 +165,18 @@ function getLayout(machine: Machine, details: ConfigTargetDetails): PodmanLayout
 }
 
 /** Returns the readers whose rules differ from those of the program that the files are written for. */
-function getOtherReaders(machine: Machine, details: ConfigTargetDetails): { who: string; files: PodmanLayout }[] {
+function getOtherReaders(machine: Machine, details: ConfigTargetDetails): { name: string; files: PodmanLayout }[] {
   const { scope, others = '[]' } = details
   const layout = getLayout(machine, details)
   const programs = (JSON.parse(others) as Reader[])
     .map(({ program, era, version }) => ({
-      who: `${program} ${version}`,
+      name: `${program} ${version}`,
       files: getLayout(machine, { ...details, era, program }),
     }))
     .filter(({ files }) => !isDeepStrictEqual(files, layout))
   if (scope !== 'system' || !layout.modern || layout.uid !== 0) return programs
   const rootless = { ...layout, user: undefined, named: undefined, override: undefined, uid: undefined }
-  return [...programs, { who: 'Users without root', files: rootless }]
+  return [...programs, { name: 'Users without root', files: rootless }]
 }
 
 /** Returns the user's folder. Versions before 6 ignore `XDG_CONFIG_HOME`. */
@@ -231,7 +232,7 @@ function getCauses(
   }
 }
 
-function noMachineError(): MirrorError {
+function createNoMachineError(): MirrorError {
   return new MirrorError('podman has no running machine to configure.', {
     exit: exitCode.missing,
     hints: ['podman machine start'],
@@ -252,7 +253,7 @@ async function listRunningMachines(runCommand: RunCommand): Promise<string[]> {
 }
 
 /** The files of a podman machine, as its root. */
-function machineFiles(runCommand: RunCommand, name: string): FilePort {
+function createMachineFiles(runCommand: RunCommand, name: string): FilePort {
   return createShellFiles(`the podman machine ${name}`, (script) =>
     // Pass the script by stdin: ssh passes arguments through another shell.
     runCommand('podman', ['machine', 'ssh', name, 'sudo', 'sh', '-s'], { input: script, timeoutMs: machineTimeoutMs }),
@@ -309,15 +310,15 @@ async function observePodman(
   causes: { readonly configure: string; readonly others: readonly Reason[] },
 ): Promise<Observation> {
   const { host } = new URL(cache)
-  const ask = async (...how: string[]) =>
-    getHubMirrors(await runCommand('podman', [...how, 'info', '--format', 'json'], { timeoutMs: infoTimeoutMs }))
-  const own = await ask(...(vm === undefined ? [] : ['--connection', vm]))
+  const queryMirrors = async (...args: string[]) =>
+    getHubMirrors(await runCommand('podman', [...args, 'info', '--format', 'json'], { timeoutMs: infoTimeoutMs }))
+  const own = await queryMirrors(...(vm === undefined ? [] : ['--connection', vm]))
   const services = vm === undefined && platform === 'linux' ? await findRunningServices(env) : []
-  const asked = await Promise.all(
-    services.map(async (service) => ({ ...service, mirrors: await ask('--url', `unix://${service.socket}`) })),
+  const observedServices = await Promise.all(
+    services.map(async (service) => ({ ...service, mirrors: await queryMirrors('--url', `unix://${service.socket}`) })),
   )
   const has = (mirrors: readonly string[] | undefined) => mirrors?.some((one) => one.split('/', 1)[0] === host)
-  const answering = asked.filter(({ mirrors }) => mirrors !== undefined)
+  const answering = observedServices.filter(({ mirrors }) => mirrors !== undefined)
   const stale = has(own) === true ? answering.filter(({ mirrors }) => !has(mirrors)) : []
   const inUse = has(own) === true && stale.length > 0 ? false : has(own)
   return {
@@ -341,15 +342,15 @@ async function observePodman(
             ]),
       ...stale.map(({ pid }) => ({
         why: `The podman service (pid ${pid}) has cached its old configuration`,
-        fix: restartCommandOf(pid),
+        fix: getRestartCommand(pid),
       })),
       ...causes.others,
     ],
-    todo: stale.map(({ pid }) => `${restartCommandOf(pid)}   (the podman service has cached its old configuration)`),
+    todo: stale.map(({ pid }) => `${getRestartCommand(pid)}   (the podman service has cached its old configuration)`),
   }
 }
 
-function restartCommandOf(pid: number): string {
+function getRestartCommand(pid: number): string {
   const isRoot = process.geteuid?.() === 0
   return isRoot
     ? `systemctl restart podman   (or end pid ${pid} and start it again)`

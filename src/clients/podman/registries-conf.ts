@@ -1,5 +1,5 @@
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import { readToml, stringsOf, tableOf, tablesOf, tomlTableLines, type TomlTable } from '../edit/toml.ts'
+import { readToml, asStrings, asTable, asTables, findTomlTableLines, type TomlTable } from '../edit/toml.ts'
 import type { FilesSnapshot } from '../types.ts'
 
 /** The table of one registry in one file. */
@@ -14,7 +14,7 @@ export interface RegistryTable {
 
 /** Reads the registries' tables of these files, in their order. Of equal prefixes, the last one counts. */
 export function readRegistryTables(paths: readonly string[], files: FilesSnapshot): RegistryTable[] {
-  return paths.flatMap((path) => readTables(path, files.text(path) ?? ''))
+  return paths.flatMap((path) => readTables(path, files.getText(path) ?? ''))
 }
 
 /** Finds the table that decides about all images of a registry. */
@@ -30,8 +30,8 @@ export function findGoverningTable(tables: readonly RegistryTable[], registry: s
 
 function readTables(path: string, text: string): RegistryTable[] {
   const toml = readToml(path, text)
-  const tables = tablesOf(toml['registry'])
-  const lines = tomlTableLines(text, 'registry')
+  const tables = asTables(toml['registry'])
+  const lines = findTomlTableLines(text, 'registry')
   const found = tables.map((table, at) => ({
     path,
     // Add the line only where every table has a heading of its own.
@@ -47,15 +47,15 @@ function readTables(path: string, text: string): RegistryTable[] {
 
 /** Returns whether a file is in version 1 of the format, which podman refuses in drop-ins, and since podman 6 in all files. */
 function isOldStyle(path: string, text: string): boolean {
-  const lists = tableOf(readToml(path, text)['registries'])
-  return ['search', 'insecure', 'block'].some((list) => Array.isArray(tableOf(lists?.[list])?.['registries']))
+  const lists = asTable(readToml(path, text)['registries'])
+  return ['search', 'insecure', 'block'].some((list) => Array.isArray(asTable(lists?.[list])?.['registries']))
 }
 
 /** Reads `[registries.insecure]` and `[registries.block]` of version 1 of the format as tables. */
 function readOldStyleTables(path: string, toml: TomlTable): RegistryTable[] {
-  const lists = tableOf(toml['registries'])
-  const named = (list: string) => stringsOf(tableOf(lists?.[list])?.['registries']).map(withoutEndSlashes)
-  const [insecure, blocked] = [named('insecure'), named('block')]
+  const lists = asTable(toml['registries'])
+  const listNames = (list: string) => asStrings(asTable(lists?.[list])?.['registries']).map(withoutEndSlashes)
+  const [insecure, blocked] = [listNames('insecure'), listNames('block')]
   return [...new Set([...blocked, ...insecure])].map((prefix) => ({
     path,
     where: path,
@@ -93,7 +93,7 @@ export interface PodmanLayout {
 }
 
 /** Returns the files and folders that may have settings of registries. */
-export function getWantedFiles(files: PodmanLayout): { files: string[]; trees: string[] } {
+export function listConfigFiles(files: PodmanLayout): { files: string[]; trees: string[] } {
   const { system, user, named, override } = files
   const folders = [...system, ...(user === undefined ? [] : [user])]
   return {
@@ -177,7 +177,7 @@ export interface PodmanTarget {
   /** True if the drop-in is the user's or the system's. */
   readonly scope: 'user' | 'system'
   /** Other readers of such files, by other rules: `skopeo 1.9.3`, `Users without root`. */
-  readonly others?: readonly { readonly who: string; readonly files: PodmanLayout }[]
+  readonly others?: readonly { readonly name: string; readonly files: PodmanLayout }[]
 }
 
 /** Returns whether podman reads no drop-ins. */
@@ -193,7 +193,7 @@ export function refuseOldStyle(
 ): void {
   const mains = [...system, ...(user === undefined ? [] : [user])].map(getMainFile)
   const isDropIn = path !== named && !mains.includes(path)
-  if ((!modern && !isDropIn) || !isOldStyle(path, files.text(path) ?? '')) return
+  if ((!modern && !isDropIn) || !isOldStyle(path, files.getText(path) ?? '')) return
   const readers = modern ? 'podman 6 and later read' : 'drop-ins can have'
   throw new MirrorError(
     `podman refuses ${path}: it is in the first version of the format ([registries.…] lists), and ${readers} only the second.`,
@@ -225,7 +225,7 @@ export function describeOldStyleFiles(
 ): string[] {
   if (modern) return []
   return read
-    .filter((path) => isOldStyle(path, files.text(path) ?? ''))
+    .filter((path) => isOldStyle(path, files.getText(path) ?? ''))
     .map((path) => `${path} is in the first version of the format, which podman 6 refuses.`)
 }
 
@@ -257,16 +257,16 @@ export function describeOtherReaders(
   others: readonly string[],
   files: FilesSnapshot,
 ): string[] {
-  return readers.flatMap(({ who, files: layout }) => {
+  return readers.flatMap(({ name, files: layout }) => {
     const order = sortByReadingOrder(layout, [...others, path])
-    const refused = order.find((one) => layout.modern && one !== path && isOldStyle(one, files.text(one) ?? ''))
-    if (refused !== undefined) return [`${refused} is in the first version of the format, which ${who} refuses.`]
+    const refused = order.find((one) => layout.modern && one !== path && isOldStyle(one, files.getText(one) ?? ''))
+    if (refused !== undefined) return [`${refused} is in the first version of the format, which ${name} refuses.`]
     if (!order.includes(path)) {
       const instead = ignoresDropIns(layout) ? `only ${layout.named}` : `${order[0] ?? 'other files'} instead`
-      return [`${who}: not mirrored by this file. It reads ${instead}.`]
+      return [`${name}: not mirrored by this file. It reads ${instead}.`]
     }
     return findLaterTables(tables, path, layout, others, files).map(
-      ({ prefix, where }) => `${who}: ${where} replaces the table of ${prefix} in this file.`,
+      ({ prefix, where }) => `${name}: ${where} replaces the table of ${prefix} in this file.`,
     )
   })
 }

@@ -117,7 +117,7 @@ describe.runIf(process.getuid?.() === 0 && process.platform === 'linux')('root, 
     await writeStateOf(nobody, pid, served({ 'registry.corp.example': {} }))
     const mirror = await findMirrorAddress(surroundings(), { url: undefined, caFile: undefined })
     expect(mirror.registries).toContain('registry.corp.example')
-    expect(mirror.addressFor({ in: 'host' }).cache).toBe('http://127.0.0.1:6055')
+    expect(mirror.getAddress({ in: 'host' }).cache).toBe('http://127.0.0.1:6055')
     await writeStateOf(nobody, pid, served({ '../../etc': {} }))
     const { registries } = await findMirrorAddress(surroundings(), { url: undefined, caFile: undefined })
     expect(registries.join()).not.toContain('etc')

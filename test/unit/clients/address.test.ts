@@ -73,7 +73,7 @@ describe('the address of the mirror', () => {
   })
 
   test('for a client in its own network namespace is an error with the reason', () => {
-    const location = { in: 'apart', what: 'Rootless Docker', why: 'its loopback is its own', hints: [] } as const
+    const location = { in: 'isolated', what: 'Rootless Docker', why: 'its loopback is its own', hints: [] } as const
     expect(() => resolveClientAddress(location, endpoints)).toThrow('its loopback is its own')
   })
 })

@@ -38,7 +38,7 @@ async function apply(
   return applyPlan({
     changes: [{ path, before, after }],
     files: localFiles,
-    configured: configured(),
+    records: configured(),
     backupFolder: join(folder, 'state', 'backups', more.earlier ? 'two' : 'one'),
     entry,
     previous: more.earlier,
@@ -172,7 +172,7 @@ describe('applying a plan and undoing it', () => {
         { path: ca, before: undefined, after: 'PEM' },
       ],
       files: noting,
-      configured: configured(),
+      records: configured(),
       backupFolder: join(folder, 'state', 'backups', 'one'),
       entry,
       previous: undefined,

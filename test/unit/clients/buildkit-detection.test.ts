@@ -65,14 +65,14 @@ describe('BuildKit', () => {
   })
 
   test('has a hint after an undo: it reads its file only when it starts or is created', async () => {
-    const [made, own] = await buildkitAdapter.targets(machine({ ...buildx, ...buildkitd }), anything)
+    const [made, own] = await buildkitAdapter.findTargets(machine({ ...buildx, ...buildkitd }), anything)
     expect(made!.listUndoSteps?.([])).toEqual([expect.stringContaining('docker buildx rm')])
     expect(own!.listUndoSteps?.([])).toEqual([expect.stringContaining('systemctl restart buildkit')])
   })
 
   test("has a target for builders that buildx creates and one for the machine's buildkitd", async () => {
     const ids = async (says: Record<string, string>, options: Partial<ClientOptions> = {}) =>
-      (await buildkitAdapter.targets(machine(says), { ...anything, ...options })).map(({ id }) => id)
+      (await buildkitAdapter.findTargets(machine(says), { ...anything, ...options })).map(({ id }) => id)
     expect(await ids({ ...buildx, ...buildkitd })).toEqual(['buildx', 'buildkitd'])
     expect(await ids(buildkitd)).toEqual(['buildkitd'])
     expect(await ids({})).toEqual(['buildx'])
@@ -81,12 +81,12 @@ describe('BuildKit', () => {
   })
 
   test('comes with the command for a builder that reads the file and reaches the mirror', async () => {
-    const [place] = await buildkitAdapter.targets(machine(buildx), { ...anything, file: 'b.toml' })
+    const [place] = await buildkitAdapter.findTargets(machine(buildx), { ...anything, file: 'b.toml' })
     const create = 'docker buildx create --use --driver docker-container'
     expect(place!.plan(mirror, nothing).todo.join()).toContain(
       `${create} --driver-opt network=host --config ${join(home, 'b.toml')} `,
     )
-    const newer = await buildkitAdapter.targets(machine(buildx), {
+    const newer = await buildkitAdapter.findTargets(machine(buildx), {
       ...anything,
       file: 'b.toml',
       clientVersion: '0.29.1',
@@ -100,12 +100,12 @@ describe('BuildKit', () => {
   test("has the location of Docker's containers", async () => {
     const socket = join(home, 'engine.sock')
     const homeOf = async (more: Partial<Machine> = {}) =>
-      (await buildkitAdapter.targets(machine(buildx, more), anything))[0]!.location
+      (await buildkitAdapter.findTargets(machine(buildx, more), anything))[0]!.location
     expect(await homeOf()).toEqual({ in: 'host' })
     expect(await homeOf({ platform: 'darwin' })).toMatchObject({ in: 'vm', hostName: 'host.docker.internal' })
-    expect(await homeOf({ env: { DOCKER_HOST: 'tcp://10.0.0.7' } })).toMatchObject({ in: 'apart' })
+    expect(await homeOf({ env: { DOCKER_HOST: 'tcp://10.0.0.7' } })).toMatchObject({ in: 'isolated' })
     await startConfigurableEngine(socket, { info: { SecurityOptions: ['name=rootless'] } })
-    expect(await homeOf()).toMatchObject({ in: 'apart' })
+    expect(await homeOf()).toMatchObject({ in: 'isolated' })
   })
 
   test.each([

@@ -126,7 +126,7 @@ describe('a buildkitd.toml', () => {
     for (const text of ['# theirs\n', own]) {
       const { changes } = planBuildkit(trusting, target, filesOf(text))
       const written = new FilesSnapshot(new Map(changes.map((change) => [change.path, Buffer.from(change.after!)])))
-      expect(written.text(path)).toContain(
+      expect(written.getText(path)).toContain(
         '[registry."127.0.0.1:5055"]\nhttp = false\nca = [ "/etc/buildkit/mirror-ca.crt" ]\n',
       )
       expect(planBuildkit(trusting, target, written)).toMatchObject({ changes: [], notes: [] })

@@ -46,9 +46,9 @@ async function configureFor(
   { adapter = dockerAdapter, version = '27', registry, since = 0 }: ConfigureOptions = {},
 ): Promise<void> {
   const options = { scope: undefined, clientVersion: version, imageStore: undefined, file, cluster: undefined }
-  const [target] = await adapter.targets(machine, options)
+  const [target] = await adapter.findTargets(machine, options)
   const mirror: MirrorAddress = {
-    addressFor: () => ({
+    getAddress: () => ({
       cache,
       registry,
       why: '',
@@ -194,11 +194,11 @@ test('an undo whose reload fails leaves a record whose undo is exact', async () 
     question: '',
     done: '',
     run: () => Promise.reject(new Error('nobody there')),
-    interim: (mirror: { cache: string }, files: FilesSnapshot) =>
+    planInterim: (mirror: { cache: string }, files: FilesSnapshot) =>
       emptyDaemonJsonLists(mirror, daemonJson, files, undefined),
   }
   const target = { ...prepared.target, reload }
-  await expect(undoClient(machine, { ...prepared, target: target }, true)).rejects.toThrow('nobody there')
+  await expect(undoClient(machine, { ...prepared, target }, true)).rejects.toThrow('nobody there')
   expect(JSON.parse(await readFile(daemonJson, 'utf8'))).toEqual({ debug: true, 'registry-mirrors': [] })
   expect(await undoAll()).toEqual([])
   expect(await readFile(daemonJson, 'utf8')).toBe(before)

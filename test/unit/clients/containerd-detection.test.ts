@@ -12,7 +12,7 @@ address = '/run/mine.sock'
 config_path = '${path}'
 `
 const placesOf = (machine: Machine, scope?: 'user' | 'system') =>
-  containerdAdapter.targets(machine, { ...nothingSaid, scope })
+  containerdAdapter.findTargets(machine, { ...nothingSaid, scope })
 
 describe('containerd on this machine', () => {
   test.each([
@@ -55,7 +55,7 @@ describe('containerd on this machine', () => {
     const places = await placesOf(rootless)
     expect(places.map(({ id }) => id).toSorted()).toEqual(['system', 'user'])
     const user = places.find(({ id }) => id === 'user')!
-    expect(user.location.in).toBe('apart')
+    expect(user.location.in).toBe('isolated')
     expect(user.inputs.trees[0]).toBe(join(home, '.config/containerd/certs.d'))
   })
 

@@ -4,7 +4,7 @@ import { createServer, type IncomingHttpHeaders, type ServerHttp2Stream } from '
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { CriError, criClient, criUnimplemented } from '../../../src/clients/containerd/cri.ts'
+import { CriError, createCriClient, criUnimplemented } from '../../../src/clients/containerd/cri.ts'
 
 type Answer = (stream: ServerHttp2Stream) => void
 
@@ -46,8 +46,8 @@ describe('the CRI client', () => {
   test('pulls an image by name, in gRPC', async () => {
     const { socket, asked } = await runtime(succeeding)
     const image = `docker.io/library/${'a'.repeat(200)}:1`
-    await criClient(socket, 5000).pullImage(image)
-    await criClient(socket, 5000).removeImage('a')
+    await createCriClient(socket, 5000).pullImage(image)
+    await createCriClient(socket, 5000).removeImage('a')
     expect(asked.map(({ headers }) => headers[':path'])).toEqual([
       '/runtime.v1.ImageService/PullImage',
       '/runtime.v1.ImageService/RemoveImage',
@@ -70,7 +70,7 @@ describe('the CRI client', () => {
     [criUnimplemented, 'unknown service', 'unknown service'],
   ])('fails with the runtime’s status %i and message', async (status, message, words) => {
     const { socket } = await runtime(failing(status, message))
-    const error = await criClient(socket, 5000)
+    const error = await createCriClient(socket, 5000)
       .pullImage('a')
       .catch((error: unknown) => error)
     expect(error).toBeInstanceOf(CriError)
@@ -103,17 +103,17 @@ describe('the CRI client', () => {
       head.writeUInt32BE(message.length, 1)
       stream.end(Buffer.concat([head, message]))
     })
-    expect(await criClient(socket, 5000).info()).toEqual({ config: text })
+    expect(await createCriClient(socket, 5000).getInfo()).toEqual({ config: text })
     expect(asked[0]!.headers[':path']).toBe('/runtime.v1.RuntimeService/Status')
     expect(asked[0]!.body).toEqual(Buffer.from([0, 0, 0, 0, 2, 0x08, 1]))
   })
 
   test('times out', async () => {
     const { socket } = await runtime(() => {})
-    await expect(criClient(socket, 50).pullImage('a')).rejects.toMatchObject({ status: 4 })
+    await expect(createCriClient(socket, 50).pullImage('a')).rejects.toMatchObject({ status: 4 })
   })
 
   test('fails with the system error of a socket without a listener', async () => {
-    await expect(criClient('/nowhere/socket', 5000).pullImage('a')).rejects.toMatchObject({ code: 'ENOENT' })
+    await expect(createCriClient('/nowhere/socket', 5000).pullImage('a')).rejects.toMatchObject({ code: 'ENOENT' })
   })
 })

@@ -54,7 +54,7 @@ async function targetWith(
   options: Partial<ClientOptions> = {},
 ) {
   await startConfigurableEngine(socket, engine)
-  const [target] = await dockerAdapter.targets(machine(more), { ...anything, ...options })
+  const [target] = await dockerAdapter.findTargets(machine(more), { ...anything, ...options })
   return target!
 }
 
@@ -145,13 +145,13 @@ describe('the Docker engine', () => {
 
   test('that is rootless has its files in the home folder, and does not reach the loopback of the host', async () => {
     const target = await targetWith({ info: { SecurityOptions: ['name=rootless'] } })
-    expect(target).toMatchObject({ id: 'rootless', details: { scope: 'user' }, location: { in: 'apart' } })
+    expect(target).toMatchObject({ id: 'rootless', details: { scope: 'user' }, location: { in: 'isolated' } })
     expect(target.inputs.files).toEqual([join(home, '.config/docker/daemon.json')])
   })
 
   test('on another machine is refused because its files are not on this one', async () => {
     for (const host of ['tcp://10.0.0.7:2375', 'ssh://me@there'])
-      await expect(dockerAdapter.targets(machine({ env: { DOCKER_HOST: host } }), anything)).rejects.toThrow(
+      await expect(dockerAdapter.findTargets(machine({ env: { DOCKER_HOST: host } }), anything)).rejects.toThrow(
         expect.objectContaining({ exit: 4, message: expect.stringContaining('another machine') }),
       )
     expect(await dockerAdapter.find(machine({ env: { DOCKER_HOST: 'tcp://10.0.0.7:2375' } }))).toBeUndefined()
@@ -166,10 +166,10 @@ describe('the Docker engine', () => {
     const unit =
       'ExecStart={ path=/usr/sbin/dockerd ; argv[]=/usr/sbin/dockerd -H fd:// --registry-mirror=https://a.example ; ignore_errors=no }\n'
     const says = { dockerd: 'Docker version 27.5.1, build 4c9b3b0\n', systemctl: unit }
-    const [target] = await dockerAdapter.targets(machine({}, says), anything)
+    const [target] = await dockerAdapter.findTargets(machine({}, says), anything)
     expect(target!.id).toBe('system')
     expect(() => target!.plan(mirror, new FilesSnapshot(new Map()))).toThrow(/--registry-mirror=https:\/\/a\.example/)
-    const [user] = await dockerAdapter.targets(machine({}, says), { ...anything, scope: 'user' })
+    const [user] = await dockerAdapter.findTargets(machine({}, says), { ...anything, scope: 'user' })
     const plan = user!.plan(mirror, new FilesSnapshot(new Map()))
     expect(plan.changes.map(({ path }) => path)).toEqual([join(home, '.config/docker/daemon.json')])
     expect(plan.notes[0]).toContain('a guess')
@@ -179,7 +179,7 @@ describe('the Docker engine', () => {
     const runtime = join(home, 'run')
     await mkdir(runtime)
     await startConfigurableEngine(join(runtime, 'docker.sock'), { info: { SecurityOptions: ['name=rootless'] } })
-    const places = await dockerAdapter.targets(machine({ env: { XDG_RUNTIME_DIR: runtime } }), {
+    const places = await dockerAdapter.findTargets(machine({ env: { XDG_RUNTIME_DIR: runtime } }), {
       ...anything,
       scope: 'user',
     })
@@ -224,7 +224,7 @@ describe('docker with --root', () => {
     await writeFile(socket, '')
     const runCommand = () => Promise.reject(new Error('a program was started'))
     const detached = machine({ detached: true, root: home, runCommand })
-    const [target] = await dockerAdapter.targets(detached, anything)
+    const [target] = await dockerAdapter.findTargets(detached, anything)
     expect(target!.inputs).toEqual({
       files: [join(home, 'etc/docker/daemon.json')],
       trees: [join(home, 'etc/docker/certs.d')],

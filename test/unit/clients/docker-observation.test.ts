@@ -64,7 +64,7 @@ async function startDockerd(): Promise<() => Promise<void>> {
 }
 
 async function createTarget() {
-  const [target] = await dockerAdapter.targets(machine, anything)
+  const [target] = await dockerAdapter.findTargets(machine, anything)
   expect(target!.inputs.files).toEqual([daemonJson])
   return target!
 }
@@ -74,13 +74,13 @@ async function configure(): Promise<void> {
     isNamed: false,
     isRemote: false,
     willServe: () => false,
-    addressFor: () => ({ cache, registry: undefined, why: '', warning: undefined }),
+    getAddress: () => ({ cache, registry: undefined, why: '', warning: undefined }),
     registries: ['docker.io'],
     defaultUpstream: 'docker.io',
   }
   const target = await createTarget()
   await configureClient(
-    await prepareClient({ machine, adapter: dockerAdapter, target: target, mirror, fallback: true }),
+    await prepareClient({ machine, adapter: dockerAdapter, target, mirror, fallback: true }),
     new Date(),
   )
 }

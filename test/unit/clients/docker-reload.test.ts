@@ -69,7 +69,7 @@ describe.runIf(process.platform === 'linux')('a reload of the dockerd behind a s
     expect(await mirrors()).toEqual(['http://127.0.0.1:5055/'])
 
     const files = new FilesSnapshot(new Map([[daemonJson, Buffer.from(text)]]))
-    const [interim] = reload.interim!({ cache: 'http://127.0.0.1:5055' }, files)
+    const [interim] = reload.planInterim!({ cache: 'http://127.0.0.1:5055' }, files)
     expect(interim?.after).toBe('{"registry-mirrors": []}')
     await writeFile(daemonJson, interim!.after!)
     await reload.run()

@@ -6,9 +6,14 @@ import {
   readToml,
   removeFromToml,
   setTomlValue,
-  tomlTableLines,
+  findTomlTableLines,
 } from '../../../src/clients/edit/toml.ts'
-import { joinSections, sectionPath, tablePaths, tomlSections } from '../../../src/clients/edit/toml-syntax.ts'
+import {
+  joinSections,
+  getSectionPath,
+  getTablePaths,
+  splitIntoSections,
+} from '../../../src/clients/edit/toml-syntax.ts'
 
 const awkward = [
   '\uFEFF# a mark\r\n',
@@ -20,19 +25,19 @@ const awkward = [
 
 describe('a TOML text', () => {
   test.each(awkward)('cut into sections and joined again is the same text: %j', (text) => {
-    expect(joinSections(tomlSections(text))).toBe(text)
+    expect(joinSections(splitIntoSections(text))).toBe(text)
   })
 
   test('is not cut inside strings and lists of several lines', () => {
-    const paths = awkward.map((text) => tomlSections(text).map(sectionPath))
+    const paths = awkward.map((text) => splitIntoSections(text).map(getSectionPath))
     expect(paths).toEqual([[[]], [[], ['b']], [[], ['a', 'b.c', 'd'], ['e']], [[]], [[], ['mixed']]])
   })
 
   test('names the tables of an array of tables by their indices, and tells their lines', () => {
     const text = 'x = """\n[[r]]\n"""\n[[r]]\n[[r.m]]\n[[r.m]]\n[o]\n[[ "\\u0072" ]]\n[r.m]\n'
     const paths = [[], ['r', 0], ['r', 0, 'm', 0], ['r', 0, 'm', 1], ['o'], ['r', 1], ['r', 1, 'm']]
-    expect(tablePaths(tomlSections(text))).toEqual(paths)
-    expect(tomlTableLines(text, 'r')).toEqual([4, 8])
+    expect(getTablePaths(splitIntoSections(text))).toEqual(paths)
+    expect(findTomlTableLines(text, 'r')).toEqual([4, 8])
   })
 
   test.each([

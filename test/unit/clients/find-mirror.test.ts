@@ -19,7 +19,7 @@ afterEach(() => rm(home, { recursive: true }))
 async function addressOf(url: string, config: object, caFile?: string) {
   await writeFile(join(home, 'mirror.yaml'), JSON.stringify(config))
   const surroundings = { platform: 'linux' as const, env: { MIRROR_HOME: home }, homedir: home, cwd: home }
-  return (await findMirrorAddress(surroundings, { url, caFile })).addressFor({ in: 'host' })
+  return (await findMirrorAddress(surroundings, { url, caFile })).getAddress({ in: 'host' })
 }
 
 const tls = { cert: './tls.crt', key: './tls.key' }
@@ -102,7 +102,7 @@ test.each([
     await runsWith({ cache: ['http://127.0.0.1:5055'], registry: [], admin: [url], networks: {} })
     const surroundings = { platform: 'linux' as const, env: { MIRROR_HOME: home }, homedir: home, cwd: home }
     const mirror = await findMirrorAddress(surroundings, { url: undefined, caFile: undefined })
-    const ask = () => mirror.addressFor({ in: 'network', what: 'kind nodes', network: 'kind' })
+    const ask = () => mirror.getAddress({ in: 'network', what: 'kind nodes', network: 'kind' })
     const hints = expect.arrayContaining([expect.stringContaining(hint)])
     expect(ask).toThrow(expect.objectContaining({ exit: 4, message: expect.stringContaining(why), hints }))
   } finally {

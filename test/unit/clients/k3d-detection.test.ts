@@ -37,7 +37,7 @@ function machineWithCluster(context: string): Machine & { kept: string | undefin
 describe('k3d', () => {
   test('writes the ConfigMap of a running cluster, and undo removes it', async () => {
     const machine = machineWithCluster('k3d-dev')
-    const [target] = await k3dAdapter.targets(machine, { ...nothing, cluster: 'dev' })
+    const [target] = await k3dAdapter.findTargets(machine, { ...nothing, cluster: 'dev' })
     expect(target).toMatchObject({ location: { network: 'k3d-dev' }, details: { cluster: 'dev', hosting: 'yes' } })
     const path = target!.inputs.files[1]!
     const text =
@@ -51,7 +51,7 @@ describe('k3d', () => {
   })
 
   test('has no ConfigMap when kubectl does not reach the cluster', async () => {
-    const [target] = await k3dAdapter.targets(machineWithCluster('other'), { ...nothing, cluster: 'dev' })
+    const [target] = await k3dAdapter.findTargets(machineWithCluster('other'), { ...nothing, cluster: 'dev' })
     expect(target).toMatchObject({ details: { cluster: 'dev' } })
     expect(target!.isOwn).toBe(true)
     expect(target!.inputs.files).toEqual(['/state/k3d/dev/registries.yaml', '/state/k3d/dev/ca/mirror-ca.crt'])

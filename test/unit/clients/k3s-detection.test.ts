@@ -4,7 +4,7 @@ import { fails, machineWith, nothingSaid, type Answers } from '../../support/cli
 
 async function reloadWith(answers: Answers): Promise<string[]> {
   const { machine, asked } = await machineWith(answers)
-  const [target] = await k3sAdapter.targets(machine, nothingSaid)
+  const [target] = await k3sAdapter.findTargets(machine, nothingSaid)
   await target!.reload!.run()
   return asked.map(({ line }) => line).filter((line) => line.startsWith('systemctl restart'))
 }
@@ -24,7 +24,7 @@ test.each(['k3s', 'k3s-agent'])(
 
 test('an undo of k3s without a reload lists the steps that are left', async () => {
   const { machine } = await machineWith({})
-  const [target] = await k3sAdapter.targets(machine, nothingSaid)
+  const [target] = await k3sAdapter.findTargets(machine, nothingSaid)
   expect(target!.listUndoSteps?.([])).toEqual([expect.stringContaining('systemctl restart k3s')])
 })
 

@@ -57,7 +57,7 @@ describe('the target of kind', () => {
     'is refused without a cluster name when the engine is at %s',
     async (host) => {
       const machine = await machineWith(() => undefined, { env: { DOCKER_HOST: host } })
-      await expect(kindAdapter.targets(machine, nothing)).rejects.toMatchObject({
+      await expect(kindAdapter.findTargets(machine, nothing)).rejects.toMatchObject({
         exit: exitCode.usage,
         hints: expect.arrayContaining([expect.stringContaining('--cluster NAME')]) as string[],
       })
@@ -66,11 +66,11 @@ describe('the target of kind', () => {
 
   test("follows kind's own environment variables", async () => {
     const env = { DOCKER_HOST: 'tcp://127.0.0.1:2375', KIND_EXPERIMENTAL_DOCKER_NETWORK: 'mine' }
-    const [target] = await kindAdapter.targets(await machineWith(() => undefined, { env }), nothing)
+    const [target] = await kindAdapter.findTargets(await machineWith(() => undefined, { env }), nothing)
     expect(target?.isOwn).toBe(true)
     expect(target?.location).toMatchObject({ in: 'network', network: 'mine' })
     const podman = await machineWith(() => undefined, { env: { KIND_EXPERIMENTAL_PROVIDER: 'podman' } })
-    expect((await kindAdapter.targets(podman, nothing))[0]?.location).toMatchObject({ in: 'apart' })
+    expect((await kindAdapter.findTargets(podman, nothing))[0]?.location).toMatchObject({ in: 'isolated' })
   })
 
   test('is below --root', async () => {
@@ -79,7 +79,7 @@ describe('the target of kind', () => {
       home: '/image',
       env: { DOCKER_HOST: 'ssh://x' },
     })
-    const [target] = await kindAdapter.targets(machine, { ...nothing, file: 'kind.yaml' })
+    const [target] = await kindAdapter.findTargets(machine, { ...nothing, file: 'kind.yaml' })
     expect(target?.inputs).toEqual({
       files: [join(machine.cwd, 'kind.yaml')],
       trees: ['/image/.local/state/mirror/kind/certs.d'],
@@ -89,7 +89,7 @@ describe('the target of kind', () => {
 
   test('is refused for a folder with a colon, which nodes cannot mount', async () => {
     const machine = await machineWith(() => undefined, { stateDir: '/srv/a:b' })
-    const [target] = await kindAdapter.targets(machine, nothing)
+    const [target] = await kindAdapter.findTargets(machine, nothing)
     const mirror = {
       cache: 'http://m',
       registry: undefined,
@@ -111,14 +111,14 @@ describe('the target of kind', () => {
       if (line.startsWith('docker inspect')) return JSON.stringify(found)
       return line.endsWith('containerd config dump') ? 'version = 2\n' : undefined
     })
-    const [target] = await kindAdapter.targets(machine, { ...nothing, cluster: 'dev' })
+    const [target] = await kindAdapter.findTargets(machine, { ...nothing, cluster: 'dev' })
     expect(target?.details).toEqual({ cluster: 'dev', program: 'docker', nodes: 'dev-control-plane' })
     expect(machine.asked[0]).toContain('label=io.x-k8s.kind.cluster=dev')
   })
 
   test('is refused for a cluster that does not run', async () => {
     const machine = await machineWith(() => '')
-    await expect(kindAdapter.targets(machine, { ...nothing, cluster: 'dev' })).rejects.toMatchObject({
+    await expect(kindAdapter.findTargets(machine, { ...nothing, cluster: 'dev' })).rejects.toMatchObject({
       exit: exitCode.missing,
     })
     await expect(openKindNodes({ runCommand: async () => undefined }, 'podman').list()).rejects.toMatchObject({
@@ -133,7 +133,7 @@ describe('the undo of kind', () => {
     const machine = await machineWith((line) => {
       return line.startsWith('docker ps') ? 'a\n' : JSON.stringify([container('n', 'worker', mounted, false)])
     })
-    const [target] = await kindAdapter.targets(machine, nothing)
+    const [target] = await kindAdapter.findTargets(machine, nothing)
     const folder = join(machine.stateDir, 'kind', 'certs.d')
     await mkdir(join(folder, '_default'), { recursive: true })
     await mkdir(join(folder, 'other'))

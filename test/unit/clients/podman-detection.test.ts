@@ -26,10 +26,10 @@ describe('podman on this machine', () => {
 
   test('has a system and a user target, the likelier one first', async () => {
     const { machine, home } = await machineWith({ 'podman --version': 'podman version 5.4.2' })
-    const places = await podmanAdapter.targets(machine, nothingSaid)
+    const places = await podmanAdapter.findTargets(machine, nothingSaid)
     expect(places.map(({ id }) => id)).toEqual(isRoot ? ['system', 'user'] : ['user', 'system'])
     expect(places.find(({ id }) => id === 'user')!.title).toContain(join(home, '.config/containers/registries.conf.d'))
-    const [only] = await podmanAdapter.targets(machine, { ...nothingSaid, scope: 'system' })
+    const [only] = await podmanAdapter.findTargets(machine, { ...nothingSaid, scope: 'system' })
     expect(only!.inputs.files).toContain('/etc/containers/registries.conf')
     expect(podmanAdapter.restoreTarget(machine, only!.details).inputs).toEqual(only!.inputs)
   })
@@ -37,15 +37,15 @@ describe('podman on this machine', () => {
   test("prefers the user target if a user file hides the system's", async () => {
     const files = { '.config/containers/registries.conf': '' }
     const { machine } = await machineWith({ 'podman --version': 'podman version 5.4.2' }, files)
-    expect((await podmanAdapter.targets(machine, nothingSaid))[0]!.id).toBe('user')
-    const newer = await podmanAdapter.targets(machine, { ...nothingSaid, clientVersion: '6.1' })
+    expect((await podmanAdapter.findTargets(machine, nothingSaid))[0]!.id).toBe('user')
+    const newer = await podmanAdapter.findTargets(machine, { ...nothingSaid, clientVersion: '6.1' })
     expect(newer[0]!.id).toBe(isRoot ? 'system' : 'user')
   })
 
   test('reads XDG_CONFIG_HOME only since version 6', async () => {
     const { machine } = await machineWith({}, {}, { env: { XDG_CONFIG_HOME: '/xdg' } })
     const user = async (clientVersion: string) =>
-      (await podmanAdapter.targets(machine, { ...nothingSaid, scope: 'user', clientVersion }))[0]!.inputs.files
+      (await podmanAdapter.findTargets(machine, { ...nothingSaid, scope: 'user', clientVersion }))[0]!.inputs.files
     expect(await user('5.8.6')).not.toContain('/xdg/containers/registries.conf')
     expect(await user('6.0.0')).toContain('/xdg/containers/registries.conf')
   })
@@ -60,7 +60,7 @@ describe('podman on this machine', () => {
     const answers = Object.fromEntries(Object.entries(programs).map(([name, said]) => [`${name} --version`, said]))
     const files = { '.config/containers/registries.conf': '' }
     const { machine } = await machineWith(answers, files, { env })
-    const [place] = await podmanAdapter.targets(machine, { ...nothingSaid, scope: 'system' })
+    const [place] = await podmanAdapter.findTargets(machine, { ...nothingSaid, scope: 'system' })
     const found = new Map([[join(machine.home, '.config/containers/registries.conf'), Buffer.from('')]])
     const { notes } = place!.plan(mirror, new FilesSnapshot(found))
     expect(notes.some((note) => note.startsWith('skopeo') || note.startsWith('buildah'))).toBe(who !== 'no')
@@ -70,7 +70,7 @@ describe('podman on this machine', () => {
   test('is planned by the version of buildah or skopeo without podman', async () => {
     const modern = async (answers: Answers) => {
       const { machine } = await machineWith(answers, {}, { env: { XDG_CONFIG_HOME: '/xdg' } })
-      const [place] = await podmanAdapter.targets(machine, { ...nothingSaid, scope: 'user' })
+      const [place] = await podmanAdapter.findTargets(machine, { ...nothingSaid, scope: 'user' })
       return place!.inputs.files.includes('/xdg/containers/registries.conf')
     }
     expect(await modern({ 'buildah --version': 'buildah version 1.44.1 (image-spec 1.1.1)' })).toBe(true)
@@ -82,7 +82,7 @@ describe('podman on this machine', () => {
     const env = { CONTAINERS_REGISTRIES_CONF: 'my.conf', CONTAINERS_REGISTRIES_CONF_OVERRIDE: '/over.conf' }
     const wanted = async (answers: Answers) => {
       const { machine, home } = await machineWith(answers, {}, { env })
-      const [place] = await podmanAdapter.targets(machine, { ...nothingSaid, scope: 'user' })
+      const [place] = await podmanAdapter.findTargets(machine, { ...nothingSaid, scope: 'user' })
       const { files } = place!.inputs
       return [files.includes(join(home, 'my.conf')), files.includes('/over.conf')]
     }
@@ -94,7 +94,7 @@ describe('podman on this machine', () => {
 
   test('is not run below --root', async () => {
     const { machine, asked } = await machineWith({}, {}, { detached: true, root: '/tree', home: '/tree' })
-    const places = await podmanAdapter.targets(machine, nothingSaid)
+    const places = await podmanAdapter.findTargets(machine, nothingSaid)
     expect(places.map(({ title }) => title)).toEqual([
       'system (/tree/etc/containers/registries.conf.d)',
       'user (/tree/.config/containers/registries.conf.d)',
@@ -108,7 +108,7 @@ describe('podman on this machine', () => {
 describe('a pull by podman', () => {
   const pull = async (answers: Answers) => {
     const { machine, asked } = await machineWith(answers)
-    const [place] = await podmanAdapter.targets(machine, { ...nothingSaid, scope: 'system', clientVersion: '5.0' })
+    const [place] = await podmanAdapter.findTargets(machine, { ...nothingSaid, scope: 'system', clientVersion: '5.0' })
     const before = asked.length
     const result = await place!.pull!('docker.io/a/b:c')
     return { result, asked: asked.slice(before).map(({ line }) => line) }
@@ -147,7 +147,7 @@ describe('podman in a virtual machine', () => {
 
   test('is configured inside it and reaches this machine by name', async () => {
     const { machine, asked } = await machineWith({ ...answers, podman: '' }, {}, { platform: 'darwin' })
-    const places = await podmanAdapter.targets(machine, nothingSaid)
+    const places = await podmanAdapter.findTargets(machine, nothingSaid)
     expect(places.map(({ id }) => id)).toEqual(['machine podman-machine-default', 'machine other'])
     const [place] = places
     expect(place!.location).toMatchObject({ in: 'vm', hostName: 'host.containers.internal' })
@@ -167,7 +167,7 @@ describe('podman in a virtual machine', () => {
   test('is refused if no machine runs', async () => {
     for (const said of ['[]', fails('no such command'), JSON.stringify([{ Name: 'off', Running: false }])]) {
       const { machine } = await machineWith({ 'podman machine list': said }, {}, { platform: 'win32' })
-      await expect(podmanAdapter.targets(machine, nothingSaid)).rejects.toMatchObject({
+      await expect(podmanAdapter.findTargets(machine, nothingSaid)).rejects.toMatchObject({
         exit: 4,
         hints: ['podman machine start'],
       })

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { sortByReadingOrder, getWantedFiles, type PodmanLayout } from '../../../src/clients/podman/registries-conf.ts'
+import { sortByReadingOrder, listConfigFiles, type PodmanLayout } from '../../../src/clients/podman/registries-conf.ts'
 
 const [usr, etc, home] = ['/usr/share/containers', '/etc/containers', '/home/me/.config/containers']
 const before: PodmanLayout = { system: [usr, etc], user: home, named: undefined, modern: false }
@@ -115,7 +115,7 @@ describe('the order in which the files of registries are read', () => {
       { ...modern, uid: 0 },
       { ...modern, named: '/opt/named.conf', override: '/opt/over.conf' },
     ]) {
-      const { files: single, trees } = getWantedFiles(files)
+      const { files: single, trees } = listConfigFiles(files)
       for (const path of sortByReadingOrder(files, all))
         expect(single.includes(path) || trees.some((tree) => path.startsWith(`${tree}/`)), path).toBe(true)
     }

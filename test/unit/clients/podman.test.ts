@@ -359,8 +359,8 @@ describe("the user's files", () => {
   test('come with a note on other readers with another order', () => {
     const files = { ...layout, modern: true, uid: 0 }
     const others = [
-      { who: 'skopeo 1.18', files: layout },
-      { who: 'Users without root', files: { ...layout, modern: true, user: undefined } },
+      { name: 'skopeo 1.18', files: layout },
+      { name: 'Users without root', files: { ...layout, modern: true, user: undefined } },
     ]
     const { plan } = planned(
       { files, scope: 'system', others },

@@ -75,7 +75,7 @@ describe('records of configured clients', () => {
     const records = openClientRecords({ own: undefined, system: system(), isRoot: true })
     const podman = record({ client: 'podman', details: { scope: 'user' } })
     await records.put(podman)
-    expect(records.backupFolder(podman)).toBe(join(system(), 'backups'))
+    expect(records.getBackupFolder(podman)).toBe(join(system(), 'backups'))
     expect(await records.list()).toMatchObject([{ client: 'podman' }])
   })
 

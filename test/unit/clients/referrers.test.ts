@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import type { Machine } from '../../../src/clients/types.ts'
 import { describeMachine } from '../../../src/clients/adapters.ts'
-import { supportReferrers } from '../../../src/clients/address.ts'
+import { allSupportReferrers } from '../../../src/clients/address.ts'
 
 const surroundings = { platform: 'linux', env: {}, homedir: '/home/me', cwd: '/', version: '0' } as never
 
@@ -26,11 +26,11 @@ describe('the capability referrers in shared folders', () => {
     [{ containerd: 'containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3' }, false],
     [{ containerd: 'of no version' }, false],
   ])('is accepted by all of %j: %s', async (printed, isKnown) => {
-    expect(await supportReferrers(await machineWith(printed), ['containerd', 'nerdctl'])).toBe(isKnown)
+    expect(await allSupportReferrers(await machineWith(printed), ['containerd', 'nerdctl'])).toBe(isKnown)
   })
 
   test('depends only on the given version with --root', async () => {
     const machine = await machineWith({ containerd: containerd('1.7.28') }, '/tree')
-    expect(await supportReferrers(machine, ['containerd'])).toBe(true)
+    expect(await allSupportReferrers(machine, ['containerd'])).toBe(true)
   })
 })
