@@ -51,7 +51,7 @@ export class BlobCache {
     setMaxListeners(0, this.#closing.signal)
   }
 
-  /** Hit, verify, HEAD, join or miss, as `PullThrough` describes. Throws the upstream's UpstreamError. */
+  /** Gets a blob by the steps that `PullThrough` describes: hit, revalidate, HEAD, join or miss. Throws the upstream's UpstreamError. */
   async get(context: RequestContext, digest: Digest): Promise<BlobResponse> {
     for (;;) {
       const ended = this.downloads.endedCount
@@ -100,7 +100,7 @@ export class BlobCache {
     await this.downloads.settle()
   }
 
-  /** The store has the bytes for another repository: one HEAD obtains the grant of this one (decision D5). */
+  /** Obtains the grant of this repository by one HEAD, because the store has the bytes for another one (decision D5). */
   async #verifyByHead(context: RequestContext, identity: Identity, digest: Digest): Promise<BlobResponse> {
     const head = await this.#heads.headBlob(context, digest)
     const stored = await this.#options.blobs.stat(digest)

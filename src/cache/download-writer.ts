@@ -15,7 +15,7 @@ interface DownloadWriterOptions {
   readonly release: BufferRelease
   /** Tries to free so many bytes on a full disk; resolves when it cannot free more. */
   readonly makeRoom: (bytes: number) => Promise<void>
-  /** Called when more bytes can be read. */
+  /** Is called when more bytes can be read. */
   readonly onArrived: () => void
   /** Reports whether no client reads the bytes as they arrive. */
   readonly isAbandoned: () => boolean
@@ -128,7 +128,7 @@ export class DownloadWriter {
     this.#options.onArrived()
   }
 
-  /** The digest of all arrived bytes. Call it once. */
+  /** Returns the digest of all arrived bytes. Call it once. */
   async digest(): Promise<Digest> {
     return this.#hash!.digest()
   }
@@ -140,7 +140,7 @@ export class DownloadWriter {
     return true
   }
 
-  /** The temp file, if it has the byte at this position. */
+  /** Returns the temp file, if it has the byte at this position. */
   file(position: number): BlobWriter | undefined {
     return this.#writer && this.#writer.size > position ? this.#writer : undefined
   }
@@ -251,7 +251,7 @@ interface StreamHash {
   take(bytes: Uint8Array, storedUpTo: number | undefined): void
   /** Adds the file's bytes up to this size. Only for a hash on a thread. */
   advance(size: number): void
-  /** The digest of all bytes. Call it once. */
+  /** Returns the digest of all bytes. Call it once. */
   digest(): Promise<Digest>
   /** Resolves when the file is no longer in use. */
   close(): Promise<void>

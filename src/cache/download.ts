@@ -49,7 +49,7 @@ export interface DownloadOptions {
   readonly makeRoom: (bytes: number) => Promise<void>
   readonly onBytes: (bytes: number) => void
   readonly onMismatch: () => void
-  /** Called before followers and `settled` learn of the end. */
+  /** Is called before followers and `settled` learn of the end. */
   readonly onSettled: () => void
   /** Ends the download, even if clients follow it. */
   readonly signal: AbortSignal
@@ -276,7 +276,7 @@ interface RangedFetch {
   /** Reuses the memory of written chunks. */
   readonly release: BufferRelease
   readonly onBytes: (bytes: number) => void
-  /** Called with the position before which everything is written. */
+  /** Receives the position before which everything is written. */
   readonly onPrefix: (size: number) => void
   readonly signal: AbortSignal
 }

@@ -36,7 +36,7 @@ export function toOciError(error: UpstreamError, registry: string, absent: OciEr
   }
 }
 
-/** The error for a registry that is not mirrored. */
+/** Creates the 404 for a registry that is not mirrored. */
 export function toUnknownRegistryError({ registry, name }: Repository): OciError {
   const host = registry ?? 'the default upstream'
   return new OciError(

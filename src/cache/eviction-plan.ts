@@ -90,7 +90,7 @@ function someContent({ contents }: ImageReference, test: (digest: Digest) => boo
   return false
 }
 
-/** The blobs of these images in the order of eviction: least recently pulled, then largest; manifests, which are small, last. */
+/** Returns the blobs of these images in the order of eviction: least recently pulled, then largest; manifests, which are small, last. */
 function orderBlobs(references: readonly ImageReference[], sizes: ReadonlyMap<Digest, number>): Digest[] {
   const usedAt = new Map<Digest, number>()
   const manifests = new Set<Digest>()
@@ -194,7 +194,7 @@ export function* planRemoval(request: RemovalRequest): Generator<undefined, Remo
   return { ...planner.plan(), unknown: request.names.filter((name) => !matched.has(name)) }
 }
 
-/** The names that match all tags of an image. */
+/** Returns the names that match all tags of an image. */
 function getWholeNames({ record, digest }: ImageReference): string[] {
   return [`${record.host}/${record.name}`, toImageName(record, { digest }), digest]
 }
@@ -233,14 +233,14 @@ function removeLists({ referrers }: RepositoryRecord, subjects: ReadonlySet<Dige
   for (const [key, { subject }] of referrers) if (subjects.has(subject)) referrers.delete(key)
 }
 
-/** The names of a removed image; empty for a single blob or list. */
+/** Returns the names of a removed image; empty for a single blob or list. */
 export function getRemovedNames({ reference, tags }: ReferenceRemoval): string[] {
   const { record, digest, kind } = reference
   if (kind !== 'image') return []
   return tags.length > 0 ? tags.map((tag) => toImageName(record, { tag })) : [toImageName(record, { digest })]
 }
 
-/** The names of the removed images that `listCachedImages` would list: at least one of their blobs is stored. */
+/** Returns the names of the removed images that `listCachedImages` would list: at least one of their blobs is stored. */
 export function getRemovedImages(removals: readonly ReferenceRemoval[], sizes: ReadonlyMap<Digest, number>): string[] {
   const isStored = ({ reference }: ReferenceRemoval) =>
     [...reference.contents].some((digest) => (sizes.get(digest) ?? 0) > 0)

@@ -186,7 +186,7 @@ interface ApplyOptions {
   readonly isInUse: (digest: Digest) => boolean
   /** Removes images even if they were pulled since the plan was made. */
   readonly isForced: boolean
-  /** Called with the system's error for each blob that cannot be removed. */
+  /** Receives the system's error for each blob that cannot be removed. */
   readonly onError: (error: unknown) => void
   readonly logger: Logger
   readonly clock: Clock
@@ -230,7 +230,7 @@ async function applyEviction(plan: EvictionPlan, options: ApplyOptions): Promise
   return { images: images.toSorted(), blobs: count, bytes }
 }
 
-/** The result of `applyEviction` if no content were used meanwhile. */
+/** Returns what `applyEviction` would, if no content is used meanwhile. */
 function previewEviction(plan: EvictionPlan, sizes: ReadonlyMap<Digest, number>): AppliedEviction {
   const images = getRemovedImages(plan.references, sizes).toSorted()
   return { images, blobs: plan.blobs.length, bytes: plan.bytes }

@@ -19,7 +19,7 @@ interface FollowedDownload {
   /** True when the whole blob has arrived and its digest is right. */
   readonly isVerified: boolean
   readonly failure: Error | undefined
-  /** Called after a follower has left. */
+  /** Is called after a follower has left. */
   readonly onLeft: () => void
   /** Time that a follower may slow the others down on a full disk, ms. */
   readonly maxLagMs: number
@@ -116,7 +116,7 @@ export class Followers {
     }
   }
 
-  /** The position before which bytes may be sent to this reader. */
+  /** Returns the position before which bytes may be sent to this reader. */
   #getReleasableEnd({ end = Infinity, isAllOrNothing }: Reader): number {
     const { writer, size, isVerified } = this.#download
     const { arrived } = writer
@@ -149,7 +149,7 @@ export class Followers {
     return buffer.subarray(0, filled)
   }
 
-  /** The growing file, for senders. It stays open while the download has followers, so closing it does nothing. */
+  /** Returns the growing file, for senders. It stays open while the download has followers, so closing it does nothing. */
   #toOpenBlob(file: BlobWriter): OpenBlob {
     const { digest } = this.#download
     const { fd, size } = file

@@ -61,7 +61,7 @@ export function findManifestGrant(
   return undefined
 }
 
-/** The identity to record for a second grant: anonymous stays, because such a grant is valid for every caller. */
+/** Returns the identity to record for a second grant: anonymous stays, because such a grant is valid for every caller. */
 export function widerIdentity(known: Identity | undefined, recent: Identity): Identity {
   return known === anonymousIdentity ? known : recent
 }
@@ -89,15 +89,15 @@ export interface RequestContext {
   /** Identifies the credential for the upstream. Call it as late as possible, because a credential helper may be slow. */
   readonly identity: () => Promise<Identity>
   /**
-   * The access for a request whose response callers of one identity share. An anonymous caller stays anonymous when a
+   * Returns the access for a request whose response callers of one identity share. An anonymous caller stays anonymous when a
    * credential appears meanwhile, because the other anonymous callers have no right to what the credential returns.
    */
   readonly access: () => Promise<Access>
   /** Throws the upstream's UpstreamError if it has just refused this request. Call it before a request to the upstream. */
   readonly throwIfRefused: () => Promise<void>
-  /** The repository's record; undefined while there is none. */
+  /** Returns the repository's record; undefined while there is none. */
   readonly record: () => RepositoryRecord | undefined
-  /** The repository's record, created when there is none. */
+  /** Returns the repository's record; creates it when there is none. */
   readonly ensure: () => RepositoryRecord
 }
 
@@ -138,12 +138,12 @@ const cacheStatuses: Record<Provenance['outcome'], string | undefined> = {
   own: undefined,
 }
 
-/** The provenance of an answer, with the `Cache-Status` value of its outcome (RFC 9211). */
+/** Creates the provenance of an answer, with the `Cache-Status` value of its outcome (RFC 9211). */
 export function toProvenance(registry: string, outcome: Provenance['outcome']): Provenance {
   return { registry, outcome, cacheStatus: cacheStatuses[outcome] }
 }
 
-/** A key for requests of this repository whose response callers of the same identity share. */
+/** Returns the key of requests of this repository whose response callers of the same identity share. */
 export async function toRequestKey(context: RequestContext, resource: string): Promise<string> {
   return `${await context.identity()} ${context.host}/${context.name} ${resource}`
 }

@@ -34,7 +34,7 @@ export function listCachedImages(refs: Pick<RefStore, 'all'>, sizes: ReadonlyMap
   return images.toSorted((a, b) => (a.name < b.name ? -1 : 1))
 }
 
-/** `<registry>/<repository>:<tag>` or `<registry>/<repository>@<digest>`. */
+/** Formats the name of an image: `<registry>/<repository>:<tag>` or `<registry>/<repository>@<digest>`. */
 export function toImageName({ host, name }: RepositoryRecord, reference: { tag: string } | { digest: Digest }): string {
   return 'tag' in reference ? `${host}/${name}:${reference.tag}` : `${host}/${name}@${reference.digest}`
 }
@@ -166,7 +166,7 @@ function* collectFromRecord(record: RepositoryRecord): Generator<ImageReference>
     }
 }
 
-/** The lists of referrers of manifests that the record does not have, by subject. */
+/** Groups the lists of referrers of manifests that the record does not have, by subject. */
 function groupOrphanLists(record: RepositoryRecord): Map<Digest, ReferrersRecord[]> {
   const lists = new Map<Digest, ReferrersRecord[]>()
   for (const list of record.referrers.values())

@@ -45,7 +45,7 @@ export async function listCatalog(
   })
 }
 
-/** The recorded tags that are valid for the caller, sorted. */
+/** Finds the recorded tags that are valid for the caller, sorted. */
 async function findKnownTags(context: RequestContext): Promise<string[]> {
   const tags = [...(context.record()?.tags ?? [])]
   const isPublic = tags.every(([, tag]) => isValidFor(tag, anonymousIdentity))
@@ -59,7 +59,7 @@ function isPlainPage({ query }: Page): boolean {
   return [...new URLSearchParams(query).keys()].every((name) => name === 'n' || name === 'last')
 }
 
-/** `<registry>/<name>` of each record with a manifest for the caller. Resolves the identity once a registry, and only if needed. */
+/** Finds `<registry>/<name>` of each record with a manifest for the caller. Resolves the identity once a registry, and only if needed. */
 async function findVisibleNames(
   records: Iterable<RepositoryRecord>,
   identityFor: (record: RepositoryRecord) => Promise<Identity>,

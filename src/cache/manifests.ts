@@ -37,7 +37,7 @@ export interface SmallContentStore {
   readonly blobs: BlobStore
   /** Tries to free so many bytes on the disk; resolves when it cannot free more. */
   readonly makeRoom: (bytes: number) => Promise<void>
-  /** Called after content was stored. */
+  /** Is called after content was stored. */
   readonly onStored: () => void
   readonly logger: Logger
 }
@@ -45,7 +45,7 @@ export interface SmallContentStore {
 export interface ManifestCacheOptions extends SmallContentStore {
   readonly refs: RefStore
   readonly stats: Stats
-  /** Running time in ms, for eviction. */
+  /** Returns the running time in ms, for eviction. */
   readonly runningTime: () => number
 }
 
@@ -85,7 +85,7 @@ export class ManifestCache {
     this.#contents = contents
   }
 
-  /** The manifest if it is cached. Records the grant if the record knows the manifest only as a link of another one. */
+  /** Loads the manifest if it is cached. Records the grant if the record knows the manifest only as a link of another one. */
   async load(
     context: RequestContext,
     digest: Digest,

@@ -186,13 +186,13 @@ export class PullThrough implements Registry {
     return { ...answer, provenance: toProvenance(context.host, resolved.outcome) }
   }
 
-  /** The manifest that a tag had when its upstream last confirmed it; undefined when it is not cached. */
+  /** Gets the manifest that a tag had when its upstream last confirmed it; undefined when it is not cached. */
   async #getCachedByTag(context: RequestContext, tag: string): Promise<ManifestResponse | undefined> {
     const digest = await this.#tags.findCached(context, tag)
     return digest && this.#getByDigest(context, digest)
   }
 
-  /** Hit, revalidate, HEAD or miss. A digest is immutable, so a granted manifest in the store is never revalidated. */
+  /** Gets a manifest: hit, revalidate, HEAD or miss. A digest is immutable, so a granted manifest in the store is never revalidated. */
   async #getByDigest(context: RequestContext, digest: Digest): Promise<ManifestResponse> {
     const grant = await findForCaller(context, (record, identity) => findManifestGrant(record, digest, identity))
     const cached = grant && (await this.#manifests.load(context, digest, grant.mediaType, grant.identity))
@@ -218,7 +218,7 @@ export class PullThrough implements Registry {
     return this.#fetchManifest(context, digest)
   }
 
-  /** Miss: fetches, verifies and stores the manifest. Concurrent requests of one identity share the fetch. */
+  /** Fetches, verifies and stores the manifest (a miss). Concurrent requests of one identity share the fetch. */
   async #fetchManifest(context: RequestContext, digest: Digest): Promise<ManifestResponse> {
     const { result, joined } = await this.#manifests.fetch(context, { kind: 'digest', digest })
     return this.#answerManifest(context, await result, joined ? 'collapsed' : 'miss')
@@ -302,7 +302,7 @@ class NegativeCache {
     this.#ttlMs = ttlMs
   }
 
-  /** The refusals that concern one request. */
+  /** Returns the refusals that concern one request. */
   forRequest(resource: string, caller: Caller): RequestRefusals {
     return new RequestRefusals(this, resource, caller)
   }

@@ -158,7 +158,7 @@ export class ReferrersCache {
     return tagged && this.#lists.readTagged(tagged, query)
   }
 
-  /** All pages of the unfiltered list; undefined unless all of them are stored. */
+  /** Finds all pages of the unfiltered list; undefined unless all of them are stored. */
   async #findAllPages(context: RequestContext, subject: Digest): Promise<ReferrersRecord[] | undefined> {
     const pages: ReferrersRecord[] = []
     let bytes = 0
@@ -251,12 +251,12 @@ function hasPages(context: RequestContext, subject: Digest): boolean {
   return [...(context.record()?.referrers.values() ?? [])].some((page) => page.subject === subject)
 }
 
-/** The header's value if it is safe to forward. */
+/** Returns the header's value if it is safe to forward. */
 function toHeaderValue(value: string | undefined): string | undefined {
   return value !== undefined && /^[\x20-\x7e]{1,200}$/.test(value) ? value : undefined
 }
 
-/** The same request as a GET, because the body is needed even for a HEAD. */
+/** Returns the same request as a GET, because the body is needed even for a HEAD. */
 function asGet(context: RequestContext): RequestContext {
   return { ...context, caller: { ...context.caller, head: false } }
 }
@@ -297,12 +297,12 @@ class StoredReferrers {
     this.#blobs = blobs
   }
 
-  /** The bytes of a stored page; undefined when they were removed. */
+  /** Reads the bytes of a stored page; undefined when they were removed. */
   readPage(page: ReferrersRecord): Promise<Uint8Array<ArrayBuffer> | undefined> {
     return this.#pages.run(toPageKey(page), () => this.#queueLarge(page.size, () => this.#read(page))).result
   }
 
-  /** All pages of a list as one, with the query's filter applied; undefined when one of them was removed. */
+  /** Reads all pages of a list as one, with the query's filter applied; undefined when one of them was removed. */
   readList(pages: readonly ReferrersRecord[], query: string): Promise<FilteredList | undefined> {
     const size = pages.reduce((sum, page) => sum + page.size, 0)
     const key = JSON.stringify([parseArtifactType(query), ...pages.map(toPageKey)])
@@ -319,7 +319,7 @@ class StoredReferrers {
     return this.#lists.run(key, () => this.#queueLarge(size, read)).result
   }
 
-  /** The list in the manifest of a referrers tag, with the query's filter applied. */
+  /** Reads the list in the manifest of a referrers tag, with the query's filter applied. */
   readTagged(answer: ManifestResponse, query: string): Promise<FilteredList> {
     const { digest, size = 0 } = answer
     const read = () => this.#queueLarge(size, async () => filterList(await readManifests(answer), query))

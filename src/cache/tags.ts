@@ -115,7 +115,7 @@ export class TagLookup {
     return { kind: 'cached', digest: cached.digest, outcome: 'stale' }
   }
 
-  /** The digest that the upstream last confirmed, if that manifest is cached. Sends no request. */
+  /** Finds the digest that the upstream last confirmed, if that manifest is cached. Sends no request. */
   async findCached(context: RequestContext, tag: string): Promise<Digest | undefined> {
     const digest = (await this.#findRecord(context, tag))?.digest
     return digest !== undefined && (await this.#isStored(context, digest)) ? digest : undefined

@@ -99,7 +99,7 @@ function systemd({ env, homedir, templates, runCommand }: AutostartOptions): Aut
   }
 }
 
-/** launchd starts the agents in this folder at login; no command is needed. */
+/** Writes the agent into the folder whose agents launchd starts at login; no command is needed. */
 function launchd({ homedir, templates }: AutostartOptions): Autostart {
   const name = 'dev-mirror.plist'
   const file = posix.join(homedir, 'Library/LaunchAgents', name)
@@ -137,7 +137,7 @@ interface AutostartSpec {
   logFile: string
 }
 
-/** A systemd unit from its template. Quoting: systemd.syntax(7), systemd.service(5) "Command lines". */
+/** Renders a systemd unit from its template. Quoting: systemd.syntax(7), systemd.service(5) "Command lines". */
 export function renderSystemdUnit(template: string, { command, env, logFile }: AutostartSpec): string {
   // `%` starts a specifier everywhere; `$` a variable in a command line only.
   const quoted = (text: string) =>
@@ -151,7 +151,7 @@ export function renderSystemdUnit(template: string, { command, env, logFile }: A
   })
 }
 
-/** A launchd agent from its template. launchd.plist(5). */
+/** Renders a launchd agent from its template. launchd.plist(5). */
 export function renderLaunchAgent(template: string, { command, env, logFile }: AutostartSpec): string {
   return fill(template, {
     COMMAND: command.map((part) => `    <string>${xml(part)}</string>`).join('\n'),
@@ -176,7 +176,7 @@ function xml(text: string): string {
   return text.replaceAll(/[&<>"]/g, (character) => xmlEntities[character]!)
 }
 
-/** The autostart of this machine. Throws a MirrorError (exit 4) on a platform without one. */
+/** Returns the autostart of this machine. Throws a MirrorError (exit 4) on a platform without one. */
 export function autostartOf({ platform, env, homedir }: CommandEnvironment): Autostart {
   const templates = join(packageRoot(), 'templates')
   return createAutostart({ platform, env, homedir, templates, runCommand })

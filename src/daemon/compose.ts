@@ -238,7 +238,10 @@ export interface RegistryParts {
 
 const uploadIdleMs = 3_600_000
 
-/** Creates the parts of the push registry. `maxUploads`: uploads at a time; each may have a file open. Throws MirrorError for a bad password file. */
+/**
+ * Creates the parts of the push registry. `maxUploads`: uploads at a time; each may have a file open. Throws MirrorError for a bad
+ * password file.
+ */
 async function composeRegistry(
   config: Config,
   paths: MirrorPaths,

@@ -126,7 +126,7 @@ const trimIntervalMs = 2000
 interface SpareMemoryOptions {
   /** Returns freed memory to the system. */
   readonly trim: () => Promise<void>
-  /** Memory of the process, bytes. */
+  /** Returns the memory of the process, bytes. */
   readonly held?: () => number
   readonly everyMs?: number
   /** Takes an error: reading the memory fails when no descriptor is left. */

@@ -52,7 +52,7 @@ const retryMs = 10
 /** Time that the last lines wait for a slow reader when the process ends. */
 const exitFlushMs = 1000
 
-/** A sink that writes to a descriptor. */
+/** Creates a sink that writes to a descriptor. */
 function descriptorSink(descriptor: number): LogSink {
   // Node makes a pipe non-blocking when it opens the stream: a stalled reader must not block this process.
   if (descriptor === 2) void process.stderr
@@ -175,7 +175,7 @@ function newlinesIn(bytes: Uint8Array): number {
   return found
 }
 
-/** The report of lost lines, in the form of the logger. */
+/** Formats the report of lost lines as the logger formats its lines. */
 function lossLine(lost: number, reason: string): string {
   const fields = { level: 'warn', time: new Date().toISOString(), lost, reason }
   return `${JSON.stringify({ ...fields, msg: 'lines of the log were lost' })}\n`

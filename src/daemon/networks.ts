@@ -15,15 +15,15 @@ interface NetworkListenersOptions {
   readonly isAskedFor: boolean
   /** Listens on a gateway address; undefined when the mirror listens on all addresses already. Throws ListenError. */
   readonly open: (address: string) => Promise<Listener | undefined>
-  /** The mirror's URL at an address. */
+  /** Returns the mirror's URL at an address. */
   readonly urlOf: (address: string) => string
-  /** Called on every change with the URL on each network that has one. */
+  /** Receives the URL on each network that has one, on every change. */
   readonly onChange: (endpoints: Record<string, string>) => void
   readonly logger: Logger
 }
 
 export interface NetworkListeners {
-  /** The state of each network, by name; empty when no engine has answered so far and no network was asked for. */
+  /** Returns the state of each network, by name; empty when no engine has answered so far and no network was asked for. */
   report(): Record<string, NetworkReport>
   close(graceMilliseconds: number): Promise<void>
 }

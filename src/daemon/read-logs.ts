@@ -136,7 +136,7 @@ async function openIfThere(path: string): Promise<FileHandle | undefined> {
   }
 }
 
-/** The position of the last `lines` lines, and the number of lines that the file lacks. */
+/** Finds the position of the last `lines` lines, and the number of lines that the file lacks. */
 async function startOfLast(file: FileHandle, lines: number): Promise<{ position: number; missing: number }> {
   let end = (await file.stat()).size
   // Do not count the line end at the end of the file.

@@ -20,7 +20,7 @@ export interface ServeRequest {
   version: string
   /** Takes each line of the log; default: stderr. */
   writeLog?: (line: string) => void
-  /** Called when the mirror answers. */
+  /** Is called when the mirror answers. */
   onReady?: (endpoints: Endpoints) => void
 }
 

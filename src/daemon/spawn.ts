@@ -85,7 +85,7 @@ function waitForReadiness(child: ChildProcess, { timeoutMs, signal }: DetachedOp
   })
 }
 
-/** The last five lines that were appended to a log of `from` bytes. */
+/** Reads the last five lines that were appended to a log of `from` bytes. */
 async function lastLogLines(logFile: string, from: number): Promise<string[]> {
   const bytes = await readFile(logFile)
   return bytes
@@ -129,7 +129,7 @@ function send(parent: ParentChannel, message: ReadinessMessage): Promise<void> {
 }
 
 /**
- * The arguments of Node for the server process. Halves V8's young generation: it fills with garbage of requests either way, and the
+ * Returns the arguments of Node for the server process. Halves V8's young generation: it fills with garbage of requests either way, and the
  * whole of it would make the process a tenth larger.
  */
 export function serveArguments(program: string): string[] {

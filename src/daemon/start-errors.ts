@@ -62,7 +62,7 @@ function describeHolder(holder: PortHolder | undefined, port: number): { who: st
   return { who: `another mirror (pid ${pid}, ${home})`, stop: [`${home} mirror down   (stops that mirror)`] }
 }
 
-/** The command that shows the program on a port; root sees the programs of all users. */
+/** Returns the command that shows the program on a port; root sees the programs of all users. */
 function whichProgram(port: number): string[] {
   if (process.platform === 'win32') return [`netstat -ano | findstr :${port}   (shows which program it is)`]
   const command = process.platform === 'linux' ? `ss -ltnp 'sport = :${port}'` : `lsof -nP -iTCP:${port} -sTCP:LISTEN`
@@ -78,7 +78,7 @@ function unusableAddress(error: ListenError, config: Config): MirrorError {
   return new MirrorError(error.message, { hints: [hint], cause: error })
 }
 
-/** The listener that has an address. */
+/** Finds the listener that has an address. */
 function listenerOf({ host, port }: ListenError, config: Config): { name: string; key: string } {
   const names = ['cache', 'registry', 'admin'] as const
   const name = names.find((name) => config[name].listen.some((at) => at.host === host && at.port === port)) ?? 'cache'
@@ -129,7 +129,10 @@ async function findInProc(port: number): Promise<PortHolder | undefined> {
   return undefined
 }
 
-/** proc(5), /proc/net/tcp: `sl local:port remote:port st … inode`, in hexadecimal; state 0A listens. */
+/**
+ * Reads the inodes of listening sockets. proc(5), /proc/net/tcp: `sl local:port remote:port st … inode`, in hexadecimal; state 0A
+ * listens.
+ */
 async function listeningInodes(table: string, port: number): Promise<string[]> {
   const wanted = port.toString(16).toUpperCase().padStart(4, '0')
   const lines = ((await ifVisible(readFile(table, 'utf8'))) ?? '').split('\n').slice(1)
@@ -159,7 +162,7 @@ async function packageName(root: string): Promise<unknown> {
   return parseObject((await ifVisible(readFile(join(root, 'package.json'), 'utf8'))) ?? '')?.['name']
 }
 
-/** The program and, for an interpreter, its script; never the other arguments, which may hold secrets. */
+/** Reads the program and, for an interpreter, its script; never the other arguments, which may hold secrets. */
 async function commandOf(pid: string): Promise<string> {
   const [program = '', ...args] = ((await ifVisible(readFile(`/proc/${pid}/cmdline`, 'utf8'))) ?? '').split('\0')
   const name = basename(program) || 'unknown'
@@ -168,7 +171,7 @@ async function commandOf(pid: string): Promise<string> {
   return script === undefined ? name : `${name} ${basename(script)}`
 }
 
-/** lsof -F prints one field a line: `p<pid>`, `c<command>`. */
+/** Asks lsof. `lsof -F` prints one field a line: `p<pid>`, `c<command>`. */
 async function askLsof(port: number, runCommand: RunCommand): Promise<PortHolder | undefined> {
   const result = await runCommand('lsof', ['-nP', `-iTCP:${port}`, '-sTCP:LISTEN', '-Fpc'], { timeoutMs: 5000 })
   if (result?.exitCode !== 0) return undefined

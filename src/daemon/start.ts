@@ -42,11 +42,11 @@ export interface StartOptions {
   readonly env?: Readonly<Record<string, string | undefined>>
   /** Present only for a mirror in a container. */
   readonly handoff?: HostHandoff | undefined
-  /** Another process has taken the store: this one must not write any more. */
+  /** Is called when another process has taken the store: this one must not write any more. */
   readonly onStoreLost?: () => void
-  /** A command asked over the admin listener to end the mirror. */
+  /** Is called when a command asks over the admin listener to end the mirror. */
   readonly onStopRequested?: () => void
-  /** The addresses of the networks have changed; `endpoints` is up to date. */
+  /** Is called when the addresses of the networks have changed; `endpoints` is up to date. */
   readonly onEndpointsChanged?: () => void
 }
 

@@ -216,7 +216,7 @@ export async function replaceWithRollback<T>(
   return started
 }
 
-/** The rollback to a mirror in a container, which is only stopped until its successor runs. */
+/** Creates the rollback to a mirror in a container, which is only stopped until its successor runs. */
 async function containerRollback(
   before: MirrorState,
   { id, engine: recorded }: ContainerRecord,

@@ -146,7 +146,7 @@ function rightsIn({ config }: UpPlan, endpoints: Endpoints, { env }: CommandEnvi
   return networkRights(config.registry.networks, endpoints, isInContainer(env))
 }
 
-/** The addresses to compare with. Leaves out a process's networks: its successor finds them later, at the same addresses. */
+/** Returns the addresses to compare with. Leaves out a process's networks: its successor finds them later, at the same addresses. */
 function earlierEndpoints(running: MirrorState | undefined): Endpoints | undefined {
   return running && (running.container ? running.endpoints : { ...running.endpoints, networks: {} })
 }
@@ -180,7 +180,7 @@ export interface MovedAddress {
   readonly to: string | undefined
 }
 
-/** The addresses of a mirror that its successor does not have; clients with them have to be configured again. */
+/** Finds the addresses of a mirror that its successor does not have; clients with them have to be configured again. */
 export function movedAddresses(
   before: Endpoints | undefined,
   now: Endpoints,
@@ -219,7 +219,7 @@ export interface DroppedParts {
 
 export const nothingDropped: DroppedParts = { networks: [], credentials: [] }
 
-/** The networks, by their real names, that the running mirror serves or waits for, without the configured ones. */
+/** Finds the networks, by their real names, that the running mirror serves or waits for, without the configured ones. */
 export function droppedNetworks(running: MirrorState | undefined, wanted: readonly string[]): string[] {
   if (running === undefined) return []
   const configured = running.served?.config['networks']
@@ -230,13 +230,13 @@ export function droppedNetworks(running: MirrorState | undefined, wanted: readon
 }
 
 interface ServeInPlaceRequest extends ServeRequest {
-  /** `serveMirror`; the caller loads the server, because other commands do not need it. */
+  /** Runs `serveMirror`. The caller loads the server, because other commands do not need it. */
   serve: (request: ServeRequest) => Promise<void>
   /** Undefined when no mirror runs. */
   rollback: Rollback | undefined
   /** Aborts the start, until the server handles signals itself. */
   signal: AbortSignal
-  /** Called when the server handles signals itself. */
+  /** Is called when the server handles signals itself. */
   onServing: () => void
 }
 

@@ -154,7 +154,7 @@ interface Verdict {
   readonly error?: string
 }
 
-/** The program of the thread. It is sent there as text, so it uses only its arguments. */
+/** Runs in the thread. It is sent there as text, so it uses only its arguments. */
 function compareAll(port: MessagePort, { compareSync }: { compareSync: (password: string, hash: string) => boolean }) {
   port.on('message', ({ password, hash }: Comparison) => {
     try {

@@ -243,7 +243,7 @@ interface HashResult {
   readonly error?: unknown
 }
 
-/** The code of a hashing thread. It is sent to the thread as text, so it must use nothing but its arguments. */
+/** Runs in a hashing thread. It is sent there as text, so it must use nothing but its arguments. */
 function hashWorker(
   port: MessagePort,
   { readSync }: { readSync: typeof ReadSync },

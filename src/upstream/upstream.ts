@@ -15,19 +15,19 @@ export interface Upstream {
   readonly host: string
   /** Marks an upstream that serves a probe image, by which the mirror checks a client. */
   readonly isProbe?: true
-  /** The identity with which a call with this access would be answered. */
+  /** Returns the identity with which the registry would answer a call with this access. */
   identity(access: Access): Promise<Identity>
-  /** HEAD of a manifest; costs no pull quota. */
+  /** Sends HEAD of a manifest, which costs no pull quota. */
   resolve(name: string, reference: Reference, options: UpstreamCallOptions): Promise<ManifestHead>
-  /** GET of a manifest, at most 4 MiB. The bytes are unverified. */
+  /** Sends GET of a manifest, at most 4 MiB. The bytes are unverified. */
   manifest(name: string, reference: Reference, options: UpstreamCallOptions): Promise<FetchedManifest>
-  /** HEAD of a blob. */
+  /** Sends HEAD of a blob. */
   statBlob(name: string, digest: Digest, options: UpstreamCallOptions): Promise<BlobHead>
-  /** GET of a blob, beginning at byte `from`. */
+  /** Sends GET of a blob, beginning at byte `from`. */
   blob(name: string, digest: Digest, options: UpstreamCallOptions & BlobOptions): Promise<FetchedBlob>
-  /** GET of a page of the tags list. `query`: the page's query, as the client or the upstream's `Link` wrote it. */
+  /** Sends GET of a page of the tags list. `query`: the page's query, as the client or the upstream's `Link` wrote it. */
   tags(name: string, query: string, options: UpstreamCallOptions): Promise<FetchedList>
-  /** GET of a page of the referrers list; undefined when the upstream has no such endpoint (404, 410, 400, 405 or 501). */
+  /** Sends GET of a page of the referrers list; undefined when the upstream has no such endpoint (404, 410, 400, 405 or 501). */
   referrers(name: string, digest: Digest, query: string, options: UpstreamCallOptions): Promise<FetchedList | undefined>
   health(): UpstreamHealth
 }

@@ -90,7 +90,7 @@ export function createNativeSendBlob({ libc, portable, idle }: NativeSendingOpti
   }
 }
 
-/** The descriptor of a plain, open socket; undefined for a destroyed socket, whose number another file may have by now. */
+/** Returns the descriptor of a plain, open socket; undefined for a destroyed socket, whose number another file may have by now. */
 function descriptorOf(socket: Socket): number | undefined {
   const { _handle: handle } = socket as { _handle?: { fd?: unknown } | null }
   if (socket.destroyed || 'encrypted' in socket) return undefined
