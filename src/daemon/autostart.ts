@@ -183,7 +183,7 @@ export function autostartOf({ platform, env, homedir }: CommandEnvironment): Aut
 }
 
 /**
- * The command that starts the server with the current settings. `secrets`: whether secret variables are included; not for a file
+ * Creates the command that starts the server with the current settings. `secrets`: whether secret variables are included; not for a file
  * that is printed.
  */
 export function autostartSpec(

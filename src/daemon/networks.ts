@@ -167,7 +167,7 @@ export async function openOnAddress(
 }
 
 /**
- * The rights of Docker networks' containers in the registry. At an address in `registry.listen` they may write, whatever
+ * Returns the rights of Docker networks' containers in the registry. At an address in `registry.listen` they may write, whatever
  * `registry.networks` says; all addresses there include theirs. A mirror in a container listens on all addresses and tells its host
  * from other containers.
  */
