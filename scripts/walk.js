@@ -85,13 +85,14 @@ async function transpile() {
 async function walk(kind) {
   const rounds = []
   for (const image of images) {
-    await delay(100)
+    await delay(200)
     await profiler.post('Profiler.takePreciseCoverage')
     const logged = once(lines, 'line')
     const provenance = await request(requests[kind].target(image))
-    // The log line and the statistics follow the answer.
+    // The log line and the statistics follow the answer, and so does the end of a blob's way to the disk.
     await logged
-    await delay(50)
+    if (kind === 'blob miss') await stored(image.layer)
+    await delay(200)
     rounds.push(executed((await profiler.post('Profiler.takePreciseCoverage')).result))
     if (provenance !== requests[kind].provenance) throw new Error(`${kind}: the mirror answered with ${provenance}`)
   }
@@ -99,6 +100,12 @@ async function walk(kind) {
     .filter((file) => rounds.every((round) => round.has(file)))
     .toSorted((a, b) => (a < b ? -1 : 1))
   return new Map(files.map((file) => [file, rounds[0].get(file)]))
+}
+
+/** Waits until the store has the blob. */
+async function stored(digest) {
+  const name = join('sha256', digest.slice(digest.indexOf(':') + 1))
+  while (!readdirSync(home, { recursive: true, encoding: 'utf8' }).some((path) => path.endsWith(name))) await delay(20)
 }
 
 /** Returns the names of the functions that ran, by file of src. */
