@@ -25,39 +25,23 @@ export function createColors(inColor: boolean): Colors {
   return Object.fromEntries(colorizers) as Colors
 }
 
-/** A line that shows the progress of long work. Shows nothing unless the stream is a terminal. */
-interface ProgressBar {
-  update(done: number, total: number, label: string): void
-  /** Removes the line. */
-  end(): void
-}
-
 const barWidth = 24
 
-export function createProgressBar(
-  stream: Pick<NodeJS.WriteStream, 'write' | 'isTTY'> & { columns?: number },
-): ProgressBar {
-  if (!stream.isTTY) return { update() {}, end() {} }
+/** Creates a line that shows the progress of long work; it shows nothing unless the stream is a terminal. */
+export function createProgressBar(stream: Pick<NodeJS.WriteStream, 'write' | 'isTTY'> & { columns?: number }) {
   return {
-    update(done, total, label) {
+    update(done: number, total: number, label: string): void {
+      if (!stream.isTTY) return
       const share = total === 0 ? 1 : Math.min(1, done / total)
       const filled = Math.round(share * barWidth)
       const line = `${'█'.repeat(filled)}${'░'.repeat(barWidth - filled)} ${Math.floor(share * 100)} % ${label}`
       stream.write(`\r${line.slice(0, (getColumns(stream) ?? 80) - 1)}\x1b[K`)
     },
-    end: () => void stream.write('\r\x1b[K'),
+    /** Removes the line. */
+    end(): void {
+      if (stream.isTTY) stream.write('\r\x1b[K')
+    },
   }
-}
-
-/** Questions to a person at a terminal. */
-interface Prompt {
-  /** `problem` returns what is wrong with an answer; undefined for a valid one. */
-  ask(question: string, options: { default: string; problem?: (answer: string) => string | undefined }): Promise<string>
-  confirm(question: string): Promise<boolean>
-  /** Asks for one of several. */
-  choose<T>(question: string, choices: readonly Choice<T>[]): Promise<T>
-  /** Asks for any of several; all of them are selected at first. */
-  pick<T>(question: string, choices: readonly Choice<T>[]): Promise<T[]>
 }
 
 interface Choice<T> {
@@ -65,17 +49,26 @@ interface Choice<T> {
   readonly value: T
 }
 
-/** Undefined unless both streams are a terminal. */
-export function createPrompt(input: { isTTY?: boolean }, output: { isTTY?: boolean }): Prompt | undefined {
+/** Creates the questions to a person at a terminal; undefined unless both streams are a terminal. */
+export function createPrompt(input: { isTTY?: boolean }, output: { isTTY?: boolean }) {
   if (!input.isTTY || !output.isTTY) return undefined
 
   return {
-    ask: (message, { default: preset, problem }) =>
-      ask({ type: 'input', message, default: preset, validate: (text: string) => problem?.(text) ?? true }),
-    confirm: (message) => ask({ type: 'confirm', message, default: true }),
-    choose: (message, choices) => ask({ type: 'select', message, choices: [...choices] }),
-    pick: (message, choices) =>
-      ask({ type: 'checkbox', message, choices: choices.map((choice) => ({ ...choice, checked: true })) }),
+    /** `problem` returns what is wrong with an answer; undefined for a valid one. */
+    ask: (message: string, options: { default: string; problem?: (answer: string) => string | undefined }) =>
+      ask<string>({
+        type: 'input',
+        message,
+        default: options.default,
+        validate: (text: string) => options.problem?.(text) ?? true,
+      }),
+    confirm: (message: string) => ask<boolean>({ type: 'confirm', message, default: true }),
+    /** Asks for one of several. */
+    choose: <T>(message: string, choices: readonly Choice<T>[]) =>
+      ask<T>({ type: 'select', message, choices: [...choices] }),
+    /** Asks for any of several; all of them are selected at first. */
+    pick: <T>(message: string, choices: readonly Choice<T>[]) =>
+      ask<T[]>({ type: 'checkbox', message, choices: choices.map((choice) => ({ ...choice, checked: true })) }),
   }
 }
 
@@ -104,7 +97,7 @@ export interface Terminal {
   readonly colors: Colors
   readonly stderrColors: Colors
   /** Undefined without a terminal. */
-  readonly prompt: Prompt | undefined
+  readonly prompt: ReturnType<typeof createPrompt>
 }
 
 /** Reports whether to go on: by flag, or by the user's answer. Throws NotInteractiveError without both. */
@@ -133,14 +126,11 @@ const leaveScreen = '\x1b[?25h\x1b[?1049l'
 /** Signals that end the program and leave its terminal open. After SIGHUP there is no terminal to restore. */
 const endSignals = ['SIGTERM', 'SIGQUIT'] as const
 
-/** The alternate screen of a terminal, for frames that replace each other; `close` restores the earlier content. */
-interface Screen {
-  show(text: string): void
-  close(): void
-}
-
-/** Opens the alternate screen. It closes at exit and on a signal that ends the program, and is left while the program is suspended. */
-export function openScreen(terminal: NodeJS.WriteStream): Screen {
+/**
+ * Opens the alternate screen of a terminal, for frames that replace each other. It closes at exit and on a signal that ends the
+ * program, and is left while the program is suspended.
+ */
+export function openScreen(terminal: NodeJS.WriteStream) {
   let isOpen = true
   const close = () => {
     if (!isOpen) return
@@ -162,7 +152,8 @@ export function openScreen(terminal: NodeJS.WriteStream): Screen {
   for (const signal of endSignals) process.on(signal, end)
   terminal.write(enterScreen)
   return {
-    show: (text) => void terminal.write(renderFrame(text, terminal.columns || 80, terminal.rows || 24)),
+    show: (text: string) => void terminal.write(renderFrame(text, terminal.columns || 80, terminal.rows || 24)),
+    /** Restores the content that the terminal had before. */
     close,
   }
 }
