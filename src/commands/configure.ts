@@ -316,23 +316,21 @@ function addDoneClients(error: unknown, done: readonly string[]): unknown {
   })
 }
 
-interface FailureReporter {
-  /** Reports the failure of one of several items; the others go on. Its files may be written, and only the reload have failed. */
-  report(title: string, error: Error): void
-  /** Reports the failure that all of them share. */
-  end(): void
-}
-
-/** Reports failures of several items. A missing terminal is no failure of one of them, and is reported once, at the end. */
-function createFailureReporter(info: (text: string) => void, colors: Colors): FailureReporter {
+/**
+ * Creates a reporter of the failures of several items. A missing terminal is no failure of one of them, and is reported once, at
+ * the end.
+ */
+function createFailureReporter(info: (text: string) => void, colors: Colors) {
   const render = (error: Error) => renderError(error, colors, { debug: isDebugging(process.env) }).trimEnd()
   let notInteractive: NotInteractiveError | undefined
   return {
-    report(title, error) {
+    /** Reports the failure of one of several items; the others go on. Its files may be written, and only the reload have failed. */
+    report(title: string, error: Error): void {
       if (error instanceof NotInteractiveError) notInteractive = error
       else info(`${title}\n${render(error)}`)
     },
-    end() {
+    /** Reports the failure that all of them share. */
+    end(): void {
       if (notInteractive !== undefined) info(render(notInteractive))
     },
   }
