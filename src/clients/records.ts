@@ -56,21 +56,13 @@ export interface StoredRecord extends ClientRecord {
   readonly lockedByRoot: boolean
 }
 
-/** The records of configured clients. Each is a file of its own in `configured/`, so that concurrent runs do not overwrite each other's. */
-export interface ClientRecords {
-  /** Lists all records, oldest first. Throws MirrorError for an unreadable folder, or a damaged record. */
-  list(): Promise<StoredRecord[]>
-  /** Writes a record. It replaces the record of the same client, target and root. */
-  put(record: ClientRecord): Promise<void>
-  remove(record: ClientRecord): Promise<void>
-  /** As root: moves system-wide records from root's state folder, where older versions wrote them, to the system folder. */
-  migrate(): Promise<void>
-  /** Returns the folder for the backups of a record. */
-  getBackupFolder(record: Pick<ClientRecord, 'root' | 'details'>): string
-}
+export type ClientRecords = ReturnType<typeof openClientRecords>
 
-/** Opens the records. A path alone is a single state folder without a system folder. */
-export function openClientRecords(where: string | RecordFolders): ClientRecords {
+/**
+ * Opens the records of configured clients. Each is a file of its own in `configured/`, so that concurrent runs do not overwrite
+ * each other's. A path alone is a single state folder without a system folder.
+ */
+export function openClientRecords(where: string | RecordFolders) {
   const { own, system, isRoot } = typeof where === 'string' ? { own: where, system: undefined, isRoot: false } : where
   const shared = system === own ? undefined : system
 
@@ -81,8 +73,9 @@ export function openClientRecords(where: string | RecordFolders): ClientRecords 
     return folder
   }
 
-  const configured: ClientRecords = {
-    async list() {
+  const configured = {
+    /** Lists all records, oldest first. Throws MirrorError for an unreadable folder, or a damaged record. */
+    async list(): Promise<StoredRecord[]> {
       const records = [
         ...(own === undefined ? [] : await readRecords(own, false)),
         ...(shared === undefined ? [] : await readRecords(shared, !isRoot)),
@@ -90,7 +83,8 @@ export function openClientRecords(where: string | RecordFolders): ClientRecords 
       return records.toSorted((one, other) => one.since.localeCompare(other.since))
     },
 
-    async put(record) {
+    /** Writes a record. It replaces the record of the same client, target and root. */
+    async put(record: ClientRecord): Promise<void> {
       const folder = getRecordFolder(record)
       const text = `${JSON.stringify({ ...record, lockedByRoot: undefined }, null, 2)}\n`
       if (folder === shared) await writePublicRecord(folder, getRecordPath(folder, record), text)
@@ -99,17 +93,19 @@ export function openClientRecords(where: string | RecordFolders): ClientRecords 
       if (folder === shared && own !== undefined) await removeRecord(own, record)
     },
 
-    async remove(record) {
+    async remove(record: ClientRecord): Promise<void> {
       if (own !== undefined) await removeRecord(own, record)
       if (shared !== undefined && isRoot) await removeRecord(shared, record)
     },
 
-    async migrate() {
+    /** As root: moves system-wide records from root's state folder, where older versions wrote them, to the system folder. */
+    async migrate(): Promise<void> {
       if (own === undefined || shared === undefined || !isRoot) return
       for (const record of await readRecords(own, false)) if (isSystemWide(record)) await configured.put(record)
     },
 
-    getBackupFolder: (record) => join(getRecordFolder(record), 'backups'),
+    /** Returns the folder for the backups of a record. */
+    getBackupFolder: (record: Pick<ClientRecord, 'root' | 'details'>) => join(getRecordFolder(record), 'backups'),
   }
   return configured
 }

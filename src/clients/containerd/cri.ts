@@ -11,16 +11,6 @@ interface NodePrograms {
   exec(node: string, args: readonly string[], input?: string, timeoutMs?: number): Promise<CommandResult | undefined>
 }
 
-/** The image calls of Kubernetes' Container Runtime Interface (CRI), over the runtime's socket. */
-interface Cri {
-  /** Throws a CriError with the runtime's message, or the system error of a socket that cannot be reached. */
-  pullImage(image: string): Promise<void>
-  /** Succeeds for an image that does not exist. Throws like `pullImage`. */
-  removeImage(image: string): Promise<void>
-  /** Returns the runtime's info, texts by name: `config` is JSON. Throws like `pullImage`. */
-  getInfo(): Promise<Readonly<Record<string, string>>>
-}
-
 /** The failure of a call that the runtime refused. */
 export class CriError extends Error {
   override name = 'CriError'
@@ -36,14 +26,20 @@ export class CriError extends Error {
 /** gRPC status of a runtime without CRI. */
 export const criUnimplemented = 12
 
-/** Returns a client for CRI v1 over gRPC; its few messages are encoded by hand. https://github.com/kubernetes/cri-api */
-export function createCriClient(socket: string, timeoutMs: number): Cri {
+/**
+ * Creates a client for the image calls of Kubernetes' Container Runtime Interface (CRI) v1, over gRPC at the runtime's socket. Its
+ * few messages are encoded by hand. https://github.com/kubernetes/cri-api
+ */
+export function createCriClient(socket: string, timeoutMs: number) {
   const call = async (method: string, image: string) =>
     void (await callUnary(socket, `/runtime.v1.ImageService/${method}`, encodeImageSpec(image), timeoutMs))
   return {
-    pullImage: (image) => call('PullImage', image),
-    removeImage: (image) => call('RemoveImage', image),
-    async getInfo() {
+    /** Throws a CriError with the runtime's message, or the system error of a socket that cannot be reached. */
+    pullImage: (image: string) => call('PullImage', image),
+    /** Succeeds for an image that does not exist. Throws like `pullImage`. */
+    removeImage: (image: string) => call('RemoveImage', image),
+    /** Returns the runtime's info, texts by name: `config` is JSON. Throws like `pullImage`. */
+    async getInfo(): Promise<Readonly<Record<string, string>>> {
       // Set StatusRequest.verbose. StatusResponse.info is a map: each entry is a field 2.
       const response = await callUnary(socket, '/runtime.v1.RuntimeService/Status', Buffer.from([0x08, 1]), timeoutMs)
       const entries = decodeFields(response).filter(({ number }) => number === 2)

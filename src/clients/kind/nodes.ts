@@ -22,27 +22,24 @@ export interface FoundNode {
   readonly mounts: readonly { readonly source: string; readonly destination: string }[]
 }
 
-/** Access to the containers of kind's clusters, through the program that created them. */
-export interface KindNodes {
-  readonly program: string
-  /** Lists the nodes of a cluster, or of all clusters, without load balancers. Throws MirrorError (missing) when the program does not answer. */
-  list(cluster?: string): Promise<FoundNode[]>
-  /** Runs a program in a node; undefined when it could not be started. */
-  exec(node: string, args: readonly string[], input?: string, timeoutMs?: number): Promise<CommandResult | undefined>
-}
-
 /** Returns the program that kind uses for its containers. https://kind.sigs.k8s.io/docs/user/rootless/ */
 export function getKindProgram(env: Machine['env']): 'docker' | 'podman' | 'nerdctl' {
   const provider = env['KIND_EXPERIMENTAL_PROVIDER']
   return provider === 'podman' || provider === 'nerdctl' ? provider : 'docker'
 }
 
-/** `program`: see getKindProgram. */
-export function openKindNodes({ runCommand }: Pick<Machine, 'runCommand'>, program: string): KindNodes {
+export type KindNodes = ReturnType<typeof openKindNodes>
+
+/** Opens the containers of kind's clusters, through the program that created them; `program`: see getKindProgram. */
+export function openKindNodes({ runCommand }: Pick<Machine, 'runCommand'>, program: string) {
   return {
     program,
 
-    async list(cluster) {
+    /**
+     * Lists the nodes of a cluster, or of all clusters, without load balancers. Throws MirrorError (missing) when the program does
+     * not answer.
+     */
+    async list(cluster?: string): Promise<FoundNode[]> {
       const label = cluster === undefined ? clusterLabel : `${clusterLabel}=${cluster}`
       const ids = await query(['ps', '--all', '--quiet', '--filter', `label=${label}`])
       const found = ids.split('\n').filter(Boolean)
@@ -50,7 +47,13 @@ export function openKindNodes({ runCommand }: Pick<Machine, 'runCommand'>, progr
       return (JSON.parse(await query(['inspect', ...found])) as Inspected[]).flatMap(parseNode)
     },
 
-    exec(node, args, input, timeoutMs = execTimeoutMs) {
+    /** Runs a program in a node; undefined when it could not be started. */
+    exec(
+      node: string,
+      args: readonly string[],
+      input?: string,
+      timeoutMs = execTimeoutMs,
+    ): Promise<CommandResult | undefined> {
       const stdin = input === undefined ? [] : ['--interactive']
       return runCommand(program, ['exec', ...stdin, node, ...args], {
         timeoutMs,
