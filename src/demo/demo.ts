@@ -128,18 +128,8 @@ function makeLayer(name: string, size: number): Uint8Array {
   return createSingleFileTar(`demo/${name}`, randomBytes(size))
 }
 
-interface DemoUpstream {
-  readonly url: string
-  /** Requests since the last call. */
-  takeCounts(): { requests: number; bytes: number }
-  close(): Promise<void>
-}
-
 /** Starts a registry with one image in one repository. `latency` in ms, `bandwidth` in bytes/s. */
-async function serveDemoUpstream(
-  image: DemoImage,
-  network: { readonly latency: number; readonly bandwidth: number },
-): Promise<DemoUpstream> {
+async function serveDemoUpstream(image: DemoImage, network: { readonly latency: number; readonly bandwidth: number }) {
   let counts = { requests: 0, bytes: 0 }
   const server = createServer({ ServerResponse: SecureResponse }, (request, response) => {
     void answer(request.method ?? 'GET', request.url ?? '/', response)
@@ -191,12 +181,13 @@ async function serveDemoUpstream(
   })
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    /** Returns the requests and the bytes since the last call. */
     takeCounts() {
       const taken = counts
       counts = { requests: 0, bytes: 0 }
       return taken
     },
-    async close() {
+    async close(): Promise<void> {
       server.closeAllConnections()
       await new Promise((resolve) => {
         server.close(resolve)
