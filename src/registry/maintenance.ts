@@ -30,18 +30,6 @@ interface PruneOptions {
   readonly dryRun: boolean
 }
 
-/** Maintenance of the local registry, on request and once an hour. Runs one task at a time, concurrently with pushes. */
-export interface RegistryMaintenance {
-  list(): Promise<PushedImage[]>
-  /** Removes images, repositories or digests by name, also repositories whose journal cannot be loaded. */
-  remove(names: readonly string[], dryRun: boolean): Promise<RegistryRemoval>
-  /** Removes unreferenced content. */
-  gc(options: GarbageOptions): Promise<RegistryRemoval>
-  /** Removes old tags, and what they leave unreferenced. */
-  prune(options: PruneOptions): Promise<RegistryRemoval>
-  close(): Promise<void>
-}
-
 interface RegistryMaintenanceOptions {
   readonly store: PushedStore
   readonly clock: Clock
@@ -51,7 +39,11 @@ interface RegistryMaintenanceOptions {
 }
 
 const collectionIntervalMs = 3_600_000
-export function createRegistryMaintenance(options: RegistryMaintenanceOptions): RegistryMaintenance {
+
+export type RegistryMaintenance = ReturnType<typeof createRegistryMaintenance>
+
+/** Creates the maintenance of the local registry, on request and once an hour: one task at a time, concurrently with pushes. */
+export function createRegistryMaintenance(options: RegistryMaintenanceOptions) {
   const { store, clock, logger } = options
   const { repositories } = store
   const isClaimed = (digest: Digest) => repositories.isClaimed(digest)
@@ -104,8 +96,9 @@ export function createRegistryMaintenance(options: RegistryMaintenanceOptions): 
   const stopCollecting = runEvery(options.intervalMs ?? collectionIntervalMs, collectOnSchedule, onFailure)
 
   return {
-    list: () => listPushedImages(repositories.all(), links),
-    remove: (names, dryRun) =>
+    list: (): Promise<PushedImage[]> => listPushedImages(repositories.all(), links),
+    /** Removes images, repositories or digests by name, also repositories whose journal cannot be loaded. */
+    remove: (names: readonly string[], dryRun: boolean): Promise<RegistryRemoval> =>
       queue.run('all', async () => {
         const matched = new Set<string>()
         const damaged = names.filter((name) => repositories.isDamaged(name))
@@ -119,15 +112,17 @@ export function createRegistryMaintenance(options: RegistryMaintenanceOptions): 
         const images = [...removal.images, ...damaged].toSorted()
         return { ...removal, images, unknown: names.filter((name) => !matched.has(name)) }
       }),
-    gc: (garbage) => queue.run('all', () => gc(garbage)),
-    prune: (request) =>
+    /** Removes unreferenced content. */
+    gc: (garbage: GarbageOptions) => queue.run('all', () => gc(garbage)),
+    /** Removes old tags, and what they leave unreferenced. */
+    prune: (request: PruneOptions): Promise<RegistryRemoval> =>
       queue.run('all', async () => {
         const { repository: only, dryRun } = request
         const isUnknown = only !== undefined && repositories.get(only) === undefined
         const removal = await removeSelected((repository) => selectOld(repository, request), dryRun)
         return { ...removal, unknown: isUnknown ? [only] : [] }
       }),
-    async close() {
+    async close(): Promise<void> {
       stopCollecting()
       await queue.idle()
     },
