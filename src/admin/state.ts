@@ -153,20 +153,13 @@ interface KeepStateOptions {
   everyMs?: number
 }
 
-export interface KeptState {
-  /** Resolves after the first write of the file; rejects when it fails. */
-  readonly written: Promise<void>
-  /** Announces a change of the state. */
-  update(): void
-  /** Removes the file at the end of the mirror; a successor's file stays. */
-  remove(): Promise<void>
-}
+export type KeptState = ReturnType<typeof keepState>
 
 /**
  * Writes the state file of this process and keeps it current: writes every change, and writes again when the file is lost,
  * damaged or changed by others.
  */
-export function keepState({ stateFile, state, logger, everyMs = 5000 }: KeepStateOptions): KeptState {
+export function keepState({ stateFile, state, logger, everyMs = 5000 }: KeepStateOptions) {
   const written = writeState(stateFile, state())
   // Prevents an unhandled rejection; `written` reports the failure.
   const first = written.catch(() => {})
@@ -184,9 +177,12 @@ export function keepState({ stateFile, state, logger, everyMs = 5000 }: KeepStat
   // Picks up changes during the first write.
   behind.update()
   return {
+    /** Resolves after the first write of the file; rejects when it fails. */
     written,
+    /** Announces a change of the state. */
     update: () => behind.update(),
-    async remove() {
+    /** Removes the file at the end of the mirror; a successor's file stays. */
+    async remove(): Promise<void> {
       await behind.stop()
       await removeState(stateFile, pidOf(state()))
     },
