@@ -13,29 +13,21 @@ import { isOutOfDescriptors } from '../../server/respond.ts'
 import { type ExportedCredential, readExportedCredentials } from '../../upstream/credentials.ts'
 import { exportedFileNames, getExportFolder, vmEngineVariable } from './spec.ts'
 
-/** The files that the host exports to a mirror in a container. */
-export interface HostHandoff {
-  /** Identifies the mirror, also after a restart of the container. */
-  readonly instance: string
-  /** Reads the mirror's addresses for clients; undefined until the host has sent them. */
-  endpoints(): Promise<Endpoints | undefined>
-  /** Reads the exported credentials by registry. */
-  credentials(): Promise<Record<string, ExportedCredential>>
-  /** Removes the exports of other instances, which do not come back. */
-  removeOthers(): Promise<void>
-}
+export type HostHandoff = NonNullable<ReturnType<typeof openHostHandoff>>
 
-/** Opens the exports of the host; undefined outside of a container that `mirror up` created. */
+/** Opens the files that the host exports to a mirror in a container; undefined outside of one that `mirror up` created. */
 export function openHostHandoff(
   env: Readonly<Record<string, string | undefined>>,
   folderOf: (instance: string) => string = getExportFolder,
-): HostHandoff | undefined {
+) {
   const instance = env['MIRROR_INSTANCE']
   if (!instance) return undefined
   const folder = folderOf(instance)
   return {
+    /** Identifies the mirror, also after a restart of the container. */
     instance,
-    async endpoints() {
+    /** Reads the mirror's addresses for clients; undefined until the host has sent them. */
+    async endpoints(): Promise<Endpoints | undefined> {
       try {
         return JSON.parse(await readFile(join(folder, exportedFileNames.endpoints), 'utf8')) as Endpoints
       } catch (error) {
@@ -43,8 +35,11 @@ export function openHostHandoff(
         throw error
       }
     },
-    credentials: () => readExportedCredentials(join(folder, exportedFileNames.credentials), Date.now()),
-    async removeOthers() {
+    /** Reads the exported credentials by registry. */
+    credentials: (): Promise<Record<string, ExportedCredential>> =>
+      readExportedCredentials(join(folder, exportedFileNames.credentials), Date.now()),
+    /** Removes the exports of other instances, which do not come back. */
+    async removeOthers(): Promise<void> {
       const others = (await listNames(dirname(folder))).filter((name) => name !== basename(folder))
       for (const name of others) await rm(join(dirname(folder), name), { recursive: true, force: true })
     },
