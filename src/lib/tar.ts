@@ -1,6 +1,6 @@
-/** One entry of a tar archive. */
+/** One entry of a tar archive. A pax header carries paths (of more than about 255 bytes) and ids that do not fit the ustar header. */
 export interface TarEntry {
-  /** A relative path with `/`. A pax header carries a path that does not fit the ustar header (about 255 bytes). */
+  /** A relative path with `/`. */
   readonly path: string
   /** The permissions without the file type: 0o644. */
   readonly mode: number
@@ -29,21 +29,26 @@ export function toTarFile(content: string | Uint8Array): TarFile {
 }
 
 const blockBytes = 512
+/** The largest uid or gid that fits its field of the header. */
+const maxHeaderId = 0o7777777
 const typeFlag = { file: '0', link: '2', folder: '5', extended: 'x' } as const
 
 /**
- * Writes a tar archive (POSIX ustar, pax for long names) piece by piece. Equal entries yield equal bytes: every mtime is 0. Throws when
- * a file's content has another size than announced. pax(1)
+ * Writes a tar archive (POSIX ustar, pax for what does not fit) piece by piece. Equal entries yield equal bytes: every mtime is 0.
+ * Throws when a file's content has another size than announced. pax(1); docs/decisions/0024-our-own-tar-writer.md
  */
 export async function* streamTar(entries: Iterable<TarEntry> | AsyncIterable<TarEntry>): AsyncGenerator<Uint8Array> {
   for await (const entry of entries) {
-    const { content } = entry
+    const { content, uid = 0, gid = 0 } = entry
     const path = content.kind === 'folder' ? `${entry.path.replace(/\/$/, '')}/` : entry.path
     const target = content.kind === 'link' ? content.target : ''
     const split = splitPath(path)
-    if (split === undefined || Buffer.byteLength(target) > 100) {
+    const hasLargeId = Math.max(uid, gid) > maxHeaderId
+    if (split === undefined || Buffer.byteLength(target) > 100 || hasLargeId) {
       const records = Buffer.from(
-        createPaxRecord('path', path) + (target === '' ? '' : createPaxRecord('linkpath', target)),
+        createPaxRecord('path', path) +
+          (target === '' ? '' : createPaxRecord('linkpath', target)) +
+          (hasLargeId ? createPaxRecord('uid', `${uid}`) + createPaxRecord('gid', `${gid}`) : ''),
       )
       yield createHeader({ name: 'pax', prefix: '', target: '', entry, size: records.length, type: typeFlag.extended })
       yield records
@@ -88,13 +93,15 @@ interface HeaderFields {
 }
 
 function createHeader({ name, prefix, target, entry, size, type }: HeaderFields): Buffer {
+  const { uid = 0, gid = 0 } = entry
   const block = Buffer.alloc(blockBytes)
   const octal = (value: number, at: number, length: number) =>
     block.write(`${value.toString(8).padStart(length - 1, '0')}\0`, at)
   block.write(name, 0)
   octal(entry.mode, 100, 8)
-  octal(entry.uid ?? 0, 108, 8)
-  octal(entry.gid ?? 0, 116, 8)
+  // A larger id is in the pax header.
+  octal(uid > maxHeaderId ? 0 : uid, 108, 8)
+  octal(gid > maxHeaderId ? 0 : gid, 116, 8)
   octal(size, 124, 12)
   octal(0, 136, 12)
   block.write(' '.repeat(8), 148)

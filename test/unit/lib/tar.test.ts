@@ -46,12 +46,24 @@ test.each([
   expect(await readFile(join(folder, 'after'), 'utf8')).toBe('too')
 })
 
+test.each([
+  ['that fit the header', 0o7777777, 0o7777777],
+  ['of which one does not fit the header', 1000, 0o10000000],
+  ['of a directory service', 1_234_401_103, 1_234_400_513],
+])('an archive keeps owners %s', async (_, uid, gid) => {
+  const owned = { ...file('a', 'b'), uid, gid }
+  const listed = execFileSync('tar', ['--numeric-owner', '-tv'], { input: await createTar([owned]), encoding: 'utf8' })
+  expect(listed.split(/\s+/)[1]).toBe(`${uid}/${gid}`)
+})
+
 test('tarFile creates the same bytes synchronously', async () => {
   expect(createSingleFileTar('a', Buffer.from('b'))).toEqual(await createTar([file('a', 'b')]))
 })
 
-test('equal entries yield equal archive bytes', async () => {
-  expect(await createTar([file('a', 'b')])).toEqual(await createTar([file('a', 'b')]))
+test('equal entries yield equal archive bytes, at any time', async () => {
+  const archive = await createTar([file('a', 'b')])
+  expect(await createTar([file('a', 'b')])).toEqual(archive)
+  expect(archive.toString('latin1', 136, 148), 'mtime').toBe('00000000000\0')
 })
 
 test('a file of another size than announced throws an error instead of damaging the archive', async () => {
