@@ -26,18 +26,18 @@ export async function openCacheAccess(surroundings: CommandEnvironment): Promise
     const { config, paths } = await loadStopped(surroundings)
     // Loads the store's code only for a stopped mirror.
     const { openStoredCache } = await import('./local.ts')
-    return { ...(await openStoredCache(config, paths)), naming: await cacheNaming(surroundings, []) }
+    return { ...(await openStoredCache(config, paths)), naming: await createCacheNaming(surroundings, []) }
   }
   const { cache, networks } = found.running.endpoints
-  const naming = await cacheNaming(surroundings, [...cache, ...Object.values(networks)])
+  const naming = await createCacheNaming(surroundings, [...cache, ...Object.values(networks)])
   return { ...createClientForMirror(found).cache, naming, async close() {} }
 }
 
-async function cacheNaming(surroundings: CommandEnvironment, urls: string[]): Promise<Omit<Naming, 'images'>> {
+async function createCacheNaming(surroundings: CommandEnvironment, urls: string[]): Promise<Omit<Naming, 'images'>> {
   const { createAddressCheck, loadNaming } = await import('./names.ts')
   const config = await loadNaming(surroundings)
   return {
-    isOurs: createAddressCheck([...urls, ...config.cache], config.names),
+    isOwnAddress: createAddressCheck([...urls, ...config.cache], config.names),
     defaultUpstream: config.defaultUpstream,
   }
 }
@@ -48,15 +48,15 @@ export async function openRegistryAccess(surroundings: CommandEnvironment): Prom
   if (found === undefined) {
     const { config, paths } = await loadStopped(surroundings)
     const { openStoredRegistry } = await import('./local.ts')
-    return { ...(await openStoredRegistry(config, paths)), naming: await registryNaming(surroundings, []) }
+    return { ...(await openStoredRegistry(config, paths)), naming: await createRegistryNaming(surroundings, []) }
   }
   const { registry, networks } = found.running.endpoints
   // The registry has the same port on the networks.
-  const naming = await registryNaming(surroundings, registry, Object.values(networks))
+  const naming = await createRegistryNaming(surroundings, registry, Object.values(networks))
   return { ...createClientForMirror(found).registry, naming, async close() {} }
 }
 
-async function registryNaming(
+async function createRegistryNaming(
   surroundings: CommandEnvironment,
   urls: string[],
   networks: string[] = [],
@@ -64,7 +64,7 @@ async function registryNaming(
   const { createAddressCheck, loadNaming } = await import('./names.ts')
   const config = await loadNaming(surroundings)
   const names = [...config.names, ...networks.map((url) => new URL(url).hostname)]
-  return { isOurs: createAddressCheck([...urls, ...config.registry], names), defaultUpstream: undefined }
+  return { isOwnAddress: createAddressCheck([...urls, ...config.registry], names), defaultUpstream: undefined }
 }
 
 /** Loads the settings of the stopped mirror; a running one alone may write to its stores. */
@@ -78,11 +78,11 @@ async function loadStopped(surroundings: CommandEnvironment): Promise<{ config: 
 
 /** Returns the status of the running mirror; undefined when none runs. Throws a MirrorError when it does not answer. */
 export async function readMirrorStatus(surroundings: CommandEnvironment): Promise<StatusReport | undefined> {
-  const here = await findRunningMirror(surroundings)
-  if (here === undefined) return undefined
-  const report = withDefaults(await createClientForMirror(here).status())
-  const engine = getRemoteEngine(here.running)
-  return { ...report, ...(engine !== undefined && { engine }), ...(here.user && { user: here.user.name }) }
+  const found = await findRunningMirror(surroundings)
+  if (found === undefined) return undefined
+  const report = addDefaults(await createClientForMirror(found).getStatus())
+  const engine = getRemoteEngine(found.running)
+  return { ...report, ...(engine !== undefined && { engine }), ...(found.user && { user: found.user.name }) }
 }
 
 /** Creates the admin client of a mirror that was found. */
@@ -91,7 +91,7 @@ export function createClientForMirror({ running, paths, user }: FoundMirror): Ad
 }
 
 /** Adds the fields that a mirror of an older version leaves out. */
-function withDefaults(
+function addDefaults(
   report: Partial<Pick<StatusReport, 'networks' | 'refusedRegistries'>> & StatusReport,
 ): StatusReport {
   const { cache, storage } = report as {
@@ -124,13 +124,13 @@ export function createClientForState(running: MirrorState, paths: MirrorPaths, t
       },
     )
   const tunnel = running.container && createTunnel(running.container)
-  return createAdminClient({ url, tokenFile: paths.tokenFile, tokenOwner: tokenOwner, timeoutMs: 10_000, tunnel })
+  return createAdminClient({ url, tokenFile: paths.tokenFile, tokenOwner, timeoutMs: 10_000, tunnel })
 }
 
 function createTunnel({ id, engine, elsewhere }: ContainerRecord): AdminTunnel | undefined {
   if (engine === undefined || elsewhere === undefined) return undefined
   return {
-    to: renderDockerHost(engine),
+    name: renderDockerHost(engine),
     async connect() {
       // Loads the code for engines only when a tunnel is needed.
       const { openEngineAt } = await import('../docker/dockerode-engine.ts')

@@ -9,10 +9,10 @@ import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
  */
 export interface AdminApi {
   /** Returns why the mirror cannot fetch by its own fault, one sentence each; empty when it can. */
-  troubles(): Promise<readonly string[]>
-  status(): Promise<StatusReport>
+  listTroubles(): Promise<readonly string[]>
+  getStatus(): Promise<StatusReport>
   /** Returns Prometheus text and its content type. */
-  metrics(): Promise<{ readonly contentType: string; readonly text: string }>
+  getMetrics(): Promise<{ readonly contentType: string; readonly text: string }>
   readonly cache: CacheApi
   /** Each operation throws an OciError (404) while the registry is switched off. */
   readonly registry: RegistryApi
@@ -38,7 +38,7 @@ export interface CacheApi {
 export interface RegistryApi {
   list(): Promise<PushedImageReport[]>
   /** Lists the repositories whose record is damaged. */
-  damaged(): Promise<DamagedRepositoryReport[]>
+  listDamaged(): Promise<DamagedRepositoryReport[]>
   remove(request: RemoveRequest): Promise<RemovalReport>
   /** Removes content that no image needs. */
   gc(request: RegistryGcRequest): Promise<RemovalReport>
@@ -258,7 +258,7 @@ async function readSecret(path: string): Promise<string | undefined> {
 /** Context to interpret an image name as users write it. */
 export interface Naming {
   /** Tells whether `host:port` is an address of the listener that the name is about. */
-  readonly isOurs: (host: string) => boolean
+  readonly isOwnAddress: (host: string) => boolean
   /** Registry of names without one; undefined where names have none. */
   readonly defaultUpstream: string | undefined
   /** Existing images, as lists show them. */
@@ -277,6 +277,6 @@ export const engineProblem = 'the Docker engine does not answer'
 export const networkProblem = 'the network does not exist yet'
 
 /** Computes the answer to a challenge that only this instance of a mirror can give; another process on its port cannot. */
-export function healthProof(instance: string, challenge: string): string {
+export function computeHealthProof(instance: string, challenge: string): string {
   return createHmac('sha256', instance).update(challenge).digest('hex')
 }

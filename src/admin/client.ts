@@ -6,10 +6,10 @@ import { codeOf, errnoOf, exitCode, isConnectionFailure, MirrorError } from '../
 import { readSmallFile } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
 import { readOwnedFile } from '../lib/ownership.ts'
-import { type AdminApi, healthProof, type StatusReport, type VerifyProgress } from './api.ts'
+import { type AdminApi, computeHealthProof, type StatusReport, type VerifyProgress } from './api.ts'
 
 /** The admin API of a running mirror over HTTP. Each call throws a MirrorError when the mirror does not answer or refuses. */
-export type AdminClient = Omit<AdminApi, 'troubles' | 'metrics'>
+export type AdminClient = Omit<AdminApi, 'listTroubles' | 'getMetrics'>
 
 interface AdminClientOptions {
   /** `http://127.0.0.1:5056` */
@@ -26,15 +26,15 @@ interface AdminClientOptions {
 /** A way to a mirror whose admin listener is on another machine. */
 export interface AdminTunnel {
   /** Name in messages: `ssh://me@there`. */
-  readonly to: string
+  readonly name: string
   /** Throws a MirrorError when the connection fails. */
   connect(): Promise<Duplex>
 }
 
 export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunnel }: AdminClientOptions): AdminClient {
-  const where = tunnel ? `${url} of ${tunnel.to}` : url
+  const location = tunnel ? `${url} of ${tunnel.name}` : url
 
-  async function ask(
+  async function sendRequest(
     method: string,
     path: string,
     { body, signal, mayTakeLong = false }: { body?: object; signal?: AbortSignal; mayTakeLong?: boolean } = {},
@@ -43,8 +43,8 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     // Loads node:http only when a command sends a request, because loading it takes a tenth of a command's time.
     const { request } = process.getBuiltinModule('node:http')
     const connection = await tunnel?.connect()
-    const silence = connection && setIdleTimeout(connection, timeoutMs)
-    const sent = request(new URL(path, toReachableUrl(url)), {
+    const idleTimer = connection && setIdleTimeout(connection, timeoutMs)
+    const clientRequest = request(new URL(path, toReachableUrl(url)), {
       method,
       ...(connection ? { createConnection: () => connection } : { agent: false }),
       timeout: timeoutMs,
@@ -56,28 +56,30 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     })
     const onTimeout = async () => {
       if (!mayTakeLong || !(await isAlive()))
-        return void sent.destroy(unreachableError(`it was silent for ${timeoutMs / 1000} s`))
+        return void clientRequest.destroy(createUnreachableError(`it was silent for ${timeoutMs / 1000} s`))
       // A request reports one time-out only; its connection reports each.
-      sent.socket?.once('timeout', () => void onTimeout())
-      if (silence) silence.restart()
-      else sent.socket?.setTimeout(timeoutMs)
+      clientRequest.socket?.once('timeout', () => void onTimeout())
+      if (idleTimer) idleTimer.restart()
+      else clientRequest.socket?.setTimeout(timeoutMs)
     }
     const response = await new Promise<IncomingMessage>((resolve, reject) => {
-      sent.once('timeout', () => void onTimeout())
-      sent.once('response', resolve)
-      sent.once('error', (error) => reject(isConnectionLost(error) ? unreachableError(error.message, error) : error))
-      sent.end(body && JSON.stringify(body))
+      clientRequest.once('timeout', () => void onTimeout())
+      clientRequest.once('response', resolve)
+      clientRequest.once('error', (error) =>
+        reject(isConnectionLost(error) ? createUnreachableError(error.message, error) : error),
+      )
+      clientRequest.end(body && JSON.stringify(body))
     })
     // Passes a time-out while the body arrives on to the reader of the body.
-    sent.on('error', (error) => response.destroy(error))
+    clientRequest.on('error', (error) => response.destroy(error))
     const status = response.statusCode ?? 0
     if (status >= 200 && status < 300) return readText(response)
-    throw refusedError(status, await readAll(readText(response)))
+    throw createRefusedError(status, await readAll(readText(response)))
   }
 
   async function isAlive(): Promise<boolean> {
     try {
-      await readAll(await ask('GET', '/healthz'))
+      await readAll(await sendRequest('GET', '/healthz'))
       return true
     } catch (error) {
       // A degraded mirror answers 503 and is alive.
@@ -90,52 +92,52 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
       for await (const text of response.setEncoding('utf8')) yield text as string
     } catch (error) {
       if (!(error instanceof Error) || codeOf(error) !== 'ECONNRESET') throw error
-      throw unreachableError('it broke off in the middle of its answer', error)
+      throw createUnreachableError('it broke off in the middle of its answer', error)
     }
   }
 
-  function unreachableError(why: string, cause?: unknown): MirrorError {
-    return new MirrorError(`The mirror does not answer on ${where}: ${why}.`, {
+  function createUnreachableError(why: string, cause?: unknown): MirrorError {
+    return new MirrorError(`The mirror does not answer on ${location}: ${why}.`, {
       exit: exitCode.missing,
       hints: ['mirror logs', 'mirror down && mirror up'],
       cause,
     })
   }
 
-  function refusedError(status: number, answer: string): MirrorError {
+  function createRefusedError(status: number, answer: string): MirrorError {
     if (status === 401 || status === 403)
-      return new MirrorError(`The mirror on ${where} refuses the token in ${tokenFile}.`, {
+      return new MirrorError(`The mirror on ${location} refuses the token in ${tokenFile}.`, {
         hints: ['mirror down && mirror up   (makes a new token)'],
       })
     const hints = status === 503 ? ['Run the command again in a moment', 'mirror logs'] : ['mirror logs']
-    return new MirrorError(`The mirror on ${where} answered ${status}: ${readReason(answer)}`, { hints })
+    return new MirrorError(`The mirror on ${location} answered ${status}: ${readReason(answer)}`, { hints })
   }
 
-  const status = async (): Promise<StatusReport> => parseJson(await ask('GET', '/api/status'))
-  const post = async <T>(path: string, body: object): Promise<T> =>
-    parseJson(await ask('POST', path, { body, mayTakeLong: true }))
+  const getStatus = async (): Promise<StatusReport> => parseJson(await sendRequest('GET', '/api/status'))
+  const postJson = async <T>(path: string, body: object): Promise<T> =>
+    parseJson(await sendRequest('POST', path, { body, mayTakeLong: true }))
 
   return {
-    status,
+    getStatus,
     cache: {
-      list: async () => (await status()).images,
-      remove: (request) => post('/api/cache/rm', request),
-      prune: (request) => post('/api/cache/prune', request),
+      list: async () => (await getStatus()).images,
+      remove: (request) => postJson('/api/cache/rm', request),
+      prune: (request) => postJson('/api/cache/prune', request),
       async *verify(request, signal) {
-        const answer = await ask('POST', '/api/cache/verify', { body: request, signal, mayTakeLong: true })
+        const answer = await sendRequest('POST', '/api/cache/verify', { body: request, signal, mayTakeLong: true })
         for await (const line of splitLines(answer)) yield JSON.parse(line) as VerifyProgress
       },
     },
     registry: {
-      list: async () => parseJson(await ask('GET', '/api/registry')),
-      damaged: async () => (await status()).registry.damaged ?? [],
-      remove: (request) => post('/api/registry/rm', request),
-      gc: (request) => post('/api/registry/gc', request),
-      prune: (request) => post('/api/registry/prune', request),
+      list: async () => parseJson(await sendRequest('GET', '/api/registry')),
+      listDamaged: async () => (await getStatus()).registry.damaged ?? [],
+      remove: (request) => postJson('/api/registry/rm', request),
+      gc: (request) => postJson('/api/registry/gc', request),
+      prune: (request) => postJson('/api/registry/prune', request),
     },
-    offerProbeImage: async () => parseJson(await ask('POST', '/api/canary')),
-    endProbeImage: async (id) => parseJson(await ask('POST', '/api/canary/end', { body: { id } })),
-    stop: async () => void (await readAll(await ask('POST', '/api/stop'))),
+    offerProbeImage: async () => parseJson(await sendRequest('POST', '/api/canary')),
+    endProbeImage: async (id) => parseJson(await sendRequest('POST', '/api/canary/end', { body: { id } })),
+    stop: async () => void (await readAll(await sendRequest('POST', '/api/stop'))),
   }
 }
 
@@ -211,15 +213,15 @@ export async function isHealthy(
   if (instance !== undefined) url.searchParams.set('challenge', challenge)
   const answer = await requestHealth(url, timeoutMs, await connect?.())
   if (answer === undefined || instance === undefined) return answer !== undefined
-  return parseObject(answer)?.['proof'] === healthProof(instance, challenge)
+  return parseObject(answer)?.['proof'] === computeHealthProof(instance, challenge)
 }
 
 /** Returns the body of a 200, or of the 503 of a degraded mirror; undefined for anything else. */
 function requestHealth(url: URL, timeout: number, connection: Duplex | undefined): Promise<string | undefined> {
-  const by = connection ? { createConnection: () => connection } : { agent: false as const }
+  const connectionOptions = connection ? { createConnection: () => connection } : { agent: false as const }
   if (connection) setIdleTimeout(connection, timeout)
   return new Promise((resolve) => {
-    const request = process.getBuiltinModule('node:http').get(url, { ...by, timeout }, (response) => {
+    const request = process.getBuiltinModule('node:http').get(url, { ...connectionOptions, timeout }, (response) => {
       let text = ''
       response.setEncoding('utf8').on('data', (part: string) => {
         text += part
@@ -245,7 +247,7 @@ function setIdleTimeout(connection: Duplex, timeoutMs: number): { restart(): voi
 }
 
 /** A program that connects its stdin and stdout with a port of the container, and ends when either side closes. */
-const tunnelProgram = (port: number) =>
+const renderTunnelProgram = (port: number) =>
   `const s=require('node:net').connect(${port},'127.0.0.1');` +
   `s.on('error',(e)=>{console.error(e.message);process.exit(1)});` +
   `s.pipe(process.stdout);process.stdin.pipe(s);` +
@@ -261,7 +263,7 @@ export async function openTunnel(
   port: number,
 ): Promise<Duplex> {
   try {
-    return await containers.exec(container, [nodeInImage, '-e', tunnelProgram(port)])
+    return await containers.exec(container, [nodeInImage, '-e', renderTunnelProgram(port)])
   } catch (error) {
     if (!(error instanceof DockerError)) throw error
     throw new MirrorError(`The mirror in the container cannot be reached: ${error.message}.`, {

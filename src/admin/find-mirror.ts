@@ -36,17 +36,17 @@ export interface FoundMirror {
 export async function findRunningMirror(surroundings: CommandEnvironment): Promise<FoundMirror | undefined> {
   const paths = mirrorPaths(surroundings)
   const callers = surroundings.callers ?? surroundings
-  const isLeftOut = Boolean(callers.env['MIRROR_HOME']) && !surroundings.env['MIRROR_HOME']
-  const isRoots = !isLeftOut && (!mustCheckOwners(surroundings) || isRootControlled(paths.stateFile))
-  const own = isRoots ? await findOwnMirror(paths) : undefined
-  const user = own === undefined ? await invokingUser(surroundings) : undefined
+  const ignoresHome = Boolean(callers.env['MIRROR_HOME']) && !surroundings.env['MIRROR_HOME']
+  const usesOwnState = !ignoresHome && (!mustCheckOwners(surroundings) || isRootControlled(paths.stateFile))
+  const own = usesOwnState ? await findOwnMirror(paths) : undefined
+  const user = own === undefined ? await findUserBehindRoot(surroundings) : undefined
   if (user === undefined) return own
   // A MIRROR_HOME that belongs to root means this mirror only.
-  if (isRoots && surroundings.env['MIRROR_HOME']) return undefined
+  if (usesOwnState && surroundings.env['MIRROR_HOME']) return undefined
   const { home, uid } = user
-  const usual = mirrorPaths({ ...surroundings, env: {}, homedir: home })
-  for (const candidate of [mirrorPaths(callers), ...(isLeftOut ? [] : [usual])]) {
-    const running = await findRunningOf(candidate.stateFile, uid)
+  const defaultPaths = mirrorPaths({ ...surroundings, env: {}, homedir: home })
+  for (const candidate of [mirrorPaths(callers), ...(ignoresHome ? [] : [defaultPaths])]) {
+    const running = await findRunningMirrorOf(candidate.stateFile, uid)
     if (running !== undefined) return { running, paths: candidate, user }
   }
   return undefined
@@ -57,7 +57,7 @@ async function findOwnMirror(paths: MirrorPaths): Promise<FoundMirror | undefine
   return running && { running, paths, user: undefined }
 }
 
-async function invokingUser(surroundings: CommandEnvironment): Promise<InvokingUser | undefined> {
+async function findUserBehindRoot(surroundings: CommandEnvironment): Promise<InvokingUser | undefined> {
   if (!mustCheckOwners(surroundings)) return undefined
   return findInvokingUser(surroundings)
 }
@@ -66,7 +66,7 @@ async function invokingUser(surroundings: CommandEnvironment): Promise<InvokingU
  * Finds the running mirror of another user's state file. Root trusts as little of the file as possible: the process must be that
  * user's, the engine of a container and every address must be on this machine.
  */
-async function findRunningOf(stateFile: string, uid: number): Promise<MirrorState | undefined> {
+async function findRunningMirrorOf(stateFile: string, uid: number): Promise<MirrorState | undefined> {
   const text = await readOwnedFile(stateFile, uid)
   const state = text === undefined ? undefined : parseState(text)
   if (state === undefined) return undefined
@@ -129,14 +129,14 @@ export async function findInvokingUser(
   run: RunCommand = runCommand,
 ): Promise<InvokingUser | undefined> {
   if (process.geteuid?.() !== 0) return undefined
-  const who = env['SUDO_UID'] ?? env['DOAS_USER'] ?? env['PKEXEC_UID'] ?? readOwner(callers?.homedir)
-  if (who === undefined || !/^[\w][\w.-]*\$?$/.test(who)) return undefined
+  const invoker = env['SUDO_UID'] ?? env['DOAS_USER'] ?? env['PKEXEC_UID'] ?? readOwner(callers?.homedir)
+  if (invoker === undefined || !/^[\w][\w.-]*\$?$/.test(invoker)) return undefined
   // macOS has no getent; `id -P` prints the same line.
-  const said =
+  const result =
     platform === 'darwin'
-      ? await run('id', ['-P', who], { timeoutMs })
-      : await run('getent', ['passwd', who], { timeoutMs })
-  const fields = said?.exitCode === 0 ? said.stdout.trim().split(':') : []
+      ? await run('id', ['-P', invoker], { timeoutMs })
+      : await run('getent', ['passwd', invoker], { timeoutMs })
+  const fields = result?.exitCode === 0 ? result.stdout.trim().split(':') : []
   const [name, , uid] = fields
   const home = fields.at(-2)
   if (!name || !home?.startsWith('/') || !/^\d+$/.test(uid ?? '') || uid === '0') return undefined
@@ -182,7 +182,7 @@ export async function findDeadMirror(
 
 async function describeDeadProcess(state: ProcessMirrorState, paths: MirrorPaths): Promise<DeadMirror> {
   const { runtime, version, pid, startedAt, logFile } = state
-  const lastSeen = await readLastSign([join(paths.stateDir, 'stats.json'), paths.stateFile, logFile])
+  const lastSeen = await readLastWriteTime([join(paths.stateDir, 'stats.json'), paths.stateFile, logFile])
   return {
     runtime,
     version,
@@ -198,13 +198,13 @@ const clockSlackMs = 60_000
 
 /** Returns whether the machine started after the mirror. */
 async function wasRebooted({ processIdentity, startedAt }: ProcessMirrorState): Promise<boolean> {
-  const [then, now] = [bootOf(processIdentity), await readBootId()]
-  if (then !== undefined && now !== undefined) return then !== now
+  const [bootAtStart, currentBoot] = [bootOf(processIdentity), await readBootId()]
+  if (bootAtStart !== undefined && currentBoot !== undefined) return bootAtStart !== currentBoot
   return Date.now() - uptime() * 1000 - clockSlackMs > Date.parse(startedAt)
 }
 
 /** Returns the latest modification of the files that a running mirror writes; wall clock ms. */
-async function readLastSign(files: readonly (string | undefined)[]): Promise<number | undefined> {
+async function readLastWriteTime(files: readonly (string | undefined)[]): Promise<number | undefined> {
   const times: number[] = []
   for (const file of files) {
     if (file === undefined) continue

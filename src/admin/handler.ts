@@ -11,7 +11,7 @@ import { ClientAbort } from '../server/connection.ts'
 import { readSmallBody, toBusyError } from '../server/request-body.ts'
 import { type HostGuard, refuseOtherSites } from '../server/request-guard.ts'
 import { isOutOfDescriptors, sendError, sendWhole, toOutOfDescriptorsError } from '../server/respond.ts'
-import { type AdminApi, healthProof, type RegistryApi, type RemovalReport, type VerifyProgress } from './api.ts'
+import { type AdminApi, computeHealthProof, type RegistryApi, type RemovalReport, type VerifyProgress } from './api.ts'
 
 interface AdminOptions {
   readonly api: AdminApi
@@ -73,17 +73,17 @@ async function handleRequest(
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
   refuseOtherSites(request)
   const path = request.url!.split('?', 1)[0]!
-  const reads = request.method === 'GET' || request.method === 'HEAD'
-  if (reads && path === '/healthz') return sendHealth(request, response, await api.troubles(), instance)
-  if (!reads || !isLoopbackAddress(request.socket.remoteAddress ?? '')) checkToken(request, token)
+  const isRead = request.method === 'GET' || request.method === 'HEAD'
+  if (isRead && path === '/healthz') return sendHealth(request, response, await api.listTroubles(), instance)
+  if (!isRead || !isLoopbackAddress(request.socket.remoteAddress ?? '')) checkToken(request, token)
 
-  if (reads && path === '/api/status') return sendJson(request, response, await api.status())
-  if (reads && path === '/metrics') {
-    const { contentType, text } = await api.metrics()
+  if (isRead && path === '/api/status') return sendJson(request, response, await api.getStatus())
+  if (isRead && path === '/metrics') {
+    const { contentType, text } = await api.getMetrics()
     sendWhole(request, response, 200, { 'content-type': contentType }, Buffer.from(text))
     return
   }
-  if (reads && path === '/api/registry') return sendJson(request, response, await api.registry.list())
+  if (isRead && path === '/api/registry') return sendJson(request, response, await api.registry.list())
   if (request.method !== 'POST') throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
   // A page in a browser may send a POST to any address; its Origin header identifies it.
   if (request.headers.origin !== undefined) throw new OciError('DENIED', 403, 'Browsers may not change anything here.')
@@ -142,15 +142,15 @@ function sendHealth(
   instance: string | undefined,
 ): void {
   const challenge = new URLSearchParams(request.url!.split('?')[1]).get('challenge')
-  const proof = instance !== undefined && challenge !== null ? { proof: healthProof(instance, challenge) } : {}
+  const proof = instance !== undefined && challenge !== null ? { proof: computeHealthProof(instance, challenge) } : {}
   if (reasons.length === 0) sendJson(request, response, { status: 'ok', ...proof })
   else sendJson(request, response, { status: 'degraded', reasons, ...proof }, 503)
 }
 
 function checkToken(request: IncomingMessage, token: string): void {
   const given = Buffer.from(/^Bearer (\S+)$/.exec(request.headers.authorization ?? '')?.[1] ?? '')
-  const wanted = Buffer.from(token)
-  if (given.length === wanted.length && timingSafeEqual(given, wanted)) return
+  const expected = Buffer.from(token)
+  if (given.length === expected.length && timingSafeEqual(given, expected)) return
   throw new OciError('UNAUTHORIZED', 401, 'This request needs the token in the state folder.')
 }
 
@@ -170,14 +170,14 @@ async function sendProgress(
   response: ServerResponse,
   steps: (signal: AbortSignal) => AsyncIterable<VerifyProgress>,
 ): Promise<void> {
-  const clientLeft = new AbortController()
-  response.once('close', () => clientLeft.abort())
-  const progress = steps(clientLeft.signal)[Symbol.asyncIterator]()
+  const abortion = new AbortController()
+  response.once('close', () => abortion.abort())
+  const progress = steps(abortion.signal)[Symbol.asyncIterator]()
   // Awaits the first step before the header, so that an early failure has a status of its own.
   const first = await progress.next()
   response.writeHead(200, { 'content-type': 'application/x-ndjson' })
   for (let step = first; !step.done; step = await progress.next()) {
-    if (clientLeft.signal.aborted) return void (await progress.return?.())
+    if (abortion.signal.aborted) return void (await progress.return?.())
     response.write(`${JSON.stringify(step.value)}\n`)
   }
   response.end()

@@ -1,6 +1,6 @@
 import { createEvictor, type Evictor } from '../cache/evictor.ts'
 import type { Config } from '../config/config.ts'
-import { cacheRoot, type MirrorPaths, registryRoot } from '../config/paths.ts'
+import { getCacheRoot, type MirrorPaths, getRegistryRoot } from '../config/paths.ts'
 import { silentLogger } from '../lib/logger.ts'
 import { systemClock } from '../lib/time.ts'
 import { createRegistryMaintenance, type RegistryMaintenance } from '../registry/maintenance.ts'
@@ -18,7 +18,7 @@ export async function openStoredCache(
   paths: MirrorPaths,
 ): Promise<CacheApi & { close(): Promise<void> }> {
   const { verifyReads, minFree, maxSize, maxAge } = cache
-  const store = await openStore({ root: cacheRoot(paths), verifyReads, minFree, ...common })
+  const store = await openStore({ root: getCacheRoot(paths), verifyReads, minFree, ...common })
   const limits = { maxSize, maxAge, minFree }
   const evictor = createEvictor({ store, limits, isInUse: () => false, ...common })
   return {
@@ -35,7 +35,7 @@ export async function openStoredRegistry(
   { cache: { minFree } }: Config,
   paths: MirrorPaths,
 ): Promise<RegistryApi & { close(): Promise<void> }> {
-  const store = await openPushedStore({ root: registryRoot(paths), minFree, ...common })
+  const store = await openPushedStore({ root: getRegistryRoot(paths), minFree, ...common })
   const maintenance = createRegistryMaintenance({ store, ...common })
   return {
     ...createRegistryApi(store, maintenance),
@@ -75,7 +75,7 @@ export function createRegistryApi({ repositories }: PushedStore, maintenance: Re
   return {
     list: async () =>
       (await maintenance.list()).map((image) => ({ ...image, pushedAt: new Date(image.pushedAt).toISOString() })),
-    damaged: () => Promise.resolve(listDamagedReports({ damaged: repositories.damaged })),
+    listDamaged: () => Promise.resolve(listDamagedReports({ damaged: repositories.damaged })),
     remove: ({ names, dryRun }) => maintenance.remove(names, dryRun),
     gc: (request) => maintenance.gc(request),
     prune: (request) => maintenance.prune({ ...request, repository: request.repository }),

@@ -23,11 +23,11 @@ interface UserName {
  * MirrorError for first digits that several images have.
  */
 export function parseUserNames(given: readonly string[], naming: Naming): UserName[] {
-  return given.map((text) => readUserName(text, naming))
+  return given.map((text) => parseUserName(text, naming))
 }
 
-function readUserName(given: string, naming: Naming): UserName {
-  const bare = withoutAddress(given.trim(), naming)
+function parseUserName(given: string, naming: Naming): UserName {
+  const bare = removeAddress(given.trim(), naming)
   const { path, tag, digest } = splitName(bare)
   const fullDigest = digest === undefined ? undefined : completeDigest(given, path, digest, naming)
   if (path === '') return { given, name: fullDigest ?? bare, others: [] }
@@ -38,10 +38,10 @@ function readUserName(given: string, naming: Naming): UserName {
 }
 
 /** Removes a scheme, and an address of the mirror itself. */
-function withoutAddress(text: string, { isOurs }: Naming): string {
+function removeAddress(text: string, { isOwnAddress }: Naming): string {
   const bare = text.replace(/^(?:docker|oci|https?):\/\//i, '').replace(/\/+$/, '')
   const slash = bare.indexOf('/')
-  return slash > 0 && isOurs(bare.slice(0, slash).toLowerCase()) ? bare.slice(slash + 1) : bare
+  return slash > 0 && isOwnAddress(bare.slice(0, slash).toLowerCase()) ? bare.slice(slash + 1) : bare
 }
 
 /** Splits a name. A digest takes precedence over a tag, as for clients. */
@@ -49,11 +49,11 @@ function splitName(text: string): { path: string; tag: string | undefined; diges
   // Lists print the first digits of a digest and an ellipsis.
   const match = /^(?:(.*)@)?(sha(?:256|512):[0-9a-f]*)…?$/.exec(text)
   if (match && (match[1] !== undefined || !text.includes('/')))
-    return { path: withoutTag(match[1] ?? '').path, tag: undefined, digest: match[2]! }
-  return { ...withoutTag(text), digest: undefined }
+    return { path: splitTag(match[1] ?? '').path, tag: undefined, digest: match[2]! }
+  return { ...splitTag(text), digest: undefined }
 }
 
-function withoutTag(text: string): { path: string; tag: string | undefined } {
+function splitTag(text: string): { path: string; tag: string | undefined } {
   const colon = text.indexOf(':', text.lastIndexOf('/') + 1)
   return colon === -1 ? { path: text, tag: undefined } : { path: text.slice(0, colon), tag: text.slice(colon + 1) }
 }
@@ -64,10 +64,10 @@ const minDigestLength = 'sha256:'.length + 6
 function completeDigest(given: string, path: string, digest: string, naming: Naming): string {
   if (parseDigest(digest) || digest.length < minDigestLength) return digest
   const repository = path === '' ? undefined : parseRepository(path, naming).repository
-  const isMeant = ({ name, digest: of }: ListedImage) =>
-    of.startsWith(digest) &&
+  const isMatch = ({ name, digest: imageDigest }: ListedImage) =>
+    imageDigest.startsWith(digest) &&
     (repository === undefined || name.startsWith(`${repository}@`) || name.startsWith(`${repository}:`))
-  const found = [...new Set(naming.images.filter(isMeant).map((image) => image.digest))]
+  const found = [...new Set(naming.images.filter(isMatch).map((image) => image.digest))]
   if (found.length <= 1) return found[0] ?? digest
   throw new MirrorError(`${given} is ambiguous: the digests of several images begin with these digits.`, {
     exit: exitCode.usage,
@@ -99,11 +99,11 @@ function findSameShortNames(name: string, short: string, images: readonly Listed
 
 /** Finds `docker.io/library/redis:7` for `redsi:7`; the part before the last slash may be missing. */
 function findNearestShort(name: string, names: readonly string[]): string | undefined {
-  const found = nearest(shortName(name), names.map(shortName))
-  return names.find((other) => shortName(other) === found)
+  const found = nearest(getShortName(name), names.map(getShortName))
+  return names.find((other) => getShortName(other) === found)
 }
 
-function shortName(name: string): string {
+function getShortName(name: string): string {
   return name.slice(name.lastIndexOf('/') + 1)
 }
 
@@ -114,17 +114,17 @@ function belongsTo(image: string, name: string): boolean {
 const maxSimilar = 3
 
 /** Suggests existing images for a name that matches none. */
-export function similarNames({ name, others }: UserName, images: readonly ListedImage[]): string[] {
-  const { path } = withoutTag(name.replace(/@.*$/, ''))
+export function findSimilarNames({ name, others }: UserName, images: readonly ListedImage[]): string[] {
+  const { path } = splitTag(name.replace(/@.*$/, ''))
   const names = images.map((image) => image.name)
   const mistyped = nearest(name, names) ?? findNearestShort(name, names)
-  const near = [
+  const suggestions = [
     ...others,
     ...names.filter((other) => belongsTo(other, path)),
-    ...names.filter((other) => baseName(other) === baseName(name)),
+    ...names.filter((other) => getBaseName(other) === getBaseName(name)),
     ...(mistyped === undefined ? [] : [mistyped]),
   ]
-  return [...new Set(near)].slice(0, maxSimilar)
+  return [...new Set(suggestions)].slice(0, maxSimilar)
 }
 
 /** Creates a check whether `host:port` is an address of a listener: one of its ports, at any name of this machine. */
@@ -144,8 +144,8 @@ export function createAddressCheck(urls: readonly string[], names: readonly stri
 }
 
 /** Returns `nginx` for `docker.io/library/nginx:1.27`. */
-function baseName(name: string): string {
-  return withoutTag(name.replace(/@.*$/, '')).path.replace(/^.*\//, '')
+function getBaseName(name: string): string {
+  return splitTag(name.replace(/@.*$/, '')).path.replace(/^.*\//, '')
 }
 
 /** A removal with names as the user wrote them. */
@@ -162,10 +162,10 @@ export async function removeByName(
   naming: Naming,
   remove: (names: string[]) => Promise<RemovalReport>,
 ): Promise<NamedRemoval> {
-  const read = parseUserNames(given, naming)
-  const removal = await remove([...new Set(read.map(({ name }) => name))])
-  const missing = read.filter(({ name }) => removal.unknown.includes(name))
-  const notes = read.flatMap(({ given: text, name, others }) =>
+  const parsed = parseUserNames(given, naming)
+  const removal = await remove([...new Set(parsed.map(({ name }) => name))])
+  const missing = parsed.filter(({ name }) => removal.unknown.includes(name))
+  const notes = parsed.flatMap(({ given: text, name, others }) =>
     others.length > 0 && !removal.unknown.includes(name)
       ? [`${text} means ${name}; this image of another registry stays: ${others.slice(0, maxSimilar).join(', ')}`]
       : [],
@@ -174,17 +174,17 @@ export async function removeByName(
 }
 
 /** Creates a MirrorError for names that matched nothing, with suggestions. */
-export function notFoundError(
+export function createNotFoundError(
   what: string,
   missing: readonly UserName[],
   images: readonly ListedImage[],
   { rm, ls }: { readonly rm: string; readonly ls: string },
 ): MirrorError {
   const names = missing.map(({ given, name }) => (given === name ? given : `${given} (${name})`))
-  const near = [...new Set(missing.flatMap((name) => similarNames(name, images)))]
+  const suggestions = [...new Set(missing.flatMap((name) => findSimilarNames(name, images)))]
   return new MirrorError(`${what}: ${names.join(', ')}`, {
     exit: exitCode.usage,
-    hints: [...near.map((name, at) => `${rm} ${name}${at === 0 ? '   (did you mean this?)' : ''}`), ls],
+    hints: [...suggestions.map((name, at) => `${rm} ${name}${at === 0 ? '   (did you mean this?)' : ''}`), ls],
   })
 }
 

@@ -67,10 +67,10 @@ function renderState(state: MirrorState): string {
 /** Removes the file if it is still the one of this process, or of a container (`pid` undefined); a successor's file stays. */
 export async function removeState(stateFile: string, pid: number | undefined): Promise<void> {
   const state = await readState(stateFile)
-  if (state === undefined || pidOf(state) === pid) await rm(stateFile, { force: true })
+  if (state === undefined || getPid(state) === pid) await rm(stateFile, { force: true })
 }
 
-function pidOf(state: MirrorState): number | undefined {
+function getPid(state: MirrorState): number | undefined {
   return state.container ? undefined : state.pid
 }
 
@@ -147,7 +147,7 @@ function toStringRecord(value: unknown): Record<string, string> {
 interface KeepStateOptions {
   stateFile: string
   /** Returns the current state. */
-  state: () => MirrorState
+  getState: () => MirrorState
   logger: Logger
   /** Interval between comparisons of the file with the state, ms. */
   everyMs?: number
@@ -159,32 +159,32 @@ export type KeptState = ReturnType<typeof keepState>
  * Writes the state file of this process and keeps it current: writes every change, and writes again when the file is lost,
  * damaged or changed by others.
  */
-export function keepState({ stateFile, state, logger, everyMs = 5000 }: KeepStateOptions) {
-  const written = writeState(stateFile, state())
+export function keepState({ stateFile, getState, logger, everyMs = 5000 }: KeepStateOptions) {
+  const written = writeState(stateFile, getState())
   // Prevents an unhandled rejection; `written` reports the failure.
   const first = written.catch(() => {})
-  const behind = createWriteBehind({
+  const writer = createWriteBehind({
     async write() {
       await first
-      const now = state()
-      if (await hasState(stateFile, now)) return
-      if (!(await belongsToOther(stateFile, now))) await writeState(stateFile, now)
+      const current = getState()
+      if (await hasState(stateFile, current)) return
+      if (!(await belongsToOther(stateFile, current))) await writeState(stateFile, current)
     },
     logger,
     failure: 'could not write the state file',
     everyMs,
   })
   // Picks up changes during the first write.
-  behind.update()
+  writer.update()
   return {
     /** Resolves after the first write of the file; rejects when it fails. */
     written,
     /** Announces a change of the state. */
-    update: () => behind.update(),
+    update: () => writer.update(),
     /** Removes the file at the end of the mirror; a successor's file stays. */
     async remove(): Promise<void> {
-      await behind.stop()
-      await removeState(stateFile, pidOf(state()))
+      await writer.stop()
+      await removeState(stateFile, getPid(getState()))
     },
   }
 }
@@ -193,7 +193,7 @@ export function keepState({ stateFile, state, logger, everyMs = 5000 }: KeepStat
 async function belongsToOther(stateFile: string, own: MirrorState): Promise<boolean> {
   try {
     const running = await findRunning(stateFile)
-    return running !== undefined && pidOf(running) !== pidOf(own)
+    return running !== undefined && getPid(running) !== getPid(own)
   } catch (error) {
     // The engine of the other mirror does not answer.
     if (error instanceof MirrorError) return true
@@ -312,12 +312,12 @@ async function isContainerRunning(endpoint: DockerEndpoint, id: string): Promise
 
 /** Records that the data is in a volume of the Docker engine, which only a container reaches. */
 export async function writeVolumeMarker(stateDir: string, volume: string, engine: DockerEndpoint): Promise<void> {
-  await writeFileAtomic(volumeMarkerPath(stateDir), `${JSON.stringify({ volume, engine })}\n`)
+  await writeFileAtomic(getVolumeMarkerPath(stateDir), `${JSON.stringify({ volume, engine })}\n`)
 }
 
 /** Removes the record: the data is on this machine's disk, or the volume is removed. */
 export async function removeVolumeMarker(stateDir: string): Promise<void> {
-  await rm(volumeMarkerPath(stateDir), { force: true })
+  await rm(getVolumeMarkerPath(stateDir), { force: true })
 }
 
 async function hasVolumeMarker(stateDir: string): Promise<boolean> {
@@ -332,7 +332,7 @@ export async function readVolumeMarkerEngine(stateDir: string): Promise<DockerEn
 
 async function readVolumeMarker(stateDir: string): Promise<string | undefined> {
   try {
-    return await readFile(volumeMarkerPath(stateDir), 'utf8')
+    return await readFile(getVolumeMarkerPath(stateDir), 'utf8')
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return undefined
     throw error
@@ -348,7 +348,7 @@ export async function assertDataOnHost(stateDir: string): Promise<void> {
   })
 }
 
-function volumeMarkerPath(stateDir: string): string {
+function getVolumeMarkerPath(stateDir: string): string {
   return join(stateDir, 'resting.json')
 }
 

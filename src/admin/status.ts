@@ -37,7 +37,7 @@ interface StatusSources {
 
 /** Builds what `mirror status --json` prints. */
 export function createStatusReport(
-  { store, stats, upstreams, pushed, blobs: sent }: StatusSources,
+  { store, stats, upstreams, pushed, blobs: sender }: StatusSources,
   context: StatusContext,
 ): StatusReport {
   const manifests = new Set<string>()
@@ -53,7 +53,7 @@ export function createStatusReport(
     since: toIso(stats.since),
     endpoints: context.endpoints,
     networks: context.networks,
-    sendBlob: sent.kind,
+    sendBlob: sender.kind,
     cache: toCounters(stats.totals, stats.hitRatio),
     upstreams: toUpstreamReports(stats.upstreams, [...upstreams.all()]),
     storage: {
@@ -111,12 +111,12 @@ function toCounters(totals: Totals, hitRatio: number): StatusReport['cache'] {
 }
 
 function toUpstreamReports(
-  counted: ReadonlyMap<string, { hits: number; misses: number; bytesFromUpstream: number }>,
-  asked: readonly { readonly host: string; health(): UpstreamHealth }[],
+  countsByHost: ReadonlyMap<string, { hits: number; misses: number; bytesFromUpstream: number }>,
+  contactedUpstreams: readonly { readonly host: string; health(): UpstreamHealth }[],
 ): Record<string, UpstreamReport> {
   const reports = new Map<string, UpstreamReport>()
-  for (const [host, counts] of counted) reports.set(host, { ...counts, state: 'ok' })
-  for (const upstream of asked) {
+  for (const [host, counts] of countsByHost) reports.set(host, { ...counts, state: 'ok' })
+  for (const upstream of contactedUpstreams) {
     const { host } = upstream
     const { state, rateLimit, lastError } = upstream.health()
     const counts = reports.get(host) ?? { hits: 0, misses: 0, bytesFromUpstream: 0 }
@@ -163,34 +163,34 @@ export const loadPromClient = async () => (await import('prom-client')).default
 export async function renderMetrics(report: StatusReport): Promise<{ contentType: string; text: string }> {
   const { Counter, Gauge, Registry } = await loadPromClient()
   const registry = new Registry()
-  const counter = (name: string, help: string, value: number) => {
+  const addCounter = (name: string, help: string, value: number) => {
     new Counter({ name: `mirror_${name}`, help, registers: [registry] }).inc(value)
   }
-  const gauge = (name: string, help: string, value: number) => {
+  const addGauge = (name: string, help: string, value: number) => {
     new Gauge({ name: `mirror_${name}`, help, registers: [registry] }).set(value)
   }
   const { cache, storage, upstreams } = report
 
-  counter('pulls_total', 'Images that clients pulled', cache.pulls)
-  counter('requests_total', 'Manifest and blob requests answered', cache.requests)
-  counter('hits_total', 'Requests answered from the store', cache.hits)
-  counter('misses_total', 'Requests answered from an upstream', cache.misses)
-  counter('collapsed_total', 'Misses that joined a running fetch', cache.collapsed)
-  counter('revalidated_total', 'Hits that were confirmed by the upstream first', cache.revalidated)
-  counter('stale_served_total', 'Hits served without the upstream being able to confirm them', cache.staleServed)
-  counter('errors_total', 'Requests that failed', cache.errors)
-  counter('digest_mismatches_total', 'Upstream answers refused for their digest', cache.digestMismatches)
-  counter('served_bytes_total', 'Body bytes sent to clients', cache.bytesServed)
-  counter('upstream_bytes_total', 'Body bytes fetched from upstreams', cache.bytesFromUpstream)
-  counter('saved_bytes_total', 'Body bytes that did not have to be fetched', cache.bytesSaved)
-  gauge('storage_bytes', 'Bytes in the cache', storage.bytes)
-  gauge('storage_max_bytes', 'The limit of the cache, 0 for none', storage.maxBytes)
-  gauge('storage_blobs', 'Blobs in the cache', storage.blobs)
-  gauge('registry_bytes', 'Bytes that were pushed', report.registry.bytes)
-  gauge('registry_tags', 'Tags that were pushed', report.registry.tags)
-  gauge('registry_damaged', 'Pushed repositories whose record is damaged', report.registry.damaged?.length ?? 0)
-  gauge('registry_uploads', 'Uploads under way', report.registry.uploads)
-  gauge('uptime_seconds', 'Seconds since the start', report.uptimeSeconds)
+  addCounter('pulls_total', 'Images that clients pulled', cache.pulls)
+  addCounter('requests_total', 'Manifest and blob requests answered', cache.requests)
+  addCounter('hits_total', 'Requests answered from the store', cache.hits)
+  addCounter('misses_total', 'Requests answered from an upstream', cache.misses)
+  addCounter('collapsed_total', 'Misses that joined a running fetch', cache.collapsed)
+  addCounter('revalidated_total', 'Hits that were confirmed by the upstream first', cache.revalidated)
+  addCounter('stale_served_total', 'Hits served without the upstream being able to confirm them', cache.staleServed)
+  addCounter('errors_total', 'Requests that failed', cache.errors)
+  addCounter('digest_mismatches_total', 'Upstream answers refused for their digest', cache.digestMismatches)
+  addCounter('served_bytes_total', 'Body bytes sent to clients', cache.bytesServed)
+  addCounter('upstream_bytes_total', 'Body bytes fetched from upstreams', cache.bytesFromUpstream)
+  addCounter('saved_bytes_total', 'Body bytes that did not have to be fetched', cache.bytesSaved)
+  addGauge('storage_bytes', 'Bytes in the cache', storage.bytes)
+  addGauge('storage_max_bytes', 'The limit of the cache, 0 for none', storage.maxBytes)
+  addGauge('storage_blobs', 'Blobs in the cache', storage.blobs)
+  addGauge('registry_bytes', 'Bytes that were pushed', report.registry.bytes)
+  addGauge('registry_tags', 'Tags that were pushed', report.registry.tags)
+  addGauge('registry_damaged', 'Pushed repositories whose record is damaged', report.registry.damaged?.length ?? 0)
+  addGauge('registry_uploads', 'Uploads under way', report.registry.uploads)
+  addGauge('uptime_seconds', 'Seconds since the start', report.uptimeSeconds)
 
   const labelNames = ['upstream']
   const hits = new Counter({
@@ -211,7 +211,7 @@ export async function renderMetrics(report: StatusReport): Promise<{ contentType
     labelNames,
     registers: [registry],
   })
-  const left = new Gauge({
+  const remaining = new Gauge({
     name: 'mirror_upstream_ratelimit_remaining',
     help: 'Pulls left in the upstream quota',
     labelNames,
@@ -221,7 +221,7 @@ export async function renderMetrics(report: StatusReport): Promise<{ contentType
     hits.inc({ upstream }, counts.hits)
     misses.inc({ upstream }, counts.misses)
     up.set({ upstream }, counts.state === 'ok' ? 1 : 0)
-    if (counts.rateLimit) left.set({ upstream }, counts.rateLimit.remaining)
+    if (counts.rateLimit) remaining.set({ upstream }, counts.rateLimit.remaining)
   }
   return { contentType: registry.contentType, text: await registry.metrics() }
 }

@@ -15,8 +15,8 @@ import { shellWord, type CommandEnvironment } from '../lib/process.ts'
 export function refuseForeignPaths(surroundings: CommandEnvironment): void {
   if (!mustCheckOwners(surroundings)) return
   const { env, cwd, callers } = surroundings
-  const named = findUnsafePaths({ ...callers?.env, ...env }, cwd).find(({ name }) => name.startsWith('MIRROR_'))
-  if (named) throw foreignFileError(`${named.name}=${named.value}`, named)
+  const unsafe = findUnsafePaths({ ...callers?.env, ...env }, cwd).find(({ name }) => name.startsWith('MIRROR_'))
+  if (unsafe) throw createForeignFileError(`${unsafe.name}=${unsafe.value}`, unsafe)
   const { configFile, dataDir, stateDir } = mirrorPaths(surroundings)
   for (const path of [configFile, dataDir, stateDir]) refuseForeignFile(path, path, surroundings)
 }
@@ -29,7 +29,7 @@ export function refuseForeignFile(
 ): void {
   if (!mustCheckOwners(surroundings)) return
   const found = findForeign(resolve(surroundings.cwd, path))
-  if (found) throw foreignFileError(what, { why: describeForeign(found), owner: found.owner })
+  if (found) throw createForeignFileError(what, { why: describeForeign(found), owner: found.owner })
 }
 
 /** Refuses the paths of the given flags in the same way. */
@@ -62,19 +62,20 @@ export function explainRootOwnedFile(failure: Error, surroundings: CommandEnviro
   if (!path || isRoot() || surroundings.platform === 'win32') return undefined
   const { configFile, dataDir, stateDir } = mirrorPaths(surroundings)
   const isOurs = [dirname(configFile), dataDir, stateDir].some((one) => `${path}/`.startsWith(`${one}/`))
-  const seen = isOurs ? nearestVisible(path) : undefined
+  const visible = isOurs ? findNearestVisible(path) : undefined
   // A file of this user can be in a folder of root. The home folder and those above it are not the mirror's.
-  const roots =
-    seen && [seen, dirname(seen)].find((one) => one.length > surroundings.homedir.length && readOwner(one) === 0)
-  if (!roots) return undefined
-  return new MirrorError(`No permission to use ${path}: root owns ${roots}.`, {
-    hints: [`sudo chown -R "$(id -un)": ${shellWord(roots)}   (mirror as root may have left it)`],
+  const rootOwned =
+    visible &&
+    [visible, dirname(visible)].find((one) => one.length > surroundings.homedir.length && readOwner(one) === 0)
+  if (!rootOwned) return undefined
+  return new MirrorError(`No permission to use ${path}: root owns ${rootOwned}.`, {
+    hints: [`sudo chown -R "$(id -un)": ${shellWord(rootOwned)}   (mirror as root may have left it)`],
     cause: error,
   })
 }
 
 /** Returns the path, or the nearest folder above it that this user can see. */
-function nearestVisible(path: string): string {
+function findNearestVisible(path: string): string {
   let at = path
   while (readOwner(at) === undefined && at !== dirname(at)) at = dirname(at)
   return at
@@ -96,7 +97,7 @@ export function describeInvoker(ignored: readonly Pick<IgnoredPath, 'owner'>[]):
   return owner === undefined ? 'without sudo' : `without sudo, as ${userName(owner)}`
 }
 
-function foreignFileError(what: string, { why, owner }: Pick<IgnoredPath, 'why' | 'owner'>): MirrorError {
+function createForeignFileError(what: string, { why, owner }: Pick<IgnoredPath, 'why' | 'owner'>): MirrorError {
   return new MirrorError(
     `As root, mirror uses nothing that other users can change, and they can change ${what}: ${why}.`,
     {
@@ -137,12 +138,12 @@ export async function renderRootCommand(
   // Windows has no sudo: an administrator opens a terminal.
   const isRoot = process.geteuid?.() === 0 && env['SUDO_UID'] === undefined
   if (platform === 'win32' || isRoot) return ['mirror', ...words].join(' ')
-  const search = folders ?? (await securePath())
+  const search = folders ?? (await findSecurePath())
   const [node, run] = [execPath ?? process.execPath, program ?? join(packageRoot(), 'bin', 'run.js')]
   const isFound = (await isFirstInFolders('mirror', run, search)) && (await isFirstInFolders('node', node, search))
   const mirror = isFound ? ['mirror'] : [shellWord(node), shellWord(run)]
-  const carried = [...trustedVariables.filter((name) => isTrusted(name, env[name], cwd)), ...locatingVariables]
-  const variables = carried.flatMap((name) => (env[name] ? [`${name}=${shellWord(env[name])}`] : []))
+  const passedVariables = [...trustedVariables.filter((name) => isTrusted(name, env[name], cwd)), ...locatingVariables]
+  const variables = passedVariables.flatMap((name) => (env[name] ? [`${name}=${shellWord(env[name])}`] : []))
   return ['sudo', ...(variables.length > 0 ? ['env', ...variables] : []), ...mirror, ...words].join(' ')
 }
 
@@ -158,7 +159,7 @@ function isTrusted(name: string, value: string | undefined, cwd: string): boolea
 }
 
 /** Returns the usual `secure_path` of distributions, because only root may read sudoers. */
-async function securePath(): Promise<string[]> {
+async function findSecurePath(): Promise<string[]> {
   const system = ['/usr/sbin', '/usr/bin', '/sbin', '/bin']
   return (await pathExists('/etc/redhat-release')) ? system : ['/usr/local/sbin', '/usr/local/bin', ...system]
 }

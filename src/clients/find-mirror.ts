@@ -244,7 +244,7 @@ async function explainUnservedNetworks(
 
 async function fetchNetworkReports(found: FoundMirror) {
   try {
-    return (await createClientForMirror(found).status()).networks
+    return (await createClientForMirror(found).getStatus()).networks
   } catch (error) {
     if (error instanceof MirrorError) return undefined
     throw error

@@ -2,7 +2,7 @@ import { chmod, lstat, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { findInvokingUser } from '../admin/find-mirror.ts'
 import { renderRootCommand } from '../admin/sudo.ts'
-import { mirrorPaths, mustCheckOwners, systemStateDir } from '../config/paths.ts'
+import { mirrorPaths, mustCheckOwners, getSystemStateDir } from '../config/paths.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { makeFolder, orAbsent, syncFolder, writeFileAtomic } from '../lib/fs.ts'
 import { isRootControlled } from '../lib/ownership.ts'
@@ -209,7 +209,7 @@ function isRecord(value: unknown): value is ClientRecord {
  */
 export async function findRecordFolders(surroundings: CommandEnvironment): Promise<RecordFolders> {
   const { stateDir } = mirrorPaths(surroundings)
-  const system = systemStateDir(surroundings.platform)
+  const system = getSystemStateDir(surroundings.platform)
   const isRoot = process.geteuid?.() === 0
   if (!isRoot || system === undefined) return { own: stateDir, system, isRoot: false }
   const own = isRootControlled(stateDir) ? stateDir : undefined

@@ -155,7 +155,7 @@ async function waitForNetworks(
   if (endpoint === undefined || isRemoteEngine(endpoint)) return
   const { networks: dockerNetworks } = createDockerEngine(endpoint)
   for (const network of expected) {
-    const gateways = await dockerNetworks.gateways(network)
+    const gateways = await dockerNetworks.findGateways(network)
     if (gateways !== undefined && gateways.length > 0) await waitUntilServed(surroundings, network, clock)
   }
 }

@@ -151,7 +151,7 @@ export default class Up extends BaseCommand {
         exit: exitCode.usage,
         hints: ['mirror up --runtime container && mirror logs -f', 'mirror up --runtime process --foreground'],
       })
-    const { containerUp, planContainerUp } = await import('../daemon/container/up.ts')
+    const { upMirrorInContainer, planContainerUp } = await import('../daemon/container/up.ts')
     const { withCommandLock } = await import('../daemon/container/stop.ts')
     const { systemClock } = await import('../lib/time.ts')
     const input = {
@@ -165,7 +165,7 @@ export default class Up extends BaseCommand {
       dryRun: flags['dry-run'],
       clock: systemClock,
       signal: this.interrupted,
-      say: (text: string) => this.info(text),
+      notify: (text: string) => this.info(text),
     }
     if (flags['dry-run']) {
       const plan = await planContainerUp(input)
@@ -175,7 +175,9 @@ export default class Up extends BaseCommand {
       return this.print(renderContainerPlan(plan))
     }
     const { stateDir } = mirrorPaths(surroundings)
-    const report = await withCommandLock({ ...input, stateDir }, async () => containerUp(await planContainerUp(input)))
+    const report = await withCommandLock({ ...input, stateDir }, async () =>
+      upMirrorInContainer(await planContainerUp(input)),
+    )
     if (!flags.json) this.report(renderUp(report, this.getColorsFor(process.stdout)))
     const clients = await this.findClients(surroundings)
     if (flags.json) return this.printJson({ ...report, clients: clients.stale.map(toClientReport) })

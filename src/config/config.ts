@@ -103,13 +103,13 @@ export function defaultConfig(): Config {
 }
 
 /** Hashes the value of each top-level key, so that a running mirror can publish which configuration it uses without revealing it. */
-export function configHashes(config: Config, dataDir: string): Record<string, string> {
+export function hashConfig(config: Config, dataDir: string): Record<string, string> {
   const parts = Object.entries({ ...config, data: dataDir })
   return Object.fromEntries(parts.map(([key, value]) => [key, hash(value)]))
 }
 
 /** Returns the top-level keys whose hashes differ, in the order of the configuration. */
-export function changedParts(
+export function listChangedParts(
   before: Readonly<Record<string, string>>,
   now: Readonly<Record<string, string>>,
 ): string[] {

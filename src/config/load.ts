@@ -110,7 +110,7 @@ function describeFix(paths: MirrorPaths, blamed: { readonly file: boolean; reado
 type Environment = Readonly<Record<string, string | undefined>>
 
 /** Returns the names of all variables that set a key. */
-export function settingVariables(): string[] {
+export function listSettingVariables(): string[] {
   return [...getVariableNames(settings, 'MIRROR'), ...getVariableNames(flagSettings, 'MIRROR')]
 }
 
@@ -144,16 +144,16 @@ function toNode(field: Field<unknown>, name: string, env: Environment): ConfigNo
   const text = env[name]?.trim()
   // Ignore `tcp://…`: for a service named `mirror-cache` Kubernetes sets MIRROR_CACHE_PORT in every container.
   if (field.variable === undefined || !text || text.startsWith('tcp://')) return absent
-  const item = (part: string): ConfigNode => ({ kind: 'scalar', position, text: part.trim() })
+  const toScalar = (part: string): ConfigNode => ({ kind: 'scalar', position, text: part.trim() })
   return field.variable === 'scalar'
-    ? item(text)
+    ? toScalar(text)
     : {
         kind: 'list',
         position,
         items: text
           .split(',')
           .filter((part) => part.trim() !== '')
-          .map(item),
+          .map(toScalar),
       }
 }
 
@@ -257,19 +257,19 @@ export async function findCertificate(
   caFile: string | undefined,
   read: ReadTextFile = (file) => readFile(file, 'utf8'),
 ): Promise<MirrorCertificate> {
-  const named = caFile ?? tls?.ca
+  const caPath = caFile ?? tls?.ca
   const chain = tls && (await readCertificateFile(tls.cert, '"tls.cert" in mirror.yaml', read))
   const ca =
-    named === undefined
+    caPath === undefined
       ? undefined
       : await (caFile
-          ? readCertificateFile(named, '--ca', (file) => readFile(file, 'utf8'))
-          : readCertificateFile(named, '"tls.ca" in mirror.yaml', read))
+          ? readCertificateFile(caPath, '--ca', (file) => readFile(file, 'utf8'))
+          : readCertificateFile(caPath, '"tls.ca" in mirror.yaml', read))
   const last = chain?.at(-1)
   return {
     ca:
-      named !== undefined && ca
-        ? { pem: ca.join(''), file: named }
+      caPath !== undefined && ca
+        ? { pem: ca.join(''), file: caPath }
         : tls && last && isSelfSigned(last)
           ? { pem: last.toString(), file: tls.cert }
           : undefined,

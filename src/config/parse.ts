@@ -27,7 +27,7 @@ export function parseConfigFile({ text, path, label, homedir }: ConfigFile): {
   const { root, problems } = readYaml(text, label)
   const resolvePath = (to: string) => (to.startsWith('~/') ? resolve(homedir, to.slice(2)) : resolve(dirname(path), to))
   const layer = settings.read(root, '', { problems, resolvePath }) ?? {}
-  return { layer, problems: problems.toSorted(byPosition) }
+  return { layer, problems: problems.toSorted(comparePositions) }
 }
 
 /** Parses a mirror.yaml over the defaults; returns all its problems in the order of its lines when there are any. */
@@ -36,7 +36,7 @@ export function parseConfig(file: ConfigFile): { config: Config } | { problems: 
   return problems.length > 0 ? { problems } : { config: mergeConfig(defaultConfig(), layer) }
 }
 
-function byPosition(a: ConfigProblem, b: ConfigProblem): number {
+function comparePositions(a: ConfigProblem, b: ConfigProblem): number {
   return (a.position.line ?? 0) - (b.position.line ?? 0) || (a.position.column ?? 0) - (b.position.column ?? 0)
 }
 
@@ -52,13 +52,13 @@ function readYaml(text: string, source: string): { root: ConfigNode; problems: C
 
   const lines = new LineCounter()
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, version: '1.2', uniqueKeys: false })
-  const positionAt = (offset: number | undefined): SourcePosition => {
+  const getPosition = (offset: number | undefined): SourcePosition => {
     if (offset === undefined) return start
     const { line, col } = lines.linePos(offset)
     return { source, line: Math.max(line, 1), column: Math.max(col, 1) }
   }
   const problems: ConfigProblem[] = [...document.errors, ...document.warnings].slice(0, 20).map((error) => ({
-    position: positionAt(error.pos[0]),
+    position: getPosition(error.pos[0]),
     path: '',
     message: `is not valid YAML: ${error.message}`,
   }))
@@ -73,13 +73,13 @@ function readYaml(text: string, source: string): { root: ConfigNode; problems: C
 
   function toNode(node: unknown, parent: SourcePosition, depth: number): ConfigNode {
     if (node instanceof Alias) {
-      const position = positionAt(node.range?.[0])
+      const position = getPosition(node.range?.[0])
       if (!anchors.has(node.source))
         problems.push({ position, path: '', message: `has no anchor named ${node.source}` })
       return toNode(anchors.get(node.source), position, depth + 1)
     }
     const range = node instanceof Scalar || node instanceof YAMLMap || node instanceof YAMLSeq ? node.range : undefined
-    const position = range ? positionAt(range[0]) : parent
+    const position = range ? getPosition(range[0]) : parent
     nodes += 1
     if (nodes > maxNodes || depth > maxDepth) {
       if (!unbounded) problems.push({ position, path: '', message: 'has too many values, or aliases without end' })

@@ -42,7 +42,7 @@ export interface MirrorPaths {
  * Returns the folder where root records its changes to the whole machine, which every user can read. Undefined on Windows, where an
  * administrator keeps the home folder of the user, and any user can create folders in ProgramData.
  */
-export function systemStateDir(platform: string): string | undefined {
+export function getSystemStateDir(platform: string): string | undefined {
   if (platform === 'win32') return undefined
   return platform === 'darwin' ? '/Library/Application Support/mirror' : '/var/lib/mirror'
 }
@@ -53,36 +53,36 @@ export function systemStateDir(platform: string): string | undefined {
  */
 export function mirrorPaths({ platform, env, homedir, cwd }: CommandEnvironment): MirrorPaths {
   const path = platform === 'win32' ? win32 : posix
-  const named = (name: string) => (env[name] ? path.resolve(cwd, env[name]) : undefined)
-  const home = named('MIRROR_HOME')
-  const folders = home === undefined ? getPlatformFolders() : below(home)
+  const resolveVariable = (name: string) => (env[name] ? path.resolve(cwd, env[name]) : undefined)
+  const home = resolveVariable('MIRROR_HOME')
+  const folders = home === undefined ? getPlatformFolders() : getFoldersBelow(home)
   const { stateDir } = folders
   return {
-    configFile: named('MIRROR_CONFIG') ?? path.join(folders.configDir, 'mirror.yaml'),
+    configFile: resolveVariable('MIRROR_CONFIG') ?? path.join(folders.configDir, 'mirror.yaml'),
     configFileNamed: Boolean(env['MIRROR_CONFIG']),
-    dataDir: named('MIRROR_DATA') ?? folders.dataDir,
+    dataDir: resolveVariable('MIRROR_DATA') ?? folders.dataDir,
     stateDir,
     logFile: path.join(stateDir, 'mirror.log'),
     stateFile: path.join(stateDir, 'mirror.json'),
     tokenFile: path.join(stateDir, 'token'),
   }
 
-  function below(root: string) {
+  function getFoldersBelow(root: string) {
     return { configDir: root, dataDir: path.join(root, 'data'), stateDir: path.join(root, 'state') }
   }
 
   function getPlatformFolders() {
     if (platform === 'win32')
-      return below(path.join(env['LOCALAPPDATA'] || path.join(homedir, 'AppData', 'Local'), 'mirror'))
-    if (platform === 'darwin') return below(path.join(homedir, 'Library', 'Application Support', 'mirror'))
-    const xdg = (name: string, fallback: string) => {
+      return getFoldersBelow(path.join(env['LOCALAPPDATA'] || path.join(homedir, 'AppData', 'Local'), 'mirror'))
+    if (platform === 'darwin') return getFoldersBelow(path.join(homedir, 'Library', 'Application Support', 'mirror'))
+    const resolveXdgFolder = (name: string, fallback: string) => {
       const value = env[name]
       return path.join(value && path.isAbsolute(value) ? value : path.join(homedir, fallback), 'mirror')
     }
     return {
-      configDir: xdg('XDG_CONFIG_HOME', '.config'),
-      dataDir: xdg('XDG_DATA_HOME', '.local/share'),
-      stateDir: xdg('XDG_STATE_HOME', '.local/state'),
+      configDir: resolveXdgFolder('XDG_CONFIG_HOME', '.config'),
+      dataDir: resolveXdgFolder('XDG_DATA_HOME', '.local/share'),
+      stateDir: resolveXdgFolder('XDG_STATE_HOME', '.local/state'),
     }
   }
 }
@@ -115,28 +115,28 @@ export function mustCheckOwners({ platform, env }: Pick<CommandEnvironment, 'pla
  * Removes paths that other users can change from the environment of root, which `sudo -E` and `su -m` keep. Otherwise a user who can
  * change a configuration file, or a folder with programs, could act as root. HOME becomes root's home folder.
  */
-export function toRootPaths({ env, cwd }: Pick<CommandEnvironment, 'env' | 'cwd'>, rootsHome = userHome(0)): RootPaths {
-  const own: Record<string, string | undefined> = { ...env }
+export function toRootPaths({ env, cwd }: Pick<CommandEnvironment, 'env' | 'cwd'>, rootHome = userHome(0)): RootPaths {
+  const rootEnv: Record<string, string | undefined> = { ...env }
   const ignored: IgnoredPath[] = []
   const isSafe = (name: string, value: string) => {
     const found = findForeign(resolve(cwd, value))
     if (found) ignored.push({ name, value, why: describeForeign(found), owner: found.owner })
     return found === undefined
   }
-  if (env['HOME'] && !isSafe('HOME', env['HOME'])) own['HOME'] = rootsHome ?? '/root'
+  if (env['HOME'] && !isSafe('HOME', env['HOME'])) rootEnv['HOME'] = rootHome ?? '/root'
   for (const [name, value] of Object.entries(env)) {
     if (!value || !(pathVariables.has(name) || cloudPathVariable.test(name))) continue
-    if (!value.split(getListSeparator(name)).every((path) => path === '' || isSafe(name, path))) delete own[name]
+    if (!value.split(getListSeparator(name)).every((path) => path === '' || isSafe(name, path))) delete rootEnv[name]
   }
   for (const name of ['DOCKER_HOST', 'CONTAINER_HOST']) {
     const socket = /^unix:\/\/(.+)$/.exec(env[name] ?? '')?.[1]
-    if (socket && !isSafe(name, socket)) delete own[name]
+    if (socket && !isSafe(name, socket)) delete rootEnv[name]
   }
   const options = env['NODE_OPTIONS']
-  if (options && !getOptionPaths(options).every((path) => isSafe('NODE_OPTIONS', path))) delete own['NODE_OPTIONS']
+  if (options && !getOptionPaths(options).every((path) => isSafe('NODE_OPTIONS', path))) delete rootEnv['NODE_OPTIONS']
   const path = env['PATH']
-  if (path) own['PATH'] = filterProgramFolders(path, isSafe)
-  return { env: own, ignored }
+  if (path) rootEnv['PATH'] = filterProgramFolders(path, isSafe)
+  return { env: rootEnv, ignored }
 }
 
 /** Returns the paths in these variables that other users can change. */
@@ -157,18 +157,18 @@ function getOptionPaths(options: string): string[] {
 function filterProgramFolders(path: string, isSafe: (name: string, value: string) => boolean): string {
   const folders = path.split(':')
   // Drop relative folders, because they depend on the working folder.
-  const kept = folders.filter(
+  const safeFolders = folders.filter(
     (folder) => systemFolders.includes(folder) || (isAbsolute(folder) && isSafe('PATH', folder)),
   )
-  return (kept.length > 0 ? kept : systemFolders).join(':')
+  return (safeFolders.length > 0 ? safeFolders : systemFolders).join(':')
 }
 
 /** Returns the cache's folder below the data folder. */
-export function cacheRoot({ dataDir }: MirrorPaths): string {
+export function getCacheRoot({ dataDir }: MirrorPaths): string {
   return join(dataDir, 'cache')
 }
 
 /** Returns the registry's folder below the data folder. */
-export function registryRoot({ dataDir }: MirrorPaths): string {
+export function getRegistryRoot({ dataDir }: MirrorPaths): string {
   return join(dataDir, 'registry')
 }

@@ -51,7 +51,7 @@ function section<T extends object, U = T>(
       if (node.kind === 'absent') return undefined
       if (node.kind !== 'map') return createReporter(context, node.position, path)('must be a map of keys and values')
       const given: Partial<T> = {}
-      for (const [key, entry] of uniqueEntries(node.entries, path, context)) {
+      for (const [key, entry] of collectUniqueEntries(node.entries, path, context)) {
         if (!Object.hasOwn(fields, key)) {
           context.problems.push({
             position: entry.keyPosition,
@@ -64,9 +64,9 @@ function section<T extends object, U = T>(
         const value = fields[name].read(entry.value, joinPath(path, key), context)
         if (value !== undefined) given[name] = value
       }
-      const problemsInside = context.problems.some((problem) => problem.path.startsWith(`${path}.`))
+      const hasInnerProblems = context.problems.some((problem) => problem.path.startsWith(`${path}.`))
       if (complete === undefined) return given as unknown as U
-      return problemsInside ? undefined : complete(given as T, createReporter(context, node.position, path))
+      return hasInnerProblems ? undefined : complete(given as T, createReporter(context, node.position, path))
     },
   }
 }
@@ -79,14 +79,14 @@ function record<T>(readKey: ReadText<string>, readValue: (key: string) => Field<
       if (node.kind !== 'map') return createReporter(context, node.position, path)('must be a map of keys and values')
       const values = new Map<string, T>()
       const seen = new Map<string, string>()
-      for (const [written, entry] of uniqueEntries(node.entries, path, context)) {
-        const entryPath = joinPath(path, written)
+      for (const [writtenKey, entry] of collectUniqueEntries(node.entries, path, context)) {
+        const entryPath = joinPath(path, writtenKey)
         const problem = createReporter(context, entry.keyPosition, entryPath)
-        const key = readKey(written, problem, context)
+        const key = readKey(writtenKey, problem, context)
         if (key === undefined) continue
         const earlier = seen.get(key)
         if (earlier !== undefined) problem(`means the same as ${earlier} above`)
-        seen.set(key, written)
+        seen.set(key, writtenKey)
         // Treat an entry without a value (`registry.corp.example:`) as an empty map.
         const value: ConfigNode =
           entry.value.kind === 'absent' ? { kind: 'map', position: entry.value.position, entries: [] } : entry.value
@@ -99,7 +99,11 @@ function record<T>(readKey: ReadText<string>, readValue: (key: string) => Field<
 }
 
 /** Returns the entries by key, and reports repeated keys. */
-function uniqueEntries(entries: readonly ConfigEntry[], path: string, context: ReadContext): Map<string, ConfigEntry> {
+function collectUniqueEntries(
+  entries: readonly ConfigEntry[],
+  path: string,
+  context: ReadContext,
+): Map<string, ConfigEntry> {
   const unique = new Map<string, ConfigEntry>()
   for (const entry of entries) {
     const earlier = unique.get(entry.key)
@@ -175,7 +179,7 @@ export const settings: Field<ConfigLayer> = section<ConfigLayer>({
   networks: list(read.networkName),
   allowedHosts: list(read.hostName),
   log: section<Partial<Config['log']>>({ level: scalar(read.oneOf('debug', 'info', 'warn', 'error')) }),
-  upstreams: record(read.registryHost, upstream),
+  upstreams: record(read.registryHost, createUpstreamField),
   defaultUpstream: scalar(read.registryHost),
   tls: section<{ cert?: string; key?: string; ca?: string }, NonNullable<Config['tls']>>(
     { cert: scalar(read.filePath), key: scalar(read.filePath), ca: scalar(read.filePath) },
@@ -204,12 +208,12 @@ export const flagSettings: Field<FlagLayer> = section<FlagLayer>({
   network: list(read.networkName),
 })
 
-function upstream(host: string): Field<UpstreamConfig> {
+function createUpstreamField(host: string): Field<UpstreamConfig> {
   return section<Partial<UpstreamConfig>, UpstreamConfig>(
     {
       url: scalar(read.baseUrl),
       prefix: scalar(read.repositoryPrefix),
-      credentials: credentials(),
+      credentials: createCredentialsField(),
       tokenHosts: list(read.hostAndPort),
       ca: scalar(read.filePath),
       tagFreshness: scalar(read.duration),
@@ -231,8 +235,8 @@ interface CredentialKeys {
   passwordEnv?: string
 }
 
-function credentials(): Field<CredentialsConfig> {
-  const word = scalar(read.oneOf('docker-config', 'anonymous'))
+function createCredentialsField(): Field<CredentialsConfig> {
+  const keyword = scalar(read.oneOf('docker-config', 'anonymous'))
   const keys = section<CredentialKeys, CredentialsConfig>(
     {
       username: scalar(read.text),
@@ -251,7 +255,7 @@ function credentials(): Field<CredentialsConfig> {
   return {
     read(node, path, context) {
       if (node.kind === 'map') return keys.read(node, path, context)
-      const from = word.read(node, path, context)
+      const from = keyword.read(node, path, context)
       return from === undefined ? undefined : { from }
     },
   }

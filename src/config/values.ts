@@ -52,10 +52,10 @@ export const filePath: ReadText<string> = (text, problem, context) =>
 
 /** Reads `127.0.0.1:5055`, `[::1]:5055` or `localhost:0`. Rejects a value without an address or a port instead of guessing it. */
 export const listenAddress: ReadText<ListenAddress> = (text, problem) => {
-  const portAlone = /^:?(\d+)$/.exec(text)?.[1]
-  if (portAlone !== undefined)
+  const barePort = /^:?(\d+)$/.exec(text)?.[1]
+  if (barePort !== undefined)
     return problem(
-      `needs an address: 127.0.0.1:${portAlone} for this machine only, 0.0.0.0:${portAlone} for all interfaces`,
+      `needs an address: 127.0.0.1:${barePort} for this machine only, 0.0.0.0:${barePort} for all interfaces`,
     )
   if (isIPv6(text)) return problem(`needs brackets and a port: [${text}]:5055`)
   const match = /^(?:\[([^\]]+)\]|([^:[\]]+))(?::(\d{1,5}))?$/.exec(text)

@@ -1,7 +1,7 @@
 import { readFile, rm } from 'node:fs/promises'
 import { join, posix, resolve } from 'node:path'
 import type { Config } from '../config/config.ts'
-import { settingVariables } from '../config/load.ts'
+import { listSettingVariables } from '../config/load.ts'
 import type { MirrorPaths } from '../config/paths.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { writeFileAtomic } from '../lib/fs.ts'
@@ -288,7 +288,7 @@ const shortLived = [
  * Docker and to credentials depends on. Relative paths become absolute: a service starts elsewhere.
  */
 function inheritedVariables(env: Environment, cwd: string): InheritedVariables {
-  const settings = new Set(settingVariables())
+  const settings = new Set(listSettingVariables())
   const isTemporary = Boolean(env['AWS_SESSION_TOKEN'] || env['AWS_SECURITY_TOKEN'])
   const dies = new Set([...shortLived, ...(isTemporary ? ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'] : [])])
   const kept: Record<string, string> = {}

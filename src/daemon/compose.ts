@@ -7,7 +7,7 @@ import { createEvictor, type Evictor } from '../cache/evictor.ts'
 import { PullThrough } from '../cache/pull-through.ts'
 import { Stats } from '../cache/stats.ts'
 import type { Config } from '../config/config.ts'
-import { cacheRoot, type MirrorPaths, registryRoot } from '../config/paths.ts'
+import { getCacheRoot, type MirrorPaths, getRegistryRoot } from '../config/paths.ts'
 import { loadDockerode } from '../docker/dockerode.ts'
 import { resolveNetworkNames } from '../docker/engine.ts'
 import { Slots } from '../lib/async.ts'
@@ -95,7 +95,7 @@ export async function compose(
     ownTroubles,
   })
   const store = await openStore({
-    root: cacheRoot(paths),
+    root: getCacheRoot(paths),
     verifyReads: settings.verifyReads,
     minFree: settings.minFree,
     logger,
@@ -254,7 +254,7 @@ async function composeRegistry(
   const { auth } = config.registry
   const passwords = auth && (await createBasicAuth(auth.htpasswd, { logger, clock }))
   const store = await openPushedStore({
-    root: registryRoot(paths),
+    root: getRegistryRoot(paths),
     minFree: config.cache.minFree,
     logger,
     clock,

@@ -64,7 +64,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     const absent: string[] = []
     let isUnknown = false
     for (const network of networks) {
-      const gateways = await docker.networks.gateways(network)
+      const gateways = await docker.networks.findGateways(network)
       isUnknown ||= gateways === undefined
       for (const address of gateways ?? []) wanted.set(address, network)
       if (gateways === undefined || gateways.length === 0) absent.push(network)

@@ -1,7 +1,7 @@
 import { fstatSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { type Endpoints, findReachableMirror, keepState, type KeptState, removeVolumeMarker } from '../admin/state.ts'
-import { type Config, configHashes, toConfigDocument } from '../config/config.ts'
+import { type Config, hashConfig, toConfigDocument } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import { createDeferred } from '../lib/async.ts'
@@ -38,7 +38,7 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
   try {
     checkDescriptorLimit()
     config = await loadConfig({ ...request.surroundings, paths })
-    const hashes = configHashes(config, paths.dataDir)
+    const hashes = hashConfig(config, paths.dataDir)
     const rendered = toConfigDocument(config)
     await refuseSecond(paths)
     const logFile = (await isStderr(paths.logFile)) ? paths.logFile : undefined
@@ -62,7 +62,7 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
       kept = keepState({
         stateFile: paths.stateFile,
         logger,
-        state: () => ({
+        getState: () => ({
           pid: process.pid,
           processIdentity: identity,
           version: request.version,

@@ -224,12 +224,12 @@ async function seenFromOutside(
   if (!handoff) return report
   const { upstreams } = report
   const owned = Object.entries(config.upstreams).map(([host, upstream]) => [getCredentialHost(host, upstream), host])
-  for (const [owner, credentials] of Object.entries(await handoff.credentials())) {
+  for (const [owner, credentials] of Object.entries(await handoff.readCredentials())) {
     const host = owned.find(([name]) => name === owner)?.[1] ?? owner
     const counts = upstreams[host] ?? { hits: 0, misses: 0, bytesFromUpstream: 0, state: 'ok' }
     upstreams[host] = { ...counts, credentials }
   }
-  return { ...report, endpoints: (await handoff.endpoints()) ?? report.endpoints }
+  return { ...report, endpoints: (await handoff.readEndpoints()) ?? report.endpoints }
 }
 
 /** Returns the free bytes of a disk; undefined where the system does not tell. */
@@ -328,9 +328,9 @@ interface ServerActions {
 function createServerAdminApi(parts: Parts, { status, stop }: ServerActions): AdminApi {
   const { evictor, cache, store, pushed, ownTroubles, probeImages } = parts
   return {
-    troubles: () => ownTroubles.find(),
-    status,
-    metrics: async () => renderMetrics(await status()),
+    listTroubles: () => ownTroubles.find(),
+    getStatus: status,
+    getMetrics: async () => renderMetrics(await status()),
     cache: createCacheApi(store, evictor, () => cache.clearMemory()),
     registry: pushed ? createRegistryApi(pushed.store, pushed.maintenance) : disabledRegistry,
     async offerProbeImage() {
@@ -357,4 +357,4 @@ async function refuse(): Promise<never> {
   throw new OciError('UNSUPPORTED', 404, 'The registry is switched off: "registry.enabled" in mirror.yaml.')
 }
 
-const disabledRegistry: RegistryApi = { list: refuse, damaged: refuse, remove: refuse, gc: refuse, prune: refuse }
+const disabledRegistry: RegistryApi = { list: refuse, listDamaged: refuse, remove: refuse, gc: refuse, prune: refuse }

@@ -11,7 +11,7 @@ import {
   readVolumeMarkerEngine,
   type ServedConfig,
 } from '../admin/state.ts'
-import { settingVariables } from '../config/load.ts'
+import { listSettingVariables } from '../config/load.ts'
 import type { MirrorPaths } from '../config/paths.ts'
 import { openEngine } from '../docker/dockerode-engine.ts'
 import type { DockerEngine } from '../docker/engine.ts'
@@ -76,8 +76,8 @@ async function stopRecordedContainer(
   surroundings: CommandEnvironment,
 ): Promise<StoppedMirror> {
   const { openEngine } = await import('../docker/dockerode-engine.ts')
-  const { downContainer } = await import('./container/stop.ts')
-  await downContainer(await openEngine(surroundings, engine), paths.stateDir)
+  const { removeOwnContainers } = await import('./container/stop.ts')
+  await removeOwnContainers(await openEngine(surroundings, engine), paths.stateDir)
   await removeState(paths.stateFile, undefined)
   return { container: name, volume, killed: false }
 }
@@ -179,7 +179,7 @@ export async function prepareRollback(running: MirrorState, request: RollbackReq
 /** Starts the mirror with the configuration that it had, whatever mirror.yaml, flags and variables contain now. */
 async function restartWithConfig({ config, dataDir }: ServedConfig, request: RollbackRequest): Promise<void> {
   const before = join(request.paths.stateDir, 'before.yaml')
-  const settings = new Set(settingVariables())
+  const settings = new Set(listSettingVariables())
   const others = Object.entries(request.surroundings.env).filter(([name]) => !settings.has(name))
   await writeFileAtomic(before, `${JSON.stringify(config)}\n`)
   try {

@@ -1,6 +1,6 @@
 import { createClientForState, getRemoteEngine } from '../admin/access.ts'
 import { type Endpoints, findReachableMirror, type MirrorState } from '../admin/state.ts'
-import { changedParts, type Config, configHashes } from '../config/config.ts'
+import { listChangedParts, type Config, hashConfig } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import { resolveNetworkNames } from '../docker/engine.ts'
@@ -88,7 +88,7 @@ async function compare({ surroundings, version }: Pick<UpRequest, 'surroundings'
   const plan = { paths, config, running, changed: [], endpoints: undefined, dropped }
   if (running === undefined) return { ...plan, action: 'start' }
   if (running.container) return { ...plan, action: 'replace', changed: ['runtime'] }
-  const changed = changedParts(running.configHashes, configHashes(config, paths.dataDir))
+  const changed = listChangedParts(running.configHashes, hashConfig(config, paths.dataDir))
   if (running.version !== version) changed.unshift('version')
   if (changed.length > 0) return { ...plan, action: 'replace', changed }
   const endpoints = await reachableEndpoints(running, paths)
@@ -163,7 +163,7 @@ async function planAfterOther(request: UpRequest, clock: Clock): Promise<UpPlan 
 
 async function reachableEndpoints(running: MirrorState, paths: MirrorPaths): Promise<Endpoints | undefined> {
   try {
-    return (await createClientForState(running, paths).status()).endpoints
+    return (await createClientForState(running, paths).getStatus()).endpoints
   } catch (error) {
     if (error instanceof MirrorError) return undefined
     throw error

@@ -45,7 +45,7 @@ const tag = '1'
 const network = { latency: 40, bandwidth: 12 * 1024 ** 2 }
 
 /** Runs the demo on one machine: an upstream made for it, a pull that misses, one that hits, and one without the upstream. */
-export async function runDemo(tell: (step: DemoStep) => void): Promise<DemoStory> {
+export async function runDemo(onStep: (step: DemoStep) => void): Promise<DemoStory> {
   const home = await temporaryFolder('mirror-demo-')
   const upstream = await serveDemoUpstream(makeDemoImage(), network)
   try {
@@ -69,22 +69,22 @@ export async function runDemo(tell: (step: DemoStep) => void): Promise<DemoStory
     const options = { home: paths, version: 'demo', runtime: 'process', logger: silentLogger, env } as const
     const mirror = await startMirror(config, options)
     try {
-      const base = mirror.endpoints.cache[0]!
+      const cacheUrl = mirror.endpoints.cache[0]!
       const image = `${registry}/${repository}:${tag}`
-      tell({ kind: 'set-up', upstream: upstream.url, mirror: base, image })
+      onStep({ kind: 'set-up', upstream: upstream.url, mirror: cacheUrl, image })
       const pull = async (which: 'first' | 'second' | 'offline'): Promise<DemoPull> => {
         upstream.takeCounts()
-        const pulled = await pullImage(base, `${registry}/${repository}`, tag)
+        const pulled = await pullImage(cacheUrl, `${registry}/${repository}`, tag)
         const { requests: upstreamRequests, bytes: upstreamBytes } = upstream.takeCounts()
         const measured = { ...pulled, upstreamRequests, upstreamBytes }
-        tell({ kind: 'pulled', which, pull: measured })
+        onStep({ kind: 'pulled', which, pull: measured })
         return measured
       }
       const first = await pull('first')
       const second = await pull('second')
       await upstream.close()
       const offline = await pull('offline')
-      return { network, image, upstream: upstream.url, mirror: base, first, second, offline }
+      return { network, image, upstream: upstream.url, mirror: cacheUrl, first, second, offline }
     } finally {
       await mirror.close()
     }
@@ -167,11 +167,11 @@ async function serveDemoUpstream(image: DemoImage, network: { readonly latency: 
     counts.bytes += bytes.length
     const tick = 10
     const step = Math.ceil((network.bandwidth * tick) / 1000)
-    const begun = performance.now()
+    const startedAt = performance.now()
     for (let at = 0; at < bytes.length && !response.destroyed; at += step) {
       response.write(bytes.subarray(at, at + step))
-      const due = begun + ((at + step) / network.bandwidth) * 1000
-      await sleep(Math.max(0, due - performance.now()))
+      const dueAt = startedAt + ((at + step) / network.bandwidth) * 1000
+      await sleep(Math.max(0, dueAt - performance.now()))
     }
     response.end()
   }
@@ -212,41 +212,41 @@ interface Answer {
  * Pulls an image as containerd does: HEAD of the tag, the index and one manifest by digest, config and layers, three at once.
  * `base` is the registry's URL. Every byte is checked against its digest.
  */
-async function pullImage(base: string, repository: string, tag: string): Promise<Pull> {
-  const begun = performance.now()
+async function pullImage(cacheUrl: string, repository: string, tag: string): Promise<Pull> {
+  const startedAt = performance.now()
   let requests = 0
   let bytes = 0
-  const ask = async (method: string, path: string): Promise<Answer & { digest: string | undefined }> => {
+  const sendRequest = async (method: string, path: string): Promise<Answer & { digest: string | undefined }> => {
     requests += 1
-    const answer = await send(method, `${base}/v2/${repository}/${path}`)
+    const answer = await send(method, `${cacheUrl}/v2/${repository}/${path}`)
     bytes += answer.bytes.length
     return answer
   }
-  const get = async (kind: 'manifests' | 'blobs', digest: Digest): Promise<Answer> => {
-    const answer = await ask('GET', `${kind}/${digest}`)
+  const getContent = async (kind: 'manifests' | 'blobs', digest: Digest): Promise<Answer> => {
+    const answer = await sendRequest('GET', `${kind}/${digest}`)
     if (computeDigest(answer.bytes) !== digest) throw new Error(`${digest} came with other bytes`)
     return answer
   }
-  const links = async (digest: Digest) => {
-    const manifest = await get('manifests', digest)
+  const readLinks = async (digest: Digest) => {
+    const manifest = await getContent('manifests', digest)
     const outline = await outlineManifest(manifest.bytes, manifest.contentType)
     if (typeof outline === 'string') throw new Error(`${digest} is no manifest`)
     return outline.links
   }
 
-  const head = await ask('HEAD', `manifests/${tag}`)
-  const [platform] = await links(head.digest as Digest)
-  const wanted = (await links(platform!.digest)).values()
+  const head = await sendRequest('HEAD', `manifests/${tag}`)
+  const [platform] = await readLinks(head.digest as Digest)
+  const remainingLinks = (await readLinks(platform!.digest)).values()
   const fetchInTurn = async () => {
-    for (const { digest } of wanted) await get('blobs', digest)
+    for (const { digest } of remainingLinks) await getContent('blobs', digest)
   }
   await Promise.all([fetchInTurn(), fetchInTurn(), fetchInTurn()])
-  return { milliseconds: performance.now() - begun, requests, bytes }
+  return { milliseconds: performance.now() - startedAt, requests, bytes }
 }
 
 function send(method: string, url: string): Promise<Answer & { digest: string | undefined }> {
   return new Promise((resolve, reject) => {
-    const outgoing = request(
+    const clientRequest = request(
       url,
       { method, headers: { accept: manifestAccept, 'user-agent': 'mirror-demo' } },
       (response) => {
@@ -265,7 +265,7 @@ function send(method: string, url: string): Promise<Answer & { digest: string | 
         })
       },
     )
-    outgoing.on('error', reject)
-    outgoing.end()
+    clientRequest.on('error', reject)
+    clientRequest.end()
   })
 }

@@ -25,7 +25,7 @@ export class SshConnection extends Duplex {
   constructor(endpoint: SshEndpoint, env: NodeJS.ProcessEnv = process.env) {
     super()
     this.#endpoint = endpoint
-    this.#child = spawn('ssh', sshArguments(endpoint), {
+    this.#child = spawn('ssh', createSshArguments(endpoint), {
       env,
       stdio: 'pipe',
       // Keeps Ctrl-C from ssh: the interrupted command cleans up over this very connection.
@@ -68,11 +68,11 @@ export class SshConnection extends Duplex {
   }
 
   ref(): this {
-    return this.#each((part) => part.ref())
+    return this.#forEachStream((part) => part.ref())
   }
 
   unref(): this {
-    return this.#each((part) => part.unref())
+    return this.#forEachStream((part) => part.unref())
   }
 
   setKeepAlive(): this {
@@ -90,7 +90,7 @@ export class SshConnection extends Duplex {
     return this
   }
 
-  #each(act: (part: { ref(): unknown; unref(): unknown }) => void): this {
+  #forEachStream(act: (part: { ref(): unknown; unref(): unknown }) => void): this {
     const { stdin, stdout, stderr } = this.#child
     for (const part of [this.#child, stdin, stdout, stderr]) act(part)
     return this
@@ -111,20 +111,20 @@ export class SshConnection extends Duplex {
         cause,
       })
     const lines = (cause?.message ?? this.#stderr).split('\n').map((line) => line.trim())
-    const words = lines.filter(Boolean).slice(-3).join(' / ').replace(/\.$/, '') || 'ssh ended without output'
-    return new MirrorError(`No Docker engine answers at ${where}: ${words}.`, {
+    const reason = lines.filter(Boolean).slice(-3).join(' / ').replace(/\.$/, '') || 'ssh ended without output'
+    return new MirrorError(`No Docker engine answers at ${where}: ${reason}.`, {
       exit: exitCode.missing,
-      hints: [`${['ssh', ...destination(this.#endpoint)].join(' ')} docker info   (shows the reason)`],
+      hints: [`${['ssh', ...createDestinationArguments(this.#endpoint)].join(' ')} docker info   (shows the reason)`],
       cause,
     })
   }
 }
 
-function sshArguments(endpoint: SshEndpoint): string[] {
-  return ['-o', 'ConnectTimeout=30', '-T', ...destination(endpoint), 'docker', 'system', 'dial-stdio']
+function createSshArguments(endpoint: SshEndpoint): string[] {
+  return ['-o', 'ConnectTimeout=30', '-T', ...createDestinationArguments(endpoint), 'docker', 'system', 'dial-stdio']
 }
 
-function destination({ host, user, port }: SshEndpoint): string[] {
+function createDestinationArguments({ host, user, port }: SshEndpoint): string[] {
   return [
     ...(user === undefined ? [] : ['-l', user]),
     ...(port === undefined ? [] : ['-p', String(port)]),
@@ -144,28 +144,28 @@ const stdout = 1
  */
 export function createExecStream(attached: Duplex): Duplex {
   let header = Buffer.alloc(0)
-  let left = 0
-  let said = ''
+  let remaining = 0
+  let stderrText = ''
 
   /** Returns false when the reader cannot keep up. */
-  function take(bytes: Buffer): boolean {
-    let isWelcome = true
+  function consume(bytes: Buffer): boolean {
+    let readerKeepsUp = true
     while (bytes.length > 0) {
-      if (left === 0) {
+      if (remaining === 0) {
         const missing = headerBytes - header.length
         header = Buffer.concat([header, bytes.subarray(0, missing)])
         bytes = bytes.subarray(missing)
-        if (header.length < headerBytes) return isWelcome
-        left = header.readUInt32BE(4)
+        if (header.length < headerBytes) return readerKeepsUp
+        remaining = header.readUInt32BE(4)
       }
-      const payload = bytes.subarray(0, left)
-      bytes = bytes.subarray(left)
-      left -= payload.length
-      if (header[0] !== stdout) said += payload.toString()
-      else if (payload.length > 0) isWelcome = stream.push(payload)
-      if (left === 0) header = Buffer.alloc(0)
+      const payload = bytes.subarray(0, remaining)
+      bytes = bytes.subarray(remaining)
+      remaining -= payload.length
+      if (header[0] !== stdout) stderrText += payload.toString()
+      else if (payload.length > 0) readerKeepsUp = stream.push(payload)
+      if (remaining === 0) header = Buffer.alloc(0)
     }
-    return isWelcome
+    return readerKeepsUp
   }
 
   const stream = new Duplex({
@@ -178,11 +178,11 @@ export function createExecStream(attached: Duplex): Duplex {
     },
   })
   attached.on('data', (bytes: Buffer) => {
-    if (!take(bytes)) attached.pause()
+    if (!consume(bytes)) attached.pause()
   })
   attached.once('error', (error) => stream.destroy(error))
   const end = () => {
-    if (said !== '') stream.destroy(new ExecError(said.trim()))
+    if (stderrText !== '') stream.destroy(new ExecError(stderrText.trim()))
     else stream.push(null)
   }
   attached.once('end', end)

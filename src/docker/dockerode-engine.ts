@@ -14,8 +14,8 @@ import {
   orUndefinedIf404,
   readInfo,
   readProgress,
-  toBody,
-  toState,
+  toCreateBody,
+  toContainerState,
   translateErrors,
   undefinedIfUnavailable,
   awaitEventsEnd,
@@ -48,7 +48,7 @@ interface DockerEngineOptions {
 type Connect = () => Promise<Dockerode>
 
 /** Sends a request; errors are translated, see `translateErrors`. */
-type Ask = <T>(request: (client: Dockerode) => Promise<T>) => Promise<T>
+type SendRequest = <T>(request: (client: Dockerode) => Promise<T>) => Promise<T>
 
 /** A local engine answers in milliseconds, one in a virtual machine that wakes up in a second or two. */
 const answerMs = 5000
@@ -60,20 +60,20 @@ export function createDockerEngine(
   endpoint: DockerEndpoint,
   { clock = systemClock, retryMs = 5000, connect = createConnect(endpoint) }: DockerEngineOptions = {},
 ): DockerEngine {
-  const ask: Ask = (request) => translateErrors(connect().then(request))
+  const send: SendRequest = (request) => translateErrors(connect().then(request))
   return {
     endpoint,
     isRemote: isRemoteEngine(endpoint),
     ping: async () => (await undefinedIfUnavailable(async () => (await connect()).ping())) !== undefined,
-    info: () => ask((client) => readInfo(client)),
+    getInfo: () => send((client) => readInfo(client)),
     findInfo() {
       const signal = AbortSignal.timeout(answerMs)
       return undefinedIfUnavailable(async () => readInfo(await connect(), signal))
     },
-    containers: createContainers(ask),
-    images: createImages(ask, connect),
-    networks: createNetworks(ask, connect, { clock, retryMs }),
-    volumes: createVolumes(ask),
+    containers: createContainers(send),
+    images: createImages(send, connect),
+    networks: createNetworks(send, connect, { clock, retryMs }),
+    volumes: createVolumes(send),
   }
 }
 
@@ -118,7 +118,7 @@ export async function openEngineAt(endpoint: DockerEndpoint): Promise<DockerEngi
     if (isRemoteEngine(endpoint)) await pingRemote(client)
     else await client.ping()
   } catch (error) {
-    throw unreachableError(error, endpoint)
+    throw createUnreachableError(error, endpoint)
   }
   return createDockerEngine(endpoint, { connect })
 }
@@ -132,7 +132,7 @@ async function pingRemote(client: Dockerode): Promise<void> {
   })
 }
 
-function unreachableError(error: unknown, endpoint: DockerEndpoint): unknown {
+function createUnreachableError(error: unknown, endpoint: DockerEndpoint): unknown {
   const code = errnoOf(error)
   if (!isConnectionFailure(error) && !(error instanceof DockerError)) return error
   const where = endpoint.kind === 'socket' ? endpoint.path : renderDockerHost(endpoint).replace('tcp://', '')
@@ -152,14 +152,14 @@ function unreachableError(error: unknown, endpoint: DockerEndpoint): unknown {
   })
 }
 
-function createContainers(ask: Ask): DockerContainers {
+function createContainers(send: SendRequest): DockerContainers {
   return {
     async find(container) {
-      const found = await orUndefinedIf404(ask((client) => client.getContainer(container).inspect()))
-      return found && toState(found)
+      const found = await orUndefinedIf404(send((client) => client.getContainer(container).inspect()))
+      return found && toContainerState(found)
     },
     async findPublishing(port) {
-      const listed = await ask((client) => client.listContainers())
+      const listed = await send((client) => client.listContainers())
       return listed.flatMap(({ Names, Ports }) =>
         (Ports ?? [])
           .filter((at) => at.PublicPort === port && at.Type === 'tcp')
@@ -169,24 +169,25 @@ function createContainers(ask: Ask): DockerContainers {
     },
     async create(spec) {
       // Without `_query` and `_body` the library puts the whole body, environment included, into the URL as well.
-      const request = { _query: { name: spec.name }, _body: toBody(spec) } as Dockerode.ContainerCreateOptions
-      return (await ask((client) => client.createContainer(request))).id
+      const request = { _query: { name: spec.name }, _body: toCreateBody(spec) } as Dockerode.ContainerCreateOptions
+      return (await send((client) => client.createContainer(request))).id
     },
-    start: async (container) => void (await ignoreNotModified(ask((client) => client.getContainer(container).start()))),
-    rename: async (container, name) => void (await ask((client) => client.getContainer(container).rename({ name }))),
+    start: async (container) =>
+      void (await ignoreNotModified(send((client) => client.getContainer(container).start()))),
+    rename: async (container, name) => void (await send((client) => client.getContainer(container).rename({ name }))),
     stop: async (container, seconds) =>
       void (await ignoreNotModified(
-        orUndefinedIf404(ask((client) => client.getContainer(container).stop({ t: seconds }))),
+        orUndefinedIf404(send((client) => client.getContainer(container).stop({ t: seconds }))),
       )),
     remove: async (container) =>
-      void (await orUndefinedIf404(ask((client) => client.getContainer(container).remove({ force: true, v: true })))),
+      void (await orUndefinedIf404(send((client) => client.getContainer(container).remove({ force: true, v: true })))),
     unpack: async (container, folder, archive) =>
-      void (await ask((client) => client.getContainer(container).putArchive(archive, { path: folder }))),
-    async *logs(container, { lines, follow, signal }) {
+      void (await send((client) => client.getContainer(container).putArchive(archive, { path: folder }))),
+    async *readLogs(container, { lines, follow, signal }) {
       const common = { stdout: true, stderr: true, tail: lines }
       const stream = follow
-        ? Readable.from(await ask((client) => client.getContainer(container).logs({ ...common, follow: true })))
-        : Readable.from([await ask((client) => client.getContainer(container).logs({ ...common, follow: false }))])
+        ? Readable.from(await send((client) => client.getContainer(container).logs({ ...common, follow: true })))
+        : Readable.from([await send((client) => client.getContainer(container).logs({ ...common, follow: false }))])
       const stop = () => stream.destroy()
       signal.addEventListener('abort', stop, { once: true })
       try {
@@ -198,18 +199,18 @@ function createContainers(ask: Ask): DockerContainers {
     },
     async exec(container, command) {
       const streams = { AttachStdin: true, AttachStdout: true, AttachStderr: true, Tty: false }
-      const program = await ask((client) => client.getContainer(container).exec({ ...streams, Cmd: [...command] }))
-      return createExecStream(await ask(() => program.start({ hijack: true, stdin: true, Tty: false, Detach: false })))
+      const program = await send((client) => client.getContainer(container).exec({ ...streams, Cmd: [...command] }))
+      return createExecStream(await send(() => program.start({ hijack: true, stdin: true, Tty: false, Detach: false })))
     },
     wait: async (container) =>
-      ((await ask((client) => client.getContainer(container).wait())) as { StatusCode: number }).StatusCode,
+      ((await send((client) => client.getContainer(container).wait())) as { StatusCode: number }).StatusCode,
   }
 }
 
-function createImages(ask: Ask, connect: Connect): DockerImages {
+function createImages(send: SendRequest, connect: Connect): DockerImages {
   return {
     async find(image) {
-      const found = await orUndefinedIf404(ask((client) => client.getImage(image).inspect()))
+      const found = await orUndefinedIf404(send((client) => client.getImage(image).inspect()))
       if (found === undefined) return undefined
       return {
         id: found.Id,
@@ -220,7 +221,7 @@ function createImages(ask: Ask, connect: Connect): DockerImages {
       }
     },
     async pull(image, signal) {
-      await awaitProgress(await ask((client) => client.pull(image, { abortSignal: signal })), signal)
+      await awaitProgress(await send((client) => client.pull(image, { abortSignal: signal })), signal)
     },
     async tryPull(image, timeoutMs) {
       const limit = AbortSignal.timeout(timeoutMs)
@@ -239,16 +240,16 @@ function createImages(ask: Ask, connect: Connect): DockerImages {
       // podman expects the whole name where Docker expects the repository, and ignores the tag.
       const target = { repo: name, tag: name.slice(name.lastIndexOf(':') + 1) }
       const file = Readable.from(archive) as unknown as string
-      await awaitProgress(await ask((client) => client.importImage(file, { ...target, changes })))
+      await awaitProgress(await send((client) => client.importImage(file, { ...target, changes })))
     },
     async build(name, labels, archive) {
       // The classic builder needs this one request only.
       const options = { t: name, labels: { ...labels }, version: '1' as const, rm: true, forcerm: true }
-      await awaitProgress(await ask((client) => client.buildImage(Readable.from(archive), options)))
+      await awaitProgress(await send((client) => client.buildImage(Readable.from(archive), options)))
     },
     async remove(image) {
       try {
-        await orUndefinedIf404(ask((client) => client.getImage(image).remove()))
+        await orUndefinedIf404(send((client) => client.getImage(image).remove()))
       } catch (error) {
         if (!(error instanceof DockerError) || error.status !== 409) throw error
       }
@@ -257,17 +258,17 @@ function createImages(ask: Ask, connect: Connect): DockerImages {
 }
 
 function createNetworks(
-  ask: Ask,
+  send: SendRequest,
   connect: Connect,
   { clock, retryMs }: { readonly clock: Clock; readonly retryMs: number },
 ): DockerNetworks {
   return {
     async find(name) {
-      const listed = await ask((client) => client.listNetworks({ filters: { name: [name] } }))
+      const listed = await send((client) => client.listNetworks({ filters: { name: [name] } }))
       // The engine's filter matches parts of names.
       const network = listed.find((network) => network.Name === name)
       if (network === undefined) return undefined
-      const inspected = await orUndefinedIf404(ask((client) => client.getNetwork(network.Id).inspect()))
+      const inspected = await orUndefinedIf404(send((client) => client.getNetwork(network.Id).inspect()))
       if (inspected === undefined) return undefined
       return {
         id: inspected.Id,
@@ -279,7 +280,7 @@ function createNetworks(
       }
     },
     async create({ name, ipv6Subnet, options }) {
-      await ask((client) =>
+      await send((client) =>
         client.createNetwork({
           Name: name,
           Driver: 'bridge',
@@ -292,12 +293,12 @@ function createNetworks(
     },
     async connect(network, container, names) {
       const EndpointConfig = { Aliases: [...names] }
-      await ask((client) => client.getNetwork(network).connect({ Container: container, EndpointConfig }))
+      await send((client) => client.getNetwork(network).connect({ Container: container, EndpointConfig }))
     },
     async disconnect(network, container) {
-      await ask((client) => client.getNetwork(network).disconnect({ Container: container, Force: true }))
+      await send((client) => client.getNetwork(network).disconnect({ Container: container, Force: true }))
     },
-    async gateways(name) {
+    async findGateways(name) {
       const filters = { name: [name], driver: ['bridge'] }
       const listed = await undefinedIfUnavailable(async () => (await connect()).listNetworks({ filters }))
       const addresses = listed
@@ -330,14 +331,14 @@ function createNetworks(
   }
 }
 
-function createVolumes(ask: Ask): DockerVolumes {
+function createVolumes(send: SendRequest): DockerVolumes {
   return {
     async find(name) {
-      const found = await orUndefinedIf404(ask((client) => client.getVolume(name).inspect()))
+      const found = await orUndefinedIf404(send((client) => client.getVolume(name).inspect()))
       return found && { labels: found.Labels ?? {} }
     },
     create: async (name, labels) =>
-      void (await ask((client) => client.createVolume({ Name: name, Labels: { ...labels } }))),
-    remove: async (name) => void (await orUndefinedIf404(ask((client) => client.getVolume(name).remove()))),
+      void (await send((client) => client.createVolume({ Name: name, Labels: { ...labels } }))),
+    remove: async (name) => void (await orUndefinedIf404(send((client) => client.getVolume(name).remove()))),
   }
 }

@@ -28,8 +28,8 @@ export async function createDockerClient(endpoint: DockerEndpoint): Promise<Dock
   if (endpoint.kind === 'socket') return new Dockerode({ socketPath: endpoint.path })
   if (endpoint.kind === 'ssh') {
     // Keeps connections alive, because a login costs more than a request. An idle one does not keep a command from ending.
-    const kept = new Agent({ keepAlive: true, timeout: idleMs })
-    const agent = Object.assign(kept, { createConnection: () => new SshConnection(endpoint) })
+    const keepAliveAgent = new Agent({ keepAlive: true, timeout: idleMs })
+    const agent = Object.assign(keepAliveAgent, { createConnection: () => new SshConnection(endpoint) })
     const options = { host: 'docker', port: 80, protocol: 'http' as const, agent }
     return new Dockerode(options)
   }
@@ -64,9 +64,9 @@ export async function awaitEventsEnd(
  * Returns undefined when the engine is not there, refuses this user or is shutting down. Throws what keeps this process from
  * asking (no file descriptor, no memory), because that says nothing about the engine.
  */
-export async function undefinedIfUnavailable<T>(ask: () => Promise<T>): Promise<T | undefined> {
+export async function undefinedIfUnavailable<T>(call: () => Promise<T>): Promise<T | undefined> {
   try {
-    return await ask()
+    return await call()
   } catch (error) {
     if (findProcessFaultCode(error) !== undefined) throw error
     if (isConnectionFailure(error)) return undefined
@@ -77,9 +77,9 @@ export async function undefinedIfUnavailable<T>(ask: () => Promise<T>): Promise<
 }
 
 /** Returns undefined for failures of this process as well, for a caller that tries again in any case. */
-export async function undefinedIfUnanswered<T>(ask: () => Promise<T>): Promise<T | undefined> {
+export async function undefinedIfUnanswered<T>(call: () => Promise<T>): Promise<T | undefined> {
   try {
-    return await undefinedIfUnavailable(ask)
+    return await undefinedIfUnavailable(call)
   } catch (error) {
     if (findProcessFaultCode(error) === undefined) throw error
     return undefined
@@ -90,18 +90,18 @@ export async function undefinedIfUnanswered<T>(ask: () => Promise<T>): Promise<T
  * Translates errors: to a DockerError for what the engine refuses, to a MirrorError (exit 4) for an engine that does not answer.
  * Other errors stay as they are.
  */
-export async function translateErrors<T>(ask: Promise<T>): Promise<T> {
+export async function translateErrors<T>(call: Promise<T>): Promise<T> {
   try {
-    return await ask
+    return await call
   } catch (error) {
     throw toDockerError(error)
   }
 }
 
 /** Returns undefined for a DockerError 404. */
-export async function orUndefinedIf404<T>(ask: Promise<T>): Promise<T | undefined> {
+export async function orUndefinedIf404<T>(call: Promise<T>): Promise<T | undefined> {
   try {
-    return await ask
+    return await call
   } catch (error) {
     if (error instanceof DockerError && error.status === 404) return undefined
     throw error
@@ -126,8 +126,8 @@ function toDockerError(error: unknown): unknown {
       cause: error,
     })
   if (!('statusCode' in error) || typeof error.statusCode !== 'number') return error
-  const said = 'json' in error ? readMessage(error.json) : undefined
-  const message = (said ?? error.message).trim().replace(/\.$/, '')
+  const apiMessage = 'json' in error ? readMessage(error.json) : undefined
+  const message = (apiMessage ?? error.message).trim().replace(/\.$/, '')
   // podman answers 500 for conflicts.
   const status = /already (in use|exists|used)|container state improper/.test(message) ? 409 : error.statusCode
   return new DockerError(status, message, { cause: error })
@@ -241,16 +241,16 @@ interface VersionAnswer {
 }
 
 /** Returns undefined for a DockerError 304: the container is in that state already. */
-export async function ignoreNotModified<T>(ask: Promise<T>): Promise<T | undefined> {
+export async function ignoreNotModified<T>(call: Promise<T>): Promise<T | undefined> {
   try {
-    return await ask
+    return await call
   } catch (error) {
     if (error instanceof Error && 'status' in error && error.status === 304) return undefined
     throw error
   }
 }
 
-export function toBody(spec: ContainerSpec): object {
+export function toCreateBody(spec: ContainerSpec): object {
   const { data, healthCheck } = spec
   const mount =
     'volume' in data.from
@@ -288,7 +288,7 @@ function toBinding({ inside, outside }: PublishedPort): [string, object[]] {
   return [`${inside}/tcp`, [{ HostIp: '127.0.0.1', HostPort: outside === 0 ? '' : String(outside) }]]
 }
 
-export function toState(found: Dockerode.ContainerInspectInfo): ContainerState {
+export function toContainerState(found: Dockerode.ContainerInspectInfo): ContainerState {
   const { State, NetworkSettings, Config } = found
   const bindings = Object.entries(NetworkSettings.Ports ?? {}) as [string, { HostPort: string }[] | null][]
   return {
@@ -300,7 +300,7 @@ export function toState(found: Dockerode.ContainerInspectInfo): ContainerState {
     running: State.Running && !State.Restarting,
     restarting: State.Restarting,
     exitCode: State.ExitCode,
-    ...toEnd(State),
+    ...toEndState(State),
     startedAt: State.StartedAt,
     networks: Object.keys(NetworkSettings.Networks ?? {}),
     ports: bindings.flatMap(([port, at]) =>
@@ -310,7 +310,7 @@ export function toState(found: Dockerode.ContainerInspectInfo): ContainerState {
 }
 
 /** Reads when and how a container ended. */
-function toEnd({ FinishedAt, OOMKilled }: { FinishedAt?: string; OOMKilled?: boolean }): Partial<ContainerState> {
+function toEndState({ FinishedAt, OOMKilled }: { FinishedAt?: string; OOMKilled?: boolean }): Partial<ContainerState> {
   // The engine writes a time in the year 1 for never.
   const hasEnded = FinishedAt !== undefined && FinishedAt !== '' && !FinishedAt.startsWith('0001-')
   return { ...(hasEnded && { finishedAt: FinishedAt }), ...(OOMKilled === true && { outOfMemory: true }) }

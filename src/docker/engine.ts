@@ -14,7 +14,7 @@ export interface DockerEngine {
   readonly isRemote: boolean
   /** Returns whether the engine answers. Throws what keeps this process from asking, for example no file descriptor. */
   ping(): Promise<boolean>
-  info(): Promise<DockerEngineInfo>
+  getInfo(): Promise<DockerEngineInfo>
   /** Returns undefined when no engine answers within five seconds. */
   findInfo(): Promise<DockerEngineInfo | undefined>
   readonly containers: DockerContainers
@@ -97,7 +97,7 @@ export interface DockerNetworks {
    * Returns the gateway addresses, IPv4 and IPv6 literals, of the bridge networks with this name; undefined when the engine does
    * not answer. Throws what keeps this process from asking, for example no file descriptor.
    */
-  gateways(name: string): Promise<string[] | undefined>
+  findGateways(name: string): Promise<string[] | undefined>
   /**
    * Calls back once at first, and whenever networks may have changed: a network or the engine came or went. Waits for an absent
    * engine. Ends when the signal aborts.
@@ -218,7 +218,7 @@ export interface DockerContainers {
   /** Unpacks a tar archive in a folder of a volume; the container need not run. */
   unpack(container: string, folder: string, archive: Buffer): Promise<void>
   /** Reads its stdout and stderr line by line. */
-  logs(container: string, request: LogRequest): AsyncIterable<string>
+  readLogs(container: string, request: LogRequest): AsyncIterable<string>
   /**
    * Runs a program in a running container. The stream is its stdin and stdout; output on stderr becomes the error of the stream,
    * an ExecError, at the end.
@@ -240,7 +240,7 @@ export async function ensureNetworks(
   const kind = getKindNetworkName(env)
   for (const name of names) {
     if ((await networks.find(name)) !== undefined) continue
-    if (name !== kind) throw missingNetworkError(name)
+    if (name !== kind) throw createMissingNetworkError(name)
     try {
       await createKindNetwork(networks, name)
     } catch (error) {
@@ -253,7 +253,7 @@ export async function ensureNetworks(
   }
 }
 
-function missingNetworkError(name: string): MirrorError {
+function createMissingNetworkError(name: string): MirrorError {
   return new MirrorError(`There is no Docker network named ${name}. The mirror creates only kind's network.`, {
     exit: exitCode.usage,
     hints: [

@@ -93,7 +93,7 @@ interface PlanOptions extends GarbageOptions {
 async function planGarbage<T>(
   repository: PushedRepository,
   { grace, untagged, now, isClaimed, links }: PlanOptions,
-  use: (changes: PushedChange[]) => T,
+  apply: (changes: PushedChange[]) => T,
 ): Promise<Awaited<T>> {
   const { tags, manifests, blobs } = repository
   const isYoung = (heldSince: number) => now() - heldSince < grace
@@ -102,17 +102,17 @@ async function planGarbage<T>(
   /** Blobs outside the grace that no manifest is known to name. */
   const unreferenced = new Set<Digest>()
   for (const [digest, blob] of blobs) if (isFree(digest, blob)) unreferenced.add(digest)
-  const roots = function* (): Generator<Digest> {
+  const listRoots = function* (): Generator<Digest> {
     for (const { digest } of tags.values()) yield digest
     for (const [digest, manifest] of manifests) if (!untagged || !isFree(digest, manifest)) yield digest
   }
   const kept = new ManifestMarker(repository, { links, onLink: (digest) => void unreferenced.delete(digest) })
   if (untagged || unreferenced.size > 0)
-    for (let found = kept.findUnmarked(roots()); found.length > 0; found = kept.findUnmarked(roots()))
+    for (let found = kept.findUnmarked(listRoots()); found.length > 0; found = kept.findUnmarked(listRoots()))
       await kept.mark(found)
-  if (kept.isIncomplete) return await use([])
+  if (kept.isIncomplete) return await apply([])
   const dropped = untagged ? [...manifests.keys()].filter((digest) => !kept.marked.has(digest)) : []
-  return await use([
+  return await apply([
     ...dropped.map((digest) => ({ op: 'drop-manifest' as const, digest })),
     ...[...unreferenced]
       .filter((digest) => isFree(digest, blobs.get(digest)))
@@ -141,7 +141,7 @@ interface RemovalPlanOptions {
 export async function planRemovals<T>(
   repository: PushedRepository,
   { tags, digests, links, isClaimed }: RemovalPlanOptions,
-  use: (changes: PushedChange[]) => T,
+  apply: (changes: PushedChange[]) => T,
 ): Promise<T> {
   const requested = new Map(tags.map((tag) => [tag, repository.tags.get(tag)?.pushedAt]))
   const named = new Set(digests)
@@ -165,7 +165,7 @@ export async function planRemovals<T>(
     const dropped = [...removed.marked].filter(
       (digest) => repository.manifests.has(digest) && !isClaimed(digest) && (named.has(digest) || !isKept(digest)),
     )
-    return use([
+    return apply([
       ...[...removedTags].flatMap((tag) => {
         const pushedAt = repository.tags.get(tag)?.pushedAt
         return pushedAt === undefined ? [] : { op: 'untag' as const, tag, pushedAt }

@@ -26,17 +26,17 @@ export async function listPushedImages(
     const { name, tags, manifests } = repository
     // An image may have many tags: compute its size once.
     const sizes = new Map<Digest, number>()
-    const sizeOf = async (digest: Digest) => {
+    const getSize = async (digest: Digest) => {
       const bytes = sizes.get(digest) ?? (await computeImageSize(repository, digest, links))
       sizes.set(digest, bytes)
       return bytes
     }
     for (const [tag, { digest, pushedAt }] of tags)
-      images.push({ name: `${name}:${tag}`, digest, bytes: await sizeOf(digest), pushedAt })
+      images.push({ name: `${name}:${tag}`, digest, bytes: await getSize(digest), pushedAt })
     const referenced = await findReferencedManifests(repository, links)
     for (const [digest, { subject, pushedAt }] of manifests)
       if (!referenced.has(digest) && subject === undefined)
-        images.push({ name: `${name}@${digest}`, digest, bytes: await sizeOf(digest), pushedAt })
+        images.push({ name: `${name}@${digest}`, digest, bytes: await getSize(digest), pushedAt })
   }
   return images.toSorted((a, b) => (a.name < b.name ? -1 : 1))
 }

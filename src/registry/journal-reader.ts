@@ -47,8 +47,8 @@ export async function readJournal(path: string): Promise<ReadJournal> {
       const { done, value } = await lines.next()
       if (done) {
         const { bytes, isTorn } = value
-        const named = { ...repository, name: head?.name ?? '' }
-        return { ...read, head, repository: named, bytes, isTorn }
+        const namedRepository = { ...repository, name: head?.name ?? '' }
+        return { ...read, head, repository: namedRepository, bytes, isTorn }
       }
       read.lines += 1
       if (read.lines === 1) {
@@ -71,7 +71,7 @@ async function* readLines(
 ): AsyncGenerator<string | undefined, { readonly bytes: number; readonly isTorn: boolean }> {
   const buffer = Buffer.alloc(chunkBytes)
   /** The beginning of the current line. */
-  let begun: Buffer | LongLine = Buffer.alloc(0)
+  let partialLine: Buffer | LongLine = Buffer.alloc(0)
   let bytes = 0
   let isAtStart = true
   for (;;) {
@@ -81,25 +81,25 @@ async function* readLines(
     const chunk = buffer.subarray(0, bytesRead)
     let from = 0
     for (let end = chunk.indexOf(lineFeed); end !== -1; end = chunk.indexOf(lineFeed, from)) {
-      begun = appendToLine(begun, chunk.subarray(from, end))
-      yield begun instanceof LongLine ? begun.end() : begun.toString('utf8')
-      begun = Buffer.alloc(0)
+      partialLine = appendToLine(partialLine, chunk.subarray(from, end))
+      yield partialLine instanceof LongLine ? partialLine.end() : partialLine.toString('utf8')
+      partialLine = Buffer.alloc(0)
       from = end + 1
     }
     isAtStart = from === bytesRead && (from > 0 || isAtStart)
-    begun = appendToLine(begun, chunk.subarray(from))
+    partialLine = appendToLine(partialLine, chunk.subarray(from))
   }
 }
 
-function appendToLine(begun: Buffer | LongLine, bytes: Buffer): Buffer | LongLine {
-  if (begun instanceof LongLine) {
-    begun.add(bytes)
-    return begun
+function appendToLine(partialLine: Buffer | LongLine, bytes: Buffer): Buffer | LongLine {
+  if (partialLine instanceof LongLine) {
+    partialLine.add(bytes)
+    return partialLine
   }
-  if (begun.length + bytes.length <= chunkBytes)
-    return begun.length === 0 ? Buffer.from(bytes) : Buffer.concat([begun, bytes])
+  if (partialLine.length + bytes.length <= chunkBytes)
+    return partialLine.length === 0 ? Buffer.from(bytes) : Buffer.concat([partialLine, bytes])
   const long = new LongLine()
-  long.add(begun)
+  long.add(partialLine)
   long.add(bytes)
   return long
 }
@@ -245,7 +245,7 @@ export class DamagedJournals {
   }
 
   /** Moves a journal to the quarantine for good; it stays known. */
-  async setAside(journal: string): Promise<void> {
+  async quarantine(journal: string): Promise<void> {
     const movedTo = this.#layout.setAsideForGood(journal)
     await rename(journal, movedTo)
     await touchFile(movedTo)

@@ -77,8 +77,8 @@ export class LocalRegistry implements PushRegistry {
       if (head && (await this.#store.blobs.stat(digest)) === size) return { ...answer, body: undefined }
       if (size > maxStringBytes) {
         const { blobs } = this.#store
-        const isThere = await isStored(blobs, digest, size)
-        if (isThere) return { ...answer, body: undefined, stored: storedManifest(blobs, digest, size) }
+        const isOnDisk = await isStored(blobs, digest, size)
+        if (isOnDisk) return { ...answer, body: undefined, stored: storedManifest(blobs, digest, size) }
       } else {
         const body = await this.#contents.loadStored(digest, size)
         if (body) return { ...answer, body }
@@ -104,7 +104,7 @@ export class LocalRegistry implements PushRegistry {
 
   tags({ name }: Repository, page: Page): Promise<ListResponse> {
     const { entries, next } = paginate([...this.#getKnown(name).tags.keys()].toSorted(), page)
-    return Promise.resolve(toListAnswer({ name, tags: entries }, next))
+    return Promise.resolve(toListResponse({ name, tags: entries }, next))
   }
 
   async referrers(
@@ -138,7 +138,7 @@ export class LocalRegistry implements PushRegistry {
   catalog(_registry: string | undefined, page: Page): Promise<ListResponse> {
     const names = [...this.#store.repositories.all()].filter(({ manifests }) => manifests.size > 0)
     const { entries, next } = paginate(names.map(({ name }) => name).toSorted(), page)
-    return Promise.resolve(toListAnswer({ repositories: entries }, next))
+    return Promise.resolve(toListResponse({ repositories: entries }, next))
   }
 
   async startUpload(repository: Repository, user: User, algorithm: DigestAlgorithm | undefined): Promise<UploadState> {
@@ -251,7 +251,7 @@ function findSize(sources: Iterable<PushedRepository | undefined>, digest: Diges
   return undefined
 }
 
-function toListAnswer(value: unknown, next: string | undefined): ListResponse {
+function toListResponse(value: unknown, next: string | undefined): ListResponse {
   const bytes = new TextEncoder().encode(JSON.stringify(value))
   return { contentType: 'application/json', bytes, next, provenance }
 }

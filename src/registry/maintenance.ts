@@ -81,8 +81,11 @@ export function createRegistryMaintenance(options: RegistryMaintenanceOptions) {
     return { images: images.toSorted(), blobs, bytes }
   }
 
-  const selectOld = (repository: PushedRepository, { olderThan, keep, repository: only }: PruneOptions): Selection => {
-    if (only !== undefined && repository.name !== only) return emptySelection
+  const selectOld = (
+    repository: PushedRepository,
+    { olderThan, keep, repository: repositoryName }: PruneOptions,
+  ): Selection => {
+    if (repositoryName !== undefined && repository.name !== repositoryName) return emptySelection
     const byAge = [...repository.tags]
       // Tags of signatures and lists of referrers are removed with their image.
       .filter(([tag]) => parseAttachedTag(tag) === undefined)
@@ -117,10 +120,10 @@ export function createRegistryMaintenance(options: RegistryMaintenanceOptions) {
     /** Removes old tags, and what they leave unreferenced. */
     prune: (request: PruneOptions): Promise<RegistryRemoval> =>
       queue.run('all', async () => {
-        const { repository: only, dryRun } = request
-        const isUnknown = only !== undefined && repositories.get(only) === undefined
+        const { repository: repositoryName, dryRun } = request
+        const isUnknown = repositoryName !== undefined && repositories.get(repositoryName) === undefined
         const removal = await removeSelected((repository) => selectOld(repository, request), dryRun)
-        return { ...removal, unknown: isUnknown ? [only] : [] }
+        return { ...removal, unknown: isUnknown ? [repositoryName] : [] }
       }),
     async close(): Promise<void> {
       stopCollecting()

@@ -56,8 +56,8 @@ export async function listReferrers(
   const all = new Map<string, PushedManifest>()
   for (const [digest, manifest] of repository?.manifests ?? [])
     if (manifest.subject === subject && (key === undefined || manifest.artifactType === key)) all.set(digest, manifest)
-  const wanted = { n: page.n ?? String(maxPageEntries), last: page.last }
-  const { entries: digests, next } = paginate([...all.keys()].toSorted(), wanted)
+  const pageQuery = { n: page.n ?? String(maxPageEntries), last: page.last }
+  const { entries: digests, next } = paginate([...all.keys()].toSorted(), pageQuery)
   const entries: string[] = []
   let last: string | undefined
   let bytes = 0
@@ -76,7 +76,7 @@ export async function listReferrers(
   const isCut = entries.length < digests.length
   if (last === undefined || (next === undefined && !isCut)) return { index, next: undefined }
   const type = artifactType === undefined ? '' : `&artifactType=${encodeURIComponent(artifactType)}`
-  return { index, next: `n=${wanted.n}&last=${encodeURIComponent(last)}${type}` }
+  return { index, next: `n=${pageQuery.n}&last=${encodeURIComponent(last)}${type}` }
 }
 
 /** The descriptor of a referrer; without annotations if its manifest cannot be read. */
@@ -95,13 +95,13 @@ async function readEntry(
 async function readDescription(bytes: Uint8Array, type: string): Promise<DescribedManifest | undefined> {
   const all = await readJsonObject(bytes)
   if (!all) return undefined
-  const { artifactType: own, config, annotations } = presentMembers(all)
+  const { artifactType: ownArtifactType, config, annotations } = presentMembers(all)
   const configType = isObject(config) ? config['mediaType'] : undefined
-  const ofConfig =
+  const configArtifactType =
     config === undefined ? undefined : typeof configType === 'string' ? configType : mediaType.octetStream
   return {
     mediaType: type,
-    artifactType: typeof own === 'string' && own !== '' ? own : ofConfig,
+    artifactType: typeof ownArtifactType === 'string' && ownArtifactType !== '' ? ownArtifactType : configArtifactType,
     annotations: isObject(annotations) ? (presentMembers(annotations) as Record<string, string>) : undefined,
   }
 }

@@ -107,14 +107,14 @@ export class PushedRepositories {
   claim(digests: Iterable<Digest>): () => void {
     const claimed = [...digests]
     for (const digest of claimed) this.#claims.set(digest, (this.#claims.get(digest) ?? 0) + 1)
-    let isOver = false
+    let isReleased = false
     return () => {
-      if (isOver) return
-      isOver = true
+      if (isReleased) return
+      isReleased = true
       for (const digest of claimed) {
-        const left = this.#claims.get(digest)! - 1
-        if (left === 0) this.#claims.delete(digest)
-        else this.#claims.set(digest, left)
+        const remaining = this.#claims.get(digest)! - 1
+        if (remaining === 0) this.#claims.delete(digest)
+        else this.#claims.set(digest, remaining)
       }
     }
   }
@@ -164,13 +164,13 @@ export class PushedRepositories {
       return this.#damaged.recordUnreadable(path, describeReadError(error))
     }
     const { head, repository, lines, bytes, isTorn, unreadable } = read
-    if (!head || this.#layout.journal(head.name) !== path) return this.#damaged.setAside(path)
+    if (!head || this.#layout.journal(head.name) !== path) return this.#damaged.quarantine(path)
     if (head.version === 'newer') return this.#damaged.recordUnreadable(path, 'a newer version of mirror wrote it')
     // Without a length, the next commit rewrites the journal: it is incomplete or has an older format.
-    const isWhole = !isTorn && unreadable === 0 && head.version === 'current'
-    const journal = new RepositoryJournal(path, repository, isWhole ? { lines, bytes } : undefined)
+    const isIntact = !isTorn && unreadable === 0 && head.version === 'current'
+    const journal = new RepositoryJournal(path, repository, isIntact ? { lines, bytes } : undefined)
     if (unreadable > 0) await this.#quarantineCopy(path, journal, unreadable)
-    else if (head.version === 'older' || (isWhole && journal.isWasteful)) await this.#compact(path, journal)
+    else if (head.version === 'older' || (isIntact && journal.isWasteful)) await this.#compact(path, journal)
     if (isEmptyRepository(repository)) await rm(path, { force: true })
     else this.#journals.set(head.name, journal)
   }

@@ -60,8 +60,8 @@ export class LocalUploads {
       const { size } = session
       const release = store.repositories.claim([digest])
       try {
-        const isRight = await translateDiskErrors(() => session.publish(digest))
-        if (!isRight) throw new OciError('DIGEST_INVALID', 400, `The uploaded bytes do not hash to ${digest}.`)
+        const isMatch = await translateDiskErrors(() => session.publish(digest))
+        if (!isMatch) throw new OciError('DIGEST_INVALID', 400, `The uploaded bytes do not hash to ${digest}.`)
         const change = { op: 'blob' as const, digest, size, heldSince: store.runningClock.now() }
         await withRoom(makeRoom, journalBytes, () => store.repositories.commit(session.repository, [change]))
       } finally {
@@ -79,10 +79,10 @@ export class LocalUploads {
         toUploadHeaders(session),
       )
     for await (const chunk of bytes) {
-      if (session.isOver) throw createUnknownUploadError()
+      if (session.hasEnded) throw createUnknownUploadError()
       await withRoom(this.#options.makeRoom, chunk.length, () => session.append(chunk))
     }
-    if (session.isOver) throw createUnknownUploadError()
+    if (session.hasEnded) throw createUnknownUploadError()
   }
 }
 
@@ -96,7 +96,7 @@ export function toUploadHeaders({ repository, id, size }: Pick<UploadSession, 'r
 }
 
 async function runExclusive<T>(session: UploadSession, task: () => Promise<T>): Promise<T> {
-  const done = await session.exclusively(task)
+  const done = await session.runExclusively(task)
   if (done) return done.result
   throw new OciError('BLOB_UPLOAD_INVALID', 409, 'Another request is writing to this upload.', toUploadHeaders(session))
 }
@@ -128,7 +128,7 @@ class UploadSession {
   #writer: BlobWriter | undefined
   #usedAt: number
   #isBusy = false
-  #isOver = false
+  #hasEnded = false
 
   constructor(options: UploadSessionOptions) {
     this.#options = options
@@ -154,12 +154,12 @@ class UploadSession {
   }
 
   /** True when it was published or cancelled. */
-  get isOver(): boolean {
-    return this.#isOver
+  get hasEnded(): boolean {
+    return this.#hasEnded
   }
 
   /** Runs the task; returns undefined without running it while another one is running. */
-  async exclusively<T>(task: () => Promise<T>): Promise<{ readonly result: T } | undefined> {
+  async runExclusively<T>(task: () => Promise<T>): Promise<{ readonly result: T } | undefined> {
     if (this.#isBusy) return undefined
     this.#isBusy = true
     try {
@@ -167,7 +167,7 @@ class UploadSession {
     } finally {
       this.#isBusy = false
       this.#usedAt = this.#options.clock.monotonic()
-      if (this.#isOver) await this.#close()
+      if (this.#hasEnded) await this.#close()
     }
   }
 
@@ -184,12 +184,12 @@ class UploadSession {
     this.#end()
     this.#writer ??= await this.#options.blobs.create()
     const { algorithm } = this.#options
-    const isRight =
+    const isMatch =
       digestAlgorithm(digest) === algorithm
         ? this.#digester.digest() === digest
         : (await rehash(this.#writer, digestAlgorithm(digest))) === digest
-    if (isRight) await this.#writer.commit(digest)
-    return isRight
+    if (isMatch) await this.#writer.commit(digest)
+    return isMatch
   }
 
   /** Ends the session and drops its bytes. A request that is using it fails with its next bytes. */
@@ -199,7 +199,7 @@ class UploadSession {
   }
 
   #end(): void {
-    this.#isOver = true
+    this.#hasEnded = true
     this.#options.onEnd()
   }
 

@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { settingVariables } from '../../src/config/load.ts'
+import { listSettingVariables } from '../../src/config/load.ts'
 import { packageRoot } from '../../src/lib/package-root.ts'
 
 const manifest = JSON.parse(await readFile(join(packageRoot(), 'oclif.manifest.json'), 'utf8')) as {
@@ -15,7 +15,7 @@ const flags = Object.entries(manifest.commands).flatMap(([command, { flags: own 
 
 /** Variables for keys of mirror.yaml, for flags of `mirror up` that the server reads, and for the program itself. */
 const settings = new Set([
-  ...settingVariables(),
+  ...listSettingVariables(),
   'MIRROR_HOME',
   'MIRROR_CONFIG',
   'MIRROR_DATA',

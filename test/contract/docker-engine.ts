@@ -33,10 +33,13 @@ export function dockerEngineContract(open: OpenEngine, { hasNetworkEvents = true
 
   test('describes itself, and finds nothing that does not exist', async () => {
     const { engine } = await open()
-    expect(await engine.info()).toMatchObject({ architecture: expect.stringMatching(/^(amd64|arm64)$/), os: 'linux' })
+    expect(await engine.getInfo()).toMatchObject({
+      architecture: expect.stringMatching(/^(amd64|arm64)$/),
+      os: 'linux',
+    })
     expect(await engine.ping()).toBe(true)
-    expect(await engine.findInfo()).toEqual(await engine.info())
-    expect(await engine.networks.gateways('nowhere')).toEqual([])
+    expect(await engine.findInfo()).toEqual(await engine.getInfo())
+    expect(await engine.networks.findGateways('nowhere')).toEqual([])
     expect(await engine.containers.find('nobody')).toBeUndefined()
     expect(await engine.images.find('nothing:1')).toBeUndefined()
     expect(await engine.networks.find('nowhere')).toBeUndefined()
@@ -66,7 +69,7 @@ export function dockerEngineContract(open: OpenEngine, { hasNetworkEvents = true
     expect(await containers.wait(id)).toBe(3)
     const request = { lines: 10, follow: false, signal: new AbortController().signal }
     const lines: string[] = []
-    for await (const line of containers.logs(id, request)) lines.push(line)
+    for await (const line of containers.readLogs(id, request)) lines.push(line)
     expect(lines).toStrictEqual(['one', 'two'])
     expect(await containers.find(id)).toMatchObject({ running: false, exitCode: 3 })
     expect(await refusal(volumes.remove('once-data'))).toBe(409)
@@ -162,7 +165,7 @@ export function dockerEngineContract(open: OpenEngine, { hasNetworkEvents = true
     expect(await refusal(networks.create({ name: 'six', ipv6Subnet: undefined, options }))).toBe(409)
     await networks.create({ name: 'four', ipv6Subnet: undefined, options: {} })
     expect(await networks.find('four')).toMatchObject({ ipv6: false })
-    expect(await networks.gateways('four')).toEqual([expect.stringMatching(/^\d+\.\d+\.\d+\.\d+$/)])
+    expect(await networks.findGateways('four')).toEqual([expect.stringMatching(/^\d+\.\d+\.\d+\.\d+$/)])
 
     const id = await containers.create(spec(shell, 'joins', 'exit 0'))
     await networks.connect('six', id, ['alias', 'alias.svc'])
@@ -178,7 +181,7 @@ export function dockerEngineContract(open: OpenEngine, { hasNetworkEvents = true
     const file = { path: 'file', mode: 0o644, content: toTarFile('content') }
     await images.import('made:1', { 'dev-mirror.content': '0123abc' }, streamTar([file]))
     const made = await images.find('made:1')
-    const { architecture, os } = await engine.info()
+    const { architecture, os } = await engine.getInfo()
     expect(made).toMatchObject({ hasEntrypoint: false, labels: { 'dev-mirror.content': '0123abc' } })
     expect(made).toMatchObject({ architecture, os })
     const id = await containers.create(spec('made:1', 'user', 'exit 0'))

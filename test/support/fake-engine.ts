@@ -2,7 +2,7 @@ import { createServer, type Server } from 'node:http'
 import { type AddressInfo, connect } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { onTestFinished } from 'vitest'
-import { healthProof } from '../../src/admin/api.ts'
+import { computeHealthProof } from '../../src/admin/api.ts'
 import {
   type ContainerSpec,
   type ContainerState,
@@ -100,8 +100,8 @@ export function createFakeEngine(info: Partial<DockerEngineInfo> = {}): FakeEngi
       images.set(name, { ...defaults, ...image })
     },
     ping: async () => true,
-    info: async () => ({ ...defaultInfo, ...info }),
-    findInfo: () => fake.info(),
+    getInfo: async () => ({ ...defaultInfo, ...info }),
+    findInfo: () => fake.getInfo(),
     containers: {
       async find(name) {
         return findContainer(name)?.state
@@ -168,7 +168,7 @@ export function createFakeEngine(info: Partial<DockerEngineInfo> = {}): FakeEngi
         if (refusal !== undefined) throw new DockerError(500, refusal)
         container.unpacked.push({ folder, archive })
       },
-      async *logs(name, { lines }) {
+      async *readLogs(name, { lines }) {
         yield* mustFind(name).log.slice(-lines)
       },
       async exec(name, command) {
@@ -233,7 +233,7 @@ export function createFakeEngine(info: Partial<DockerEngineInfo> = {}): FakeEngi
         mustFind(name).state = { ...state, networks: state.networks.filter((other) => other !== network) }
         note(`disconnect ${network}`)
       },
-      async gateways(name) {
+      async findGateways(name) {
         const at = [...networks.keys()].indexOf(name)
         return at === -1 ? [] : [`172.${17 + at}.0.1`]
       },
@@ -315,7 +315,7 @@ export function createFakeEngine(info: Partial<DockerEngineInfo> = {}): FakeEngi
     }
     const server = createServer((request, response) => {
       const { pathname, searchParams } = new URL(request.url!, 'http://127.0.0.1')
-      const proof = healthProof(spec.env['MIRROR_INSTANCE'] ?? '', searchParams.get('challenge') ?? '')
+      const proof = computeHealthProof(spec.env['MIRROR_INSTANCE'] ?? '', searchParams.get('challenge') ?? '')
       response.writeHead(pathname === '/healthz' ? 200 : 404).end(JSON.stringify({ proof }))
     })
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))

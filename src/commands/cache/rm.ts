@@ -22,7 +22,7 @@ export default class CacheRm extends BaseCommand {
     const { openCacheAccess } = await import('../../admin/access.ts')
     const cache = await openCacheAccess(this.getSurroundings())
     try {
-      const { notFoundError, removeByName } = await import('../../admin/names.ts')
+      const { createNotFoundError, removeByName } = await import('../../admin/names.ts')
       const naming = { ...cache.naming, images: await cache.list() }
       const removal = await removeByName(argv as string[], naming, (names) =>
         cache.remove({ names, dryRun: flags['dry-run'] }),
@@ -34,7 +34,10 @@ export default class CacheRm extends BaseCommand {
         this.print(renderRemoval(report, flags['dry-run']))
       for (const note of notes) this.info(note)
       if (missing.length > 0)
-        throw notFoundError('Not cached', missing, naming.images, { rm: 'mirror cache rm', ls: 'mirror cache ls' })
+        throw createNotFoundError('Not cached', missing, naming.images, {
+          rm: 'mirror cache rm',
+          ls: 'mirror cache ls',
+        })
     } finally {
       await cache.close()
     }

@@ -18,7 +18,7 @@ export default class RegistryLs extends BaseCommand {
     const registry = await openRegistryAccess(this.getSurroundings())
     try {
       const images = await registry.list()
-      const damaged = await registry.damaged()
+      const damaged = await registry.listDamaged()
       if (damaged.length > 0) {
         const { describeDamagedRepositories } = await import('../../cli/render/status.ts')
         for (const text of describeDamagedRepositories(damaged)) this.info(`Damaged: ${text}`)

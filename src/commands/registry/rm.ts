@@ -23,7 +23,7 @@ export default class RegistryRm extends BaseCommand {
     const { openRegistryAccess } = await import('../../admin/access.ts')
     const registry = await openRegistryAccess(this.getSurroundings())
     try {
-      const { notFoundError, removeByName } = await import('../../admin/names.ts')
+      const { createNotFoundError, removeByName } = await import('../../admin/names.ts')
       const naming = { ...registry.naming, images: await registry.list() }
       const removal = await removeByName(argv as string[], naming, (names) =>
         registry.remove({ names, dryRun: flags['dry-run'] }),
@@ -34,7 +34,7 @@ export default class RegistryRm extends BaseCommand {
       else if (missing.length === 0 || report.images.length + report.blobs > 0)
         this.print(renderRemoval(report, flags['dry-run']))
       if (missing.length > 0)
-        throw notFoundError('Not in the registry', missing, naming.images, {
+        throw createNotFoundError('Not in the registry', missing, naming.images, {
           rm: 'mirror registry rm',
           ls: 'mirror registry ls',
         })

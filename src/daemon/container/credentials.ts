@@ -72,12 +72,12 @@ export async function exportCredentials(
  * `cache.shareCredentials` allows it. Throws a MirrorError (exit 2) for an invalid name.
  */
 export function selectCredentialHosts(
-  named: readonly string[] | undefined,
+  requested: readonly string[] | undefined,
   before: readonly string[],
   { cache }: Pick<Config, 'cache'>,
 ): string[] {
-  if (named === undefined) return cache.shareCredentials ? [...before] : []
-  return named.length === 1 && named[0]!.trim() === 'none' ? [] : parseCredentialHosts(named)
+  if (requested === undefined) return cache.shareCredentials ? [...before] : []
+  return requested.length === 1 && requested[0]!.trim() === 'none' ? [] : parseCredentialHosts(requested)
 }
 
 /** Parses registries as users name them. Throws a MirrorError (exit 2) for an invalid name. */
@@ -129,17 +129,17 @@ export function createExportArchive({ files, instance, token, user }: ExportArch
   const all = posix.relative(dataFolder, exportFolder)
   const exported = posix.relative(dataFolder, getExportFolder(instance))
   const folders = [home, all, exported, `${exported}/docker`, ...(token === undefined ? [] : [`${home}/state`])]
-  const folder = (path: string): TarEntry => ({ path, mode: 0o700, ...owner, content: { kind: 'folder' } })
-  const file = (path: string, content: string | Uint8Array): TarEntry => ({
+  const toFolderEntry = (path: string): TarEntry => ({ path, mode: 0o700, ...owner, content: { kind: 'folder' } })
+  const toFileEntry = (path: string, content: string | Uint8Array): TarEntry => ({
     path,
     mode: 0o600,
     ...owner,
     content: toTarFile(content),
   })
   return createTar([
-    ...folders.map(folder),
-    ...Object.entries(files).map(([name, content]) => file(`${exported}/${name}`, content)),
-    ...(token === undefined ? [] : [file(`${home}/state/token`, `${token}\n`)]),
+    ...folders.map(toFolderEntry),
+    ...Object.entries(files).map(([name, content]) => toFileEntry(`${exported}/${name}`, content)),
+    ...(token === undefined ? [] : [toFileEntry(`${home}/state/token`, `${token}\n`)]),
   ])
 }
 
@@ -215,9 +215,9 @@ export async function refreshCredentials(
   // Credential helpers take a while: another command may have stopped or replaced the mirror since, and exports credentials
   // itself.
   await withCommandLockIfFree({ stateDir: paths.stateDir, clock }, async () => {
-    const now = await readState(paths.stateFile)
-    if (now?.container?.id === state.container?.id && now?.container)
-      await writeState(paths.stateFile, { ...now, container: { ...now.container, handedOverAt } })
+    const current = await readState(paths.stateFile)
+    if (current?.container?.id === state.container?.id && current?.container)
+      await writeState(paths.stateFile, { ...current, container: { ...current.container, handedOverAt } })
   })
   return credentials
 }
@@ -246,9 +246,9 @@ interface RestoredContainer {
 export async function recordRestored(
   engine: DockerEngine,
   paths: MirrorPaths,
-  again: RestoredContainer,
+  restored: RestoredContainer,
 ): Promise<void> {
-  const { container, before, ports } = again
+  const { container, before, ports } = restored
   const endpoints = movePorts(before.endpoints, ports, container.ports)
   await sendEndpoints(engine, container, endpoints)
   await writeState(paths.stateFile, { ...before, endpoints })
@@ -266,8 +266,8 @@ function movePorts(
   const move = (text: string) => {
     const url = new URL(text)
     const inside = before.find(({ outside }) => String(outside) === url.port)?.inside
-    const at = now.find((port) => port.inside === inside)
-    return at === undefined ? text : text.replace(/:\d+$/, `:${at.outside}`)
+    const published = now.find((port) => port.inside === inside)
+    return published === undefined ? text : text.replace(/:\d+$/, `:${published.outside}`)
   }
   return { cache: cache.map(move), registry: registry.map(move), admin: admin.map(move), networks }
 }

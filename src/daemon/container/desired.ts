@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { isIPv6 } from 'node:net'
 import { basename } from 'node:path'
 import * as tls from 'node:tls'
-import { type Config, configHashes, type ListenAddress, toConfigDocument } from '../../config/config.ts'
+import { type Config, hashConfig, type ListenAddress, toConfigDocument } from '../../config/config.ts'
 import type { MirrorPaths } from '../../config/paths.ts'
 import { renderDockerHost } from '../../docker/endpoint.ts'
 import type { DockerEngine, DockerEngineInfo, PublishedPort } from '../../docker/engine.ts'
@@ -43,17 +43,17 @@ export async function prepareDesired(input: DesiredContainerInput, info: DockerE
   const { surroundings, paths, config, credentials } = input
   const { env } = surroundings
   const ports = toContainerPorts(config)
-  const inside = createContainerConfig(config, ports, credentials)
+  const containerConfig = createContainerConfig(config, ports, credentials)
   const certificates = await readExtraCertificates(env)
   const files = {
-    ...(await readExportedFiles(inside.files)),
+    ...(await readExportedFiles(containerConfig.files)),
     ...(certificates && { [extraCaFile]: certificates }),
-    [exportedFileNames.config]: inside.text,
+    [exportedFileNames.config]: containerConfig.text,
   }
   const folder = env['MIRROR_DATA'] ? paths.dataDir : undefined
   if (folder !== undefined) await makeFolder(folder)
   // A change of networks needs no new container.
-  const { networks: _, ...hashes } = configHashes(config, folder ?? volumeName)
+  const { networks: _, ...hashes } = hashConfig(config, folder ?? volumeName)
   return {
     files,
     warnings: [...listAddressWarnings(config), ...listProxyWarnings(env)],
@@ -108,23 +108,27 @@ function pickProxyVariables(env: CommandEnvironment['env']): Record<string, stri
 function listProxyWarnings(env: CommandEnvironment['env']): string[] {
   const proxies = [...readProxies(env).all]
   const local = proxies.filter(([, { isLocal }]) => isLocal)
-  const telling = proxies.filter(([, { credential }]) => credential && credential.password !== '')
+  const withPassword = proxies.filter(([, { credential }]) => credential && credential.password !== '')
   return [
     ...getProxyWarnings(env),
     ...local.map(([name]) => `${name} names a proxy on this machine's loopback, which a container cannot reach`),
-    ...telling.map(([name]) => `${name} holds a password, which every user of Docker can read with docker inspect`),
+    ...withPassword.map(
+      ([name]) => `${name} holds a password, which every user of Docker can read with docker inspect`,
+    ),
   ]
 }
 
 function listAddressWarnings({ cache, registry }: Config): string[] {
   const listening = [cache.listen, registry.listen]
   const others = listening.flat().filter((address) => !isLocal(address))
-  const further = listening.flatMap(([first, ...more]) =>
+  const furtherAddresses = listening.flatMap(([first, ...more]) =>
     more.filter((address) => isLocal(address) && address.port !== first?.port),
   )
   return [
     ...others.map(({ host }) => `a container is published on 127.0.0.1 only, so no client is served on ${host}`),
-    ...further.map(({ port }) => `a container is published on its first port only, so no client is served on ${port}`),
+    ...furtherAddresses.map(
+      ({ port }) => `a container is published on its first port only, so no client is served on ${port}`,
+    ),
   ]
 }
 
@@ -149,9 +153,9 @@ export function toContainerPorts({ cache, registry, admin }: Config): ContainerP
   }
 }
 
-function toPublishedPort([first]: ListenAddress[], usual: number): PublishedPort {
-  const outside = first?.port ?? 0
-  return { inside: outside === 0 ? usual : outside, outside }
+function toPublishedPort([first]: ListenAddress[], defaultPort: number): PublishedPort {
+  const hostPort = first?.port ?? 0
+  return { inside: hostPort === 0 ? defaultPort : hostPort, outside: hostPort }
 }
 
 /**
@@ -161,26 +165,26 @@ function toPublishedPort([first]: ListenAddress[], usual: number): PublishedPort
 export function createContainerConfig(
   config: Config,
   ports: ContainerPorts,
-  handedOver: readonly string[],
+  exportedHosts: readonly string[],
 ): ContainerConfig {
   const files: Record<string, string> = {}
   /** Gives each file a unique name, because two may be called `ca.pem`. */
   const exportFile = (path: string) => {
-    const known = Object.keys(files).find((name) => files[name] === path)
-    const name = known ?? `${Object.keys(files).length}-${basename(path).replaceAll(/[^\w.-]/g, '_')}`
+    const existingName = Object.keys(files).find((name) => files[name] === path)
+    const name = existingName ?? `${Object.keys(files).length}-${basename(path).replaceAll(/[^\w.-]/g, '_')}`
     files[name] = path
     return `./${name}`
   }
   const { cache, registry, tls } = config
-  const inside = toConfigDocument({
+  const translated = toConfigDocument({
     ...config,
-    cache: { ...cache, listen: allAddresses(ports.cache.inside) },
+    cache: { ...cache, listen: listenOnAllAddresses(ports.cache.inside) },
     registry: {
       ...registry,
-      listen: allAddresses(ports.registry?.inside ?? 5001),
+      listen: listenOnAllAddresses(ports.registry?.inside ?? 5001),
       auth: registry.auth && { htpasswd: exportFile(registry.auth.htpasswd) },
     },
-    admin: { listen: allAddresses(ports.admin.inside) },
+    admin: { listen: listenOnAllAddresses(ports.admin.inside) },
     networks: [],
     allowedHosts: listHostNames(config),
     upstreams: Object.fromEntries(
@@ -189,26 +193,26 @@ export function createContainerConfig(
         {
           ...upstream,
           ca: upstream.ca === undefined ? undefined : exportFile(upstream.ca),
-          credentials: { from: handedOver.includes(host) ? 'docker-config' : 'anonymous' },
+          credentials: { from: exportedHosts.includes(host) ? 'docker-config' : 'anonymous' },
         },
       ]),
     ),
     // `ca` is for configuring clients, which happens on the host.
     tls: tls && { cert: exportFile(tls.cert), key: exportFile(tls.key), ca: undefined },
   })
-  const exported = Object.fromEntries(handedOver.map((host) => [host, { credentials: 'docker-config' }]))
-  const document = { ...inside, upstreams: { ...exported, ...inside.upstreams } }
+  const exported = Object.fromEntries(exportedHosts.map((host) => [host, { credentials: 'docker-config' }]))
+  const document = { ...translated, upstreams: { ...exported, ...translated.upstreams } }
   return { text: `${JSON.stringify(document, null, 2)}\n`, files }
 }
 
 /** Listens on IPv4 as well. */
-const allAddresses = (port: number) => [{ host: '::', port }]
+const listenOnAllAddresses = (port: number) => [{ host: '::', port }]
 
 /** Lists the names and addresses of the host, which a container cannot know. */
 function listHostNames({ allowedHosts, cache, registry, admin }: Config): string[] {
   const listening = [cache, registry, admin].flatMap(({ listen }) => listen.map(({ host }) => host))
-  const outside = [...getMachineNames(), ...listening].filter((host) => isHostAddress(host) && isName(host))
-  return [...new Set([...allowedHosts, ...outside])]
+  const hostNames = [...getMachineNames(), ...listening].filter((host) => isHostAddress(host) && isAcceptedName(host))
+  return [...new Set([...allowedHosts, ...hostNames])]
 }
 
 function isHostAddress(host: string): boolean {
@@ -216,7 +220,7 @@ function isHostAddress(host: string): boolean {
 }
 
 /** Returns whether a configuration accepts the name. */
-function isName(host: string): boolean {
+function isAcceptedName(host: string): boolean {
   return parseRegistryHost(isIPv6(host) ? `[${host}]` : host) !== undefined
 }
 

@@ -18,16 +18,16 @@ export type HostHandoff = NonNullable<ReturnType<typeof openHostHandoff>>
 /** Opens the files that the host exports to a mirror in a container; undefined outside of one that `mirror up` created. */
 export function openHostHandoff(
   env: Readonly<Record<string, string | undefined>>,
-  folderOf: (instance: string) => string = getExportFolder,
+  getFolder: (instance: string) => string = getExportFolder,
 ) {
   const instance = env['MIRROR_INSTANCE']
   if (!instance) return undefined
-  const folder = folderOf(instance)
+  const folder = getFolder(instance)
   return {
     /** Identifies the mirror, also after a restart of the container. */
     instance,
     /** Reads the mirror's addresses for clients; undefined until the host has sent them. */
-    async endpoints(): Promise<Endpoints | undefined> {
+    async readEndpoints(): Promise<Endpoints | undefined> {
       try {
         return JSON.parse(await readFile(join(folder, exportedFileNames.endpoints), 'utf8')) as Endpoints
       } catch (error) {
@@ -36,7 +36,7 @@ export function openHostHandoff(
       }
     },
     /** Reads the exported credentials by registry. */
-    credentials: (): Promise<Record<string, ExportedCredential>> =>
+    readCredentials: (): Promise<Record<string, ExportedCredential>> =>
       readExportedCredentials(join(folder, exportedFileNames.credentials), Date.now()),
     /** Removes the exports of other instances, which do not come back. */
     async removeOthers(): Promise<void> {
@@ -63,7 +63,7 @@ const pollMs = 1000
  */
 export function removePredecessorExports(handoff: HostHandoff, logger: Logger, everyMs = pollMs): () => void {
   const check = async () => {
-    if ((await handoff.endpoints()) === undefined) return
+    if ((await handoff.readEndpoints()) === undefined) return
     stop()
     await handoff.removeOthers()
   }
@@ -74,11 +74,11 @@ export function removePredecessorExports(handoff: HostHandoff, logger: Logger, e
 }
 
 /** Files that Docker and podman create in every container. */
-const containerMarks = ['/.dockerenv', '/run/.containerenv']
+const containerMarkerFiles = ['/.dockerenv', '/run/.containerenv']
 
 /** Returns whether this process runs in a container, created by `mirror up` or by others. */
 export function isInContainer(env: Readonly<Record<string, string | undefined>>): boolean {
-  return Boolean(env['MIRROR_INSTANCE']) || containerMarks.some((file) => existsSync(file))
+  return Boolean(env['MIRROR_INSTANCE']) || containerMarkerFiles.some((file) => existsSync(file))
 }
 
 /**

@@ -15,7 +15,7 @@ export interface ImageContent {
   /** Identifies the files and their stamps; changes whenever a file may have changed. */
   readonly fingerprint: string
   /** Lists files of this machine, with paths from the archive's root. */
-  files(): Promise<PlacedFile[]>
+  listFiles(): Promise<PlacedFile[]>
   /** Generated files by path. */
   readonly texts: Readonly<Record<string, string>>
   readonly folders: readonly { readonly path: string; readonly mode: number; readonly user: number }[]
@@ -23,19 +23,19 @@ export interface ImageContent {
 
 /** Computes a digest over paths and bytes, hex. Hashing 100 MB takes a moment, so `memoFile` keeps the digest by fingerprint. */
 export async function computeContentDigest(content: ImageContent, memoFile: string): Promise<string> {
-  const made = JSON.stringify([content.texts, content.folders])
-  const key = createHash('sha256').update(made).update(content.fingerprint).digest('hex')
+  const generated = JSON.stringify([content.texts, content.folders])
+  const key = createHash('sha256').update(generated).update(content.fingerprint).digest('hex')
   const memo = await readMemo(memoFile)
-  const known = memo[key]
-  if (typeof known === 'string') return known
+  const cached = memo[key]
+  if (typeof cached === 'string') return cached
 
-  const whole = createHash('sha256').update(made)
-  for (const { source, path } of await content.files()) {
-    const one = createHash('sha256')
-    for await (const chunk of createReadStream(source)) one.update(chunk as Buffer)
-    whole.update(`${path}\0${one.digest('hex')}\n`)
+  const total = createHash('sha256').update(generated)
+  for (const { source, path } of await content.listFiles()) {
+    const fileHash = createHash('sha256')
+    for await (const chunk of createReadStream(source)) fileHash.update(chunk as Buffer)
+    total.update(`${path}\0${fileHash.digest('hex')}\n`)
   }
-  const digest = whole.digest('hex')
+  const digest = total.digest('hex')
   // There are two kinds of images; older entries are useless.
   const kept = Object.entries(memo).slice(-3)
   await writeFileAtomic(memoFile, JSON.stringify(Object.fromEntries([...kept, [key, digest]])))
@@ -45,24 +45,24 @@ export async function computeContentDigest(content: ImageContent, memoFile: stri
 /** Creates the entries of a tar archive, each folder before its content. */
 export async function* createImageEntries(content: ImageContent): AsyncGenerator<TarEntry> {
   const { texts, folders } = content
-  const made = new Set<string>()
+  const created = new Set<string>()
   for (const { path, mode, user } of folders) {
-    made.add(path)
+    created.add(path)
     yield { path, mode, uid: user, gid: user, content: { kind: 'folder' } }
   }
-  const parentsOf = function* (path: string): Generator<TarEntry> {
+  const yieldParents = function* (path: string): Generator<TarEntry> {
     const folder = posix.dirname(path)
-    if (folder === '.' || made.has(folder)) return
-    yield* parentsOf(folder)
-    made.add(folder)
+    if (folder === '.' || created.has(folder)) return
+    yield* yieldParents(folder)
+    created.add(folder)
     yield { path: folder, mode: 0o755, content: { kind: 'folder' } }
   }
   for (const [path, text] of Object.entries(texts)) {
-    yield* parentsOf(path)
+    yield* yieldParents(path)
     yield { path, mode: 0o644, content: toTarFile(text) }
   }
-  for (const { source, path } of await content.files()) {
-    yield* parentsOf(path)
+  for (const { source, path } of await content.listFiles()) {
+    yield* yieldParents(path)
     const { size, mode } = await stat(source)
     // The image's user is not the user who installed the package.
     const readable = mode & 0o111 ? 0o755 : 0o644
@@ -80,7 +80,7 @@ async function readMemo(path: string): Promise<Record<string, unknown>> {
 }
 
 /** Returns the path of the file that keeps digests. */
-export function memoFilePath(stateDir: string): string {
+export function getMemoFilePath(stateDir: string): string {
   return join(stateDir, 'image.json')
 }
 
@@ -95,7 +95,7 @@ export async function createNodeImageContent(
   const tree = await buildPackageTree(root)
   return {
     fingerprint: await computeFingerprint([...(await listStampedFiles(tree)), ...node]),
-    files: async () => [...node, ...(await listTreeFiles(tree, packageFolder.slice(1)))],
+    listFiles: async () => [...node, ...(await listTreeFiles(tree, packageFolder.slice(1)))],
     texts: {
       // The image has only these two sources of names.
       'etc/nsswitch.conf': 'passwd: files\ngroup: files\nhosts: files dns\n',
@@ -112,7 +112,7 @@ export async function createBuildContext(root: string): Promise<ImageContent> {
   const dockerfile = await readFile(join(root, 'templates', 'Dockerfile'), 'utf8')
   return {
     fingerprint: await computeFingerprint(await listStampedFiles(tree)),
-    files: () => listTreeFiles(tree, 'mirror'),
+    listFiles: () => listTreeFiles(tree, 'mirror'),
     texts: { Dockerfile: dockerfile },
     folders: [dataEntry],
   }
@@ -182,7 +182,7 @@ interface PlacedFile {
 }
 
 /** Files of the own package that the image needs. */
-const ownParts = ['package.json', 'oclif.manifest.json', 'bin', 'dist', 'templates']
+const ownPackageFiles = ['package.json', 'oclif.manifest.json', 'bin', 'dist', 'templates']
 /** Files of dependencies that the image does not need. */
 const unusedFiles = /\.(d\.[cm]?ts|map|md|markdown|flow)$/i
 
@@ -227,21 +227,21 @@ export async function buildPackageTree(root: string): Promise<PlacedPackage[]> {
 export async function listPackageFiles({ path, source }: PlacedPackage): Promise<PlacedFile[]> {
   if (path !== '') return listFiles(source, path, (name) => !unusedFiles.test(name))
   const parts = await Promise.all(
-    ownParts.map((part) => listFiles(join(source, part), part, (name) => !name.endsWith('.d.ts'))),
+    ownPackageFiles.map((part) => listFiles(join(source, part), part, (name) => !name.endsWith('.d.ts'))),
   )
   return parts.flat()
 }
 
 /** Returns what a package at the path would load by the name, as Node resolves it. */
 function resolveInTree(placed: ReadonlyMap<string, string>, from: string, name: string): string | undefined {
-  for (let at = from; ; at = parentPath(at)) {
+  for (let at = from; ; at = getParentPath(at)) {
     const found = placed.get(posix.join(at, 'node_modules', name))
     if (found !== undefined || at === '') return found
   }
 }
 
 /** Returns `node_modules/a` for `node_modules/a/node_modules/@b/c`, and the empty path for that. */
-function parentPath(path: string): string {
+function getParentPath(path: string): string {
   const at = path.lastIndexOf('node_modules/')
   return path.slice(0, Math.max(0, at - 1))
 }
@@ -265,10 +265,10 @@ async function readManifest(home: string): Promise<Manifest> {
 }
 
 /** Lists a file, or all files of a folder but its installed packages; sorted, so that the same tree gives the same list. */
-async function listFiles(source: string, path: string, wanted: (path: string) => boolean): Promise<PlacedFile[]> {
+async function listFiles(source: string, path: string, isIncluded: (path: string) => boolean): Promise<PlacedFile[]> {
   const found = await stat(source)
-  if (found.isFile()) return wanted(path) ? [{ source, path }] : []
+  if (found.isFile()) return isIncluded(path) ? [{ source, path }] : []
   const names = (await readdir(source)).toSorted().filter((name) => name !== 'node_modules' && name !== '.git')
-  const inside = names.map((name) => listFiles(join(source, name), posix.join(path, name), wanted))
-  return (await Promise.all(inside)).flat()
+  const nested = names.map((name) => listFiles(join(source, name), posix.join(path, name), isIncluded))
+  return (await Promise.all(nested)).flat()
 }

@@ -25,7 +25,7 @@ import { catchDockerError, wrapDockerError } from './stop.ts'
 
 export interface ImageRequest {
   /** Image that the user named. */
-  readonly wanted: string | undefined
+  readonly requested: string | undefined
   /** Image that was published with this version. */
   readonly published: string | undefined
   /** Folder of the mirror's package. */
@@ -46,7 +46,7 @@ export interface ImageRequest {
   readonly runCommand: RunCommand
   readonly signal: AbortSignal
   /** Prints progress and notes for the user. */
-  readonly say: (text: string) => void
+  readonly notify: (text: string) => void
 }
 
 /** Name of an image that is built on this machine. */
@@ -66,8 +66,8 @@ export async function ensureImage(
   info: DockerEngineInfo,
   request: ImageRequest,
 ): Promise<ImageState> {
-  if (request.wanted !== undefined)
-    return assertPlatform(await findOrPull(engine, request.wanted, request), request.wanted, info)
+  if (request.requested !== undefined)
+    return assertPlatform(await findOrPull(engine, request.requested, request), request.requested, info)
   if (request.published !== undefined) {
     const published = await ignoreMirrorError(findOrPull(engine, request.published, request))
     if (published !== undefined) return assertPlatform(published, request.published, info)
@@ -80,36 +80,41 @@ async function ensureLocalImage(
   info: DockerEngineInfo,
   request: ImageRequest,
 ): Promise<ImageState> {
-  const { host, root, memoFile, say } = request
+  const { host, root, memoFile, notify } = request
   const sameMachine = host.platform === info.os && toImageArchitecture(host.arch) === info.architecture
-  const ofNode = sameMachine ? await createNodeImageContent(root, host.execPath, request.runCommand) : undefined
+  const nodeImage = sameMachine ? await createNodeImageContent(root, host.execPath, request.runCommand) : undefined
   const context = await createBuildContext(root)
   const digests = {
-    node: ofNode && (await computeContentDigest(ofNode, memoFile)),
+    node: nodeImage && (await computeContentDigest(nodeImage, memoFile)),
     dockerfile: await computeContentDigest(context, memoFile),
   }
   const present = await engine.images.find(localImage)
-  const made = present?.labels[contentLabel]
-  if (present && made !== undefined && (made === digests.node || made === digests.dockerfile)) return present
+  const presentDigest = present?.labels[contentLabel]
+  if (
+    present &&
+    presentDigest !== undefined &&
+    (presentDigest === digests.node || presentDigest === digests.dockerfile)
+  )
+    return present
 
   const base = parseBaseImage(context.texts['Dockerfile']!)
   const build = () => buildImage(engine, context, digests.dockerfile)
-  const ended = findEndOfLife(host.nodeVersion, host.now)
-  if (ofNode && ended !== undefined) {
-    say(`Node ${host.nodeVersion} reached end of life on ${ended}; trying to pull ${base} for the image.`)
+  const endOfLife = findEndOfLife(host.nodeVersion, host.now)
+  if (nodeImage && endOfLife !== undefined) {
+    notify(`Node ${host.nodeVersion} reached end of life on ${endOfLife}; trying to pull ${base} for the image.`)
     if ((await ignoreMirrorError(findOrPull(engine, base, request))) !== undefined) return build()
-    say(`${base} could not be pulled, so the container runs on Node ${host.nodeVersion}.`)
+    notify(`${base} could not be pulled, so the container runs on Node ${host.nodeVersion}.`)
   }
-  if (ofNode) {
-    say('Building the image from the Node of this machine.')
+  if (nodeImage) {
+    notify('Building the image from the Node of this machine.')
     const labels = { [contentLabel]: digests.node! }
-    await wrapImageError(engine.images.import(localImage, labels, streamTar(createImageEntries(ofNode))))
+    await wrapImageError(engine.images.import(localImage, labels, streamTar(createImageEntries(nodeImage))))
     const image = (await engine.images.find(localImage))!
     const failure = await tryImage(engine, image, request)
     if (failure === undefined) return image
     await engine.images.remove(localImage)
-    say(`This machine's Node does not run in a container (${failure}); building on ${base} instead.`)
-  } else say(`Building the image on ${base}.`)
+    notify(`This machine's Node does not run in a container (${failure}); building on ${base} instead.`)
+  } else notify(`Building the image on ${base}.`)
   await findOrPull(engine, base, request)
   return build()
 }
@@ -149,15 +154,15 @@ async function buildImage(engine: DockerEngine, context: ImageContent, digest: s
 }
 
 /** Finds an image, or pulls it. */
-async function findOrPull(engine: DockerEngine, name: string, { signal, say }: ImageRequest): Promise<ImageState> {
+async function findOrPull(engine: DockerEngine, name: string, { signal, notify }: ImageRequest): Promise<ImageState> {
   const present = await engine.images.find(name)
   if (present !== undefined) return present
-  const enough = AbortSignal.timeout(pullMs)
+  const timeout = AbortSignal.timeout(pullMs)
   try {
-    say(`Pulling ${name}.`)
-    await engine.images.pull(name, AbortSignal.any([signal, enough]))
+    notify(`Pulling ${name}.`)
+    await engine.images.pull(name, AbortSignal.any([signal, timeout]))
   } catch (error) {
-    if (signal.aborted || (!(error instanceof DockerError) && !enough.aborted)) throw error
+    if (signal.aborted || (!(error instanceof DockerError) && !timeout.aborted)) throw error
     throw new MirrorError(`The image ${name} cannot be pulled: ${(error as Error).message}.`, {
       exit: exitCode.missing,
       hints: [`docker pull ${name}   (with your credentials)`],
@@ -251,7 +256,7 @@ async function runTrial(
     if ((await unlessAborted(containers.wait(container), signal)) === 0) return undefined
     const output: string[] = []
     const request = { lines: 5, follow: false, signal: AbortSignal.timeout(5000) }
-    for await (const line of containers.logs(container, request)) output.push(line)
+    for await (const line of containers.readLogs(container, request)) output.push(line)
     return output.join(' / ') || 'it ended without output'
   } finally {
     await containers.remove(container)

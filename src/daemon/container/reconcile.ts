@@ -36,9 +36,9 @@ export async function refuseForeignVolume(
   { data, owner }: Pick<DesiredContainer, 'data' | 'owner'>,
 ): Promise<void> {
   const found = 'volume' in data ? await volumes.find(data.volume) : undefined
-  const whose = found && getContainerOwner(found)
-  if (whose === undefined || whose === owner) return
-  throw new MirrorError(`The volume ${volumeName} belongs to another mirror, with its state in ${whose}.`, {
+  const otherOwner = found && getContainerOwner(found)
+  if (otherOwner === undefined || otherOwner === owner) return
+  throw new MirrorError(`The volume ${volumeName} belongs to another mirror, with its state in ${otherOwner}.`, {
     hints: [
       'Remove it there: MIRROR_HOME=… mirror down --volumes',
       ...(isRemote ? [] : ['Use a folder: mirror up --data DIR']),
@@ -52,7 +52,7 @@ export async function refuseTakenPorts({ containers }: DockerEngine, ports: Cont
     if (port.outside === 0) continue
     const holders = await containers.findPublishing(port.outside)
     const other = holders.find((holder) => holder.name !== containerName && publishedAddresses.includes(holder.address))
-    if (other !== undefined) throw portTakenError(name, port.outside, `the container ${other.name}`)
+    if (other !== undefined) throw createPortTakenError(name, port.outside, `the container ${other.name}`)
   }
 }
 
@@ -66,23 +66,23 @@ const publishedAddresses = ['127.0.0.1', '0.0.0.0']
 export async function applyContainerPlan(
   engine: DockerEngine,
   plan: ContainerPlan,
-  order: ApplyRequest,
+  request: ApplyRequest,
 ): Promise<ContainerState> {
-  if (plan.action === 'create') return createAndStart(engine, order)
-  if (plan.action === 'replace') return replaceContainer(engine, order, () => createAndStart(engine, order))
+  if (plan.action === 'create') return createAndStart(engine, request)
+  if (plan.action === 'replace') return replaceContainer(engine, request, () => createAndStart(engine, request))
   const { containers, networks } = engine
   const { id, restarting } = (await containers.find(containerName))!
   // Waits for a starting mirror first, because replacing its files removes them for a moment.
-  if (plan.action === 'keep') await awaitAnswer(engine, id, order)
-  await sendExports(engine, id, order)
+  if (plan.action === 'keep') await awaitAnswer(engine, id, request)
+  await sendExports(engine, id, request)
   for (const network of plan.connect) await joinNetwork(engine, network, id)
   for (const network of plan.disconnect)
     await wrapDockerError(`The container cannot leave the network ${network}`, networks.disconnect(network, id))
-  if (plan.action === 'keep') return awaitReady(engine, id, order)
+  if (plan.action === 'keep') return awaitReady(engine, id, request)
   try {
-    order.signal.throwIfAborted()
-    await startContainer(engine, id, order.desired.ports)
-    return await awaitReady(engine, id, order)
+    request.signal.throwIfAborted()
+    await startContainer(engine, id, request.desired.ports)
+    return await awaitReady(engine, id, request)
   } catch (error) {
     // Stops the container again: a process that it was to replace needs the ports.
     if (!restarting) await catchDockerError(stopContainer(engine, id))
@@ -90,17 +90,17 @@ export async function applyContainerPlan(
   }
 }
 
-async function createAndStart(engine: DockerEngine, order: ApplyRequest): Promise<ContainerState> {
-  const { desired, signal, instance } = order
+async function createAndStart(engine: DockerEngine, request: ApplyRequest): Promise<ContainerState> {
+  const { desired, signal, instance } = request
   const newVolume = await createVolume(engine, desired)
   let id: string | undefined
   try {
     id = await createContainer(engine, desired, instance)
-    await sendExports(engine, id, order)
+    await sendExports(engine, id, request)
     for (const network of desired.networks) await joinNetwork(engine, network, id)
     signal.throwIfAborted()
     await startContainer(engine, id, desired.ports)
-    return await awaitReady(engine, id, order)
+    return await awaitReady(engine, id, request)
   } catch (error) {
     // Removes a container that never worked; its volume stays. Stopping it releases the store.
     if (id !== undefined) await catchDockerError(removeContainer(engine, id))
@@ -120,9 +120,9 @@ async function createVolume({ volumes }: DockerEngine, { data, owner }: DesiredC
   return data.volume
 }
 
-async function awaitReady(engine: DockerEngine, id: string, order: ApplyRequest): Promise<ContainerState> {
-  const container = await awaitAnswer(engine, id, order)
-  await order.onReady(container)
+async function awaitReady(engine: DockerEngine, id: string, request: ApplyRequest): Promise<ContainerState> {
+  const container = await awaitAnswer(engine, id, request)
+  await request.onReady(container)
   return container
 }
 
@@ -176,7 +176,7 @@ async function startContainer(engine: DockerEngine, id: string, ports: Container
     if (/port is already allocated|address already in use|Bind for/i.test(error.message)) {
       await refuseTakenPorts(engine, ports)
       const taken = listPorts(ports).find(([, { outside }]) => error.message.includes(`:${outside}`))
-      if (taken) throw portTakenError(taken[0], taken[1].outside, unknownProgram, error)
+      if (taken) throw createPortTakenError(taken[0], taken[1].outside, unknownProgram, error)
     }
     throw new MirrorError(`The container cannot be started: ${error.message}.`, { cause: error })
   }
@@ -188,13 +188,13 @@ function listPorts(ports: ContainerPorts): [string, PublishedPort][] {
 
 const unknownProgram = 'another program'
 
-function portTakenError(name: string, port: number, who: string, cause?: unknown): MirrorError {
+function createPortTakenError(name: string, port: number, holder: string, cause?: unknown): MirrorError {
   const other = port + 1000 <= 65_535 ? port + 1000 : port - 1000
-  return new MirrorError(`Port ${port} (${name}) is already in use by ${who}.`, {
+  return new MirrorError(`Port ${port} (${name}) is already in use by ${holder}.`, {
     hints: [
       `mirror up --runtime container --${name}-port ${other}`,
       // An unknown program cannot be stopped.
-      ...(who === unknownProgram ? [] : [`Stop ${who}`]),
+      ...(holder === unknownProgram ? [] : [`Stop ${holder}`]),
     ],
     cause,
   })
@@ -206,36 +206,36 @@ function portTakenError(name: string, port: number, who: string, cause?: unknown
  */
 async function replaceContainer(
   engine: DockerEngine,
-  order: ApplyRequest,
-  make: () => Promise<ContainerState>,
+  request: ApplyRequest,
+  createSuccessor: () => Promise<ContainerState>,
 ): Promise<ContainerState> {
   // Finds the container again: creating an image may have taken minutes, and the name may belong to another container by now.
-  const before = await findOwnContainer(engine, order.desired.owner)
-  if (before === undefined) return make()
+  const before = await findOwnContainer(engine, request.desired.owner)
+  if (before === undefined) return createSuccessor()
   const { id } = before
-  const { signal } = order
+  const { signal } = request
   signal.throwIfAborted()
-  let made: ContainerState
+  let successor: ContainerState
   try {
     await stopContainer(engine, id)
     await wrapDockerError('The container cannot be set aside', engine.containers.rename(id, replacedName))
     signal.throwIfAborted()
-    made = await make()
+    successor = await createSuccessor()
   } catch (error) {
-    const refusal = await catchDockerError(restoreContainer(engine, before, order))
+    const refusal = await catchDockerError(restoreContainer(engine, before, request))
     throw wasUp(before) ? addRollbackResult(error, { refusal, signal }) : error
   }
   // The next `up` or `down` removes it when this fails.
   await catchDockerError(engine.containers.remove(id))
-  if (before.image !== made.image) await catchDockerError(removeLocalImage(engine, before.image))
-  return made
+  if (before.image !== successor.image) await catchDockerError(removeLocalImage(engine, before.image))
+  return successor
 }
 
-async function restoreContainer(engine: DockerEngine, before: ContainerState, order: ApplyRequest): Promise<void> {
+async function restoreContainer(engine: DockerEngine, before: ContainerState, request: ApplyRequest): Promise<void> {
   const { id } = before
-  if (wasUp(before)) return order.onRestored(await restartContainer(engine, id, order.clock))
-  const now = await engine.containers.find(id)
-  if (now !== undefined && now.name !== containerName) await engine.containers.rename(id, containerName)
+  if (wasUp(before)) return request.onRestored(await restartContainer(engine, id, request.clock))
+  const current = await engine.containers.find(id)
+  if (current !== undefined && current.name !== containerName) await engine.containers.rename(id, containerName)
 }
 
 /** A container that the user stopped is not started after a failure. */
@@ -247,7 +247,7 @@ interface InterruptedReplace {
   /** State folder of the mirror. */
   readonly owner: string
   /** Id of the container that is recorded as the mirror. */
-  readonly settled: string | undefined
+  readonly recordedId: string | undefined
   readonly clock: Clock
 }
 
@@ -257,13 +257,13 @@ interface InterruptedReplace {
  */
 export async function recoverInterruptedReplace(
   engine: DockerEngine,
-  { owner, settled, clock }: InterruptedReplace,
+  { owner, recordedId, clock }: InterruptedReplace,
 ): Promise<void> {
   const { containers } = engine
   const before = await findOwnContainer(engine, owner, replacedName)
   if (before === undefined) return
   const successor = await findOwnContainer(engine, owner)
-  if (successor !== undefined && successor.id === settled) return removeContainer(engine, before.id)
+  if (successor !== undefined && successor.id === recordedId) return removeContainer(engine, before.id)
   if (successor !== undefined) await removeContainer(engine, successor.id)
   await wrapDockerError('The container cannot be renamed back', containers.rename(before.id, containerName))
   await catchDockerError(restartContainer(engine, before.id, clock))
@@ -292,7 +292,7 @@ export async function refuseOtherEngine(
     {
       exit: exitCode.usage,
       hints: [
-        `${dockerVariables(recorded)} mirror up   (there)`,
+        `${renderDockerVariables(recorded)} mirror up   (there)`,
         running === undefined
           ? 'mirror up --runtime container   (a new one, with an empty cache)'
           : 'mirror down   (stops that one)',
@@ -301,7 +301,7 @@ export async function refuseOtherEngine(
   )
 }
 
-function dockerVariables(endpoint: DockerEndpoint): string {
+function renderDockerVariables(endpoint: DockerEndpoint): string {
   const tlsFolder = endpoint.kind === 'tcp' ? endpoint.tlsFolder : undefined
   const tls = tlsFolder === undefined ? '' : ` DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=${tlsFolder}`
   return `DOCKER_HOST=${renderDockerHost(endpoint)}${tls}`

@@ -143,7 +143,7 @@ export function createContainerSpec(desired: DesiredContainer, instance: string)
     command: ['serve'],
     env: {
       ...desired.env,
-      ...pathVariables(getExportFolder(instance)),
+      ...createPathVariables(getExportFolder(instance)),
       ...(desired.extraCa !== undefined && { NODE_EXTRA_CA_CERTS: `${getExportFolder(instance)}/${desired.extraCa}` }),
       MIRROR_INSTANCE: instance,
       ...(desired.isInVm && { [vmEngineVariable]: '1' }),
@@ -187,7 +187,7 @@ export const exportedFileNames = {
   credentials: 'docker/config.json',
 } as const
 
-function pathVariables(exported: string): Record<string, string> {
+function createPathVariables(exported: string): Record<string, string> {
   return {
     MIRROR_HOME: homeFolder,
     MIRROR_DATA: dataFolder,

@@ -97,7 +97,7 @@ async function readStartError(
   const lines: string[] = []
   try {
     const request = { lines: 30, follow: false, signal: AbortSignal.timeout(5000) }
-    for await (const line of containers.logs(id, request)) lines.push(line)
+    for await (const line of containers.readLogs(id, request)) lines.push(line)
   } catch (error) {
     if (!(error instanceof DockerError)) throw error
   }
@@ -114,9 +114,9 @@ async function readStartError(
 const exitCodes: readonly ExitCode[] = Object.values(exitCode).filter((code) => code !== 0)
 
 /** Wraps a DockerError into a MirrorError: what failed, then the engine's message. */
-export async function wrapDockerError<T>(what: string, ask: Promise<T>, ...hints: string[]): Promise<T> {
+export async function wrapDockerError<T>(what: string, call: Promise<T>, ...hints: string[]): Promise<T> {
   try {
-    return await ask
+    return await call
   } catch (error) {
     if (!(error instanceof DockerError)) throw error
     throw new MirrorError(`${what}: ${error.message}.`, { hints, cause: error })
@@ -124,9 +124,9 @@ export async function wrapDockerError<T>(what: string, ask: Promise<T>, ...hints
 }
 
 /** Returns the error of a cleanup after a failure that matters more; undefined when it succeeds. */
-export async function catchDockerError(ask: Promise<unknown>): Promise<MirrorError | DockerError | undefined> {
+export async function catchDockerError(call: Promise<unknown>): Promise<MirrorError | DockerError | undefined> {
   try {
-    await ask
+    await call
     return undefined
   } catch (error) {
     if (error instanceof MirrorError || error instanceof DockerError) return error
@@ -145,12 +145,12 @@ export async function findOwnContainer(
 ): Promise<ContainerState | undefined> {
   const found = await containers.find(name)
   if (found === undefined || getContainerOwner(found) === owner) return found
-  const whose = getContainerOwner(found)
-  if (whose === undefined)
+  const otherOwner = getContainerOwner(found)
+  if (otherOwner === undefined)
     throw new MirrorError(`The container ${name} does not belong to mirror and was not changed.`, {
       hints: [`docker rename ${name} another-name`, `docker rm -f ${name}   (if it is not needed)`],
     })
-  throw new MirrorError(`The container ${name} belongs to another mirror, with its state in ${whose}.`, {
+  throw new MirrorError(`The container ${name} belongs to another mirror, with its state in ${otherOwner}.`, {
     hints: ['Stop it from there: MIRROR_HOME=… mirror down', 'Use that mirror: MIRROR_HOME=… mirror status'],
   })
 }
@@ -159,10 +159,10 @@ export async function findOwnContainer(
  * Stops and removes the container of the mirror with this state folder, and one that an interrupted `up` has set aside. Returns
  * false when there was none. Throws a MirrorError when the name belongs to another container.
  */
-export async function downContainer(engine: DockerEngine, owner: string): Promise<boolean> {
+export async function removeOwnContainers(engine: DockerEngine, owner: string): Promise<boolean> {
   const found = await findOwnContainer(engine, owner)
-  const aside = await engine.containers.find(replacedName)
-  const own = aside !== undefined && getContainerOwner(aside) === owner ? [found, aside] : [found]
+  const replaced = await engine.containers.find(replacedName)
+  const own = replaced !== undefined && getContainerOwner(replaced) === owner ? [found, replaced] : [found]
   for (const container of own) if (container !== undefined) await removeContainer(engine, container.id)
   return own.some((container) => container !== undefined)
 }
@@ -174,12 +174,12 @@ export async function downContainer(engine: DockerEngine, owner: string): Promis
 export async function removeVolume({ volumes }: DockerEngine, owner: string): Promise<boolean> {
   const found = await volumes.find(volumeName)
   if (found === undefined) return false
-  const whose = getContainerOwner(found)
-  if (whose !== owner)
+  const otherOwner = getContainerOwner(found)
+  if (otherOwner !== owner)
     throw new MirrorError(
-      whose === undefined
+      otherOwner === undefined
         ? `The volume ${volumeName} was not created by mirror and was not removed.`
-        : `The volume ${volumeName} belongs to another mirror, with its state in ${whose}, and was not removed.`,
+        : `The volume ${volumeName} belongs to another mirror, with its state in ${otherOwner}, and was not removed.`,
       { hints: [`docker volume rm ${volumeName}   (if it is not needed)`] },
     )
   try {
@@ -201,7 +201,7 @@ export async function* readContainerLogs(
   request: LogRequest,
 ): AsyncGenerator<string> {
   const { containers } = await openEngine(surroundings, engine)
-  yield* containers.logs(id, request)
+  yield* containers.readLogs(id, request)
 }
 
 /** Result of restoring the mirror that ran before. */
@@ -238,7 +238,7 @@ interface CommandLockOptions {
   readonly clock: Clock
   /** Ends the waiting. */
   readonly signal: AbortSignal
-  readonly say: (text: string) => void
+  readonly notify: (text: string) => void
 }
 
 const lockPollMs = 100
@@ -247,21 +247,21 @@ const lockPollMs = 100
  * Runs work that changes which container is the mirror, one command of this user at a time: a container that another command has
  * set aside must not look like a leftover. A command that died does not block others.
  */
-export async function withCommandLock<T>(options: CommandLockOptions, work: () => Promise<T>): Promise<T> {
-  const { stateDir, clock, signal, say } = options
+export async function withCommandLock<T>(options: CommandLockOptions, task: () => Promise<T>): Promise<T> {
+  const { stateDir, clock, signal, notify } = options
   await makeFolder(stateDir)
   refuseForeignState(stateDir)
   let isReported = false
   for (;;) {
-    const taken = await acquireFileLock(join(stateDir, 'turn.json'), { clock, signal, isLocal: true })
-    if ('lock' in taken) {
+    const result = await acquireFileLock(join(stateDir, 'turn.json'), { clock, signal, isLocal: true })
+    if ('lock' in result) {
       try {
-        return await work()
+        return await task()
       } finally {
-        await taken.lock.release()
+        await result.lock.release()
       }
     }
-    if (!isReported) say(`Waiting for another mirror command (pid ${taken.holder.pid}) to finish.`)
+    if (!isReported) notify(`Waiting for another mirror command (pid ${result.holder.pid}) to finish.`)
     isReported = true
     await clock.sleep(lockPollMs, signal)
   }
@@ -270,13 +270,13 @@ export async function withCommandLock<T>(options: CommandLockOptions, work: () =
 /** Runs work like `withCommandLock`, but skips it while another command has the lock. */
 export async function withCommandLockIfFree(
   options: Pick<CommandLockOptions, 'stateDir' | 'clock'>,
-  work: () => Promise<void>,
+  task: () => Promise<void>,
 ): Promise<void> {
-  const busy = new AbortController()
+  const whileBusy = new AbortController()
   try {
-    await withCommandLock({ ...options, signal: busy.signal, say: () => busy.abort() }, work)
+    await withCommandLock({ ...options, signal: whileBusy.signal, notify: () => whileBusy.abort() }, task)
   } catch (error) {
-    if (!busy.signal.aborted) throw error
+    if (!whileBusy.signal.aborted) throw error
   }
 }
 

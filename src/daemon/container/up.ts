@@ -42,7 +42,7 @@ import {
   sendEndpoints,
 } from './credentials.ts'
 import { listClearTextWarnings, prepareDesired, refuseRemoteFolder } from './desired.ts'
-import { memoFilePath } from './image-content.ts'
+import { getMemoFilePath } from './image-content.ts'
 import { ensureImage, type ImageRequest, localImage } from './image.ts'
 import {
   applyContainerPlan,
@@ -128,13 +128,14 @@ const outcomes = {
  * Runs the configured mirror in a container: creates, replaces or keeps it. Throws a MirrorError when it does not start; then the
  * mirror before runs again, a container or a process.
  */
-export async function containerUp(plan: ContainerUpPlan): Promise<UpReport> {
+export async function upMirrorInContainer(plan: ContainerUpPlan): Promise<UpReport> {
   const { request, running } = plan
   const { version, root, signal } = request
-  const process = running !== undefined && !running.container ? running : undefined
-  const back = process && (await prepareRollback(process, { ...request, program: join(root, 'bin', 'run.js') }))
-  const { container, endpoints } = await replaceWithRollback(back, signal, () =>
-    upContainer(plan.engine, request, plan.preparation),
+  const runningProcess = running !== undefined && !running.container ? running : undefined
+  const rollback =
+    runningProcess && (await prepareRollback(runningProcess, { ...request, program: join(root, 'bin', 'run.js') }))
+  const { container, endpoints } = await replaceWithRollback(rollback, signal, () =>
+    applyPreparedPlan(plan.engine, request, plan.preparation),
   )
   const { isRemote, endpoint } = plan.engine
   const engine = isRemote ? renderDockerHost(endpoint) : undefined
@@ -166,7 +167,7 @@ interface ContainerRequest {
   readonly clock: Clock
   readonly signal: AbortSignal
   /** Prints progress and notes for the user. */
-  readonly say: (text: string) => void
+  readonly notify: (text: string) => void
 }
 
 /** The plan and its input. */
@@ -197,29 +198,29 @@ export async function prepareContainer(engine: DockerEngine, request: ContainerR
   refuseRemoteFolder(engine, surroundings.env)
   if (!request.dryRun) await recover(engine, request)
   await checkNamedFiles(config, surroundings.env)
-  const actual = await findOwnContainer(engine, paths.stateDir)
-  const info = await engine.info()
-  const { container: known, files, warnings } = await prepareDesired(request, info)
-  await refuseForeignVolume(engine, known)
+  const existing = await findOwnContainer(engine, paths.stateDir)
+  const info = await engine.getInfo()
+  const { container: partial, files, warnings } = await prepareDesired(request, info)
+  await refuseForeignVolume(engine, partial)
   const networks = resolveNetworkNames(config.networks, surroundings.env)
   if (!request.dryRun) await ensureNetworks(engine.networks, networks, surroundings.env)
   const imageOptions = toImageRequest(request, networks[0])
   const image = request.dryRun
-    ? await findPresentImage(engine, imageOptions.wanted)
+    ? await findPresentImage(engine, imageOptions.requested)
     : await ensureImage(engine, info, imageOptions)
-  const desired = { ...known, image, networks }
-  const plan = planContainer(desired, actual)
+  const desired = { ...partial, image, networks }
+  const plan = planContainer(desired, existing)
   if (plan.action === 'create' || plan.action === 'replace') await refuseTakenPorts(engine, desired.ports)
   // Reads the credentials before the running mirror stops, so that a missing one does not cost it.
   const credentialsFile = await exportCredentials(credentials, config, surroundings.env, request.clock)
-  for (const warning of [...listClearTextWarnings(engine), ...warnings]) request.say(warning)
-  const kept = plan.action === 'keep' || plan.action === 'start' ? actual && getInstance(actual) : undefined
+  for (const warning of [...listClearTextWarnings(engine), ...warnings]) request.notify(warning)
+  const keptInstance = plan.action === 'keep' || plan.action === 'start' ? existing && getInstance(existing) : undefined
   return {
     plan,
     desired,
     files: { ...files, [exportedFileNames.credentials]: credentialsFile },
-    instance: kept ?? randomUUID(),
-    existing: actual,
+    instance: keptInstance ?? randomUUID(),
+    existing,
     host: await chooseNetworkHost(config),
   }
 }
@@ -240,23 +241,23 @@ async function chooseNetworkHost({ tls }: Config): Promise<string> {
 
 /** Recovers from a command that was killed during a replacement. */
 async function recover(engine: DockerEngine, { paths, clock }: ContainerRequest): Promise<void> {
-  const settled = (await readState(paths.stateFile))?.container?.id
-  await recoverInterruptedReplace(engine, { owner: paths.stateDir, settled, clock })
+  const recordedId = (await readState(paths.stateFile))?.container?.id
+  await recoverInterruptedReplace(engine, { owner: paths.stateDir, recordedId, clock })
 }
 
 /** Finds the image for a dry run, which creates none. */
-async function findPresentImage({ images }: DockerEngine, wanted = localImage): Promise<DesiredContainer['image']> {
-  return (await images.find(wanted)) ?? { id: '', hasEntrypoint: false }
+async function findPresentImage({ images }: DockerEngine, name = localImage): Promise<DesiredContainer['image']> {
+  return (await images.find(name)) ?? { id: '', hasEntrypoint: false }
 }
 
 /** Applies the plan and records the addresses of the mirror. */
-export async function upContainer(
+export async function applyPreparedPlan(
   engine: DockerEngine,
   request: ContainerRequest,
   preparation: ContainerPreparation,
 ): Promise<ContainerUp> {
   const { paths, config, clock, signal } = request
-  const { plan, desired, files, instance, existing: actual } = preparation
+  const { plan, desired, files, instance, existing } = preparation
   await makeFolder(paths.stateDir)
   const token = await openAdminToken(paths.tokenFile)
   const exportArchive = await createExportArchive({ files, instance, token, user: desired.user })
@@ -269,8 +270,8 @@ export async function upContainer(
     signal,
     onReady: (container) => recordStarted(engine, request, preparation, container),
     async onRestored(container) {
-      if (before?.container === undefined || actual === undefined) return
-      await recordRestored(engine, paths, { container, before, ports: actual.ports })
+      if (before?.container === undefined || existing === undefined) return
+      await recordRestored(engine, paths, { container, before, ports: existing.ports })
     },
   })
   return { container, endpoints: toEndpoints(container, preparation, config) }
@@ -316,27 +317,27 @@ function toEndpoints(
   { tls }: Config,
 ): Endpoints {
   const scheme = tls ? 'https' : 'http'
-  const at = (port: PublishedPort | undefined, scheme: string) => {
-    const handoff = port && getHostPort(container, port.inside)
-    return handoff === undefined ? [] : [`${scheme}://127.0.0.1:${handoff}`]
+  const toUrls = (port: PublishedPort | undefined, scheme: string) => {
+    const hostPort = port && getHostPort(container, port.inside)
+    return hostPort === undefined ? [] : [`${scheme}://127.0.0.1:${hostPort}`]
   }
   return {
-    cache: at(ports.cache, scheme),
-    registry: at(ports.registry, scheme),
-    admin: at(ports.admin, 'http'),
+    cache: toUrls(ports.cache, scheme),
+    registry: toUrls(ports.registry, scheme),
+    admin: toUrls(ports.admin, 'http'),
     networks: Object.fromEntries(networks.map((network) => [network, `${scheme}://${host}:${ports.cache.inside}`])),
   }
 }
 
 function toImageRequest(
-  { surroundings, paths, root, published, clock, signal, say }: ContainerRequest,
+  { surroundings, paths, root, published, clock, signal, notify }: ContainerRequest,
   network: string | undefined,
 ): ImageRequest {
   return {
-    wanted: surroundings.env['MIRROR_IMAGE'] || undefined,
+    requested: surroundings.env['MIRROR_IMAGE'] || undefined,
     published,
     root,
-    memoFile: memoFilePath(paths.stateDir),
+    memoFile: getMemoFilePath(paths.stateDir),
     network,
     host: {
       platform: surroundings.platform,
@@ -347,6 +348,6 @@ function toImageRequest(
     },
     runCommand,
     signal,
-    say,
+    notify,
   }
 }

@@ -54,7 +54,7 @@ describe('the admin client', () => {
 
   test('fails with exit code 4 when no mirror listens', async () => {
     const client = createAdminClient({ url: 'http://127.0.0.1:1', tokenFile: join(folder, 'token'), timeoutMs: 1000 })
-    await expect(client.status()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
+    await expect(client.getStatus()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
   })
 
   test('waits for a long operation while the mirror answers health checks', async () => {
@@ -79,17 +79,17 @@ describe('the admin client', () => {
 
   test('fails with exit code 4 when the mirror sends no answer', async () => {
     const client = await clientOf(() => {}, 100)
-    await expect(client.status()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
+    await expect(client.getStatus()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
   })
 
   test('fails with exit code 4 when the mirror stops in the middle of its answer', async () => {
     const silent = await clientOf((_request, response) => void response.write('{"vers'), 100)
-    await expect(silent.status()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
+    await expect(silent.getStatus()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
     const broken = await clientOf((_request, response) => {
       response.write('{"vers')
       setTimeout(() => response.destroy(), 20)
     })
-    await expect(broken.status()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
+    await expect(broken.getStatus()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
   })
 
   test('names the file of a refused token, and not the token', async () => {
@@ -104,7 +104,7 @@ describe('the admin client', () => {
     const message = 'The mirror has too many files open.'
     const body = JSON.stringify({ errors: [{ code: 'UNAVAILABLE', message }] })
     const client = await clientOf((_request, response) => void response.writeHead(503).end(body))
-    const error = await client.status().catch((error: unknown) => error as Error)
+    const error = await client.getStatus().catch((error: unknown) => error as Error)
     expect(error).toMatchObject({ name: 'MirrorError', hints: ['Run the command again in a moment', 'mirror logs'] })
     expect((error as Error).message).toMatch(
       /^The mirror on http:\S+ answered 503: The mirror has too many files open\.$/,

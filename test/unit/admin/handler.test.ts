@@ -28,7 +28,7 @@ test.each([
         yield await refuse()
       },
     },
-    registry: { list: refuse, damaged: refuse, remove: refuse, gc: refuse, prune: refuse },
+    registry: { list: refuse, listDamaged: refuse, remove: refuse, gc: refuse, prune: refuse },
   }
   const guard = createHostGuard([], () => {})
   const handle = createAdminHandler({ api: api as AdminApi, guard, token: 't', logger: silentLogger })

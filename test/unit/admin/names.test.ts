@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import {
-  similarNames,
-  notFoundError,
+  findSimilarNames,
+  createNotFoundError,
   createAddressCheck,
   parseUserNames,
   removeByName,
@@ -17,7 +17,7 @@ const images = [
   { name: `quay.io/a/b@${other}`, digest: other },
 ]
 const naming = {
-  isOurs: createAddressCheck(['http://127.0.0.1:5055', 'http://172.18.0.1:5055'], ['Mirror.Corp.Example']),
+  isOwnAddress: createAddressCheck(['http://127.0.0.1:5055', 'http://172.18.0.1:5055'], ['Mirror.Corp.Example']),
   defaultUpstream: 'docker.io',
   images,
 }
@@ -75,15 +75,18 @@ describe('a name of a cached image', () => {
     const remove = (names: string[]) => Promise.resolve({ images: [], blobs: 0, bytes: 0, unknown: names })
     const { missing, unknown } = await removeByName(['nginx:1.2', 'app:1'], naming, remove)
     expect(unknown).toEqual(['nginx:1.2', 'app:1'])
-    expect(similarNames(missing[0]!, images)).toEqual(['docker.io/library/nginx:1.27', 'docker.io/library/nginx:1.26'])
-    expect(similarNames(missing[1]!, images)).toEqual(['docker.io/owner/app:1', 'ghcr.io/owner/app:1'])
-    expect(similarNames({ given: 'ngnix:1.27', name: 'docker.io/library/ngnix:1.27', others: [] }, images)).toEqual([
+    expect(findSimilarNames(missing[0]!, images)).toEqual([
       'docker.io/library/nginx:1.27',
+      'docker.io/library/nginx:1.26',
     ])
-    expect(similarNames({ given: 'redsi:7', name: 'redsi:7', others: [] }, [{ name: 'team/redis:7', digest }])).toEqual(
-      ['team/redis:7'],
+    expect(findSimilarNames(missing[1]!, images)).toEqual(['docker.io/owner/app:1', 'ghcr.io/owner/app:1'])
+    expect(findSimilarNames({ given: 'ngnix:1.27', name: 'docker.io/library/ngnix:1.27', others: [] }, images)).toEqual(
+      ['docker.io/library/nginx:1.27'],
     )
-    const error = notFoundError('Not cached', missing.slice(0, 1), images, {
+    expect(
+      findSimilarNames({ given: 'redsi:7', name: 'redsi:7', others: [] }, [{ name: 'team/redis:7', digest }]),
+    ).toEqual(['team/redis:7'])
+    const error = createNotFoundError('Not cached', missing.slice(0, 1), images, {
       rm: 'mirror cache rm',
       ls: 'mirror cache ls',
     })
@@ -99,7 +102,7 @@ describe('a name of a cached image', () => {
 
 describe('a name of a pushed image', () => {
   const pushed = {
-    isOurs: createAddressCheck(['http://127.0.0.1:5001'], ['172.18.0.1']),
+    isOwnAddress: createAddressCheck(['http://127.0.0.1:5001'], ['172.18.0.1']),
     defaultUpstream: undefined,
     images: [{ name: 'redis:7', digest }],
   }

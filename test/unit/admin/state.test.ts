@@ -145,7 +145,7 @@ describe('the state file', () => {
 })
 
 const keep = async (state: ProcessMirrorState) => {
-  const kept = keepState({ stateFile: file, state: () => state, logger: silentLogger, everyMs: 20 })
+  const kept = keepState({ stateFile: file, getState: () => state, logger: silentLogger, everyMs: 20 })
   await kept.written
   return kept
 }
@@ -167,7 +167,7 @@ describe('the state file of a running mirror', () => {
 
   test('has a change that came during the first write', async () => {
     const state = await stateOf(process.pid)
-    const kept = keepState({ stateFile: file, state: () => state, logger: silentLogger, everyMs: 1_000_000 })
+    const kept = keepState({ stateFile: file, getState: () => state, logger: silentLogger, everyMs: 1_000_000 })
     state.endpoints.networks = { dev: 'http://172.19.0.1:1' }
     await kept.written
     try {

@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { changedParts, configHashes, defaultConfig } from '../../../src/config/config.ts'
+import { listChangedParts, hashConfig, defaultConfig } from '../../../src/config/config.ts'
 import { loadConfig } from '../../../src/config/load.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
@@ -151,11 +151,11 @@ describe('the configuration', () => {
 
 describe('hashes of the configuration', () => {
   test('tell which parts changed, in any order of keys', () => {
-    const before = configHashes(defaultConfig(), '/data')
+    const before = hashConfig(defaultConfig(), '/data')
     const same = defaultConfig()
     const reordered = { ...same, cache: Object.fromEntries(Object.entries(same.cache).toReversed()) as never }
-    expect(changedParts(before, configHashes(reordered, '/data'))).toEqual([])
+    expect(listChangedParts(before, hashConfig(reordered, '/data'))).toEqual([])
     const other = { ...defaultConfig(), networks: [], log: { level: 'debug' as const } }
-    expect(changedParts(before, configHashes(other, '/elsewhere'))).toEqual(['networks', 'log', 'data'])
+    expect(listChangedParts(before, hashConfig(other, '/elsewhere'))).toEqual(['networks', 'log', 'data'])
   })
 })

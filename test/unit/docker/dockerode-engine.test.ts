@@ -83,7 +83,12 @@ function openWithProgram(talk: (asked: string, say: (of: 1 | 2, text: string) =>
   return opened.then((engine) => {
     const connect = () => openTunnel(engine, 'mirror', 5056)
     const admin = (tokenFile = '/nowhere/token', timeoutMs = 5000) =>
-      createAdminClient({ url: 'http://127.0.0.1:45056', tokenFile, timeoutMs, tunnel: { to: 'ssh://there', connect } })
+      createAdminClient({
+        url: 'http://127.0.0.1:45056',
+        tokenFile,
+        timeoutMs,
+        tunnel: { name: 'ssh://there', connect },
+      })
     return { admin, commands }
   })
 }
@@ -146,7 +151,7 @@ test.each<[string, Parameters<typeof openWithProgram>[0], string]>([
   ['no answer comes', () => {}, 'it was silent for 0.1 s'],
 ])('the error says that the mirror does not answer when %s', async (_, talk, why) => {
   const { admin } = await openWithProgram(talk)
-  await expect(admin(undefined, 100).status()).rejects.toMatchObject({
+  await expect(admin(undefined, 100).getStatus()).rejects.toMatchObject({
     name: 'MirrorError',
     exit: 4,
     message: `The mirror does not answer on http://127.0.0.1:45056 of ssh://there: ${why}.`,

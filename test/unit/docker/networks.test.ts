@@ -86,7 +86,7 @@ describe('the networks of a Docker engine', () => {
   test('are undefined when the engine does not answer', async () => {
     const docker = dockerAt(join(home, 'docker.sock'))
     expect(await docker.ping()).toBe(false)
-    expect(await docker.networks.gateways('kind')).toBeUndefined()
+    expect(await docker.networks.findGateways('kind')).toBeUndefined()
   })
 
   test('have the gateways of the network with exactly this name', async () => {
@@ -97,8 +97,8 @@ describe('the networks of a Docker engine', () => {
     )
     const docker = dockerAt(socket)
     expect(await docker.ping()).toBe(true)
-    expect(await docker.networks.gateways('kind')).toEqual(['172.18.0.1', 'fc00::1'])
-    expect(await docker.networks.gateways('none')).toEqual([])
+    expect(await docker.networks.findGateways('kind')).toEqual(['172.18.0.1', 'fc00::1'])
+    expect(await docker.networks.findGateways('none')).toEqual([])
   })
 
   test('are watched while the engine comes, changes and goes', async () => {

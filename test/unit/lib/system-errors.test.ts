@@ -32,7 +32,7 @@ const missingModule = await import(pathToFileURL('/nowhere/undici.js').href).cat
 /** Starts an admin listener with these troubles. It ends with the test. */
 async function startAdmin(troubles: ProcessHealth): Promise<string> {
   const guard = createHostGuard([], () => {})
-  const api: Partial<AdminApi> = { troubles: () => troubles.find() }
+  const api: Partial<AdminApi> = { listTroubles: () => troubles.find() }
   const handle = createAdminHandler({
     api: api as AdminApi,
     guard,

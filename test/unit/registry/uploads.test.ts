@@ -38,7 +38,7 @@ describe('upload sessions', () => {
         const session = sessions.start({ ...upload, algorithm: expected })!
         await session.append(bytesOf('ab'))
         await session.append(bytesOf('c'))
-        expect((await session.exclusively(() => session.publish(digest)))?.result).toBe(true)
+        expect((await session.runExclusively(() => session.publish(digest)))?.result).toBe(true)
       }
       expect(await openText(store, digest)).toBe('abc')
       expect(sessions.count).toBe(0)
@@ -79,7 +79,7 @@ describe('upload sessions', () => {
     const [idle, busy] = [sessions.start(upload)!, sessions.start(upload)!]
     await idle.append(bytesOf('a'))
     let finish = () => {}
-    const working = busy.exclusively(() => new Promise<void>((resolve) => (finish = resolve)))
+    const working = busy.runExclusively(() => new Promise<void>((resolve) => (finish = resolve)))
     now = 1000
     await expect.poll(() => sessions.count).toBe(1)
     await expect.poll(() => temporaryFiles(store)).toBe(0)
@@ -91,9 +91,9 @@ describe('upload sessions', () => {
   test('run one task at a time, and clean up when they are cancelled during it', async () => {
     const { store, sessions } = await setUp()
     const session = sessions.start(upload)!
-    await session.exclusively(async () => {
+    await session.runExclusively(async () => {
       await session.append(bytesOf('a'))
-      expect(await session.exclusively(async () => 1)).toBeUndefined()
+      expect(await session.runExclusively(async () => 1)).toBeUndefined()
       await session.cancel()
       expect(sessions.find(session.id)).toBeUndefined()
       expect(await temporaryFiles(store)).toBe(1)

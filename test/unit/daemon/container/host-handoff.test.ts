@@ -6,7 +6,7 @@ import { openHostHandoff, removePredecessorExports } from '../../../../src/daemo
 import { silentLogger } from '../../../../src/lib/logger.ts'
 
 /** Writes exported files of each of these instances. */
-async function handTo(...instances: string[]): Promise<string> {
+async function createExports(...instances: string[]): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'mirror-outside-'))
   onTestFinished(() => rm(folder, { recursive: true }))
   for (const instance of instances) {
@@ -17,26 +17,26 @@ async function handTo(...instances: string[]): Promise<string> {
 }
 
 test('the exports of a mirror are removed once its successor has its addresses, and not before', async () => {
-  const folder = await handTo('old', 'new')
-  const outside = openHostHandoff({ MIRROR_INSTANCE: 'new' }, (instance) => join(folder, instance))!
-  let looks = 0
-  const watched = { ...outside, endpoints: () => ((looks += 1), outside.endpoints()) }
+  const folder = await createExports('old', 'new')
+  const handoff = openHostHandoff({ MIRROR_INSTANCE: 'new' }, (instance) => join(folder, instance))!
+  let reads = 0
+  const watched = { ...handoff, readEndpoints: () => ((reads += 1), handoff.readEndpoints()) }
   onTestFinished(removePredecessorExports(watched, silentLogger, 1))
-  await expect.poll(() => looks).toBeGreaterThan(3)
+  await expect.poll(() => reads).toBeGreaterThan(3)
   expect((await readdir(folder)).toSorted()).toEqual(['new', 'old'])
   const endpoints = { cache: ['http://127.0.0.1:1'], registry: [], admin: [], networks: {} }
   await writeFile(join(folder, 'new', 'endpoints.json'), JSON.stringify(endpoints))
   await expect.poll(() => readdir(folder)).toEqual(['new'])
-  expect(await outside.endpoints()).toEqual(endpoints)
-  const before = looks
+  expect(await handoff.readEndpoints()).toEqual(endpoints)
+  const before = reads
   await new Promise((resolve) => setTimeout(resolve, 20))
-  expect(looks, 'nothing is left to look for').toBe(before)
+  expect(reads, 'nothing is left to look for').toBe(before)
 })
 
-test('a mirror outside of a container of mirror up has no exports', async () => {
+test('a mirror handoff of a container of mirror up has no exports', async () => {
   expect(openHostHandoff({})).toBeUndefined()
-  const folder = await handTo()
-  const outside = openHostHandoff({ MIRROR_INSTANCE: 'new' }, (instance) => join(folder, 'nowhere', instance))!
-  expect(await outside.endpoints()).toBeUndefined()
-  await outside.removeOthers()
+  const folder = await createExports()
+  const handoff = openHostHandoff({ MIRROR_INSTANCE: 'new' }, (instance) => join(folder, 'nowhere', instance))!
+  expect(await handoff.readEndpoints()).toBeUndefined()
+  await handoff.removeOthers()
 })

@@ -34,7 +34,7 @@ function request(difference: Partial<ImageRequest> = {}, host: Partial<ImageRequ
   const runCommand: RunCommand = () =>
     Promise.resolve({ exitCode: 0, stdout: `\tlib.so => ${folder}/lib.so (0x00007f)\n`, stderr: '' })
   const asked: ImageRequest = {
-    wanted: undefined,
+    requested: undefined,
     published: undefined,
     root: join(folder, 'package'),
     memoFile: join(folder, 'image.json'),
@@ -49,31 +49,31 @@ function request(difference: Partial<ImageRequest> = {}, host: Partial<ImageRequ
     },
     runCommand,
     signal: new AbortController().signal,
-    say: (text) => said.push(text),
+    notify: (text) => said.push(text),
     ...difference,
   }
   return { asked, said }
 }
 
 async function ensure(docker: FakeEngine, { asked }: ReturnType<typeof request>) {
-  return ensureImage(docker, await docker.info(), asked)
+  return ensureImage(docker, await docker.getInfo(), asked)
 }
 
 describe('the image', () => {
   test('that the user named is used, and pulled when it is absent', async () => {
     const docker = createFakeEngine()
     docker.registry.set('mine:1', { id: 'mine' })
-    expect(await ensure(docker, request({ wanted: 'mine:1' }))).toMatchObject({ id: 'mine' })
-    expect(await ensure(docker, request({ wanted: 'mine:1' }))).toMatchObject({ id: 'mine' })
+    expect(await ensure(docker, request({ requested: 'mine:1' }))).toMatchObject({ id: 'mine' })
+    expect(await ensure(docker, request({ requested: 'mine:1' }))).toMatchObject({ id: 'mine' })
     expect(docker.done).toEqual(['pull mine:1'])
-    await expect(ensure(docker, request({ wanted: 'absent:1' }))).rejects.toMatchObject({ exit: 4 })
+    await expect(ensure(docker, request({ requested: 'absent:1' }))).rejects.toMatchObject({ exit: 4 })
   })
 
   test('for another architecture is refused', async () => {
     const docker = createFakeEngine()
     docker.addImage('mine:1', { architecture: 's390x' })
     const error = { exit: 2, message: expect.stringContaining('is for linux/s390x') }
-    await expect(ensure(docker, request({ wanted: 'mine:1' }))).rejects.toMatchObject(error)
+    await expect(ensure(docker, request({ requested: 'mine:1' }))).rejects.toMatchObject(error)
   })
 
   test('that was published is preferred to a local build when it can be pulled', async () => {

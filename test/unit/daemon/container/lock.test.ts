@@ -17,7 +17,7 @@ const request = (said: string[] = [], signal = new AbortController().signal) => 
   stateDir,
   clock: systemClock,
   signal,
-  say: (text: string) => said.push(text),
+  notify: (text: string) => said.push(text),
 })
 
 test('only one command at a time changes which container is the mirror', async () => {

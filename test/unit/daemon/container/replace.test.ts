@@ -135,12 +135,12 @@ describe('recovery from an interrupted up', () => {
     const { docker, id } = await setEngine()
     await docker.containers.stop(id, 1)
     await docker.containers.rename(id, 'mirror-before')
-    await recoverInterruptedReplace(docker, { owner: owner, settled: id, clock: systemClock })
+    await recoverInterruptedReplace(docker, { owner, recordedId: id, clock: systemClock })
     expect(await docker.containers.find('mirror')).toMatchObject({ id, running: true })
 
     await docker.containers.rename(id, 'mirror-before')
     await up(docker, newer)
-    await recoverInterruptedReplace(docker, { owner: owner, settled: id, clock: systemClock })
+    await recoverInterruptedReplace(docker, { owner, recordedId: id, clock: systemClock })
     expect(await docker.containers.find('mirror')).toMatchObject({ id })
     expect(await docker.containers.find('mirror-before')).toBeUndefined()
   })
@@ -150,7 +150,7 @@ describe('recovery from an interrupted up', () => {
     await docker.containers.stop(id, 1)
     await docker.containers.rename(id, 'mirror-before')
     const successor = await up(docker, newer)
-    await recoverInterruptedReplace(docker, { owner: owner, settled: successor.id, clock: systemClock })
+    await recoverInterruptedReplace(docker, { owner, recordedId: successor.id, clock: systemClock })
     expect(await docker.containers.find('mirror')).toMatchObject({ id: successor.id, running: true })
     expect(await docker.containers.find('mirror-before')).toBeUndefined()
   })
@@ -161,12 +161,12 @@ describe('recovery from an interrupted up', () => {
     expect(
       (
         await refusal(
-          recoverInterruptedReplace(docker, { owner: '/home/you/state', settled: undefined, clock: systemClock }),
+          recoverInterruptedReplace(docker, { owner: '/home/you/state', recordedId: undefined, clock: systemClock }),
         )
       ).message,
     ).toContain(owner)
     expect(await docker.containers.find('mirror-before')).toMatchObject({ id, running: true })
     await docker.containers.remove(id)
-    await recoverInterruptedReplace(docker, { owner: owner, settled: undefined, clock: systemClock })
+    await recoverInterruptedReplace(docker, { owner, recordedId: undefined, clock: systemClock })
   })
 })

@@ -9,7 +9,7 @@ import { loadConfig } from '../../../../src/config/load.ts'
 import { mirrorPaths } from '../../../../src/config/paths.ts'
 import { isCredentialRefreshDue, selectCredentialHosts } from '../../../../src/daemon/container/credentials.ts'
 import { refuseOtherEngine } from '../../../../src/daemon/container/reconcile.ts'
-import { prepareContainer, upContainer } from '../../../../src/daemon/container/up.ts'
+import { prepareContainer, applyPreparedPlan } from '../../../../src/daemon/container/up.ts'
 import { systemClock } from '../../../../src/lib/time.ts'
 import { createFakeEngine, type FakeEngine } from '../../../support/fake-engine.ts'
 import { testCertificate } from '../../../support/upstream/certificate.ts'
@@ -59,7 +59,7 @@ async function requestFor(env: Record<string, string>, more: { credentials?: str
       dryRun: more.dryRun ?? false,
       clock: systemClock,
       signal: new AbortController().signal,
-      say: (text: string) => said.push(text),
+      notify: (text: string) => said.push(text),
     },
   }
 }
@@ -67,7 +67,7 @@ async function requestFor(env: Record<string, string>, more: { credentials?: str
 async function up(env: Record<string, string> = {}, more: { credentials?: string[] } = {}) {
   const { request, said } = await requestFor(env, more)
   const preparation = await prepareContainer(docker, request)
-  return { ...(await upContainer(docker, request, preparation)), ...preparation, request, said }
+  return { ...(await applyPreparedPlan(docker, request, preparation)), ...preparation, request, said }
 }
 
 const specOf = () => docker.container('mirror')!.spec
