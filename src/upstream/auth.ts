@@ -31,22 +31,6 @@ const maxRepositories = 1000
 /** Characters; a longer scope in a challenge is replaced. */
 const maxScopeLength = 1000
 
-/** Answers an upstream's challenges: with tokens, with a password, or anonymously. */
-interface Authorizer {
-  /**
-   * Sends a request about a repository, and repeats it while a better Authorization header can avoid the refusal. `send` receives the
-   * header's value. Tokens are requested anonymously only when there is no credential.
-   */
-  send(
-    call: {
-      readonly name: string
-      readonly credential: Credential | undefined
-      readonly signal?: AbortSignal | undefined
-    },
-    send: (authorization: string | undefined) => Promise<TransportResponse>,
-  ): Promise<{ readonly response: TransportResponse; readonly identity: Identity }>
-}
-
 interface AuthorizerOptions {
   readonly host: string
   readonly url: URL
@@ -68,14 +52,32 @@ type Authorization =
     }
   | { readonly header: string; readonly challenge: Challenge; readonly token?: undefined }
 
-export function createAuthorizer(options: AuthorizerOptions): Authorizer {
+/** Sends a request with this value of the Authorization header. */
+type SendAuthorized = (authorization: string | undefined) => Promise<TransportResponse>
+
+interface AuthorizedCall {
+  /** The repository. */
+  readonly name: string
+  readonly credential: Credential | undefined
+  readonly signal?: AbortSignal | undefined
+}
+
+/** Creates the authorizer of an upstream: answers its challenges with tokens, with a password, or anonymously. */
+export function createAuthorizer(options: AuthorizerOptions) {
   const { host, identify, tokens, clock } = options
   // The upstream's last challenge, so that the first request for the next repository carries authorization.
   let remembered: Challenge | undefined
   const findChallenge = createChallengeFinder(options)
 
   return {
-    async send({ name, credential, signal }, send) {
+    /**
+     * Sends a request about a repository, and repeats it while a better Authorization header can avoid the refusal. Tokens are
+     * requested anonymously only when there is no credential.
+     */
+    async send(
+      { name, credential, signal }: AuthorizedCall,
+      send: SendAuthorized,
+    ): Promise<{ readonly response: TransportResponse; readonly identity: Identity }> {
       const startedAt = clock.monotonic()
       let current = credential
       let refusedGuess: { readonly challenge: Challenge; readonly error: UpstreamError } | undefined
@@ -235,22 +237,17 @@ interface RedirectTargetsOptions extends TransportOptions {
   readonly clock: Clock
 }
 
-interface Target {
-  readonly tokens: TokenCache
-  /** The target's last token request, by repository. */
-  readonly remembered: LRUCache<string, TokenRequest>
-  close(): Promise<void>
-}
-
+/** Creates the targets of an upstream's redirects; each opens at its first challenge. */
 export function createRedirectTargets(options: RedirectTargetsOptions): RedirectTargets {
   const { clock } = options
-  const targets = new LRUCache<string, Target>({ max: maxTargets })
+  const targets = new LRUCache<string, ReturnType<typeof open>>({ max: maxTargets })
 
-  function open(url: URL): Target {
+  function open(url: URL) {
     const transport = createTransport({ ...options, host: url.host, guard: createTargetGuard(url, options) })
     return {
       tokens: createTokenCache(url.host, { transport, clock }),
-      remembered: new LRUCache({ max: maxRepositories }),
+      /** The target's last token request, by repository. */
+      remembered: new LRUCache<string, TokenRequest>({ max: maxRepositories }),
       close: () => transport.close(),
     }
   }

@@ -89,13 +89,6 @@ export function parseLength(text: string | undefined): number | undefined {
   return text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined
 }
 
-/** A whole body, and its share of the memory budget for bodies. */
-interface BudgetedBody {
-  readonly bytes: Uint8Array<ArrayBuffer>
-  /** Returns the share: when the bytes are no longer used, or when their new owner counts them itself. */
-  release(): void
-}
-
 /** Does the same as `readBudgetedBody`, for a body that is used at once. */
 export async function readWholeBody(
   response: TransportResponse,
@@ -109,7 +102,8 @@ export async function readWholeBody(
 }
 
 /**
- * Reads a whole body of at most `limit` bytes, and decodes it where it is really encoded. Throws an UpstreamError: invalid for a larger
+ * Reads a whole body of at most `limit` bytes, which counts for the memory budget for bodies, and decodes it where it is really
+ * encoded. Throws an UpstreamError: invalid for a larger
  * body, whose connection is closed at once; unavailable for a body that is incomplete after `milliseconds`, or when there is no memory
  * for it.
  */
@@ -118,7 +112,7 @@ export async function readBudgetedBody(
   limit: number,
   where: string,
   milliseconds = maxBodyMs,
-): Promise<BudgetedBody> {
+) {
   let ended: UpstreamError | undefined
   let reservation: Reservation | undefined
   const end = (error: UpstreamError) => {
@@ -148,7 +142,11 @@ export async function readBudgetedBody(
     clearTimeout(late)
     reservation.settle()
     const budgeted = reservation
-    return { bytes: await decodeUnlessJson(response, raw, limit, where, budgeted), release: () => budgeted.release() }
+    return {
+      bytes: await decodeUnlessJson(response, raw, limit, where, budgeted),
+      /** Returns the memory: when the bytes are no longer used, or when their new owner counts them itself. */
+      release: () => budgeted.release(),
+    }
   } catch (error) {
     clearTimeout(late)
     reservation?.release()

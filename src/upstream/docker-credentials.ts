@@ -214,14 +214,8 @@ interface DockerAuth {
   readonly inlineExpiresAt?: number | undefined
 }
 
-/** Reads a registry's entry; checks the file for changes at most once a second. */
-interface DockerConfig {
-  /** Returns the same object until the file changes. Throws an UpstreamError (unavailable) for a file that cannot be used. */
-  entry(): Promise<DockerAuth>
-}
-
-/** Opens the config.json at `path` for one registry. A missing file counts as empty. */
-function openDockerConfig(path: string, host: string, clock: Clock): DockerConfig {
+/** Opens the config.json at `path` for one registry. Checks it for changes at most once a second. A missing file counts as empty. */
+function openDockerConfig(path: string, host: string, clock: Clock) {
   let entry = noEntry
   let version: string | undefined
   let check: Promise<DockerAuth> | undefined
@@ -242,7 +236,11 @@ function openDockerConfig(path: string, host: string, clock: Clock): DockerConfi
   }
 
   return {
-    entry() {
+    /**
+     * Reads the registry's entry. Returns the same object until the file changes. Throws an UpstreamError (unavailable) for a file that
+     * cannot be used.
+     */
+    entry(): Promise<DockerAuth> {
       if (!check || clock.monotonic() - checkedAt >= pollMs) {
         checkedAt = clock.monotonic()
         check = reload()

@@ -228,14 +228,8 @@ function parseLeadingNumber(text: string | undefined): number | undefined {
   return digits === undefined ? undefined : Number(digits)
 }
 
-/** Remembers rate limits by identity, so that no request is sent before a limit ends. */
-interface Cooldown {
-  /** Throws a LimitedError while a limit applies to this identity. `spendsQuota`: the request is a GET of a manifest. */
-  check(identity: Identity, spendsQuota: boolean): void
-  record(identity: Identity, limit: Limit): void
-}
-
-export function createCooldown(host: string, clock: Clock): Cooldown {
+/** Creates the memory of an upstream's rate limits, by identity, so that no request is sent before a limit ends. */
+export function createCooldown(host: string, clock: Clock) {
   const limits = new Map<string, { readonly until: number; readonly reason: string | undefined }>()
 
   function check(identity: Identity, scope: Limit['scope']): void {
@@ -248,11 +242,12 @@ export function createCooldown(host: string, clock: Clock): Cooldown {
   }
 
   return {
-    check(identity, spendsQuota) {
+    /** Throws a LimitedError while a limit applies to this identity. `spendsQuota`: the request is a GET of a manifest. */
+    check(identity: Identity, spendsQuota: boolean): void {
       check(identity, 'all')
       if (spendsQuota) check(identity, 'manifests')
     },
-    record(identity, { scope, retryAfterMs, reason }) {
+    record(identity: Identity, { scope, retryAfterMs, reason }: Limit): void {
       const key = `${scope} ${identity}`
       limits.set(key, { until: Math.max(limits.get(key)?.until ?? 0, clock.monotonic() + retryAfterMs), reason })
     },

@@ -148,22 +148,20 @@ function withQuery(path: string, query: string): string {
   return query === '' ? path : `${path}?${query}`
 }
 
-/** Converts repository names for an upstream that stores its repositories below a path. */
-interface Prefix {
-  /** Converts a client's name to the upstream's. */
-  add(name: string): string
-  /** Removes the path from a message of the upstream about a repository. */
-  hide(text: string, name: string): string
-}
-
-/** Creates the conversion; without a path both names are the same. */
-function createPrefix(path: string | undefined): Prefix {
-  if (path === undefined) return { add: (name) => name, hide: (text) => text }
+/**
+ * Creates the conversion of repository names for an upstream that stores its repositories below a path; without a path both names are
+ * the same.
+ */
+function createPrefix(path: string | undefined) {
   // Matches other repositories as well, but not within a URL, where a path of the same name may mean anything.
-  const others = new RegExp(`(?<![\\w./-])${path.replaceAll('.', '\\.')}/(?=[a-z0-9])`, 'g')
+  const others =
+    path === undefined ? undefined : new RegExp(`(?<![\\w./-])${path.replaceAll('.', '\\.')}/(?=[a-z0-9])`, 'g')
   return {
-    add: (name) => `${path}/${name}`,
-    hide: (text, name) => text.replaceAll(`${path}/${name}`, name).replaceAll(others, ''),
+    /** Converts a client's name to the upstream's. */
+    add: (name: string) => (others ? `${path}/${name}` : name),
+    /** Removes the path from a message of the upstream about a repository. */
+    hide: (text: string, name: string) =>
+      others ? text.replaceAll(`${path}/${name}`, name).replaceAll(others, '') : text,
   }
 }
 
@@ -216,19 +214,11 @@ interface UpstreamResponse {
   readonly identity: Identity
 }
 
-/** Sends requests to one upstream: authorization, retries, rate limits and the circuit breaker. */
-interface UpstreamClient {
-  /**
-   * Repeats the request until `read` accepts a 200 (or a 206 to a range). Throws an UpstreamError, or the signal's reason.
-   */
-  request<T>(request: UpstreamRequest, read: (reply: UpstreamResponse) => Promise<T> | T): Promise<T>
-  identity(access: Access): Promise<Identity>
-  health(): UpstreamHealth
-  close(): Promise<void>
-}
-
-/** Opens a client. Throws a MirrorError for a CA or a proxy that cannot be used. */
-function createUpstreamClient(options: UpstreamClientOptions): UpstreamClient {
+/**
+ * Opens a client of one upstream, with authorization, retries, rate limits and the circuit breaker. Throws a MirrorError for a CA or a
+ * proxy that cannot be used.
+ */
+function createUpstreamClient(options: UpstreamClientOptions) {
   const { host, identify, logger, clock = systemClock, random = Math.random } = options
   const url = new URL(options.url)
   const base = `${url.origin}${url.pathname.replace(/\/+$/, '')}/v2`
@@ -299,7 +289,8 @@ function createUpstreamClient(options: UpstreamClientOptions): UpstreamClient {
   }
 
   return {
-    async request(request, read) {
+    /** Repeats the request until `read` accepts a 200 (or a 206 to a range). Throws an UpstreamError, or the signal's reason. */
+    async request<T>(request: UpstreamRequest, read: (reply: UpstreamResponse) => Promise<T> | T): Promise<T> {
       const { method, name, path, signal, isExtra = false } = request
       const credential = await findCredential(request.access)
       const identity = identify(credential, host)
@@ -320,8 +311,8 @@ function createUpstreamClient(options: UpstreamClientOptions): UpstreamClient {
         throw error
       }
     },
-    identity: async (access) => identify(await findCredential(access), host),
-    health: () => ({ state: circuit.state, rateLimit }),
+    identity: async (access: Access): Promise<Identity> => identify(await findCredential(access), host),
+    health: (): UpstreamHealth => ({ state: circuit.state, rateLimit }),
     close: async () => void (await Promise.all([transport.close(), targets.close()])),
   }
 }

@@ -38,14 +38,6 @@ export interface Proxy {
   readonly isLocal: boolean
 }
 
-/** The proxies in the environment. */
-export interface Proxies {
-  /** Returns the proxy for a URL; undefined for a direct connection. */
-  find(url: URL): Proxy | undefined
-  /** Every proxy, by the variable that names it. */
-  readonly all: ReadonlyMap<string, Proxy>
-}
-
 type Environment = Readonly<Record<string, string | undefined>>
 
 /** The environment variables that configure proxies. */
@@ -53,24 +45,32 @@ export const proxyVariables: readonly string[] = ['HTTP_PROXY', 'HTTPS_PROXY', '
   (name) => [name, name.toLowerCase()],
 )
 
+/** The proxies in the environment. */
+export type Proxies = ReturnType<typeof readProxies>
+
 /**
  * Reads the proxies as curl does: `http_proxy` (in lower case only, because a web server sets `HTTP_PROXY` from a request's header),
  * `https_proxy` or `HTTPS_PROXY`, otherwise `all_proxy` or `ALL_PROXY`, except for hosts in `no_proxy` or `NO_PROXY`. Throws a
  * MirrorError for a text that is not a proxy's URL. https://curl.se/docs/manpage.html#ENVIRONMENT
  */
-export function readProxies(env: Environment): Proxies {
+export function readProxies(env: Environment) {
   const readAllProxy = () => readProxy(env, ['all_proxy', 'ALL_PROXY'])
   const http = readProxy(env, ['http_proxy']) ?? readAllProxy()
   const https = readProxy(env, ['https_proxy', 'HTTPS_PROXY']) ?? readAllProxy()
   const isExcluded = parseNoProxy(env['no_proxy'] || env['NO_PROXY'] || '')
+  const all: ReadonlyMap<string, Proxy> = new Map(
+    [http, https].flatMap((found) => (found ? [[found.variable, found.proxy]] : [])),
+  )
   return {
-    find(url) {
+    /** Returns the proxy for a URL; undefined for a direct connection. */
+    find(url: URL): Proxy | undefined {
       const found = url.protocol === 'https:' ? https : http
       if (!found || isExcluded(url)) return undefined
       // Connects directly to loopback, because a proxy on another machine would reach its own loopback.
       return isLoopback(url) && !found.proxy.isLocal ? undefined : found.proxy
     },
-    all: new Map([http, https].flatMap((found) => (found ? [[found.variable, found.proxy]] : []))),
+    /** Every proxy, by the variable that names it. */
+    all,
   }
 }
 

@@ -67,20 +67,6 @@ export class TransientError extends UpstreamError {
   }
 }
 
-/**
- * Circuit breaker: stops requests to an upstream, or to the broken part of it, while they would fail (decision D6).
- *
- * A failed connection concerns the whole upstream. A 5xx response, or no response in time, concerns one repository, because a
- * repository can be broken alone: it counts once for each repository. Five in a row open the circuit for 30 s. After failed
- * connections, the open circuit refuses every request to the upstream; after failed repositories, it refuses only these repositories.
- * A single request that fails five times in a row is refused for 30 s by itself.
- */
-interface Circuit {
-  /** Runs one attempt and records its result. Throws an UpstreamError (503) at once for a request that the circuit refuses. */
-  run<T>(source: RequestSource, attempt: () => Promise<T>): Promise<T>
-  readonly state: UpstreamHealth['state']
-}
-
 interface RequestSource {
   readonly repository: string
   /** Identifies the request: equal for requests with the same response. */
@@ -100,7 +86,15 @@ interface RequestFailures {
   last: TransientError | undefined
 }
 
-export function createCircuit(host: string, clock: Clock, logger: Logger): Circuit {
+/**
+ * Creates a circuit breaker: stops requests to an upstream, or to the broken part of it, while they would fail (decision D6).
+ *
+ * A failed connection concerns the whole upstream. A 5xx response, or no response in time, concerns one repository, because a
+ * repository can be broken alone: it counts once for each repository. Five in a row open the circuit for 30 s. After failed
+ * connections, the open circuit refuses every request to the upstream; after failed repositories, it refuses only these repositories.
+ * A single request that fails five times in a row is refused for 30 s by itself.
+ */
+export function createCircuit(host: string, clock: Clock, logger: Logger) {
   /** Failed connections since the upstream's last response. */
   let connectionFailures = 0
   /** The whole upstream is refused until then, monotonic ms; undefined unless connections failed. */
@@ -182,7 +176,8 @@ export function createCircuit(host: string, clock: Clock, logger: Logger): Circu
   }
 
   return {
-    async run(source, attempt) {
+    /** Runs one attempt and records its result. Throws an UpstreamError (503) at once for a request that the circuit refuses. */
+    async run<T>(source: RequestSource, attempt: () => Promise<T>): Promise<T> {
       const wasShut = closedUntil !== undefined
       const endProbe = admit(source)
       try {
@@ -198,7 +193,7 @@ export function createCircuit(host: string, clock: Clock, logger: Logger): Circu
         endProbe()
       }
     },
-    get state() {
+    get state(): UpstreamHealth['state'] {
       if (isOpen()) return 'open'
       return failures() > 0 ? 'failing' : 'ok'
     },

@@ -14,14 +14,6 @@ const maxTokens = 1000
 const maxResponseBytes = 1024 * 1024
 const clientId = 'dev-mirror'
 
-/** The access tokens of one upstream, by realm, service, scope and credential. */
-export interface TokenCache {
-  /** Returns a token that stays valid for a while. Concurrent calls for the same token share one request. */
-  get(request: TokenRequest, signal: AbortSignal | undefined): Promise<AccessToken>
-  /** Forgets a refused token, unless another one has replaced it. */
-  drop(request: TokenRequest, token: AccessToken): void
-}
-
 export interface TokenRequest {
   readonly challenge: BearerChallenge
   /** The scope of a single repository, because registries refuse tokens that grow too long. */
@@ -29,7 +21,11 @@ export interface TokenRequest {
   readonly credential: Credential | undefined
 }
 
-export function createTokenCache(host: string, deps: { transport: Transport; clock: Clock }): TokenCache {
+/** The access tokens of one upstream. */
+export type TokenCache = ReturnType<typeof createTokenCache>
+
+/** Creates the cache of an upstream's access tokens, by realm, service, scope and credential. */
+export function createTokenCache(host: string, deps: { transport: Transport; clock: Clock }) {
   const tokens = new LRUCache<string, AccessToken>({ max: maxTokens })
   const pending = new Map<string, Promise<AccessToken>>()
 
@@ -44,7 +40,8 @@ export function createTokenCache(host: string, deps: { transport: Transport; clo
   }
 
   return {
-    async get(request, signal) {
+    /** Returns a token that stays valid for a while. Concurrent calls for the same token share one request. */
+    async get(request: TokenRequest, signal: AbortSignal | undefined): Promise<AccessToken> {
       // Checked before a request begins, because no caller would await its failure.
       signal?.throwIfAborted()
       const key = keyOf(request)
@@ -54,7 +51,8 @@ export function createTokenCache(host: string, deps: { transport: Transport; clo
       pending.set(key, flight)
       return untilAborted(flight, signal)
     },
-    drop(request, token) {
+    /** Forgets a refused token, unless another one has replaced it. */
+    drop(request: TokenRequest, token: AccessToken): void {
       const key = keyOf(request)
       if (tokens.peek(key) === token) tokens.delete(key)
     },

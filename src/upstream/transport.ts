@@ -22,14 +22,6 @@ const maxBlobWaitMs = 60_000
 const discardBytes = 64 * 1024
 const discardMs = 1000
 
-/** Sends requests over the network: connections and their shares, deadlines and redirects, without retries and credentials. */
-export interface Transport {
-  /** Sends one request and follows its redirects. Throws an UpstreamError when no response arrives, or the signal's reason. */
-  send(request: TransportRequest): Promise<TransportResponse>
-  /** Ends every connection. */
-  close(): Promise<void>
-}
-
 export interface TransportRequest {
   readonly method: 'GET' | 'HEAD' | 'POST'
   readonly url: URL
@@ -68,7 +60,14 @@ export interface TransportOptions extends AgentsOptions {
   readonly requests?: Slots | undefined
 }
 
-export function createTransport(options: TransportOptions): Transport {
+/** The network connections of one upstream. */
+export type Transport = ReturnType<typeof createTransport>
+
+/**
+ * Creates the transport of an upstream: sends requests over the network, with connections and their shares, deadlines and redirects,
+ * without retries and credentials.
+ */
+export function createTransport(options: TransportOptions) {
   const { host, timeouts } = options
   const agents = createAgents(options)
   const { requests = new Slots(Infinity) } = options
@@ -131,7 +130,8 @@ export function createTransport(options: TransportOptions): Transport {
   }
 
   return {
-    async send(request) {
+    /** Sends one request and follows its redirects. Throws an UpstreamError when no response arrives, or the signal's reason. */
+    async send(request: TransportRequest): Promise<TransportResponse> {
       const headers: Record<string, string> = {
         'user-agent': options.userAgent,
         'accept-encoding': 'identity',
@@ -158,7 +158,8 @@ export function createTransport(options: TransportOptions): Transport {
         url = target
       }
     },
-    async close() {
+    /** Ends every connection; requests that wait or run fail. */
+    async close(): Promise<void> {
       closed = true
       for (const run of running) run.abort(stopping())
       await agents.close()
@@ -250,14 +251,6 @@ export interface RedirectTargets {
 /** Returns the slots of a request. */
 type Release = () => void
 
-/** Bounds the concurrent requests of each repository. */
-interface RepositoryShare {
-  /** Waits for a slot. Throws an UpstreamError (503) when none is free in time, or the signal's reason. */
-  enter(request: ShareRequest): Promise<Release>
-  /** Records progress of a body, so that blobs behind it keep waiting. */
-  recordBytes(request: ShareRequest, bytes: number): void
-}
-
 interface ShareRequest {
   readonly repository?: string | undefined
   readonly pool: ConnectionPool
@@ -278,11 +271,11 @@ interface RepositoryShareOptions {
 }
 
 /**
- * Bounds the concurrent requests of an upstream and of each of its repositories, so that one that hangs cannot occupy all
- * connections. An upstream gets at most half of them (see `Slots`). A repository gets a quarter of its upstream's share for metadata,
+ * Creates the bounds for the concurrent requests of an upstream and of each of its repositories, so that one that hangs cannot occupy
+ * all connections. An upstream gets at most half of them (see `Slots`). A repository gets a quarter of its upstream's share for metadata,
  * and three quarters for blobs, because a pull fetches many.
  */
-export function createRepositoryShare(options: RepositoryShareOptions): RepositoryShare {
+export function createRepositoryShare(options: RepositoryShareOptions) {
   const { host, requests, connections } = options
   const getLimit = (pool: ConnectionPool) => {
     const part = pool === 'metadata' ? 1 / 4 : 3 / 4
@@ -308,7 +301,8 @@ export function createRepositoryShare(options: RepositoryShareOptions): Reposito
   }
 
   return {
-    async enter(request) {
+    /** Waits for a slot. Throws an UpstreamError (503) when none is free in time, or the signal's reason. */
+    async enter(request: ShareRequest): Promise<Release> {
       const key = keyOf(request)
       const leaveShare = key === undefined ? undefined : await enterShare(key, request)
       try {
@@ -323,7 +317,8 @@ export function createRepositoryShare(options: RepositoryShareOptions): Reposito
         throw error
       }
     },
-    recordBytes(request, bytes) {
+    /** Records progress of a body, so that blobs behind it keep waiting. */
+    recordBytes(request: ShareRequest, bytes: number): void {
       const key = keyOf(request)
       if (key !== undefined) shares.get(key)?.recordProgress(bytes)
       requests.recordProgress(bytes, host)

@@ -17,14 +17,6 @@ const maxRoutes = 100
 /** Separate connections for blobs, so that a metadata request never waits behind layers. */
 export type ConnectionPool = 'metadata' | 'blobs'
 
-/** The reusable connections of one upstream: direct ones, and those through proxies. */
-interface Agents {
-  /** Returns the route for a request. Throws an UpstreamError when the URL's literal address is refused. */
-  find(pool: ConnectionPool, url: URL): Promise<Route>
-  /** Ends every connection. */
-  close(): Promise<void>
-}
-
 /** The way to an origin. The proxy variables are read once, so it never changes. */
 interface Route {
   readonly agent: Dispatcher
@@ -51,7 +43,8 @@ export const connectionsPerOrigin = 48
 /** Loads the HTTP client; a server loads it before it reports that it is ready. */
 export const loadUndici = async () => (await import('undici')).default
 
-export function createAgents({ timeouts, guard, proxies, certificates, keepAlive = true }: AgentsOptions): Agents {
+/** Creates the reusable connections of one upstream: direct ones, and those through proxies. Each opens on first use. */
+export function createAgents({ timeouts, guard, proxies, certificates, keepAlive = true }: AgentsOptions) {
   const agents = new Map<string, Promise<Dispatcher>>()
   const routes = new LRUCache<string, Route>({ max: maxRoutes })
 
@@ -101,13 +94,15 @@ export function createAgents({ timeouts, guard, proxies, certificates, keepAlive
   }
 
   return {
-    async find(pool, url) {
+    /** Returns the route for a request. Throws an UpstreamError when the URL's literal address is refused. */
+    async find(pool: ConnectionPool, url: URL): Promise<Route> {
       const key = `${pool} ${url.origin}`
       const route = routes.get(key) ?? (await openRoute(key, pool, url))
       if (route.needsCheck) guard.checkLiteral(url)
       return route
     },
-    async close() {
+    /** Ends every connection. */
+    async close(): Promise<void> {
       await Promise.all([...agents.values()].map(async (agent) => (await agent).destroy()))
     },
   }
