@@ -20,19 +20,6 @@ const maxCost = 16
 const defaultCost = 10
 const bcryptEntry = /^\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}$/
 
-/** Basic authentication. https://www.rfc-editor.org/rfc/rfc7617 */
-export interface BasicAuth {
-  /**
-   * Returns the user's name. Throws an OciError: 401 for a request without valid credentials, 429 while too many passwords wait to be
-   * compared, 503 while the password file cannot be used. `client.signal` aborts when the client disconnects.
-   */
-  readonly authorize: (request: IncomingMessage, client: { readonly signal: AbortSignal }) => Promise<string>
-  /** Returns the reason for which the password file cannot be used now, as one sentence; undefined while it can. */
-  readonly getProblem: () => Promise<string | undefined>
-  /** Ends the password thread. The listeners must be closed before. */
-  close(): Promise<void>
-}
-
 /** A cached result of bcrypt, which is slow on purpose, while a push is many requests. */
 interface CachedResult {
   readonly isGood: boolean
@@ -40,11 +27,14 @@ interface CachedResult {
   readonly until: number
 }
 
-/** Authenticates against an htpasswd file of bcrypt entries. Throws MirrorError for a file that cannot be used. */
+/** Basic authentication. https://www.rfc-editor.org/rfc/rfc7617 */
+export type BasicAuth = Awaited<ReturnType<typeof createBasicAuth>>
+
+/** Creates the authentication against an htpasswd file of bcrypt entries. Throws MirrorError for a file that cannot be used. */
 export async function createBasicAuth(
   path: string,
   { logger, clock }: { readonly logger: Logger; readonly clock: Clock },
-): Promise<BasicAuth> {
+) {
   const file = await openPasswordFile(path, logger)
   const thread = await startPasswordThread()
   const queue = new PasswordQueue((password, hash) => thread.compare(password, hash))
@@ -59,7 +49,11 @@ export async function createBasicAuth(
   }
 
   return {
-    async authorize(request, client) {
+    /**
+     * Returns the user's name. Throws an OciError: 401 for a request without valid credentials, 429 while too many passwords wait to be
+     * compared, 503 while the password file cannot be used. `client.signal` aborts when the client disconnects.
+     */
+    authorize: async (request: IncomingMessage, client: { readonly signal: AbortSignal }): Promise<string> => {
       const given = parseBasicAuthorization(request.headers.authorization)
       if (!given) throw unauthorized()
       const { user, password } = given
@@ -84,7 +78,9 @@ export async function createBasicAuth(
       if (!isGood) throw unauthorized()
       return user
     },
+    /** Returns the reason for which the password file cannot be used now, as one sentence; undefined while it can. */
     getProblem: () => file.getProblem(),
+    /** Ends the password thread. The listeners must be closed before. */
     close: () => thread.close(),
   }
 }
@@ -117,21 +113,16 @@ function unauthorized(): OciError {
   })
 }
 
-/** An htpasswd file of bcrypt entries. https://httpd.apache.org/docs/2.4/misc/password_encryptions.html */
-interface PasswordFile {
-  /** Returns the current users. Throws an OciError 503 while the file cannot be used. */
-  users(): Promise<Users>
-  /** Returns the reason for which the file cannot be used now, as one sentence; undefined while it can. */
-  getProblem(): Promise<string | undefined>
-}
-
 interface Users {
   /** Returns the user's hash; for an unknown name, a hash that no password matches and that takes as long to compare. */
   findHash(user: string): { readonly hash: string; readonly isKnown: boolean }
 }
 
-/** Opens a password file. A later change of the file takes effect at once. Throws a MirrorError for a file that cannot be used. */
-export async function openPasswordFile(path: string, logger: Logger): Promise<PasswordFile> {
+/**
+ * Opens an htpasswd file of bcrypt entries. A later change of the file takes effect at once. Throws a MirrorError for a file that cannot
+ * be used. https://httpd.apache.org/docs/2.4/misc/password_encryptions.html
+ */
+export async function openPasswordFile(path: string, logger: Logger) {
   let version = await getFileVersion(path)
   let users: Users | UnusablePasswordFile = await readPasswordFile(path)
   /** True if reading this version failed, so that it has to be read again. */
@@ -162,11 +153,13 @@ export async function openPasswordFile(path: string, logger: Logger): Promise<Pa
   }
 
   return {
-    async getProblem() {
+    /** Returns the reason for which the file cannot be used now, as one sentence; undefined while it can. */
+    async getProblem(): Promise<string | undefined> {
       const found = await latest()
       return found instanceof UnusablePasswordFile ? found.message : undefined
     },
-    async users() {
+    /** Returns the current users. Throws an OciError 503 while the file cannot be used. */
+    async users(): Promise<Users> {
       const found = await latest()
       if (!(found instanceof UnusablePasswordFile)) return found
       // Refuses the previous users, because the changed file may no longer contain them.

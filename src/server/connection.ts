@@ -128,14 +128,8 @@ interface ServeOptions {
   readonly handle: (request: IncomingMessage, response: ServerResponse) => void
 }
 
-interface ServedConnections {
-  find(socket: Duplex): Connection | undefined
-  /** Ends each connection without a request, and every other one with its next response. */
-  dropIdle(): void
-}
-
 /** Serves the connections of a server: calls `handle` with one request of a connection at a time. */
-export function serveConnections(server: Server, { isSecure, admit, handle }: ServeOptions): ServedConnections {
+export function serveConnections(server: Server, { isSecure, admit, handle }: ServeOptions) {
   const accept = server.listeners('connection') as ((socket: Socket) => void)[]
   const open = new Map<Duplex, Connection>()
   /** Connections of a TLS listener, whose requests have other sockets than the accepted ones. */
@@ -181,8 +175,10 @@ export function serveConnections(server: Server, { isSecure, admit, handle }: Se
     if (!connection?.begin(request, start)) socket.destroy()
   })
   return {
-    find: (socket) => open.get(socket),
-    dropIdle() {
+    /** Returns the connection of a request's socket; undefined after its end. */
+    find: (socket: Duplex): Connection | undefined => open.get(socket),
+    /** Ends each connection without a request, and every other one with its next response. */
+    dropIdle(): void {
       isClosing = true
       // Node itself would wait for a connection that never sent a byte.
       const busy = new Set<Connection>()

@@ -137,13 +137,6 @@ function findLargestGroup(jobs: readonly Job[], newcomer: Job, keyOf: (job: Job)
   return groups.reduce((largest, group) => (group.length > largest.length ? group : largest))
 }
 
-/** Compares passwords with bcrypt hashes on a thread, because one comparison takes as long as hundreds of requests. */
-interface PasswordThread {
-  /** Runs one comparison at a time. Replaces a thread that dies once; throws the second thread's failure. */
-  compare(password: string, hash: string): Promise<boolean>
-  close(): Promise<void>
-}
-
 interface Comparison {
   readonly password: string
   readonly hash: string
@@ -166,8 +159,11 @@ function compareAll(port: MessagePort, { compareSync }: { compareSync: (password
   port.postMessage({} satisfies Verdict)
 }
 
-/** Starts the thread, and resolves when it runs. Reads the library once, so that a replacement thread needs no file. */
-export async function startPasswordThread(): Promise<PasswordThread> {
+/**
+ * Starts a thread that compares passwords with bcrypt hashes, because one comparison takes as long as hundreds of requests. Resolves when
+ * it runs. Reads the library once, so that a replacement thread needs no file.
+ */
+export async function startPasswordThread() {
   const library = await readFile(createRequire(import.meta.url).resolve('bcryptjs'), 'utf8')
   // Contains the library's text, because its path differs between bundle, package and sources.
   const source = `
@@ -204,7 +200,8 @@ ${library}
 
   await (running = start())
   return {
-    async compare(password, hash) {
+    /** Runs one comparison at a time. Replaces a thread that dies once; throws the second thread's failure. */
+    async compare(password: string, hash: string): Promise<boolean> {
       if (closed) throw new Error('the mirror is stopping')
       try {
         return await compare(password, hash)
@@ -213,7 +210,8 @@ ${library}
         return compare(password, hash)
       }
     },
-    async close() {
+    /** Ends the thread. Comparisons under way, and later ones, fail. */
+    async close(): Promise<void> {
       closed = true
       const worker = await running?.catch(() => undefined)
       await worker?.terminate()

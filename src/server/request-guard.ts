@@ -21,21 +21,28 @@ const securityHeaders: Readonly<Record<string, string>> = {
 
 const entries = Object.entries(securityHeaders)
 
-export interface HostGuard {
-  /**
-   * Throws an OciError for a request that is not addressed to this mirror: 421 for a foreign Host, 400 for no Host or several. This stops
-   * a web page whose own name resolves to this machine (DNS rebinding).
-   */
-  check(request: { readonly rawHeaders: readonly string[]; readonly localAddress: string | undefined }): void
+interface AddressedRequest {
+  readonly rawHeaders: readonly string[]
+  readonly localAddress: string | undefined
 }
 
-/** Creates the guard. `allowed`: additional names from the configuration. `onRefused` is called with every foreign Host. */
-export function createHostGuard(allowed: readonly string[], onRefused: (host: string) => void): HostGuard {
+/** Refuses requests that are addressed to other hosts. */
+export type HostGuard = ReturnType<typeof createHostGuard>
+
+/**
+ * Creates the guard against requests for other hosts. `allowed`: additional names from the configuration. `onRefused` is called with
+ * every foreign Host.
+ */
+export function createHostGuard(allowed: readonly string[], onRefused: (host: string) => void) {
   const names = new Set([...mirrorHostNames, ...allowed.map(normalizeAllowedName)])
   // Caches accepted values, because clients send the same Host with every request.
   const accepted = new LRUCache<string, true>({ max: 1000 })
   return {
-    check({ rawHeaders, localAddress = '' }) {
+    /**
+     * Throws an OciError for a request that is not addressed to this mirror: 421 for a foreign Host, 400 for no Host or several. This
+     * stops a web page whose own name resolves to this machine (DNS rebinding).
+     */
+    check({ rawHeaders, localAddress = '' }: AddressedRequest): void {
       const value = onlyHost(rawHeaders)
       if (value === undefined) throw new OciError('UNSUPPORTED', 400, 'A request needs exactly one Host header.')
       const key = `${localAddress} ${value}`
