@@ -62,30 +62,6 @@ function isUnreadable(error: unknown): boolean {
   return errnoOf(error) === 'EIO' || errnoOf(error) === 'EISDIR'
 }
 
-/** Hashes growing files on worker threads. */
-export interface HashPool {
-  /** Starts the first thread early, because a thread cannot start when no file descriptor is left. */
-  start(): Promise<void>
-  /** Starts to hash a file that is being written. */
-  follow(algorithm: DigestAlgorithm, descriptor: number): FileHash
-  /** Ends the threads. Unfinished hashes fail. */
-  close(): Promise<void>
-}
-
-interface FileHash {
-  /** Reports the size that the file has now, bytes. */
-  advance(size: number): void
-  /** Hashes bytes that are not in the file. */
-  append(bytes: Uint8Array): void
-  /**
-   * Returns the digest of all bytes so far. No further calls are allowed. Throws errors of reading the file, and an error when the
-   * thread has died and not all bytes are in the file.
-   */
-  digest(): Promise<Digest>
-  /** Resolves when the pool no longer uses the descriptor. */
-  close(): Promise<void>
-}
-
 interface Thread {
   readonly worker: Worker
   readonly waiting: Map<number, (answer: HashResult) => void>
@@ -100,11 +76,14 @@ interface HashPoolOptions {
   readonly watcher?: WorkWatcher | undefined
 }
 
-/** Creates a pool for a machine with so many cores; one is left for the event loop. Threads start on demand. */
-export function createHashPool(
-  cores: number,
-  { maxThreads = defaultMaxThreads, watcher }: HashPoolOptions = {},
-): HashPool {
+/** Hashes growing files on worker threads. */
+export type HashPool = ReturnType<typeof createHashPool>
+
+/**
+ * Creates a pool of threads that hash growing files, for a machine with so many cores; one is left for the event loop. Threads start on
+ * demand.
+ */
+export function createHashPool(cores: number, { maxThreads = defaultMaxThreads, watcher }: HashPoolOptions = {}) {
   const threads: Thread[] = []
   const limit = Math.max(1, Math.min(maxThreads, cores - 1))
   let lastId = 0
@@ -140,7 +119,8 @@ export function createHashPool(
     return first && (first.jobs === 0 || threads.length >= limit) ? first : start()
   }
 
-  function follow(algorithm: DigestAlgorithm, descriptor: number): FileHash {
+  /** Starts to hash a file that is being written. */
+  function follow(algorithm: DigestAlgorithm, descriptor: number) {
     const id = ++lastId
     let thread = begin()
     let inFile = 0
@@ -173,17 +153,23 @@ export function createHashPool(
       }
     }
     return {
-      advance(size) {
+      /** Reports the size that the file has now, bytes. */
+      advance(size: number): void {
         inFile = size
         send({ id, kind: 'advance', size })
       },
-      append(bytes) {
+      /** Hashes bytes that are not in the file. */
+      append(bytes: Uint8Array): void {
         isAllInFile = false
         // Copy the bytes, because the transfer would take the whole buffer that they are a part of.
         const copy = new Uint8Array(bytes)
         thread.worker.postMessage({ id, kind: 'append', bytes: copy } satisfies HashCommand, [copy.buffer])
       },
-      async digest() {
+      /**
+       * Returns the digest of all bytes so far. No further calls are allowed. Throws errors of reading the file, and an error when the
+       * thread has died and not all bytes are in the file.
+       */
+      async digest(): Promise<Digest> {
         let answer = await end({ id, kind: 'digest' })
         // Hash the file again on another thread when the thread has died and all bytes are in the file.
         if (answer.hex === undefined && isAllInFile && !closed && !threads.includes(thread)) {
@@ -196,7 +182,8 @@ export function createHashPool(
         watcher?.worked()
         return parseDigest(`${algorithm}:${hex}`)!
       },
-      async close() {
+      /** Resolves when the pool no longer uses the descriptor. */
+      async close(): Promise<void> {
         if (!over) await end({ id, kind: 'drop' })
       },
     }
@@ -204,7 +191,8 @@ export function createHashPool(
 
   return {
     follow,
-    async start() {
+    /** Starts the first thread early, because a thread cannot start when no file descriptor is left. */
+    async start(): Promise<void> {
       if (threads.length > 0) return
       const { worker } = start()
       // A program that has nothing else to do waits for it.
@@ -216,7 +204,8 @@ export function createHashPool(
       stopWaiting.abort()
       worker.unref()
     },
-    async close() {
+    /** Ends the threads. Unfinished hashes fail. */
+    async close(): Promise<void> {
       closed = true
       const ended = threads.map(async ({ worker }) => {
         const exit = once(worker, 'exit')

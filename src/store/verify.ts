@@ -76,13 +76,8 @@ interface ScrubOptions {
   readonly bytesPerSecond?: number
 }
 
-/** A background task that finds bit rot. */
-interface Scrub {
-  close(): Promise<void>
-}
-
-/** Starts a scrub, which verifies all blobs at 8 MiB/s, and again 24 hours later, by default. */
-export function createScrub(options: ScrubOptions): Scrub {
+/** Starts a background task that finds bit rot: it verifies all blobs at 8 MiB/s, and again 24 hours later, by default. */
+export function createScrub(options: ScrubOptions) {
   const {
     store,
     clock,
@@ -115,7 +110,8 @@ export function createScrub(options: ScrubOptions): Scrub {
   let stopWaiting = wait(firstAfterMs)
 
   return {
-    async close() {
+    /** Ends the task; resolves when it no longer reads the store. */
+    async close(): Promise<void> {
       closing.abort()
       stopWaiting()
       await round
