@@ -96,21 +96,12 @@ interface WriteBehindOptions {
   readonly everyMs: number
 }
 
-interface WriteBehind {
-  /** Starts a write after a change in memory. Returns at once; a call during a write leads to another write. */
-  update(): void
-  /** Writes a last time, after the running write. */
-  close(): Promise<void>
-  /** Stops without a last write; resolves when the running write has ended. */
-  stop(): Promise<void>
-}
-
 /**
- * Keeps a state on disk equal to the state in memory. Each write compares the two instead of counting changes. So a change also reaches
- * the disk when no `update` announced it, when it came during a write, or when its write failed, and an older write never replaces a
- * newer one.
+ * Creates a writer that keeps a state on disk equal to the state in memory. Each write compares the two instead of counting changes. So a
+ * change also reaches the disk when no `update` announced it, when it came during a write, or when its write failed, and an older write
+ * never replaces a newer one.
  */
-export function createWriteBehind({ write, logger, failure, everyMs }: WriteBehindOptions): WriteBehind {
+export function createWriteBehind({ write, logger, failure, everyMs }: WriteBehindOptions) {
   let isDue = false
   let isClosed = false
   let running: Promise<void> | undefined
@@ -133,14 +124,17 @@ export function createWriteBehind({ write, logger, failure, everyMs }: WriteBehi
   const stopTimer = runEvery(everyMs, update, logFailure(logger, failure))
 
   return {
+    /** Starts a write after a change in memory. Returns at once; a call during a write leads to another write. */
     update,
-    async close() {
+    /** Writes a last time, after the running write. */
+    async close(): Promise<void> {
       update()
       isClosed = true
       stopTimer()
       await running
     },
-    async stop() {
+    /** Stops without a last write; resolves when the running write has ended. */
+    async stop(): Promise<void> {
       isClosed = true
       isDue = false
       stopTimer()
