@@ -3,7 +3,7 @@ import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { openSecret } from '../admin/api.ts'
 import { loadPromClient } from '../admin/status.ts'
-import { createEvictor, type Evictor } from '../cache/evictor.ts'
+import { createEvictor } from '../cache/evictor.ts'
 import { PullThrough } from '../cache/pull-through.ts'
 import { Stats } from '../cache/stats.ts'
 import type { Config } from '../config/config.ts'
@@ -18,39 +18,24 @@ import { loadCommandRunner } from '../lib/process.ts'
 import { ProcessHealth } from '../lib/system-errors.ts'
 import { createWriteBehind, logFailure, systemClock } from '../lib/time.ts'
 import { LocalRegistry } from '../registry/local-registry.ts'
-import { createRegistryMaintenance, type RegistryMaintenance } from '../registry/maintenance.ts'
-import { openPushedStore, type PushedStore } from '../registry/repositories.ts'
+import { createRegistryMaintenance } from '../registry/maintenance.ts'
+import { openPushedStore } from '../registry/repositories.ts'
 import { type MakeRoom, UploadSessions } from '../registry/uploads.ts'
-import { type BasicAuth, createBasicAuth } from '../server/basic-auth.ts'
+import { createBasicAuth } from '../server/basic-auth.ts'
 import { ConnectionBudget } from '../server/connection-budget.ts'
-import { chooseSendBlob, type SendBlobChoice } from '../server/send/sendfile.ts'
+import { chooseSendBlob } from '../server/send/sendfile.ts'
 import { createHashPool } from '../store/hashing.ts'
-import { openStore, type Store, type StoreOptions } from '../store/open-store.ts'
+import { openStore, type StoreOptions } from '../store/open-store.ts'
 import { createScrub } from '../store/verify.ts'
 import { createIdentify } from '../upstream/identity.ts'
 import { ProbeImages } from '../upstream/probe-image.ts'
 import { loadSocks } from '../upstream/proxy.ts'
 import { loadUndici } from '../upstream/undici.ts'
 import { planDescriptors, spareMemory } from './limits.ts'
-import { createUpstreamDirectory, type UpstreamDirectory } from './upstreams.ts'
+import { createUpstreamDirectory } from './upstreams.ts'
 
-/** The parts of a running cache. */
-export interface Parts {
-  readonly store: Store
-  readonly upstreams: UpstreamDirectory
-  readonly probeImages: ProbeImages
-  readonly cache: PullThrough
-  readonly evictor: Evictor
-  readonly stats: Stats
-  /** Undefined when the registry is switched off. */
-  readonly pushed: RegistryParts | undefined
-  readonly blobs: SendBlobChoice
-  readonly ownTroubles: ProcessHealth
-  /** The connections of all listeners. */
-  readonly connections: ConnectionBudget
-  /** Ends the work in the background and writes all state to disk. Call it after the listeners are closed. */
-  close(): Promise<void>
-}
+/** The parts of a running server. */
+export type Parts = Awaited<ReturnType<typeof compose>>
 
 const statsSaveMs = 10_000
 /** Limits a blob whose size is in no manifest and no response of its upstream, bytes. No layer is as large. */
@@ -64,7 +49,7 @@ export async function compose(
   logger: Logger,
   lock: Pick<StoreOptions, 'instance' | 'onLost'> = {},
   env: Readonly<Record<string, string | undefined>> = process.env,
-): Promise<Parts> {
+) {
   await preload()
   const clock = systemClock
   const descriptors = planDescriptors({ listening: listenersOf(config) })
@@ -193,15 +178,18 @@ export async function compose(
     cache,
     evictor,
     stats,
+    /** Undefined when the registry is switched off. */
     pushed,
     blobs,
     ownTroubles,
+    /** The connections of all listeners. */
     connections: new ConnectionBudget({
       limits: { clients: descriptors.clients, admin: descriptors.admin },
       refusals: descriptors.refusals,
       logger,
     }),
-    async close() {
+    /** Ends the work in the background and writes all state to disk. Call it after the listeners are closed. */
+    async close(): Promise<void> {
       await pushed?.close()
       await closeCache()
     },
@@ -223,18 +211,7 @@ function listenersOf({ cache, registry, admin, networks }: Config): number {
 }
 
 /** The parts of a running registry for pushed images. */
-export interface RegistryParts {
-  readonly store: PushedStore
-  readonly sessions: UploadSessions
-  readonly registry: LocalRegistry
-  readonly maintenance: RegistryMaintenance
-  /** Undefined for a registry without passwords. */
-  readonly authorize: BasicAuth['authorize'] | undefined
-  /** Lists the reasons why it serves no client, one sentence each; empty when it serves. */
-  troubles(): Promise<string[]>
-  /** Call it after the listeners are closed. */
-  close(): Promise<void>
-}
+export type RegistryParts = Awaited<ReturnType<typeof composeRegistry>>
 
 const uploadIdleMs = 3_600_000
 
@@ -249,7 +226,7 @@ async function composeRegistry(
   makeRoom: MakeRoom,
   lock: Pick<StoreOptions, 'instance' | 'onLost'>,
   maxUploads: number,
-): Promise<RegistryParts> {
+) {
   const clock = systemClock
   const { auth } = config.registry
   const passwords = auth && (await createBasicAuth(auth.htpasswd, { logger, clock }))
@@ -277,12 +254,15 @@ async function composeRegistry(
     sessions,
     registry: new LocalRegistry({ store, sessions, makeRoom, clock }),
     maintenance,
+    /** Undefined for a registry without passwords. */
     authorize: passwords?.authorize,
-    async troubles() {
+    /** Lists the reasons why it serves no client, one sentence each; empty when it serves. */
+    async troubles(): Promise<string[]> {
       const trouble = (await passwords?.getProblem())?.replace('The', 'the')
       return trouble === undefined ? [] : [`Nobody can log in to the registry, because ${trouble}`]
     },
-    async close() {
+    /** Call it after the listeners are closed. */
+    async close(): Promise<void> {
       await passwords?.close()
       await sessions.close()
       await maintenance.close()

@@ -37,11 +37,6 @@ interface LogSink {
   write(bytes: Uint8Array, from: number): number
 }
 
-interface LogWriter {
-  /** `line`: with its end. */
-  write(line: string): void
-}
-
 /** Characters that may wait for a slow reader; the oldest lines beyond that are dropped. */
 const maxWaitingLength = 1024 * 1024
 /** Characters of a line; the logger's own are shorter. */
@@ -79,7 +74,7 @@ interface Batch {
  * for each line is most of the cost. It is synchronous, because the last lines before an end matter most. Lines that cannot be
  * written, or wait too long, are dropped and counted; a later line reports the count. It never throws.
  */
-export function createLogWriter(target: LogSink | number): LogWriter {
+export function createLogWriter(target: LogSink | number) {
   const sink = typeof target === 'number' ? descriptorSink(target) : target
   let lines: string[] = []
   let waiting = 0
@@ -151,7 +146,8 @@ export function createLogWriter(target: LogSink | number): LogWriter {
   })
 
   return {
-    write(line) {
+    /** Queues a line, which includes its end. */
+    write(line: string): void {
       const text = line.length > maxLineLength ? `${line.slice(0, maxLineLength)}…\n` : line
       lines.push(text)
       waiting += text.length

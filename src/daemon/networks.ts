@@ -22,11 +22,8 @@ interface NetworkListenersOptions {
   readonly logger: Logger
 }
 
-export interface NetworkListeners {
-  /** Returns the state of each network, by name; empty when no engine has answered so far and no network was asked for. */
-  report(): Record<string, NetworkReport>
-  close(graceMilliseconds: number): Promise<void>
-}
+/** The listeners on the gateways of networks. */
+export type NetworkListeners = ReturnType<typeof startNetworkListeners>
 
 /** Time until an absent address or a taken port is tried again. */
 const retryMs = 2000
@@ -35,7 +32,7 @@ const retryMs = 2000
  * Listens on the gateway address of each network while the network exists. Containers cannot reach the host's loopback, but they
  * reach the gateway of their own network.
  */
-export function startNetworkListeners(options: NetworkListenersOptions): NetworkListeners {
+export function startNetworkListeners(options: NetworkListenersOptions) {
   const { docker, networks, logger } = options
   const stop = new AbortController()
   /** By address. */
@@ -117,7 +114,8 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     .watch(check, stop.signal)
     .catch((error: unknown) => logger.error({ error: describeFailure(error) }, 'the networks are no longer watched'))
   return {
-    report() {
+    /** Returns the state of each network, by name; empty when no engine has answered so far and no network was asked for. */
+    report(): Record<string, NetworkReport> {
       if (!isEngineKnown && !options.isAskedFor) return {}
       const urls = endpoints()
       return Object.fromEntries(
@@ -128,7 +126,8 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
         }),
       )
     },
-    async close(graceMilliseconds) {
+    /** Stops watching and closes each listener, which waits so long for its requests. */
+    async close(graceMilliseconds: number): Promise<void> {
       stop.abort()
       stopRetry?.()
       await watching

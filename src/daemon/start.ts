@@ -263,19 +263,12 @@ interface RegistryListening {
   readonly isFromHost: ((connection: ConnectionEndpoints) => boolean) | undefined
 }
 
-interface RegistryOpeners {
-  /** Listens on an address of the configuration. */
-  readonly open: (host: string, port: number) => Promise<Listener>
-  /** Listens on the gateway address of a Docker network. */
-  readonly openOnNetwork: (host: string, port: number) => Promise<Listener>
-}
-
 /** Creates the functions that listen for pushes; undefined when the registry is switched off. */
 function registryOpener(
   parts: RegistryParts | undefined,
   config: Config,
   { guard, sending, transfers, logger, listening, isFromHost }: RegistryListening,
-): RegistryOpeners | undefined {
+) {
   if (!parts) return undefined
   const { registry, authorize } = parts
   const { deletes, networks } = config.registry
@@ -297,7 +290,9 @@ function registryOpener(
   }
   const mayNetworksWrite = networks === 'write'
   return {
+    /** Listens on an address of the configuration. */
     open: opener((host) => (mayNetworksWrite ? undefined : writersAt(host, isFromHost))),
+    /** Listens on the gateway address of a Docker network. */
     openOnNetwork: opener(() => (mayNetworksWrite ? undefined : () => false)),
   }
 }

@@ -15,15 +15,6 @@ import { getProxyWarnings, readProxies } from '../upstream/proxy.ts'
 import { builtInUpstreams, type Upstream, UpstreamError } from '../upstream/upstream.ts'
 import { readAuthorities } from './start-errors.ts'
 
-/** All upstreams; each is made on its first request. */
-export interface UpstreamDirectory {
-  /** Finds the upstream of a repository, and its name there; undefined for a registry that is not mirrored. */
-  readonly route: (repository: Repository) => { readonly upstream: Upstream; readonly name: string } | undefined
-  /** Iterates over the upstreams that were used since the start. */
-  all(): Iterable<Upstream>
-  close(): Promise<void>
-}
-
 interface UpstreamDirectoryOptions {
   readonly config: Config
   /** Test images that every registry seems to hold. */
@@ -43,7 +34,10 @@ interface UpstreamDirectoryOptions {
 /** Requests in flight below which connections are closed after use, because idle ones hold descriptors that others need. */
 const minRequestsForKeepAlive = 64
 
-/** Creates the directory. Reads the certificate files at once, so that a bad one fails the start, not a pull. Throws MirrorError. */
+/**
+ * Creates the directory of all upstreams, which opens each one on its first request. Reads the certificate files at once, so that a bad
+ * one fails the start, not a pull. Throws MirrorError.
+ */
 export function createUpstreamDirectory({
   config,
   probeImages,
@@ -54,7 +48,7 @@ export function createUpstreamDirectory({
   clock,
   logger,
   ownTroubles,
-}: UpstreamDirectoryOptions): UpstreamDirectory {
+}: UpstreamDirectoryOptions) {
   const route = createRouting({
     configured: new Set(Object.keys(config.upstreams)),
     defaultUpstream: config.defaultUpstream,
@@ -107,7 +101,8 @@ export function createUpstreamDirectory({
   }
 
   return {
-    route(repository) {
+    /** Finds the upstream of a repository, and its name there; undefined for a registry that is not mirrored. */
+    route: (repository: Repository): { readonly upstream: Upstream; readonly name: string } | undefined => {
       const probeImage = repository.name.startsWith(probeImagePrefix) && probeImages.find(repository.name)
       if (probeImage) {
         const host = repository.registry ?? config.defaultUpstream
@@ -116,10 +111,12 @@ export function createUpstreamDirectory({
       const target = route(repository)
       return target && { upstream: open(target.host), name: target.name }
     },
-    *all() {
+    /** Iterates over the upstreams that were used since the start. */
+    *all(): Iterable<Upstream> {
       for (const { upstream } of upstreams.values()) yield upstream
     },
-    async close() {
+    /** Ends every connection; requests under way fail. */
+    async close(): Promise<void> {
       await Promise.all([...upstreams.values()].map(({ http }) => http.close()))
     },
   }
