@@ -1,4 +1,4 @@
-import { createEvictor, type Evictor } from '../cache/evictor.ts'
+import { Evictor } from '../cache/evictor.ts'
 import type { Config } from '../config/config.ts'
 import { getCacheRoot, type MirrorPaths, getRegistryRoot } from '../config/paths.ts'
 import { silentLogger } from '../lib/logger.ts'
@@ -20,7 +20,7 @@ export async function openStoredCache(
   const { verifyReads, minFree, maxSize, maxAge } = cache
   const store = await openStore({ root: getCacheRoot(paths), verifyReads, minFree, ...common })
   const limits = { maxSize, maxAge, minFree }
-  const evictor = createEvictor({ store, limits, isInUse: () => false, ...common })
+  const evictor = new Evictor({ store, limits, isInUse: () => false, ...common })
   return {
     ...createCacheApi(store, evictor),
     async close() {

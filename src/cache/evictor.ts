@@ -1,7 +1,7 @@
 import { createPauses, runInSlices } from '../lib/async.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { type Clock, runEvery, runLater, logFailure } from '../lib/time.ts'
+import { type Clock, logFailure, type OnFailure, runEvery, runLater } from '../lib/time.ts'
 import type { Digest } from '../oci/reference.ts'
 import { freeSpace } from '../store/blob-writer.ts'
 import type { FileBlobStore } from '../store/file-blob-store.ts'
@@ -54,41 +54,83 @@ interface EvictionResult extends AppliedEviction {
   readonly unknown: string[]
 }
 
-/** Keeps the store within its limits. Runs one eviction or removal at a time. */
-export interface Evictor {
-  /** Evicts what exceeds the limits. Throws the system's error for a user's request that cannot be carried out. */
-  evict(request: EvictRequest): Promise<EvictionResult>
-  /** Removes images, repositories or digests by name, whatever the limits are. Throws the system's error if that fails. */
-  remove(names: readonly string[], dryRun: boolean): Promise<EvictionResult>
-  /** Schedules an eviction if the store is too large. Call it after a blob was stored. */
-  readonly schedule: () => void
-  /** Stops the running eviction at its next step. */
-  close(): Promise<void>
-}
-
 /** Delay of a scheduled eviction, ms: several stored blobs share it. */
 const scheduleDelayMs = 100
-export function createEvictor(options: EvictorOptions): Evictor {
-  const { store, limits, isInUse, logger, clock } = options
-  const closing = new AbortController()
-  let last: Promise<unknown> = Promise.resolve()
-  let cancelScheduled: (() => void) | undefined
 
-  const runExclusive = (dryRun: boolean, mode: RunOptions, plan: () => Promise<Plan>): Promise<EvictionResult> => {
-    const result = last.then(() => run(dryRun, mode, plan))
-    last = result.catch(() => undefined)
+/** Keeps a store within its limits. Runs one eviction or removal at a time. */
+export class Evictor {
+  readonly #options: EvictorOptions
+  readonly #closing = new AbortController()
+  readonly #onFailure: OnFailure
+  readonly #stopTimer: () => void
+  /** Settles when the last eviction or removal has ended. */
+  #last: Promise<unknown> = Promise.resolve()
+  #cancelScheduled: (() => void) | undefined
+
+  constructor(options: EvictorOptions) {
+    this.#options = options
+    this.#onFailure = logFailure(options.logger, 'could not keep the store within its limits')
+    this.#stopTimer = runEvery(options.intervalMs ?? 60_000, () => this.evict({ dryRun: false }), this.#onFailure)
+  }
+
+  /** Evicts what exceeds the limits. Throws the system's error for a user's request that cannot be carried out. */
+  evict({ dryRun, neededBytes = 0, isManual = false }: EvictRequest): Promise<EvictionResult> {
+    const { store, isInUse } = this.#options
+    return this.#runExclusive(dryRun, { isForced: false, isManual }, async () =>
+      planEviction({
+        limits: await this.#computeLimits(dryRun, neededBytes),
+        records: store.refs.all(),
+        sizes: store.blobs.sizes,
+        now: store.runningClock.now(),
+        isInUse,
+      }),
+    )
+  }
+
+  /** Removes images, repositories or digests by name, whatever the limits are. Throws the system's error if that fails. */
+  remove(names: readonly string[], dryRun: boolean): Promise<EvictionResult> {
+    const { store, isInUse } = this.#options
+    return this.#runExclusive(dryRun, { isForced: true, isManual: true }, async () =>
+      planRemoval({ names, records: store.refs.all(), sizes: store.blobs.sizes, isInUse }),
+    )
+  }
+
+  /** Schedules an eviction if the store is too large. Call it after a blob was stored. */
+  schedule(): void {
+    const { store, limits } = this.#options
+    if (this.#closing.signal.aborted || this.#cancelScheduled) return
+    if (limits.maxSize === 0 || store.blobs.usage.bytes <= limits.maxSize) return
+    const evictNow = () => {
+      this.#cancelScheduled = undefined
+      return this.evict({ dryRun: false })
+    }
+    this.#cancelScheduled = runLater(scheduleDelayMs, evictNow, this.#onFailure)
+  }
+
+  /** Stops the running eviction at its next step. */
+  async close(): Promise<void> {
+    this.#closing.abort()
+    this.#stopTimer()
+    this.#cancelScheduled?.()
+    await this.#last
+  }
+
+  #runExclusive(dryRun: boolean, mode: RunOptions, plan: () => Promise<Plan>): Promise<EvictionResult> {
+    const result = this.#last.then(() => this.#run(dryRun, mode, plan))
+    this.#last = result.catch(() => undefined)
     return result
   }
 
-  const run = async (
+  async #run(
     dryRun: boolean,
     { isForced, isManual }: RunOptions,
     makePlan: () => Promise<Plan>,
-  ): Promise<EvictionResult> => {
+  ): Promise<EvictionResult> {
+    const { store, isInUse, logger, clock } = this.#options
     await store.blobs.ready
     const recentUse = new RecentUse(store.refs)
     try {
-      const { signal } = closing
+      const { signal } = this.#closing
       const plan = signal.aborted ? undefined : await runInSlices(await makePlan(), clock, signal)
       if (!plan) return { images: [], blobs: 0, bytes: 0, unknown: [] }
       const unknown = plan.unknown ?? []
@@ -108,9 +150,10 @@ export function createEvictor(options: EvictorOptions): Evictor {
   }
 
   /** Computes the limits of an eviction. On a shortage, damaged blobs in quarantine are removed first. */
-  const computeLimits = async (dryRun: boolean, needed: number): Promise<EvictionLimits> => {
+  async #computeLimits(dryRun: boolean, needed: number): Promise<EvictionLimits> {
+    const { store, limits, logger } = this.#options
     const { maxSize, maxAge, minFree } = limits
-    const free = minFree + needed > 0 ? await (options.freeSpace ?? freeSpace)(store.layout.home) : Infinity
+    const free = minFree + needed > 0 ? await (this.#options.freeSpace ?? freeSpace)(store.layout.home) : Infinity
     const reserveBytes = Math.max(0, minFree - free)
     // If the file system does not report its free space, assume a full disk.
     const needBytes = free === Infinity ? needed : needed > 0 ? Math.max(0, minFree + needed - free) : 0
@@ -122,44 +165,6 @@ export function createEvictor(options: EvictorOptions): Evictor {
       reserveBytes: Math.max(0, reserveBytes - freed),
       needBytes: Math.max(0, needBytes - freed),
     }
-  }
-
-  const evict = (request: EvictRequest) =>
-    runExclusive(request.dryRun, { isForced: false, isManual: request.isManual === true }, async () =>
-      planEviction({
-        limits: await computeLimits(request.dryRun, request.neededBytes ?? 0),
-        records: store.refs.all(),
-        sizes: store.blobs.sizes,
-        now: store.runningClock.now(),
-        isInUse,
-      }),
-    )
-
-  const evictOnSchedule = () => evict({ dryRun: false })
-  const onFailure = logFailure(logger, 'could not keep the store within its limits')
-  const stopTimer = runEvery(options.intervalMs ?? 60_000, evictOnSchedule, onFailure)
-
-  return {
-    evict,
-    remove: (names, dryRun) =>
-      runExclusive(dryRun, { isForced: true, isManual: true }, async () =>
-        planRemoval({ names, records: store.refs.all(), sizes: store.blobs.sizes, isInUse }),
-      ),
-    schedule() {
-      if (closing.signal.aborted || cancelScheduled) return
-      if (limits.maxSize === 0 || store.blobs.usage.bytes <= limits.maxSize) return
-      const evictNow = () => {
-        cancelScheduled = undefined
-        return evictOnSchedule()
-      }
-      cancelScheduled = runLater(scheduleDelayMs, evictNow, onFailure)
-    },
-    async close() {
-      closing.abort()
-      stopTimer()
-      cancelScheduled?.()
-      await last
-    },
   }
 }
 

@@ -3,7 +3,7 @@ import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { openSecret } from '../admin/api.ts'
 import { loadPromClient } from '../admin/status.ts'
-import { createEvictor } from '../cache/evictor.ts'
+import { Evictor } from '../cache/evictor.ts'
 import { PullThrough } from '../cache/pull-through.ts'
 import { Stats } from '../cache/stats.ts'
 import type { Config } from '../config/config.ts'
@@ -98,7 +98,7 @@ export async function compose(
     everyMs: statsSaveMs,
   })
 
-  const evictor = createEvictor({
+  const evictor = new Evictor({
     store,
     limits: { maxSize: settings.maxSize, maxAge: settings.maxAge, minFree: settings.minFree },
     isInUse: (digest) => cache.isDownloading(digest),
@@ -145,7 +145,7 @@ export async function compose(
         logger.error({ error: String(error) }, 'could not make room')
       }
     },
-    onStored: evictor.schedule,
+    onStored: () => evictor.schedule(),
     clock,
     logger,
   })

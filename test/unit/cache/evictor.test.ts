@@ -7,14 +7,14 @@ import { silentLogger } from '../../../src/lib/logger.ts'
 import { computeDigest, type Digest } from '../../../src/oci/reference.ts'
 import type { Store } from '../../../src/store/open-store.ts'
 import type { RepositoryRecord } from '../../../src/store/records.ts'
-import { createEvictor, type Evictor, type EvictorOptions } from '../../../src/cache/evictor.ts'
+import { Evictor, type EvictorOptions } from '../../../src/cache/evictor.ts'
 import { addManifest, digestFor } from '../../support/store/records.ts'
 import { bytesOf, openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
 
 const noLimits = { maxSize: 0, maxAge: 0, minFree: 0 }
 
 function createTestEvictor(store: Store, options: Partial<EvictorOptions> = {}): Evictor {
-  const evictor = createEvictor({
+  const evictor = new Evictor({
     store,
     limits: noLimits,
     isInUse: () => false,

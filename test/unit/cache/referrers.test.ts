@@ -6,7 +6,7 @@ import { mediaType } from '../../../src/oci/content.ts'
 import { Identities, createRequestContext } from '../../../src/cache/grants.ts'
 import { ReferrersCache } from '../../../src/cache/referrers.ts'
 import type { Store } from '../../../src/store/open-store.ts'
-import { createEvictor } from '../../../src/cache/evictor.ts'
+import { Evictor } from '../../../src/cache/evictor.ts'
 import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
 import { withStore } from '../../support/temporary-store.ts'
 
@@ -125,7 +125,7 @@ test.each([
       expect((await ask(3)).provenance.outcome).toBe('stale')
 
       const limits = { maxSize: 0, maxAge: 0, minFree: 0 }
-      const evictor = createEvictor({ store, limits, isInUse: () => false, logger: silentLogger, clock: systemClock })
+      const evictor = new Evictor({ store, limits, isInUse: () => false, logger: silentLogger, clock: systemClock })
       await evictor.remove([subjectOf(3)], false)
       await evictor.close()
       expect(kept()).not.toContain(subjectOf(3))
