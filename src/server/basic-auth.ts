@@ -113,10 +113,7 @@ function unauthorized(): OciError {
   })
 }
 
-interface Users {
-  /** Returns the user's hash; for an unknown name, a hash that no password matches and that takes as long to compare. */
-  findHash(user: string): { readonly hash: string; readonly isKnown: boolean }
-}
+type Users = ReturnType<typeof parsePasswordFile>
 
 /**
  * Opens an htpasswd file of bcrypt entries. A later change of the file takes effect at once. Throws a MirrorError for a file that cannot
@@ -186,7 +183,7 @@ async function readPasswordFile(path: string): Promise<Users> {
   }
 }
 
-function parsePasswordFile(path: string, text: string): Users {
+function parsePasswordFile(path: string, text: string) {
   const hashes = new Map<string, string>()
   for (const [at, line] of text.split(/\r?\n/).entries()) {
     if (line.trim() === '' || line.startsWith('#')) continue
@@ -206,7 +203,8 @@ function parsePasswordFile(path: string, text: string): Users {
   // Derives the cost of unknown names from the file, so that it is the same after a restart and cannot be computed without the file.
   const key = createHash('sha256').update(text).digest()
   return {
-    findHash(user) {
+    /** Returns the user's hash; for an unknown name, a hash that no password matches and that takes as long to compare. */
+    findHash(user: string): { readonly hash: string; readonly isKnown: boolean } {
       const hash = hashes.get(user)
       if (hash !== undefined) return { hash, isKnown: true }
       const number = createHmac('sha256', key).update(user).digest().readUInt32BE()
