@@ -10,50 +10,11 @@ const formatVersion = 1
 /** Marks the name of a file that stays in the quarantine. */
 const permanentMark = '-damaged-'
 
-/** All paths of a store; no other code joins them. `blobs` is the blob folder of an OCI image layout. */
-export interface StoreLayout {
-  /** The folder of the store. */
-  readonly root: string
-  /** The folder of this format version, which holds all the others. */
-  readonly home: string
-  readonly blobs: string
-  readonly temporary: string
-  readonly repositories: string
-  readonly quarantine: string
-  readonly lock: string
-  /** Exists while no process has the store open and the last stop was clean. */
-  readonly cleanMarker: string
-  /**
-   * Exists instead of `cleanMarker` when the last stop was clean, but some blobs were not verified since an earlier unclean stop. Older
-   * versions know only `cleanMarker`.
-   */
-  readonly uncheckedMarker: string
-  readonly runningClock: string
-  blobFolder(algorithm: DigestAlgorithm): string
-  blob(digest: Digest): string
-  /** Returns a new random path in `temporary`. */
-  temporaryBlob(): string
-  /** Returns a new path in `quarantine`. */
-  quarantined(digest: Digest): string
-  /**
-   * Returns the path of a repository's file. Its name is a hash, because a repository name may be longer than a file name allows, or
-   * differ from another only in ways that the file system ignores.
-   */
-  repository(host: string, name: string): string
-  /** Returns the path of a pushed repository's journal, whose name is a hash too. */
-  journal(name: string): string
-  /** Returns a new path in `quarantine` for an unreadable file. */
-  setAside(path: string): string
-  /** Returns a new path in `quarantine` for an unreadable file that holds a repository's only records. It stays until the user removes it. */
-  setAsideForGood(path: string): string
-  /** Returns the original path of a file with a name from `setAsideForGood`; undefined for any other name. */
-  originOf(name: string): string | undefined
-  /** Returns the path of an entry from `readdir`. */
-  entry(folder: string, name: string): string
-}
+/** The paths of a store. */
+export type StoreLayout = ReturnType<typeof storeLayout>
 
-/** Creates the layout of the store in this folder. */
-export function storeLayout(root: string): StoreLayout {
+/** Creates all paths of the store in the folder `root`; no other code joins them. */
+export function storeLayout(root: string) {
   const home = join(root, `v${formatVersion}`)
   const blobs = join(home, 'blobs')
   const temporary = join(home, 'tmp')
@@ -61,30 +22,50 @@ export function storeLayout(root: string): StoreLayout {
   const quarantine = join(home, 'quarantine')
   const blobFolder = (algorithm: DigestAlgorithm) => join(blobs, algorithm)
   return {
+    /** The folder of the store. */
     root,
+    /** The folder of this format version, which holds all the others. */
     home,
+    /** The blob folder of an OCI image layout. */
     blobs,
     temporary,
     repositories,
     quarantine,
     lock: join(home, 'lock'),
+    /** Exists while no process has the store open and the last stop was clean. */
     cleanMarker: join(home, 'clean'),
+    /**
+     * Exists instead of `cleanMarker` when the last stop was clean, but some blobs were not verified since an earlier unclean stop. Older
+     * versions know only `cleanMarker`.
+     */
     uncheckedMarker: join(home, 'unchecked'),
     runningClock: join(home, 'running.json'),
     blobFolder,
-    blob: (digest) => join(blobFolder(digestAlgorithm(digest)), digestHex(digest)),
+    blob: (digest: Digest) => join(blobFolder(digestAlgorithm(digest)), digestHex(digest)),
+    /** Returns a new random path in `temporary`. */
     temporaryBlob: () => join(temporary, createRandomName()),
-    quarantined: (digest) => join(quarantine, `${digestAlgorithm(digest)}-${digestHex(digest)}-${createRandomName()}`),
-    repository: (host, name) =>
+    /** Returns a new path in `quarantine`. */
+    quarantined: (digest: Digest) =>
+      join(quarantine, `${digestAlgorithm(digest)}-${digestHex(digest)}-${createRandomName()}`),
+    /**
+     * Returns the path of a repository's file. Its name is a hash, because a repository name may be longer than a file name allows, or
+     * differ from another only in ways that the file system ignores.
+     */
+    repository: (host: string, name: string) =>
       join(repositories, `${createHash('sha256').update(`${host}/${name}`).digest('hex')}.json`),
-    journal: (name) => join(repositories, `${createHash('sha256').update(name).digest('hex')}.jsonl`),
-    setAside: (path) => join(quarantine, `${basename(path)}-${createRandomName()}`),
-    setAsideForGood: (path) => join(quarantine, `${basename(path)}${permanentMark}${createRandomName()}`),
-    originOf: (name) => {
+    /** Returns the path of a pushed repository's journal, whose name is a hash too. */
+    journal: (name: string) => join(repositories, `${createHash('sha256').update(name).digest('hex')}.jsonl`),
+    /** Returns a new path in `quarantine` for an unreadable file. */
+    setAside: (path: string) => join(quarantine, `${basename(path)}-${createRandomName()}`),
+    /** Returns a new path in `quarantine` for an unreadable file that holds a repository's only records. It stays until the user removes it. */
+    setAsideForGood: (path: string) => join(quarantine, `${basename(path)}${permanentMark}${createRandomName()}`),
+    /** Returns the original path of a file with a name from `setAsideForGood`; undefined for any other name. */
+    originOf: (name: string): string | undefined => {
       const at = name.indexOf(permanentMark)
       return at === -1 ? undefined : join(repositories, name.slice(0, at))
     },
-    entry: join,
+    /** Returns the path of an entry from `readdir`. */
+    entry: (folder: string, name: string) => join(folder, name),
   }
 }
 

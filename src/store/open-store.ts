@@ -27,20 +27,13 @@ export interface StoreOptions {
 }
 
 /** An open store, locked by this process: blobs, repository records and the running time. */
-export interface Store {
-  readonly layout: StoreLayout
-  readonly blobs: FileBlobStore
-  readonly refs: FileRefStore
-  readonly runningClock: RunningClock
-  /** Writes all changes and releases the lock. All writers must be closed before. */
-  close(): Promise<void>
-}
+export type Store = Awaited<ReturnType<typeof openStore>>
 
 /**
  * Opens the store, or creates an empty one. Damaged content counts as absent. Throws a MirrorError when another process uses the
  * store, a newer version wrote it, or its folder cannot be used.
  */
-export async function openStore(options: StoreOptions): Promise<Store> {
+export async function openStore(options: StoreOptions) {
   const layout = storeLayout(options.root)
   try {
     await refuseNewerStore(options.root)
@@ -87,7 +80,7 @@ async function openLocked(
   layout: StoreLayout,
   lock: FileLock,
   isNew: boolean,
-): Promise<Store> {
+) {
   await removeLeftovers(layout, clock.wall())
   const suspect = !isNew && !(await pathExists(layout.cleanMarker))
   if (suspect) {
@@ -122,7 +115,14 @@ async function openLocked(
     }
   }
   let closed: Promise<void> | undefined
-  return { layout, blobs, refs, runningClock, close: () => (closed ??= closeStore()) }
+  return {
+    layout,
+    blobs,
+    refs,
+    runningClock,
+    /** Writes all changes and releases the lock. All writers must be closed before. */
+    close: () => (closed ??= closeStore()),
+  }
 }
 
 function findLatestUse(records: Iterable<RepositoryRecord>): number {
