@@ -153,10 +153,6 @@ interface Libc {
 
 type Call = (...values: (number | ArrayBufferView)[]) => number
 
-interface AsyncCall {
-  async(value: number, done: (error: unknown) => void): void
-}
-
 /**
  * Binds the calls. Undefined on another system than Linux, and where the library or one of the calls is missing.
  * https://man7.org/linux/man-pages/man2/sendfile.2.html, …/man2/readv.2.html for RWF_NOWAIT, …/man7/tcp.7.html
@@ -176,7 +172,7 @@ export async function loadLibc({
       'int setsockopt(int socket, int level, int name, const void *value, uint32_t length)',
     ) as Call
     const dup2 = library.func('int dup2(int from, int to)') as Call
-    const trim = bindTrim(library)
+    const trimMemory = bindTrim(library)
     const { EAGAIN, EINTR, EOPNOTSUPP } = koffi.os.errno
     const offset = new BigInt64Array(1)
     // Receives the sampled byte: an iovec with one part.
@@ -202,16 +198,17 @@ export async function loadLibc({
         return setsockopt(socket, protocolTcp, tcpCongestion, name, name.length) === 0
       },
       duplicate: (from, to) => dup2(from, to) === to,
-      trimMemory: trim && (() => new Promise((resolve) => trim.async(0, () => resolve()))),
+      trimMemory,
     }
   } catch {
     return undefined // koffi throws plain errors for a missing library or call; the portable path does the same work.
   }
 }
 
-function bindTrim(library: LibraryHandle): AsyncCall | undefined {
+function bindTrim(library: LibraryHandle): Libc['trimMemory'] {
   try {
-    return library.func('int malloc_trim(size_t pad)')
+    const trim = library.func('int malloc_trim(size_t pad)')
+    return () => new Promise((resolve) => void trim.async(0, () => resolve()))
   } catch {
     return undefined // musl has no such call; koffi throws a plain error.
   }
