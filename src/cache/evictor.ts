@@ -67,6 +67,18 @@ export class Evictor {
   #last: Promise<unknown> = Promise.resolve()
   #cancelScheduled: (() => void) | undefined
 
+  /** Schedules an eviction if the store is too large. Call it after a blob was stored. */
+  readonly schedule = (): void => {
+    const { store, limits } = this.#options
+    if (this.#closing.signal.aborted || this.#cancelScheduled) return
+    if (limits.maxSize === 0 || store.blobs.usage.bytes <= limits.maxSize) return
+    const evictNow = () => {
+      this.#cancelScheduled = undefined
+      return this.evict({ dryRun: false })
+    }
+    this.#cancelScheduled = runLater(scheduleDelayMs, evictNow, this.#onFailure)
+  }
+
   constructor(options: EvictorOptions) {
     this.#options = options
     this.#onFailure = logFailure(options.logger, 'could not keep the store within its limits')
@@ -93,18 +105,6 @@ export class Evictor {
     return this.#runExclusive(dryRun, { isForced: true, isManual: true }, async () =>
       planRemoval({ names, records: store.refs.all(), sizes: store.blobs.sizes, isInUse }),
     )
-  }
-
-  /** Schedules an eviction if the store is too large. Call it after a blob was stored. */
-  schedule(): void {
-    const { store, limits } = this.#options
-    if (this.#closing.signal.aborted || this.#cancelScheduled) return
-    if (limits.maxSize === 0 || store.blobs.usage.bytes <= limits.maxSize) return
-    const evictNow = () => {
-      this.#cancelScheduled = undefined
-      return this.evict({ dryRun: false })
-    }
-    this.#cancelScheduled = runLater(scheduleDelayMs, evictNow, this.#onFailure)
   }
 
   /** Stops the running eviction at its next step. */

@@ -145,7 +145,7 @@ export async function compose(
         logger.error({ error: String(error) }, 'could not make room')
       }
     },
-    onStored: () => evictor.schedule(),
+    onStored: evictor.schedule,
     clock,
     logger,
   })

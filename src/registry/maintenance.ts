@@ -11,7 +11,7 @@ import { copyRepository, type PushedChange, type PushedRepository } from './repo
 export const defaultGraceMs = 24 * 3_600_000
 
 /** The removed content; of a dry run, the content that would be removed. */
-interface RegistryRemoval {
+export interface RegistryRemoval {
   /** Names of images. */
   readonly images: string[]
   readonly blobs: number
@@ -20,7 +20,7 @@ interface RegistryRemoval {
   readonly unknown: string[]
 }
 
-interface PruneOptions {
+export interface PruneOptions {
   /** Removes tags that were pushed longer ago than this, ms. */
   readonly olderThan: number
   /** The number of newest tags that stay in each repository, whatever their age. */
