@@ -9,9 +9,9 @@ import { findRunningMirror, type FoundMirror } from './find-mirror.ts'
 import { type ContainerRecord, type MirrorState, assertDataOnHost } from './state.ts'
 import { refuseForeignPaths } from './sudo.ts'
 
-/** An open part of the admin API, of the running mirror or of the disk of a stopped one. */
+/** Opens a part of the admin API: of the running mirror, or of the disk of a stopped one. */
 interface Access {
-  /** The names by which users address its images. */
+  /** Holds the names by which users address its images. */
   readonly naming: Omit<Naming, 'images'>
   close(): Promise<void>
 }

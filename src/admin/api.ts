@@ -4,8 +4,8 @@ import { errnoOf } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 
 /**
- * The admin operations of a mirror: the running server implements them all (daemon/admin-actions.ts), `AdminClient` sends them over
- * HTTP, and `cache` and `registry` of a stopped mirror work on its disk (local.ts).
+ * Describes the admin operations of a mirror: the running server implements them all (daemon/admin-actions.ts), `AdminClient` sends
+ * them over HTTP, and `cache` and `registry` of a stopped mirror work on its disk (local.ts).
  */
 export interface AdminApi {
   /** Returns why the mirror cannot fetch by its own fault, one sentence each; empty when it can. */
@@ -14,7 +14,7 @@ export interface AdminApi {
   /** Returns Prometheus text and its content type. */
   getMetrics(): Promise<{ readonly contentType: string; readonly text: string }>
   readonly cache: CacheApi
-  /** Each operation throws an OciError (404) while the registry is switched off. */
+  /** Throws an OciError (404) from each operation while the registry is switched off. */
   readonly registry: RegistryApi
   /** Offers an image that only this mirror has. */
   offerProbeImage(): Promise<ProbeImageOffer>
@@ -24,7 +24,7 @@ export interface AdminApi {
   stop(): Promise<void>
 }
 
-/** Operations on cached images. */
+/** Describes the operations on cached images. */
 export interface CacheApi {
   list(): Promise<ImageReport[]>
   remove(request: RemoveRequest): Promise<RemovalReport>
@@ -34,7 +34,7 @@ export interface CacheApi {
   verify(request: VerifyRequest, signal: AbortSignal): AsyncIterable<VerifyProgress>
 }
 
-/** Operations on pushed images. */
+/** Describes the operations on pushed images. */
 export interface RegistryApi {
   list(): Promise<PushedImageReport[]>
   /** Lists the repositories whose record is damaged. */
@@ -51,22 +51,22 @@ export interface StatusReport {
   version: string
   running: true
   runtime: 'process' | 'container'
-  /** `ssh://me@there`: the remote Docker engine that the mirror runs on; its addresses are that machine's. */
+  /** Names the remote Docker engine that the mirror runs on, as `ssh://me@there`; its addresses are that machine's. */
   engine?: string
-  /** Owner of the mirror when root asks under sudo; absent otherwise. */
+  /** Holds the owner of the mirror when root asks under sudo; absent otherwise. */
   user?: string
   pid: number
-  /** Version of the command that asked, when it differs from the mirror's. */
+  /** Holds the version of the asking command, when it differs from the mirror's. */
   cliVersion?: string
-  /** ISO 8601. */
+  /** Gives the time in ISO 8601. */
   startedAt: string
   uptimeSeconds: number
-  /** ISO 8601: start of the totals, which survive restarts. */
+  /** Gives the start of the totals, which survive restarts (ISO 8601). */
   since: string
   endpoints: { cache: string[]; registry: string[]; admin: string[]; networks: Record<string, string> }
-  /** By name of the Docker network. */
+  /** Maps the names of Docker networks to their reports. */
   networks: Record<string, NetworkReport>
-  /** The way stored blobs are sent: by sendfile, or through this process. */
+  /** Tells how stored blobs are sent: by sendfile, or through this process. */
   sendBlob: 'sendfile' | 'portable'
   cache: CacheCounters
   upstreams: Record<string, UpstreamReport>
@@ -81,11 +81,14 @@ export interface StatusReport {
     minFree: number
   }
   registry: RegistryCounters
-  /** Reasons why the mirror cannot fetch by its own fault, or why its registry serves no client; absent when there are none. */
+  /**
+   * Holds the reasons why the mirror cannot fetch by its own fault, or why its registry serves no client; absent when there are
+   * none.
+   */
   troubles?: string[]
-  /** Refused host headers with their number of requests. */
+  /** Counts the requests by refused host header. */
   refusedHosts: Record<string, number>
-  /** Registries that clients asked for and that are not mirrored, with their number of requests. */
+  /** Counts the requests for registries that are not mirrored, by registry. */
   refusedRegistries: Record<string, number>
   images: ImageReport[]
 }
@@ -100,19 +103,19 @@ interface RegistryCounters {
   uploads: number
   /** Access of containers of Docker networks; absent where no registry runs. */
   networks?: 'read' | 'write'
-  /** Repositories whose record is damaged; absent where there are none. */
+  /** Holds the repositories whose record is damaged; absent where there are none. */
   damaged?: DamagedRepositoryReport[]
 }
 
 export interface DamagedRepositoryReport {
-  /** Absent where the record does not tell its name. */
+  /** Is absent where the record does not tell its name. */
   repository?: string
-  /** Path of the record, or of the copy that is served without its damaged lines. */
+  /** Holds the path of the record, or of the copy that is served without its damaged lines. */
   path: string
-  /** Path where an intact record belongs. */
+  /** Holds the path where an intact record belongs. */
   original: string
   reason: string
-  /** False: the registry answers requests for it with 500 and accepts no push. */
+  /** Is false while the registry answers requests for it with 500 and accepts no push. */
   served: boolean
 }
 
@@ -121,12 +124,15 @@ interface CacheCounters extends Totals {
   hitRatio: number
 }
 
-/** Reachability of the mirror from the containers of a Docker network. */
+/** Describes the reachability of the mirror from the containers of a Docker network. */
 export interface NetworkReport {
-  /** `waiting`: there is no address to listen on yet. `failed`: the address cannot be listened on; the mirror tries again. */
+  /**
+   * Distinguishes `waiting`: there is no address to listen on yet; and `failed`: the address cannot be listened on, and the mirror
+   * tries again.
+   */
   state: 'listening' | 'waiting' | 'failed'
   url?: string
-  /** Reason for `waiting` or `failed`. */
+  /** Holds the reason for `waiting` or `failed`. */
   reason?: string
 }
 
@@ -135,28 +141,30 @@ export interface UpstreamReport {
   misses: number
   bytesFromUpstream: number
   state: 'ok' | 'failing' | 'open'
-  /** Last failure; only for an upstream that is not ok or limits its clients. */
+  /** Holds the last failure, only for an upstream that is not ok or limits its clients. */
   lastError?: { message: string; at: string; retryAfterSeconds?: number }
   rateLimit?: { limit: number; remaining: number; windowSeconds: number; source?: string; at: string }
-  /** A credential that was exported to a container; an expired one counts as none until it is exported again. */
+  /** Holds a credential that was exported to a container; an expired one counts as none until it is exported again. */
   credentials?: { state: 'valid' | 'expired'; expires?: string }
 }
 
 export interface ImageReport {
-  /** `docker.io/library/alpine:3.20`, or with `@sha256:…` when only ever asked for by digest. */
+  /**
+   * Names the image with its tag, as `docker.io/library/alpine:3.20`, or with `@sha256:…` when clients only asked for its digest.
+   */
   name: string
   digest: string
-  /** Stored bytes of the image. */
+  /** Holds the stored bytes of the image. */
   bytes: number
   pulls: number
-  /** ISO 8601; absent when never pulled. */
+  /** Gives the time of the last pull (ISO 8601); absent when never pulled. */
   lastPulled?: string
-  /** ISO 8601: when the upstream last confirmed the tag. */
+  /** Gives the time at which the upstream last confirmed the tag (ISO 8601). */
   checkedAt?: string
 }
 
 interface RemoveRequest {
-  /** Image names as `mirror cache ls` prints them, repositories (`docker.io/library/alpine`), or digests. */
+  /** Holds the image names as `mirror cache ls` prints them, repositories (`docker.io/library/alpine`), or digests. */
   names: string[]
   dryRun: boolean
 }
@@ -165,14 +173,14 @@ interface PruneRequest {
   dryRun: boolean
 }
 
-/** A pushed image. */
+/** Describes a pushed image. */
 export interface PushedImageReport {
-  /** `app:1.2`, or `app@sha256:…` for an image without a tag. */
+  /** Names the image as `app:1.2`, or as `app@sha256:…` without a tag. */
   name: string
   digest: string
-  /** Content that images share counts for each. */
+  /** Counts content that images share for each of them. */
   bytes: number
-  /** ISO 8601. */
+  /** Gives the time of the push (ISO 8601). */
   pushedAt: string
 }
 
@@ -195,25 +203,25 @@ interface RegistryPruneRequest {
 }
 
 export interface RemovalReport {
-  /** Names of removed images. */
+  /** Holds the names of removed images. */
   images: string[]
   blobs: number
   bytes: number
-  /** Names that matched nothing. */
+  /** Holds the names that matched nothing. */
   unknown: string[]
 }
 
-/** A test image that only this mirror has, under every registry's name, for some minutes. */
+/** Describes a test image that only this mirror has, under every registry's name, for some minutes. */
 interface ProbeImageOffer {
   id: string
-  /** `mirror-check/3f…`; exists below any registry. */
+  /** Names the repository of the image, as `mirror-check/3f…`; it exists below any registry. */
   repository: string
   tag: string
   digest: string
 }
 
 interface ProbeImageReport {
-  /** Number of requests for the image, by the registry under whose name the client asked. */
+  /** Counts the requests for the image, by the registry under whose name the client asked. */
   seen: Record<string, number>
 }
 
@@ -255,23 +263,23 @@ async function readSecret(path: string): Promise<string | undefined> {
   }
 }
 
-/** Context to interpret an image name as users write it. */
+/** Holds the context to interpret an image name as users write it. */
 export interface Naming {
   /** Tells whether `host:port` is an address of the listener that the name is about. */
   readonly isOwnAddress: (host: string) => boolean
-  /** Registry of names without one; undefined where names have none. */
+  /** Holds the registry of names without one; undefined where names have none. */
   readonly defaultUpstream: string | undefined
-  /** Existing images, as lists show them. */
+  /** Holds the existing images, as lists show them. */
   readonly images: readonly ListedImage[]
 }
 
 export interface ListedImage {
-  /** Name with a tag or a digest. */
+  /** Holds the name with a tag or a digest. */
   readonly name: string
   readonly digest: string
 }
 
-/** Reasons in a `NetworkReport` why the mirror does not listen on a network. */
+/** Gives a reason in a `NetworkReport` why the mirror does not listen on a network. */
 export const engineProblem = 'the Docker engine does not answer'
 
 export const networkProblem = 'the network does not exist yet'

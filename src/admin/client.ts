@@ -8,24 +8,29 @@ import { isObject, parseObject } from '../lib/json.ts'
 import { readOwnedFile } from '../lib/ownership.ts'
 import { type AdminApi, computeHealthProof, type StatusReport, type VerifyProgress } from './api.ts'
 
-/** The admin API of a running mirror over HTTP. Each call throws a MirrorError when the mirror does not answer or refuses. */
+/**
+ * Sends the operations of the admin API to a running mirror over HTTP. Throws a MirrorError when the mirror does not answer or
+ * refuses.
+ */
 export type AdminClient = Omit<AdminApi, 'listTroubles' | 'getMetrics'>
 
 interface AdminClientOptions {
-  /** `http://127.0.0.1:5056` */
+  /** Looks like `http://127.0.0.1:5056`. */
   url: string
   tokenFile: string
-  /** Owner of the token file, when root reads another user's. */
+  /** Holds the owner of the token file, when root reads another user's. */
   tokenOwner?: number | undefined
-  /** Milliseconds without an answer until the request fails. A long operation continues while the mirror answers `/healthz`. */
+  /**
+   * Limits the time without an answer until the request fails, ms. A long operation continues while the mirror answers `/healthz`.
+   */
   timeoutMs: number
-  /** Undefined when the URL alone leads to the mirror. */
+  /** Is undefined when the URL alone leads to the mirror. */
   tunnel?: AdminTunnel | undefined
 }
 
-/** A way to a mirror whose admin listener is on another machine. */
+/** Connects to a mirror whose admin listener is on another machine. */
 export interface AdminTunnel {
-  /** Name in messages: `ssh://me@there`. */
+  /** Holds the name in messages: `ssh://me@there`. */
   readonly name: string
   /** Throws a MirrorError when the connection fails. */
   connect(): Promise<Duplex>
@@ -192,9 +197,9 @@ function toReachableUrl(url: string): string {
 }
 
 interface HealthRequest {
-  /** Instance that must answer; any when absent. */
+  /** Names the instance that must answer; any when absent. */
   readonly instance?: string
-  /** Milliseconds without an answer until the check fails. */
+  /** Limits the time without an answer until the check fails, ms. */
   readonly timeoutMs?: number
   /** Opens the connection when the URL alone does not lead to the mirror. */
   readonly connect?: () => Promise<Duplex>
@@ -246,7 +251,7 @@ function setIdleTimeout(connection: Duplex, timeoutMs: number): { restart(): voi
   return { restart: () => void timer.refresh() }
 }
 
-/** A program that connects its stdin and stdout with a port of the container, and ends when either side closes. */
+/** Renders a program that connects its stdin and stdout with a port of the container, and ends when either side closes. */
 const renderTunnelProgram = (port: number) =>
   `const s=require('node:net').connect(${port},'127.0.0.1');` +
   `s.on('error',(e)=>{console.error(e.message);process.exit(1)});` +
@@ -274,5 +279,5 @@ export async function openTunnel(
   }
 }
 
-/** Path of Node in the mirror's images. */
+/** Holds the path of Node in the mirror's images. */
 export const nodeInImage = '/usr/local/bin/node'

@@ -21,11 +21,11 @@ import {
   type RuntimeKind,
 } from './state.ts'
 
-/** A running mirror and its owner. */
+/** Describes a running mirror and its owner. */
 export interface FoundMirror {
   readonly running: MirrorState
   readonly paths: MirrorPaths
-  /** The user who has become root and owns the mirror; undefined for the own mirror. */
+  /** Holds the user who has become root and owns the mirror; undefined for the own mirror. */
   readonly user: InvokingUser | undefined
 }
 
@@ -110,11 +110,10 @@ function parseHost(text: string): string {
   return url.hostname.replace(/^\[|\]$/g, '')
 }
 
-/** The user who has become root. */
+/** Describes the user who has become root. */
 interface InvokingUser {
   readonly uid: number
   readonly name: string
-  /** Home folder. */
   readonly home: string
 }
 
@@ -148,25 +147,25 @@ function readOwner(home: string | undefined): string | undefined {
   return owner === 0 ? undefined : owner?.toString()
 }
 
-/** A mirror that ended without being stopped. */
+/** Describes a mirror that ended without being stopped. */
 export interface DeadMirror {
   readonly runtime: RuntimeKind
   readonly version: string
   /** Process number; absent for a container. */
   readonly pid?: number
-  /** Name of the container. */
+  /** Names the container. */
   readonly container?: string
-  /** ISO 8601. */
+  /** Gives the time in ISO 8601. */
   readonly startedAt: string
-  /** ISO 8601: last sign of life of a process, to about ten seconds; end of a container. */
+  /** Gives the last sign of life of a process, to about ten seconds, or the end of a container (ISO 8601). */
   readonly lastSeen?: string
   /**
-   * `died`: no command stopped it. `reboot`: the machine has started since. `exited`, `out-of-memory`: how the container ended.
-   * `removed`: the container does not exist. `no-engine`: the Docker engine does not answer.
+   * Distinguishes `died`: no command stopped it; `reboot`: the machine has started since; `exited` and `out-of-memory`: the end of
+   * the container; `removed`: the container does not exist; `no-engine`: the Docker engine does not answer.
    */
   readonly reason: 'died' | 'reboot' | 'exited' | 'out-of-memory' | 'removed' | 'no-engine'
   readonly exitCode?: number
-  /** True when `mirror logs` can show its log. */
+  /** Is true when `mirror logs` can show its log. */
   readonly hasLog: boolean
 }
 

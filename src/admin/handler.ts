@@ -17,9 +17,9 @@ interface AdminOptions {
   readonly api: AdminApi
   readonly guard: HostGuard
   readonly token: string
-  /** Instance of a mirror in a container. */
+  /** Names the instance of a mirror in a container. */
   readonly instance?: string | undefined
-  /** Milliseconds without data until a request body is given up. */
+  /** Limits the time without data until a request body is given up, ms. */
   readonly idle?: number
   readonly logger: Logger
 }

@@ -9,11 +9,11 @@ import { OciError } from '../oci/errors.ts'
 import { parseRoute } from '../oci/route.ts'
 import type { ListedImage, Naming, RemovalReport } from './api.ts'
 
-/** A name as a user wrote it, and as the mirror knows it. */
+/** Holds a name as a user wrote it, and as the mirror knows it. */
 interface UserName {
   readonly given: string
   readonly name: string
-  /** Images of the same short name on other upstreams, which the name does not mean. */
+  /** Holds the images of the same short name on other upstreams, which the name does not mean. */
   readonly others: readonly string[]
 }
 
@@ -148,11 +148,11 @@ function getBaseName(name: string): string {
   return splitTag(name.replace(/@.*$/, '')).path.replace(/^.*\//, '')
 }
 
-/** A removal with names as the user wrote them. */
+/** Reports a removal with names as the user wrote them. */
 interface NamedRemoval extends RemovalReport {
-  /** Names that matched nothing. */
+  /** Holds the names that matched nothing. */
   readonly missing: readonly UserName[]
-  /** Notes on ambiguous short names. */
+  /** Holds the notes on ambiguous short names. */
   readonly notes: readonly string[]
 }
 

@@ -149,7 +149,7 @@ interface KeepStateOptions {
   /** Returns the current state. */
   getState: () => MirrorState
   logger: Logger
-  /** Interval between comparisons of the file with the state, ms. */
+  /** Sets the interval between comparisons of the file with the state, ms. */
   everyMs?: number
 }
 
@@ -201,39 +201,40 @@ async function belongsToOther(stateFile: string, own: MirrorState): Promise<bool
   }
 }
 
-/** Addresses of a mirror. */
 export type Endpoints = StatusReport['endpoints']
 
-/** The server runs in a process of this machine, or in a container. */
+/** Tells whether the server runs in a process of this machine, or in a container. */
 export type RuntimeKind = StatusReport['runtime']
 
-/** The content of a state file, by which other commands find the mirror: a process, or a container that a command started. */
+/**
+ * Describes the content of a state file, by which other commands find the mirror: a process, or a container that a command started.
+ */
 export type MirrorState = ProcessMirrorState | ContainerMirrorState
 
 interface CommonMirrorState {
   version: string
-  /** ISO 8601. */
+  /** Gives the time in ISO 8601. */
   startedAt: string
-  /** Hashes by top-level part of the configuration, see `configHashes`. */
+  /** Holds the hashes by top-level part of the configuration, see `hashConfig`. */
   configHashes: Record<string, string>
   endpoints: Endpoints
 }
 
-/** A mirror that runs as a process of this machine, or of the container that this state file is in. */
+/** Describes a mirror that runs as a process of this machine, or of the container that this state file is in. */
 export interface ProcessMirrorState extends CommonMirrorState {
-  /** `container` for the server in a container, which keeps a state file of its own there. */
+  /** Is `container` for the server in a container, which keeps a state file of its own there. */
   runtime: RuntimeKind
   pid: number
   /** Identifies this process among all with the same number; undefined where the platform does not tell. */
   processIdentity: string | undefined
-  /** Undefined when the log goes to a terminal or to a container's log. */
+  /** Is undefined when the log goes to a terminal or to a container's log. */
   logFile: string | undefined
-  /** Settings that the process was started with; undefined for one in a container. */
+  /** Holds the settings that the process was started with; undefined for one in a container. */
   served?: ServedConfig | undefined
   container?: undefined
 }
 
-/** A mirror that runs in a container of a Docker engine. */
+/** Describes a mirror that runs in a container of a Docker engine. */
 export interface ContainerMirrorState extends CommonMirrorState {
   runtime: 'container'
   container: ContainerRecord
@@ -243,32 +244,32 @@ export interface ContainerMirrorState extends CommonMirrorState {
   served?: undefined
 }
 
-/** Settings to start a mirror again as it was. */
+/** Holds the settings to start a mirror again as it was. */
 export interface ServedConfig {
-  /** Content of a mirror.yaml, see `toConfigDocument`. */
+  /** Holds the content of a mirror.yaml, see `toConfigDocument`. */
   config: Record<string, unknown>
   dataDir: string
 }
 
-/** The container that a mirror runs in. */
+/** Describes the container that a mirror runs in. */
 export interface ContainerRecord {
   id: string
   name: string
   /** Identifies the mirror, also after a restart of the container; undefined when not recorded. */
   instance: string | undefined
-  /** Volume with the data; undefined when that is a folder of this machine. */
+  /** Holds the volume with the data; undefined when that is a folder of this machine. */
   volume: string | undefined
-  /** Registries whose credentials were exported to the container. */
+  /** Holds the registries whose credentials were exported to the container. */
   credentials: string[]
-  /** ISO 8601: time of the last export. */
+  /** Gives the time of the last export (ISO 8601). */
   handedOverAt: string
-  /** Engine of the container; undefined when not recorded. */
+  /** Holds the engine of the container; undefined when not recorded. */
   engine?: DockerEndpoint | undefined
-  /** Present when the engine and the mirror's addresses are another machine's: commands reach the mirror through the engine. */
+  /** Is present when the engine and the mirror's addresses are another machine's: commands reach the mirror through the engine. */
   elsewhere?: { readonly adminPort: number } | undefined
 }
 
-/** A mirror that has started and answers. */
+/** Describes a mirror that has started and answers. */
 export interface StartedMirror {
   pid: number
   endpoints: Endpoints

@@ -10,7 +10,7 @@ import type { DamagedRepositoryReport, ImageReport, StatusReport, UpstreamReport
 interface StatusContext {
   readonly version: string
   readonly runtime: StatusReport['runtime']
-  /** Wall clock ms. */
+  /** Gives the wall-clock time, ms. */
   readonly startedAt: number
   readonly endpoints: StatusReport['endpoints']
   readonly maxBytes: number
@@ -18,19 +18,19 @@ interface StatusContext {
   readonly networks: StatusReport['networks']
   /** Access of containers of Docker networks to the registry. */
   readonly registryNetworks: 'read' | 'write'
-  /** Reasons why the mirror cannot fetch by its own fault, or why its registry serves no client. */
+  /** Holds the reasons why the mirror cannot fetch by its own fault, or why its registry serves no client. */
   readonly troubles: readonly string[]
-  /** Free bytes on the disk of the cache; undefined where the system does not tell. */
+  /** Holds the free bytes on the disk of the cache; undefined where the system does not tell. */
   readonly freeBytes: number | undefined
 }
 
-/** The parts of the server that a status report describes. */
+/** Holds the parts of the server that a status report covers. */
 interface StatusSources {
   readonly store: Pick<Store, 'refs' | 'blobs' | 'layout'>
   readonly stats: Stats
-  /** Upstreams that received requests since the start. */
+  /** Holds the upstreams that received requests since the start. */
   readonly upstreams: { all(): Iterable<{ readonly host: string; health(): UpstreamHealth }> }
-  /** Undefined when the registry is switched off. */
+  /** Is undefined when the registry is switched off. */
   readonly pushed: { readonly store: PushedStore; readonly sessions: { readonly count: number } } | undefined
   readonly blobs: { readonly kind: StatusReport['sendBlob'] }
 }

@@ -111,14 +111,14 @@ function createForeignFileError(what: string, { why, owner }: Pick<IgnoredPath, 
 }
 
 /**
- * Variables that sudo removes and root needs to find the same engine and files. Root ignores them where others can change the
- * path.
+ * Holds the variables that sudo removes and root needs to find the same engine and files. Root ignores them where others can change
+ * the path.
  */
 const trustedVariables = ['DOCKER_HOST', 'CONTAINERS_REGISTRIES_CONF'] as const
-/** Variables that root needs to find the user's mirror, and does not trust otherwise. */
+/** Holds the variables that root needs to find the user's mirror, and does not trust otherwise. */
 const locatingVariables = ['MIRROR_HOME', 'XDG_STATE_HOME'] as const
 
-/** Overrides for tests. */
+/** Overrides the programs for tests. */
 interface Programs {
   readonly execPath?: string
   readonly program?: string
