@@ -11,12 +11,18 @@ import { describeFileFailure, formatFileFailure } from '../lib/system-errors.ts'
 import { isDebugging, renderError } from './render/log.ts'
 import { getColumns, createColors, type Colors, wantsColor } from './terminal.ts'
 
-/** Time within which a second signal is the echo of the first: a terminal and a wrapper such as npx may both pass on one Ctrl-C. */
+/**
+ * Limits the time within which a second signal is the echo of the first, ms: a terminal and a wrapper such as npx may both pass on
+ * one Ctrl-C.
+ */
 const echoMs = 500
 
 const interrupts = ['SIGINT', 'SIGTERM'] as const
 
-/** The behaviour that every command shares: an error becomes a message and an exit code, Ctrl-C ends the command with 130. */
+/**
+ * Implements the behaviour that every command shares: an error becomes a message and an exit code, Ctrl-C ends the command with
+ * 130.
+ */
 export abstract class BaseCommand extends Command {
   readonly #interrupt = new AbortController()
   readonly #onInterrupt = () => {
@@ -95,12 +101,12 @@ export abstract class BaseCommand extends Command {
     return createColors(wantsColor(stream, process.env))
   }
 
-  /** The path of this package's bin/run.js. */
+  /** Returns the path of this package's bin/run.js. */
   protected get program(): string {
     return join(this.config.root, 'bin', 'run.js')
   }
 
-  /** The machine as this command sees it. `variables`: those that flags stand for; they replace the environment's. */
+  /** Describes the machine as this command sees it. `variables`: those that flags stand for; they replace the environment's. */
   protected getSurroundings(variables: Readonly<Record<string, string | undefined>> = {}): CommandEnvironment {
     const given = Object.fromEntries(Object.entries(variables).filter(([, value]) => value !== undefined))
     const base = { platform: process.platform, homedir: homedir(), cwd: process.cwd() }
@@ -108,8 +114,8 @@ export abstract class BaseCommand extends Command {
   }
 
   /**
-   * The same for a command that means the mirror of this very user. Throws a MirrorError (usage) when this is root and other
-   * users can change a named path, or root's own.
+   * Describes the machine for a command that means the mirror of this very user. Throws a MirrorError (usage) when this is root and
+   * other users can change a named path, or root's own.
    */
   protected getOwnSurroundings(variables: Readonly<Record<string, string | undefined>> = {}): CommandEnvironment {
     const surroundings = this.getSurroundings(variables)
@@ -180,7 +186,7 @@ export function dropForeignPaths(program: Pick<NodeJS.Process, 'platform' | 'env
   }
 }
 
-/** `/` for a working folder that was removed: no relative path leads anywhere from there. */
+/** Returns the working folder; `/` for one that was removed, because no relative path leads anywhere from there. */
 function getWorkingFolder({ cwd }: Pick<NodeJS.Process, 'cwd'>): string {
   try {
     return cwd()
@@ -190,7 +196,7 @@ function getWorkingFolder({ cwd }: Pick<NodeJS.Process, 'cwd'>): string {
   }
 }
 
-/** The surroundings before paths were removed; undefined where none was. */
+/** Returns the surroundings before paths were removed; undefined where none was. */
 function getCallerSurroundings(): CommandEnvironment | undefined {
   return droppedPaths?.callers
 }
@@ -246,7 +252,7 @@ function isUnopenedPackage(error: unknown): boolean {
   return codeOf(error) === 'ERR_INVALID_PACKAGE_CONFIG' && /too many open files/.test((error as Error).message)
 }
 
-/** The failure of a file as a message with next steps; undefined for any other failure. */
+/** Explains the failure of a file with next steps; undefined for any other failure. */
 function explainFileFailure(error: unknown, surroundings: CommandEnvironment): MirrorError | undefined {
   const failure = describeFileFailure(error)
   const message = failure && formatFileFailure(error, failure)
@@ -277,21 +283,21 @@ function isBelow(path: string, folder: string): boolean {
   )
 }
 
-/** The words by which the user calls this program. */
+/** Holds the words by which the user calls this program. */
 interface ProgramName {
-  /** `mirror`; `npx mirror` where the shell may not know `mirror`. */
+  /** Is `mirror`, or `npx mirror` where the shell may not know `mirror`. */
   readonly name: string
-  /** The prefix that runs it as root. sudo looks for programs only in the folders of the system. */
+  /** Holds the prefix that runs it as root. sudo looks for programs only in the folders of the system. */
   readonly sudo: string
 }
 
 interface RunningProcess {
   readonly env: Readonly<Record<string, string | undefined>>
-  /** The path of Node, and of the program as the shell found it. */
+  /** Holds the path of Node, and of the program as the shell found it. */
   readonly argv: readonly string[]
 }
 
-/** `root`, `name`: the folder and the name of the package. */
+/** Returns the words by which the user calls this program. `root`, `name`: the folder and the name of the package. */
 export function getProgramName(
   { env, argv }: RunningProcess,
   { root, name }: { root: string; name: string },

@@ -159,13 +159,13 @@ function toReport(
 
 type UndoChoices = Omit<ConfigureChoices, 'fallback'>
 
-/** The result of the undo of one record, for `--json`. */
+/** Reports the undo of one record, for `--json`. */
 interface UndoneClient {
   readonly client: string
   readonly place: string
   readonly files: readonly string[]
   readonly notes: readonly string[]
-  /** Steps that are left to the user. */
+  /** Holds the steps that are left to the user. */
   readonly todo: readonly string[]
   readonly applied: boolean
   readonly reloaded: boolean
@@ -220,7 +220,7 @@ async function wantsReloadAfterUndo(
   return observation?.inUse !== false && terminal.prompt.confirm(target.reload.question)
 }
 
-/** Steps after which the client no longer uses the mirror. */
+/** Lists the steps after which the client no longer uses the mirror. */
 async function listRemainingSteps(
   machine: Machine,
   target: ConfigTarget,
@@ -237,10 +237,10 @@ async function listRemainingSteps(
   return files.length === 0 ? [] : (target.listUndoSteps?.(files) ?? [])
 }
 
-/** The results of a sequence of actions. */
+/** Holds the results of a sequence of actions. */
 interface Sequence<R> {
   readonly done: readonly R[]
-  /** The exit code that each failure would have ended the program with. */
+  /** Holds the exit codes that the failures would have ended the program with. */
   readonly failed: readonly ExitCode[]
 }
 
@@ -272,7 +272,7 @@ function isFailure(error: Error): boolean {
   return error instanceof MirrorError ? error.exit !== exitCode.interrupted : 'syscall' in error
 }
 
-/** The flags of `mirror configure` that its dialogs need. */
+/** Holds the flags of `mirror configure` that its dialogs need. */
 export interface ConfigureFlags {
   readonly reload: boolean
   readonly yes: boolean
@@ -295,7 +295,7 @@ export function toChoices({ reload, yes, 'dry-run': dryRun, json, diff }: Config
   return { reload, yes, dryRun, json, wholeDiff: diff }
 }
 
-/** The arguments with which root configures the same target. */
+/** Returns the arguments with which root configures the same target. */
 export function getRootArguments(client: string, { details }: ConfigTarget, flags: ConfigureFlags): string[] {
   const { scope = client === 'docker' || client === 'k3s' ? undefined : details['scope'] } = flags
   const named = {
@@ -333,12 +333,12 @@ export function toClientOptions(flags: ConfigureFlags): ClientOptions {
   }
 }
 
-/** With these flags nothing is printed that a client reads. */
+/** Lists the flags with which nothing is printed that a client reads. */
 const flagsWithoutDocument = ['list', 'undo', 'check', 'json', 'file', 'help']
 
 /**
- * The text that goes to stdout instead of a document that could not be made, for the program that reads it (`kind create cluster
- * --config -`); undefined where no program waits for one. `argv`: the words of the command line, because parsing them may be what
+ * Renders the text for stdout in place of a document that could not be made, for the program that reads it (`kind create cluster
+ * --config -`); undefined where no program waits for one. `argv`: the words of the command line, because their parsing may have
  * failed.
  */
 export async function renderDocumentRefusal(argv: readonly string[], error: Error): Promise<string | undefined> {
@@ -354,7 +354,7 @@ export async function renderDocumentRefusal(argv: readonly string[], error: Erro
   return text?.replace(/\n$/, '')
 }
 
-/** The error for `--file` with a client that takes none; names the right command for the file where it is known. */
+/** Creates the error for `--file` with a client that takes none. It names the right command for the file where it is known. */
 export async function createFileRefusal(client: string, file: string): Promise<MirrorError> {
   const found = recognizeFile(file, await readText(file))
   const hint = found?.hint?.replace('FILE', shellWord(file))
@@ -366,7 +366,7 @@ export async function createFileRefusal(client: string, file: string): Promise<M
   })
 }
 
-/** The text of a file; empty for one that is missing or cannot be read. */
+/** Reads the text of a file; empty for one that is missing or cannot be read. */
 async function readText(file: string): Promise<string> {
   try {
     return Buffer.from((await localFiles.read(file))?.bytes ?? []).toString()

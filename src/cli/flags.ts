@@ -10,7 +10,7 @@ export const dryRunFlag = boolean({ description: 'show what would be done and ch
 
 export const yesFlag = boolean({ char: 'y', description: 'apply without asking' })
 
-/** A duration, in ms. */
+/** Parses a duration into ms. */
 export const durationFlag = custom<number>({
   helpValue: 'DURATION',
   parse: (text) => {
@@ -82,7 +82,7 @@ export const credentialsFlag = string({
   multiple: true,
 })
 
-/** The variables that flags of `up` stand for. The server reads them wherever it is started. */
+/** Maps flags of `up` to the variables that they stand for. The server reads them wherever it is started. */
 export function toFlagVariables(flags: {
   config?: string | undefined
   data?: string | undefined

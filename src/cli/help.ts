@@ -2,19 +2,19 @@ import type { Command } from '@oclif/core/command'
 import { exitCode, MirrorError, nearest } from '../lib/errors.ts'
 import { type Colors, wrapText } from './terminal.ts'
 
-/** The program, its commands and topics, as help shows them. */
+/** Describes the program, its commands and topics, as help shows them. */
 interface ProgramDescription {
-  /** The name by which the user calls it: `mirror`. */
+  /** Holds the name by which the user calls it: `mirror`. */
   readonly name: string
   readonly description: string
-  /** `dev-mirror/1.0.0 linux-x64 node-v20.19.0` */
+  /** Looks like `dev-mirror/1.0.0 linux-x64 node-v20.19.0`. */
   readonly version: string
   readonly commands: readonly Command.Cached[]
   readonly topics: readonly { readonly name: string; readonly description?: string | undefined }[]
 }
 
 interface HelpStyle {
-  /** Columns of the terminal. */
+  /** Counts the columns of the terminal. */
   readonly width: number
   readonly colors: Colors
 }
@@ -23,9 +23,9 @@ const maxChoiceLength = 17
 
 type Row = readonly [left: string, right: string]
 
-/** Columns of the widest line; longer ones are hard to read. */
+/** Limits the columns of a line; longer ones are hard to read. */
 const maxWidth = 100
-/** Columns that descriptions need beside their names; with fewer they go below. */
+/** Reserves columns for descriptions beside their names; with fewer they go below. */
 const minDescriptionWidth = 30
 
 /** Renders the help of the program, a topic or a command. No line is wider than the terminal, and no word is cut. */
@@ -125,7 +125,7 @@ function renderFlagValue(flag: Command.Flag.Cached): string {
   return ` ${value}${multiple === true ? '...' : ''}`
 }
 
-/** `process|container`, where that leaves room for the descriptions. */
+/** Renders the choices as `process|container`, where that leaves room for the descriptions. */
 function renderShortChoice({ options = [] }: Command.Flag.Cached & { type: 'option' }): string | undefined {
   const choice = options.join('|')
   return choice === '' || choice.length > maxChoiceLength ? undefined : choice
@@ -174,14 +174,14 @@ function renderRows(rows: readonly Row[], width: number): string[] {
   })
 }
 
-/** The parsed command line. */
+/** Holds the parsed command line. */
 type CommandLine =
   | { readonly kind: 'version' }
-  /** The command or topic; undefined for the whole program. */
+  /** Is the command or topic; undefined for the whole program. */
   | { readonly kind: 'help'; readonly of: string | undefined }
   | { readonly kind: 'command'; readonly id: string; readonly args: readonly string[] }
 
-/** The names of all commands (`up`, `cache:ls`) and topics (`cache`). */
+/** Holds the names of all commands (`up`, `cache:ls`) and topics (`cache`). */
 interface CommandNames {
   readonly commands: readonly string[]
   readonly topics: readonly string[]
@@ -190,7 +190,7 @@ interface CommandNames {
 const helpFlags = ['--help', '-h']
 const versionFlags = ['--version', '-v']
 
-/** Names that other programs use, with the names of this one. */
+/** Maps names that other programs use to the names of this one. */
 const synonyms: Readonly<Record<string, string>> = {
   start: 'up',
   restart: 'up',
@@ -222,7 +222,7 @@ export function parseCommandLine(args: readonly string[], names: CommandNames): 
   )
 }
 
-/** The name of a command as the user types it: `cache ls`. */
+/** Returns the name of a command as the user types it: `cache ls`. */
 function toTypedName(id: string): string {
   return id.replaceAll(':', ' ')
 }
@@ -232,7 +232,7 @@ function getLeadingWords(args: readonly string[]): readonly string[] {
   return flag === -1 ? args : args.slice(0, flag)
 }
 
-/** The command or topic that the words begin with (`cache ls`, or `cache:ls`), and how many of the words name it. */
+/** Finds the command or topic that the words begin with (`cache ls`, or `cache:ls`), and how many of the words name it. */
 function findNamed(words: readonly string[], names: CommandNames): { id: string; used: number } {
   const [first = '', second] = words
   if (names.commands.includes(first)) return { id: first, used: 1 }
@@ -259,7 +259,7 @@ function createUnknownCommandError(words: readonly string[], names: CommandNames
   )
 }
 
-/** The commands and topics that the user most likely means, as the user types them. */
+/** Suggests the commands and topics that the user most likely means, as the user types them. */
 function suggestCommands(words: readonly string[], names: CommandNames): string[] {
   const [first = '', second] = words[0]!.includes(':') ? words[0]!.split(':') : words
   if (names.topics.includes(first)) {
@@ -279,7 +279,7 @@ function listTopicCommands(topic: string, { commands }: CommandNames): string[] 
   return commands.filter((id) => id.startsWith(`${topic}:`)).map((id) => id.slice(topic.length + 1))
 }
 
-/** The error for a flag in the place of a command. */
+/** Creates the error for a flag in the place of a command. */
 function createMisplacedFlagError(args: readonly string[], names: CommandNames): MirrorError {
   const flag = args[0]!
   const at = args.findIndex((arg) => names.commands.includes(arg) || names.topics.includes(arg))
@@ -297,11 +297,10 @@ function toUsageOptions(hints: string[]) {
   return { exit: exitCode.usage, hints }
 }
 
-/** An error of the framework about flags or arguments. */
+/** Holds an error of the framework about flags or arguments. */
 interface FrameworkError extends Error {
-  /** Unknown flags, as the user has typed them. */
+  /** Holds the unknown flags, as the user has typed them. */
   readonly flags?: unknown
-  /** Missing arguments. */
   readonly args?: unknown
 }
 

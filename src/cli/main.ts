@@ -49,7 +49,7 @@ async function run(plugin: Plugin): Promise<void> {
   }
 }
 
-/** `dev-mirror/1.0.0 linux-x64 node-v20.19.0` */
+/** Renders the version: `dev-mirror/1.0.0 linux-x64 node-v20.19.0`. */
 function describeVersion({ name, version }: Plugin): string {
   return `${name}/${version} ${process.platform}-${process.arch} node-${process.version}`
 }

@@ -3,7 +3,7 @@ import { exitCode, MirrorError } from '../lib/errors.ts'
 
 const styles = ['bold', 'dim', 'green', 'yellow', 'red'] as const
 
-/** Functions that put a text into a style; without colours they return it as it is. */
+/** Holds the functions that put a text into a style; without colours they return it as it is. */
 export type Colors = Readonly<Record<(typeof styles)[number], Colorizer>>
 
 export type Colorizer = (text: string) => string
@@ -84,7 +84,7 @@ async function ask<T>(question: object): Promise<T> {
   }
 }
 
-/** The input and output of a dialog. */
+/** Holds the input and output of a dialog. */
 export interface Terminal {
   /** Writes a result, as it is, to stdout. */
   print(text: string): void
@@ -93,7 +93,7 @@ export interface Terminal {
   printJson(value: unknown): void
   /** Writes a message for a person to stderr. */
   info(text: string): void
-  /** The colours of stdout. */
+  /** Holds the colours of stdout. */
   readonly colors: Colors
   readonly stderrColors: Colors
   /** Undefined without a terminal. */
@@ -111,7 +111,7 @@ export async function confirm(
   throw new NotInteractiveError()
 }
 
-/** Consent is needed, and there is no terminal to ask on. */
+/** Reports that consent is needed, and that there is no terminal to ask on. */
 export class NotInteractiveError extends MirrorError {
   constructor() {
     super('Not a terminal: pass --yes to apply, or --dry-run to preview.', {
@@ -123,7 +123,7 @@ export class NotInteractiveError extends MirrorError {
 
 const enterScreen = '\x1b[?1049h\x1b[?25l'
 const leaveScreen = '\x1b[?25h\x1b[?1049l'
-/** Signals that end the program and leave its terminal open. After SIGHUP there is no terminal to restore. */
+/** Lists the signals that end the program and leave its terminal open. After SIGHUP there is no terminal to restore. */
 const endSignals = ['SIGTERM', 'SIGQUIT'] as const
 
 /**
@@ -159,8 +159,8 @@ export function openScreen(terminal: NodeJS.WriteStream) {
 }
 
 /**
- * The escape codes and text that replace the text on a terminal without clearing it first: nothing flickers, and nothing goes to
- * the scrollback. Only the top of a text that is higher than the terminal is shown.
+ * Renders the escape codes and text that replace the text on a terminal without clearing it first: nothing flickers, and nothing
+ * goes to the scrollback. Only the top of a text that is higher than the terminal is shown.
  */
 export function renderFrame(text: string, columns: number, rows: number): string {
   const shown: string[] = []
@@ -175,7 +175,7 @@ export function renderFrame(text: string, columns: number, rows: number): string
   return `\x1b[H${shown.join('\r\n')}${used < rows ? '\r\n\x1b[J' : ''}`
 }
 
-/** A word of a line, with its colour. */
+/** Holds a word of a line, with its colour. */
 export interface Token {
   readonly text: string
   readonly color?: Colorizer
@@ -187,8 +187,8 @@ export function toTokens(text: string, color?: Colorizer): Token[] {
 }
 
 /**
- * The columns of a stream that is a terminal and knows them (one made by `script` may not); undefined for any other, which takes
- * lines of any length.
+ * Returns the columns of a stream that is a terminal and knows them (one made by `script` may not); undefined for any other, which
+ * takes lines of any length.
  */
 export function getColumns(stream: { isTTY?: boolean; columns?: number | undefined }): number | undefined {
   return stream.isTTY === true && stream.columns !== undefined && stream.columns > 0 ? stream.columns : undefined
@@ -273,7 +273,7 @@ export function fitText(text: string, columns: number | undefined): string {
 const commandStart =
   /^(?!\S+: |mirror (?:is|\())(?=[a-z-]|\w+=)|(?<=: +)(?=(?:sudo|env|docker|mirror|df|npx) |[A-Z_]+=\S)/
 
-/** The words of a text, with a no-break space between a number and its unit. */
+/** Splits a text into words, with a no-break space between a number and its unit. */
 export function splitWords(text: string): string[] {
   const together = text.replaceAll(/(?<=\d) (?=(?:ms|s|min|h|d|(?:[KMGT]i?|k)?B|%)(?!\w))/g, '\u00a0')
   return together.split(' ').filter((part) => part !== '')

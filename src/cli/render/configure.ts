@@ -10,7 +10,7 @@ import { renderTable } from './table.ts'
 
 export { getColumns } from '../terminal.ts'
 
-/** Up to so many similar files are listed one by one. */
+/** Limits the similar files that are listed one by one. */
 const maxListedFiles = 2
 
 /** Renders the notes and the steps that are left, a line each. */
@@ -150,9 +150,9 @@ function toSentence(text: string): string {
 
 const contextLines = 3
 
-/** Up to so many similar parts of a diff are all shown. */
+/** Limits the similar parts of a diff that are all shown. */
 const maxShownDiffs = 2
-/** Names of similar parts that are listed. */
+/** Limits the listed names of similar parts. */
 const maxShownNames = 3
 
 /**
@@ -212,15 +212,15 @@ function summarizeSimilar(what: string, names: readonly string[]): string {
   return `… ${names.length} more ${what}s like it (--diff shows all): ${some}${rest}`
 }
 
-/** A table of TOML as lines of a diff, from its head to the next one. */
+/** Holds a table of TOML as lines of a diff, from its head to the next one. */
 interface Table {
   readonly lines: readonly string[]
-  /** The registry of the table. */
+  /** Holds the registry of the table. */
   readonly name: string | undefined
   readonly similarityKey: string
 }
 
-/** The lines of a diff without added or removed tables that repeat the one before them. */
+/** Returns the lines of a diff without added or removed tables that repeat the one before them. */
 function collapseRepeats(lines: readonly string[]): string[] {
   const shown: string[] = []
   let groups: Table[] = []

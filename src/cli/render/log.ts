@@ -15,17 +15,17 @@ import {
 
 interface LogRendererOptions {
   readonly colors: Colors
-  /** Columns of the terminal; undefined for no limit. */
+  /** Returns the columns of the terminal; undefined for no limit. */
   readonly columns: () => number | undefined
-  /** Wall clock, ms. Lines of another day are shown below its date. */
+  /** Gives the wall-clock time, ms. Lines of another day are shown below its date. */
   readonly now: number
 }
 
 type Fields = Record<string, unknown>
 
-/** Columns of the clock and the space after it. */
+/** Counts the columns of the clock and the space after it. */
 const indent = 9
-/** Characters that a cut name keeps; the agent is dropped first. */
+/** Counts the characters that a cut name keeps; the agent is dropped first. */
 const minNameLength = 24
 
 /**
@@ -96,7 +96,7 @@ function renderRequest(
     .join(' ')
 }
 
-/** The source of a response, from `Cache-Status`; the status of a failure. */
+/** Chooses the label for the source of a response, from `Cache-Status`; the status for a failure. */
 function chooseSourceLabel(fields: Fields, method: string, status: number, colors: Colors): [string, Colorizer] {
   if (status === 499) return ['LEFT', colors.yellow]
   if (status >= 500) return [String(status), colors.red]
@@ -119,7 +119,7 @@ const outcomes: Record<string, readonly [string, keyof Colors]> = {
   own: ['LOCAL', 'green'],
 }
 
-/** The requested content; the path in a line of an older version. */
+/** Describes the requested content; a line of an older version has only its path. */
 function describeContent({ kind, repository, reference, url }: Fields): { name: string; kind: string[] } {
   const name = typeof repository === 'string' ? sanitize(repository) : undefined
   const about = typeof reference === 'string' ? sanitize(reference) : ''
@@ -220,7 +220,7 @@ function flattenFields(fields: Fields, prefix = ''): [string, string][] {
   })
 }
 
-/** `docker/20.10.24` of `docker/20.10.24+dfsg1 go/go1.19.8 …`: the first product of a User-Agent, without a build. */
+/** Parses the first product of a User-Agent, without a build: `docker/20.10.24` of `docker/20.10.24+dfsg1 go/go1.19.8 …`. */
 export function parseAgentName(agent: unknown): string | undefined {
   if (typeof agent !== 'string') return undefined
   const [product = ''] = sanitize(agent).trim().split(/\s/, 1)
@@ -237,7 +237,7 @@ function pluralize(amount: number, one: string, several: string): string {
   return `${amount} ${amount === 1 ? one : several}`
 }
 
-/** `2026-11-21`, local. */
+/** Formats the local day: `2026-11-21`. */
 function formatDay(date: Date): string {
   return [date.getFullYear(), date.getMonth() + 1, date.getDate()]
     .map((part) => String(part).padStart(2, '0'))
@@ -255,7 +255,7 @@ function sanitize(text: string): string {
 
 interface ErrorStyle {
   readonly debug: boolean
-  /** Columns of the terminal; undefined for no limit. */
+  /** Counts the columns of the terminal; undefined for no limit. */
   readonly columns?: number | undefined
   /** Names the commands in a text as the user calls them. */
   readonly nameCommands?: (text: string) => string

@@ -134,7 +134,7 @@ function renderRecentImages(
   return [more === 0 ? table : `${table}\n${colors.dim(`and ${formatNumber(more)} more: mirror cache ls`)}`]
 }
 
-/** The time of an ISO date, ms; an absent date sorts before all others. */
+/** Converts an ISO date to ms; an absent date sorts before all others. */
 function toTime(date: string | undefined): number {
   return date === undefined ? 0 : Date.parse(date)
 }
@@ -315,7 +315,7 @@ function suggestTroubleStep(reason: string, runtime: StatusReport['runtime']): s
     : 'correct the file; the change takes effect at once'
 }
 
-/** The next step after a failure: more open files where the limit was the cause. */
+/** Suggests the next step after a failure: more open files where the limit was the cause. */
 function suggestStep(reason: string, otherwise: string): string {
   const isFiles = /\b(EMFILE|ENFILE|files open)\b/.test(reason)
   return isFiles ? 'allow it more open files (ulimit -n), then: mirror down && mirror up' : otherwise

@@ -41,10 +41,10 @@ export function renderAge(ms: number): string {
   return ms < 60_000 ? `${Math.floor(ms / 1000)} s` : formatDuration(ms)
 }
 
-/** Columns of a fact's name, with the blanks around it. */
+/** Counts the columns of a fact's name, with the blanks around it. */
 const indent = 12
 
-/** A name and its text. */
+/** Pairs a name with its text. */
 export type Fact = readonly [string, string, Colorizer?]
 
 /** Renders names and texts below each other; a long text is wrapped below itself. */

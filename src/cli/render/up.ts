@@ -63,13 +63,13 @@ export function renderContainerPlan(plan: ContainerUpPlan): string {
   return [`Would have the container ${steps.join(', ')}, without a restart.`, ...drops].join('')
 }
 
-/** The clients of this machine when a mirror has started. */
+/** Describes the clients of this machine when a mirror has started. */
 export interface ClientOverview {
-  /** Number of configured clients; undefined where the records cannot be read. */
+  /** Counts the configured clients; undefined where the records cannot be read. */
   readonly configured: number | undefined
-  /** Clients whose program is installed; only looked for when none is configured. */
+  /** Lists the clients whose program is installed; empty when one is configured. */
   readonly installed: readonly ClientName[]
-  /** Clients that are configured with another address. */
+  /** Lists the clients that are configured with another address. */
   readonly stale: readonly UpdatedClient[]
 }
 
@@ -90,7 +90,7 @@ function describeStaleClient({ record: { client, title }, of, from, to, why, men
   return `${who}: points at ${from}, and ${where}. To fix it: ${mend}`
 }
 
-/** The most useful next step; undefined when it was printed already, or there is none. */
+/** Suggests the most useful next step; undefined when it was printed already, or there is none. */
 export function suggestNextStep(
   { outcome, container, endpoints }: Pick<UpReport, 'outcome' | 'container' | 'endpoints'>,
   { configured, installed, stale }: ClientOverview,
@@ -195,7 +195,7 @@ function describeEnd({ reason, pid, container, startedAt, lastSeen, exitCode }: 
   }
 }
 
-/** `2026-11-21 19:01:40`, local. */
+/** Formats a local time: `2026-11-21 19:01:40`. */
 function formatLocalTime(iso: string): string {
   const date = new Date(iso)
   if (Number.isNaN(date.getTime())) return iso
@@ -205,11 +205,11 @@ function formatLocalTime(iso: string): string {
 
 const maxBarWidth = 30
 const minBarWidth = 8
-/** Columns before the bar; continuation lines begin there. */
+/** Counts the columns before the bar; continuation lines begin there. */
 const margin = 16
-/** Columns of the longest text after the bar. */
+/** Counts the columns of the longest text after the bar. */
 const afterBar = 52
-/** Milliseconds that fill the bar, about the time of the first pull. */
+/** Sets the milliseconds that fill the bar, about the time of the first pull. */
 const fullBar = 2000
 
 /** Renders a finished step of the demo. `columns`: of the terminal; undefined for no limit. */
