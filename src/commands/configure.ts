@@ -81,7 +81,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     json: jsonFlag,
   }
 
-  /** The clients whose files were written or restored so far. */
+  /** Lists the clients whose files were written or restored so far. */
   readonly #done: string[] = []
   readonly #failures = createFailureReporter((text) => this.info(text), this.getColorsFor(process.stderr))
 
@@ -244,7 +244,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     this.print(renderConfigured(clients, client, this.getColorsFor(process.stdout), getColumns(process.stdout)))
   }
 
-  /** The named client, or those that were found and chosen; undefined when they were only listed. */
+  /** Chooses the named client, or among those that are found; undefined when they were only listed. */
   private async chooseAdapters(
     machine: Machine,
     name: string | undefined,

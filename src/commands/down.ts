@@ -65,7 +65,7 @@ export default class Down extends BaseCommand {
     return records.filter(({ root }) => root === undefined)
   }
 
-  /** The commands that undo the clients' configuration. Only root can undo its own. */
+  /** Lists the commands that undo the clients' configuration. Only root can undo its own. */
   private async listUndoCommands(
     surroundings: CommandEnvironment,
     stillConfigured: readonly StoredRecord[],

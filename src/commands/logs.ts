@@ -94,7 +94,7 @@ export default class Logs extends BaseCommand {
     }
   }
 
-  /** The container of a mirror that has died; the engine keeps its log. */
+  /** Finds the container of a mirror that has died; the engine keeps its log. */
   private async findEndedContainer(surroundings: CommandEnvironment): Promise<ContainerRecord | undefined> {
     const paths = mirrorPaths(surroundings)
     const { readState } = await import('../admin/state.ts')
@@ -105,7 +105,7 @@ export default class Logs extends BaseCommand {
   }
 }
 
-/** The error for the log of another user: root opens no file that a user names. */
+/** Creates the error for the log of another user: root opens no file that a user names. */
 function createForeignLogError(user: string): MirrorError {
   return new MirrorError(`Root runs no mirror. The mirror of ${user} is running, and only ${user} can read its log.`, {
     exit: exitCode.notRunning,

@@ -246,17 +246,17 @@ export default class Up extends BaseCommand {
   }
 }
 
-/** The image with which this version was published, from package.json; undefined in a clone. */
+/** Returns the image with which this version was published, from package.json; undefined in a clone. */
 function getPublishedImage(manifest: object): string | undefined {
   return 'image' in manifest && typeof manifest.image === 'string' ? manifest.image : undefined
 }
 
-/** The dropped parts for `--json`; left out when there are none. */
+/** Converts the dropped parts for `--json`; left out when there are none. */
 function toDroppedReport({ dropped }: Pick<UpPlan, 'dropped'>): Partial<Pick<UpPlan, 'dropped'>> {
   return dropped.networks.length + dropped.credentials.length > 0 ? { dropped } : {}
 }
 
-/** A client with another address, for `--json`. */
+/** Converts a client with another address for `--json`. */
 function toClientReport({ record: { client, place, title }, of, from, to, mend, rewritten }: UpdatedClient) {
   return { client, place, title, of, from, to: to ?? null, rewritten, ...(!rewritten && { mend }) }
 }

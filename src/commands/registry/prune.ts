@@ -53,7 +53,7 @@ export default class RegistryPrune extends BaseCommand {
     }
   }
 
-  /** The name of a repository that may be typed with the registry's address. */
+  /** Parses the name of a repository that may be typed with the registry's address. */
   private async parseRepositoryName(given: string, { naming }: RegistryAccess): Promise<string> {
     const { parseUserNames } = await import('../../admin/names.ts')
     return parseUserNames([given], { ...naming, images: [] })[0]!.name
