@@ -8,7 +8,7 @@ import type { printedClients } from './printed.ts'
 import { findRecordFolders } from './records.ts'
 import { type ClientAdapter, type ClientName, clientNames, type Machine } from './types.ts'
 
-/** The loaders of the adapters. Each loads its module on use. */
+/** Maps the clients to the loaders of their adapters. Each loads its module on use. */
 const loaders: Partial<Record<ClientName, () => Promise<ClientAdapter>>> = {
   docker: async () => (await import('./docker/docker.ts')).dockerAdapter,
   buildkit: async () => (await import('./buildkit/buildkit.ts')).buildkitAdapter,
@@ -47,7 +47,7 @@ async function loadAllAdapters(): Promise<ClientAdapter[]> {
 
 interface FoundClient {
   readonly adapter: ClientAdapter
-  /** `podman 4.3.1` */
+  /** Names the program and its version: `podman 4.3.1`. */
   readonly what: string
 }
 
@@ -60,7 +60,7 @@ export async function findClients(machine: Machine): Promise<FoundClient[]> {
   return found.flatMap(({ adapter, what }) => (what === undefined ? [] : { adapter, what }))
 }
 
-/** The programs that `find` of each adapter runs. */
+/** Lists the programs that `find` of each adapter runs. */
 const programs = {
   podman: ['podman', 'buildah', 'skopeo'],
   containerd: ['containerd'],

@@ -1,34 +1,34 @@
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import type { ClientLocation, Machine } from './types.ts'
 
-/** First versions that accept the capability `referrers` in hosts.toml; older ones ignore the whole file. */
+/** Holds the first versions that accept the capability `referrers` in hosts.toml; older ones ignore the whole file. */
 const minReferrersVersions = { containerd: [2, 2], nerdctl: [2, 2] } as const
 
-/** The addresses of a running mirror, see `mirror status --json`. */
+/** Holds the addresses of a running mirror, see `mirror status --json`. */
 export interface MirrorEndpoints {
   readonly runtime: 'process' | 'container'
   readonly cache: readonly string[]
   readonly registry: readonly string[]
-  /** The cache's URL for the containers of each network. */
+  /** Holds the cache's URL for the containers of each network. */
   readonly networks: Readonly<Record<string, string>>
-  /** `ssh://me@host`: the addresses belong to the machine of this Docker engine; undefined: to this machine. */
+  /** Names the Docker engine on whose machine the addresses are, as `ssh://me@host`; undefined for this machine. */
   readonly engine?: string | undefined
   /** Returns why the mirror does not serve a network; undefined when unknown. */
   readonly unserved?: ((network: string) => UnservedNetwork | undefined) | undefined
 }
 
-/** The reason why the mirror does not serve a network. */
+/** Explains why the mirror does not serve a network. */
 export interface UnservedNetwork {
-  /** The rest of a sentence after the name of the network: `which does not exist yet`. */
+  /** Holds the rest of a sentence after the name of the network: `which does not exist yet`. */
   readonly why: string
   readonly hints: readonly string[]
 }
 
-/** The mirror's addresses for one client. */
+/** Holds the mirror's addresses for one client. */
 export interface ClientAddress {
   readonly cache: string
   readonly registry: string | undefined
-  /** One line for the user with the client, the address and the reason for it. */
+  /** Holds one line for the user with the client, the address and the reason for it. */
   readonly why: string
 }
 
@@ -138,7 +138,7 @@ function replaceHost(url: string, host?: string): string {
   return `${protocol}//${authority}${port === '' ? '' : `:${port}`}`
 }
 
-/** True when the host of a URL is the loopback one. */
+/** Reports whether the host of a URL is the loopback one. */
 export function isLoopbackUrl(url: string): boolean {
   const { hostname } = new URL(url)
   return hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.')
@@ -150,7 +150,9 @@ export function parseVersion(version: string | undefined): readonly [number, num
   return major === undefined ? undefined : [Number(major), Number(minor ?? 0)]
 }
 
-/** True for this version or a later one; false when it is unknown. A release candidate counts as the release. */
+/**
+ * Reports whether this is the given version or a later one; false when it is unknown. A release candidate counts as the release.
+ */
 export function isAtLeast(version: string | undefined, major: number, minor: number): boolean {
   const known = parseVersion(version)
   return known !== undefined && (known[0] > major || (known[0] === major && known[1] >= minor))
@@ -183,8 +185,8 @@ export async function getProgramVersion(
 }
 
 /**
- * True when the installed ones of the other programs that read the same hosts.toml files accept the capability `referrers`. With
- * `--root` no program is run, and the version that the user gave decides.
+ * Reports whether the installed ones of the other programs that read the same hosts.toml files accept the capability `referrers`.
+ * With `--root` no program is run, and the version that the user gave decides.
  */
 export async function allSupportReferrers(
   { runCommand, detached }: Machine,

@@ -11,11 +11,11 @@ interface ApplyRequest {
   readonly changes: readonly FileChange[]
   readonly files: FilePort
   readonly records: ClientRecords
-  /** The folder for the backups of this run. */
+  /** Holds the folder for the backups of this run. */
   readonly backupFolder: string
-  /** The record, without its files. */
+  /** Holds the record, without its files. */
   readonly entry: Omit<ClientRecord, 'files' | 'folders'>
-  /** The record of an earlier run. */
+  /** Holds the record of an earlier run. */
   readonly previous: ClientRecord | undefined
   /**
    * Returns a file that the user has changed since an earlier run, without mirror's keys: the content that an undo restores.
@@ -99,7 +99,7 @@ function getWritingOrder({ path, after }: FileChange): number {
   return after === undefined ? 1 : -1
 }
 
-/** True when a file has the content of mirror's last write, or the content that an aborted change has left. */
+/** Reports whether a file has the content of mirror's last write, or the content that an aborted change has left. */
 export function isAsWritten({ written, also = [] }: RecordedFile, bytes: Uint8Array | undefined): boolean {
   const now = bytes && hashHex(bytes)
   return now === written || (now !== undefined && also.includes(now))

@@ -8,19 +8,19 @@ import { findMirrorAddress } from './find-mirror.ts'
 import { getConfigureCommand, openMachineRecords } from './records.ts'
 import type { ConfigTarget, Machine } from './types.ts'
 
-/** The result of a check by a pull. */
+/** Reports the result of a check by a pull. */
 export interface ClientCheckResult {
-  /** The mirror received the request for the image, and the pull succeeded. */
+  /** Is true when the mirror received the request for the image, and the pull succeeded. */
   readonly seen: boolean
-  /** The mirror received a request, whether the pull succeeded or not. */
+  /** Is true when the mirror received a request, whether the pull succeeded or not. */
   readonly asked: boolean
-  /** The client's error output when its pull failed. */
+  /** Holds the client's error output when its pull failed. */
   readonly failed: string | undefined
-  /** `docker.io/mirror-check/3f…:check` */
+  /** Names the image, as `docker.io/mirror-check/3f…:check`. */
   readonly image: string
-  /** Observations of the client and its files, a sentence each; empty when `seen`. */
+  /** Lists observations of the client and its files, a sentence each; empty when `seen`. */
   readonly saw: readonly string[]
-  /** Likely causes that fit the observations, the likeliest first; empty when `seen`. */
+  /** Lists likely causes that fit the observations, the likeliest first; empty when `seen`. */
   readonly reasons: ConfigTarget['reasons']
 }
 

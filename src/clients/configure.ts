@@ -24,19 +24,19 @@ interface PrepareRequest {
   readonly target: ConfigTarget
   readonly mirror: MirrorAddress
   readonly fallback: boolean
-  /** The arguments of the current command, for a hint to run it as root. */
+  /** Holds the arguments of the current command, for a hint to run it as root. */
   readonly args?: readonly string[]
 }
 
-/** The planned configuration of one client; nothing is written yet. */
+/** Holds the planned configuration of one client; nothing is written yet. */
 export interface PreparedClient extends PrepareRequest {
   readonly address: MirrorForClient
-  /** One line with the client, its address of the mirror and the reason for it. */
+  /** Holds one line with the client, its address of the mirror and the reason for it. */
   readonly why: string
   readonly warning: string | undefined
   readonly plan: ConfigPlan
   readonly previous: StoredRecord | undefined
-  /** The command that undoes this target, and no other target of the client. */
+  /** Holds the command that undoes this target, and no other target of the client. */
   readonly undoCommand: string
 }
 
@@ -74,12 +74,15 @@ export async function prepareClient(request: PrepareRequest): Promise<PreparedCl
   }
 }
 
-/** True when the earlier record has another address, or a CA that is no longer needed: its keys must be removed from shared files. */
+/**
+ * Reports whether the earlier record has another address, or a CA that is no longer needed: its keys must be removed from shared
+ * files.
+ */
 function isOutdated(previous: StoredRecord, { cache, registry, ca }: MirrorForClient): boolean {
   return previous.cache !== cache || previous.registry !== registry || (previous.ca === true && ca === undefined)
 }
 
-/** A note for HTTPS without a known CA. */
+/** Holds a note for HTTPS without a known CA. */
 const publicCertificateNote =
   'No CA is configured in the client, because the certificate is assumed to be publicly trusted. If it is not, set "tls.ca" in mirror.yaml, or pass --ca.'
 

@@ -6,22 +6,26 @@ import type { StaleClient } from './stray-records.ts'
 import type { ConfigTarget, FilePort, Machine } from './types.ts'
 import { getTarget, findRecords } from './undo.ts'
 
-/** A configured target for `mirror configure --list`. */
+/** Describes a configured target for `mirror configure --list`. */
 export interface ListedClient {
   readonly client: string
   readonly place: string
   readonly title: string
   readonly mirror: string
-  /** ISO 8601. */
+  /** Gives the time in ISO 8601. */
   readonly since: string
-  /** Set when it has an address that the running mirror does not have. `to`: the current address; null when it has none for this client. */
+  /**
+   * Is set when the target has an address that the running mirror does not have. `to`: the current address; null when it has none
+   * for this client.
+   */
   readonly stale?: Pick<StaleClient, 'of' | 'from' | 'mend'> & { readonly to: string | null }
   readonly files: readonly { readonly path: string; readonly state: ConfiguredFileState }[]
 }
 
 /**
- * `stale address`: as written, but with an old address of the mirror. `gone`: deleted since. `unreachable`: in a cluster or VM that
- * does not answer, or without permission to read it. `undone, not reloaded`: restored, but the running client still uses the mirror.
+ * Distinguishes `stale address`: as written, but with an old address of the mirror; `gone`: deleted since; `unreachable`: in a
+ * cluster or VM that does not answer, or without permission to read it; `undone, not reloaded`: restored, but the running client
+ * still uses the mirror.
  */
 export type ConfiguredFileState =
   | 'as written'
@@ -81,16 +85,16 @@ async function getFileState(file: RecordedFile, files: FilePort): Promise<Config
   }
 }
 
-/** A record with its target. */
+/** Pairs a record with its target. */
 interface RecordedTarget {
   readonly record: ClientRecord
   readonly target: ConfigTarget
 }
 
-/** The configured targets, by their ability to run a pull. */
+/** Groups the configured targets by their ability to run a pull. */
 interface CheckableTargets {
   readonly checkable: readonly RecordedTarget[]
-  /** Records whose clients cannot run a pull from this machine. */
+  /** Holds the records whose clients cannot run a pull from this machine. */
   readonly uncheckable: readonly ClientRecord[]
 }
 

@@ -25,30 +25,32 @@ import type { ClientLocation } from './types.ts'
 const maxWaitMs = 5000
 const pollMs = 100
 
-/** The mirror whose address clients are configured with. */
+/** Describes the mirror whose address clients are configured with. */
 export interface MirrorAddress {
   /** Returns the address for a client at the location, with a warning when it is doubtful. Throws MirrorError when the client cannot reach it. */
   getAddress(location: ClientLocation): CheckedAddress
-  /** `docker.io` first, then the built-in and the configured ones. */
+  /** Lists the registries: `docker.io` first, then the built-in and the configured ones. */
   readonly registries: readonly string[]
   readonly defaultUpstream: string
-  /** True when `--mirror` gives an address that is not one of this machine's mirror, so that a move cannot be detected. */
+  /** Is true when `--mirror` gives an address that is not one of this machine's mirror, so that a move cannot be detected. */
   readonly isNamed: boolean
-  /** True when the mirror runs on another machine's Docker engine, so that the name of a network does not tell its machine. */
+  /** Is true when the mirror runs on another machine's Docker engine, so that the name of a network does not tell its machine. */
   readonly isRemote: boolean
-  /** True for a network that the mirror process serves as soon as the network exists. */
+  /** Reports whether the mirror process serves a network as soon as the network exists. */
   willServe(network: string): boolean
 }
 
 interface CheckedAddress extends ClientAddress {
   readonly warning: string | undefined
-  /** The CA that the client must trust, and its file; undefined without TLS, and for a certificate that clients trust anyway. */
+  /**
+   * Holds the CA that the client must trust, and its file; undefined without TLS, and for a certificate that clients trust anyway.
+   */
   readonly ca?: MirrorCertificate['ca']
 }
 
 interface MirrorChoice {
   readonly url: string | undefined
-  /** The absolute path of its CA. */
+  /** Holds the absolute path of its CA. */
   readonly caFile: string | undefined
 }
 

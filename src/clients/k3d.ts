@@ -32,23 +32,23 @@ import type {
 
 interface K3dTarget {
   readonly cluster: string
-  /** The registries.yaml for new clusters, or the user's cluster file, which embeds one. */
+  /** Names the registries.yaml for new clusters, or the user's cluster file, which embeds one. */
   readonly path: string
   /**
-   * The file of the mirror's CA. The nodes mount its folder and not the file: they would not start again without a mounted file,
-   * and would keep the old content of a replaced one.
+   * Names the file of the mirror's CA. The nodes mount its folder and not the file: they would not start again without a mounted
+   * file, and would keep the old content of a replaced one.
    */
   readonly caPath: string
-  /** The path of the hosting ConfigMap among the target's files; undefined when the cluster does not answer kubectl. */
+  /** Holds the path of the hosting ConfigMap among the target's files; undefined when the cluster does not answer kubectl. */
   readonly hosting: string | undefined
 }
 
 const caFolderInNodes = `${k3sFolder}/mirror-ca`
-/** k3d's name for a cluster without a given name. */
+/** Is k3d's name for a cluster without a given name. */
 const defaultClusterName = 'k3s-default'
-/** The path of the hosting ConfigMap among the files of this machine, where no file has it. */
+/** Holds the path of the hosting ConfigMap among the files of this machine, where no file has it. */
 const hostingPath = `/kubernetes/${registryConfigMap.namespace}/${registryConfigMap.name}.yaml`
-/** The key of the embedded registries.yaml in a cluster file. */
+/** Holds the key of the embedded registries.yaml in a cluster file. */
 const embeddedConfig = ['registries', 'config'] as const
 
 /** Returns the CA's path on this machine, and its path in the nodes. */
@@ -56,7 +56,7 @@ function getCaLocation(path: string): CaLocation {
   return { path, name: `${caFolderInNodes}/${caFileName}` }
 }
 
-/** See ConfigTarget.strip. */
+/** Implements ConfigTarget.strip. */
 export function stripK3d(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   { path, caPath }: Pick<K3dTarget, 'path' | 'caPath'>,
@@ -66,7 +66,7 @@ export function stripK3d(
   return strip(mirror, path, getCaLocation(caPath), files)
 }
 
-/** True for a cluster file of k3d, which embeds the registries.yaml. */
+/** Reports whether this is a cluster file of k3d, which embeds the registries.yaml. */
 function isClusterFile(path: string, files: FilesSnapshot): boolean {
   const text = files.getText(path)
   return text !== undefined && parseK3dClusterFile(path, text) !== undefined
@@ -230,10 +230,10 @@ function withConfigMap(machine: Machine, cluster: string): FilePort {
   }
 }
 
-/** The properties of a cluster file of k3d (`kind: Simple`). https://k3d.io/stable/usage/configfile/ */
+/** Describes the properties of a cluster file of k3d (`kind: Simple`). https://k3d.io/stable/usage/configfile/ */
 interface K3dClusterFile {
   readonly name: string | undefined
-  /** The Docker network; undefined: k3d creates one for the cluster. */
+  /** Names the Docker network; undefined: k3d creates one for the cluster. */
   readonly network: string | undefined
 }
 
@@ -264,7 +264,7 @@ function planClusterFile(
   return { changes: embedChanges(yaml, inner, path, changes, files), notes }
 }
 
-/** See ConfigTarget.strip. */
+/** Implements ConfigTarget.strip. */
 function stripClusterFile(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   path: string,

@@ -37,18 +37,20 @@ import type {
   Observation,
 } from './types.ts'
 
-/** The file of the mirror's CA. */
+/** Locates the file of the mirror's CA. */
 export interface CaLocation {
-  /** Its path in the target's files. */
+  /** Holds its path in the target's files. */
   readonly path: string
-  /** Its path as k3s reads it. */
+  /** Holds its path as k3s reads it. */
   readonly name: string
 }
 
-/** The configuration folder of k3s in a node. */
+/** Holds the configuration folder of k3s in a node. */
 export const k3sFolder = '/etc/rancher/k3s'
 
-/** The user's templates of config.toml, with the plugin whose section must set `config_path`; the first is for containerd 1.x. */
+/**
+ * Lists the user's templates of config.toml, with the plugin whose section must set `config_path`; the first is for containerd 1.x.
+ */
 const k3sTemplates = [
   ['config.toml.tmpl', 'io.containerd.grpc.v1.cri'],
   ['config-v3.toml.tmpl', 'io.containerd.cri.v1.images'],
@@ -73,7 +75,7 @@ export function describeTemplates(
   })
 }
 
-/** The changes of a registries.yaml and the CA, and the notes about them. */
+/** Holds the changes of a registries.yaml and the CA, and the notes about them. */
 export interface RegistriesPlan {
   readonly changes: FileChange[]
   readonly notes: string[]
@@ -83,7 +85,7 @@ const expected = 'a registries.yaml'
 
 const restartNote = 'k3s reads it at its start: systemctl restart k3s (k3s-agent on an agent)'
 
-/** The entry for each registry without an entry of its own. */
+/** Names the entry for each registry without an entry of its own. */
 const everyRegistry = '*'
 
 /**
@@ -164,7 +166,7 @@ function getCaKey(host: string): [string, string, string, string] {
   return ['configs', host, 'tls', 'ca_file']
 }
 
-/** See ConfigTarget.strip. */
+/** Implements ConfigTarget.strip. */
 export function stripRegistries(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   path: string,
@@ -199,7 +201,7 @@ function addEndpoint(yaml: YamlText, name: string, url: string): YamlText {
   return getEndpoints(yaml, name).includes(url) ? yaml : addYamlItem(yaml, ['mirrors', name, 'endpoint'], url, 'start')
 }
 
-/** True when the file has only content that mirror wrote, for any address; it can be replaced then. */
+/** Reports whether the file has only content that mirror wrote, for any address; it can be replaced then. */
 function isAllOwn(yaml: YamlText, caName: string): boolean {
   const value = getYamlValue(yaml)
   const [, below] = splitAtHeader(yaml.text)

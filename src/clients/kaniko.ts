@@ -2,7 +2,7 @@ import { stringify } from 'yaml'
 import { caFileName } from './files/kinds.ts'
 import type { MirrorForClient, PrintedConfig } from './types.ts'
 
-/** The mount folder of the mirror's CA. It lies below kaniko's own folder because a build empties all others. */
+/** Holds the mount folder of the mirror's CA. It lies below kaniko's own folder because a build empties all others. */
 const caFolder = '/kaniko/mirror'
 const caFile = `${caFolder}/${caFileName}`
 const caVolume = 'mirror-ca'

@@ -15,9 +15,9 @@ import type {
 } from './types.ts'
 
 interface MinikubeTarget {
-  /** The folder that minikube copies to `/etc/containerd/certs.d` in its nodes. */
+  /** Holds the folder that minikube copies to `/etc/containerd/certs.d` in its nodes. */
   readonly folder: string
-  /** The folder that minikube copies to `/etc/docker/certs.d`. */
+  /** Holds the folder that minikube copies to `/etc/docker/certs.d`. */
   readonly dockerFolder: string
   readonly profile: string
   readonly join: (...parts: string[]) => string
@@ -56,7 +56,7 @@ function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, files: Fi
   }
 }
 
-/** See ConfigTarget.strip. */
+/** Implements ConfigTarget.strip. */
 function stripMinikube(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   target: MinikubeTarget,

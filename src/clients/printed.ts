@@ -15,21 +15,24 @@ import type {
   PrintedConfig,
 } from './types.ts'
 
-/** A client that is configured by flags, environment variables or a line in the user's own file: mirror writes no file for it. */
+/**
+ * Describes a client that is configured by flags, environment variables or a line in the user's own file: mirror writes no file for
+ * it.
+ */
 interface PrintedClient {
-  /** See ClientAdapter.summary. */
+  /** Has the meaning of `ClientAdapter.summary`. */
   readonly summary: string
-  /** See ClientAdapter.find. */
+  /** Has the meaning of `ClientAdapter.find`. */
   readonly find: ClientAdapter['find']
   /** Returns the location of the program that sends the requests to the mirror. */
   readonly locate: (machine: Machine) => ClientLocation
-  /** Pure. `version`: the client's version as the user gave it; undefined when unknown. */
+  /** Prints the settings. Pure. `version`: the client's version as the user gave it; undefined when unknown. */
   readonly print: (mirror: MirrorForClient, version?: string) => PrintedConfig
 }
 
 const localhost: ClientLocation = { in: 'host' }
 
-/** The printed clients, a row each. */
+/** Lists the printed clients, a row each. */
 export const printedClients = {
   testcontainers: {
     summary: 'Testcontainers: an environment variable',

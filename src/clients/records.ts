@@ -9,50 +9,50 @@ import { isRootControlled } from '../lib/ownership.ts'
 import { shellWord, type CommandEnvironment } from '../lib/process.ts'
 import { type ClientName, clientNames, type Machine, type RecordFolders } from './types.ts'
 
-/** A record: what mirror did to the files of one target, and what an undo needs. */
+/** Records what mirror did to the files of one target, and what an undo needs. */
 export interface ClientRecord {
   readonly client: ClientName
-  /** The `id` of the target. */
+  /** Holds the `id` of the target. */
   readonly place: string
-  /** The `title` of the target. */
+  /** Holds the `title` of the target. */
   readonly title: string
-  /** The details from which the adapter restores the target. */
+  /** Holds the details from which the adapter restores the target. */
   readonly details: Readonly<Record<string, string>>
-  /** The value of `--root`; undefined for the machine itself. */
+  /** Holds the value of `--root`; undefined for the machine itself. */
   readonly root: string | undefined
-  /** ISO 8601. */
+  /** Gives the time of the first write (ISO 8601). */
   readonly since: string
   readonly cache: string
   readonly registry: string | undefined
-  /** True when the mirror's CA was written. */
+  /** Is true when the mirror's CA was written. */
   readonly ca?: boolean
-  /** True when the user gave the address (`--mirror`) and it is not one of this machine's mirror. */
+  /** Is true when the user gave the address (`--mirror`) and it is not one of this machine's mirror. */
   readonly isNamed?: boolean
-  /** True when the client falls back to the origin while the mirror fails. */
+  /** Is true when the client falls back to the origin while the mirror fails. */
   readonly fallback: boolean
   readonly files: readonly RecordedFile[]
-  /** Folders that mirror created for the files, outermost first. */
+  /** Holds the folders that mirror created for the files, outermost first. */
   readonly folders: readonly string[]
-  /** True when the files are restored, but the running client uses the mirror until it is reloaded. */
+  /** Is true when the files are restored, but the running client uses the mirror until it is reloaded. */
   readonly undone?: boolean
 }
 
-/** A file that mirror wrote or removed. */
+/** Records a file that mirror wrote or removed. */
 export interface RecordedFile {
   readonly path: string
-  /** The backup of the earlier file; undefined when there was none. */
+  /** Holds the backup of the earlier file; undefined when there was none. */
   readonly before:
     | { readonly backup: string; readonly mode: number; readonly uid: number; readonly gid: number }
     | undefined
-  /** SHA-256 of the written content in hex; undefined when mirror removed the file. */
+  /** Holds the SHA-256 of the written content in hex; undefined when mirror removed the file. */
   readonly written: string | undefined
-  /** SHA-256 of further contents by mirror that the file may have after an aborted change, in hex. */
+  /** Holds the SHA-256 of further contents by mirror that the file may have after an aborted change, in hex. */
   readonly also?: readonly string[]
 }
 
-/** A record as it was read. */
+/** Holds a record as it was read. */
 export interface StoredRecord extends ClientRecord {
-  /** True when only root can change it. */
+  /** Is true when only root can change it. */
   readonly lockedByRoot: boolean
 }
 
@@ -119,7 +119,7 @@ function getRecordPath(folder: string, record: ClientRecord): string {
   return join(folder, 'configured', getRecordName(record))
 }
 
-/** True for a record of files of the whole machine, not of one user. */
+/** Reports whether a record is about files of the whole machine, not of one user. */
 function isSystemWide({ root, details }: Pick<ClientRecord, 'root' | 'details'>): boolean {
   return root === undefined && details['scope'] === 'system'
 }
@@ -151,7 +151,7 @@ function getRecordName({ client, place, root }: ClientRecord): string {
   return `${client}-${hash.slice(0, 16)}.json`
 }
 
-/** True for two records of the same client, target and root. */
+/** Reports whether two records have the same client, target and root. */
 export function isSameTarget(
   one: Pick<ClientRecord, 'client' | 'place' | 'root'>,
   other: Pick<ClientRecord, 'client' | 'place' | 'root'>,

@@ -11,24 +11,24 @@ import { getConfigureCommand, type ClientRecord, type StoredRecord, openMachineR
 import type { ClientOptions, ConfigTarget, Machine } from './types.ts'
 import { getTarget } from './undo.ts'
 
-/** A client with an address that the mirror does not have. */
+/** Describes a client with an address that the mirror does not have. */
 export interface StaleClient {
   readonly record: StoredRecord
-  /** The part with another address; `cache` when both have. */
+  /** Names the part with another address; `cache` when both have. */
   readonly of: 'cache' | 'registry'
-  /** The address in the client's configuration. */
+  /** Holds the address in the client's configuration. */
   readonly from: string
-  /** The mirror's current address for this client; undefined when the client cannot reach it. */
+  /** Holds the mirror's current address for this client; undefined when the client cannot reach it. */
   readonly to: string | undefined
-  /** The reason when the client cannot reach the mirror. */
+  /** Explains why the client cannot reach the mirror. */
   readonly why: string | undefined
-  /** The command that updates the client. */
+  /** Holds the command that updates the client. */
   readonly mend: string
 }
 
-/** A stale client after `updateStaleClients`. */
+/** Describes a stale client after `updateStaleClients`. */
 export interface UpdatedClient extends StaleClient {
-  /** True when its files were mirror's own, and now have the new address. */
+  /** Is true when its files were mirror's own, and now have the new address. */
   readonly rewritten: boolean
 }
 
@@ -124,7 +124,7 @@ async function compareAddress(
   }
 }
 
-/** True when a written file contains the port of this registry, or cannot be read. */
+/** Reports whether a written file contains the port of this registry, or cannot be read. */
 async function isNamedInFiles(registry: string, { files }: ClientRecord, target: ConfigTarget): Promise<boolean> {
   const { port } = new URL(registry)
   try {
@@ -188,7 +188,7 @@ async function rewriteAddress(machine: Machine, { record }: StaleClient, mirror:
   }
 }
 
-/** True when the plan changes only files that mirror created, and that are unchanged since. */
+/** Reports whether the plan changes only files that mirror created, and that are unchanged since. */
 async function changesOnlyOwnFiles({ target, plan }: PreparedClient, { files }: ClientRecord): Promise<boolean> {
   for (const { path, before } of plan.changes) {
     const recorded = files.find((file) => file.path === path)

@@ -2,7 +2,7 @@ import { exitCode, MirrorError } from '../lib/errors.ts'
 import type { HostAlias } from '../lib/network.ts'
 import type { RunCommand } from '../lib/process.ts'
 
-/** The programs that mirror can configure. */
+/** Lists the programs that mirror can configure. */
 export const clientNames = [
   'docker',
   'podman',
@@ -19,86 +19,86 @@ export const clientNames = [
 ] as const
 export type ClientName = (typeof clientNames)[number]
 
-/** The mirror from the view of one client. */
+/** Describes the mirror from the view of one client. */
 export interface MirrorForClient {
-  /** The cache's URL, without a slash at its end: `http://127.0.0.1:5055`. */
+  /** Holds the cache's URL, without a slash at its end: `http://127.0.0.1:5055`. */
   readonly cache: string
-  /** The URL of the registry for pushed images; undefined when it is disabled, or the client cannot reach it. */
+  /** Holds the URL of the registry for pushed images; undefined when it is disabled, or the client cannot reach it. */
   readonly registry: string | undefined
-  /** The CA certificates that the client must trust, as PEM; undefined when it needs none. */
+  /** Holds the CA certificates that the client must trust, as PEM; undefined when it needs none. */
   readonly ca?: string | undefined
-  /** The registries to mirror, `docker.io` first. */
+  /** Holds the registries to mirror, `docker.io` first. */
   readonly registries: readonly string[]
-  /** The upstream for requests that name none. */
+  /** Holds the upstream for requests that name none. */
   readonly defaultUpstream: string
-  /** True when the client falls back to the origin while the mirror fails; false only for clients that support it. */
+  /** Is true when the client falls back to the origin while the mirror fails; false only for clients that support it. */
   readonly fallback: boolean
 }
 
-/** The change of one file. */
+/** Holds the change of one file. */
 export interface FileChange {
   readonly path: string
-  /** Undefined: the file does not exist. */
+  /** Is undefined when the file does not exist. */
   readonly before: string | undefined
-  /** Undefined: the file is removed. */
+  /** Is undefined when the file is removed. */
   readonly after: string | undefined
 }
 
-/** A planned configuration; nothing is written yet. */
+/** Holds a planned configuration; nothing is written yet. */
 export interface ConfigPlan {
-  /** The files whose content changes. */
+  /** Holds the files whose content changes. */
   readonly changes: readonly FileChange[]
   /** Findings and decisions, a sentence each. */
   readonly notes: readonly string[]
-  /** Steps that are left to the user: a command, or a setting. */
+  /** Holds the steps that are left to the user: a command, or a setting. */
   readonly todo: readonly string[]
-  /** The text for stdout: flags, a cluster file. */
+  /** Holds the text for stdout: flags, a cluster file. */
   readonly output?: string
 }
 
-/** The plan for a client whose settings are only printed. */
+/** Holds the plan for a client whose settings are only printed. */
 export type PrintedConfig = Omit<ConfigPlan, 'changes'>
 
-/** The files and folders to read before planning; absolute paths. */
+/** Lists the files and folders to read before planning; absolute paths. */
 export interface TargetInputs {
   readonly files: readonly string[]
-  /** Folders, read with all files below them. */
+  /** Holds the folders, read with all files below them. */
   readonly trees: readonly string[]
 }
 
-/** The machine whose clients are configured. */
+/** Describes the machine whose clients are configured. */
 export interface Machine {
   readonly platform: string
   readonly env: Readonly<Record<string, string | undefined>>
-  /** The user's home folder, or the folder of `--root`. */
+  /** Holds the user's home folder, or the folder of `--root`. */
   readonly home: string
-  /** `/`, or the folder of `--root`. */
+  /** Is `/`, or the folder of `--root`. */
   readonly root: string
-  /** True with `--root`: then nothing is detected, and no program or daemon is contacted. */
+  /** Is true with `--root`: then nothing is detected, and no program or daemon is contacted. */
   readonly detached: boolean
   readonly cwd: string
-  /** mirror's state folder. */
+  /** Names mirror's state folder. */
   readonly stateDir: string
-  /** The folders of the records; `stateDir` when absent. */
+  /** Holds the folders of the records; `stateDir` when absent. */
   readonly records?: RecordFolders
   readonly runCommand: RunCommand
 }
 
-/** The user's options for a client; mirror detects an undefined one. */
+/** Holds the user's options for a client; mirror detects an undefined one. */
 export interface ClientOptions {
   readonly scope: 'user' | 'system' | undefined
   readonly clientVersion: string | undefined
   readonly imageStore: 'classic' | 'containerd' | undefined
-  /** The user's file to merge into, instead of the default path. */
+  /** Holds the user's file to merge into, instead of the default path. */
   readonly file: string | undefined
-  /** A running cluster to configure, by name. */
+  /** Names a running cluster to configure. */
   readonly cluster: string | undefined
 }
 
 /** Configures one client. */
 export interface ClientAdapter {
   readonly client: ClientName
-  /** The configuration that it writes, for a list: `Docker: daemon.json, or a folder per registry`. */
+  /** Describes the configuration that it writes, for a list: `Docker: daemon.json, or a folder per registry`. */
   readonly summary: string
   /** Finds the client on this machine (`podman 4.3.1`); undefined when it is not installed. Fast, and never throws. */
   find(machine: Machine): Promise<string | undefined>
@@ -121,34 +121,34 @@ export interface ClientAdapter {
   restoreTarget(machine: Machine, details: ConfigTargetDetails): ConfigTarget
 }
 
-/** The failure to make a document for stdout. */
+/** Describes the failure to make a document for stdout. */
 interface ConfigureFailure {
-  /** One line. */
+  /** Explains the failure in one line. */
   readonly reason: string
   readonly exit: number
-  /** True when a running cluster was requested, for which no document is printed. */
+  /** Is true when a running cluster was requested, for which no document is printed. */
   readonly isCluster: boolean
 }
 
-/** The details that restore a target; stored as JSON in its record. */
+/** Holds the details that restore a target; stored as JSON in its record. */
 export type ConfigTargetDetails = Readonly<Record<string, string>>
 
-/** One configuration of a client: its files, their location, and the operations on them. */
+/** Describes one configuration of a client: its files, their location, and the operations on them. */
 export interface ConfigTarget {
-  /** Unique among the client's targets, and stable across runs: `system`, `user`, `cluster dev`. */
+  /** Identifies the target among the client's, and stays the same across runs: `system`, `user`, `cluster dev`. */
   readonly id: string
-  /** For a list to choose from: `system (/etc/docker)`. */
+  /** Describes the target in a list to choose from: `system (/etc/docker)`. */
   readonly title: string
   readonly details: ConfigTargetDetails
   readonly location: ClientLocation
   readonly files: FilePort
-  /** All of its files are in mirror's state folder, so they are written without confirmation. */
+  /** Is true when all of its files are in mirror's state folder, so that they are written without confirmation. */
   readonly isOwn?: true
-  /** The client reads the address from its files at each pull, so a new address takes effect at once. */
+  /** Is true when the client reads the address from its files at each pull, so that a new address takes effect at once. */
   readonly readAtEachPull?: true
   /** Resolves to true for a cluster that was deleted; to false when unknown. */
   isDeleted?(): Promise<boolean>
-  /** The files to read before `plan` and `strip`. */
+  /** Lists the files to read before `plan` and `strip`. */
   readonly inputs: TargetInputs
   /** Plans the configuration. Pure. Throws MirrorError (usage) for a file that cannot be changed safely. */
   plan(mirror: MirrorForClient, files: FilesSnapshot): ConfigPlan
@@ -176,38 +176,38 @@ export interface ConfigTarget {
    */
   pull?(image: string): Promise<{ readonly failed: string | undefined }>
   /**
-   * Likely causes of a pull that bypassed the mirror, the likeliest first, each with the command that fixes it. Those of `observe`
-   * take precedence.
+   * Lists likely causes of a pull that bypassed the mirror, the likeliest first, each with the command that fixes it. Those of
+   * `observe` take precedence.
    */
   readonly reasons: readonly Reason[]
 }
 
-/** A likely cause of a pull that bypassed the mirror. */
+/** Describes a likely cause of a pull that bypassed the mirror. */
 export interface Reason {
   readonly why: string
-  /** The command that fixes it. */
+  /** Holds the command that fixes it. */
   readonly fix: string
-  /** It is possible only when the files differ from those that mirror wrote for the running mirror. */
+  /** Is true when it is possible only if the files differ from those that mirror wrote for the running mirror. */
   readonly isUnconfigured?: true
 }
 
-/** The observed state of a client. */
+/** Describes the observed state of a client. */
 export interface Observation {
-  /** True when the running client uses the mirror; undefined when unknown. */
+  /** Is true when the running client uses the mirror; undefined when unknown. */
   readonly inUse: boolean | undefined
-  /** The findings, a sentence each: `docker info (Docker 20.10.24, classic image store) lists no mirror.` */
+  /** Lists the findings, a sentence each: `docker info (Docker 20.10.24, classic image store) lists no mirror.` */
   readonly saw: readonly string[]
-  /** Likely causes that fit the findings. */
+  /** Lists likely causes that fit the findings. */
   readonly reasons: readonly Reason[]
-  /** The steps until a client with the right files uses the mirror. */
+  /** Lists the steps until a client with the right files uses the mirror. */
   readonly todo: readonly string[]
 }
 
-/** A reload or restart that makes a client read its files again. */
+/** Makes a client read its files again, by a reload or a restart. */
 export interface ClientReload {
-  /** The yes-or-no question for the user: `Reload dockerd now (SIGHUP, no containers stop)?` */
+  /** Holds the yes-or-no question for the user: `Reload dockerd now (SIGHUP, no containers stop)?` */
   readonly question: string
-  /** The message afterwards: `Sent SIGHUP to dockerd (pid 812).` */
+  /** Holds the message afterwards: `Sent SIGHUP to dockerd (pid 812).` */
   readonly done: string
   /** Throws MirrorError. */
   run(): Promise<void>
@@ -218,10 +218,10 @@ export interface ClientReload {
   planInterim?(mirror: { readonly cache: string }, files: FilesSnapshot): FileChange[]
 }
 
-/** The content of a file, and the attributes to keep when it is replaced. */
+/** Holds the content of a file, and the attributes to keep when it is replaced. */
 export interface FileState {
   readonly bytes: Uint8Array
-  /** Permission bits. */
+  /** Holds the permission bits. */
   readonly mode: number
   readonly uid: number
   readonly gid: number
@@ -247,11 +247,11 @@ export interface FilePort {
   removeFolder(path: string): Promise<void>
 }
 
-/** A snapshot of files, read before planning. */
+/** Holds files that were read before planning. */
 export class FilesSnapshot {
   readonly #files: ReadonlyMap<string, Uint8Array>
 
-  /** `files`: contents by absolute path, without absent files. */
+  /** Takes `files`: contents by absolute path, without absent files. */
   constructor(files: ReadonlyMap<string, Uint8Array>) {
     this.#files = files
   }
@@ -260,7 +260,7 @@ export class FilesSnapshot {
     return this.#files.has(path)
   }
 
-  /** The paths of all files, sorted. */
+  /** Returns the paths of all files, sorted. */
   get paths(): string[] {
     return [...this.#files.keys()].toSorted()
   }
@@ -297,23 +297,23 @@ export class FilesSnapshot {
   }
 }
 
-/** The location of a client, which decides how it reaches this machine's mirror. */
+/** Locates a client, which decides how it reaches this machine's mirror. */
 export type ClientLocation =
-  /** On this machine, with its loopback network. */
+  /** Is on this machine, with its loopback network. */
   | { readonly in: 'host' }
-  /** In a virtual machine that has a name for this one: `host.docker.internal`. */
+  /** Is in a virtual machine that has a name for this one: `host.docker.internal`. */
   | { readonly in: 'vm'; readonly what: string; readonly hostName: HostAlias }
-  /** In containers of a Docker network; `hostName`: their name for this machine when their engine is in a virtual one. */
+  /** Is in containers of a Docker network; `hostName`: their name for this machine when their engine is in a virtual one. */
   | { readonly in: 'network'; readonly what: string; readonly network: string; readonly hostName?: HostAlias }
-  /** In its own network namespace, without access to the host's loopback network. */
+  /** Is in its own network namespace, without access to the host's loopback network. */
   | { readonly in: 'isolated'; readonly what: string; readonly why: string; readonly hints: readonly string[] }
 
-/** The folders of records, each with `configured/` and `backups/`. */
+/** Names the folders of records, each with `configured/` and `backups/`. */
 export interface RecordFolders {
-  /** This user's state folder; undefined for root when other users can write it. */
+  /** Names this user's state folder; undefined for root when other users can write it. */
   readonly own: string | undefined
-  /** The folder of system-wide records, which root writes and everyone reads; undefined when there is none. */
+  /** Names the folder of system-wide records, which root writes and everyone reads; undefined when there is none. */
   readonly system: string | undefined
-  /** True when this process runs as root. */
+  /** Is true when this process runs as root. */
   readonly isRoot: boolean
 }

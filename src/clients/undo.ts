@@ -8,7 +8,7 @@ import { resolveTargetBelowRoot, readFiles, getRecordRoot } from './configure.ts
 import { type ClientRecord, type RecordedFile, type StoredRecord, openMachineRecords } from './records.ts'
 import type { ConfigTarget, FileChange, FilePort, FileState, Machine } from './types.ts'
 
-/** The planned undo of one target; nothing is written yet. */
+/** Holds the planned undo of one target; nothing is written yet. */
 interface PreparedUndo {
   readonly record: StoredRecord
   readonly target: ConfigTarget
@@ -130,7 +130,7 @@ async function writeChanges(target: ConfigTarget, changes: readonly FileChange[]
   }
 }
 
-/** The changes of an undo, and the notes for the user. */
+/** Holds the changes of an undo, and the notes for the user. */
 interface UndoPlan {
   readonly changes: readonly FileChange[]
   readonly notes: readonly string[]

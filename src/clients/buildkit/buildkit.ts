@@ -10,15 +10,18 @@ import { localFiles } from '../files/local.ts'
 import type { ClientAdapter, ClientLocation, ClientOptions, ConfigTarget, Machine, Observation } from '../types.ts'
 import { planBuildkit, stripBuildkit } from './plan.ts'
 
-/** The buildkitd that a file is for: that of builders which buildx creates, the machine's own, or a file that the user named. */
+/**
+ * Distinguishes the buildkitd that a file is for: that of builders which buildx creates, the machine's own, or a file that the user
+ * named.
+ */
 type BuildkitKind = 'buildx' | 'buildkitd' | 'file'
 
-/** The programs that are installed, and the location of builders. */
+/** Holds the installed programs, and the location of builders. */
 interface DetectedBuildkit {
-  /** `0.29.1`; undefined if not installed, or of unknown version. */
+  /** Holds the version, as `0.29.1`; undefined if not installed, or of unknown version. */
   readonly buildx: string | undefined
   readonly buildkitd: string | undefined
-  /** The location of containers of Docker's engine. */
+  /** Holds the location of containers of Docker's engine. */
   readonly location: ClientLocation
 }
 
@@ -27,7 +30,7 @@ const restartBuildkitd = 'sudo systemctl restart buildkit   (it reads its config
 const remakeBuilders =
   'docker buildx rm BUILDER, then create it again   (a builder keeps the configuration it was created with)'
 
-/** BuildKit in containers that buildx creates, or on its own. The one inside dockerd belongs to the docker client. */
+/** Configures BuildKit in containers that buildx creates, or on its own. The one inside dockerd belongs to the docker client. */
 export const buildkitAdapter: ClientAdapter = {
   client: 'buildkit',
   summary: 'buildkitd.toml, for builders that buildx makes and for a buildkitd of its own',

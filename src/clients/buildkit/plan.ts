@@ -22,11 +22,14 @@ import {
 } from '../files/kinds.ts'
 import type { ConfigPlan, FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
 
-/** The files of one buildkitd. */
+/** Holds the files of one buildkitd. */
 interface BuildkitTarget {
-  /** Path of its buildkitd.toml. */
+  /** Holds the path of its buildkitd.toml. */
   readonly path: string
-  /** The copy of the mirror's CA: where mirror writes it, and the name by which buildkitd, or buildx for its builders, reads it. */
+  /**
+   * Locates the copy of the mirror's CA: where mirror writes it, and the name by which buildkitd, or buildx for its builders, reads
+   * it.
+   */
   readonly ca: { readonly path: string; readonly name: string }
 }
 

@@ -5,29 +5,29 @@ import { readToml, renderTomlHeading, setTomlValue, asStrings, asTable, type Tom
 import { localFiles } from '../files/local.ts'
 import type { Machine } from '../types.ts'
 
-/** The settings of a containerd that matter for mirrors. */
+/** Holds the settings of a containerd that matter for mirrors. */
 export interface ContainerdConfig extends Pick<RegistrySection, 'version' | 'configPaths' | 'oldKey'> {
-  /** The file whose registry section counts: the main one, or an import that replaces it. */
+  /** Names the file whose registry section counts: the main one, or an import that replaces it. */
   readonly file: string
-  /** The format version of that file. */
+  /** Holds the format version of that file. */
   readonly fileVersion: number
-  /** True if the CRI plugin is disabled, as in Docker's own package. */
+  /** Is true if the CRI plugin is disabled, as in Docker's own package. */
   readonly criOff: boolean
-  /** The socket; undefined where the text does not name it. */
+  /** Holds the socket; undefined where the text does not name it. */
   readonly address: string | undefined
-  /** Settings in sections that containerd does not read, a sentence each. */
+  /** Lists settings in sections that containerd does not read, a sentence each. */
   readonly notes: readonly string[]
-  /** The folders that those sections name. */
+  /** Holds the folders that those sections name. */
   readonly ineffectivePaths: readonly string[]
 }
 
-/** A configuration file: config.toml, or a file that it imports. */
+/** Holds a configuration file: config.toml, or a file that it imports. */
 export interface ContainerdFile {
   readonly name: string
   readonly text: string
 }
 
-/** All names of the CRI plugins. */
+/** Holds all names of the CRI plugins. */
 const criPlugins = new Set([
   'cri',
   'io.containerd.grpc.v1.cri',
@@ -134,30 +134,32 @@ export function renderConfigPathLines(formatVersion: number, folder: string, con
   return [getRegistryHeading(getImagePlugin(formatVersion, containerd)), `  config_path = ${JSON.stringify(folder)}`]
 }
 
-/** A registry section that containerd does not read. */
+/** Holds a registry section that containerd does not read. */
 interface IneffectiveSection {
-  /** `[plugins."io.containerd.cri.v1.images".registry]` */
+  /** Holds the line that names the table: `[plugins."io.containerd.cri.v1.images".registry]`. */
   readonly heading: string
-  /** The folders in its `config_path`. */
+  /** Holds the folders in its `config_path`. */
   readonly configPaths: readonly string[]
-  /** Its other keys. */
+  /** Holds its other keys. */
   readonly others: readonly string[]
 }
 
-/** The registry settings of a config.toml. */
+/** Holds the registry settings of a config.toml. */
 interface RegistrySection {
-  /** Format version; 1 for a text that names none. */
+  /** Holds the format version; 1 for a text that names none. */
   readonly version: number
-  /** The folders in which containerd looks for hosts.toml files. */
+  /** Holds the folders in which containerd looks for hosts.toml files. */
   readonly configPaths: readonly string[]
-  /** True if the section that containerd reads sets `config_path`; an empty one counts. */
+  /** Is true if the section that containerd reads sets `config_path`; an empty one counts. */
   readonly setsPath: boolean
-  /** The deprecated key, which containerd refuses beside `config_path`: `mirrors`, or `configs` with `tls`. Undefined if unused. */
+  /**
+   * Names the deprecated key that containerd refuses beside `config_path`: `mirrors`, or `configs` with `tls`; undefined if unused.
+   */
   readonly oldKey: string | undefined
   readonly ineffective: readonly IneffectiveSection[]
 }
 
-/** The name of the plugin that pulls images, by format version. */
+/** Holds the name of the plugin that pulls images, by format version. */
 const pluginNames = { 1: 'cri', 2: 'io.containerd.grpc.v1.cri', 3: 'io.containerd.cri.v1.images' } as const
 type PluginName = (typeof pluginNames)[keyof typeof pluginNames]
 
@@ -192,11 +194,11 @@ function getEffectivePlugins(
 }
 
 interface SectionOptions {
-  /** Version of the program, if known. */
+  /** Holds the version of the program, if known. */
   readonly containerd?: string | undefined
-  /** Format version of a text that names none. */
+  /** Holds the format version of a text that names none. */
   readonly version?: number
-  /** Format version of all files together, if the text is one of several. */
+  /** Holds the format version of all files together, if the text is one of several. */
   readonly commonVersion?: number | undefined
 }
 

@@ -21,7 +21,7 @@ import { type ContainerdTarget, planContainerd, stripContainerd } from './plan.t
 
 const defaultSocket = '/run/containerd/containerd.sock'
 
-/** containerd, as kubelets and nerdctl use it. */
+/** Configures containerd, as kubelets and nerdctl use it. */
 export const containerdAdapter: ClientAdapter = {
   client: 'containerd',
   summary: 'containerd and nerdctl: hosts.toml files for the registries',
@@ -184,7 +184,7 @@ async function runsRootless({ env, detached }: Machine): Promise<boolean> {
 interface ContainerdAccess {
   readonly runCommand: RunCommand
   readonly socket: string
-  /** The root of its hosts folders, for `ctr --hosts-dir`. */
+  /** Holds the root of its hosts folders, for `ctr --hosts-dir`. */
   readonly hostsFolder: string
 }
 
@@ -241,7 +241,7 @@ interface ObservedContainerd {
   readonly machine: Machine
   readonly socket: string
   readonly target: ContainerdTarget
-  /** True if `containerd config dump` prints the configuration of this containerd. */
+  /** Is true if `containerd config dump` prints the configuration of this containerd. */
   readonly dump: boolean
 }
 

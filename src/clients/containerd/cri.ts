@@ -14,7 +14,7 @@ interface NodePrograms {
 /** The failure of a call that the runtime refused. */
 export class CriError extends Error {
   override name = 'CriError'
-  /** gRPC status code. https://grpc.github.io/grpc/core/md_doc_statuscodes.html */
+  /** Holds the gRPC status code. https://grpc.github.io/grpc/core/md_doc_statuscodes.html */
   readonly status: number
 
   constructor(status: number, message: string) {
@@ -23,7 +23,7 @@ export class CriError extends Error {
   }
 }
 
-/** gRPC status of a runtime without CRI. */
+/** Holds the gRPC status of a runtime without CRI. */
 export const criUnimplemented = 12
 
 /**

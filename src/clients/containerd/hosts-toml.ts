@@ -6,23 +6,23 @@ import { removeFromToml, renderToml, asTable, type TomlPath, type TomlTable, try
 import { planCaFile, caFileName, isCaFile, removeMirrorHeader, mirrorHeader } from '../files/kinds.ts'
 import type { FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
 
-/** The contents of a registry's hosts.toml. */
+/** Holds the contents of a registry's hosts.toml. */
 interface HostsFile {
-  /** The registry's own URL, which the client asks last; undefined leaves it to the client. */
+  /** Holds the registry's own URL, which the client asks last; undefined leaves it to the client. */
   readonly server?: string
   readonly mirror: string
   /**
-   * True if all readers of the file know the capability `referrers`, as containerd 2.2 and Docker 29.1 do. Others ignore the whole
-   * file.
+   * Is true if all readers of the file know the capability `referrers`, as containerd 2.2 and Docker 29.1 do. Others ignore the
+   * whole file.
    */
   readonly referrers?: boolean
-  /** Path of the mirror's CA, relative to the folder of this file; undefined for a mirror that needs none. */
+  /** Holds the path of the mirror's CA, relative to the folder of this file; undefined for a mirror that needs none. */
   readonly mirrorCa?: string | undefined
-  /** URLs of other mirrors of this registry; the client asks them after `mirror`. */
+  /** Holds the URLs of other mirrors of this registry; the client asks them after `mirror`. */
   readonly others?: readonly string[]
-  /** Paths of CA certificates that are in use for this registry. */
+  /** Holds the paths of CA certificates that are in use for this registry. */
   readonly ca?: readonly string[]
-  /** Pairs of a client certificate and its key for this registry. */
+  /** Holds the pairs of a client certificate and its key for this registry. */
   readonly client?: readonly (readonly [string, string])[]
 }
 
@@ -109,12 +109,12 @@ function parseHostsToml(text: string): { root: TomlTable; host: TomlTable } | un
   return root && host && { root, host }
 }
 
-/** A folder that containerd reads for one registry, or for all registries: `_default`. */
+/** Holds a folder that containerd reads for one registry, or for all registries: `_default`. */
 export interface HostsFolder {
   readonly name: string
-  /** The text of its hosts.toml; undefined if it has none. */
+  /** Holds the text of its hosts.toml; undefined if it has none. */
   readonly hosts: string | undefined
-  /** The names of its files. */
+  /** Holds the names of its files. */
   readonly files: readonly string[]
 }
 
@@ -153,14 +153,14 @@ export function findCertificates(names: readonly string[]): Pick<HostsFile, 'ca'
   return { ...(ca.length > 0 && { ca }), ...(client.length > 0 && { client }) }
 }
 
-/** A folder below containerd's `config_path`, with the text of its hosts.toml and the CA (PEM) that it names. */
+/** Holds a folder below containerd's `config_path`, with the text of its hosts.toml and the CA (PEM) that it names. */
 interface NodeHostsFolder {
   readonly name: string
   readonly text: string
   readonly ca: string | undefined
 }
 
-/** The `config_path` of nodes of kind, minikube and most others. */
+/** Holds the `config_path` of nodes of kind, minikube and most others. */
 export const defaultConfigPath = '/etc/containerd/certs.d'
 
 /**
@@ -233,7 +233,7 @@ function getPort(url: string): string {
   return port !== '' ? port : protocol === 'https:' ? '443' : '80'
 }
 
-/** Names of the host in virtual machines. Other names in `.internal` belong to companies. */
+/** Matches names of the host in virtual machines. Other names in `.internal` belong to companies. */
 const vmHostNames = /^host\.(docker|containers|minikube|lima|k3d|orb|rancher-desktop)\.internal$/
 
 /**

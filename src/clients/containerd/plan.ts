@@ -18,23 +18,23 @@ import {
   renderHostsToml,
 } from './hosts-toml.ts'
 
-/** The files of one containerd. `name`: the path for containerd; `path`: the path on this machine. */
+/** Locates the files of one containerd. `name`: the path for containerd; `path`: the path on this machine. */
 export interface ContainerdTarget {
-  /** The first root of hosts folders that containerd reads. */
+  /** Holds the first root of hosts folders that containerd reads. */
   readonly hosts: { readonly name: string; readonly path: string }
-  /** Other roots that containerd or nerdctl reads. A folder in the first root hides folders of the same name there. */
+  /** Holds other roots that containerd or nerdctl reads. A folder in the first root hides folders of the same name there. */
   readonly otherFolders: readonly string[]
   readonly configFile: { readonly name: string; readonly path: string }
-  /** The files that `configFile` imports, in the order in which containerd reads them. */
+  /** Holds the files that `configFile` imports, in the order in which containerd reads them. */
   readonly imports: readonly { readonly name: string; readonly path: string }[]
-  /** The output of `containerd config dump`; undefined if only the files are known. */
+  /** Holds the output of `containerd config dump`; undefined if only the files are known. */
   readonly dump: string | undefined
-  /** The version of containerd; undefined if unknown. */
+  /** Holds the version of containerd; undefined if unknown. */
   readonly version: string | undefined
-  /** True if all readers of these files know the capability `referrers`. */
+  /** Is true if all readers of these files know the capability `referrers`. */
   readonly referrers: boolean
   readonly nerdctlFile: { readonly name: string; readonly path: string }
-  /** True if it is a user's rootless containerd, which no kubelet uses. */
+  /** Is true if it is a user's rootless containerd, which no kubelet uses. */
   readonly rootless: boolean
 }
 

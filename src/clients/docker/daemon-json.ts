@@ -12,7 +12,10 @@ import type { ConfigPlan, FileChange, FilesSnapshot, MirrorForClient } from '../
 const mirrorsKey = 'registry-mirrors'
 const insecureKey = 'insecure-registries'
 
-/** First major version whose BuildKit keeps the scheme of a mirror's URL. Before it, BuildKit tries HTTPS unless the host is insecure. */
+/**
+ * Is the first major version whose BuildKit keeps the scheme of a mirror's URL. Before it, BuildKit tries HTTPS unless the host is
+ * insecure.
+ */
 const minSchemeMajor = 28
 
 const expected = 'a daemon.json of dockerd'
@@ -134,13 +137,13 @@ function refuseIfFlag(flag: string, key: string, { flags, daemonJson }: DockerTa
   )
 }
 
-/** True for an HTTP mirror that dockerd does not treat as insecure by itself, as it does on loopback. */
+/** Reports whether dockerd needs to be told that this HTTP mirror is insecure; on loopback it treats one so by itself. */
 function needsInsecure(cache: string, version: string | undefined): boolean {
   if (!cache.startsWith('http:') || isLoopbackUrl(cache)) return false
   return (parseVersion(version)?.[0] ?? 0) < minSchemeMajor
 }
 
-/** True for an HTTPS mirror on loopback, which BuildKit before `minSchemeMajor` contacts by HTTP. */
+/** Reports whether the mirror is one with HTTPS on loopback, which BuildKit before `minSchemeMajor` contacts by HTTP. */
 function isAskedByHttpOnly(cache: string, version: string | undefined): boolean {
   return (
     cache.startsWith('https:') &&
@@ -156,7 +159,7 @@ function stripScheme(entry: string): string {
     .toLowerCase()
 }
 
-/** The flags of dockerd that conflict with its files or move them. */
+/** Holds the flags of dockerd that conflict with its files or move them. */
 const relevantFlags: ReadonlySet<string> = new Set(['config-file', 'insecure-registry', 'registry-mirror'])
 
 /** Returns the values of the relevant flags in a command line, by name without dashes; an absent flag has no key. */
@@ -204,28 +207,34 @@ function getLastLine(output: string, file: string, path: string): string {
   return output.trim().split('\n').at(-1)!.replaceAll(file, path)
 }
 
-/** The properties of an engine that decide its plan. */
+/** Holds the properties of an engine that decide its plan. */
 export interface DockerTarget {
   readonly daemonJson: string
-  /** The parent of its folders per registry; undefined when they are not on this machine. */
+  /** Holds the parent of its folders per registry; undefined when they are not on this machine. */
   readonly certsFolder: string | undefined
-  /** `28.5.2`; undefined when unknown. */
+  /** Holds the version, as `28.5.2`; undefined when unknown. */
   readonly version: string | undefined
   readonly imageStore: 'classic' | 'containerd' | undefined
-  /** True when the engine and all other readers of its folders accept the capability `referrers` in hosts.toml. */
+  /** Is true when the engine and all other readers of its folders accept the capability `referrers` in hosts.toml. */
   readonly referrers?: boolean
-  /** The mirrors of Docker Hub that the engine reports. */
+  /** Holds the mirrors of Docker Hub that the engine reports. */
   readonly mirrors: readonly string[]
-  /** The insecure registries, and networks in CIDR form, that the engine reports. */
+  /** Holds the insecure registries, and networks in CIDR form, that the engine reports. */
   readonly insecure: readonly string[]
-  /** The flags of dockerd, which its daemon.json must not repeat: values by name without dashes. */
+  /** Holds the flags of dockerd, which its daemon.json must not repeat: values by name without dashes. */
   readonly flags: Readonly<Record<string, readonly string[]>>
 }
 
-/** `mirrors`: in daemon.json, for Docker Hub only; `folders`: one per registry; `both`: when the engine's form is unknown. */
+/**
+ * Distinguishes `mirrors`: in daemon.json, for Docker Hub only; `folders`: one per registry; `both`: when the engine's form is
+ * unknown.
+ */
 export type DockerForm = 'mirrors' | 'folders' | 'both'
 
-/** First major version that reads the hosts.toml of a registry's folder: for builds always, for pulls with the containerd image store. */
+/**
+ * Is the first major version that reads the hosts.toml of a registry's folder: for builds always, for pulls with the containerd
+ * image store.
+ */
 export const minFoldersMajor = 28
 
 /** Returns the form that the engine reads. */

@@ -184,7 +184,7 @@ function createDockerTarget(
 
 interface InstalledDockerd {
   readonly version: string
-  /** The flags of its systemd unit. */
+  /** Holds the flags of its systemd unit. */
   readonly flags: DockerTarget['flags']
 }
 

@@ -7,16 +7,16 @@ import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { ifVisible } from '../../lib/fs.ts'
 import type { ClientLocation, Machine } from '../types.ts'
 
-/** The socket that `docker` uses by default. */
+/** Holds the socket that `docker` uses by default. */
 export const defaultSocket = '/var/run/docker.sock'
 
 type EngineMachine = Pick<Machine, 'platform' | 'env' | 'home'>
 
-/** An engine that answers. */
+/** Holds an engine that answers. */
 export interface FoundEngine {
   readonly endpoint: DockerEndpoint
   readonly info: DockerEngineInfo
-  /** Undefined when it does not run on this machine, or when several processes listen at the endpoint. */
+  /** Is undefined when the engine does not run on this machine, or when several processes listen at the endpoint. */
   readonly dockerd: DockerdProcess | undefined
 }
 
@@ -74,15 +74,15 @@ async function listEndpoints({ platform, env, home }: EngineMachine): Promise<Do
   return [...sockets.values()].map((path) => ({ kind: 'socket', path }))
 }
 
-/** A running dockerd of this machine. */
+/** Describes a running dockerd of this machine. */
 export interface DockerdProcess {
   readonly pid: number
-  /** The path of its executable; undefined without permission to read it. */
+  /** Holds the path of its executable; undefined without permission to read it. */
   readonly program: string | undefined
   readonly args: readonly string[]
-  /** Its working directory, which relative arguments start from; undefined without permission to read it. */
+  /** Holds its working directory, which relative arguments start from; undefined without permission to read it. */
   readonly folder: string | undefined
-  /** True when it shares this process's network namespace, and so 127.0.0.1; undefined without permission to read it. */
+  /** Is true when it shares this process's network namespace, and so 127.0.0.1; undefined without permission to read it. */
   readonly sharesNetwork: boolean | undefined
 }
 
@@ -139,15 +139,15 @@ async function isListening(pid: string, paths: readonly (string | undefined)[]):
   return false
 }
 
-/** The kinds of engines, which differ in the paths of their files and in their location. */
+/** Distinguishes the engines, which differ in the paths of their files and in their location. */
 export type DockerKind = 'system' | 'rootless' | 'desktop' | 'orbstack' | 'colima' | 'vm' | 'file'
 
-/** The configuration files of an engine, and its location. */
+/** Locates the configuration files of an engine, and the engine itself. */
 export interface DockerInstallation {
   readonly kind: DockerKind
   readonly scope: 'system' | 'user'
   readonly title: string
-  /** Undefined when the settings of the engine are not a file of this machine. */
+  /** Is undefined when the settings of the engine are not a file of this machine. */
   readonly daemonJson: string | undefined
   readonly certsFolder: string | undefined
   readonly location: ClientLocation

@@ -47,8 +47,8 @@ export function planDocker(mirror: MirrorForClient, target: DockerTarget, files:
 }
 
 /**
- * True when `docker build` uses the mirror only with folders. It reads folders with either image store, and applies no CA of the
- * mirror to registry-mirrors.
+ * Reports whether `docker build` uses the mirror only with folders. It reads folders with either image store, and applies no CA of
+ * the mirror to registry-mirrors.
  */
 function buildsNeedFolders({ ca }: MirrorForClient, { certsFolder, version }: DockerTarget): boolean {
   return ca !== undefined && certsFolder !== undefined && (parseVersion(version)?.[0] ?? 0) >= minFoldersMajor
@@ -191,7 +191,7 @@ function listNames(folder: string, files: FilesSnapshot): string[] {
   return files.paths.filter((path) => dirname(path) === folder).map((path) => basename(path))
 }
 
-/** True for a registry that is insecure by its name, by a network in CIDR form, or because it is on loopback. */
+/** Reports whether a registry is insecure by its name, by a network in CIDR form, or because it is on loopback. */
 function isInsecure(registry: string, entries: readonly string[]): boolean {
   const { hostname } = new URL(`http://${registry}`)
   const address = hostname.replace(/^\[|\]$/g, '')

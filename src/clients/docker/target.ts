@@ -34,19 +34,22 @@ interface DockerTargetOptions {
   readonly machine: Machine
   readonly installation: DockerInstallation
   readonly target: DockerTarget
-  /** Undefined when no engine answers. */
+  /** Is undefined when no engine answers. */
   readonly endpoint: DockerEndpoint | undefined
   readonly dockerd: DockerdProcess | undefined
-  /** Notes of the plan about guesses. */
+  /** Holds the notes of the plan about guesses. */
   readonly notes: readonly string[]
 }
 
 const pullTimeoutMs = 90_000
-/** Time between polls of `docker info` after a reload. */
+/** Sets the time between polls of `docker info` after a reload, ms. */
 const pollMs = 100
-/** Maximum time until dockerd has applied a reload. */
+/** Limits the time until dockerd has applied a reload, ms. */
 const maxWaitMs = 5000
-/** First major version whose BuildKit takes new mirrors from a reload. Before it, BuildKit keeps those of the start of dockerd. */
+/**
+ * Is the first major version whose BuildKit takes new mirrors from a reload. Before it, BuildKit keeps those of the start of
+ * dockerd.
+ */
 const minLiveBuildsMajor = 26
 
 /** Creates the target for an engine with a daemon.json on this machine. */
@@ -160,7 +163,7 @@ function getTargetId({ kind, daemonJson = kind }: DockerInstallation, { root }: 
   return kind === 'file' || (kind === 'system' && !isDefault) ? daemonJson : kind
 }
 
-/** The restart commands of engines whose settings another program reads. */
+/** Maps engines whose settings another program reads to their restart commands. */
 const restartSteps: Partial<Record<DockerInstallation['kind'], string>> = {
   desktop: 'Restart Docker Desktop: docker desktop restart',
   orbstack: 'Restart its engine: orb restart docker',
@@ -285,9 +288,9 @@ function describeEngine({ version, imageStore }: DockerEngineInfo): string {
 
 interface FileFindings {
   readonly exists: boolean
-  /** True when it names the mirror; undefined when it cannot be read. */
+  /** Is true when the file names the mirror; undefined when it cannot be read. */
   readonly names: boolean | undefined
-  /** The rest of a sentence that starts with its path. */
+  /** Holds the rest of a sentence that starts with its path. */
   readonly description: string
 }
 
@@ -324,9 +327,9 @@ function describeHostsToml(text: string, cache: string): [boolean, string] {
 interface ReloadedDockerd {
   readonly endpoint: DockerEndpoint
   readonly daemonJson: string
-  /** Of Docker; undefined when unknown. */
+  /** Holds the version of Docker; undefined when unknown. */
   readonly version?: string | undefined
-  /** The process at the time of detection. */
+  /** Holds the process at the time of detection. */
   readonly dockerd: DockerdProcess | undefined
   readonly isRootless: boolean
 }

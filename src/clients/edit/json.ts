@@ -3,7 +3,7 @@ import { exitCode, MirrorError } from '../../lib/errors.ts'
 
 const byteOrderMark = '\uFEFF'
 
-/** Texts for the parser's error codes. */
+/** Maps the parser's error codes to texts. */
 const problemTexts: Readonly<Record<string, string>> = {
   InvalidCommentToken: 'a comment, which JSON does not have',
   EndOfFileExpected: 'something after the end of the object',

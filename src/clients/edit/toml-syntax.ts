@@ -1,11 +1,11 @@
-/** Keys of tables, with an index behind the key of each array of tables or list, from the root. */
+/** Lists the keys of tables, with an index behind the key of each array of tables or list, from the root. */
 export type TomlPath = readonly (string | number)[]
 
-/** A stretch of a TOML text: the line that names a table, and the statements up to the next such line. */
+/** Holds a stretch of a TOML text: the line that names a table, and the statements up to the next such line. */
 export interface TomlSection {
-  /** The line that names the table, with its line end; undefined for the statements before the first table. */
+  /** Holds the line that names the table, with its line end; undefined for the statements before the first table. */
   readonly heading: string | undefined
-  /** Keys with their values, comments and empty lines, each with its line ends. A list of several lines is one statement. */
+  /** Holds keys with their values, comments and empty lines, each with its line ends. A list of several lines is one statement. */
   readonly statements: readonly string[]
 }
 
@@ -70,9 +70,9 @@ export function findValueEnd(text: string, start: number): number {
 }
 
 interface Entries {
-  /** The offsets of each entry, without spaces, comments and commas around it. */
+  /** Holds the offsets of each entry, without spaces, comments and commas around it. */
   readonly entries: readonly { readonly start: number; readonly end: number }[]
-  /** The offset of the closing bracket. */
+  /** Holds the offset of the closing bracket. */
   readonly close: number
 }
 

@@ -24,7 +24,7 @@ import {
 
 export type { TomlPath }
 
-/** A table of a TOML file, as plain JavaScript. */
+/** Holds a table of a TOML file, as plain JavaScript. */
 export type TomlTable = Record<string, unknown>
 
 /**
@@ -165,7 +165,7 @@ export function prependTomlItem(text: string, path: readonly string[], item: unk
 }
 
 interface RemoveOptions {
-  /** True if the blank lines above a table at the end of the text stay. */
+  /** Decides whether the blank lines above a table at the end of the text stay. */
   readonly blankLinesAbove?: 'keep' | 'drop'
 }
 
@@ -226,7 +226,7 @@ function ignoreEmpty(value: unknown): unknown {
   return isEmpty ? undefined : value
 }
 
-/** One key to be set: `holder` is the path of its table. */
+/** Sets one key: `tablePath` is the path of its table. */
 interface Edit {
   readonly text: string
   readonly tablePath: readonly string[]
@@ -280,7 +280,7 @@ const insertIntoInlineTable: Attempt = ({ text, tablePath, key, value }) =>
     return putInline(statement, open, [...tablePath.slice(path.length), key], value)
   })
 
-/** `open`: the offset of the value that `path` starts from. */
+/** Puts a key into an inline table. `open`: the offset of the value that `path` starts from. */
 function putInline(text: string, open: number, path: readonly string[], value: unknown): string | undefined {
   if (text[open] !== '{') return undefined
   const { entries, close } = findEntries(text, open)
@@ -332,7 +332,7 @@ function changeStatement(
   return undefined
 }
 
-/** A statement in the section of its table. */
+/** Locates a statement in the section of its table. */
 interface FoundStatement {
   readonly sections: readonly TomlSection[]
   readonly section: number

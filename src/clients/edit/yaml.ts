@@ -201,14 +201,14 @@ function asList(value: unknown): unknown[] {
   return value as unknown[]
 }
 
-/** A user's YAML file. */
+/** Holds a user's YAML file. */
 export interface YamlText {
   readonly path: string
   readonly text: string
   readonly document: Document.Parsed
 }
 
-/** Keys of maps and indices of lists, from the root. */
+/** Lists keys of maps and indices of lists, from the root. */
 export type YamlPath = readonly (string | number)[]
 
 /**

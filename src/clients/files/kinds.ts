@@ -18,10 +18,10 @@ export function recognizeFile(path: string, content: string): RecognizedFile | u
   return all.map((one) => knownDocuments.find((rule) => rule.matches(one))).find((rule) => rule !== undefined)
 }
 
-/** The kinds of file that are expected, and their name. */
+/** Names the kinds of file that are expected. */
 interface ExpectedFile {
   readonly kinds: readonly FileKind[]
-  /** `a buildkitd.toml` */
+  /** Describes the expected file in errors: `a buildkitd.toml`. */
   readonly expected: string
 }
 
@@ -87,7 +87,7 @@ function toPlainValue(document: Document.Parsed): unknown {
 }
 
 /**
- * The keys that dockerd reads in daemon.json; it refuses all others.
+ * Lists the keys that dockerd reads in daemon.json; it refuses all others.
  * https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file
  */
 export const dockerdKeys: ReadonlySet<string> = toSet(`
@@ -108,7 +108,7 @@ export const dockerdKeys: ReadonlySet<string> = toSet(`
 `)
 
 /**
- * The keys that buildkitd reads at the root of its file.
+ * Lists the keys that buildkitd reads at the root of its file.
  * https://github.com/moby/buildkit/blob/master/cmd/buildkitd/config/config.go
  */
 export const buildkitdKeys: ReadonlySet<string> = toSet(`
@@ -116,17 +116,17 @@ export const buildkitdKeys: ReadonlySet<string> = toSet(`
   provenanceEnvDir cache proxy
 `)
 
-/** The keys that k3s reads at the root of a registries.yaml. https://docs.k3s.io/installation/private-registry */
+/** Lists the keys that k3s reads at the root of a registries.yaml. https://docs.k3s.io/installation/private-registry */
 export const registriesKeys: ReadonlySet<string> = toSet('mirrors configs auths')
 
 function toSet(words: string): ReadonlySet<string> {
   return new Set(words.trim().split(/\s+/))
 }
 
-/** First line of every file that mirror writes whole. It tells users about the undo, and tells mirror its own files. */
+/** Begins every file that mirror writes whole. It tells users about the undo, and tells mirror its own files. */
 export const mirrorHeader = '# Written by mirror. To take it back: mirror configure --undo\n'
 
-/** First lines of the files that mirror overwrites each time. */
+/** Begins the files that mirror overwrites each time. */
 export const ownFileHeader = `${mirrorHeader}# Changes are lost when it is written again: make them in a file of your own.\n`
 
 /** Removes the header's lines from a text, whatever their line ends. */
@@ -141,7 +141,7 @@ export function isWrittenByMirror(text: string): boolean {
 }
 
 /**
- * Name of the copy of the mirror's CA that clients read. A client reads every .crt file in the folder of a host, so the user's own
+ * Names the copy of the mirror's CA that clients read. A client reads every .crt file in the folder of a host, so the user's own
  * certificates stay in use beside it.
  */
 export const caFileName = 'mirror-ca.crt'

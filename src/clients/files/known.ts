@@ -1,6 +1,6 @@
 import { asStrings, asTable } from '../edit/toml.ts'
 
-/** The kinds of files that a client adapter can change. */
+/** Distinguishes the files that a client adapter can change. */
 export type FileKind =
   | 'daemon.json'
   | 'buildkitd.toml'
@@ -10,13 +10,13 @@ export type FileKind =
   | 'k3d cluster'
   | 'registries.yaml'
 
-/** The program to which a file belongs. */
+/** Names the program to which a file belongs. */
 export interface RecognizedFile {
-  /** Undefined for a file that no client adapter can change. */
+  /** Is undefined for a file that no client adapter can change. */
   readonly kind: FileKind | undefined
-  /** `a cluster file of kind` */
+  /** Describes the file in errors: `a cluster file of kind`. */
   readonly is: string
-  /** The command to use instead; `FILE` stands for the path of the file. */
+  /** Holds the command to use instead; `FILE` stands for the path of the file. */
   readonly hint: string | undefined
 }
 
@@ -38,7 +38,7 @@ const podmanHint = 'mirror configure podman   (writes a drop-in beside it)'
 const containerdHint = 'mirror configure containerd   (writes hosts.toml files, and says what config.toml needs)'
 const k3sHint = 'sudo mirror configure k3s   (writes /etc/rancher/k3s/registries.yaml)'
 
-/** Rules for YAML files, and for JSON files, because JSON is YAML too. */
+/** Recognizes YAML files, and JSON files, because JSON is YAML too. */
 export const knownDocuments: readonly Rule[] = [
   {
     kind: 'kind cluster',
@@ -227,7 +227,7 @@ export const knownDocuments: readonly Rule[] = [
   },
 ]
 
-/** Files that are recognized by name: their formats are not parsed. */
+/** Recognizes files by name: their formats are not parsed. */
 export const knownNames: readonly [RegExp, RecognizedFile][] = [
   [
     /^(?:Dockerfile|Containerfile)(?:\..+)?$/,
@@ -240,7 +240,7 @@ export const knownNames: readonly [RegExp, RecognizedFile][] = [
   [/^Tiltfile$/, { kind: undefined, is: 'a Tiltfile', hint: 'mirror configure tilt' }],
 ]
 
-/** Rules for TOML files. */
+/** Recognizes TOML files. */
 export const knownTables: readonly Rule[] = [
   {
     kind: 'registries.conf',

@@ -18,28 +18,29 @@ import { makeFolder, orAbsent, replaceFile, syncFolder } from '../../lib/fs.ts'
 import { describeForeign, findForeign, isRoot } from '../../lib/ownership.ts'
 import type { FilePort } from '../types.ts'
 
-/** Modes of new files and folders: programs that run as other users can read them. */
+/** Lets programs that run as other users read new files and folders. */
 const newFileMode = 0o644
 const newFolderMode = 0o755
-/** Levels of folders to list. Folders of client configurations are flat. */
+/** Limits the levels of folders to list. Folders of client configurations are flat. */
 const maxDepth = 5
-/** Symbolic links to follow, as many as Linux does. */
+/** Limits the symbolic links to follow, as Linux does. */
 const maxLinks = 40
 
 /**
- * The files of this machine. As root it writes to no path that another user could redirect: `write` and `remove` throw a
+ * Accesses the files of this machine. As root it writes to no path that another user could redirect: `write` and `remove` throw a
  * MirrorError (usage).
  */
 export const localFiles: FilePort = createFilePort(resolveLinks)
 
 /**
- * The files of a tree whose `/` is `root`: no link in it leads out of it. A path outside `root` means a file of this machine.
+ * Accesses the files of a tree whose `/` is `root`: no link in it leads out of it. A path outside `root` means a file of this
+ * machine.
  */
 export function createRootedFiles(root: string): FilePort {
   return createFilePort((path) => (isBelow(root, path) ? resolveBelow(root, path) : resolveLinks(path)))
 }
 
-/** `locate` resolves the symbolic links of a path. */
+/** Creates a file port. `locate` resolves the symbolic links of a path. */
 function createFilePort(locate: (path: string) => Promise<string>): FilePort {
   const locateToWrite = async (path: string) => {
     const target = await locate(path)
@@ -112,7 +113,7 @@ function createFilePort(locate: (path: string) => Promise<string>): FilePort {
   }
 }
 
-/** As root, throws a MirrorError (usage) if another user could redirect the path. The owner of the file itself does not matter. */
+/** Throws a MirrorError (usage), as root, if another user could redirect the path. The owner of the file itself does not matter. */
 function refuseForeignPath(path: string): void {
   const found = isRoot() ? findForeign(path, { anyFile: true }) : undefined
   if (found === undefined) return

@@ -8,8 +8,8 @@ import type { FilePort } from '../types.ts'
 type RunScript = (script: string) => Promise<CommandResult | undefined>
 
 /**
- * Files that only a shell reaches, such as those of a virtual machine. `where` names it in errors: `the podman machine dev`.
- * Throws a MirrorError (missing) where the shell fails.
+ * Accesses files that only a shell reaches, such as those of a virtual machine. `where` names it in errors: `the podman machine
+ * dev`. Throws a MirrorError (missing) where the shell fails.
  */
 export function createShellFiles(where: string, runScript: RunScript): FilePort {
   return {
@@ -69,7 +69,7 @@ export function createShellFiles(where: string, runScript: RunScript): FilePort 
   }
 }
 
-/** File ports by the first folder of a path. */
+/** Maps the first folder of a path to its file port. */
 interface FilesByFolder {
   readonly [folder: string]: FilePort
 }
@@ -108,7 +108,7 @@ export function joinFilePorts(ports: FilesByFolder): FilePort {
 /** Runs a program where the files are; undefined if it cannot run there. */
 type Exec = (args: readonly string[], input?: string) => Promise<CommandResult | undefined>
 
-/** The files of a cluster's node. `exec` runs a program in it. */
+/** Accesses the files of a cluster's node. `exec` runs a program in it. */
 export function createNodeFiles(name: string, exec: Exec): FilePort {
   return createShellFiles(`the node ${name}`, async (script) => ignoreDeleted(await exec(['sh'], script)))
 }
@@ -120,8 +120,8 @@ function ignoreDeleted(result: CommandResult | undefined): CommandResult | undef
 }
 
 /**
- * A ConfigMap of a cluster as a file, so that it is shown, backed up and restored like other files. `kubectl` runs kubectl with
- * arguments and standard input. Throws a MirrorError (missing) where kubectl fails.
+ * Presents a ConfigMap of a cluster as a file, so that it is shown, backed up and restored like other files. `kubectl` runs kubectl
+ * with arguments and standard input. Throws a MirrorError (missing) where kubectl fails.
  */
 export function createConfigMapFile(name: string, namespace: string, kubectl: Exec): FilePort {
   const where = ['configmap', name, '--namespace', namespace, '--ignore-not-found']
@@ -172,5 +172,5 @@ export function renderConfigMap({ metadata, data }: ConfigMap): string {
   return stringify({ apiVersion: 'v1', kind: 'ConfigMap', metadata: all, data: data ?? {} }, { lineWidth: 0 })
 }
 
-/** The ConfigMap in which Tilt, skaffold and others look up the registry of a cluster. */
+/** Names the ConfigMap in which Tilt, skaffold and others look up the registry of a cluster. */
 export const registryConfigMap = { name: 'local-registry-hosting', namespace: 'kube-public' } as const

@@ -21,9 +21,9 @@ import { assertFileKind, mirrorHeader } from '../files/kinds.ts'
 import type { ConfigPlan, FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
 
 interface KindTarget {
-  /** The parent, on this machine, of the folders that the nodes mount. */
+  /** Holds the parent, on this machine, of the folders that the nodes mount. */
   readonly folder: string
-  /** The user's cluster file; undefined: the plan prints one. */
+  /** Names the user's cluster file; undefined: the plan prints one. */
   readonly file: string | undefined
   readonly join: (...parts: string[]) => string
 }
@@ -54,7 +54,7 @@ export function planKind(
   }
 }
 
-/** See ConfigTarget.strip. */
+/** Implements ConfigTarget.strip. */
 export function stripKind(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   { folder, file }: KindTarget,
@@ -67,13 +67,13 @@ export function stripKind(
   ]
 }
 
-/** A folder of this machine, and the name of its mount point below the `config_path` of the nodes. */
+/** Pairs a folder of this machine with the name of its mount point below the `config_path` of the nodes. */
 interface KindMount {
   readonly hostPath: string
   readonly name: string
 }
 
-/** The `version` of config.toml in kind's nodes, independent of their containerd. */
+/** Holds the `version` of config.toml in kind's nodes, independent of their containerd. */
 const nodeFormat = 2
 
 /**
@@ -103,7 +103,7 @@ function renderClusterFile(mounts: readonly KindMount[]): string {
   return mirrorHeader + stringify(cluster, { lineWidth: 0, indentSeq: false })
 }
 
-/** The user's cluster file with mirror's settings, and notes about the user's patches. */
+/** Holds the user's cluster file with mirror's settings, and notes about the user's patches. */
 interface MergedClusterFile {
   readonly text: string
   readonly notes: readonly string[]
@@ -181,9 +181,9 @@ interface KindMountEntry {
 }
 
 interface PatchedSection {
-  /** The folder that every containerd reads; undefined when some read none. */
+  /** Holds the folder that every containerd reads; undefined when some read none. */
   readonly configPath: string | undefined
-  /** A folder that is set in a section that some versions of containerd do not read. */
+  /** Holds a folder that is set in a section that some versions of containerd do not read. */
   readonly intendedPath: string | undefined
   readonly notes: readonly string[]
 }
@@ -247,7 +247,7 @@ function evaluatePatches(yaml: YamlText): PatchedSection {
 
 interface JsonPatchStep {
   readonly path: readonly string[]
-  /** Undefined: the step removes the value. */
+  /** Is undefined when the step removes the value. */
   readonly value: unknown
 }
 

@@ -13,7 +13,7 @@ const roleLabel = 'io.x-k8s.kind.role'
 
 const ownLabels = { 'app.kubernetes.io/managed-by': 'mirror' }
 
-/** A node of a kind cluster: a container. */
+/** Describes a node of a kind cluster: a container. */
 export interface FoundNode {
   readonly name: string
   readonly cluster: string
@@ -109,7 +109,7 @@ export function renderHostingConfigMap(registry: string): string {
   return renderConfigMap({ metadata: { labels: ownLabels }, data: { 'localRegistryHosting.v1': stringify(hosting) } })
 }
 
-/** True for a ConfigMap that mirror wrote, false for one of another tool's registry. */
+/** Reports whether mirror wrote a ConfigMap, not another tool for its registry. */
 export function isOwnHostingConfigMap(text: string): boolean {
   return text.includes('app.kubernetes.io/managed-by: mirror')
 }

@@ -36,25 +36,25 @@ import {
 
 const containerdConfig = '/etc/containerd/config.toml'
 
-/** The folder of Kubernetes objects among the folders of the nodes; no node has this name. */
+/** Names the folder of Kubernetes objects among the folders of the nodes; no node has this name. */
 const objectsFolder = 'kubernetes'
 const hostingPath = `/${objectsFolder}/${registryConfigMap.namespace}/${registryConfigMap.name}.yaml`
 
-/** A node of a running cluster at the time of detection. */
+/** Describes a node of a running cluster at the time of detection. */
 export interface KindNode {
   readonly name: string
-  /** The effective config_path of its containerd, which may be the built-in default; empty: it reads no hosts.toml. */
+  /** Holds the effective config_path of its containerd, which may be the built-in default; empty: it reads no hosts.toml. */
   readonly configPaths: readonly string[]
-  /** The mount points of folders of this machine. */
+  /** Holds the mount points of folders of this machine. */
   readonly mounts: readonly string[]
-  /** The version of its containerd; undefined when unknown. */
+  /** Holds the version of its containerd; undefined when unknown. */
   readonly version?: string | undefined
 }
 
 interface KindClusterTarget {
   readonly cluster: string
   readonly nodes: readonly KindNode[]
-  /** The path of the hosting ConfigMap among the target's files; undefined when the cluster does not answer kubectl. */
+  /** Holds the path of the hosting ConfigMap among the target's files; undefined when the cluster does not answer kubectl. */
   readonly hosting: string | undefined
 }
 
@@ -91,7 +91,7 @@ export function planKindCluster(mirror: MirrorForClient, target: KindClusterTarg
   return { changes, notes, todo: [] }
 }
 
-/** See ConfigTarget.strip. */
+/** Implements ConfigTarget.strip. */
 export function stripKindCluster(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   target: KindClusterTarget,
@@ -166,11 +166,11 @@ function findMissingFolders(
   return { missing: isForeign ? missing.filter((folder) => folder.name === '_default') : missing, notes }
 }
 
-/** A running cluster. */
+/** Describes a running cluster. */
 interface KindCluster {
   readonly name: string
   readonly nodes: readonly KindNode[]
-  /** The control-plane node to run kubectl in; undefined when kubectl does not answer. */
+  /** Holds the control-plane node to run kubectl in; undefined when kubectl does not answer. */
   readonly kubectlNode: string | undefined
 }
 

@@ -30,7 +30,7 @@ import {
 
 export type { PodmanTarget }
 
-/** Names of the drop-in; the second one is for folders with a file that comes after the first. */
+/** Lists the names of the drop-in; the second one is for folders with a file that comes after the first. */
 const dropInNames = ['50-mirror.conf', 'zz-mirror.conf']
 
 /** Returns the root of the certificate folders, one for each host. */
@@ -136,7 +136,7 @@ function assertOwnFile(path: string, files: FilesSnapshot): void {
   })
 }
 
-/** The new table of one registry, if any, and a note for the user. */
+/** Holds the new table of one registry, if any, and a note for the user. */
 interface Decision {
   readonly registry: string
   readonly table?: TomlTable
@@ -182,7 +182,7 @@ function toEndpoint(address: string): { host: string; insecure: TomlTable } {
   return { host: toImageHost(address), insecure: address.startsWith('http:') ? { insecure: true } : {} }
 }
 
-/** Keys in which tables of one location must agree: else podman refuses the file. */
+/** Lists the keys in which tables of one location must agree: else podman refuses the file. */
 const agreeingKeys = ['insecure', 'blocked', 'proxy']
 
 function joinDecisions(decisions: readonly Decision[]): { tables: TomlTable[]; notes: string[] } {
@@ -222,7 +222,7 @@ function describePushes({ fallback }: MirrorForClient): string[] {
   return fallback ? [] : ['With --no-fallback pushes to these registries fail, too: the mirror accepts none.']
 }
 
-/** The URLs that were written. */
+/** Holds the URLs that were written. */
 interface WrittenMirror {
   readonly cache: string
   readonly registry: string | undefined

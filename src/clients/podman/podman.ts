@@ -21,7 +21,7 @@ import type {
 import { planPodman, getCertificatesFolder, stripPodman } from './plan.ts'
 import { getDropInFolder, getMainFile, type PodmanLayout, listConfigFiles } from './registries-conf.ts'
 
-/** podman, buildah and skopeo, which read the same files. */
+/** Configures podman, buildah and skopeo, which read the same files. */
 export const podmanAdapter: ClientAdapter = {
   client: 'podman',
   summary: 'Podman, Buildah and Skopeo: a drop-in beside registries.conf',
@@ -58,19 +58,19 @@ export const podmanAdapter: ClientAdapter = {
   restoreTarget: toConfigTarget,
 }
 
-/** One of the programs that read these files. */
+/** Describes a program that reads these files. */
 interface Reader {
   readonly program: Program
   readonly era: Era
-  /** Undefined if unknown. */
+  /** Is undefined if unknown. */
   readonly version: string | undefined
 }
 
 type Program = keyof typeof firstModernVersions
-/** The rules by which a program reads the files. */
+/** Distinguishes the rules by which a program reads the files. */
 type Era = 'modern' | 'before 6'
 
-/** The first versions with the rules of podman 6, which all three programs have from one library. */
+/** Holds the first versions with the rules of podman 6, which all three programs have from one library. */
 const firstModernVersions = { podman: [6, 0], buildah: [1, 44], skopeo: [1, 23] } as const
 
 function getEra(program: Program, version: string | undefined): Era {
@@ -252,7 +252,7 @@ async function listRunningMachines(runCommand: RunCommand): Promise<string[]> {
     .map(({ Name }) => Name!.replace(/\*$/, ''))
 }
 
-/** The files of a podman machine, as its root. */
+/** Accesses the files of a podman machine, as its root. */
 function createMachineFiles(runCommand: RunCommand, name: string): FilePort {
   return createShellFiles(`the podman machine ${name}`, (script) =>
     // Pass the script by stdin: ssh passes arguments through another shell.

@@ -2,12 +2,12 @@ import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { readToml, asStrings, asTable, asTables, findTomlTableLines, type TomlTable } from '../edit/toml.ts'
 import type { FilesSnapshot } from '../types.ts'
 
-/** The table of one registry in one file. */
+/** Holds the table of one registry in one file. */
 export interface RegistryTable {
   readonly path: string
-  /** Path and line, for messages: `/etc/containers/registries.conf:12`. */
+  /** Names the file and the line, for messages: `/etc/containers/registries.conf:12`. */
   readonly where: string
-  /** The start of image names, without a slash at its end; `*.example.com` means every host below it. */
+  /** Holds the start of image names, without a slash at its end; `*.example.com` means every host below it. */
   readonly prefix: string
   readonly table: TomlTable
 }
@@ -73,22 +73,24 @@ export function withoutEndSlashes(value: unknown): string {
   return typeof value === 'string' ? value.replace(/\/+$/, '') : ''
 }
 
-/** The files in which podman, buildah or skopeo looks for registries. */
+/** Locates the files in which podman, buildah or skopeo looks for registries. */
 export interface PodmanLayout {
-  /** Folders of the distribution, then of the administrator: `/usr/share/containers`, `/etc/containers`. */
+  /** Lists the folders of the distribution, then of the administrator: `/usr/share/containers`, `/etc/containers`. */
   readonly system: readonly string[]
-  /** `~/.config/containers`; undefined where no user files count. */
+  /** Names the user's folder, `~/.config/containers`; undefined where no user files count. */
   readonly user: string | undefined
   /**
-   * The file of `CONTAINERS_REGISTRIES_CONF`, read instead of every `registries.conf`; since version 6 instead of all drop-ins,
-   * too.
+   * Names the file of `CONTAINERS_REGISTRIES_CONF`, read instead of every `registries.conf`; since version 6 instead of all
+   * drop-ins, too.
    */
   readonly named: string | undefined
-  /** The file of `CONTAINERS_REGISTRIES_CONF_OVERRIDE`, which version 6 and later read last. */
+  /** Names the file of `CONTAINERS_REGISTRIES_CONF_OVERRIDE`, which version 6 and later read last. */
   readonly override?: string | undefined
-  /** Since version 6: drop-ins are sorted by name across folders, and one hides others of its name in folders of lower rank. */
+  /**
+   * Is true since version 6: drop-ins are sorted by name across folders, and one hides others of its name in folders of lower rank.
+   */
   readonly modern: boolean
-  /** The user id of the process, 0 for root; undefined for another user of unknown id. */
+  /** Holds the user id of the process, 0 for root; undefined for another user of unknown id. */
   readonly uid?: number | undefined
 }
 
@@ -171,12 +173,12 @@ function withSlashes(path: string): string {
   return path.replaceAll('\\', '/')
 }
 
-/** A place to write a drop-in. */
+/** Locates a drop-in to write. */
 export interface PodmanTarget {
   readonly files: PodmanLayout
-  /** True if the drop-in is the user's or the system's. */
+  /** Tells whether the drop-in is the user's or the system's. */
   readonly scope: 'user' | 'system'
-  /** Other readers of such files, by other rules: `skopeo 1.9.3`, `Users without root`. */
+  /** Lists other readers of such files, by other rules: `skopeo 1.9.3`, `Users without root`. */
   readonly others?: readonly { readonly name: string; readonly files: PodmanLayout }[]
 }
 
