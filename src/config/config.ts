@@ -1,33 +1,33 @@
 import { createHash } from 'node:crypto'
 
-/** The parsed configuration: sizes in bytes, durations in ms, paths absolute. */
+/** Holds the parsed configuration: sizes in bytes, durations in ms, paths absolute. */
 export interface Config {
   cache: CacheConfig
   registry: {
     enabled: boolean
     listen: ListenAddress[]
     deletes: boolean
-    /** The access that containers on Docker networks have to the registry. */
+    /** Decides the access that containers on Docker networks have to the registry. */
     networks: 'read' | 'write'
     auth: { htpasswd: string } | undefined
   }
   admin: { listen: ListenAddress[] }
-  /** Docker networks whose containers can reach the mirror. */
+  /** Holds the Docker networks whose containers can reach the mirror. */
   networks: string[]
   allowedHosts: string[]
   log: { level: 'debug' | 'info' | 'warn' | 'error' }
-  /** By registry host, lower case. */
+  /** Maps registry hosts, in lower case, to their settings. */
   upstreams: Record<string, UpstreamConfig>
   defaultUpstream: string
-  /** PEM file paths. `ca`: the CA that clients must trust; undefined when `cert` is self-signed or its CA is trusted already. */
+  /** Names PEM files. `ca`: the CA that clients must trust; undefined when `cert` is self-signed or its CA is trusted already. */
   tls: { cert: string; key: string; ca: string | undefined } | undefined
 }
 
 export interface CacheConfig {
   listen: ListenAddress[]
-  /** Bytes; 0 = no limit. */
+  /** Limits the bytes of the cache; 0 = no limit. */
   maxSize: number
-  /** Running time, ms; 0 = no limit. */
+  /** Limits the age in running time, ms; 0 = no limit. */
   maxAge: number
   minFree: number
   tagFreshness: number
@@ -40,22 +40,22 @@ export interface CacheConfig {
 }
 
 export interface ListenAddress {
-  /** An IP literal without brackets, or `localhost`. */
+  /** Is an IP literal without brackets, or `localhost`. */
   host: string
-  /** 0 = any free port. */
+  /** Is 0 for any free port. */
   port: number
 }
 
 export interface UpstreamConfig {
-  /** Base URL without a trailing slash and without `/v2`. */
+  /** Holds the base URL without a trailing slash and without `/v2`. */
   url: string
-  /** The path prefix of this registry's repositories in another cache: `/v2/<prefix>/<repository>`. */
+  /** Holds the path prefix of this registry's repositories in another cache: `/v2/<prefix>/<repository>`. */
   prefix?: string | undefined
   credentials: CredentialsConfig
   tokenHosts: string[]
-  /** PEM file path. */
+  /** Names a PEM file. */
   ca: string | undefined
-  /** Undefined = the cache's setting. */
+  /** Is undefined for the cache's setting. */
   tagFreshness: number | undefined
 }
 
@@ -129,7 +129,7 @@ function sortKeys(_key: string, value: unknown): unknown {
   return Object.fromEntries(Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1)))
 }
 
-/** The content of a mirror.yaml as a plain object. */
+/** Holds the content of a mirror.yaml as a plain object. */
 interface ConfigDocument {
   readonly upstreams: Readonly<Record<string, object>>
   readonly [key: string]: unknown
@@ -195,7 +195,7 @@ function mapValues<T, U>(record: Readonly<Record<string, T>>, change: (value: T)
   return Object.fromEntries(Object.entries(record).map(([key, value]) => [key, change(value)]))
 }
 
-/** The keys that one source (a file, the environment) sets. */
+/** Holds the keys that one source (a file, the environment) sets. */
 export interface ConfigLayer {
   cache?: Partial<Omit<CacheConfig, 'prefetch' | 'timeouts'>> & {
     prefetch?: Partial<CacheConfig['prefetch']>

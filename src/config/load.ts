@@ -11,7 +11,9 @@ import type { MirrorPaths } from './paths.ts'
 import { type Field, type FlagLayer, flagSettings, settings } from './schema.ts'
 import { type ConfigEntry, type ConfigNode, type ConfigProblem, formatProblem } from './values.ts'
 
-/** The sources of the configuration. `env` holds the `MIRROR_*` variables, among them those that a command sets for its flags. */
+/**
+ * Names the sources of the configuration. `env` holds the `MIRROR_*` variables, among them those that a command sets for its flags.
+ */
 interface LoadConfigInput extends Omit<CommandEnvironment, 'platform'> {
   paths: MirrorPaths
 }
@@ -169,7 +171,7 @@ function toVariableName(section: string, key: string): string {
 
 type Part = 'cache' | 'registry' | 'admin'
 
-/** The layers of the configuration; `file` is undefined when there is no file. */
+/** Holds the layers of the configuration; `file` is undefined when there is no file. */
 interface ConfigSources {
   readonly file: ConfigLayer | undefined
   readonly variables: ConfigLayer
@@ -179,9 +181,9 @@ interface ConfigSources {
 interface Claim {
   readonly part: Part
   readonly port: number
-  /** The setting that chose the port: `--cache-port`. */
+  /** Names the setting that chose the port: `--cache-port`. */
   readonly source: string
-  /** The precedence of the source: 0 for a default, 3 for a flag. */
+  /** Holds the precedence of the source: 0 for a default, 3 for a flag. */
   readonly rank: number
 }
 
@@ -240,9 +242,9 @@ function findFreePort(port: number, taken: ReadonlySet<number>): number {
   return free
 }
 
-/** The facts that clients need about the mirror's certificate. */
+/** Holds the facts that clients need about the mirror's certificate. */
 export interface MirrorCertificate {
-  /** The CA that clients must trust; undefined when the systems' stores trust it already. */
+  /** Holds the CA that clients must trust; undefined when the systems' stores trust it already. */
   readonly ca: { readonly pem: string; readonly file: string } | undefined
   /** Checks whether the certificate is valid for this host name or address; true when the certificate is not known. */
   isFor(hostname: string): boolean

@@ -9,12 +9,12 @@ const maxTextLength = 256 * 1024
 const maxNodes = 10_000
 const maxDepth = 16
 
-/** The text of a file and its path. Relative paths in it start from the file's folder, `~/` from the home folder. */
+/** Holds the text of a file and its path. Relative paths in it start from the file's folder, `~/` from the home folder. */
 interface ConfigFile {
   text: string
-  /** Absolute. */
+  /** Is an absolute path. */
   path: string
-  /** The name of the file in problems. */
+  /** Names the file in problems. */
   label: string
   homedir: string
 }

@@ -2,7 +2,7 @@ import { isAbsolute, join, posix, resolve, win32 } from 'node:path'
 import { describeForeign, findForeign, isRoot, userHome } from '../lib/ownership.ts'
 import type { CommandEnvironment } from '../lib/process.ts'
 
-/** Variables with paths that mirror, Node, or a program that mirror runs uses. Some hold lists, as PATH does. */
+/** Lists the variables with paths that mirror, Node, or a program that mirror runs uses. Some hold lists, as PATH does. */
 const pathVariables = new Set(
   `
   XDG_CONFIG_HOME XDG_DATA_HOME XDG_STATE_HOME XDG_CACHE_HOME XDG_RUNTIME_DIR
@@ -24,14 +24,14 @@ const cloudPathVariable = /^(AWS|AZURE|GOOGLE|CLOUDSDK)_[A-Z0-9_]*(FILE|DIR|CONF
 /** Lists the folders of sudo's default `secure_path` in distributions. */
 const systemFolders = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']
 
-/** The paths of this user's mirror; all absolute. They need not exist. */
+/** Holds the paths of this user's mirror; all absolute. They need not exist. */
 export interface MirrorPaths {
   configFile: string
-  /** True when the user named the configuration file, so that it must exist. */
+  /** Is true when the user named the configuration file, so that it must exist. */
   configFileNamed: boolean
-  /** Cached and pushed content. */
+  /** Names the folder of cached and pushed content. */
   dataDir: string
-  /** State of the running mirror. */
+  /** Names the folder for the state of the running mirror. */
   stateDir: string
   logFile: string
   stateFile: string
@@ -89,18 +89,18 @@ export function mirrorPaths({ platform, env, homedir, cwd }: CommandEnvironment)
 
 type Environment = Readonly<Record<string, string | undefined>>
 
-/** A variable, or a part of one, that mirror ignores as root. */
+/** Names a variable, or a part of one, that mirror ignores as root. */
 export interface IgnoredPath {
   readonly name: string
-  /** The path. */
+  /** Holds the path. */
   readonly value: string
-  /** The reason: `/home/alice belongs to alice`. */
+  /** Gives the reason: `/home/alice belongs to alice`. */
   readonly why: string
-  /** The uid of the path's owner; undefined when its mode lets others write. */
+  /** Holds the uid of the path's owner; undefined when its mode lets others write. */
   readonly owner: number | undefined
 }
 
-/** An environment whose paths only root can change. */
+/** Holds an environment whose paths only root can change. */
 interface RootPaths {
   readonly env: Readonly<Record<string, string | undefined>>
   readonly ignored: readonly IgnoredPath[]

@@ -7,9 +7,11 @@ import type { ConfigEntry, ConfigNode, ReadContext, ReadText, SourcePosition } f
 /** Reads one key of the configuration. The value is undefined when the key is absent, or invalid, which `context` records. */
 export interface Field<T> {
   read(node: ConfigNode, path: string, context: ReadContext): T | undefined
-  /** The form of the value in an environment variable: plain, or separated by commas. Undefined when no variable can hold it. */
+  /**
+   * Tells the form of the value in an environment variable: plain, or separated by commas. Undefined when no variable can hold it.
+   */
   readonly variable?: 'scalar' | 'list'
-  /** The keys of a section. */
+  /** Holds the keys of a section. */
   readonly fields?: Readonly<Record<string, Field<unknown>>>
 }
 
@@ -188,13 +190,13 @@ export const settings: Field<ConfigLayer> = section<ConfigLayer>({
   ),
 })
 
-/** The flags of `mirror up`. Each is a variable too (`MIRROR_CACHE_PORT`), through which the server process gets it. */
+/** Holds the flags of `mirror up`. Each is a variable too (`MIRROR_CACHE_PORT`), through which the server process gets it. */
 export interface FlagLayer {
   cachePort?: number
   registryPort?: number
   adminPort?: number
   noRegistry?: boolean
-  /** Docker networks in addition to those of `networks`. */
+  /** Lists Docker networks in addition to those of `networks`. */
   network?: string[]
 }
 

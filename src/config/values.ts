@@ -127,7 +127,7 @@ function quote(text: string): string {
   return JSON.stringify(text.length > 60 ? `${text.slice(0, 60)}…` : text)
 }
 
-/** A tree of plain values with their positions, from a file or from variables. */
+/** Holds a tree of plain values with their positions, from a file or from variables. */
 export type ConfigNode =
   | { readonly kind: 'absent'; readonly position: SourcePosition }
   | { readonly kind: 'scalar'; readonly position: SourcePosition; readonly text: string }
@@ -140,17 +140,17 @@ export interface ConfigEntry {
   readonly value: ConfigNode
 }
 
-/** The position of a value: a line and a column (from 1) of a file, or an environment variable. */
+/** Locates a value: by a line and a column (from 1) of a file, or by an environment variable. */
 export interface SourcePosition {
   readonly source: string
   readonly line?: number
   readonly column?: number
 }
 
-/** A problem of a configuration. */
+/** Describes a problem of a configuration. */
 export interface ConfigProblem {
   readonly position: SourcePosition
-  /** The key: `cache.maxSize`, `upstreams["ghcr.io"].url`; empty for the whole configuration. */
+  /** Names the key: `cache.maxSize`, `upstreams["ghcr.io"].url`; empty for the whole configuration. */
   readonly path: string
   readonly message: string
 }
@@ -161,7 +161,7 @@ export function formatProblem({ position, path, message }: ConfigProblem): strin
   return `${position.source}:${position.line}:${position.column}${path === '' ? '' : ` ${path}`}: ${message}`
 }
 
-/** The context of reading one source. */
+/** Holds the context of reading one source. */
 export interface ReadContext {
   readonly problems: ConfigProblem[]
   /** Makes a path from this source absolute. */
