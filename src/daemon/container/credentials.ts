@@ -108,16 +108,15 @@ export function assertCredentialsShared(hosts: readonly string[], { cache }: Pic
   })
 }
 
-/** Texts and bytes by file name. */
+/** Maps file names to texts and bytes. */
 export type ExportedFiles = Readonly<Record<string, string | Uint8Array>>
 
 interface ExportArchive {
   readonly files: ExportedFiles
-  /** Instance of the container that receives them. */
+  /** Names the instance of the container that receives the files. */
   readonly instance: string
-  /** Admin token. */
   readonly token: string | undefined
-  /** `uid:gid` of the container's user; no other may read the files. */
+  /** Identifies the container's user as `uid:gid`; no other may read the files. */
   readonly user: string
 }
 
@@ -234,11 +233,11 @@ export async function isCredentialRefreshDue(surroundings: CommandEnvironment, n
   return !(age >= 0 && age < refreshAfterMs)
 }
 
-/** A restored container and its record. */
+/** Pairs a restored container with its record. */
 interface RestoredContainer {
   readonly container: ContainerState
   readonly before: MirrorState
-  /** Ports that it was published on before. */
+  /** Holds the ports that it was published on before. */
   readonly ports: readonly PublishedPort[]
 }
 

@@ -22,15 +22,14 @@ interface DesiredContainerInput {
   readonly paths: MirrorPaths
   readonly config: Config
   readonly version: string
-  /** Registries whose credentials are exported. */
+  /** Holds the registries whose credentials are exported. */
   readonly credentials: readonly string[]
 }
 
-/** The container that the configuration asks for, without what only the engine knows. */
+/** Holds the container that the configuration asks for, without what only the engine knows. */
 interface PreparedDesired {
   readonly container: Omit<DesiredContainer, 'image' | 'networks'>
   readonly files: ExportedFiles
-  /** Warnings for the user. */
   readonly warnings: string[]
 }
 
@@ -136,11 +135,11 @@ function isLocal({ host }: ListenAddress): boolean {
   return isLoopbackAddress(host) || host === 'localhost'
 }
 
-/** The mirror.yaml for a mirror in a container, and the files that it names. */
+/** Holds the mirror.yaml for a mirror in a container, and the files that it names. */
 interface ContainerConfig {
-  /** Text of the mirror.yaml; JSON, which is YAML. */
+  /** Holds the text of the mirror.yaml in JSON, which is YAML. */
   readonly text: string
-  /** Paths on this machine by name beside that mirror.yaml. */
+  /** Maps names beside that mirror.yaml to paths on this machine. */
   readonly files: Readonly<Record<string, string>>
 }
 
@@ -235,7 +234,7 @@ async function readExtraCertificates(env: Readonly<Record<string, string | undef
   return all.length === 0 ? undefined : all.map((text) => `${text.trim()}\n`).join('')
 }
 
-/** https://nodejs.org/api/cli.html#node_use_system_ca1 */
+/** Reports whether Node is set to use the system's certificates. https://nodejs.org/api/cli.html#node_use_system_ca1 */
 function usesSystemStore(env: Readonly<Record<string, string | undefined>>): boolean {
   return env['NODE_USE_SYSTEM_CA'] === '1' || /--use-(system|openssl)-ca\b/.test(env['NODE_OPTIONS'] ?? '')
 }

@@ -73,7 +73,7 @@ export function removePredecessorExports(handoff: HostHandoff, logger: Logger, e
   return stop
 }
 
-/** Files that Docker and podman create in every container. */
+/** Lists files that Docker and podman create in every container. */
 const containerMarkerFiles = ['/.dockerenv', '/run/.containerenv']
 
 /** Returns whether this process runs in a container, created by `mirror up` or by others. */
@@ -103,9 +103,9 @@ export function createHostCheck(
 }
 
 interface ContainerNetworking {
-  /** Gateways of the default routes. */
+  /** Holds the gateways of the default routes. */
   readonly gateways: readonly string[]
-  /** Networks of the container in CIDR form; undefined where an address outside of them proves nothing. */
+  /** Holds the networks of the container in CIDR form; undefined where an address outside of them proves nothing. */
   readonly subnets: readonly string[] | undefined
 }
 

@@ -10,13 +10,13 @@ import type { RunCommand } from '../../lib/process.ts'
 import { toTarFile, type TarEntry } from '../../lib/tar.ts'
 import { packageFolder } from './spec.ts'
 
-/** The content of an image. */
+/** Describes the content of an image. */
 export interface ImageContent {
   /** Identifies the files and their stamps; changes whenever a file may have changed. */
   readonly fingerprint: string
   /** Lists files of this machine, with paths from the archive's root. */
   listFiles(): Promise<PlacedFile[]>
-  /** Generated files by path. */
+  /** Maps paths to generated files. */
   readonly texts: Readonly<Record<string, string>>
   readonly folders: readonly { readonly path: string; readonly mode: number; readonly user: number }[]
 }
@@ -123,7 +123,7 @@ export function parseBaseImage(dockerfile: string): string {
   return /^FROM\s+(\S+)/m.exec(dockerfile)![1]!
 }
 
-/** A new volume gets owner and mode from this folder of the image. */
+/** Gives owner and mode to a new volume, which takes them from this folder of the image. */
 const dataEntry = { path: 'data', mode: 0o700, user: 1000 }
 
 async function listTreeFiles(tree: readonly PlacedPackage[], folder: string): Promise<PlacedFile[]> {
@@ -148,7 +148,7 @@ async function computeFingerprint(files: readonly PlacedFile[]): Promise<string>
   return JSON.stringify(await Promise.all(stamps))
 }
 
-/** glibc loads these libraries for name lookups, so no program is linked with them. nsswitch.conf(5) */
+/** Matches the libraries that glibc loads for name lookups, so that no program is linked with them. nsswitch.conf(5) */
 const nameServices = /^lib(nss_(files|dns)|resolv)\.so\.2$/
 
 /**
@@ -173,24 +173,24 @@ async function listNodeFiles(execPath: string, runCommand: RunCommand): Promise<
   ]
 }
 
-/** A file of this machine and its path in the image. */
+/** Pairs a file of this machine with its path in the image. */
 interface PlacedFile {
-  /** Absolute path. */
+  /** Is an absolute path. */
   readonly source: string
-  /** Relative to the folder of the package, with `/`. */
+  /** Is relative to the folder of the package, with `/`. */
   readonly path: string
 }
 
-/** Files of the own package that the image needs. */
+/** Lists the files of the own package that the image needs. */
 const ownPackageFiles = ['package.json', 'oclif.manifest.json', 'bin', 'dist', 'templates']
-/** Files of dependencies that the image does not need. */
+/** Matches files of dependencies that the image does not need. */
 const unusedFiles = /\.(d\.[cm]?ts|map|md|markdown|flow)$/i
 
-/** A package in the tree of the mirror's package and its dependencies. */
+/** Places a package in the tree of the mirror's package and its dependencies. */
 interface PlacedPackage {
-  /** Path relative to the root's folder; empty for the root. */
+  /** Holds the path relative to the root's folder; empty for the root. */
   readonly path: string
-  /** Resolved path on this machine. */
+  /** Holds the resolved path on this machine. */
   readonly source: string
 }
 

@@ -24,23 +24,23 @@ import { dataFolder, homeFolder, imageUser, program } from './spec.ts'
 import { catchDockerError, wrapDockerError } from './stop.ts'
 
 export interface ImageRequest {
-  /** Image that the user named. */
+  /** Names the image that the user requested. */
   readonly requested: string | undefined
-  /** Image that was published with this version. */
+  /** Names the image that was published with this version. */
   readonly published: string | undefined
-  /** Folder of the mirror's package. */
+  /** Holds the folder of the mirror's package. */
   readonly root: string
   readonly memoFile: string
-  /** Network for the trial of a new image. */
+  /** Names the network for the trial of a new image. */
   readonly network: string | undefined
   readonly host: {
     readonly platform: string
-    /** Architecture as Node names it. */
+    /** Holds the architecture as Node names it. */
     readonly arch: string
     readonly execPath: string
-    /** `v20.20.0` */
+    /** Holds the version of Node: `v20.20.0`. */
     readonly nodeVersion: string
-    /** Wall clock, ms. */
+    /** Gives the wall-clock time, ms. */
     readonly now: number
   }
   readonly runCommand: RunCommand
@@ -49,12 +49,12 @@ export interface ImageRequest {
   readonly notify: (text: string) => void
 }
 
-/** Name of an image that is built on this machine. */
+/** Holds the name of an image that is built on this machine. */
 export const localImage = 'dev-mirror:local'
 
 const contentLabel = 'dev-mirror.content'
 
-/** Time limit for a pull. */
+/** Limits the time of a pull. */
 const pullMs = 120_000
 
 /**
@@ -264,7 +264,7 @@ async function runTrial(
   }
 }
 
-/** End of life of Node's releases. https://github.com/nodejs/Release#release-schedule */
+/** Maps Node's releases to their end of life. https://github.com/nodejs/Release#release-schedule */
 const endsOfLife: Readonly<Record<string, string>> = {
   20: '2026-04-30',
   21: '2024-06-01',

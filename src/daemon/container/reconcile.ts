@@ -56,7 +56,7 @@ export async function refuseTakenPorts({ containers }: DockerEngine, ports: Cont
   }
 }
 
-/** Addresses that conflict with the mirror's; the engine publishes IPv6 separately. */
+/** Lists addresses that conflict with the mirror's; the engine publishes IPv6 separately. */
 const publishedAddresses = ['127.0.0.1', '0.0.0.0']
 
 /**
@@ -238,15 +238,15 @@ async function restoreContainer(engine: DockerEngine, before: ContainerState, re
   if (current !== undefined && current.name !== containerName) await engine.containers.rename(id, containerName)
 }
 
-/** A container that the user stopped is not started after a failure. */
+/** Reports whether the container ran. One that the user stopped is not started after a failure. */
 function wasUp({ running, restarting }: ContainerState): boolean {
   return running || restarting
 }
 
 interface InterruptedReplace {
-  /** State folder of the mirror. */
+  /** Holds the state folder of the mirror. */
   readonly owner: string
-  /** Id of the container that is recorded as the mirror. */
+  /** Holds the id of the container that is recorded as the mirror. */
   readonly recordedId: string | undefined
   readonly clock: Clock
 }

@@ -7,68 +7,68 @@ import type { Clock } from '../../lib/time.ts'
 
 export const containerName = mirrorName
 
-/** Names of the mirror for the containers of its networks. */
+/** Holds the names of the mirror for the containers of its networks. */
 export const containerAliases: readonly string[] = [mirrorServiceName, mirrorName]
 
-/** Name of a container that is being replaced, until its successor answers. */
+/** Holds the name of a container that is being replaced, until its successor answers. */
 export const replacedName = 'mirror-before'
 
-/** Volume for cached and pushed content and for the mirror's state. */
+/** Holds the volume for cached and pushed content and for the mirror's state. */
 export const volumeName = 'mirror-data'
 
-/** Folder of the volume in the container. */
+/** Holds the folder of the volume in the container. */
 export const dataFolder = '/data'
 
-/** The only user in the mirror's images. */
+/** Holds the only user in the mirror's images. */
 export const imageUser = '1000:1000'
 
 /**
- * Set to 1 when the engine runs in a virtual machine or in namespaces of its own. Connections that the engine forwards from a
- * published port may then come from an address outside of the container's networks.
+ * Names the variable that is 1 when the engine runs in a virtual machine or in namespaces of its own. Connections that the engine
+ * forwards from a published port may then come from an address outside of the container's networks.
  */
 export const vmEngineVariable = 'MIRROR_ENGINE_ENCLOSED'
 
-/** The container that the configuration asks for. */
+/** Holds the container that the configuration asks for. */
 export interface DesiredContainer {
   readonly version: string
-  /** State folder on this machine, which identifies the mirror. */
+  /** Names the state folder on this machine, which identifies the mirror. */
   readonly owner: string
   readonly image: { readonly id: string; readonly hasEntrypoint: boolean }
-  /** Hashes by part of the configuration, see `configHashes`. */
+  /** Holds the hashes by part of the configuration, see `hashConfig`. */
   readonly configHashes: Readonly<Record<string, string>>
-  /** Hash of the exported files. */
+  /** Holds the hash of the exported files. */
   readonly files: string
   readonly ports: ContainerPorts
-  /** Existing networks. */
+  /** Lists existing networks. */
   readonly networks: readonly string[]
   readonly data: DataSource
   readonly user: string
-  /** Bytes. */
+  /** Limits the memory, bytes. */
   readonly memory: number
   readonly env: Readonly<Record<string, string>>
-  /** Name, among the exported files, of the certificates that Node trusts in addition to its own. */
+  /** Names the file, among the exported ones, with the certificates that Node trusts in addition to its own. */
   readonly extraCa: string | undefined
   readonly engine: Pick<DockerEngineInfo, 'logDriver'>
-  /** True when the engine runs in a virtual machine or in namespaces of its own. */
+  /** Is true when the engine runs in a virtual machine or in namespaces of its own. */
   readonly isInVm?: boolean
 }
 
-/** Published ports; `registry` is undefined when it is switched off. */
+/** Holds the published ports; `registry` is undefined when it is switched off. */
 export interface ContainerPorts {
   readonly cache: PublishedPort
   readonly registry: PublishedPort | undefined
   readonly admin: PublishedPort
 }
 
-/** The steps from the existing container to the desired one. */
+/** Holds the steps from the existing container to the desired one. */
 export type ContainerPlan =
   | { readonly action: 'create' }
-  /** The container is as desired, but does not run. */
+  /** Is for a container that is as desired, but does not run. */
   | ({ readonly action: 'start' } & NetworkChanges)
   | ({ readonly action: 'keep' } & NetworkChanges)
   | { readonly action: 'replace'; readonly changed: string[] }
 
-/** Network changes need no new container. */
+/** Lists changes of networks, which need no new container. */
 interface NetworkChanges {
   readonly connect: string[]
   readonly disconnect: string[]
@@ -130,7 +130,7 @@ export function planContainer(desired: DesiredContainer, existing: ContainerStat
   return { action: existing.running ? 'keep' : 'start', connect, disconnect }
 }
 
-/** Networks that Docker and podman create containers on; they always exist, and ports can be published from them. */
+/** Lists the networks that Docker and podman create containers on; they always exist, and ports can be published from them. */
 const baseNetworks = ['bridge', 'podman']
 
 /** Creates the settings of the container. `instance`: new for every container. */
@@ -169,20 +169,20 @@ export function createContainerSpec(desired: DesiredContainer, instance: string)
 export const packageFolder = '/mirror'
 export const program = `${packageFolder}/bin/run.js`
 
-/** Home folder of the mirror in the container, beside the content. */
+/** Holds the home folder of the mirror in the container, beside the content. */
 export const homeFolder = `${dataFolder}/home`
 
-/** Exported files, in a folder per instance, so that a restored container finds its own. */
+/** Holds the exported files in a folder per instance, so that a restored container finds its own. */
 export const exportFolder = `${homeFolder}/handed`
 
 export function getExportFolder(instance: string): string {
   return `${exportFolder}/${instance}`
 }
 
-/** Names of the exported files. */
+/** Holds the names of the exported files. */
 export const exportedFileNames = {
   config: 'mirror.yaml',
-  /** Exported last: the container that has this file is the mirror, and its predecessor will not be restored. */
+  /** Is exported last: the container that has this file is the mirror, and its predecessor will not be restored. */
   endpoints: 'endpoints.json',
   credentials: 'docker/config.json',
 } as const
@@ -225,18 +225,18 @@ function parseLabel(text: string | undefined): Record<string, unknown> {
   return parseObject(text ?? '') ?? {}
 }
 
-/** Input of `applyContainerPlan`. */
+/** Holds the input of `applyContainerPlan`. */
 export interface ApplyRequest {
   readonly desired: DesiredContainer
-  /** Instance of the mirror; new for a new container. */
+  /** Identifies the mirror; new for a new container. */
   readonly instance: string
-  /** Tar archive of the exported files, for the data folder. */
+  /** Holds the tar archive of the exported files, for the data folder. */
   readonly exportArchive: Buffer
   readonly clock: Clock
   /** Ends the attempt; the container before is restored first. */
   readonly signal: AbortSignal
   /** Runs as the last step, once the mirror answers; its failure fails the whole attempt. */
   readonly onReady: (container: ContainerState) => Promise<void>
-  /** The container before runs again, perhaps on other free ports. */
+  /** Runs when the container before runs again, perhaps on other free ports. */
   readonly onRestored: (container: ContainerState) => Promise<void>
 }

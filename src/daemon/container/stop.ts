@@ -34,15 +34,15 @@ export async function restartContainer(engine: DockerEngine, id: string, clock: 
   return awaitContainer(engine, { id, admin, clock, signal: new AbortController().signal })
 }
 
-/** Time for a mirror to start. */
+/** Limits the time for the start of a mirror, ms. */
 const maxStartMs = 60_000
 const pollMs = 50
-/** A poll through a remote engine starts a program there. */
+/** Polls less often through a remote engine, because each poll starts a program there. */
 const remotePollMs = 500
 
 interface AwaitedContainer {
   readonly id: string
-  /** Admin port in the container. */
+  /** Holds the admin port in the container. */
   readonly admin: number
   readonly clock: Clock
   readonly signal: AbortSignal
@@ -204,11 +204,11 @@ export async function* readContainerLogs(
   yield* containers.readLogs(id, request)
 }
 
-/** Result of restoring the mirror that ran before. */
+/** Reports whether the mirror that ran before was restored. */
 interface RollbackResult {
-  /** Reason why it could not be restored; undefined when it was. */
+  /** Explains why it could not be restored; undefined when it was. */
   readonly refusal: Error | undefined
-  /** Signal of the attempt. */
+  /** Holds the signal of the attempt. */
   readonly signal: AbortSignal
 }
 

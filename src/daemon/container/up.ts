@@ -63,27 +63,27 @@ import {
 } from './spec.ts'
 import { explainRememberedEngine, findOwnContainer } from './stop.ts'
 
-/** The plan of `mirror up --runtime container`. */
+/** Describes the plan of `mirror up --runtime container`. */
 export interface ContainerUpPlan {
   readonly action: 'start' | 'replace' | 'connect' | 'nothing'
-  /** Reasons to replace the container. */
+  /** Holds the reasons to replace the container. */
   readonly changed: string[]
-  /** Networks to join and leave without a restart. */
+  /** Holds the networks to join and leave without a restart. */
   readonly connect: readonly string[]
   readonly disconnect: readonly string[]
   readonly request: ContainerRequest
   readonly preparation: ContainerPreparation
   readonly engine: DockerEngine
-  /** Parts of the running mirror that the new one will not have. */
+  /** Holds the parts of the running mirror that the new one will not have. */
   readonly dropped: DroppedParts
-  /** The running mirror, a container or a process. */
+  /** Holds the running mirror, a container or a process. */
   readonly running: MirrorState | undefined
 }
 
 interface ContainerUpInput extends Omit<ContainerRequest, 'paths' | 'config' | 'credentials'> {
-  /** Registries that the user named; undefined for those of the existing container. */
+  /** Holds the registries that the user named; undefined for those of the existing container. */
   readonly credentials: readonly string[] | undefined
-  /** True when the user did not ask for a container, but the mirror ran in one the last time. */
+  /** Is true when the user did not ask for a container, but the mirror ran in one the last time. */
   readonly remembered: boolean
 }
 
@@ -157,11 +157,11 @@ interface ContainerRequest {
   readonly paths: MirrorPaths
   readonly config: Config
   readonly version: string
-  /** Folder of the mirror's package. */
+  /** Holds the folder of the mirror's package. */
   readonly root: string
-  /** Image that was published with this version, if any. */
+  /** Holds the image that was published with this version, if any. */
   readonly published: string | undefined
-  /** Registries whose credentials are exported. */
+  /** Holds the registries whose credentials are exported. */
   readonly credentials: readonly string[]
   readonly dryRun: boolean
   readonly clock: Clock
@@ -170,16 +170,16 @@ interface ContainerRequest {
   readonly notify: (text: string) => void
 }
 
-/** The plan and its input. */
+/** Holds the plan and its input. */
 interface ContainerPreparation {
   readonly plan: ContainerPlan
   readonly desired: DesiredContainer
   readonly files: ExportedFiles
-  /** Instance of the mirror; new for a new container. */
+  /** Identifies the mirror; new for a new container. */
   readonly instance: string
-  /** The existing container. */
+  /** Holds the existing container. */
   readonly existing: ContainerState | undefined
-  /** Host name of the mirror for clients on its networks. */
+  /** Holds the host name of the mirror for clients on its networks. */
   readonly host: string
 }
 
