@@ -11,8 +11,8 @@ import { ExecError } from './engine.ts'
 const maxStderrLength = 2000
 
 /**
- * A connection to a remote Docker engine by the user's own ssh, like the `docker` command makes it. Fails with what ssh prints,
- * as a MirrorError (exit 4). Implements the few methods of a socket that an http.Agent calls.
+ * Connects to a remote Docker engine by the user's own ssh, like the `docker` command. Fails with the output of ssh, as a
+ * MirrorError (exit 4). Implements the few methods of a socket that an http.Agent calls.
  * https://github.com/docker/cli/tree/master/cli/connhelper
  */
 export class SshConnection extends Duplex {

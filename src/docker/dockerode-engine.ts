@@ -38,9 +38,9 @@ import {
 
 interface DockerEngineOptions {
   readonly clock?: Clock
-  /** Time until `networks.watch` tries an absent engine again, ms. */
+  /** Holds the time until `networks.watch` tries an absent engine again, ms. */
   readonly retryMs?: number
-  /** Function of a client that has connected already. */
+  /** Returns a client that has connected already. */
   readonly connect?: Connect
 }
 
@@ -50,7 +50,10 @@ type Connect = () => Promise<Dockerode>
 /** Sends a request; errors are translated, see `translateErrors`. */
 type SendRequest = <T>(request: (client: Dockerode) => Promise<T>) => Promise<T>
 
-/** A local engine answers in milliseconds, one in a virtual machine that wakes up in a second or two. */
+/**
+ * Limits the time of an answer, ms. A local engine answers in milliseconds, one in a virtual machine that wakes up in a second or
+ * two.
+ */
 const answerMs = 5000
 /** Firewalls may drop packets to another machine silently; a login takes a while. */
 const remoteAnswerMs = 45_000

@@ -16,7 +16,7 @@ import {
   type PublishedPort,
 } from './engine.ts'
 
-/** Time that Node's default agent keeps an unused connection, too. */
+/** Keeps an unused connection as long as Node's default agent does, ms. */
 const idleMs = 5000
 
 /** Loads the library; no other file does. */

@@ -11,19 +11,19 @@ export type DockerEndpoint =
   | SshEndpoint
 
 interface DockerEndpointInput {
-  /** Value of `process.platform`. */
+  /** Holds the value of `process.platform`. */
   platform: string
   env: Readonly<Record<string, string | undefined>>
   homedir: string
 }
 
-/** The setting that chooses the engine of the `docker` command. */
+/** Names the setting that chooses the engine of the `docker` command. */
 interface DockerChoice {
-  /** Name in messages: `DOCKER_HOST`, `The Docker context remote`. */
+  /** Names the setting in messages: `DOCKER_HOST`, `The Docker context remote`. */
   readonly by: string
-  /** Value of the setting; undefined for a context that does not exist. */
+  /** Holds the value of the setting; undefined for a context that does not exist. */
   readonly host: string | undefined
-  /** Folder of its certificates. */
+  /** Holds the folder of its certificates. */
   readonly tlsFolder: string | undefined
 }
 
@@ -130,7 +130,7 @@ export function parseRecordedEndpoint(value: Record<string, unknown>): DockerEnd
   return { kind, host, port: numbered, tlsFolder: typeof tlsFolder === 'string' ? tlsFolder : undefined }
 }
 
-/** A machine whose Docker engine the user's own ssh reaches; ssh's configuration decides what is undefined. */
+/** Names a machine whose Docker engine the user's own ssh reaches; ssh's configuration decides the undefined parts. */
 export interface SshEndpoint {
   readonly kind: 'ssh'
   readonly host: string

@@ -5,12 +5,12 @@ import type { CommandEnvironment } from '../lib/process.ts'
 import type { DockerEndpoint } from './endpoint.ts'
 
 /**
- * A Docker engine, or podman, which implements the same API. Unless stated otherwise a call throws a DockerError for what the engine
- * refuses, and a MirrorError (exit 4) when the engine does not answer.
+ * Operates a Docker engine, or podman, which implements the same API. Unless stated otherwise a call throws a DockerError for what
+ * the engine refuses, and a MirrorError (exit 4) when the engine does not answer.
  */
 export interface DockerEngine {
   readonly endpoint: DockerEndpoint
-  /** The engine runs on another machine: it publishes ports there, and folders are that machine's. */
+  /** Is true when the engine runs on another machine: it publishes ports there, and folders are that machine's. */
   readonly isRemote: boolean
   /** Returns whether the engine answers. Throws what keeps this process from asking, for example no file descriptor. */
   ping(): Promise<boolean>
@@ -24,24 +24,24 @@ export interface DockerEngine {
 }
 
 export interface DockerEngineInfo {
-  /** `28.5.2` */
+  /** Holds the version: `28.5.2`. */
   readonly version: string
-  /** `Docker Desktop`, `Debian GNU/Linux 12 (bookworm)` */
+  /** Names the system: `Docker Desktop`, `Debian GNU/Linux 12 (bookworm)`. */
   readonly operatingSystem: string
-  /** Host name of the machine that the engine runs on. */
+  /** Holds the host name of the machine that the engine runs on. */
   readonly hostName: string
-  /** As images name it: `amd64`, `arm64`. */
+  /** Names the architecture as images do: `amd64`, `arm64`. */
   readonly architecture: string
-  /** Operating system of the containers: `linux`, `windows`. */
+  /** Names the operating system of the containers: `linux`, `windows`. */
   readonly os: string
   readonly imageStore: 'classic' | 'containerd'
   readonly isRootless: boolean
   readonly isPodman: boolean
-  /** `json-file`, `journald` … */
+  /** Names the default log driver: `json-file`, `journald` … */
   readonly logDriver: string
-  /** Mirrors of Docker Hub that are in use now. */
+  /** Holds the mirrors of Docker Hub that are in use now. */
   readonly mirrors: readonly string[]
-  /** Registries, and networks in CIDR form, whose certificate the engine does not check. */
+  /** Holds the registries, and networks in CIDR form, whose certificate the engine does not check. */
   readonly insecure: readonly string[]
 }
 
@@ -72,7 +72,7 @@ export interface DockerImages {
 
 export interface NetworkSpec {
   readonly name: string
-  /** IPv6 subnet in addition to the IPv4 one that the engine chooses; undefined for IPv4 only. */
+  /** Adds an IPv6 subnet to the IPv4 one that the engine chooses; undefined for IPv4 only. */
   readonly ipv6Subnet: string | undefined
   readonly options: Readonly<Record<string, string>>
 }
@@ -83,7 +83,7 @@ export interface NetworkState {
   readonly driver: string
   readonly ipv6: boolean
   readonly options: Readonly<Record<string, string>>
-  /** Number of connected containers. */
+  /** Counts the connected containers. */
   readonly containers: number
 }
 
@@ -118,10 +118,10 @@ export interface DockerVolumes {
   remove(name: string): Promise<void>
 }
 
-/** A refusal of the engine, with the engine's message. */
+/** Reports a refusal of the engine, with the engine's message. */
 export class DockerError extends Error {
   override name = 'DockerError'
-  /** HTTP status: 404 not found, 409 conflict … */
+  /** Holds the HTTP status: 404 not found, 409 conflict … */
   readonly status: number
 
   constructor(status: number, message: string, options?: { cause: unknown }) {
@@ -130,78 +130,78 @@ export class DockerError extends Error {
   }
 }
 
-/** The settings of a container to create. */
+/** Holds the settings of a container to create. */
 export interface ContainerSpec {
   readonly name: string
-  /** Id or name of the image. */
+  /** Holds the id or name of the image. */
   readonly image: string
-  /** Undefined for the image's own. */
+  /** Is undefined for the image's own. */
   readonly entrypoint: readonly string[] | undefined
   readonly command: readonly string[]
   readonly env: Readonly<Record<string, string>>
-  /** `uid:gid` */
+  /** Identifies the user as `uid:gid`. */
   readonly user: string
   readonly labels: Readonly<Record<string, string>>
   readonly ports: readonly PublishedPort[]
-  /** The folder of the container that keeps data; the container can write nowhere else but in /tmp. */
+  /** Holds the folder of the container that keeps data; the container can write nowhere else but in /tmp. */
   readonly data: { readonly at: string; readonly from: DataSource }
-  /** Bytes. */
+  /** Limits the memory, bytes. */
   readonly memory: number
   /** Makes the engine restart the container whenever it ends, until it is stopped. */
   readonly restarts: boolean
-  /** Command of the health check; undefined for none. */
+  /** Holds the command of the health check; undefined for none. */
   readonly healthCheck: readonly string[] | undefined
-  /** Options of the engine's log driver. */
+  /** Holds the options of the engine's log driver. */
   readonly logOptions: Readonly<Record<string, string>>
 }
 
-/** A TCP port of the container on 127.0.0.1 of the engine's host. */
+/** Publishes a TCP port of the container on 127.0.0.1 of the engine's host. */
 export interface PublishedPort {
   readonly inside: number
-  /** 0 for any free port. */
+  /** Is 0 for any free port. */
   readonly outside: number
 }
 
 export type DataSource = { readonly volume: string } | { readonly folder: string }
 
-/** The state of an existing container. */
+/** Describes the state of an existing container. */
 export interface ContainerState {
   readonly id: string
   readonly name: string
   readonly labels: Readonly<Record<string, string>>
-  /** Id of the image. */
+  /** Holds the id of the image. */
   readonly image: string
-  /** `uid:gid` */
+  /** Identifies the user as `uid:gid`. */
   readonly user: string
   readonly running: boolean
   readonly restarting: boolean
   readonly exitCode: number
-  /** ISO 8601: last end; absent for a container that has not ended. */
+  /** Gives the time of the last end (ISO 8601); absent for a container that has not ended. */
   readonly finishedAt?: string
-  /** True when the kernel killed it because it exceeded its memory limit. */
+  /** Is true when the kernel killed it because it exceeded its memory limit. */
   readonly outOfMemory?: boolean
-  /** ISO 8601. */
+  /** Gives the time in ISO 8601. */
   readonly startedAt: string
   readonly networks: readonly string[]
   readonly ports: readonly PublishedPort[]
 }
 
-/** A container that publishes a port. */
+/** Names a container that publishes a port. */
 interface PublishingContainer {
   readonly name: string
-  /** IP literal; `0.0.0.0` and `::` stand for all addresses. */
+  /** Is an IP literal; `0.0.0.0` and `::` stand for all addresses. */
   readonly address: string
 }
 
 export interface LogRequest {
-  /** Number of last lines to start with. */
+  /** Sets the number of last lines to start with. */
   readonly lines: number
   /** Continues with new lines until the container ends or the signal aborts. */
   readonly follow: boolean
   readonly signal: AbortSignal
 }
 
-/** Operations on containers by id or name. Refusals, for example a taken name or port, are DockerErrors. */
+/** Operates containers by id or name. Refusals, for example a taken name or port, are DockerErrors. */
 export interface DockerContainers {
   find(container: string): Promise<ContainerState | undefined>
   /** Finds the running containers that publish this TCP port of the engine's host, one result for each address. */
@@ -336,7 +336,7 @@ export function toImageArchitecture(name: string): string {
   return architectureNames[name] ?? name
 }
 
-/** The text that a program in a container wrote to stderr. */
+/** Holds the text that a program in a container wrote to stderr. */
 export class ExecError extends Error {
   override name = 'ExecError'
 }
