@@ -3,24 +3,25 @@ import { ManifestMarker, getRemovedImageNames, StoredLinks } from './images.ts'
 import type { PushedStore } from './repositories.ts'
 import { withChanges, copyRepository, type PushedChange, type PushedRepository } from './repository.ts'
 
-/** The form of tags for signatures and lists of referrers, for registries without the referrers API. */
+/** Matches tags for signatures and lists of referrers, for registries without the referrers API. */
 const attachedTagPattern = /^sha(?:256|512)-[0-9a-f]{64}/
 
 export interface GarbageOptions {
-  /** Content that was pushed or requested within this time stays, because a manifest that names it may follow; running time ms. */
+  /**
+   * Protects content that was pushed or requested within this time, because a manifest that names it may follow; running time ms.
+   */
   readonly grace: number
   /** Collects manifests that no tag leads to as well. */
   readonly untagged: boolean
   readonly dryRun: boolean
-  /** For a dry run: changes that would be made before, by repository. */
+  /** Holds the changes that would be made before, by repository; for a dry run. */
   readonly pendingChanges?: ReadonlyMap<string, readonly PushedChange[]>
 }
 
-/** The removed content; of a dry run, the content that would be removed. */
+/** Reports the removed content; of a dry run, the content that would be removed. */
 interface CollectedGarbage {
-  /** Names of images, as `listPushedImages` returns them. */
+  /** Holds the names of images, as `listPushedImages` returns them. */
   readonly images: string[]
-  /** The number of manifests. */
   readonly manifests: number
   readonly blobs: number
   readonly bytes: number
@@ -42,7 +43,7 @@ export async function collectGarbage(
   await repositories.findCopies()
   const images: string[] = []
   let manifests = 0
-  /** The content that the plans leave: one lookup per blob instead of one per blob and repository. */
+  /** Holds the content that the plans leave: one lookup per blob instead of one per blob and repository. */
   const stillHeld = new Set<Digest>()
   for (const current of repositories.all()) {
     const repository = withChanges(current, options.pendingChanges?.get(current.name) ?? [])
@@ -84,7 +85,7 @@ export async function collectGarbage(
 
 interface PlanOptions extends GarbageOptions {
   readonly links: StoredLinks
-  /** Running time, ms. */
+  /** Returns the running time, ms. */
   readonly now: () => number
   readonly isClaimed: (digest: Digest) => boolean
 }
@@ -99,7 +100,7 @@ async function planGarbage<T>(
   const isYoung = (heldSince: number) => now() - heldSince < grace
   const isFree = (digest: Digest, held: { readonly heldSince: number } | undefined) =>
     held !== undefined && !isYoung(held.heldSince) && !isClaimed(digest)
-  /** Blobs outside the grace that no manifest is known to name. */
+  /** Holds the blobs outside the grace that no manifest is known to name. */
   const unreferenced = new Set<Digest>()
   for (const [digest, blob] of blobs) if (isFree(digest, blob)) unreferenced.add(digest)
   const listRoots = function* (): Generator<Digest> {
@@ -120,14 +121,14 @@ async function planGarbage<T>(
   ])
 }
 
-/** The part of a tag that names another manifest's digest, `sha256-<hex>`; undefined for any other tag. */
+/** Parses the part of a tag that names another manifest's digest, `sha256-<hex>`; undefined for any other tag. */
 export function parseAttachedTag(tag: string): string | undefined {
   return attachedTagPattern.exec(tag)?.[0]
 }
 
 interface RemovalPlanOptions {
   readonly tags: readonly string[]
-  /** Manifests, with all their tags. */
+  /** Lists the manifests to remove with all their tags. */
   readonly digests: readonly Digest[]
   readonly links: StoredLinks
   readonly isClaimed: (digest: Digest) => boolean
@@ -175,7 +176,9 @@ export async function planRemovals<T>(
   }
 }
 
-/** The requested tags unless they were pushed again since, the tags of the named manifests, and the tags attached to either. */
+/**
+ * Selects the requested tags unless they were pushed again since, the tags of the named manifests, and the tags attached to either.
+ */
 function selectRemovedTags(
   repository: PushedRepository,
   requested: ReadonlyMap<string, number | undefined>,
@@ -197,7 +200,7 @@ function selectRemovedTags(
   return removed
 }
 
-/** The digests of the tags that stay. */
+/** Returns the digests of the tags that stay. */
 function getRemainingRoots({ tags }: PushedRepository, removed: ReadonlySet<string>): Digest[] {
   return [...tags].flatMap(([tag, { digest }]) => (removed.has(tag) ? [] : digest))
 }

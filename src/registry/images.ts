@@ -5,14 +5,14 @@ import { type Digest, parseDigest } from '../oci/reference.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { PushedChange, PushedManifest, PushedRepository } from './repository.ts'
 
-/** An image of the local registry. */
+/** Describes an image of the local registry. */
 export interface PushedImage {
-  /** `app:1.2`, or `app@sha256:…` for an image without a tag. */
+  /** Names the image as `app:1.2`, or as `app@sha256:…` without a tag. */
   readonly name: string
   readonly digest: Digest
-  /** Bytes of all its content; content that images share counts for each of them. */
+  /** Counts the bytes of all its content; content that images share counts for each of them. */
   readonly bytes: number
-  /** Wall clock ms. */
+  /** Gives the wall-clock time, ms. */
   readonly pushedAt: number
 }
 
@@ -42,8 +42,8 @@ export async function listPushedImages(
 }
 
 /**
- * The names of the images that `changes` remove from the repository as it was `before`: one per tag, and none for the manifests of
- * an index or for referrers.
+ * Returns the names of the images that `changes` remove from the repository as it was `before`: one per tag, and none for the
+ * manifests of an index or for referrers.
  */
 export async function getRemovedImageNames(
   before: PushedRepository,
@@ -63,7 +63,7 @@ export async function getRemovedImageNames(
   return [...names, ...dropped.filter((digest) => !referenced.has(digest)).map((digest) => `${name}@${digest}`)]
 }
 
-/** The manifests that have a tag, or that another manifest names. */
+/** Finds the manifests that have a tag, or that another manifest names. */
 async function findReferencedManifests(
   { tags, manifests }: PushedRepository,
   links: StoredLinks,
@@ -107,7 +107,7 @@ export class StoredLinks {
     this.#blobs = blobs
   }
 
-  /** The digests that a manifest names; undefined when it cannot be read. */
+  /** Reads the digests that a manifest names; undefined when it cannot be read. */
   async read(manifest: Digest): Promise<readonly Digest[] | undefined> {
     const known = this.#known.get(manifest)
     if (known) return known
@@ -118,7 +118,7 @@ export class StoredLinks {
   }
 }
 
-/** The digests that a manifest names; undefined when the bytes are no JSON object. */
+/** Parses the digests that a manifest names; undefined when the bytes are no JSON object. */
 async function parseLinks(bytes: Uint8Array): Promise<Digest[] | undefined> {
   const json = await readJsonObject(bytes)
   if (!json) return undefined
@@ -140,7 +140,7 @@ function mayNameManifests({ mediaType: type }: PushedManifest): boolean {
 
 interface ManifestMarkerOptions {
   readonly links: StoredLinks
-  /** Called with each digest that a marked manifest names. Without it only manifests that may name others are read. */
+  /** Is called with each digest that a marked manifest names. Without it only manifests that may name others are read. */
   readonly onLink?: (digest: Digest) => void
 }
 
@@ -159,12 +159,12 @@ export class ManifestMarker {
     this.#options = options
   }
 
-  /** True when a marked manifest could not be read, so that more manifests may be reachable. */
+  /** Is true when a marked manifest could not be read, so that more manifests may be reachable. */
   get isIncomplete(): boolean {
     return this.#isIncomplete
   }
 
-  /** The unmarked ones of the roots, their referrers, and the referrers of marked manifests. */
+  /** Finds the unmarked ones among the roots, their referrers, and the referrers of marked manifests. */
   findUnmarked(roots: Iterable<Digest>): Digest[] {
     const { manifests } = this.#repository
     const found = new Set<Digest>()

@@ -6,26 +6,26 @@ import type { StoreLayout } from '../store/layout.ts'
 import { type JournalHead, parseChanges, parseJournalHead } from './journal.ts'
 import { applyChange, createEmptyRepository, type MutableRepository, isEmptyRepository } from './repository.ts'
 
-/** The content of a journal. */
+/** Holds the content of a journal. */
 export interface ReadJournal {
-  /** The first line; undefined when it is damaged, and then the repository has an empty name. */
+  /** Holds the first line; undefined when it is damaged, and then the repository has an empty name. */
   readonly head: JournalHead | undefined
   readonly repository: MutableRepository
   readonly lines: number
   readonly bytes: number
-  /** True when a crash has cut off the last line, whose commit was never acknowledged. */
+  /** Is true when a crash has cut off the last line, whose commit was never acknowledged. */
   readonly isTorn: boolean
-  /** The number of damaged lines after the first. Their changes are lost. */
+  /** Holds the number of damaged lines after the first. Their changes are lost. */
   readonly unreadable: number
 }
 
-/** Bytes of a read. Longer lines go through `LongLine`. */
+/** Sets the bytes of a read. Longer lines go through `LongLine`. */
 const chunkBytes = 256 * 1024
-/** Nesting that is kept of a long line: a line is a list of changes, and a change is flat. */
+/** Limits the nesting that is kept of a long line: a line is a list of changes, and a change is flat. */
 const maxKeptDepth = 2
-/** The longest text that a change needs. */
+/** Limits a text: no change needs a longer one. */
 const maxTextLength = 4096
-/** Bytes that are kept of a long line: some 200,000 changes. */
+/** Limits the bytes that are kept of a long line: some 200,000 changes. */
 const maxKeptBytes = 32 * 1024 * 1024
 
 const lineFeed = 0x0a
@@ -70,7 +70,7 @@ async function* readLines(
   file: FileHandle,
 ): AsyncGenerator<string | undefined, { readonly bytes: number; readonly isTorn: boolean }> {
   const buffer = Buffer.alloc(chunkBytes)
-  /** The beginning of the current line. */
+  /** Holds the beginning of the current line. */
   let partialLine: Buffer | LongLine = Buffer.alloc(0)
   let bytes = 0
   let isAtStart = true
@@ -114,7 +114,7 @@ class LongLine {
   #depth = 0
   #isInText = false
   #isEscaped = false
-  /** The start of the current text in the kept bytes. */
+  /** Holds the start of the current text in the kept bytes. */
   #textAt = 0
   #isTextTooLong = false
   #isTooLong = false
@@ -124,7 +124,7 @@ class LongLine {
       at = this.#isInText ? this.#skipText(bytes, at) : this.#takeByte(bytes, at)
   }
 
-  /** The condensed line; undefined when it is still too long. */
+  /** Returns the condensed line; undefined when it is still too long. */
   end(): string | undefined {
     return this.#isTooLong ? undefined : this.#kept.toString('utf8', 0, this.#size)
   }
@@ -188,28 +188,28 @@ class LongLine {
   }
 }
 
-/** A repository of the local registry whose journal is damaged. */
+/** Describes a repository of the local registry whose journal is damaged. */
 export interface DamagedRepository {
-  /** Undefined when the name cannot be read. */
+  /** Is undefined when the name cannot be read. */
   readonly name: string | undefined
-  /** The unreadable file, or the copy of a journal that is served without its damaged lines. */
+  /** Names the unreadable file, or the copy of a journal that is served without its damaged lines. */
   readonly path: string
-  /** The path for an intact journal. */
+  /** Names the path for an intact journal. */
   readonly original: string
   readonly reason: string
-  /** True when the repository is served without the damaged lines. */
+  /** Is true when the repository is served without the damaged lines. */
   readonly isServed: boolean
 }
 
 interface DamagedJournal {
   readonly path: string
   readonly reason: string
-  /** The repository's state if only its name is lost. A request for the repository brings the name. */
+  /** Holds the repository's state if only its name is lost. A request for the repository brings the name. */
   readonly recoverable: MutableRepository | undefined
 }
 
 /**
- * The journals that could not be loaded, by the path for an intact one. Their content is neither served nor lost: no journal
+ * Keeps the journals that could not be loaded, by the path for an intact one. Their content is neither served nor lost: no journal
  * replaces them until the repository is removed.
  */
 export class DamagedJournals {
@@ -275,7 +275,7 @@ export class DamagedJournals {
     return this.#journals.size > 0 && this.#journals.has(this.#layout.journal(name))
   }
 
-  /** The state of a repository whose journal has lost only its name. */
+  /** Returns the state of a repository whose journal has lost only its name. */
   getRecoverable(name: string): MutableRepository | undefined {
     const state = this.#journals.size > 0 && this.#journals.get(this.#layout.journal(name))?.recoverable
     return state ? { ...state, name } : undefined

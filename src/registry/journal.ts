@@ -22,18 +22,18 @@ import {
   type PushedRepository,
 } from './repository.ts'
 
-/** A journal with more lines than this, and `maxWasteFactor` times more than its entries need, is rewritten. */
+/** Limits the lines: a journal with more, and with `maxWasteFactor` times more than its entries need, is rewritten. */
 const maxLines = 1000
-/** A journal with more bytes than this, and `maxWasteFactor` times more than its entries need, is rewritten. */
+/** Limits the bytes: a journal with more, and with `maxWasteFactor` times more than its entries need, is rewritten. */
 const maxBytes = 1024 * 1024
 const maxWasteFactor = 4
-/** Bytes of an entry; `maxWasteFactor` times this is more than the largest one. */
+/** Estimates the bytes of an entry; `maxWasteFactor` times this is more than the largest one. */
 const entryBytes = 600
-/** Removals in one line. Unlike other changes, removals of one commit may be applied without each other. */
+/** Limits the removals in one line. Unlike other changes, removals of one commit may be applied without each other. */
 const maxRemovalsPerLine = 1000
-/** Bytes of a write when a journal is rewritten. */
+/** Sets the bytes of a write when a journal is rewritten. */
 const pieceBytes = 64 * 1024
-/** The written format. Format 1 also had each manifest's links and annotations, which are ignored. */
+/** Is the written format. Format 1 also had each manifest's links and annotations, which are ignored. */
 const journalFormat = 2
 
 interface JournalLength {
@@ -42,8 +42,8 @@ interface JournalLength {
 }
 
 /**
- * A repository's state and its journal, a JSON Lines file. Each commit appends one line and syncs it, so the cost of a push does
- * not depend on the size of the repository. Commits that come during a sync share the next one.
+ * Keeps a repository's state and its journal, a JSON Lines file. Each commit appends one line and syncs it, so the cost of a push
+ * does not depend on the size of the repository. Commits that come during a sync share the next one.
  */
 export class RepositoryJournal {
   readonly #path: string
@@ -63,7 +63,7 @@ export class RepositoryJournal {
     return this.#state
   }
 
-  /** True when a rewrite is worth it, or necessary. */
+  /** Is true when a rewrite is worth it, or necessary. */
   get isWasteful(): boolean {
     if (this.#length === undefined) return true
     const { lines, bytes } = this.#length
@@ -143,8 +143,8 @@ export class RepositoryJournal {
   }
 
   /**
-   * The lines for the current state, without the commits that are being written. Includes the entries that queued commits have
-   * hidden, because those commits may fail.
+   * Yields the lines for the current state, without the commits that are being written. Includes the entries that queued commits
+   * have hidden, because those commits may fail.
    */
   *#formatState(): Generator<string, void> {
     yield formatHead(this.#state.name)
@@ -161,10 +161,10 @@ export class RepositoryJournal {
   }
 }
 
-/** Changes that are written together. */
+/** Groups changes that are written together. */
 interface Commit {
   readonly changes: readonly PushedChange[]
-  /** The entries that its removals have hidden. They come back when the disk refuses the commit. */
+  /** Holds the entries that its removals have hidden. They come back when the disk refuses the commit. */
   readonly hidden: PushedChange[]
   readonly done: Deferred<void>
 }
@@ -181,7 +181,7 @@ function applyRemovals(state: MutableRepository, changes: readonly PushedChange[
   return hidden
 }
 
-/** The repository's current entry for the tag or digest of a change, as the change that creates it. */
+/** Finds the repository's current entry for the tag or digest of a change, as the change that creates it. */
 function findEntry({ tags, manifests, blobs }: PushedRepository, change: PushedChange): PushedChange | undefined {
   if (change.op === 'tag' || change.op === 'untag') {
     const value = tags.get(change.tag)
@@ -212,7 +212,7 @@ function toLines(changes: readonly PushedChange[]): string[] {
   return lines
 }
 
-/** The text of a journal in pieces. Counts the yielded lines and bytes in `written`. */
+/** Yields the text of a journal in pieces. Counts the yielded lines and bytes in `written`. */
 function* toPieces(
   history: Iterable<string>,
   lines: readonly string[],
@@ -234,11 +234,14 @@ function* toPieces(
   yield rest
 }
 
-/** The first line of a journal. */
+/** Holds the first line of a journal. */
 export interface JournalHead {
-  /** The repository. */
+  /** Names the repository. */
   readonly name: string
-  /** `older`: lines may have members that this version does not write. `newer`: this version may not understand the lines. */
+  /**
+   * Distinguishes `older`: lines may have members that this version does not write; and `newer`: this version may not understand
+   * the lines.
+   */
   readonly version: 'older' | 'current' | 'newer'
 }
 

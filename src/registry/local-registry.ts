@@ -36,17 +36,20 @@ interface LocalRegistryOptions {
 
 const provenance: Provenance = { registry: undefined, outcome: 'own', cacheStatus: undefined }
 
-/** Interval between updates of `heldSince` of requested content, running time ms; a fraction of the garbage collector's grace. */
+/**
+ * Sets the interval between updates of `heldSince` of requested content, running time ms; a fraction of the garbage collector's
+ * grace.
+ */
 const refreshHeldMs = 3_600_000
-/** Blobs up to this size, mostly configs, are served from memory, as manifests are. */
+/** Limits the blobs that are served from memory, as manifests are; mostly configs. */
 const smallBytes = 64 * 1024
-/** Memory for manifests and configs, bytes. */
+/** Limits the memory for manifests and configs, bytes. */
 const smallContentBytes = 8 * 1024 * 1024
 
 /**
- * The push registry. A pushed blob goes through an upload session to the disk; a pushed manifest may name only content of its
- * repository. Each push is a synced line in the repository's journal before the client gets its 201. Repositories share bytes on
- * disk, and nothing else.
+ * Implements the push registry. A pushed blob goes through an upload session to the disk; a pushed manifest may name only content
+ * of its repository. Each push is a synced line in the repository's journal before the client gets its 201. Repositories share
+ * bytes on disk, and nothing else.
  */
 export class LocalRegistry implements PushRegistry {
   readonly #store: PushedStore

@@ -7,7 +7,7 @@ import { listPushedImages, type PushedImage, getRemovedImageNames, StoredLinks }
 import type { PushedStore } from './repositories.ts'
 import { copyRepository, type PushedChange, type PushedRepository } from './repository.ts'
 
-/** Time that unreferenced content stays, because a manifest that names it may follow; running time ms. */
+/** Protects unreferenced content for this time, because a manifest that names it may follow; running time ms. */
 export const defaultGraceMs = 24 * 3_600_000
 
 /** The removed content; of a dry run, the content that would be removed. */
@@ -16,16 +16,16 @@ export interface RegistryRemoval {
   readonly images: string[]
   readonly blobs: number
   readonly bytes: number
-  /** Names that matched nothing. */
+  /** Holds the names that matched nothing. */
   readonly unknown: string[]
 }
 
 export interface PruneOptions {
   /** Removes tags that were pushed longer ago than this, ms. */
   readonly olderThan: number
-  /** The number of newest tags that stay in each repository, whatever their age. */
+  /** Keeps this number of newest tags in each repository, whatever their age. */
   readonly keep: number
-  /** The repository to prune; undefined for all. */
+  /** Names the repository to prune; undefined for all. */
   readonly repository: string | undefined
   readonly dryRun: boolean
 }
@@ -34,7 +34,7 @@ interface RegistryMaintenanceOptions {
   readonly store: PushedStore
   readonly clock: Clock
   readonly logger: Logger
-  /** Time between two garbage collections, ms; default: an hour. */
+  /** Sets the time between two garbage collections, ms; default: an hour. */
   readonly intervalMs?: number
 }
 
@@ -132,7 +132,7 @@ export function createRegistryMaintenance(options: RegistryMaintenanceOptions) {
   }
 }
 
-/** Tags, and manifests with all their tags, of one repository. */
+/** Selects tags, and manifests with all their tags, of one repository. */
 interface Selection {
   readonly tags: readonly string[]
   readonly digests: readonly Digest[]

@@ -17,14 +17,14 @@ import type { PushedStore } from './repositories.ts'
 import type { PushedChange, PushedManifest, PushedRepository } from './repository.ts'
 import { journalBytes, type MakeRoom, withRoom } from './uploads.ts'
 
-/** Pushes and deletes of manifests in the local registry. */
+/** Pushes and deletes manifests in the local registry. */
 export class LocalManifests {
   readonly #store: PushedStore
   readonly #makeRoom: MakeRoom
   readonly #wallClock: () => number
-  /** Lists of referrers are changed one at a time, because each may be as large as a manifest and is read as a whole. */
+  /** Changes lists of referrers one at a time, because each may be as large as a manifest and is read as a whole. */
   readonly #lists = new KeyedQueue<'all'>()
-  /** By repository and digest: a delete removes all tags of a push of the same manifest, or none of them. */
+  /** Queues by repository and digest: a delete removes all tags of a push of the same manifest, or none of them. */
   readonly #queues = new KeyedQueue<string>()
 
   constructor(store: PushedStore, makeRoom: MakeRoom, wallClock: () => number) {
@@ -153,7 +153,7 @@ export class LocalManifests {
   }
 }
 
-/** The repository's record of a manifest. */
+/** Converts a manifest to the repository's record of it. */
 function toManifestRecord(
   { mediaType: type, subject, artifactType }: ReadManifest,
   size: number,

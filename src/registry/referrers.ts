@@ -5,7 +5,10 @@ import { paginate } from '../oci/lists.ts'
 import type { Page } from '../oci/route.ts'
 import type { PushedManifest, PushedRepository } from './repository.ts'
 
-/** A descriptor in a list of referrers. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers */
+/**
+ * Is a descriptor in a list of referrers.
+ * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers
+ */
 export interface ReferrerEntry {
   readonly mediaType: string
   readonly digest: Digest
@@ -14,11 +17,11 @@ export interface ReferrerEntry {
   readonly annotations?: Readonly<Record<string, string>>
 }
 
-/** Maximum bytes of a page's entries, because clients refuse an index that is larger than a manifest. */
+/** Limits the bytes of a page's entries, because clients refuse an index that is larger than a manifest. */
 const maxPageBytes = maxManifestBytes - 64 * 1024
 const maxPageEntries = 1000
 
-/** `size`: bytes of the manifest. */
+/** Converts a manifest to its descriptor. `size`: bytes of the manifest. */
 export function toReferrerEntry(
   digest: Digest,
   size: number,
@@ -33,7 +36,7 @@ export function toReferrerEntry(
   }
 }
 
-/** The members of a manifest that its descriptor has as well. */
+/** Picks the members of a manifest that its descriptor has as well. */
 type DescribedManifest = Pick<ReadManifest, 'mediaType' | 'artifactType' | 'annotations'>
 
 interface ReferrersQuery {
@@ -79,7 +82,7 @@ export async function listReferrers(
   return { index, next: `n=${pageQuery.n}&last=${encodeURIComponent(last)}${type}` }
 }
 
-/** The descriptor of a referrer; without annotations if its manifest cannot be read. */
+/** Reads the descriptor of a referrer; without annotations if its manifest cannot be read. */
 async function readEntry(
   digest: Digest,
   manifest: PushedManifest,

@@ -18,17 +18,17 @@ import { createEmptyRepository, isEmptyRepository, type PushedChange, type Pushe
 
 const maxConcurrentReads = 8
 
-/** The repositories of the local registry, in memory, each with its journal on disk. */
+/** Keeps the repositories of the local registry in memory, each with its journal on disk. */
 export class PushedRepositories {
   readonly #layout: StoreLayout
   readonly #logger: Logger
   readonly #journals = new Map<string, RepositoryJournal>()
   readonly #damaged: DamagedJournals
-  /** The repositories that lost damaged lines when they were loaded. */
+  /** Holds the repositories that lost damaged lines when they were loaded. */
   readonly #repaired: DamagedRepository[] = []
   readonly #claims = new Map<Digest, number>()
   #hasCopies = false
-  /** True when a damaged journal could not be copied, so that the next push overwrites its damaged lines. */
+  /** Is true when a damaged journal could not be copied, so that the next push overwrites its damaged lines. */
   #hasUncopied = false
 
   private constructor(layout: StoreLayout, logger: Logger) {
@@ -56,12 +56,12 @@ export class PushedRepositories {
     this.#hasCopies = (await readdir(this.#layout.quarantine)).some((name) => name.includes('.jsonl-'))
   }
 
-  /** True when a journal is damaged: then content without a reference may belong to it, and must stay. */
+  /** Is true when a journal is damaged: then content without a reference may belong to it, and must stay. */
   get isIncomplete(): boolean {
     return this.#hasCopies || this.#hasUncopied || this.#damaged.size > 0
   }
 
-  /** The damaged repositories, for the user. */
+  /** Lists the damaged repositories, for the user. */
   get damaged(): DamagedRepository[] {
     return [...this.#damaged.all(), ...this.#repaired]
   }
@@ -84,7 +84,7 @@ export class PushedRepositories {
     return journal?.repository
   }
 
-  /** The repositories that are not empty. */
+  /** Yields the repositories that are not empty. */
   *all(): Generator<PushedRepository, void> {
     for (const { repository } of this.#journals.values()) if (!isEmptyRepository(repository)) yield repository
   }
@@ -218,7 +218,7 @@ async function linkOrCopy(path: string, target: string): Promise<void> {
   }
 }
 
-/** The store of the local registry: like the cache's, in a separate folder without eviction. */
+/** Stores the content of the local registry: like the cache's store, in a separate folder without eviction. */
 export interface PushedStore extends Pick<Store, 'layout' | 'blobs' | 'runningClock' | 'close'> {
   readonly repositories: PushedRepositories
 }

@@ -1,6 +1,6 @@
 import type { Digest } from '../oci/reference.ts'
 
-/** The content of one repository of the local registry. Repositories share bytes on disk, but know nothing of each other. */
+/** Holds the content of one repository of the local registry. Repositories share bytes on disk, but know nothing of each other. */
 export interface PushedRepository {
   readonly name: string
   readonly tags: ReadonlyMap<string, PushedTag>
@@ -10,35 +10,35 @@ export interface PushedRepository {
 
 interface PushedTag {
   readonly digest: Digest
-  /** Wall clock ms. */
+  /** Gives the wall-clock time, ms. */
   readonly pushedAt: number
 }
 
-/** The record of a manifest. Its links and annotations are only in the manifest itself. */
+/** Records a manifest. Its links and annotations are only in the manifest itself. */
 export interface PushedManifest {
   readonly mediaType: string
-  /** Bytes. */
+  /** Counts the bytes. */
   readonly size: number
   readonly subject?: Digest | undefined
-  /** The key of a referrer's artifact type, see `artifactTypeKey`. */
+  /** Holds the key of a referrer's artifact type, see `artifactTypeKey`. */
   readonly artifactType?: string | undefined
-  /** Wall clock ms. */
+  /** Gives the wall-clock time, ms. */
   readonly pushedAt: number
-  /** When a client last pushed or requested it, running time ms (see `RunningClock`). */
+  /** Gives the time of a client's last push or request, running time ms (see `RunningClock`). */
   readonly heldSince: number
 }
 
 export interface PushedBlob {
-  /** Bytes. */
+  /** Counts the bytes. */
   readonly size: number
-  /** When a client last pushed or requested it, running time ms (see `RunningClock`). */
+  /** Gives the time of a client's last push or request, running time ms (see `RunningClock`). */
   readonly heldSince: number
 }
 
-/** One change of a repository, in the form of its journal. */
+/** Holds one change of a repository, in the form of its journal. */
 export type PushedChange =
   | ({ readonly op: 'tag'; readonly tag: string } & PushedTag)
-  /** `pushedAt`: removes the tag only if that push has set it; a tag that was pushed again since stays. */
+  /** Removes the tag; with `pushedAt` only if that push has set it, because a tag that was pushed again since stays. */
   | { readonly op: 'untag'; readonly tag: string; readonly pushedAt?: number }
   | ({ readonly op: 'manifest'; readonly digest: Digest } & PushedManifest)
   | { readonly op: 'drop-manifest'; readonly digest: Digest }
@@ -106,7 +106,7 @@ function toManifestEntry({
   }
 }
 
-/** The repository after these changes, as a copy; the repository itself when there are none. */
+/** Returns the repository after these changes, as a copy; the repository itself when there are none. */
 export function withChanges(repository: PushedRepository, changes: readonly PushedChange[]): PushedRepository {
   if (changes.length === 0) return repository
   const copy = copyRepository(repository)
@@ -118,7 +118,7 @@ export function copyRepository({ name, tags, manifests, blobs }: PushedRepositor
   return { name, tags: new Map(tags), manifests: new Map(manifests), blobs: new Map(blobs) }
 }
 
-/** The changes that create this state. May omit entries that are removed during the iteration. */
+/** Yields the changes that create this state. May omit entries that are removed during the iteration. */
 export function* toChanges({ tags, manifests, blobs }: PushedRepository): Generator<PushedChange, void> {
   for (const [digest, blob] of blobs) yield { op: 'blob', digest, ...blob }
   for (const [digest, manifest] of manifests) yield { op: 'manifest', digest, ...manifest }

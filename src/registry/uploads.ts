@@ -10,12 +10,12 @@ import type { Repository } from '../oci/route.ts'
 import type { BlobStore, BlobWriter } from '../store/blob-store.ts'
 import type { PushedStore } from './repositories.ts'
 
-/** More bytes than a line of a journal has. */
+/** Exceeds the bytes of any line of a journal. */
 export const journalBytes = 64 * 1024
-/** Room for further writes, so that the next one does not need to make room again. */
+/** Asks for room for further writes, so that the next one does not need to make room again. */
 const maxRoomBytes = 64 * 1024 * 1024
 const rereadBytes = 256 * 1024
-/** Checks for expired sessions per idle timeout. */
+/** Sets the checks for expired sessions per idle timeout. */
 const pollsPerIdle = 20
 
 interface LocalUploadsOptions {
@@ -24,7 +24,7 @@ interface LocalUploadsOptions {
   readonly makeRoom: MakeRoom
 }
 
-/** The blob uploads of the local registry: starts, appends to and finishes upload sessions. */
+/** Runs the blob uploads of the local registry: starts, appends to and finishes upload sessions. */
 export class LocalUploads {
   readonly #options: LocalUploadsOptions
 
@@ -86,7 +86,10 @@ export class LocalUploads {
   }
 }
 
-/** The headers that tell the client where to continue: the URL and the received range. An empty upload has `0-0` by convention. */
+/**
+ * Creates the headers that tell the client where to continue: the URL and the received range. An empty upload has `0-0` by
+ * convention.
+ */
 export function toUploadHeaders({ repository, id, size }: Pick<UploadSession, 'repository' | 'id' | 'size'>) {
   return {
     location: `/v2/${repository}/blobs/uploads/${id}`,
@@ -108,17 +111,17 @@ function createUnknownUploadError(): OciError {
 interface UploadSessionOptions {
   readonly id: string
   readonly repository: string
-  /** The user who has started it; undefined without authentication. */
+  /** Names the user who has started it; undefined without authentication. */
   readonly user: string | undefined
-  /** The expected algorithm of the blob's digest. With another one all bytes are read again. */
+  /** Names the expected algorithm of the blob's digest. With another one all bytes are read again. */
   readonly algorithm: DigestAlgorithm
   readonly blobs: Pick<BlobStore, 'create'>
   readonly clock: Clock
-  /** Called when the session ends, in any way. */
+  /** Is called when the session ends, in any way. */
   readonly onEnd: () => void
 }
 
-/** An upload of one blob in consecutive chunks. One request at a time may use it. */
+/** Receives a blob in consecutive chunks. One request at a time may use it. */
 class UploadSession {
   readonly id: string
   readonly repository: string
@@ -139,12 +142,12 @@ class UploadSession {
     this.#usedAt = options.clock.monotonic()
   }
 
-  /** Received bytes. */
+  /** Returns the number of received bytes. */
   get size(): number {
     return this.#writer?.size ?? 0
   }
 
-  /** The last use, monotonic ms. */
+  /** Returns the time of the last use, monotonic ms. */
   get usedAt(): number {
     return this.#usedAt
   }
@@ -153,7 +156,7 @@ class UploadSession {
     return this.#isBusy
   }
 
-  /** True when it was published or cancelled. */
+  /** Is true when it was published or cancelled. */
   get hasEnded(): boolean {
     return this.#hasEnded
   }
@@ -225,16 +228,16 @@ async function rehash(writer: BlobWriter, algorithm: DigestAlgorithm): Promise<D
 interface UploadSessionsOptions {
   readonly blobs: BlobStore
   readonly clock: Clock
-  /** Maximum number of open sessions. */
+  /** Limits the number of open sessions. */
   readonly maxSessions: number
-  /** An unused session expires after this time, ms. */
+  /** Limits the time without use after which a session expires, ms. */
   readonly idleTimeoutMs: number
   readonly logger?: Logger
 }
 
 /**
- * The open upload sessions. They are in memory, and their bytes in temp files that the next start removes: after a restart the
- * client starts its uploads again.
+ * Keeps the open upload sessions. They are in memory, and their bytes in temp files that the next start removes: after a restart
+ * the client starts its uploads again.
  */
 export class UploadSessions {
   readonly #options: UploadSessionsOptions
@@ -333,12 +336,12 @@ export async function translateDiskErrors<T>(task: () => Promise<T>): Promise<T>
 const noPermission =
   'The mirror has no permission to write to its data folder. Give the folder back to the user who runs the mirror; mirror status names the folder.'
 
-/** The message does not name the folder, because the client may be on another machine. */
+/** Describes the reserve. The message does not name the folder, because the client may be on another machine. */
 function describeReserve(minFree: number): string {
   return `The disk with the mirror's data would have less than ${formatBytes(minFree)} free, the reserve of cache.minFree. Free space on the disk, or lower cache.minFree; mirror status names the folder.`
 }
 
-/** Messages by error code. EIO is not among them, because the next try may succeed. */
+/** Maps error codes to messages. EIO is not among them, because the next try may succeed. */
 const reasons: Readonly<Record<string, string>> = {
   ENOSPC: "The disk with the mirror's data is full. Free space on the disk; mirror status names the folder.",
   EDQUOT: 'The disk quota of the user who runs the mirror is used up. Free space, or raise the quota.',
