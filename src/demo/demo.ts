@@ -23,18 +23,18 @@ export interface DemoPull extends Pull {
 }
 
 export interface DemoStory {
-  /** The network between the mirror and its upstream: latency in ms, bandwidth in bytes/s a connection. */
+  /** Describes the network between the mirror and its upstream: latency in ms, bandwidth in bytes/s a connection. */
   readonly network: { readonly latency: number; readonly bandwidth: number }
   readonly image: string
   readonly upstream: string
   readonly mirror: string
   readonly first: DemoPull
   readonly second: DemoPull
-  /** The pull with the upstream switched off. */
+  /** Holds the pull with the upstream switched off. */
   readonly offline: DemoPull
 }
 
-/** A finished step of the demo. */
+/** Reports a finished step of the demo. */
 export type DemoStep =
   | { readonly kind: 'set-up'; readonly upstream: string; readonly mirror: string; readonly image: string }
   | { readonly kind: 'pulled'; readonly which: 'first' | 'second' | 'offline'; readonly pull: DemoPull }
@@ -94,7 +94,7 @@ export async function runDemo(onStep: (step: DemoStep) => void): Promise<DemoSto
   }
 }
 
-/** An image as a registry serves it: manifests and blobs by digest. */
+/** Holds an image as a registry serves it: manifests and blobs by digest. */
 interface DemoImage {
   readonly digest: Digest
   readonly manifests: ReadonlyMap<Digest, { readonly mediaType: string; readonly bytes: Uint8Array }>
