@@ -51,7 +51,7 @@ export async function openRegistryAccess(surroundings: CommandEnvironment): Prom
     return { ...(await openStoredRegistry(config, paths)), naming: await createRegistryNaming(surroundings, []) }
   }
   const { registry, networks } = found.running.endpoints
-  // The registry has the same port on the networks.
+  // Adds the networks, where the registry has the same port.
   const naming = await createRegistryNaming(surroundings, registry, Object.values(networks))
   return { ...createClientForMirror(found).registry, naming, async close() {} }
 }

@@ -265,7 +265,7 @@ async function readSecret(path: string): Promise<string | undefined> {
 
 /** Holds the context to interpret an image name as users write it. */
 export interface Naming {
-  /** Tells whether `host:port` is an address of the listener that the name is about. */
+  /** Reports whether `host:port` is an address of the listener that the name is about. */
   readonly isOwnAddress: (host: string) => boolean
   /** Holds the registry of names without one; undefined where names have none. */
   readonly defaultUpstream: string | undefined

@@ -62,7 +62,7 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     const onTimeout = async () => {
       if (!mayTakeLong || !(await isAlive()))
         return void clientRequest.destroy(createUnreachableError(`it was silent for ${timeoutMs / 1000} s`))
-      // A request reports one time-out only; its connection reports each.
+      // Listens to the connection as well, because a request reports one time-out only.
       clientRequest.socket?.once('timeout', () => void onTimeout())
       if (idleTimer) idleTimer.restart()
       else clientRequest.socket?.setTimeout(timeoutMs)
@@ -87,7 +87,7 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
       await readAll(await sendRequest('GET', '/healthz'))
       return true
     } catch (error) {
-      // A degraded mirror answers 503 and is alive.
+      // Counts a degraded mirror as alive, which answers 503.
       return error instanceof MirrorError && error.exit !== exitCode.missing
     }
   }

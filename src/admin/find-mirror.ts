@@ -41,7 +41,7 @@ export async function findRunningMirror(surroundings: CommandEnvironment): Promi
   const own = usesOwnState ? await findOwnMirror(paths) : undefined
   const user = own === undefined ? await findUserBehindRoot(surroundings) : undefined
   if (user === undefined) return own
-  // A MIRROR_HOME that belongs to root means this mirror only.
+  // Stops at a MIRROR_HOME that belongs to root, because it means this mirror only.
   if (usesOwnState && surroundings.env['MIRROR_HOME']) return undefined
   const { home, uid } = user
   const defaultPaths = mirrorPaths({ ...surroundings, env: {}, homedir: home })
@@ -95,7 +95,7 @@ function filterOwnEndpoints({ cache, registry, admin, networks }: Endpoints): En
     cache: cache.filter(isHere),
     registry: registry.filter(isHere),
     admin: admin.filter(isHere),
-    // Containers reach a mirror in a container by name.
+    // Keeps the mirror's name, by which containers reach a mirror in a container.
     networks: Object.fromEntries(
       Object.entries(networks).filter(([, url]) => isHere(url) || parseHost(url) === mirrorName),
     ),
@@ -130,7 +130,7 @@ export async function findInvokingUser(
   if (process.geteuid?.() !== 0) return undefined
   const invoker = env['SUDO_UID'] ?? env['DOAS_USER'] ?? env['PKEXEC_UID'] ?? readOwner(callers?.homedir)
   if (invoker === undefined || !/^[\w][\w.-]*\$?$/.test(invoker)) return undefined
-  // macOS has no getent; `id -P` prints the same line.
+  // Uses `id -P` on macOS, which has no getent: it prints the same line.
   const result =
     platform === 'darwin'
       ? await run('id', ['-P', invoker], { timeoutMs })

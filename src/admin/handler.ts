@@ -85,7 +85,7 @@ async function handleRequest(
   }
   if (isRead && path === '/api/registry') return sendJson(request, response, await api.registry.list())
   if (request.method !== 'POST') throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
-  // A page in a browser may send a POST to any address; its Origin header identifies it.
+  // Refuses pages in a browser, which may send a POST to any address; their Origin header identifies them.
   if (request.headers.origin !== undefined) throw new OciError('DENIED', 403, 'Browsers may not change anything here.')
   return translateDiskErrors(() => handleChange(path, request, response, { api, idle }))
 }

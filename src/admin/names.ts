@@ -46,7 +46,7 @@ function removeAddress(text: string, { isOwnAddress }: Naming): string {
 
 /** Splits a name. A digest takes precedence over a tag, as for clients. */
 function splitName(text: string): { path: string; tag: string | undefined; digest: string | undefined } {
-  // Lists print the first digits of a digest and an ellipsis.
+  // Accept first digits and an ellipsis, as lists print a digest.
   const match = /^(?:(.*)@)?(sha(?:256|512):[0-9a-f]*)…?$/.exec(text)
   if (match && (match[1] !== undefined || !text.includes('/')))
     return { path: splitTag(match[1] ?? '').path, tag: undefined, digest: match[2]! }
@@ -86,7 +86,7 @@ function parseRepository(path: string, { defaultUpstream }: Naming): { repositor
     const repository = `${host}/${isOfficial ? 'library/' : ''}${route.name}`
     return { repository, isShort: route.registry === undefined }
   } catch (error) {
-    // A name that is invalid for repositories matches none.
+    // Keeps a name that is invalid for repositories: it matches none.
     if (error instanceof OciError) return { repository: path, isShort: false }
     throw error
   }

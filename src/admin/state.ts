@@ -195,7 +195,7 @@ async function belongsToOther(stateFile: string, own: MirrorState): Promise<bool
     const running = await findRunning(stateFile)
     return running !== undefined && getPid(running) !== getPid(own)
   } catch (error) {
-    // The engine of the other mirror does not answer.
+    // Assumes so while the engine of the other mirror does not answer.
     if (error instanceof MirrorError) return true
     throw error
   }
@@ -293,7 +293,7 @@ export async function isContainerUp(container: ContainerRecord, { admin }: Endpo
     return await isContainerRunning(endpoint, id)
   } catch (error) {
     if (!(error instanceof MirrorError)) throw error
-    // Without an engine on this machine there is no container.
+    // Concludes that there is no container, because this machine has no engine.
     if (elsewhere === undefined) return false
     const { message, exit, hints } = error
     throw new MirrorError(`The mirror is in a container on ${renderDockerHost(endpoint)}. ${message}`, {

@@ -63,7 +63,8 @@ export function explainRootOwnedFile(failure: Error, surroundings: CommandEnviro
   const { configFile, dataDir, stateDir } = mirrorPaths(surroundings)
   const isOurs = [dirname(configFile), dataDir, stateDir].some((one) => `${path}/`.startsWith(`${one}/`))
   const visible = isOurs ? findNearestVisible(path) : undefined
-  // A file of this user can be in a folder of root. The home folder and those above it are not the mirror's.
+  // Checks the folder too, because a file of this user can be in a folder of root. Leaves out the home folder and those above
+  // it.
   const rootOwned =
     visible &&
     [visible, dirname(visible)].find((one) => one.length > surroundings.homedir.length && readOwner(one) === 0)
@@ -135,7 +136,7 @@ export async function renderRootCommand(
   { execPath, program, folders }: Programs = {},
 ): Promise<string> {
   const words = args.map(shellWord)
-  // Windows has no sudo: an administrator opens a terminal.
+  // Omits sudo on Windows, where an administrator opens a terminal.
   const isRoot = process.geteuid?.() === 0 && env['SUDO_UID'] === undefined
   if (platform === 'win32' || isRoot) return ['mirror', ...words].join(' ')
   const search = folders ?? (await findSecurePath())
@@ -152,7 +153,7 @@ function isTrusted(name: string, value: string | undefined, cwd: string): boolea
   try {
     return findUnsafePaths({ [name]: value }, cwd).length === 0
   } catch (error) {
-    // The path is in a folder of root that this user may not read.
+    // Trusts a path in a folder of root that this user may not read.
     if (errnoOf(error) === 'EACCES') return true
     throw error
   }
@@ -171,7 +172,7 @@ async function isFirstInFolders(name: string, file: string, folders: readonly st
     try {
       await access(path, constants.X_OK)
     } catch {
-      continue // The shell goes on to the next folder, too.
+      continue // Goes on to the next folder, as the shell does.
     }
     return (await realpath(path)) === (await realpath(file))
   }
