@@ -27,7 +27,7 @@ export abstract class BaseCommand extends Command {
   readonly #interrupt = new AbortController()
   readonly #onInterrupt = () => {
     this.#interrupt.abort()
-    // Listeners of the signal run first: they kill a child, or close a file.
+    // Let listeners of the signal run first: they kill a child, or close a file.
     setTimeout(() => process.exit(exitCode.interrupted), 100)
   }
 
@@ -43,7 +43,7 @@ export abstract class BaseCommand extends Command {
     if (ignored !== undefined) this.info(ignored)
   }
 
-  /** Leaves it to the command how it ends when it is interrupted. */
+  /** Lets the command itself handle an interruption. */
   protected takeOverInterrupt(): void {
     process.off('SIGINT', this.#onInterrupt)
   }
@@ -132,7 +132,7 @@ export abstract class BaseCommand extends Command {
     const surroundings = this.getSurroundings()
     const { readState } = await import('../admin/state.ts')
     const { container } = (await readState(mirrorPaths(surroundings).stateFile)) ?? {}
-    // Most mirrors have none: the code for the rest is not loaded then.
+    // Load the code for the rest only when there are credentials; most mirrors have none.
     if (container === undefined || container.credentials.length === 0) return
     const { isCredentialRefreshDue, refreshCredentials } = await import('../daemon/container/credentials.ts')
     if (!(await isCredentialRefreshDue(surroundings, Date.now()))) return
@@ -144,10 +144,10 @@ export abstract class BaseCommand extends Command {
   }
 
   protected override async catch(error: Error & { oclif?: { exit?: number } }): Promise<void> {
-    // The command has chosen its exit code.
+    // Keep the exit code that the command has chosen.
     if (isExit(error)) throw error
     const failure = await this.toMirrorError(error)
-    // An error about the interruption itself tells the state of things, so it is shown.
+    // Show an error about the interruption itself, because it describes the state that is left.
     const isAboutInterrupt = failure instanceof MirrorError && failure.exit === exitCode.interrupted
     if (this.interrupted.aborted && !isAboutInterrupt) this.exit(exitCode.interrupted)
     this.exit(writeFailure(failure, this.config))
@@ -161,7 +161,7 @@ export abstract class BaseCommand extends Command {
     if (rootOwnedFile !== undefined) return rootOwnedFile
     const fileFailure = explainFileFailure(error, this.getSurroundings())
     if (fileFailure !== undefined) return fileFailure
-    // The framework gives the errors of a flag's own parser no exit code, only a prefix.
+    // Recognize the errors of a flag's own parser by their prefix: the framework gives them no exit code.
     if (error.oclif?.exit !== exitCode.usage && !error.message.startsWith('Parsing --')) return error
     const { toUsageError } = await import('./help.ts')
     return toUsageError(error, this.id ?? '', Object.keys(this.ctor.flags ?? {}))
@@ -201,7 +201,7 @@ function getCallerSurroundings(): CommandEnvironment | undefined {
   return droppedPaths?.callers
 }
 
-/** Says which paths root does not use, and how to use them; undefined where there are none. */
+/** Describes the paths that root ignores, and how to use them; undefined where there are none. */
 function describeDroppedPaths(env: NodeJS.ProcessEnv): string | undefined {
   if (droppedPaths === undefined) return undefined
   const lines = droppedPaths.ignored.map(({ name, value, why }) => {
@@ -261,7 +261,7 @@ function explainFileFailure(error: unknown, surroundings: CommandEnvironment): M
   return new MirrorError(message, { hints, cause: error })
 }
 
-/** Says how to use another path, where this one is the mirror's own. */
+/** Lists hints to use another path, where this one is the mirror's own. */
 function listOtherPathHints(path: string, owner: string | undefined, surroundings: CommandEnvironment): string[] {
   const { configFile, dataDir, stateDir } = mirrorPaths(surroundings)
   if (path === configFile && surroundings.env['MIRROR_CONFIG']) return ['--config FILE   (another file)']
@@ -308,9 +308,9 @@ export function getProgramName(
 function chooseProgramName(env: RunningProcess['env'], root: string, name: string): string {
   if (!isByNpx(env)) return 'mirror'
   const project = env['npm_config_local_prefix']
-  // In a clone, and in a project that depends on this package, npx finds the program by its own name.
+  // Use the program's own name in a clone, and in a project that depends on this package: npx finds it there.
   if (project !== undefined && (root === project || root === join(project, 'node_modules', name))) return 'npx mirror'
-  // Anywhere else npx has fetched the package; `npx mirror` would fetch another one.
+  // Name the package anywhere else, where npx has fetched it; `npx mirror` would fetch another one.
   return root.includes(`${sep}_npx${sep}`) ? `npx ${name}` : 'mirror'
 }
 
@@ -318,11 +318,11 @@ function isByNpx(env: RunningProcess['env']): boolean {
   return env['npm_command'] === 'exec' && env['npm_lifecycle_event'] === 'npx'
 }
 
-// `secure_path` of sudo, as distributions set it.
+// Copies `secure_path` of sudo, as distributions set it.
 const systemFolders = ['sbin', 'bin'].flatMap((folder) => [`/usr/local/${folder}`, `/usr/${folder}`, `/${folder}`])
 
 function chooseSudoPrefix(env: RunningProcess['env'], program: string): string {
-  // Installed for this user only, by nvm or with npm's prefix in the home folder. A path to run.js needs no search.
+  // Recognize a program of this user only, by nvm or with npm's prefix in the home folder. A path to run.js needs no search.
   const isOwn = basename(program) === 'mirror' && !systemFolders.includes(dirname(program))
   return isOwn || isByNpx(env) ? 'sudo env "PATH=$PATH"' : 'sudo'
 }
@@ -345,7 +345,7 @@ export function nameCommands(text: string, { name, sudo }: ProgramName): string 
  */
 export function watchOutput({ stdout, stderr }: { stdout: NodeJS.WriteStream; stderr: NodeJS.WriteStream }): void {
   let hasFailed = false
-  // The framework's own listener ends the program with a stack.
+  // Remove the framework's own listener, which ends the program with a stack.
   stdout.removeAllListeners('error')
   stdout.on('error', (error) => {
     if (isClosedPipe(error) || hasFailed) return

@@ -47,13 +47,13 @@ export async function configureInteractively(
   const prepared = await prepareClient({ ...request, fallback })
   const { target, address, plan } = prepared
   const { changes } = plan
-  // Files of mirror's own need no consent, and a cluster file on stdout needs no diff before it.
+  // Ask only about files of others; a cluster file on stdout needs no diff before it either.
   const asks = target.isOwn !== true && changes.length > 0
   if (!json) {
     if (asks) terminal.print((await renderDiff(changes, terminal.colors, { whole: choices.wholeDiff })).trimEnd())
     terminal.info(renderNotes(prepared, terminal.stderrColors))
   }
-  // The client may still have to read files that are already right.
+  // Observe the client, which may still have to read files that are already right.
   const observation = changes.length === 0 && plan.output === undefined ? await target.observe?.(address) : undefined
   const applies = !dryRun && (!asks || (await confirm(terminal, choices, 'Write this?')))
   if (applies) await configureClient(prepared, new Date())
@@ -77,7 +77,7 @@ function reportOutcome(
   const done = `Configured ${adapter.client}: ${target.title}. Undo with: ${prepared.undoCommand}`
   if (plan.output !== undefined) {
     terminal.print(plan.output.replace(/\n$/, ''))
-    // The output may go to a shell, so the message goes to stderr. Files of mirror's own need none.
+    // Send the message to stderr, because the output may go to a shell. Files of mirror's own need none.
     if (applied && plan.changes.length > 0 && target.isOwn !== true) terminal.info(done)
   } else if (plan.changes.length === 0) {
     const already = `${adapter.client} is already configured: ${target.title}.`
@@ -90,7 +90,7 @@ function reportOutcome(
   else if (!dryRun) terminal.info('Nothing was written.')
 }
 
-/** Makes an interruption after the files were written say which were written, and what is left to do. */
+/** Adds the written files and the remaining steps to an interruption after the files were written. */
 async function withInterruptReport<T>(prepared: PreparedClient, applied: boolean, act: () => Promise<T>): Promise<T> {
   try {
     return await act()
@@ -245,8 +245,8 @@ interface Sequence<R> {
 }
 
 /**
- * Does the same for each item and goes on after a failure, which goes to `onFailure`. The failure of a single item is thrown; a
- * bug or an interruption is thrown at once.
+ * Runs `act` for each item in turn. Passes a failure to `onFailure` and goes on; throws the failure of a single item, and a bug or
+ * an interruption at once.
  */
 export async function forEachInTurn<T, R>(
   items: readonly T[],

@@ -2,7 +2,7 @@ import { boolean, custom, integer, string } from '@oclif/core/flags'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import { parseDuration } from '../lib/units.ts'
 
-// The flags that several commands share. One that changes a setting has the setting's `MIRROR_*` variable.
+// Share these flags among commands. One that changes a setting has the setting's `MIRROR_*` variable.
 
 export const jsonFlag = boolean({ description: 'print JSON' })
 
@@ -103,7 +103,7 @@ export function toFlagVariables(flags: {
     MIRROR_IMAGE: flags.image,
     MIRROR_MEMORY: flags.memory,
     MIRROR_NO_REGISTRY: flags['no-registry'] ? 'true' : undefined,
-    // The framework gives the text of the variable as it is, not as a list.
+    // Accept a text, too: the framework gives the text of the variable as it is, not as a list.
     MIRROR_NETWORK: flags.network === undefined ? undefined : [flags.network].flat().join(','),
   }
 }

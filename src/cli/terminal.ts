@@ -16,7 +16,7 @@ export function wantsColor(stream: { isTTY?: boolean }, env: Readonly<Record<str
 }
 
 export function createColors(inColor: boolean): Colors {
-  // Without the option Node decides by this process's stdout, whichever stream the text is for.
+  // Decide here: without the option Node decides by this process's stdout, whichever stream the text is for.
   const options = { validateStream: false }
   const colorizers = styles.map((style): [string, Colorizer] => [
     style,
@@ -78,7 +78,7 @@ async function ask<T>(question: object): Promise<T> {
     const { answer } = (await inquirer.prompt([{ name: 'answer', ...question } as never])) as { answer: T }
     return answer
   } catch (error) {
-    // While a question is open, Ctrl-C is this error instead of a signal.
+    // Translate Ctrl-C, which is this error instead of a signal while a question is open.
     if (!(error instanceof Error) || error.name !== 'ExitPromptError') throw error
     throw new MirrorError('Interrupted: nothing was done.', { exit: exitCode.interrupted, cause: error })
   }
@@ -169,7 +169,7 @@ export function renderFrame(text: string, columns: number, rows: number): string
     const { length } = stripVTControlCharacters(line)
     used += Math.max(1, Math.ceil(length / columns))
     if (used > rows) break
-    // After a full row the cursor still stands on its last character.
+    // Erase nothing after a full row, because the cursor still stands on its last character.
     shown.push(length > 0 && length % columns === 0 ? line : `${line}\x1b[K`)
   }
   return `\x1b[H${shown.join('\r\n')}${used < rows ? '\r\n\x1b[J' : ''}`
@@ -202,7 +202,7 @@ export function wrapWords(words: readonly Token[], columns: number | undefined, 
   let used = 0
   const shown = words.filter(({ text }) => text !== '')
   for (const { text, color = keepText } of shown) {
-    // A new line gives no more room when this one is not longer than the indent.
+    // Begin no new line when this one is not longer than the indent, because that gives no more room.
     if (used >= Math.max(1, indent) && used + 1 + text.trimEnd().length > width) {
       lines.push(line)
       line = ''

@@ -191,7 +191,7 @@ export async function renderDiff(
   }
 }
 
-/** Renders a group of similar files. */
+/** Returns a key that is equal for changes that differ only in the name of their folder. */
 function getSimilarityKey({ path, before, after }: FileChange): string {
   const text = before === undefined ? after : after === undefined ? before : undefined
   const folder = basename(dirname(path))

@@ -100,7 +100,7 @@ function renderRequest(
 function chooseSourceLabel(fields: Fields, method: string, status: number, colors: Colors): [string, Colorizer] {
   if (status === 499) return ['LEFT', colors.yellow]
   if (status >= 500) return [String(status), colors.red]
-  // Clients use HEAD to find out whether content exists, mostly before a push.
+  // Show no failure for HEAD: clients use it to find out whether content exists, mostly before a push.
   if (status === 404 && method === 'HEAD') return ['ABSENT', colors.dim]
   if (status >= 400) return [String(status), colors.yellow]
   if (fields['probe'] === true) return ['CHECK', colors.dim]

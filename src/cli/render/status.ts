@@ -309,7 +309,7 @@ function listFailures({ runtime, networks, upstreams, storage, troubles = [] }: 
 
 function suggestTroubleStep(reason: string, runtime: StatusReport['runtime']): string {
   if (!reason.includes('the password file')) return 'mirror logs'
-  // A container holds a copy of the file.
+  // Restart a container, because it holds a copy of the file.
   return runtime === 'container'
     ? 'correct the file that "registry.auth.htpasswd" in mirror.yaml names, then: mirror up'
     : 'correct the file; the change takes effect at once'
@@ -360,6 +360,6 @@ function compareVersions(a: string, b: string): number {
     const difference = (left?.[at] ?? 0) - (right?.[at] ?? 0)
     if (difference !== 0) return difference
   }
-  // A pre-release is older than its release.
+  // Sort a pre-release before its release.
   return Number(b.includes('-')) - Number(a.includes('-'))
 }

@@ -58,7 +58,7 @@ export function renderFacts(rows: readonly Fact[], colors: Colors, columns: numb
     .join('\n')
 }
 
-// Intl would load a locale, which takes longer than the rest of the status.
+// Avoids Intl, because loading a locale takes longer than the rest of the status.
 export function formatNumber(value: number): string {
   return String(value).replaceAll(/\B(?=(\d{3})+$)/g, ',')
 }
