@@ -109,7 +109,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     if (flags.check && client === undefined) return this.checkConfigured(machine, flags)
     const adapters = await this.chooseAdapters(machine, client, flags)
     if (adapters === undefined) return
-    // A missing mirror concerns all of several clients, so it is reported once.
+    // Report a missing mirror once, because it concerns all of several clients.
     if (adapters.length > 1) await this.findMirror(machine, flags)
     const { forEachInTurn } = await import('../cli/configure-flow.ts')
     const failures: object[] = []
@@ -126,7 +126,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
       },
     )
     const reports = [...done.map(({ report }) => report), ...failures]
-    // One JSON document: an object for the named client, or a list for the clients that were found.
+    // Print one JSON document: an object for the named client, or a list for the clients that were found.
     if (flags.json) this.printJson(client === undefined ? reports : reports[0])
     this.endWith([...failed, ...done.map(({ exit }) => exit)])
   }
@@ -199,7 +199,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
       cluster,
       file,
     })
-    // A missing mirror concerns all of them, so it is reported once.
+    // Report a missing mirror once, because it concerns all of them.
     const { getAdminForCheck } = await import('../clients/check.ts')
     await getAdminForCheck(this.getSurroundings())
     const unchecked: object[] = []

@@ -40,7 +40,7 @@ export default class Down extends BaseCommand {
     const { stopAnyMirror } = await import('../daemon/stop.ts')
     const { findRunningMirror } = await import('../admin/find-mirror.ts')
     const owner = (await findRunningMirror(surroundings))?.user
-    // Root's own mirror is meant under sudo. The state files of a user must not make root end a process.
+    // Stop only root's own mirror under sudo: the state files of a user must not make root end a process.
     const stopped = owner ? undefined : await stopAnyMirror({ paths, clock: systemClock, surroundings })
     const volumeRemoved = flags.volumes ? await this.removeVolume(surroundings) : undefined
     const autostartRemoved = flags['no-autostart'] ? await this.removeAutostart() : undefined

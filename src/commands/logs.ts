@@ -60,7 +60,7 @@ export default class Logs extends BaseCommand {
       ? toJson
       : createLogRenderer({
           colors: this.getColorsFor(process.stdout),
-          // A terminal may be resized while it shows the log.
+          // Measure each time, because a terminal may be resized while it shows the log.
           columns: () => getColumns(process.stdout),
           now: Date.now(),
         })

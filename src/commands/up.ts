@@ -120,7 +120,7 @@ export default class Up extends BaseCommand {
       return { configured, installed: [], stale: await updateStaleClients(surroundings, systemClock) }
     } catch (error) {
       if (!(error instanceof MirrorError)) throw error
-      // The mirror itself is up.
+      // Report the failure only, because the mirror itself is up.
       this.info(`Could not check the configured clients: ${error.message}`)
       return { configured: undefined, installed: [], stale: [] }
     }
@@ -160,7 +160,7 @@ export default class Up extends BaseCommand {
       root: this.config.root,
       published: getPublishedImage(this.config.pjson),
       credentials: flags.credentials?.flatMap((hosts) => hosts.split(',')),
-      // Without the flag the mirror runs where it ran the last time.
+      // Remember the last runtime without the flag.
       remembered: flags.runtime === undefined,
       dryRun: flags['dry-run'],
       clock: systemClock,
