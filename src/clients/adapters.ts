@@ -77,7 +77,7 @@ export async function findClientsOnPath(machine: Pick<Machine, 'platform' | 'env
     const checks = names.flatMap((name) => folders.map((folder) => isProgram(join(folder, name))))
     return (await Promise.all(checks)).includes(true)
   }
-  // The `docker` command alone is not a client: the engine pulls.
+  // Ignore the `docker` command alone, because the engine pulls.
   const hasDocker = (await isInstalled(['dockerd'])) || (await hasEngine(machine))
   const found = await Promise.all(
     Object.entries(programs).map(async ([name, names]) => ((await isInstalled(names)) ? [name as ClientName] : [])),

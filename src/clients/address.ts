@@ -169,7 +169,7 @@ export function getDockerNetworkLocation(
   what: string,
   network: string,
 ): ClientLocation {
-  // Docker runs in a virtual machine on these platforms.
+  // Assume a virtual machine, in which Docker runs on these platforms.
   const inVm = platform === 'darwin' || platform === 'win32'
   return { in: 'network', what, network, ...(inVm && { hostName: 'host.docker.internal' }) }
 }

@@ -43,7 +43,7 @@ export async function applyPlan(request: ApplyRequest): Promise<ClientRecord> {
       path: change.path,
       before: isOwn ? known.before : await backUp(change, state, known, number, request),
       written: change.after === undefined ? undefined : hashHex(Buffer.from(change.after)),
-      // The file keeps this content after an abort before its write.
+      // Accept the present content, which the file keeps after an abort before its write.
       ...(isOwn && state && { also: [hashHex(state.bytes)] }),
     })
   }

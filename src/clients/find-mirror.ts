@@ -227,7 +227,7 @@ async function explainUnservedNetworks(
   if (runtime !== 'process' || networks.every((name) => endpoints.networks[name] !== undefined)) return undefined
   const reports = await fetchNetworkReports(found)
   if (reports === undefined) return undefined
-  // Without an answer of the engine so far, the mirror knows nothing about any network.
+  // Blame the engine if it has not answered so far: then the mirror knows nothing about any network.
   const hasNoEngine = Object.values(reports).every(({ reason }) => reason === engineProblem)
   return (network) => {
     const { reason } = reports[network] ?? {}

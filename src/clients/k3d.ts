@@ -296,7 +296,7 @@ function getEmbeddedRegistries(yaml: YamlText): string | undefined {
   if (typeof config !== 'string')
     throw createYamlError(yaml, embeddedConfig, 'expected a string with a registries.yaml')
   if (config.trim() === '') return undefined
-  // k3d reads a single line as the path of a file.
+  // Refuse a single line, which k3d reads as the path of a file.
   if (!config.includes('\n'))
     throw createYamlError(yaml, embeddedConfig, `k3d reads the registries from another file, ${config}`, [
       `mirror configure k3d --file ${shellWord(config)}`,

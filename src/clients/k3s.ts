@@ -205,7 +205,7 @@ function addEndpoint(yaml: YamlText, name: string, url: string): YamlText {
 function isAllOwn(yaml: YamlText, caName: string): boolean {
   const value = getYamlValue(yaml)
   const [, below] = splitAtHeader(yaml.text)
-  // A user's comment would be lost.
+  // Keep a user's comment, which would be lost.
   if (!isWrittenByMirror(yaml.text) || below.includes('#') || typeof value !== 'object' || value === null) return false
   const entries = Object.entries(getMirrors(yaml))
   const configs = Object.values(getYamlValue(yaml, ['configs']) ?? {})

@@ -23,7 +23,7 @@ export function printKaniko(mirror: MirrorForClient, version: string | undefined
       : [`KANIKO_REGISTRY_MIRROR=${toHubMirror(mirror)}`]),
     '',
     '# or as a Pod:',
-    // The Pod mounts the CA from this ConfigMap.
+    // Print the ConfigMap from which the Pod mounts the CA.
     ...(mirror.ca === undefined ? [] : [`${toYaml(toConfigMap(mirror.ca))}---`]),
     toYaml(toPod(mirror, flags)),
   ].join('\n')
@@ -63,7 +63,7 @@ function toFlags(mirror: MirrorForClient, hasMap: boolean): string[] {
 
 function toRegistryMap({ cache, registries }: MirrorForClient): string[] {
   const { host } = new URL(cache)
-  // kaniko looks up Docker Hub as `index.docker.io`, never as `docker.io`.
+  // Name Docker Hub as kaniko looks it up: `index.docker.io`, never `docker.io`.
   return registries.map((name) => `${name === 'docker.io' ? 'index.docker.io' : name}=${host}/upstream/${name}`)
 }
 

@@ -39,7 +39,7 @@ export const printedClients = {
     async find({ home }) {
       return (await pathExists(join(home, '.testcontainers.properties'))) ? 'testcontainers' : undefined
     },
-    // The Docker engine pulls the images.
+    // Locate the Docker engine, which pulls the images.
     locate: ({ platform }) =>
       platform === 'linux' ? localhost : { in: 'vm', what: 'the Docker engine', hostName: 'host.docker.internal' },
     print: printTestcontainers,
@@ -66,9 +66,9 @@ export const printedClients = {
   },
   kaniko: {
     summary: 'kaniko: flags, environment variables and a sample Pod',
-    // kaniko is an image and is never installed.
+    // Find none: kaniko is an image and is never installed.
     find: async () => undefined,
-    // A cluster of kind is the likeliest place for its containers.
+    // Assume a cluster of kind, where its containers most likely run.
     locate: (machine) => getDockerNetworkLocation(machine, 'kaniko containers', getKindNetworkName(machine.env)),
     print: printKaniko,
   },

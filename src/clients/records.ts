@@ -89,7 +89,7 @@ export function openClientRecords(where: string | RecordFolders) {
       const text = `${JSON.stringify({ ...record, lockedByRoot: undefined }, null, 2)}\n`
       if (folder === shared) await writePublicRecord(folder, getRecordPath(folder, record), text)
       else await writeFileAtomic(getRecordPath(folder, record), text)
-      // Older versions wrote system-wide records to root's state folder.
+      // Remove the record of an older version, which wrote system-wide records to root's state folder.
       if (folder === shared && own !== undefined) await removeRecord(own, record)
     },
 

@@ -86,7 +86,7 @@ async function findRunningMirror(surroundings: CommandEnvironment): Promise<Mirr
   try {
     return await findMirrorAddress(surroundings, { url: undefined, caFile: undefined })
   } catch (error) {
-    // Without a running mirror, or with an unreadable certificate, there is no address to compare with.
+    // Compare nothing without an address: no mirror runs, or its certificate is unreadable.
     if (error instanceof MirrorError) return undefined
     throw error
   }
@@ -182,7 +182,7 @@ async function rewriteAddress(machine: Machine, { record }: StaleClient, mirror:
     await configureClient(prepared, new Date())
     return true
   } catch (error) {
-    // The command in `mend` reports the reason, for example a stopped node or a file of root.
+    // Leave the reason to the command in `mend`, for example a stopped node or a file of root.
     if (error instanceof MirrorError) return false
     throw error
   }

@@ -259,7 +259,7 @@ export function setConfigPath(path: string, text: string, configPath: string, co
   })
 }
 
-/** Says which section has no effect, or may have none if the version of containerd is unknown, and which one containerd reads. */
+/** Describes a section without effect (with a doubtful one if the version is unknown), and the section that containerd reads. */
 function describeIneffective(
   where: string,
   { heading }: IneffectiveSection,

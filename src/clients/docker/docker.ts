@@ -22,7 +22,7 @@ export const dockerAdapter: ClientAdapter = {
 
   async find(machine) {
     const engines = await findEngines(machine).catch((error: unknown) => {
-      // An engine on another machine is not a client of this machine.
+      // Leave out an engine on another machine: it is not a client of this machine.
       if (error instanceof MirrorError) return []
       throw error
     })
@@ -195,7 +195,7 @@ async function findInstalledDockerd({ runCommand }: Machine): Promise<InstalledD
   const version = /^Docker version (\S+?),? /.exec(printed?.stdout ?? '')?.[1]
   if (version === undefined) return undefined
   const unit = await runCommand('systemctl', ['show', '--property=ExecStart', 'docker.service'], { timeoutMs })
-  // `ExecStart={ path=/usr/bin/dockerd ; argv[]=/usr/bin/dockerd -H fd:// ; ignore_errors=no ; … }`
+  // Parse `ExecStart={ path=/usr/bin/dockerd ; argv[]=/usr/bin/dockerd -H fd:// ; ignore_errors=no ; … }`.
   const commandLine = /argv\[\]=(.*?) ;/.exec(unit?.stdout ?? '')?.[1] ?? ''
   return { version, flags: parseDockerdFlags(commandLine.split(' ')) }
 }

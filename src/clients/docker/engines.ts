@@ -122,7 +122,7 @@ async function readProcess(pid: number, args: string[]): Promise<DockerdProcess>
 
 /** Checks that the process has an open socket that listens at one of the paths. */
 async function isListening(pid: string, paths: readonly (string | undefined)[]): Promise<boolean> {
-  // Fields: Num RefCount Protocol Flags Type St Inode Path. Flag 00010000 marks a listening socket.
+  // Read the fields Num RefCount Protocol Flags Type St Inode Path. Flag 00010000 marks a listening socket.
   const lines = ((await ifVisible(readFile(`/proc/${pid}/net/unix`, 'utf8'))) ?? '').split('\n')
   const inodes = lines.flatMap((line) => {
     const fields = line.trim().split(/\s+/)
@@ -156,7 +156,7 @@ export interface DockerInstallation {
 /** Determines the kind of an engine from its answer to `docker info`. */
 export function getDockerKind(info: DockerEngineInfo, { platform, env }: Machine): DockerKind {
   if (info.operatingSystem === 'Docker Desktop') {
-    // A WSL distribution cannot see the settings of Docker Desktop, because they are files of Windows.
+    // Treat it as a virtual machine in a WSL distribution, which cannot see the settings: they are files of Windows.
     return env['WSL_DISTRO_NAME'] ? 'vm' : 'desktop'
   }
   if (info.operatingSystem === 'OrbStack' || info.hostName === 'orbstack') return 'orbstack'
@@ -185,7 +185,7 @@ export function locateInstallation(
         scope: 'system',
         title: `system (${dirname(daemonJson)})`,
         daemonJson,
-        // A snap sees its own folders in place of the system's.
+        // Leave out a snap, which sees its own folders in place of the system's.
         certsFolder: dockerd?.process.program?.startsWith('/snap/')
           ? undefined
           : join(root, 'etc', 'docker', 'certs.d'),
@@ -211,7 +211,7 @@ export function locateInstallation(
     case 'desktop': {
       const daemonJson = join(home, '.docker', 'daemon.json')
       const title = `Docker Desktop (${daemonJson})`
-      // It is unknown if the virtual machine reads folders for registries.
+      // Leave out the folder, because it is unknown if the virtual machine reads folders for registries.
       return {
         kind,
         scope: 'user',

@@ -84,7 +84,7 @@ function assertMirrorsSuffice(mirror: MirrorForClient, form: DockerForm): void {
   const refuse = (message: string, hints: string[]): never => {
     throw new MirrorError(message, { exit: exitCode.usage, hints: form === 'both' ? [...hints, folders] : hints })
   }
-  // dockerd sends its mirrors no registry name and expects images of Docker Hub.
+  // Refuse another default, because dockerd sends its mirrors no registry name and expects images of Docker Hub.
   if (mirror.defaultUpstream !== 'docker.io')
     refuse(
       `Docker would pull from ${mirror.defaultUpstream} instead of Docker Hub: registry-mirrors apply to Docker Hub only, and ` +
@@ -202,7 +202,7 @@ function isInsecure(registry: string, entries: readonly string[]): boolean {
   for (const entry of [...entries, '127.0.0.0/8', '::1/128']) {
     const [, network, bits] = /^([0-9a-fA-F.:]+)\/(\d{1,3})$/.exec(entry) ?? []
     const version = isIP(network ?? '')
-    // dockerd reads any other entry as a name.
+    // Ignore any other entry, which dockerd reads as a name.
     if (version !== 0 && Number(bits) <= (version === 4 ? 32 : 128))
       networks.addSubnet(network!, Number(bits), version === 4 ? 'ipv4' : 'ipv6')
   }

@@ -25,7 +25,7 @@ import { exitCode, MirrorError } from '../../lib/errors.ts'
 export function addYamlKey(yaml: YamlText, path: YamlPath, value: unknown): YamlText {
   const parentPath = path.slice(0, -1)
   const entry = { [path.at(-1)!]: value }
-  // The key has a value without a node of its own: a merge (`<<`) brings it in.
+  // Refuse a key that has a value without a node of its own: a merge (`<<`) brings it in.
   if (getYamlValue(yaml, path) !== undefined) throw createUnchangeableError(yaml, path)
   const node = getYamlNode(yaml, parentPath)
   if (isMap(node)) return changeYaml(yaml, insertInto(yaml.text, node, entry, 'end'), path, () => value)
@@ -56,7 +56,7 @@ export function removeFromYaml(yaml: YamlText, path: YamlPath): YamlText {
   return changeYaml(yaml, withoutEntry(yaml, node, at, path), parentPath, (value) => {
     if (Array.isArray(value)) return asList(value).toSpliced(at, 1)
     const rest = Object.entries(value as object).filter(([key]) => key !== step)
-    // A file without any line is null, not an empty map.
+    // Expect null for a file without any line, not an empty map.
     return rest.length === 0 && !node.flow ? null : Object.fromEntries(rest)
   })
 }

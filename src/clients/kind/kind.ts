@@ -102,7 +102,7 @@ async function ensureKindNetwork(surroundings: CommandEnvironment, clock: Clock)
   const running = await findRunning(stateFile)
   if (running?.runtime !== 'process' || running.endpoints.networks[name] !== undefined) return
   const { networks, isRemote } = await openEngine(surroundings).catch(rethrowWithoutRuntimeHint)
-  // A network of a remote engine has no gateway on this machine to listen on.
+  // Stop for a remote engine, whose networks have no gateway on this machine to listen on.
   if (isRemote) return
   if ((await networks.find(name)) === undefined) await ensureNetworks(networks, [name], surroundings.env)
   await waitUntilServed(surroundings, name, clock)
