@@ -211,8 +211,8 @@ export async function refreshCredentials(
     engine.containers.unpack(found.id, dataFolder, archive),
   )
   const handedOverAt = new Date(clock.wall()).toISOString()
-  // Credential helpers take a while: another command may have stopped or replaced the mirror since, and exports credentials
-  // itself.
+  // Checks the state again, because credential helpers take a while: another command may have stopped or replaced the mirror
+  // since, and exports credentials itself.
   await withCommandLockIfFree({ stateDir: paths.stateDir, clock }, async () => {
     const current = await readState(paths.stateFile)
     if (current?.container?.id === state.container?.id && current?.container)
@@ -229,7 +229,7 @@ export async function isCredentialRefreshDue(surroundings: CommandEnvironment, n
   const { container } = (await readState(mirrorPaths(surroundings).stateFile)) ?? {}
   if (container === undefined || container.credentials.length === 0) return false
   const age = now - Date.parse(container.handedOverAt)
-  // A clock that was set back counts as due.
+  // Counts a clock that was set back as due.
   return !(age >= 0 && age < refreshAfterMs)
 }
 

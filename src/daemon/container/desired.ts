@@ -51,7 +51,7 @@ export async function prepareDesired(input: DesiredContainerInput, info: DockerE
   }
   const folder = env['MIRROR_DATA'] ? paths.dataDir : undefined
   if (folder !== undefined) await makeFolder(folder)
-  // A change of networks needs no new container.
+  // Leaves out the networks, whose change needs no new container.
   const { networks: _, ...hashes } = hashConfig(config, folder ?? volumeName)
   return {
     files,
@@ -196,7 +196,7 @@ export function createContainerConfig(
         },
       ]),
     ),
-    // `ca` is for configuring clients, which happens on the host.
+    // Leaves out `ca`, which is for configuring clients on the host.
     tls: tls && { cert: exportFile(tls.cert), key: exportFile(tls.key), ca: undefined },
   })
   const exported = Object.fromEntries(exportedHosts.map((host) => [host, { credentials: 'docker-config' }]))

@@ -120,7 +120,7 @@ export function isFromHost(
 ): boolean {
   const remote = normalizeAddress(remoteAddress ?? '')
   if (isIP(remote) === 0) return false
-  // Rootless podman forwards from inside the container's own network namespace.
+  // Accepts own addresses, because rootless podman forwards from inside the container's network namespace.
   if (isLoopbackAddress(remote) || remote === normalizeAddress(localAddress ?? '')) return true
   return gateways.includes(remote) || (subnets !== undefined && !isWithin(remote, subnets))
 }

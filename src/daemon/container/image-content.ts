@@ -36,7 +36,7 @@ export async function computeContentDigest(content: ImageContent, memoFile: stri
     total.update(`${path}\0${fileHash.digest('hex')}\n`)
   }
   const digest = total.digest('hex')
-  // There are two kinds of images; older entries are useless.
+  // Drops older entries, which are useless: there are two kinds of images.
   const kept = Object.entries(memo).slice(-3)
   await writeFileAtomic(memoFile, JSON.stringify(Object.fromEntries([...kept, [key, digest]])))
   return digest
@@ -64,7 +64,7 @@ export async function* createImageEntries(content: ImageContent): AsyncGenerator
   for (const { source, path } of await content.listFiles()) {
     yield* yieldParents(path)
     const { size, mode } = await stat(source)
-    // The image's user is not the user who installed the package.
+    // Lets everyone read, because the image's user is not the user who installed the package.
     const readable = mode & 0o111 ? 0o755 : 0o644
     yield { path, mode: readable, content: { kind: 'file', size, read: () => createReadStream(source) } }
   }
@@ -97,7 +97,7 @@ export async function createNodeImageContent(
     fingerprint: await computeFingerprint([...(await listStampedFiles(tree)), ...node]),
     listFiles: async () => [...node, ...(await listTreeFiles(tree, packageFolder.slice(1)))],
     texts: {
-      // The image has only these two sources of names.
+      // Names the only two sources of names in the image.
       'etc/nsswitch.conf': 'passwd: files\ngroup: files\nhosts: files dns\n',
       'etc/passwd': 'root:x:0:0::/:/sbin/nologin\nmirror:x:1000:1000::/data:/sbin/nologin\n',
       'etc/group': 'root:x:0:\nmirror:x:1000:\n',
@@ -201,7 +201,7 @@ interface PlacedPackage {
 export async function buildPackageTree(root: string): Promise<PlacedPackage[]> {
   const placed = new Map<string, string>([['', await realpath(root)]])
   const queue = ['']
-  // Breadth first, so that packages higher up are placed before others look for them.
+  // Goes breadth first, so that packages higher up are placed before others look for them.
   for (let treePath = queue.shift(); treePath !== undefined; treePath = queue.shift()) {
     const home = placed.get(treePath)!
     const { dependencies = {}, optionalDependencies = {} } = await readManifest(home)

@@ -104,7 +104,7 @@ async function createAndStart(engine: DockerEngine, request: ApplyRequest): Prom
   } catch (error) {
     // Removes a container that never worked; its volume stays. Stopping it releases the store.
     if (id !== undefined) await catchDockerError(removeContainer(engine, id))
-    // A new volume belongs to the user of this image; that of another image may not be able to write to it.
+    // Removes a new volume, which belongs to the user of this image: that of another image may not be able to write to it.
     if (newVolume !== undefined) await catchDockerError(engine.volumes.remove(newVolume))
     throw error
   }
@@ -193,7 +193,7 @@ function createPortTakenError(name: string, port: number, holder: string, cause?
   return new MirrorError(`Port ${port} (${name}) is already in use by ${holder}.`, {
     hints: [
       `mirror up --runtime container --${name}-port ${other}`,
-      // An unknown program cannot be stopped.
+      // Suggests to stop a known program only.
       ...(holder === unknownProgram ? [] : [`Stop ${holder}`]),
     ],
     cause,
@@ -225,7 +225,7 @@ async function replaceContainer(
     const refusal = await catchDockerError(restoreContainer(engine, before, request))
     throw wasUp(before) ? addRollbackResult(error, { refusal, signal }) : error
   }
-  // The next `up` or `down` removes it when this fails.
+  // Ignores a failure: the next `up` or `down` removes the container.
   await catchDockerError(engine.containers.remove(id))
   if (before.image !== successor.image) await catchDockerError(removeLocalImage(engine, before.image))
   return successor
@@ -279,7 +279,7 @@ export async function refuseOtherEngine(
   { stateFile, stateDir }: Pick<MirrorPaths, 'stateFile' | 'stateDir'>,
   { running, remembered }: { running: MirrorState | undefined; remembered: boolean },
 ): Promise<void> {
-  // An explicit `--runtime container` uses the chosen engine, whatever ran before.
+  // Accepts the chosen engine for an explicit `--runtime container`, whatever ran before.
   if (running === undefined && !remembered) return
   const recorded = running
     ? running.container?.engine

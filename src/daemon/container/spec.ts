@@ -162,7 +162,7 @@ export function createContainerSpec(desired: DesiredContainer, instance: string)
     memory: desired.memory,
     restarts: true,
     healthCheck: [nodeInImage, '-e', createHealthProgram(desired.ports.admin.inside)],
-    // Other log drivers reject these options, and limit their size themselves.
+    // Omits the options for other log drivers, which reject them and limit their size themselves.
     logOptions: ['json-file', 'local'].includes(engine.logDriver) ? { 'max-size': '16m', 'max-file': '2' } : {},
   }
 }

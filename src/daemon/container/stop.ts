@@ -56,7 +56,7 @@ export async function awaitContainer(engine: DockerEngine, awaited: AwaitedConta
     signal.throwIfAborted()
     const found = await engine.containers.find(id)
     if (found?.running && (await isAnswering(engine, found, admin))) return found
-    // The engine restarts a mirror that has ended at once.
+    // Counts a restart as an end: the engine restarts a mirror that has ended at once.
     const ended = found === undefined || found.restarting || !found.running
     if (ended) throw await readStartError(engine, id, describeEnd(found), found?.exitCode)
     if (clock.monotonic() > end)
@@ -72,7 +72,7 @@ async function isAnswering(engine: DockerEngine, found: ContainerState, admin: n
   try {
     return await isHealthy(`http://127.0.0.1:${admin}`, { connect, timeoutMs: 10_000 })
   } catch (error) {
-    // The container may have just ended; the next poll tells.
+    // Waits for the next poll, because the container may have just ended.
     if (error instanceof MirrorError && error.cause instanceof DockerError) return false
     throw error
   }

@@ -233,7 +233,7 @@ async function chooseNetworkHost({ tls }: Config): Promise<string> {
     const isForOther = !certificate.isFor(mirrorServiceName) && certificate.isFor(mirrorName)
     return isForOther ? mirrorName : mirrorServiceName
   } catch (error) {
-    // The mirror does not start with an unreadable certificate, and reports why.
+    // Ignores an unreadable certificate: the mirror does not start with it, and reports why.
     if (error instanceof MirrorError) return mirrorServiceName
     throw error
   }
@@ -285,7 +285,7 @@ async function recordStarted(
   container: ContainerState,
 ): Promise<void> {
   const { desired } = preparation
-  // Free ports are known only now, and networks may have changed.
+  // Computes the addresses only now, because free ports are known now, and networks may have changed.
   const endpoints = toEndpoints(container, preparation, config)
   const state: MirrorState = {
     version: desired.version,
