@@ -39,7 +39,7 @@ export class SshConnection extends Duplex {
     stderr
       .setEncoding('utf8')
       .on('data', (text: string) => (this.#stderr = (this.#stderr + text).slice(-maxStderrLength)))
-    // The exit code tells why ssh ended.
+    // Ignores the error, because the exit code tells why ssh ended.
     stdin.on('error', () => {})
     this.#child.once('error', (error) => this.destroy(this.#createError(error)))
     this.#child.once('close', (code) => this.#end(code))
@@ -199,7 +199,7 @@ export async function* readLogLines(
   stream: AsyncIterable<Buffer | string>,
   signal: AbortSignal,
 ): AsyncGenerator<string> {
-  // Frames cut lines anywhere; stdout and stderr mix between lines only.
+  // Keeps the rest of each stream: frames cut lines anywhere, and stdout and stderr mix between lines only.
   const texts = new Map<number, { decoder: StringDecoder; rest: string }>()
   let bytes = Buffer.alloc(0)
   try {

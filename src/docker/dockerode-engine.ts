@@ -171,7 +171,7 @@ function createContainers(send: SendRequest): DockerContainers {
       )
     },
     async create(spec) {
-      // Without `_query` and `_body` the library puts the whole body, environment included, into the URL as well.
+      // Sets `_query` and `_body`: without them the library puts the whole body, environment included, into the URL as well.
       const request = { _query: { name: spec.name }, _body: toCreateBody(spec) } as Dockerode.ContainerCreateOptions
       return (await send((client) => client.createContainer(request))).id
     },
@@ -240,13 +240,13 @@ function createImages(send: SendRequest, connect: Connect): DockerImages {
     },
     async import(name, labels, archive) {
       const changes = Object.entries(labels).map(([key, value]) => `LABEL ${key}=${JSON.stringify(value)}`)
-      // podman expects the whole name where Docker expects the repository, and ignores the tag.
+      // Passes the whole name, which podman expects where Docker expects the repository; podman ignores the tag.
       const target = { repo: name, tag: name.slice(name.lastIndexOf(':') + 1) }
       const file = Readable.from(archive) as unknown as string
       await awaitProgress(await send((client) => client.importImage(file, { ...target, changes })))
     },
     async build(name, labels, archive) {
-      // The classic builder needs this one request only.
+      // Chooses the classic builder, which needs this one request only.
       const options = { t: name, labels: { ...labels }, version: '1' as const, rm: true, forcerm: true }
       await awaitProgress(await send((client) => client.buildImage(Readable.from(archive), options)))
     },
@@ -268,7 +268,7 @@ function createNetworks(
   return {
     async find(name) {
       const listed = await send((client) => client.listNetworks({ filters: { name: [name] } }))
-      // The engine's filter matches parts of names.
+      // Compares whole names, because the engine's filter matches parts of names.
       const network = listed.find((network) => network.Name === name)
       if (network === undefined) return undefined
       const inspected = await orUndefinedIf404(send((client) => client.getNetwork(network.Id).inspect()))

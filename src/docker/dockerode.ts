@@ -70,7 +70,7 @@ export async function undefinedIfUnavailable<T>(call: () => Promise<T>): Promise
   } catch (error) {
     if (findProcessFaultCode(error) !== undefined) throw error
     if (isConnectionFailure(error)) return undefined
-    // Refusals of the engine, and the caller's abort.
+    // Covers refusals of the engine, and the caller's abort.
     if (error instanceof Error && ('statusCode' in error || error.name === 'AbortError')) return undefined
     throw error
   }
@@ -128,7 +128,7 @@ function toDockerError(error: unknown): unknown {
   if (!('statusCode' in error) || typeof error.statusCode !== 'number') return error
   const apiMessage = 'json' in error ? readMessage(error.json) : undefined
   const message = (apiMessage ?? error.message).trim().replace(/\.$/, '')
-  // podman answers 500 for conflicts.
+  // Recognizes conflicts by their text, because podman answers 500 for them.
   const status = /already (in use|exists|used)|container state improper/.test(message) ? 409 : error.statusCode
   return new DockerError(status, message, { cause: error })
 }
@@ -188,7 +188,7 @@ export async function readInfo(client: Dockerode, abortSignal?: AbortSignal): Pr
   const options = { ...(abortSignal && { abortSignal }) }
   const [info, { Version, Components }] = await Promise.all([
     abortable.info(options),
-    // A proxy in front of the engine may refuse this request, which only tells podman from Docker.
+    // Accepts a refusal by a proxy in front of the engine: this request only tells podman from Docker.
     abortable.version(options).catch((error: unknown): VersionAnswer => {
       if (error instanceof Error && 'statusCode' in error) return {}
       throw error
@@ -311,7 +311,7 @@ export function toContainerState(found: Dockerode.ContainerInspectInfo): Contain
 
 /** Reads when and how a container ended. */
 function toEndState({ FinishedAt, OOMKilled }: { FinishedAt?: string; OOMKilled?: boolean }): Partial<ContainerState> {
-  // The engine writes a time in the year 1 for never.
+  // Ignores a time in the year 1, which the engine writes for never.
   const hasEnded = FinishedAt !== undefined && FinishedAt !== '' && !FinishedAt.startsWith('0001-')
   return { ...(hasEnded && { finishedAt: FinishedAt }), ...(OOMKilled === true && { outOfMemory: true }) }
 }

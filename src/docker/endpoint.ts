@@ -74,7 +74,7 @@ async function readJson(path: string): Promise<unknown> {
   try {
     return JSON.parse(await readFile(path, 'utf8')) as unknown
   } catch (error) {
-    // The file belongs to Docker, which reports what is wrong with it.
+    // Ignores a broken file of Docker, which reports the problem itself.
     if (error instanceof SyntaxError || errnoOf(error) !== undefined) return undefined
     throw error
   }

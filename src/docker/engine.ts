@@ -295,11 +295,11 @@ export async function createKindNetwork(networks: DockerNetworks, name: string):
       return await networks.create({ name, ipv6Subnet: computeKindSubnet(name, attempt), options })
     } catch (error) {
       if (!(error instanceof DockerError)) throw error
-      // Another program, for example kind, created it meanwhile.
+      // Accepts a network that another program, for example kind, created meanwhile.
       if ((await networks.find(name)) !== undefined) return
       if (/IPv6/i.test(error.message) && !isOverlap(error))
         return networks.create({ name, ipv6Subnet: undefined, options })
-      // podman masquerades by default and rejects the option.
+      // Omits the option for podman, which masquerades by default and rejects it.
       if (/unsupported .*option/i.test(error.message))
         return networks.create({ name, ipv6Subnet: computeKindSubnet(name, attempt), options: {} })
       if (!isOverlap(error) || attempt + 1 === maxAttempts) throw error
