@@ -73,9 +73,9 @@ export async function collectGarbage(
   if (repositories.isIncomplete) return { images: images.toSorted(), manifests, blobs, bytes }
   for (const [digest, size] of store.blobs.entries()) {
     if (stillHeld.has(digest)) continue
-    // Content may have been pushed since. In a dry run repositories still hold what would be removed.
+    // Keep content that was pushed since. In a dry run repositories still hold the content that would be removed.
     if (options.dryRun ? repositories.isClaimed(digest) : repositories.isHeld(digest)) continue
-    // A push of the same content that starts now publishes it after this removal.
+    // Remove it at once: a push of the same content that starts now publishes it after this removal.
     if (!options.dryRun) await store.blobs.remove(digest)
     blobs += 1
     bytes += size

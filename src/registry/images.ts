@@ -24,7 +24,7 @@ export async function listPushedImages(
   const images: PushedImage[] = []
   for (const repository of repositories) {
     const { name, tags, manifests } = repository
-    // An image may have many tags: compute its size once.
+    // Compute the size once, because an image may have many tags.
     const sizes = new Map<Digest, number>()
     const getSize = async (digest: Digest) => {
       const bytes = sizes.get(digest) ?? (await computeImageSize(repository, digest, links))
@@ -83,7 +83,7 @@ async function computeImageSize(
 ): Promise<number> {
   const contents = new Set([root])
   let bytes = 0
-  // The set grows while it is walked, and never visits a digest twice.
+  // Extend the set while it is walked: it never visits a digest twice.
   for (const digest of contents) {
     const manifest = manifests.get(digest)
     bytes += (manifest ?? blobs.get(digest))?.size ?? 0
@@ -177,7 +177,7 @@ export class ManifestMarker {
       if (others) others.push(digest)
       else referrers.set(subject, [digest])
     }
-    // The set grows while it is walked, and never visits a digest twice.
+    // Extend the set while it is walked: it never visits a digest twice.
     for (const digest of found) for (const referrer of referrers.get(digest) ?? []) found.add(referrer)
     return [...found]
   }

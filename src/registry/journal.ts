@@ -106,7 +106,7 @@ export class RepositoryJournal {
         this.#writing = []
         for (const { done } of batch) done.resolve()
       } catch (error) {
-        // The file may end with a part of a line: the next commit rewrites it.
+        // Let the next commit rewrite the file, which may end with a part of a line.
         this.#length = undefined
         this.#writing = []
         this.#restore(batch)

@@ -73,7 +73,7 @@ export class LocalRegistry implements PushRegistry {
     const record = digest && repository.manifests.get(digest)
     if (record) {
       const { mediaType: type, size } = record
-      // A tagged manifest is never garbage, so only a pull by digest counts.
+      // Count only a pull by digest, because a tagged manifest is never garbage.
       if (reference.kind === 'digest')
         await this.#refreshHeld(name, digest, record, (heldSince) => ({ op: 'manifest', digest, ...record, heldSince }))
       const answer = { digest, mediaType: type, size, provenance }
@@ -238,7 +238,7 @@ export class LocalRegistry implements PushRegistry {
     try {
       await repositories.commit(name, [toChange(now)])
     } catch (error) {
-      // A full disk must not prevent the pull.
+      // Ignore a full disk, which must not prevent the pull.
       if (errnoOf(error) === undefined) throw error
     } finally {
       release()

@@ -120,7 +120,7 @@ export class LocalManifests {
     entry: ReferrerEntry | undefined,
   ): Promise<void> {
     const tag = referrersTag(subject)
-    // Most subjects have no such list and must not wait for the others.
+    // Return at once for a subject without such a list, as most are: it must not wait for the others.
     if (!this.#store.repositories.get(name)?.tags.has(tag)) return
     await this.#lists.run('all', async () => {
       const { repositories, blobs, runningClock } = this.#store
@@ -172,7 +172,7 @@ function checkLinks(repository: PushedRepository | undefined, { links }: ReadMan
   for (const { kind, digest, size, mediaType: type } of links) {
     if (kind === 'blob' && isForeignLayer(type)) continue
     const blob = repository?.blobs.get(digest)
-    // A build cache is an index that names layers as if they were manifests.
+    // Accept a blob in place of a manifest: a build cache is an index that names layers as if they were manifests.
     const known = kind === 'blob' ? blob : (repository?.manifests.get(digest) ?? blob)
     if (!known)
       throw new OciError('MANIFEST_BLOB_UNKNOWN', 400, `The manifest names ${digest}, which was not pushed before it.`)

@@ -166,7 +166,7 @@ export class PushedRepositories {
     const { head, repository, lines, bytes, isTorn, unreadable } = read
     if (!head || this.#layout.journal(head.name) !== path) return this.#damaged.quarantine(path)
     if (head.version === 'newer') return this.#damaged.recordUnreadable(path, 'a newer version of mirror wrote it')
-    // Without a length, the next commit rewrites the journal: it is incomplete or has an older format.
+    // Omit the length of a journal that is incomplete or has an older format, so that the next commit rewrites it.
     const isIntact = !isTorn && unreadable === 0 && head.version === 'current'
     const journal = new RepositoryJournal(path, repository, isIntact ? { lines, bytes } : undefined)
     if (unreadable > 0) await this.#quarantineCopy(path, journal, unreadable)
