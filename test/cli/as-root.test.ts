@@ -14,51 +14,51 @@ const nobody = 65_534
 
 let folder: string
 /** The home folder of another user. */
-let theirs: string
+let foreignFolder: string
 /** A folder of root; it replaces the home folder from the user database. */
 let own: string
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'mirror-as-root-'))
   onTestFinished(() => rm(folder, { recursive: true, force: true }))
   await chmod(folder, 0o755)
-  theirs = join(folder, 'theirs')
+  foreignFolder = join(folder, 'theirs')
   own = join(folder, 'own')
-  await mkdir(theirs)
+  await mkdir(foreignFolder)
   await mkdir(own)
 })
 
 /** Runs mirror as root with the environment of another user, as sudo may keep it. */
 function mirror(args: string[], env: Record<string, string> = {}) {
   const { stdout, stderr, status } = spawnSync(process.execPath, [program, ...args], {
-    env: { PATH: process.env['PATH'], HOME: theirs, MIRROR_HOME: own, ...env },
+    env: { PATH: process.env['PATH'], HOME: foreignFolder, MIRROR_HOME: own, ...env },
     encoding: 'utf8',
     cwd: '/',
   })
   return { stdout, stderr, status }
 }
 
-async function giveAway(): Promise<void> {
-  spawnSync('chown', ['-hR', `${nobody}:${nobody}`, theirs])
-  await chown(theirs, nobody, nobody)
+async function giveFilesToOtherUser(): Promise<void> {
+  spawnSync('chown', ['-hR', `${nobody}:${nobody}`, foreignFolder])
+  await chown(foreignFolder, nobody, nobody)
 }
 
 /** Lists the files of root in the folder of the other user. */
-function rootsFiles(): string {
-  return spawnSync('find', [theirs, '-user', 'root'], { encoding: 'utf8' }).stdout
+function snapshotRootFiles(): string {
+  return spawnSync('find', [foreignFolder, '-user', 'root'], { encoding: 'utf8' }).stdout
 }
 
 describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of another user', () => {
   test('reports once on stderr which variables it does not use, why, and how to use them', async () => {
-    await giveAway()
-    const { stdout, stderr, status } = mirror(['status', '--json'], { XDG_STATE_HOME: theirs })
+    await giveFilesToOtherUser()
+    const { stdout, stderr, status } = mirror(['status', '--json'], { XDG_STATE_HOME: foreignFolder })
     expect(JSON.parse(stdout)).toEqual({ running: false })
     expect(status).toBe(3)
     expect(stderr).toContain('As root, mirror uses nothing that other users can change. Not used:')
-    expect(stderr).toContain(`HOME=${theirs}   (${theirs} belongs to nobody; /root takes its place)`)
-    expect(stderr).toContain(`XDG_STATE_HOME=${theirs}`)
+    expect(stderr).toContain(`HOME=${foreignFolder}   (${foreignFolder} belongs to nobody; /root takes its place)`)
+    expect(stderr).toContain(`XDG_STATE_HOME=${foreignFolder}`)
     expect(stderr).toContain('without sudo, as nobody')
     expect(stderr.match(/Not used:/g)).toHaveLength(1)
-    expect(rootsFiles()).toBe('')
+    expect(snapshotRootFiles()).toBe('')
   })
 
   test('prints no warning when every folder belongs to root', () => {
@@ -76,13 +76,15 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     [['registry', 'gc'], 'MIRROR_HOME'],
     [['credentials', 'refresh'], 'MIRROR_HOME'],
   ])('refuses %j with %s of another user, and touches nothing there', async (args, name) => {
-    await writeFile(join(theirs, 'mirror.yaml'), 'tls: {cert: /etc/shadow, key: /etc/shadow}\n')
-    await giveAway()
-    const { stderr, status } = mirror(args, { [name]: join(theirs, name === 'MIRROR_CONFIG' ? 'mirror.yaml' : '') })
-    expect(stderr).toContain(`they can change ${name}=${theirs}`)
+    await writeFile(join(foreignFolder, 'mirror.yaml'), 'tls: {cert: /etc/shadow, key: /etc/shadow}\n')
+    await giveFilesToOtherUser()
+    const { stderr, status } = mirror(args, {
+      [name]: join(foreignFolder, name === 'MIRROR_CONFIG' ? 'mirror.yaml' : ''),
+    })
+    expect(stderr).toContain(`they can change ${name}=${foreignFolder}`)
     expect(stderr).toContain('MIRROR_HOME=/root/mirror')
     expect(status).toBe(2)
-    expect(rootsFiles()).toBe('')
+    expect(snapshotRootFiles()).toBe('')
   })
 
   test.each([
@@ -94,37 +96,37 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     ['configure', 'kind', '--mirror', 'http://127.0.0.1:5055', '--yes', '--file'],
     ['configure', 'docker', '--mirror', 'http://127.0.0.1:5055', '--dry-run', '--ca'],
   ])('refuses `%s %s %s …` when the last flag names a path of another user', async (...args) => {
-    await giveAway()
-    const { stderr, status } = mirror([...args, join(theirs, 'x')])
+    await giveFilesToOtherUser()
+    const { stderr, status } = mirror([...args, join(foreignFolder, 'x')])
     expect(stderr).toContain('they can change')
-    expect(stderr).toContain(`${theirs} belongs to nobody`)
+    expect(stderr).toContain(`${foreignFolder} belongs to nobody`)
     expect(status).toBe(2)
-    expect(rootsFiles()).toBe('')
+    expect(snapshotRootFiles()).toBe('')
   })
 
   test('reads no configuration, starts no program and ends no process that files of another user name', async () => {
     const marker = join(folder, 'has-run')
     for (const name of ['docker', 'kind', 'podman', 'docker-credential-evil', 'getent']) {
-      await writeFile(join(theirs, name), `#!/bin/sh\ntouch ${marker}\n`, { mode: 0o755 })
+      await writeFile(join(foreignFolder, name), `#!/bin/sh\ntouch ${marker}\n`, { mode: 0o755 })
     }
-    const state = join(theirs, 'state')
+    const state = join(foreignFolder, 'state')
     await mkdir(state)
     const victim = process.pid
     const endpoints = { cache: [], registry: [], admin: [], networks: {} }
     const mirrorState = { pid: victim, version: '1', runtime: 'process', startedAt: '', configHashes: {}, endpoints }
     await writeFile(join(state, 'mirror.json'), JSON.stringify(mirrorState))
-    await writeFile(join(theirs, 'mirror.yaml'), 'no: [valid, configuration\n')
-    await giveAway()
+    await writeFile(join(foreignFolder, 'mirror.yaml'), 'no: [valid, configuration\n')
+    await giveFilesToOtherUser()
     // Use an empty home folder, so that a mirror that root runs on this machine is not found.
-    const env = { PATH: `${theirs}:${process.env['PATH']}`, HOME: own, MIRROR_HOME: theirs }
+    const env = { PATH: `${foreignFolder}:${process.env['PATH']}`, HOME: own, MIRROR_HOME: foreignFolder }
     for (const args of [['status'], ['down'], ['configure', '--list'], ['up', '--dry-run'], ['cache', 'ls']]) {
       const { stderr } = mirror(args, env)
-      expect(stderr, args.join(' ')).toContain(`MIRROR_HOME=${theirs}`)
+      expect(stderr, args.join(' ')).toContain(`MIRROR_HOME=${foreignFolder}`)
       expect(stderr, args.join(' ')).not.toContain('mirror.yaml')
     }
     expect(existsSync(marker)).toBe(false)
     process.kill(victim, 0)
-    expect(rootsFiles()).toBe('')
+    expect(snapshotRootFiles()).toBe('')
   })
 
   test.each([
@@ -136,7 +138,7 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
   ])(
     'refuses `%s %s %s` for a mirror of another user, and does not act on its own running mirror instead',
     async (...args) => {
-      await giveAway()
+      await giveFilesToOtherUser()
       const victim = spawn('sleep', ['60'], { stdio: 'ignore' })
       onTestFinished(() => void victim.kill())
       const { stateFile } = mirrorPaths({ platform: process.platform, env: {}, homedir: own, cwd: '/' })
@@ -150,8 +152,8 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
         endpoints: { cache: [], registry: [], admin: ['http://127.0.0.1:1'], networks: {} },
         logFile: undefined,
       })
-      const { stderr, status } = mirror(args, { HOME: own, MIRROR_HOME: theirs })
-      expect(stderr).toContain(`they can change MIRROR_HOME=${theirs}`)
+      const { stderr, status } = mirror(args, { HOME: own, MIRROR_HOME: foreignFolder })
+      expect(stderr).toContain(`they can change MIRROR_HOME=${foreignFolder}`)
       expect(status).toBe(2)
       // Check that the process still runs: after its end it has no identity.
       expect(await getProcessIdentity(victim.pid!)).toBeDefined()
@@ -162,8 +164,8 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     const [root, target] = [join(folder, 'machine'), join(folder, 'target.json')]
     await mkdir(join(root, 'etc', 'docker'), { recursive: true })
     await writeFile(target, '{}')
-    await symlink(target, join(theirs, 'daemon.json'))
-    await giveAway()
+    await symlink(target, join(foreignFolder, 'daemon.json'))
+    await giveFilesToOtherUser()
     const args = [
       'configure',
       'docker',
@@ -193,21 +195,21 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     expect(mirror([...configure, '--root', root])).toMatchObject({ status: 0 })
     const configured = await readFile(daemonJson, 'utf8')
     // Copy a valid record: it names the file and the content that replaces it.
-    await cp(join(own, 'state'), join(theirs, 'state'), { recursive: true })
-    await giveAway()
+    await cp(join(own, 'state'), join(foreignFolder, 'state'), { recursive: true })
+    await giveFilesToOtherUser()
     const undo = ['configure', 'docker', '--undo', '--yes', '--root', root]
-    const { stdout, stderr } = mirror(undo, { MIRROR_HOME: theirs })
+    const { stdout, stderr } = mirror(undo, { MIRROR_HOME: foreignFolder })
     expect(stdout).toContain('Nothing to undo')
-    expect(stderr).toContain(`MIRROR_HOME=${theirs}`)
+    expect(stderr).toContain(`MIRROR_HOME=${foreignFolder}`)
     expect(await readFile(daemonJson, 'utf8')).toBe(configured)
     expect(mirror(undo)).toMatchObject({ status: 0 })
     expect(await readFile(daemonJson, 'utf8')).toBe('{"debug": true}\n')
   })
 
   test('reports records of root that another user can change, and how to undo them by hand', async () => {
-    const configured = join(theirs, '.local', 'state', 'mirror', 'configured')
+    const configured = join(foreignFolder, '.local', 'state', 'mirror', 'configured')
     await mkdir(configured, { recursive: true })
-    await giveAway()
+    await giveFilesToOtherUser()
     await writeFile(join(configured, 'docker-0123456789abcdef.json'), '{"client": "docker"', { mode: 0o600 })
     const { stdout, stderr, status } = mirror(['configure', '--undo', '--yes'])
     expect(status, stderr).toBe(0)

@@ -105,11 +105,11 @@ describe.runIf(isHomeSafe)('the folder for compiled code', () => {
   test.runIf(isRoot)(
     'is neither a folder of another user, nor below one, nor behind a link of another user',
     async () => {
-      const theirs = join(folder, 'theirs')
-      await mkdir(theirs, { mode: 0o700 })
-      await chown(theirs, nobody, nobody)
-      expect(find({ XDG_CACHE_HOME: join(theirs, 'cache') })).toBeUndefined()
-      expect(await readdir(theirs)).toEqual([])
+      const foreignFolder = join(folder, 'theirs')
+      await mkdir(foreignFolder, { mode: 0o700 })
+      await chown(foreignFolder, nobody, nobody)
+      expect(find({ XDG_CACHE_HOME: join(foreignFolder, 'cache') })).toBeUndefined()
+      expect(await readdir(foreignFolder)).toEqual([])
       const planted = find({ XDG_CACHE_HOME: join(folder, 'cache') })!
       await chown(planted, nobody, nobody)
       expect(find({ XDG_CACHE_HOME: join(folder, 'cache') })).toBeUndefined()
@@ -161,12 +161,12 @@ describe.runIf(keepsCode && isHomeSafe)('a start on a Node that keeps compiled c
   })
 
   test.runIf(isRoot)('runs, as root, no code of the program from a folder of another user', async () => {
-    const theirs = join(folder, 'theirs')
-    await mkdir(theirs)
-    await chown(theirs, nobody, nobody)
-    start({ NODE_COMPILE_CACHE: theirs, HOME: folder })
+    const foreignFolder = join(folder, 'theirs')
+    await mkdir(foreignFolder)
+    await chown(foreignFolder, nobody, nobody)
+    start({ NODE_COMPILE_CACHE: foreignFolder, HOME: folder })
     // Allow the code of the start: Node has read the folder before the program can refuse it.
-    const kept = (await readdir(theirs, { recursive: true })).filter((name) => name.includes('/'))
+    const kept = (await readdir(foreignFolder, { recursive: true })).filter((name) => name.includes('/'))
     expect(kept.length).toBeLessThanOrEqual(3)
     expect(await readdir(join(folder, '.cache', 'mirror', 'compile-cache', version))).toHaveLength(1)
   })

@@ -75,11 +75,11 @@ async function files(): Promise<Record<string, string>> {
 
 describe('mirror configure', () => {
   test('shows the difference, and writes nothing without --yes', async () => {
-    const asked = await configure('docker', ...address)
-    expect(asked).toMatchObject({ exit: 2 })
-    expect(asked.stdout).toContain('+  "registry-mirrors": ["http://127.0.0.1:5055"]')
-    expect(asked.stdout).toContain(`--- ${daemonJson}`)
-    expect(asked.stderr).toContain('--yes')
+    const result = await configure('docker', ...address)
+    expect(result).toMatchObject({ exit: 2 })
+    expect(result.stdout).toContain('+  "registry-mirrors": ["http://127.0.0.1:5055"]')
+    expect(result.stdout).toContain(`--- ${daemonJson}`)
+    expect(result.stderr).toContain('--yes')
     expect(await configure('docker', ...address, '--dry-run')).toMatchObject({ exit: 0 })
     expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
     expect(existsSync(join(folder, 'home', 'state'))).toBe(false)
@@ -163,13 +163,13 @@ describe('mirror configure', () => {
     await configure('docker', ...address, '--yes')
     await configure('podman', ...address, '--yes')
     const written = await files()
-    const asked = await configure('--undo')
-    expect(asked).toMatchObject({ exit: 2 })
-    expect(asked.stdout).toContain(`--- ${daemonJson}`)
-    expect(asked.stdout).toContain('registries.conf.d')
-    expect(asked.stderr).not.toContain('Failed')
-    expect(asked.stderr.match(/Not a terminal/g)).toHaveLength(1)
-    expect(asked.stderr.match(/--yes {3}/g)).toHaveLength(1)
+    const result = await configure('--undo')
+    expect(result).toMatchObject({ exit: 2 })
+    expect(result.stdout).toContain(`--- ${daemonJson}`)
+    expect(result.stdout).toContain('registries.conf.d')
+    expect(result.stderr).not.toContain('Failed')
+    expect(result.stderr.match(/Not a terminal/g)).toHaveLength(1)
+    expect(result.stderr.match(/--yes {3}/g)).toHaveLength(1)
     expect(await files()).toEqual(written)
     const asJson = await configure('--undo', '--json')
     expect(asJson).toMatchObject({ exit: 2 })
@@ -409,9 +409,9 @@ describe.runIf(process.platform === 'linux' && existsSync('/usr/bin/script'))('m
     const args = [dockerd, socket, daemonJson, '--config-file', daemonJson]
     const child = spawn(process.execPath, args, { argv0: 'dockerd', stdio: ['ignore', 'ignore', 'ignore', 'ipc'] })
     onTestFinished(async () => {
-      const gone = once(child, 'exit')
+      const exited = once(child, 'exit')
       child.kill('SIGTERM')
-      await gone
+      await exited
     })
     await once(child, 'message')
     return `DOCKER_HOST=unix://${socket}`

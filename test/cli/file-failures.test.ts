@@ -54,13 +54,13 @@ describe.skipIf(process.platform !== 'linux')('a file that the system refuses', 
   test.skipIf(!isRoot)(
     "is reported with its owner and a next step when it belongs to another user's mirror",
     async () => {
-      const theirs = join(home, 'theirs')
-      await mkdir(theirs, { mode: 0o700 })
-      await chown(theirs, other, other)
+      const foreignFolder = join(home, 'theirs')
+      await mkdir(foreignFolder, { mode: 0o700 })
+      await chown(foreignFolder, other, other)
       for (const args of [['status'], ['logs'], ['up'], ['down'], ['registry', 'ls'], ['cache', 'ls']]) {
-        const { exit, stderr } = await mirror(args, { MIRROR_HOME: theirs })
+        const { exit, stderr } = await mirror(args, { MIRROR_HOME: foreignFolder })
         expect(exit, stderr).not.toBe(0)
-        expect(stderr, args.join(' ')).toContain(`no permission, because ${theirs} belongs to user ${other}`)
+        expect(stderr, args.join(' ')).toContain(`no permission, because ${foreignFolder} belongs to user ${other}`)
         expect(stderr).toContain('unset MIRROR_HOME')
         expect(stderr).not.toContain('EACCES')
       }

@@ -119,9 +119,9 @@ describe('the package', () => {
   })
 
   test('has declarations that need no other package, and a program that embeds a mirror compiles with them', async () => {
-    const place = join(installed.prefix, 'lib', 'node_modules', 'dev-mirror', 'dist')
-    for (const file of await filesBelow(place, '.d.ts')) {
-      const text = await readFile(join(place, file), 'utf8')
+    const distFolder = join(installed.prefix, 'lib', 'node_modules', 'dev-mirror', 'dist')
+    for (const file of await filesBelow(distFolder, '.d.ts')) {
+      const text = await readFile(join(distFolder, file), 'utf8')
       for (const [, name] of text.matchAll(/(?:from|import\()\s*['"]([^'"]+)['"]/g)) expect(name, file).toMatch(/^\./)
     }
     const folder = join(installed.prefix, 'lib')
@@ -160,10 +160,10 @@ describe('package-lock.json', () => {
       'package-lock.json',
     )
     expect(lockfileVersion).toBe(3)
-    for (const [place, { version, integrity, resolved, link }] of Object.entries(packages)) {
-      if (place === '') continue
-      expect({ place, version, integrity, resolved, link }).toEqual({
-        place,
+    for (const [packagePath, { version, integrity, resolved, link }] of Object.entries(packages)) {
+      if (packagePath === '') continue
+      expect({ packagePath, version, integrity, resolved, link }).toEqual({
+        packagePath,
         version: expect.stringMatching(/^\d+\.\d+\.\d+/),
         integrity: expect.stringMatching(/^sha512-/),
         resolved: undefined,
@@ -186,21 +186,21 @@ describe('package-lock.json', () => {
       expect(range, name).toMatch(/^\^?\d+\.\d+\.\d+$/)
       expect(satisfies(version, range), `${name} ${range}: ${version}`).toBe(true)
     }
-    const shipped = Object.entries(packages).filter(([place, { dev }]) => place !== '' && !dev)
-    expect(shipped.map(([place]) => place.replace('node_modules/', '')).toSorted()).toEqual(
+    const shipped = Object.entries(packages).filter(([packagePath, { dev }]) => packagePath !== '' && !dev)
+    expect(shipped.map(([packagePath]) => packagePath.replace('node_modules/', '')).toSorted()).toEqual(
       Object.keys(optionalDependencies).toSorted(),
     )
-    for (const [place, { hasInstallScript }] of shipped) expect(hasInstallScript, place).toBeUndefined()
+    for (const [packagePath, { hasInstallScript }] of shipped) expect(hasInstallScript, packagePath).toBeUndefined()
   })
 })
 
 /** Reports whether a version is in a range of the form `1.2.3` or `^1.2.3`. */
 function satisfies(version: string, range: string): boolean {
   if (!range.startsWith('^')) return version === range
-  const [wanted, found] = [range.slice(1), version].map((text) => text.split('.').map(Number)) as [number[], number[]]
+  const [minimum, found] = [range.slice(1), version].map((text) => text.split('.').map(Number)) as [number[], number[]]
   // Compare up to the first number that is not 0, because a caret fixes it.
-  const held = wanted.findIndex((number) => number !== 0)
-  if (found.slice(0, held + 1).some((number, at) => number !== wanted[at])) return false
-  const differing = wanted.findIndex((number, at) => number !== found[at])
-  return differing === -1 || found[differing]! > wanted[differing]!
+  const held = minimum.findIndex((number) => number !== 0)
+  if (found.slice(0, held + 1).some((number, at) => number !== minimum[at])) return false
+  const differing = minimum.findIndex((number, at) => number !== found[at])
+  return differing === -1 || found[differing]! > minimum[differing]!
 }

@@ -93,9 +93,9 @@ describe('mirror up', () => {
     const { pid } = JSON.parse((await mirror('up', '--json')).stdout)
     process.kill(pid, 'SIGKILL')
     await expect.poll(async () => (await mirror('status')).exit).toBe(3)
-    const told = await mirror('status')
-    expect(told.stdout).toBe('')
-    expect(told.stderr).toMatch(
+    const status = await mirror('status')
+    expect(status.stdout).toBe('')
+    expect(status.stderr).toMatch(
       /^mirror is not running: it died and was not stopped \(pid \d+, started at .*; last sign of life at .* ago\)\.\n {2}See why: +mirror logs\n {2}Start it: +mirror up\n$/,
     )
     const { running, died } = JSON.parse((await mirror('status', '--json')).stdout)

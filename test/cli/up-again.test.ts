@@ -75,10 +75,10 @@ describe('a mirror that `mirror up` is to replace', () => {
         (await mirror('up', '--json', '--cache-port', `${port}`, '--data', 'elsewhere')).stdout,
       )
       await writeFile(join(home, 'mirror.yaml'), 'cache: {maxSize: 1GiB}')
-      const taken = await takenPort()
-      const up = await mirror('up', '--registry-port', `${taken}`, ...more)
+      const busyPort = await takenPort()
+      const up = await mirror('up', '--registry-port', `${busyPort}`, ...more)
       expect(up).toMatchObject({ exit: 1, stdout: '' })
-      expect(up.stderr).toContain(`Port ${taken} (registry) is already in use`)
+      expect(up.stderr).toContain(`Port ${busyPort} (registry) is already in use`)
       expect(up.stderr).toContain('The mirror that ran before runs again, as it was.')
       const now = await status()
       expect(now.pid).not.toBe(pid)

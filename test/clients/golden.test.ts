@@ -51,9 +51,9 @@ function treeOf(archive: Tree, section: string): Tree {
 /** Replaces the section `after`; its entries follow the command. */
 function replaceAfter(archive: Tree, after: Tree): Tree {
   const others = [...archive].filter(([path]) => !path.startsWith('after/'))
-  const place = others.findIndex(([path]) => path === 'command') + 1
+  const position = others.findIndex(([path]) => path === 'command') + 1
   const entries = [...after].map(([path, entry]): [string, Entry] => [`after/${path}`, entry])
-  return new Map(others.toSpliced(place, 0, ...entries))
+  return new Map(others.toSpliced(position, 0, ...entries))
 }
 
 /** Returns files and links without modes, because a case does not record the modes and the folders that the command leaves. */

@@ -58,17 +58,17 @@ describe('the admin client', () => {
   })
 
   test('waits for a long operation while the mirror answers health checks', async () => {
-    let asked = 0
+    let requests = 0
     let finish = () => {}
     const client = await clientOf(({ url }, response) => {
       if (url !== '/healthz')
         return void (finish = () => response.end('{"images":[],"blobs":1,"bytes":2,"unknown":[]}'))
       // Answers 503 every second time, because a mirror that cannot fetch still runs its jobs.
-      response.writeHead((asked += 1) % 2 === 0 ? 200 : 503).end('{}')
-      if (asked === 2) finish()
+      response.writeHead((requests += 1) % 2 === 0 ? 200 : 503).end('{}')
+      if (requests === 2) finish()
     }, 1500)
     await expect(client.registry.gc({ dryRun: false, grace: 0, untagged: true })).resolves.toMatchObject({ blobs: 1 })
-    expect(asked).toBe(2)
+    expect(requests).toBe(2)
   })
 
   test('gives up a long operation when the mirror does not answer a health check', async () => {

@@ -67,10 +67,10 @@ describe('the health of a mirror', () => {
 
   test('of a container is not taken from another mirror on its port', async () => {
     const admin = [await startInstance('another one')]
-    const place = { id: 'gone', name: 'mirror', volume: undefined, credentials: [], handedOverAt: '' }
+    const container = { id: 'gone', name: 'mirror', volume: undefined, credentials: [], handedOverAt: '' }
     const endpoints = { cache: [], registry: [], admin, networks: {} }
-    expect(await isContainerUp({ ...place, instance: 'another one' }, endpoints)).toBe(true)
-    expect(await isContainerUp({ ...place, instance: 'this one' }, endpoints)).toBe(false)
-    expect(await isContainerUp({ ...place, instance: undefined }, endpoints)).toBe(false)
+    expect(await isContainerUp({ ...container, instance: 'another one' }, endpoints)).toBe(true)
+    expect(await isContainerUp({ ...container, instance: 'this one' }, endpoints)).toBe(false)
+    expect(await isContainerUp({ ...container, instance: undefined }, endpoints)).toBe(false)
   })
 })

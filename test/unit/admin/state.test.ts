@@ -101,9 +101,17 @@ describe('the state file', () => {
 
   test('of a container on an unreachable engine of another machine does not count as stopped', async () => {
     const engine = { kind: 'tcp', host: '127.0.0.1', port: 1, tlsFolder: undefined } as const
-    const place = { id: '1', name: 'mirror', instance: '2', volume: 'v', credentials: [], handedOverAt: 'now', engine }
-    const state = containerState({ ...place, elsewhere: { adminPort: 1 } })
-    expect(await isContainerUp(place, state.endpoints)).toBe(false)
+    const container = {
+      id: '1',
+      name: 'mirror',
+      instance: '2',
+      volume: 'v',
+      credentials: [],
+      handedOverAt: 'now',
+      engine,
+    }
+    const state = containerState({ ...container, elsewhere: { adminPort: 1 } })
+    expect(await isContainerUp(container, state.endpoints)).toBe(false)
     await expect(isContainerUp(state.container, state.endpoints)).rejects.toMatchObject({
       name: 'MirrorError',
       exit: 4,

@@ -42,17 +42,17 @@ describe('the command line for root', () => {
   })
 
   test.runIf(process.getuid?.() === 0)('sets no variable whose path root does not trust', async () => {
-    const theirs = join(folder, 'theirs')
-    await mkdir(theirs)
-    await chown(theirs, 65_534, 65_534)
-    const places = { MIRROR_HOME: theirs, XDG_STATE_HOME: theirs }
+    const foreignFolder = join(folder, 'theirs')
+    await mkdir(foreignFolder)
+    await chown(foreignFolder, 65_534, 65_534)
+    const variables = { MIRROR_HOME: foreignFolder, XDG_STATE_HOME: foreignFolder }
     const named = {
-      DOCKER_HOST: `unix://${theirs}/docker.sock`,
-      CONTAINERS_REGISTRIES_CONF: join(theirs, 'registries.conf'),
+      DOCKER_HOST: `unix://${foreignFolder}/docker.sock`,
+      CONTAINERS_REGISTRIES_CONF: join(foreignFolder, 'registries.conf'),
     }
     // Checks that root searches the folders of the user's mirror.
-    expect(await command({ ...named, ...places })).toContain(
-      `sudo env MIRROR_HOME=${theirs} XDG_STATE_HOME=${theirs} /`,
+    expect(await command({ ...named, ...variables })).toContain(
+      `sudo env MIRROR_HOME=${foreignFolder} XDG_STATE_HOME=${foreignFolder} /`,
     )
     expect(await command({ DOCKER_HOST: 'tcp://127.0.0.1:2375' })).toContain('DOCKER_HOST=tcp://127.0.0.1:2375')
   })

@@ -21,9 +21,9 @@ afterEach(() => rm(folder, { recursive: true }))
 async function processOf(uid: number): Promise<number> {
   const child = spawn('sleep', ['60'], { uid, gid: uid, stdio: 'ignore' })
   onTestFinished(async () => {
-    const gone = once(child, 'exit')
+    const exited = once(child, 'exit')
     child.kill()
-    await gone
+    await exited
   })
   return child.pid!
 }
@@ -74,9 +74,9 @@ describe.runIf(process.getuid?.() === 0 && process.platform === 'linux')('root, 
 
   test("finds that user's mirror, and ignores addresses of other machines", async () => {
     await writeStateOf(nobody, await processOf(nobody))
-    const here = await findRunningMirror(surroundings())
-    expect(here?.user?.name).toBe('nobody')
-    expect(here?.running.endpoints).toEqual({
+    const found = await findRunningMirror(surroundings())
+    expect(found?.user?.name).toBe('nobody')
+    expect(found?.running.endpoints).toEqual({
       cache: ['http://127.0.0.1:6055'],
       registry: [],
       admin: ['http://localhost:6056'],
@@ -92,9 +92,9 @@ describe.runIf(process.getuid?.() === 0 && process.platform === 'linux')('root, 
     expect((await findRunningMirror(roots))?.running.pid).toBe(pid)
     const named = { ...roots, callers: { ...roots, env: { ...env, MIRROR_HOME: join(folder, 'home') } } }
     expect(await findRunningMirror(named)).toBeUndefined()
-    const theirs = await processOf(nobody)
-    await writeStateOf(nobody, theirs)
-    expect((await findRunningMirror(named))?.running.pid).toBe(theirs)
+    const foreignProcess = await processOf(nobody)
+    await writeStateOf(nobody, foreignProcess)
+    expect((await findRunningMirror(named))?.running.pid).toBe(foreignProcess)
   })
 
   test("ignores another user's process, another user's file, and an engine of another machine", async () => {

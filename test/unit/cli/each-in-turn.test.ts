@@ -6,10 +6,10 @@ import { MirrorError, exitCode, combineExitCodes } from '../../../src/lib/errors
 const refused = new MirrorError('No.', { exit: exitCode.usage })
 
 async function actOn(things: readonly (string | Error)[]) {
-  const told: string[] = []
+  const failures: string[] = []
   const act = (thing: string | Error) => (typeof thing === 'string' ? Promise.resolve(thing) : Promise.reject(thing))
-  const { done, failed } = await forEachInTurn(things, act, (_, error) => told.push(error.message))
-  return { done, failed, told }
+  const { done, failed } = await forEachInTurn(things, act, (_, error) => failures.push(error.message))
+  return { done, failed, failures }
 }
 
 test('a failure of one item is reported, and the others are still done', async () => {
@@ -17,7 +17,7 @@ test('a failure of one item is reported, and the others are still done', async (
   expect(await actOn(['one', refused, 'two', missing as Error, 'three'])).toEqual({
     done: ['one', 'two', 'three'],
     failed: [exitCode.usage, exitCode.failed],
-    told: ['No.', expect.stringContaining('ENOENT')],
+    failures: ['No.', expect.stringContaining('ENOENT')],
   })
 })
 

@@ -5,7 +5,7 @@ import { renderDemoEnd, renderDemoStep } from '../../../src/cli/render/up.ts'
 const plain = createColors(false)
 const cold = { milliseconds: 1400, bytes: 26_424_115, upstreamRequests: 8, upstreamBytes: 26_424_115 }
 const warm = { ...cold, milliseconds: 200, upstreamRequests: 0, upstreamBytes: 0 }
-const place = {
+const setUp = {
   upstream: 'http://127.0.0.1:35455',
   mirror: 'http://127.0.0.1:41015',
   image: 'registry.example/demo/app:1',
@@ -13,7 +13,7 @@ const place = {
 
 const shown = (columns?: number) =>
   [
-    renderDemoStep({ kind: 'set-up', ...place }, plain, columns),
+    renderDemoStep({ kind: 'set-up', ...setUp }, plain, columns),
     renderDemoStep({ kind: 'pulled', which: 'first', pull: cold as never }, plain, columns),
     renderDemoStep({ kind: 'pulled', which: 'second', pull: warm as never }, plain, columns),
     renderDemoEnd({ first: cold, second: warm } as never, plain, columns),

@@ -19,14 +19,14 @@ async function foundWith(...names: string[]) {
   return findClientsOnPath({ platform: 'linux', env, home })
 }
 
-test('findPrograms does not count the docker command without an engine as a client', async () => {
+test('findClientsOnPath does not count the docker command without an engine as a client', async () => {
   expect(await foundWith('docker', 'podman')).toEqual(['podman'])
 })
 
-test('findPrograms counts an installed engine that does not run as a client', async () => {
+test('findClientsOnPath counts an installed engine that does not run as a client', async () => {
   expect(await foundWith('dockerd', 'kind')).toEqual(['docker', 'kind'])
 })
 
-test("findPrograms counts any program that reads podman's files as podman", async () => {
+test("findClientsOnPath counts any program that reads podman's files as podman", async () => {
   expect(await foundWith('skopeo')).toEqual(['podman'])
 })

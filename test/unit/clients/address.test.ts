@@ -22,16 +22,16 @@ describe('the address of the mirror', () => {
 
   test('on another machine is known only for the networks of its engine', () => {
     const networks = { kind: 'http://mirror.svc:5055' }
-    const afar = { ...endpoints, runtime: 'container' as const, networks, engine: 'ssh://me@there' }
-    expect(resolveClientAddress(kindNodes, afar)).toMatchObject({
+    const remote = { ...endpoints, runtime: 'container' as const, networks, engine: 'ssh://me@there' }
+    expect(resolveClientAddress(kindNodes, remote)).toMatchObject({
       cache: 'http://mirror.svc:5055',
       registry: 'http://mirror.svc:5001',
     })
     const refusal = { name: 'MirrorError', exit: 4, message: expect.stringContaining('on ssh://me@there') }
-    expect(() => resolveClientAddress({ in: 'host' }, afar)).toThrow(expect.objectContaining(refusal))
-    expect(() => resolveClientAddress(machine, afar)).toThrow(expect.objectContaining(refusal))
+    expect(() => resolveClientAddress({ in: 'host' }, remote)).toThrow(expect.objectContaining(refusal))
+    expect(() => resolveClientAddress(machine, remote)).toThrow(expect.objectContaining(refusal))
     const inVm = { ...kindNodes, network: 'other', hostName: 'host.docker.internal' } as const
-    expect(() => resolveClientAddress(inVm, afar)).toThrow('on the Docker network other')
+    expect(() => resolveClientAddress(inVm, remote)).toThrow('on the Docker network other')
   })
 
   test('is the loopback address when the mirror listens on all addresses', () => {

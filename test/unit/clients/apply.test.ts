@@ -33,7 +33,7 @@ async function apply(
   path: string,
   before: string | undefined,
   after: string | undefined,
-  more: { earlier?: ClientRecord; withoutOurs?: () => string | undefined } = {},
+  more: { earlier?: ClientRecord; withoutMirror?: () => string | undefined } = {},
 ): Promise<ClientRecord> {
   return applyPlan({
     changes: [{ path, before, after }],
@@ -42,7 +42,7 @@ async function apply(
     backupFolder: join(folder, 'state', 'backups', more.earlier ? 'two' : 'one'),
     entry,
     previous: more.earlier,
-    getTextWithoutMirror: more.withoutOurs ?? (() => before),
+    getTextWithoutMirror: more.withoutMirror ?? (() => before),
   })
 }
 
@@ -128,7 +128,7 @@ describe('applying a plan and undoing it', () => {
     await writeFile(target, 'user ours more')
     const second = await apply(target, 'user ours more', 'user newer more', {
       earlier: first,
-      withoutOurs: () => 'user more',
+      withoutMirror: () => 'user more',
     })
     await undo(second)
     expect(await readFile(target, 'utf8')).toBe('user more')
@@ -153,15 +153,15 @@ describe('applying a plan and undoing it', () => {
   })
 
   test('writes a CA before the files that name it, and removes it after them', async () => {
-    const told: string[] = []
+    const changedBetween: string[] = []
     const noting: FilePort = {
       ...localFiles,
       async write(path, ...rest) {
-        told.push(`write ${basename(path)}`)
+        changedBetween.push(`write ${basename(path)}`)
         return localFiles.write(path, ...rest)
       },
       async remove(path) {
-        told.push(`remove ${basename(path)}`)
+        changedBetween.push(`remove ${basename(path)}`)
         return localFiles.remove(path)
       },
     }
@@ -178,10 +178,10 @@ describe('applying a plan and undoing it', () => {
       previous: undefined,
       getTextWithoutMirror: () => undefined,
     })
-    expect(told.splice(0)).toEqual(['write mirror-ca.crt', 'write hosts.toml'])
+    expect(changedBetween.splice(0)).toEqual(['write mirror-ca.crt', 'write hosts.toml'])
     const { changes } = await planUndo(record, noting, noStrip)
     await applyUndo(record, { changes: changes.toReversed(), notes: [] }, noting, () => configured().remove(record))
-    expect(told).toEqual(['remove hosts.toml', 'remove mirror-ca.crt'])
+    expect(changedBetween).toEqual(['remove hosts.toml', 'remove mirror-ca.crt'])
   })
 
   test('fails for a damaged record instead of ignoring it', async () => {
@@ -195,25 +195,25 @@ describe('applying a plan and undoing it', () => {
 })
 
 describe('the records', () => {
-  const record = (place: string, since = 1): ClientRecord => ({
+  const record = (id: string, since = 1): ClientRecord => ({
     ...entry,
-    place,
+    place: id,
     since: `2026-01-0${since}T00:00:00.000Z`,
     files: [],
     folders: [],
   })
 
   test('of concurrent runs do not overwrite each other', async () => {
-    const places = Array.from({ length: 20 }, (_, at) => `cluster ${at}`)
-    await Promise.all(places.map((place) => configured().put(record(place))))
-    expect((await configured().list()).map(({ place }) => place).toSorted()).toEqual(places.toSorted())
-    await Promise.all(places.map((place) => configured().remove(record(place))))
+    const ids = Array.from({ length: 20 }, (_, at) => `cluster ${at}`)
+    await Promise.all(ids.map((id) => configured().put(record(id))))
+    expect((await configured().list()).map(({ place: id }) => id).toSorted()).toEqual(ids.toSorted())
+    await Promise.all(ids.map((id) => configured().remove(record(id))))
     expect(await configured().list()).toEqual([])
   })
 
   test('are listed oldest first, and once for each target', async () => {
     for (const at of [2, 1, 3]) await configured().put(record(`${at}`, at))
     await configured().put(record('1', 4))
-    expect((await configured().list()).map(({ place }) => place)).toEqual(['2', '3', '1'])
+    expect((await configured().list()).map(({ place: id }) => id)).toEqual(['2', '3', '1'])
   })
 })

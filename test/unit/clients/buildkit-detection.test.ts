@@ -41,13 +41,13 @@ const machine = (says: Record<string, string>, more: Partial<Machine> = {}): Mac
   cwd: home,
   stateDir: join(home, 'state'),
   runCommand: (file, args) => {
-    const said = Object.entries(says).find(([start]) => `${file} ${args.join(' ')}`.startsWith(start))?.[1]
-    if (said === undefined) return Promise.resolve(undefined)
-    const failed = said.startsWith('!')
+    const output = Object.entries(says).find(([start]) => `${file} ${args.join(' ')}`.startsWith(start))?.[1]
+    if (output === undefined) return Promise.resolve(undefined)
+    const failed = output.startsWith('!')
     return Promise.resolve({
       exitCode: failed ? 1 : 0,
-      stdout: failed ? '' : said,
-      stderr: failed ? said.slice(1) : '',
+      stdout: failed ? '' : output,
+      stderr: failed ? output.slice(1) : '',
     })
   },
   ...more,
@@ -81,9 +81,9 @@ describe('BuildKit', () => {
   })
 
   test('comes with the command for a builder that reads the file and reaches the mirror', async () => {
-    const [place] = await buildkitAdapter.findTargets(machine(buildx), { ...anything, file: 'b.toml' })
+    const [target] = await buildkitAdapter.findTargets(machine(buildx), { ...anything, file: 'b.toml' })
     const create = 'docker buildx create --use --driver docker-container'
-    expect(place!.plan(mirror, nothing).todo.join()).toContain(
+    expect(target!.plan(mirror, nothing).todo.join()).toContain(
       `${create} --driver-opt network=host --config ${join(home, 'b.toml')} `,
     )
     const newer = await buildkitAdapter.findTargets(machine(buildx), {
@@ -91,8 +91,8 @@ describe('BuildKit', () => {
       file: 'b.toml',
       clientVersion: '0.29.1',
     })
-    const elsewhere = { ...mirror, cache: 'http://10.0.0.7:5055' }
-    expect(newer[0]!.plan(elsewhere, nothing).todo.join()).toContain(
+    const otherMachine = { ...mirror, cache: 'http://10.0.0.7:5055' }
+    expect(newer[0]!.plan(otherMachine, nothing).todo.join()).toContain(
       `${create} --buildkitd-config ${join(home, 'b.toml')} `,
     )
   })
@@ -113,8 +113,8 @@ describe('BuildKit', () => {
     ['no builder', { 'docker buildx inspect': '!no builder "x" found\n' }, /no builder "x" found/],
     ['no docker', {}, /no docker command/],
   ])('cannot pull with %s', async (_, says, failed) => {
-    const place = buildkitAdapter.restoreTarget(machine(says), { kind: 'buildx', scope: 'user', path: '/b.toml' })
-    expect(await place.pull!('docker.io/a/b:c')).toEqual({ failed: expect.stringMatching(failed) })
+    const target = buildkitAdapter.restoreTarget(machine(says), { kind: 'buildx', scope: 'user', path: '/b.toml' })
+    expect(await target.pull!('docker.io/a/b:c')).toEqual({ failed: expect.stringMatching(failed) })
   })
 
   test('pulls by a build of only the image, without output', async () => {
@@ -128,14 +128,14 @@ describe('BuildKit', () => {
       dockerfile = await readFile(join(folder, 'Dockerfile'), 'utf8')
       return { exitCode: dockerfile.includes('bad') ? 1 : 0, stdout: '', stderr: '#1 x\nERROR: not found\n' }
     }
-    const place = buildkitAdapter.restoreTarget(machine({}, { runCommand }), {
+    const target = buildkitAdapter.restoreTarget(machine({}, { runCommand }), {
       kind: 'buildx',
       scope: 'user',
       path: '/b.toml',
     })
-    expect(await place.pull!('docker.io/a/b:c')).toEqual({ failed: undefined })
+    expect(await target.pull!('docker.io/a/b:c')).toEqual({ failed: undefined })
     expect(dockerfile).toBe('FROM docker.io/a/b:c\n')
     await expect(readdir(folder)).rejects.toThrow('ENOENT')
-    expect(await place.pull!('docker.io/a/bad:c')).toEqual({ failed: 'ERROR: not found' })
+    expect(await target.pull!('docker.io/a/bad:c')).toEqual({ failed: 'ERROR: not found' })
   })
 })

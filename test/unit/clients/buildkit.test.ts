@@ -113,8 +113,8 @@ describe('a buildkitd.toml', () => {
     for (const end of ['\n', '\r\n']) {
       const [text, added] = [before.replaceAll('\n', end), since.replaceAll('\n', end)]
       const after = strip(plan(text) + added)!
-      const remarks = (all: string) => all.split(end).filter((line) => line.includes('#'))
-      expect(remarks(after)).toEqual(remarks(text + added))
+      const listComments = (all: string) => all.split(end).filter((line) => line.includes('#'))
+      expect(listComments(after)).toEqual(listComments(text + added))
       expect(readToml(path, after)).not.toMatchObject({ registry: { 'gcr.io': {} } })
       expect(after.replaceAll('# "127.0.0.1:5055"', '')).not.toContain('127.0.0.1:5055')
     }

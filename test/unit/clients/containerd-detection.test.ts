@@ -11,7 +11,7 @@ address = '/run/mine.sock'
 [plugins.'io.containerd.cri.v1.images'.registry]
 config_path = '${path}'
 `
-const placesOf = (machine: Machine, scope?: 'user' | 'system') =>
+const findTargets = (machine: Machine, scope?: 'user' | 'system') =>
   containerdAdapter.findTargets(machine, { ...nothingSaid, scope })
 
 describe('containerd on this machine', () => {
@@ -30,19 +30,19 @@ describe('containerd on this machine', () => {
   test('is configured in the first folder of its config_path', async () => {
     const answers = { 'containerd --version': version, 'containerd config dump': dumped('/opt/one:/opt/two') }
     const { machine } = await machineWith(answers)
-    const [place, ...others] = await placesOf(machine)
+    const [target, ...others] = await findTargets(machine)
     expect(others).toEqual([])
-    expect(place!.id).toBe('system')
-    expect(place!.inputs.trees).toEqual(['/opt/one', '/opt/two', '/etc/docker/certs.d'])
-    expect(place!.details).toMatchObject({ version: '2.1.4', socket: '/run/mine.sock' })
-    expect(containerdAdapter.restoreTarget(machine, place!.details).inputs).toEqual(place!.inputs)
+    expect(target!.id).toBe('system')
+    expect(target!.inputs.trees).toEqual(['/opt/one', '/opt/two', '/etc/docker/certs.d'])
+    expect(target!.details).toMatchObject({ version: '2.1.4', socket: '/run/mine.sock' })
+    expect(containerdAdapter.restoreTarget(machine, target!.details).inputs).toEqual(target!.inputs)
   })
 
   test('is configured in the default folder if it reports no config_path', async () => {
-    for (const said of [dumped(''), fails('broken')]) {
-      const { machine } = await machineWith({ 'containerd --version': version, 'containerd config dump': said })
-      const [place] = await placesOf(machine, 'system')
-      expect(place!.inputs.trees).toEqual(['/etc/containerd/certs.d', '/etc/docker/certs.d'])
+    for (const result of [dumped(''), fails('broken')]) {
+      const { machine } = await machineWith({ 'containerd --version': version, 'containerd config dump': result })
+      const [target] = await findTargets(machine, 'system')
+      expect(target!.inputs.trees).toEqual(['/etc/containerd/certs.d', '/etc/docker/certs.d'])
     }
   })
 
@@ -52,26 +52,26 @@ describe('containerd on this machine', () => {
       { 'run/containerd-rootless/child_pid': '1', '.config/containerd/config.toml': 'version = 2\n' },
     )
     const rootless = { ...machine, env: { XDG_RUNTIME_DIR: join(home, 'run') } }
-    const places = await placesOf(rootless)
-    expect(places.map(({ id }) => id).toSorted()).toEqual(['system', 'user'])
-    const user = places.find(({ id }) => id === 'user')!
+    const targets = await findTargets(rootless)
+    expect(targets.map(({ id }) => id).toSorted()).toEqual(['system', 'user'])
+    const user = targets.find(({ id }) => id === 'user')!
     expect(user.location.in).toBe('isolated')
     expect(user.inputs.trees[0]).toBe(join(home, '.config/containerd/certs.d'))
   })
 
   test('is supported on Linux only, except below --root', async () => {
     const { machine, asked } = await machineWith({}, {}, { platform: 'darwin' })
-    await expect(placesOf(machine)).rejects.toMatchObject({ exit: 4 })
+    await expect(findTargets(machine)).rejects.toMatchObject({ exit: 4 })
     const below = { ...machine, detached: true, root: '/tree', home: '/tree' }
-    const [place] = await placesOf(below)
-    expect(place!.inputs.trees).toEqual(['/tree/etc/containerd/certs.d', '/tree/etc/docker/certs.d'])
-    expect(place!.pull).toBeUndefined()
+    const [target] = await findTargets(below)
+    expect(target!.inputs.trees).toEqual(['/tree/etc/containerd/certs.d', '/tree/etc/docker/certs.d'])
+    expect(target!.pull).toBeUndefined()
     expect(asked).toEqual([])
   })
 
   test('cannot pull if it does not run', async () => {
     const { machine } = await machineWith({ 'containerd config dump': dumped('').replace('/run/mine', '/nowhere/x') })
-    const [place] = await placesOf(machine)
-    await expect(place!.pull!('a')).rejects.toMatchObject({ exit: 4, hints: ['sudo systemctl start containerd'] })
+    const [target] = await findTargets(machine)
+    await expect(target!.pull!('a')).rejects.toMatchObject({ exit: 4, hints: ['sudo systemctl start containerd'] })
   })
 })

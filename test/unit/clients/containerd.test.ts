@@ -10,16 +10,16 @@ const mirror: MirrorForClient = {
   defaultUpstream: 'docker.io',
   fallback: true,
 }
-const here = (path: string) => ({ name: path, path })
+const locate = (path: string) => ({ name: path, path })
 const target: ContainerdTarget = {
-  hosts: here('/etc/containerd/certs.d'),
+  hosts: locate('/etc/containerd/certs.d'),
   otherFolders: ['/etc/docker/certs.d'],
-  configFile: here('/etc/containerd/config.toml'),
+  configFile: locate('/etc/containerd/config.toml'),
   imports: [],
   dump: undefined,
   version: '1.7.24',
   referrers: false,
-  nerdctlFile: here('/etc/nerdctl/nerdctl.toml'),
+  nerdctlFile: locate('/etc/nerdctl/nerdctl.toml'),
   rootless: false,
 }
 const configured = {
@@ -40,14 +40,14 @@ function planned(texts: Record<string, string>, options: Partial<MirrorForClient
   return { plan, hosts: Object.fromEntries(hosts) as Record<string, object> }
 }
 
-const ours = { 'http://127.0.0.1:5055': { capabilities: ['pull', 'resolve'] } }
+const mirrorHosts = { 'http://127.0.0.1:5055': { capabilities: ['pull', 'resolve'] } }
 
 describe("containerd's hosts folders", () => {
   test('are one for all registries and one for Docker Hub, which are read without a restart', () => {
     const { hosts, plan } = planned({})
     expect(hosts).toEqual({
-      _default: { host: ours },
-      'docker.io': { server: 'https://registry-1.docker.io', host: ours },
+      _default: { host: mirrorHosts },
+      'docker.io': { server: 'https://registry-1.docker.io', host: mirrorHosts },
     })
     expect(plan.todo).toEqual([])
   })
@@ -64,8 +64,8 @@ describe("containerd's hosts folders", () => {
 
   test('have the mirror as their server without fallback', () => {
     const { hosts } = planned({}, { fallback: false })
-    expect(hosts['_default']).toEqual({ server: 'http://127.0.0.1:5055', host: ours })
-    expect(hosts['docker.io']).toEqual({ server: 'http://127.0.0.1:5055', host: ours })
+    expect(hosts['_default']).toEqual({ server: 'http://127.0.0.1:5055', host: mirrorHosts })
+    expect(hosts['docker.io']).toEqual({ server: 'http://127.0.0.1:5055', host: mirrorHosts })
   })
 
   test('take over certificates from a folder with a colon or underscores in its name', () => {
@@ -75,11 +75,11 @@ describe("containerd's hosts folders", () => {
       '/etc/containerd/certs.d/registry.corp.example:8443/client.key': '',
       '/etc/containerd/certs.d/registry.corp.example:8443/lonely.cert': '',
     })
-    expect(hosts['quay.io']).toEqual({ server: 'https://quay.io', ca: ['ca.crt'], host: ours })
+    expect(hosts['quay.io']).toEqual({ server: 'https://quay.io', ca: ['ca.crt'], host: mirrorHosts })
     expect(hosts['registry.corp.example:8443']).toEqual({
       server: 'https://registry.corp.example:8443',
       client: [['client.cert', 'client.key']],
-      host: ours,
+      host: mirrorHosts,
     })
     expect(Object.keys(hosts)).toContain('_default')
   })
@@ -143,9 +143,9 @@ describe("the instruction for containerd's config.toml", () => {
     ['version = 3', '[plugins."io.containerd.cri.v1.images".registry]'],
     ['root = "/x"', '[plugins.cri.registry]'],
   ])('has the format of a config.toml with %s', (text, section) => {
-    const said = todo({ '/etc/containerd/config.toml': `${text}\n` })
-    expect(said).toContain(`\n  ${section}\n    config_path = "/etc/containerd/certs.d"\n`)
-    expect(said).not.toContain('\n  version')
+    const instructions = todo({ '/etc/containerd/config.toml': `${text}\n` })
+    expect(instructions).toContain(`\n  ${section}\n    config_path = "/etc/containerd/certs.d"\n`)
+    expect(instructions).not.toContain('\n  version')
   })
 
   test.each([
@@ -168,9 +168,9 @@ describe("the instruction for containerd's config.toml", () => {
       '/etc/containerd/config.toml': configured['/etc/containerd/config.toml'],
       [imported]: 'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nsandbox_image = "x"\n',
     }
-    const said = todo(texts, { imports: [here(imported)] })
-    expect(said).toContain(`put into ${imported}:\n  [plugins."io.containerd.grpc.v1.cri".registry]\n`)
-    expect(todo(texts, { imports: [here(imported)], version: '2.1.4' })).toBe('')
+    const instructions = todo(texts, { imports: [locate(imported)] })
+    expect(instructions).toContain(`put into ${imported}:\n  [plugins."io.containerd.grpc.v1.cri".registry]\n`)
+    expect(todo(texts, { imports: [locate(imported)], version: '2.1.4' })).toBe('')
   })
 
   test('comes with a note on settings that containerd does not read', () => {
@@ -185,8 +185,8 @@ describe("the instruction for containerd's config.toml", () => {
   test('names one folder instead of several', () => {
     const text = configured['/etc/containerd/config.toml'].replace('certs.d"', 'certs.d:/etc/docker/certs.d"')
     expect(todo({ '/etc/containerd/config.toml': text })).toContain('config_path = "/etc/containerd/certs.d"\n')
-    const theirs = { '/etc/docker/certs.d/corp.example/ca.crt': 'x' }
-    expect(todo({ '/etc/containerd/config.toml': text, ...theirs })).toContain(
+    const userFiles = { '/etc/docker/certs.d/corp.example/ca.crt': 'x' }
+    expect(todo({ '/etc/containerd/config.toml': text, ...userFiles })).toContain(
       'Move /etc/docker/certs.d/corp.example to /etc/containerd/certs.d, and in /etc/containerd/config.toml say:',
     )
   })

@@ -22,13 +22,13 @@ const succeeding: Answer = (stream) => {
 /** Serves a runtime that gives one answer to every request, and records the requests. */
 async function runtime(answer: Answer) {
   const folder = await mkdtemp(join(tmpdir(), 'mirror-cri-'))
-  const asked: { headers: IncomingHttpHeaders; body: Buffer }[] = []
+  const requests: { headers: IncomingHttpHeaders; body: Buffer }[] = []
   const server = createServer()
   server.on('stream', (stream, headers) => {
     const chunks: Buffer[] = []
     stream.on('data', (chunk: Buffer) => chunks.push(chunk))
     stream.on('end', () => {
-      asked.push({ headers, body: Buffer.concat(chunks) })
+      requests.push({ headers, body: Buffer.concat(chunks) })
       answer(stream)
     })
   })
@@ -39,24 +39,28 @@ async function runtime(answer: Answer) {
     server.close()
     await rm(folder, { recursive: true, force: true })
   })
-  return { socket, asked }
+  return { socket, asked: requests }
 }
 
 describe('the CRI client', () => {
   test('pulls an image by name, in gRPC', async () => {
-    const { socket, asked } = await runtime(succeeding)
+    const { socket, asked: requests } = await runtime(succeeding)
     const image = `docker.io/library/${'a'.repeat(200)}:1`
     await createCriClient(socket, 5000).pullImage(image)
     await createCriClient(socket, 5000).removeImage('a')
-    expect(asked.map(({ headers }) => headers[':path'])).toEqual([
+    expect(requests.map(({ headers }) => headers[':path'])).toEqual([
       '/runtime.v1.ImageService/PullImage',
       '/runtime.v1.ImageService/RemoveImage',
     ])
-    expect(asked[0]!.headers).toMatchObject({ ':method': 'POST', 'content-type': 'application/grpc', te: 'trailers' })
+    expect(requests[0]!.headers).toMatchObject({
+      ':method': 'POST',
+      'content-type': 'application/grpc',
+      te: 'trailers',
+    })
     // Compares flag and length, then PullImageRequest.image and ImageSpec.image. A length over 127 takes two bytes.
-    expect(asked[1]!.body).toEqual(Buffer.from([0, 0, 0, 0, 5, 0x0a, 3, 0x0a, 1, 0x61]))
+    expect(requests[1]!.body).toEqual(Buffer.from([0, 0, 0, 0, 5, 0x0a, 3, 0x0a, 1, 0x61]))
     const length = image.length
-    expect(asked[0]!.body.subarray(5)).toEqual(
+    expect(requests[0]!.body.subarray(5)).toEqual(
       Buffer.concat([
         Buffer.from([0x0a, ((length + 3) & 0x7f) | 0x80, (length + 3) >> 7, 0x0a, (length & 0x7f) | 0x80, length >> 7]),
         Buffer.from(image),
@@ -96,7 +100,7 @@ describe('the CRI client', () => {
       entry('config', text),
       Buffer.from([0x18, 0xac, 2]),
     ])
-    const { socket, asked } = await runtime((stream) => {
+    const { socket, asked: requests } = await runtime((stream) => {
       stream.respond({ ':status': 200, 'content-type': 'application/grpc' }, { waitForTrailers: true })
       stream.on('wantTrailers', () => stream.sendTrailers({ 'grpc-status': '0' }))
       const head = Buffer.alloc(5)
@@ -104,8 +108,8 @@ describe('the CRI client', () => {
       stream.end(Buffer.concat([head, message]))
     })
     expect(await createCriClient(socket, 5000).getInfo()).toEqual({ config: text })
-    expect(asked[0]!.headers[':path']).toBe('/runtime.v1.RuntimeService/Status')
-    expect(asked[0]!.body).toEqual(Buffer.from([0, 0, 0, 0, 2, 0x08, 1]))
+    expect(requests[0]!.headers[':path']).toBe('/runtime.v1.RuntimeService/Status')
+    expect(requests[0]!.body).toEqual(Buffer.from([0, 0, 0, 0, 2, 0x08, 1]))
   })
 
   test('times out', async () => {

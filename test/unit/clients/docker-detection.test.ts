@@ -179,11 +179,11 @@ describe('the Docker engine', () => {
     const runtime = join(home, 'run')
     await mkdir(runtime)
     await startConfigurableEngine(join(runtime, 'docker.sock'), { info: { SecurityOptions: ['name=rootless'] } })
-    const places = await dockerAdapter.findTargets(machine({ env: { XDG_RUNTIME_DIR: runtime } }), {
+    const targets = await dockerAdapter.findTargets(machine({ env: { XDG_RUNTIME_DIR: runtime } }), {
       ...anything,
       scope: 'user',
     })
-    expect(places.map(({ id }) => id)).toEqual(['rootless'])
+    expect(targets.map(({ id }) => id)).toEqual(['rootless'])
   })
 
   test('is restored from its record without contacting it', async () => {

@@ -53,9 +53,9 @@ async function startDockerd(): Promise<() => Promise<void>> {
   })
   const stop = async () => {
     if (child.exitCode !== null || child.signalCode !== null) return
-    const gone = once(child, 'exit')
+    const exited = once(child, 'exit')
     child.kill('SIGTERM')
-    await gone
+    await exited
     await rm(join(folder, 'docker.sock'), { force: true })
   }
   onTestFinished(stop)
@@ -103,11 +103,11 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps its mirrors u
       reasons: [{ why: expect.stringContaining('not configured') }],
     })
     await configure()
-    const seen = await mirrors()
-    expect(seen).toMatchObject({ inUse: false, todo: [expect.stringMatching(/kill -HUP \d+ /)] })
-    expect(seen.saw).toContain('docker info (Docker 20.10.24, classic image store) lists no mirror.')
-    expect(seen.saw).toContain(`${daemonJson} names ${cache}.`)
-    expect(seen.reasons).toEqual([
+    const listedMirrors = await mirrors()
+    expect(listedMirrors).toMatchObject({ inUse: false, todo: [expect.stringMatching(/kill -HUP \d+ /)] })
+    expect(listedMirrors.saw).toContain('docker info (Docker 20.10.24, classic image store) lists no mirror.')
+    expect(listedMirrors.saw).toContain(`${daemonJson} names ${cache}.`)
+    expect(listedMirrors.reasons).toEqual([
       { why: expect.stringContaining('has not read'), fix: 'mirror configure docker --reload' },
     ])
     await (await createTarget()).reload!.run()

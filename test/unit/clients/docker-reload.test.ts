@@ -41,7 +41,7 @@ async function startDockerd(socket = endpoint.path): Promise<number> {
 }
 
 /** Returns a clock that jumps ahead with each read. */
-function hastyClock(): Clock {
+function createFastClock(): Clock {
   let now = 0
   return { ...systemClock, monotonic: () => (now += 1000), sleep: () => Promise.resolve() }
 }
@@ -82,7 +82,7 @@ describe.runIf(process.platform === 'linux')('a reload of the dockerd behind a s
     await writeFile(other, '{"registry-mirrors": ["http://127.0.0.1:5055"]}')
     const misled = createDockerReload(
       { endpoint, daemonJson: other, dockerd: undefined, isRootless: false },
-      hastyClock(),
+      createFastClock(),
     )
     await expect(misled.run()).rejects.toThrow('its mirrors still differ')
   })

@@ -206,14 +206,14 @@ describe('docker and a mirror with TLS', () => {
   })
 
   test('get a note on loopback that builds before Docker 28 bypass it', () => {
-    const said = (version: string) =>
+    const listNotes = (version: string) =>
       planDocker(
         mirror({ cache: 'https://127.0.0.1:5055' }),
         target({ version, imageStore: 'classic' }),
         filesOf({}),
       ).notes.join()
-    expect(said('27.5.1')).toContain('docker build')
-    expect(said('28.0.0')).not.toContain('docker build')
+    expect(listNotes('27.5.1')).toContain('docker build')
+    expect(listNotes('28.0.0')).not.toContain('docker build')
   })
 })
 
@@ -237,15 +237,15 @@ describe('the configuration of Docker without the mirror', () => {
   })
 
   test("removes mirror's hosts.toml, keeps the user's additions, and does not read other files", () => {
-    const ours = after(planDocker(mirror(), folders(), filesOf({})))[`${folder}/gcr.io/hosts.toml`]!
-    const theirs = '[host."http://127.0.0.1:5055"]\n'
+    const written = after(planDocker(mirror(), folders(), filesOf({})))[`${folder}/gcr.io/hosts.toml`]!
+    const userHosts = '[host."http://127.0.0.1:5055"]\n'
     const more = '\n[host."https://a.example"]\n# theirs\ncapabilities = ["pull"]\n'
     const stripped = strip({
-      [`${folder}/gcr.io/hosts.toml`]: ours,
-      [`${folder}/b.example/hosts.toml`]: ours + more,
-      [`${folder}/c.example/hosts.toml`]: theirs,
-      [`${folder}/d.example/hosts.toml`]: ours.replace('server', 'skip_verify = true\nserver'),
-      [`${folder}/e.example/hosts.toml`]: `${ours}broken`,
+      [`${folder}/gcr.io/hosts.toml`]: written,
+      [`${folder}/b.example/hosts.toml`]: written + more,
+      [`${folder}/c.example/hosts.toml`]: userHosts,
+      [`${folder}/d.example/hosts.toml`]: written.replace('server', 'skip_verify = true\nserver'),
+      [`${folder}/e.example/hosts.toml`]: `${written}broken`,
     })
     expect(stripped).toEqual({
       [`${folder}/gcr.io/hosts.toml`]: undefined,
@@ -256,14 +256,14 @@ describe('the configuration of Docker without the mirror', () => {
 
   test('keeps a server of the user in hosts.toml, and removes one that is the mirror', () => {
     const path = `${folder}/gcr.io/hosts.toml`
-    const ours = after(planDocker(mirror(), folders(), filesOf({})))[path]!
-    expect(strip({ [path]: ours.replace('https://gcr.io', 'https://proxy.example') })).toEqual({
+    const written = after(planDocker(mirror(), folders(), filesOf({})))[path]!
+    expect(strip({ [path]: written.replace('https://gcr.io', 'https://proxy.example') })).toEqual({
       [path]: 'server = "https://proxy.example"\n',
     })
     const bound = after(planDocker(mirror({ fallback: false }), folders(), filesOf({})))[path]!
     const more = '\n[host."https://a.example"]\n'
     expect(strip({ [path]: bound + more })).toEqual({ [path]: more })
-    expect(strip({ [path]: (ours + more).replaceAll('\n', '\r\n') })).toEqual({
+    expect(strip({ [path]: (written + more).replaceAll('\n', '\r\n') })).toEqual({
       [path]: `server = "https://gcr.io"\n${more}`.replaceAll('\n', '\r\n'),
     })
   })

@@ -67,9 +67,11 @@ async function runsWith(endpoints: {
 }
 
 test('an unreadable certificate does not matter for an HTTP address', async () => {
-  const gone = { cert: './gone.crt', key: './tls.key' }
-  expect(await addressOf('http://127.0.0.1:5055', { tls: gone })).toMatchObject({ cache: 'http://127.0.0.1:5055' })
-  await expect(addressOf('https://127.0.0.1:5055', { tls: gone })).rejects.toMatchObject({ exit: 2 })
+  const missingFiles = { cert: './gone.crt', key: './tls.key' }
+  expect(await addressOf('http://127.0.0.1:5055', { tls: missingFiles })).toMatchObject({
+    cache: 'http://127.0.0.1:5055',
+  })
+  await expect(addressOf('https://127.0.0.1:5055', { tls: missingFiles })).rejects.toMatchObject({ exit: 2 })
 })
 
 test('an address that the certificate does not name has a warning', async () => {

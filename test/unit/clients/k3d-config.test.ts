@@ -66,9 +66,9 @@ describe('a cluster file of k3d', () => {
         expect((at = lines.indexOf(line, at + 1)), line).toBeGreaterThan(-1)
       if (end === '\r\n') expect(after).not.toMatch(/[^\r]\n/)
       expect(plan(after).changes).toEqual([])
-      const back = stripK3d(mirror, target, filesOf(after)).find((change) => change.path === path)!.after!
-      if (text.includes('hub.corp')) expect(parse(back)).toEqual(parse(before))
-      else expect(back).not.toContain('5055')
+      const stripped = stripK3d(mirror, target, filesOf(after)).find((change) => change.path === path)!.after!
+      if (text.includes('hub.corp')) expect(parse(stripped)).toEqual(parse(before))
+      else expect(stripped).not.toContain('5055')
     }
   })
 

@@ -3,22 +3,22 @@ import { k3sAdapter } from '../../../src/clients/k3s.ts'
 import { fails, machineWith, nothingSaid, type Answers } from '../../support/clients/machine-with.ts'
 
 async function reloadWith(answers: Answers): Promise<string[]> {
-  const { machine, asked } = await machineWith(answers)
+  const { machine, asked: queries } = await machineWith(answers)
   const [target] = await k3sAdapter.findTargets(machine, nothingSaid)
   await target!.reload!.run()
-  return asked.map(({ line }) => line).filter((line) => line.startsWith('systemctl restart'))
+  return queries.map(({ line }) => line).filter((line) => line.startsWith('systemctl restart'))
 }
 
 test.each(['k3s', 'k3s-agent'])(
   'a reload of k3s restarts %s, and ignores the unit that this node does not have',
   async (unit) => {
     const other = unit === 'k3s' ? 'k3s-agent' : 'k3s'
-    const asked = await reloadWith({
+    const queries = await reloadWith({
       [`systemctl is-active --quiet ${other}.service`]: fails('inactive'),
       [`systemctl is-active --quiet ${unit}.service`]: '',
       [`systemctl restart ${unit}.service`]: '',
     })
-    expect(asked).toEqual([`systemctl restart ${unit}.service`])
+    expect(queries).toEqual([`systemctl restart ${unit}.service`])
   },
 )
 

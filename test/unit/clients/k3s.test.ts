@@ -71,8 +71,8 @@ describe('a registries.yaml', () => {
   })
 
   test('that only mirror wrote is removed', () => {
-    const ours = planned(undefined)
-    expect(stripRegistries(mirror, path, ca, files(ours))).toEqual([{ path, before: ours, after: undefined }])
+    const written = planned(undefined)
+    expect(stripRegistries(mirror, path, ca, files(written))).toEqual([{ path, before: written, after: undefined }])
   })
 })
 
@@ -129,8 +129,8 @@ describe('the note about a k3s template', () => {
     ['config-v3.toml.tmpl', `version = 3\n${own}`, true],
     ['config-v3.toml.tmpl', `version = 3\n${own.replace('grpc.v1.cri', 'cri.v1.images')}`, false],
   ])('%s with the text %j is given: %s', (name, text, isSaid) => {
-    const said = describeTemplates('/t', new FilesSnapshot(new Map([[`/t/${name}`, Buffer.from(text)]])), posix.join)
-    expect(said.length > 0).toBe(isSaid)
-    if (isSaid) expect(said[0]).toContain(`/t/${name} replaces`)
+    const notes = describeTemplates('/t', new FilesSnapshot(new Map([[`/t/${name}`, Buffer.from(text)]])), posix.join)
+    expect(notes.length > 0).toBe(isSaid)
+    if (isSaid) expect(notes[0]).toContain(`/t/${name} replaces`)
   })
 })

@@ -25,7 +25,10 @@ function registryAndRepository(name: string): [registry: string, repository: str
  * Returns the request of kaniko for an image, by its rules: it finds the map by the registry's name, cuts a target at its first
  * slash, and parses the joined name like any other name.
  */
-function asked(flags: readonly string[], image: string): { registry: string; repository: string; isPlain: boolean } {
+function resolveRequest(
+  flags: readonly string[],
+  image: string,
+): { registry: string; repository: string; isPlain: boolean } {
   const [registry, repository] = registryAndRepository(image)
   const maps = flags.flatMap((flag) => {
     if (flag.startsWith('--registry-map=')) return flag.slice('--registry-map='.length).split(';')
@@ -52,10 +55,12 @@ describe('the flags for kaniko', () => {
       const flags = flagsOf(printKaniko(mirror(cache), undefined).output)
       const registry = new URL(cache).host
       const at = (repository: string) => ({ registry, repository, isPlain: true })
-      expect(asked(flags, 'alpine')).toEqual(at('upstream/docker.io/library/alpine'))
-      expect(asked(flags, 'gcr.io/distroless/static')).toEqual(at('upstream/gcr.io/distroless/static'))
-      expect(asked(flags, 'registry.corp.example:8443/a/b')).toEqual(at('upstream/registry.corp.example:8443/a/b'))
-      expect(asked(flags, 'other.example/a')).toMatchObject({ registry: 'other.example' })
+      expect(resolveRequest(flags, 'alpine')).toEqual(at('upstream/docker.io/library/alpine'))
+      expect(resolveRequest(flags, 'gcr.io/distroless/static')).toEqual(at('upstream/gcr.io/distroless/static'))
+      expect(resolveRequest(flags, 'registry.corp.example:8443/a/b')).toEqual(
+        at('upstream/registry.corp.example:8443/a/b'),
+      )
+      expect(resolveRequest(flags, 'other.example/a')).toMatchObject({ registry: 'other.example' })
     },
   )
 

@@ -72,9 +72,9 @@ describe('a running cluster of kind', () => {
 
   test('accepts a binary certificate in a folder', () => {
     const der = '/dev-control-plane/etc/containerd/certs.d/quay.io/ca.crt'
-    const there = new FilesSnapshot(new Map([[der, Uint8Array.of(0x30, 0x82, 0xff, 0xfe)]]))
+    const snapshot = new FilesSnapshot(new Map([[der, Uint8Array.of(0x30, 0x82, 0xff, 0xfe)]]))
     const nodes = [node({ configPaths: ['/etc/containerd/certs.d'] })]
-    const { changes, notes } = planKindCluster(mirror, { cluster: 'dev', nodes, hosting: undefined }, there)
+    const { changes, notes } = planKindCluster(mirror, { cluster: 'dev', nodes, hosting: undefined }, snapshot)
     expect(changes.map(({ path }) => path)).not.toContain(der)
     expect(notes.join()).toContain('quay.io')
   })

@@ -22,7 +22,7 @@ type Answers = (line: string) => string | undefined
 async function machineWith(answers: Answers, more: Partial<Machine> = {}): Promise<Machine & { asked: string[] }> {
   const stateDir = await mkdtemp(join(tmpdir(), 'mirror-kind-'))
   onTestFinished(() => rm(stateDir, { recursive: true, force: true }))
-  const asked: string[] = []
+  const queries: string[] = []
   return {
     platform: 'linux',
     env: { DOCKER_HOST: 'unix:///var/run/docker.sock' },
@@ -31,10 +31,10 @@ async function machineWith(answers: Answers, more: Partial<Machine> = {}): Promi
     detached: false,
     cwd: stateDir,
     stateDir,
-    asked,
+    asked: queries,
     async runCommand(file, args) {
       const line = [file, ...args].join(' ')
-      asked.push(line)
+      queries.push(line)
       const stdout = answers(line)
       const failure: CommandResult = { exitCode: 1, stdout: '', stderr: 'Error: No such container: x\n' }
       return stdout === undefined ? failure : { exitCode: 0, stdout, stderr: '' }

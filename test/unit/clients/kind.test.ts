@@ -71,7 +71,7 @@ describe('a cluster file of kind', () => {
   })
 
   const patched = (key: string, patch: string) => `${header}${key}:\n- |-\n${patch.replaceAll(/^/gm, '  ')}\n`
-  const ours = (path: string) =>
+  const isOwnPath = (path: string) =>
     `- |-\n  # added by mirror\n  [plugins."io.containerd.grpc.v1.cri".registry]\n    config_path = "${path}"\n`
 
   test.each([
@@ -94,7 +94,7 @@ describe('a cluster file of kind', () => {
       const plan = planKind(mirror, target, files(before))
       const after = plan.changes.find(({ path }) => path === file)!.after!
       const folder = /"(\/[^"]*)"/.exec(patch)![1]!
-      expect(after).toContain(ours(folder))
+      expect(after).toContain(isOwnPath(folder))
       expect(after).toContain(`containerPath: ${folder}/_default`)
       expect(plan.notes.join('\n')).toMatch(/Some versions of containerd ignore|may have no effect/)
       // Checks that a second run changes nothing, and that the undo removes the entries of mirror.
@@ -130,6 +130,6 @@ describe('a cluster file of kind', () => {
 
   test("whose own patch empties config_path gets mirror's patch after it", () => {
     const patch = '[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = ""'
-    expect(merged(patched('containerdConfigPatches', patch))).toContain(ours('/etc/containerd/certs.d'))
+    expect(merged(patched('containerdConfigPatches', patch))).toContain(isOwnPath('/etc/containerd/certs.d'))
   })
 })

@@ -18,7 +18,7 @@ describe('a temporary file of a killed run', () => {
   const nobody = 2 ** 31 - 2
 
   test('is removed, and no other file', async () => {
-    const left = `.daemon.json.mirror-${nobody}-${hex}`
+    const leftover = `.daemon.json.mirror-${nobody}-${hex}`
     const kept = [
       // Names a running process.
       `.daemon.json.mirror-${process.pid}-${hex}`,
@@ -27,7 +27,7 @@ describe('a temporary file of a killed run', () => {
       `.daemon.json.mirror-${nobody}-${hex}.bak`,
       'daemon.json',
     ]
-    for (const name of [left, ...kept]) await writeFile(join(folder, name), 'half')
+    for (const name of [leftover, ...kept]) await writeFile(join(folder, name), 'half')
     await localFiles.tidy!(path())
     expect((await readdir(folder)).toSorted()).toEqual(kept.toSorted())
   })
@@ -38,9 +38,9 @@ describe('a temporary file of a killed run', () => {
   })
 
   test('is found at the target of a link, and a missing folder is ignored', async () => {
-    const left = join(folder, 'real', `.real.json.mirror-${nobody}-${hex}`)
+    const leftover = join(folder, 'real', `.real.json.mirror-${nobody}-${hex}`)
     await mkdir(join(folder, 'real'))
-    await writeFile(left, 'half')
+    await writeFile(leftover, 'half')
     await symlink('real/real.json', path())
     await localFiles.tidy!(path())
     expect(await readdir(join(folder, 'real'))).toEqual([])

@@ -9,7 +9,7 @@ import { podmanAdapter } from '../../../src/clients/podman/podman.ts'
 import { type Answers, machineWith } from '../../support/clients/machine-with.ts'
 
 const cache = 'http://127.0.0.1:5055'
-const look = (place: ConfigTarget | undefined) => place!.observe!({ cache })
+const look = (target: ConfigTarget | undefined) => target!.observe!({ cache })
 
 describe('the observation of podman', () => {
   const info = (...mirrors: string[]) =>
@@ -27,11 +27,11 @@ describe('the observation of podman', () => {
     [info(), false, 'another file replaces'],
     ['{"registries": {}}', false, 'another file replaces'],
     ['no JSON', undefined, 'not configured'],
-  ])('has the mirrors that podman info lists: %s', async (said, inUse, why) => {
-    const seen = await observe({ 'podman info --format json': said })
-    expect(seen.inUse).toBe(inUse)
-    expect(seen.saw[0]).toContain('podman info')
-    expect(seen.reasons[0]!.why).toContain(why)
+  ])('has the mirrors that podman info lists: %s', async (info, inUse, why) => {
+    const observation = await observe({ 'podman info --format json': info })
+    expect(observation.inUse).toBe(inUse)
+    expect(observation.saw[0]).toContain('podman info')
+    expect(observation.reasons[0]!.why).toContain(why)
   })
 })
 
@@ -40,18 +40,18 @@ describe('the observation of containerd', () => {
     const { machine, home } = await machineWith({
       'containerd config dump': `version = 2\n[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "${configPath}"\n`,
     })
-    const there = { ...machine, root: home }
+    const rootedMachine = { ...machine, root: home }
     const file = join(home, 'certs.d', '_default', 'hosts.toml')
     if (hostsToml !== undefined) {
       await mkdir(dirname(file), { recursive: true })
       await writeFile(file, hostsToml)
     }
     const details = { scope: 'system', folders: '/certs.d', socket: join(home, 'no.sock') }
-    return look(containerdAdapter.restoreTarget(there, details))
+    return look(containerdAdapter.restoreTarget(rootedMachine, details))
   }
 
   test('has its config_path and the hosts.toml for Docker Hub', async () => {
-    const ours = `[host."${cache}"]\ncapabilities = ["pull"]\n`
+    const hostsToml = `[host."${cache}"]\ncapabilities = ["pull"]\n`
     expect(await observe('/certs.d')).toMatchObject({
       inUse: false,
       saw: [
@@ -61,7 +61,7 @@ describe('the observation of containerd', () => {
       ],
       reasons: [{ why: expect.stringContaining('not configured') }],
     })
-    expect(await observe('', ours)).toMatchObject({
+    expect(await observe('', hostsToml)).toMatchObject({
       inUse: false,
       saw: [
         expect.stringContaining('is not set'),
@@ -71,27 +71,27 @@ describe('the observation of containerd', () => {
       reasons: [{ why: 'config_path is not set to /certs.d' }],
     })
     // Expects no verdict, because containerd does not report a reload of its file.
-    const { inUse, reasons } = await observe('/certs.d', ours)
+    const { inUse, reasons } = await observe('/certs.d', hostsToml)
     expect(inUse).toBeUndefined()
     expect(reasons.map(({ why }) => why).join()).toContain('not restarted')
-    expect((await observe('/certs.d', ours.replace('5055', '9'))).saw[2]).toContain(`does not name ${cache}`)
+    expect((await observe('/certs.d', hostsToml.replace('5055', '9'))).saw[2]).toContain(`does not name ${cache}`)
   })
 })
 
 describe('the observation of k3s', () => {
   test('has the files that k3s made of registries.yaml at its start', async () => {
     const { machine, home } = await machineWith({})
-    const place = k3sAdapter.restoreTarget({ ...machine, root: home }, {})
-    expect(await look(place)).toMatchObject({ inUse: undefined, todo: [] })
+    const target = k3sAdapter.restoreTarget({ ...machine, root: home }, {})
+    expect(await look(target)).toMatchObject({ inUse: undefined, todo: [] })
     const file = join(home, 'var/lib/rancher/k3s/agent/etc/containerd/certs.d/docker.io/hosts.toml')
     await mkdir(dirname(file), { recursive: true })
-    expect(await look(place)).toMatchObject({
+    expect(await look(target)).toMatchObject({
       inUse: false,
       todo: [expect.stringContaining('systemctl restart k3s')],
       reasons: [{ why: expect.stringContaining('not restarted') }],
     })
     await writeFile(file, `[host."${cache}/v2"]\n`)
-    expect(await look(place)).toMatchObject({
+    expect(await look(target)).toMatchObject({
       inUse: true,
       todo: [],
       reasons: [{ why: expect.stringContaining('reach') }],
@@ -109,12 +109,12 @@ describe('the observation of BuildKit', () => {
       'created before',
     ],
     ['Name: mine\nDriver: docker-container\nFile#buildkitd.toml:\n > mirrors = ["127.0.0.1:5055"]\n', true, 'network'],
-  ])('has the builder in use: %s', async (said, inUse, why) => {
-    const { machine } = await machineWith({ 'docker buildx inspect': said })
-    const place = buildkitAdapter.restoreTarget(machine, { kind: 'buildx', scope: 'user', path: '/b.toml' })
-    const seen = await look(place)
-    expect(seen.inUse).toBe(inUse)
-    expect(seen.saw[0]).toContain('The builder in use is')
-    expect(seen.reasons[0]!.why).toContain(why)
+  ])('has the builder in use: %s', async (info, inUse, why) => {
+    const { machine } = await machineWith({ 'docker buildx inspect': info })
+    const target = buildkitAdapter.restoreTarget(machine, { kind: 'buildx', scope: 'user', path: '/b.toml' })
+    const observation = await look(target)
+    expect(observation.inUse).toBe(inUse)
+    expect(observation.saw[0]).toContain('The builder in use is')
+    expect(observation.reasons[0]!.why).toContain(why)
   })
 })

@@ -26,9 +26,9 @@ describe('podman on this machine', () => {
 
   test('has a system and a user target, the likelier one first', async () => {
     const { machine, home } = await machineWith({ 'podman --version': 'podman version 5.4.2' })
-    const places = await podmanAdapter.findTargets(machine, nothingSaid)
-    expect(places.map(({ id }) => id)).toEqual(isRoot ? ['system', 'user'] : ['user', 'system'])
-    expect(places.find(({ id }) => id === 'user')!.title).toContain(join(home, '.config/containers/registries.conf.d'))
+    const targets = await podmanAdapter.findTargets(machine, nothingSaid)
+    expect(targets.map(({ id }) => id)).toEqual(isRoot ? ['system', 'user'] : ['user', 'system'])
+    expect(targets.find(({ id }) => id === 'user')!.title).toContain(join(home, '.config/containers/registries.conf.d'))
     const [only] = await podmanAdapter.findTargets(machine, { ...nothingSaid, scope: 'system' })
     expect(only!.inputs.files).toContain('/etc/containers/registries.conf')
     expect(podmanAdapter.restoreTarget(machine, only!.details).inputs).toEqual(only!.inputs)
@@ -57,12 +57,12 @@ describe('podman on this machine', () => {
     [{ podman: 'podman version 5.8.2', buildah: 'buildah version 1.44.0' }, {}, 'no'],
     [{ podman: 'podman version 6.0.1', buildah: 'buildah version 1.43.1' }, {}, 'buildah 1.43.1'],
   ])('is planned for %j, which may read the files by different rules', async (programs, env, who) => {
-    const answers = Object.fromEntries(Object.entries(programs).map(([name, said]) => [`${name} --version`, said]))
+    const answers = Object.fromEntries(Object.entries(programs).map(([name, output]) => [`${name} --version`, output]))
     const files = { '.config/containers/registries.conf': '' }
     const { machine } = await machineWith(answers, files, { env })
-    const [place] = await podmanAdapter.findTargets(machine, { ...nothingSaid, scope: 'system' })
+    const [target] = await podmanAdapter.findTargets(machine, { ...nothingSaid, scope: 'system' })
     const found = new Map([[join(machine.home, '.config/containers/registries.conf'), Buffer.from('')]])
-    const { notes } = place!.plan(mirror, new FilesSnapshot(found))
+    const { notes } = target!.plan(mirror, new FilesSnapshot(found))
     expect(notes.some((note) => note.startsWith('skopeo') || note.startsWith('buildah'))).toBe(who !== 'no')
     if (who !== 'no') expect(notes.join('\n')).toContain(`${who}: not mirrored by this file`)
   })
@@ -70,8 +70,8 @@ describe('podman on this machine', () => {
   test('is planned by the version of buildah or skopeo without podman', async () => {
     const modern = async (answers: Answers) => {
       const { machine } = await machineWith(answers, {}, { env: { XDG_CONFIG_HOME: '/xdg' } })
-      const [place] = await podmanAdapter.findTargets(machine, { ...nothingSaid, scope: 'user' })
-      return place!.inputs.files.includes('/xdg/containers/registries.conf')
+      const [target] = await podmanAdapter.findTargets(machine, { ...nothingSaid, scope: 'user' })
+      return target!.inputs.files.includes('/xdg/containers/registries.conf')
     }
     expect(await modern({ 'buildah --version': 'buildah version 1.44.1 (image-spec 1.1.1)' })).toBe(true)
     expect(await modern({ 'skopeo --version': 'skopeo version 1.23.0' })).toBe(true)
@@ -80,27 +80,27 @@ describe('podman on this machine', () => {
 
   test('reads the variables that its version reads', async () => {
     const env = { CONTAINERS_REGISTRIES_CONF: 'my.conf', CONTAINERS_REGISTRIES_CONF_OVERRIDE: '/over.conf' }
-    const wanted = async (answers: Answers) => {
+    const listInputs = async (answers: Answers) => {
       const { machine, home } = await machineWith(answers, {}, { env })
-      const [place] = await podmanAdapter.findTargets(machine, { ...nothingSaid, scope: 'user' })
-      const { files } = place!.inputs
+      const [target] = await podmanAdapter.findTargets(machine, { ...nothingSaid, scope: 'user' })
+      const { files } = target!.inputs
       return [files.includes(join(home, 'my.conf')), files.includes('/over.conf')]
     }
-    expect(await wanted({ 'podman --version': 'podman version 6.0.1' })).toEqual([true, true])
-    expect(await wanted({ 'podman --version': 'podman version 5.8.2' })).toEqual([true, false])
-    expect(await wanted({ 'skopeo --version': 'skopeo version 1.22.0' })).toEqual([false, false])
-    expect(await wanted({ 'skopeo --version': 'skopeo version 1.23.0' })).toEqual([true, true])
+    expect(await listInputs({ 'podman --version': 'podman version 6.0.1' })).toEqual([true, true])
+    expect(await listInputs({ 'podman --version': 'podman version 5.8.2' })).toEqual([true, false])
+    expect(await listInputs({ 'skopeo --version': 'skopeo version 1.22.0' })).toEqual([false, false])
+    expect(await listInputs({ 'skopeo --version': 'skopeo version 1.23.0' })).toEqual([true, true])
   })
 
   test('is not run below --root', async () => {
     const { machine, asked } = await machineWith({}, {}, { detached: true, root: '/tree', home: '/tree' })
-    const places = await podmanAdapter.findTargets(machine, nothingSaid)
-    expect(places.map(({ title }) => title)).toEqual([
+    const targets = await podmanAdapter.findTargets(machine, nothingSaid)
+    expect(targets.map(({ title }) => title)).toEqual([
       'system (/tree/etc/containers/registries.conf.d)',
       'user (/tree/.config/containers/registries.conf.d)',
     ])
     expect(await podmanAdapter.find(machine)).toBeUndefined()
-    expect(places[0]!.pull).toBeUndefined()
+    expect(targets[0]!.pull).toBeUndefined()
     expect(asked).toEqual([])
   })
 })
@@ -108,9 +108,9 @@ describe('podman on this machine', () => {
 describe('a pull by podman', () => {
   const pull = async (answers: Answers) => {
     const { machine, asked } = await machineWith(answers)
-    const [place] = await podmanAdapter.findTargets(machine, { ...nothingSaid, scope: 'system', clientVersion: '5.0' })
+    const [target] = await podmanAdapter.findTargets(machine, { ...nothingSaid, scope: 'system', clientVersion: '5.0' })
     const before = asked.length
-    const result = await place!.pull!('docker.io/a/b:c')
+    const result = await target!.pull!('docker.io/a/b:c')
     return { result, asked: asked.slice(before).map(({ line }) => line) }
   }
 
@@ -147,26 +147,26 @@ describe('podman in a virtual machine', () => {
 
   test('is configured inside it and reaches this machine by name', async () => {
     const { machine, asked } = await machineWith({ ...answers, podman: '' }, {}, { platform: 'darwin' })
-    const places = await podmanAdapter.findTargets(machine, nothingSaid)
-    expect(places.map(({ id }) => id)).toEqual(['machine podman-machine-default', 'machine other'])
-    const [place] = places
-    expect(place!.location).toMatchObject({ in: 'vm', hostName: 'host.containers.internal' })
-    await place!.files.write('/etc/containers/registries.conf.d/50-mirror.conf', Buffer.from('x'), undefined)
+    const targets = await podmanAdapter.findTargets(machine, nothingSaid)
+    expect(targets.map(({ id }) => id)).toEqual(['machine podman-machine-default', 'machine other'])
+    const [target] = targets
+    expect(target!.location).toMatchObject({ in: 'vm', hostName: 'host.containers.internal' })
+    await target!.files.write('/etc/containers/registries.conf.d/50-mirror.conf', Buffer.from('x'), undefined)
     expect(asked.at(-1)).toMatchObject({
       line: 'podman machine ssh podman-machine-default sudo sh -s',
       input: expect.stringContaining('/etc/containers/registries.conf.d/50-mirror.conf') as string,
     })
-    await place!.pull!('a')
+    await target!.pull!('a')
     expect(asked.at(-2)!.line).toBe('podman --connection podman-machine-default pull --quiet a')
-    expect(podmanAdapter.restoreTarget(machine, place!.details)).toMatchObject({
-      id: place!.id,
-      location: place!.location,
+    expect(podmanAdapter.restoreTarget(machine, target!.details)).toMatchObject({
+      id: target!.id,
+      location: target!.location,
     })
   })
 
   test('is refused if no machine runs', async () => {
-    for (const said of ['[]', fails('no such command'), JSON.stringify([{ Name: 'off', Running: false }])]) {
-      const { machine } = await machineWith({ 'podman machine list': said }, {}, { platform: 'win32' })
+    for (const output of ['[]', fails('no such command'), JSON.stringify([{ Name: 'off', Running: false }])]) {
+      const { machine } = await machineWith({ 'podman machine list': output }, {}, { platform: 'win32' })
       await expect(podmanAdapter.findTargets(machine, nothingSaid)).rejects.toMatchObject({
         exit: 4,
         hints: ['podman machine start'],

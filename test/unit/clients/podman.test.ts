@@ -20,7 +20,7 @@ const layout: PodmanLayout = {
 }
 const system: PodmanTarget = { files: layout, scope: 'system' }
 const user: PodmanTarget = { files: layout, scope: 'user' }
-const ours = '/etc/containers/registries.conf.d/50-mirror.conf'
+const ownDropIn = '/etc/containers/registries.conf.d/50-mirror.conf'
 const oursOfUser = '/home/me/.config/containers/registries.conf.d/50-mirror.conf'
 
 function filesOf(texts: Record<string, string>): FilesSnapshot {
@@ -42,7 +42,7 @@ const table = (prefix: string, more: string, mirrors: string[] = []) =>
 describe("podman's drop-in", () => {
   test('names the mirror first for every registry, with the registry in the path', () => {
     const { path, tables } = planned(system, {})
-    expect(path).toBe(ours)
+    expect(path).toBe(ownDropIn)
     expect(tables).toEqual({
       'docker.io': {
         prefix: 'docker.io',
@@ -228,19 +228,19 @@ describe("podman's drop-in", () => {
 
   test('is not merged with itself or the drop-in of the other scope', () => {
     const first = planned(system, {}).plan.changes[0]!.after!
-    expect(planPodman(mirror, system, filesOf({ [ours]: first })).changes).toEqual([])
-    const later = planned(user, { [ours]: first.replaceAll(':5055', ':6055') })
+    expect(planPodman(mirror, system, filesOf({ [ownDropIn]: first })).changes).toEqual([])
+    const later = planned(user, { [ownDropIn]: first.replaceAll(':5055', ':6055') })
     expect(later.path).toBe(oursOfUser)
     expect(later.tables['docker.io']!['mirror']).toHaveLength(1)
   })
 
   test('gets the later name if podman reads another file after the first one, and loses the first name', () => {
     const corp = { '/etc/containers/registries.conf.d/99-corp.conf': table('docker.io', 'location = "docker.io"') }
-    const { path, plan } = planned(system, { ...corp, [ours]: `${ownFileHeader}[[registry]]\nlocation = "x"\n` })
+    const { path, plan } = planned(system, { ...corp, [ownDropIn]: `${ownFileHeader}[[registry]]\nlocation = "x"\n` })
     expect(path).toBe('/etc/containers/registries.conf.d/zz-mirror.conf')
-    expect(plan.changes).toContainEqual(expect.objectContaining({ path: ours, after: undefined }))
+    expect(plan.changes).toContainEqual(expect.objectContaining({ path: ownDropIn, after: undefined }))
     const harmless = { '/etc/containers/registries.conf.d/99-corp.conf': table('corp.example', 'location = "x"') }
-    expect(planned(system, harmless).path).toBe(ours)
+    expect(planned(system, harmless).path).toBe(ownDropIn)
   })
 
   test('is refused if podman reads another file after both of its names', () => {
@@ -249,7 +249,7 @@ describe("podman's drop-in", () => {
   })
 
   test('is refused if mirror did not write the file of that name', () => {
-    expect(() => planned(system, { [ours]: table('docker.io', 'location = "docker.io"') })).toThrow('left alone')
+    expect(() => planned(system, { [ownDropIn]: table('docker.io', 'location = "docker.io"') })).toThrow('left alone')
   })
 
   test.each([
@@ -301,10 +301,10 @@ describe("the user's files", () => {
     expect(tables['quay.io']!['mirror']).toHaveLength(2)
     expect(tables['docker.io']!['mirror']).toHaveLength(1)
     expect(plan.todo).toEqual([expect.stringContaining(`export CONTAINERS_REGISTRIES_CONF_OVERRIDE=${oursOfUser} `)])
-    const told = { files: { ...files, override: oursOfUser }, scope: 'user' as const }
-    expect(planned(told, texts).plan.todo).toEqual([])
-    const taken = { files: { ...files, override: '/opt/over.conf' }, scope: 'user' as const }
-    expect(() => planned(taken, texts)).toThrow('podman reads only /opt/my.conf and /opt/over.conf')
+    const ownOverride = { files: { ...files, override: oursOfUser }, scope: 'user' as const }
+    expect(planned(ownOverride, texts).plan.todo).toEqual([])
+    const otherOverride = { files: { ...files, override: '/opt/over.conf' }, scope: 'user' as const }
+    expect(() => planned(otherOverride, texts)).toThrow('podman reads only /opt/my.conf and /opt/over.conf')
   })
 
   test('come before the file of CONTAINERS_REGISTRIES_CONF_OVERRIDE since version 6', () => {

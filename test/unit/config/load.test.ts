@@ -21,7 +21,7 @@ function load(env: Record<string, string> = {}) {
 
 const write = (text: string) => writeFile(join(home, 'mirror.yaml'), text)
 
-async function refusal(env: Record<string, string> = {}): Promise<MirrorError> {
+async function getRefusal(env: Record<string, string> = {}): Promise<MirrorError> {
   const error = await load(env).then(
     () => undefined,
     (error: unknown) => error,
@@ -106,7 +106,7 @@ describe('the configuration', () => {
 
   test('is refused with the problems of the file and of the environment together', async () => {
     await write('log: {level: loud}')
-    const { message } = await refusal({ MIRROR_CACHE_MAX_SIZE: 'big', MIRROR_CACHE_PORT: '70000' })
+    const { message } = await getRefusal({ MIRROR_CACHE_MAX_SIZE: 'big', MIRROR_CACHE_PORT: '70000' })
     expect(message).toContain('has 3 problems')
     expect(message).toContain('mirror.yaml:1:14 log.level: must be one of')
     expect(message).toContain('MIRROR_CACHE_MAX_SIZE: must be a size')
@@ -114,38 +114,38 @@ describe('the configuration', () => {
   })
 
   test('is refused when two listeners share an address, and the error names the cause', async () => {
-    const byFlag = await refusal({ MIRROR_CACHE_PORT: '5001' })
+    const byFlag = await getRefusal({ MIRROR_CACHE_PORT: '5001' })
     expect(byFlag.message).toContain(
       '--cache-port or MIRROR_CACHE_PORT: the cache cannot listen on 127.0.0.1:5001, which the registry has (the default)',
     )
     expect(byFlag.hints[0]).toBe('Add --registry-port 6001   (or MIRROR_REGISTRY_PORT=6001)')
     expect([byFlag.message, ...byFlag.hints].join()).not.toContain('mirror.yaml')
 
-    const byVariable = await refusal({ MIRROR_ADMIN_LISTEN: '127.0.0.1:5055' })
+    const byVariable = await getRefusal({ MIRROR_ADMIN_LISTEN: '127.0.0.1:5055' })
     expect(byVariable.message).toContain('MIRROR_ADMIN_LISTEN: the admin cannot listen on 127.0.0.1:5055')
     expect(byVariable.hints[0]).toContain('Add --cache-port 6055')
 
     await write('registry: {listen: ["127.0.0.1:5055"]}')
-    const byFile = await refusal({})
+    const byFile = await getRefusal({})
     expect(byFile.message).toContain('mirror.yaml, registry.listen: the registry cannot listen on 127.0.0.1:5055')
   })
 
   test('names only the sources with problems in its hint', async () => {
-    expect((await refusal({ MIRROR_CACHE_MAX_SIZE: 'big' })).hints[0]).toBe('Fix the variable named above')
+    expect((await getRefusal({ MIRROR_CACHE_MAX_SIZE: 'big' })).hints[0]).toBe('Fix the variable named above')
     await write('log: {level: loud}')
-    expect((await refusal({})).hints[0]).toMatch(/^Fix .*mirror\.yaml$/)
-    const both = await refusal({ MIRROR_CACHE_MAX_SIZE: 'big' })
+    expect((await getRefusal({})).hints[0]).toMatch(/^Fix .*mirror\.yaml$/)
+    const both = await getRefusal({ MIRROR_CACHE_MAX_SIZE: 'big' })
     expect(both.hints[0]).toMatch(/^Fix .*mirror\.yaml or the variable named above$/)
   })
 
   test('is refused when the named file does not exist', async () => {
-    const { message, hints } = await refusal({ MIRROR_CONFIG: 'absent.yaml' })
+    const { message, hints } = await getRefusal({ MIRROR_CONFIG: 'absent.yaml' })
     expect(message).toContain('absent.yaml')
     expect(hints.join()).toContain('mirror init')
   })
 
   test('is refused when its file is a folder', async () => {
-    expect((await refusal({ MIRROR_CONFIG: '.' })).message).toContain('cannot be read')
+    expect((await getRefusal({ MIRROR_CONFIG: '.' })).message).toContain('cannot be read')
   })
 })
 

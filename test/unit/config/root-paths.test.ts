@@ -9,16 +9,16 @@ import { toRootPaths } from '../../../src/config/paths.ts'
 const nobody = 65_534
 
 let folder: string
-let theirs: string
+let foreignFolder: string
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'mirror-places-'))
-  theirs = join(folder, 'nobody')
-  await mkdir(theirs)
+  foreignFolder = join(folder, 'nobody')
+  await mkdir(foreignFolder)
 })
 afterEach(() => rm(folder, { recursive: true }))
 
 describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
-  beforeEach(() => chown(theirs, nobody, nobody))
+  beforeEach(() => chown(foreignFolder, nobody, nobody))
 
   function clean(env: Record<string, string>) {
     return toRootPaths({ env, cwd: '/' }, '/root')
@@ -49,21 +49,21 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
 `
       .trim()
       .split(/\s+/)
-    const { env, ignored } = clean(Object.fromEntries(names.map((name) => [name, join(theirs, 'x')])))
+    const { env, ignored } = clean(Object.fromEntries(names.map((name) => [name, join(foreignFolder, 'x')])))
     expect(env).toEqual({})
     expect(ignored.map(({ name }) => name).toSorted()).toEqual(names.toSorted())
-    expect(ignored[0]).toMatchObject({ why: `${theirs} belongs to nobody`, owner: nobody })
+    expect(ignored[0]).toMatchObject({ why: `${foreignFolder} belongs to nobody`, owner: nobody })
   })
 
   test('has the home folder of root, and a PATH with programs of root only', () => {
-    const { env } = clean({ HOME: theirs, PATH: `${theirs}:.::bin:/usr/local/bin:/usr/bin:${folder}` })
+    const { env } = clean({ HOME: foreignFolder, PATH: `${foreignFolder}:.::bin:/usr/local/bin:/usr/bin:${folder}` })
     expect(env).toEqual({ HOME: '/root', PATH: `/usr/local/bin:/usr/bin:${folder}` })
-    expect(clean({ PATH: theirs }).env['PATH']).toContain('/usr/bin')
+    expect(clean({ PATH: foreignFolder }).env['PATH']).toContain('/usr/bin')
   })
 
   test('has no option of Node that loads a file of another user', () => {
     for (const option of ['--require ', '-r ', '--import=', '--import=file://', '--env-file='])
-      expect(clean({ NODE_OPTIONS: `--no-warnings ${option}${theirs}/x.js` }).env, option).toEqual({})
+      expect(clean({ NODE_OPTIONS: `--no-warnings ${option}${foreignFolder}/x.js` }).env, option).toEqual({})
   })
 
   test('has no engine socket that another user can create', async () => {
@@ -74,7 +74,7 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
     // Lets the group connect, as Docker's socket does.
     await chmod(socketOfRoot, 0o660)
     for (const name of ['DOCKER_HOST', 'CONTAINER_HOST']) {
-      for (const socket of [join(theirs, 'docker.sock'), '/tmp/mirror-no-such.sock']) {
+      for (const socket of [join(foreignFolder, 'docker.sock'), '/tmp/mirror-no-such.sock']) {
         const { env, ignored } = clean({ [name]: `unix://${socket}` })
         expect(env).toEqual({})
         expect(ignored).toMatchObject([{ name, value: socket }])
@@ -90,8 +90,8 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
   })
 
   test('has no list with a path of another user, and no relative path that leads to one', () => {
-    expect(clean({ KUBECONFIG: `/root/.kube/config:${theirs}/config` }).env).toEqual({})
-    expect(toRootPaths({ env: { MIRROR_HOME: 'm' }, cwd: theirs }, '/root').env).toEqual({})
+    expect(clean({ KUBECONFIG: `/root/.kube/config:${foreignFolder}/config` }).env).toEqual({})
+    expect(toRootPaths({ env: { MIRROR_HOME: 'm' }, cwd: foreignFolder }, '/root').env).toEqual({})
   })
 
   test('has no file that others can write, and no file below a folder that others can write', async () => {

@@ -33,7 +33,7 @@ function findFirst({ folder }: Pick<SshProgram, 'folder'>) {
   onTestFinished(() => void vi.unstubAllEnvs())
 }
 
-const there = { kind: 'ssh', host: 'there', user: 'me', port: 2222 } as const
+const endpoint = { kind: 'ssh', host: 'there', user: 'me', port: 2222 } as const
 const answer: RequestListener = (request, response) => {
   if (request.url === '/_ping') return response.end('OK')
   response.setHeader('content-type', 'application/json')
@@ -43,7 +43,7 @@ const answer: RequestListener = (request, response) => {
 test('an engine behind ssh is reached like docker reaches it, with one login for consecutive requests', async () => {
   const ssh = await makeSshProgram(await startEngine(answer))
   findFirst(ssh)
-  const engine = await openEngineAt(there)
+  const engine = await openEngineAt(endpoint)
   expect(await engine.volumes.find('one')).toEqual({ labels: { path: '/volumes/one' } })
   expect(await engine.volumes.find('two')).toEqual({ labels: { path: '/volumes/two' } })
   expect(await ssh.runs()).toEqual([
@@ -53,7 +53,7 @@ test('an engine behind ssh is reached like docker reaches it, with one login for
 
 test('an error of ssh, or of docker there, is the reason in the message', async () => {
   findFirst(await makeFailingSshProgram('Welcome to there.\n\nme@there: Permission denied (publickey).', 255))
-  await expect(openEngineAt(there)).rejects.toMatchObject({
+  await expect(openEngineAt(endpoint)).rejects.toMatchObject({
     name: 'MirrorError',
     exit: 4,
     message: expect.stringMatching(
@@ -66,7 +66,7 @@ test('an error of ssh, or of docker there, is the reason in the message', async 
 test('an engine behind ssh without the ssh program is an error that says so', async () => {
   vi.stubEnv('PATH', '/nowhere')
   onTestFinished(() => void vi.unstubAllEnvs())
-  await expect(openEngineAt(there)).rejects.toMatchObject({
+  await expect(openEngineAt(endpoint)).rejects.toMatchObject({
     name: 'MirrorError',
     exit: 4,
     message: 'The Docker engine at ssh://me@there:2222 needs ssh, which is not installed.',
@@ -80,7 +80,10 @@ test('an ssh connection transfers large content in both directions with back pre
       setTimeout(() => request.pipe(response), 20)
     }),
   )
-  const connection = new SshConnection(there, { ...process.env, PATH: `${folder}${delimiter}${process.env['PATH']}` })
+  const connection = new SshConnection(endpoint, {
+    ...process.env,
+    PATH: `${folder}${delimiter}${process.env['PATH']}`,
+  })
   connection.write(`POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: ${content.length}\r\n\r\n`)
   connection.write(content)
   const chunks: Buffer[] = []
@@ -94,7 +97,7 @@ test('the agent ends an idle ssh connection', async () => {
   const { folder } = await makeSshProgram(await startEngine(answer))
   const env = { ...process.env, PATH: `${folder}${delimiter}${process.env['PATH']}` }
   const agent = Object.assign(new Agent({ keepAlive: true, timeout: 20 }), {
-    createConnection: () => new SshConnection(there, env),
+    createConnection: () => new SshConnection(endpoint, env),
   })
   const request = get('http://docker/_ping', { agent })
   const [response] = (await once(request, 'response')) as [IncomingMessage]
@@ -105,16 +108,19 @@ test('the agent ends an idle ssh connection', async () => {
 
 test('a destroyed connection ends its ssh', async () => {
   let isHungUp = false
-  const asked = createDeferred()
+  const requested = createDeferred()
   const { folder } = await makeSshProgram(
     await startEngine((request) => {
       request.socket.once('close', () => (isHungUp = true))
-      asked.resolve()
+      requested.resolve()
     }),
   )
-  const connection = new SshConnection(there, { ...process.env, PATH: `${folder}${delimiter}${process.env['PATH']}` })
+  const connection = new SshConnection(endpoint, {
+    ...process.env,
+    PATH: `${folder}${delimiter}${process.env['PATH']}`,
+  })
   connection.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n')
-  await asked.promise
+  await requested.promise
   connection.destroy()
   await once(connection, 'close')
   await expect.poll(() => isHungUp).toBe(true)
@@ -122,7 +128,10 @@ test('a destroyed connection ends its ssh', async () => {
 
 test('a destroyed connection ends the programs that its ssh started', async () => {
   const { folder, proxyPid } = await makeProxiedSshProgram()
-  const connection = new SshConnection(there, { ...process.env, PATH: `${folder}${delimiter}${process.env['PATH']}` })
+  const connection = new SshConnection(endpoint, {
+    ...process.env,
+    PATH: `${folder}${delimiter}${process.env['PATH']}`,
+  })
   await expect.poll(() => proxyPid().catch(() => 0)).toBeGreaterThan(0)
   connection.destroy()
   await once(connection, 'close')

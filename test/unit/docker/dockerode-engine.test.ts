@@ -57,7 +57,7 @@ test('a refusal of the engine is a DockerError with its message', async () => {
 })
 
 /** Opens an engine with one program, whose part `talk` plays: it gets the input, and answers in frames. */
-function openWithProgram(talk: (asked: string, say: (of: 1 | 2, text: string) => void, socket: Duplex) => void) {
+function openWithProgram(respond: (input: string, send: (of: 1 | 2, text: string) => void, socket: Duplex) => void) {
   const commands: object[] = []
   const opened = openWith(
     (request, response) => {
@@ -71,13 +71,13 @@ function openWithProgram(talk: (asked: string, say: (of: 1 | 2, text: string) =>
     (_, socket) => {
       onTestFinished(() => void socket.destroy())
       socket.write('HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n')
-      const say = (of: 1 | 2, text: string) => {
+      const send = (of: 1 | 2, text: string) => {
         const header = Buffer.alloc(8)
         header[0] = of
         header.writeUInt32BE(Buffer.byteLength(text), 4)
         socket.write(Buffer.concat([header, Buffer.from(text)]))
       }
-      socket.on('data', (bytes: Buffer) => talk(bytes.toString(), say, socket))
+      socket.on('data', (bytes: Buffer) => respond(bytes.toString(), send, socket))
     },
   )
   return opened.then((engine) => {
@@ -98,12 +98,12 @@ test('a program in the container connects to the mirror there, without secrets i
   onTestFinished(() => rm(folder, { recursive: true }))
   await writeFile(join(folder, 'token'), 'secret\n')
   let isOver = false
-  const { admin, commands } = await openWithProgram((asked, say, socket) => {
-    if (!asked.includes('\r\n\r\n')) return
+  const { admin, commands } = await openWithProgram((input, send, socket) => {
+    if (!input.includes('\r\n\r\n')) return
     socket.once('end', () => socket.end()).once('close', () => (isOver = true))
-    const body = JSON.stringify([{ name: asked }])
-    say(1, `HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n`)
-    say(1, body)
+    const body = JSON.stringify([{ name: input }])
+    send(1, `HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n`)
+    send(1, body)
   })
   const [image] = await admin(join(folder, 'token')).registry.list()
   expect(image!.name).toMatch(/^GET \/api\/registry HTTP\/1\.1\r\n/)
@@ -123,9 +123,9 @@ test('a program in the container connects to the mirror there, without secrets i
 
 test('progress streams through the program, and an abort closes the connection', async () => {
   let isHungUp = false
-  const { admin } = await openWithProgram((_, say, socket) => {
+  const { admin } = await openWithProgram((_, send, socket) => {
     socket.once('end', () => (isHungUp = true))
-    say(1, 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nf\r\n{"checked":1}\n\n\r\n')
+    send(1, 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nf\r\n{"checked":1}\n\n\r\n')
   })
   const interrupt = new AbortController()
   const read = async () => {
@@ -141,16 +141,16 @@ test('progress streams through the program, and an abort closes the connection',
 test.each<[string, Parameters<typeof openWithProgram>[0], string]>([
   [
     'no program listens',
-    (_, say, socket) => {
-      say(2, 'connect ECONNREFUSED 127.0.0.1:5056\n')
+    (_, send, socket) => {
+      send(2, 'connect ECONNREFUSED 127.0.0.1:5056\n')
       socket.end()
     },
     'connect ECONNREFUSED 127.0.0.1:5056',
   ],
   ['the program hangs up', (_, _say, socket) => void socket.end(), 'socket hang up'],
   ['no answer comes', () => {}, 'it was silent for 0.1 s'],
-])('the error says that the mirror does not answer when %s', async (_, talk, why) => {
-  const { admin } = await openWithProgram(talk)
+])('the error says that the mirror does not answer when %s', async (_, respond, why) => {
+  const { admin } = await openWithProgram(respond)
   await expect(admin(undefined, 100).getStatus()).rejects.toMatchObject({
     name: 'MirrorError',
     exit: 4,

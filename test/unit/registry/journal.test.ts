@@ -157,8 +157,8 @@ describe('the journal of a pushed repository', () => {
     async () => {
       // Fills the path, so that only the path in quarantine exceeds the limit of Linux.
       let root = await temporaryFolder()
-      for (let left = 3984 - root.length; left > 0; left = 3984 - root.length)
-        root = join(root, 'x'.repeat(left > 400 ? 200 : left > 202 ? left - 202 : left - 1))
+      for (let remaining = 3984 - root.length; remaining > 0; remaining = 3984 - root.length)
+        root = join(root, 'x'.repeat(remaining > 400 ? 200 : remaining > 202 ? remaining - 202 : remaining - 1))
       expect(root.length).toBe(3984)
       const digest = await loseLine(root)
       await using(root, async (store) => {

@@ -37,13 +37,13 @@ async function setUp() {
 
 test('a request for a blob protects it from garbage collection, and is recorded once an hour', async () => {
   const { time, store, registry, heldSince } = await setUp()
-  const begun = heldSince()
+  const heldAtStart = heldSince()
   time.now += hour / 2
   await registry.blob(app, digest, caller)
-  expect(heldSince()).toBe(begun)
+  expect(heldSince()).toBe(heldAtStart)
   time.now += hour
   await registry.blob(app, digest, caller)
-  expect(heldSince()).toBe(begun + 1.5 * hour)
+  expect(heldSince()).toBe(heldAtStart + 1.5 * hour)
   expect((await readFile(store.layout.journal('app'), 'utf8')).split('\n')).toHaveLength(4)
 })
 

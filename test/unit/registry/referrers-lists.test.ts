@@ -125,10 +125,10 @@ async function setUpHeld() {
 test('a client that disconnects while it waits for a list of referrers leaves the queue', async () => {
   const { held, ask } = await setUpHeld()
   const first = ask()
-  const gone = new AbortController()
-  const leaving = Array.from({ length: 10 }, () => ask(gone.signal))
+  const clientAbort = new AbortController()
+  const leaving = Array.from({ length: 10 }, () => ask(clientAbort.signal))
   const last = ask()
-  gone.abort(new Error('the client is gone'))
+  clientAbort.abort(new Error('the client is gone'))
   for (const one of leaving) await expect(one).rejects.toThrow('the client is gone')
   held.letGo()
   const answers = await Promise.all([first, last])
@@ -138,8 +138,8 @@ test('a client that disconnects while it waits for a list of referrers leaves th
 
 test('a list of referrers is refused with Retry-After while 64 requests are waiting', async () => {
   const { held, ask } = await setUpHeld()
-  const asked = Array.from({ length: 65 }, () => ask())
+  const responses = Array.from({ length: 65 }, () => ask())
   await expect(ask()).rejects.toMatchObject({ name: 'BudgetError', retryAfterSeconds: 2 })
   held.letGo()
-  expect(await Promise.all(asked)).toHaveLength(65)
+  expect(await Promise.all(responses)).toHaveLength(65)
 })

@@ -6,7 +6,7 @@ import { getMachineNames } from '../../../../src/lib/network.ts'
 import { createHostGuard } from '../../../../src/server/request-guard.ts'
 
 /** Parses the configuration as the mirror in the container does. */
-function parsedBack(
+function parseConfigOfContainer(
   config: Config,
   handedOver: string[] = [],
 ): { inside: Config; files: Readonly<Record<string, string>> } {
@@ -28,7 +28,7 @@ describe('the configuration inside a container', () => {
     config.allowedHosts = ['cache.example']
     config.log.level = 'debug'
     config.networks = ['kind', 'compose_default']
-    const { inside, files } = parsedBack(config)
+    const { inside, files } = parseConfigOfContainer(config)
     expect(inside).toEqual({
       ...config,
       cache: { ...config.cache, listen: at(5055) },
@@ -44,7 +44,7 @@ describe('the configuration inside a container', () => {
     const config = defaultConfig()
     config.allowedHosts = ['cache.example']
     config.cache.listen = ['127.0.0.1', '192.168.7.5', '0.0.0.0', 'fd00::5'].map((host) => ({ host, port: 5055 }))
-    const { allowedHosts } = parsedBack(config).inside
+    const { allowedHosts } = parseConfigOfContainer(config).inside
     for (const name of ['cache.example', '192.168.7.5', ...getMachineNames()]) expect(allowedHosts).toContain(name)
     expect(allowedHosts).not.toContain('0.0.0.0')
     const guard = createHostGuard(allowedHosts, () => {})
@@ -61,10 +61,10 @@ describe('the configuration inside a container', () => {
       registry: { inside: 5001, outside: 0 },
       admin: { inside: 5056, outside: 5056 },
     })
-    expect(parsedBack(config).inside.cache.listen).toEqual(at(6055))
+    expect(parseConfigOfContainer(config).inside.cache.listen).toEqual(at(6055))
     config.registry.enabled = false
     expect(toContainerPorts(config).registry).toBeUndefined()
-    expect(parsedBack(config).inside.registry.enabled).toBe(false)
+    expect(parseConfigOfContainer(config).inside.registry.enabled).toBe(false)
   })
 
   test('names each exported file once, by a unique name', () => {
@@ -77,14 +77,14 @@ describe('the configuration inside a container', () => {
     }
     config.tls = { cert: '/etc/tls.crt', key: '/etc/tls.key', ca: '/etc/tls-ca.crt' }
     config.registry.auth = { htpasswd: '/etc/my passwords' }
-    const { inside, files } = parsedBack(config)
-    const outsideOf = (path: string | undefined) => files[path!.replace('/data/home/handed/', '')]
-    expect(outsideOf(inside.tls!.cert)).toBe('/etc/tls.crt')
-    expect(outsideOf(inside.tls!.key)).toBe('/etc/tls.key')
+    const { inside, files } = parseConfigOfContainer(config)
+    const getHostPath = (path: string | undefined) => files[path!.replace('/data/home/handed/', '')]
+    expect(getHostPath(inside.tls!.cert)).toBe('/etc/tls.crt')
+    expect(getHostPath(inside.tls!.key)).toBe('/etc/tls.key')
     // Expects no CA in the container, because clients are configured on the machine itself.
     expect(inside.tls!.ca).toBeUndefined()
-    expect(outsideOf(inside.registry.auth!.htpasswd)).toBe('/etc/my passwords')
-    const authorities = Object.values(inside.upstreams).map(({ ca }) => outsideOf(ca))
+    expect(getHostPath(inside.registry.auth!.htpasswd)).toBe('/etc/my passwords')
+    const authorities = Object.values(inside.upstreams).map(({ ca }) => getHostPath(ca))
     expect(authorities).toEqual(['/etc/a/ca.pem', '/etc/b/ca.pem', '/etc/a/ca.pem'])
     expect(Object.keys(files)).toHaveLength(5)
     expect(inside.upstreams['a.example']!.tagFreshness).toBe(0)
@@ -99,7 +99,7 @@ describe('the configuration inside a container', () => {
       'a.example': { ...upstream, url: 'https://a.example' },
       'b.example': { ...upstream, url: 'https://b.example' },
     }
-    const { inside, files } = parsedBack(config, ['a.example', 'docker.io'])
+    const { inside, files } = parseConfigOfContainer(config, ['a.example', 'docker.io'])
     expect(
       Object.entries(inside.upstreams).map(([host, { url, credentials }]) => [host, url, credentials.from]),
     ).toEqual([

@@ -17,11 +17,13 @@ test("the credential of a company's cache is exported for a registry that it kee
     ca: undefined,
     tagFreshness: undefined,
   }
-  const handed = (prefix: string | undefined) => {
+  const exportWithPrefix = (prefix: string | undefined) => {
     const upstreams = { 'docker.io': { ...upstream, url: 'https://harbor.corp.example', prefix } }
     return exportCredentials(['docker.io'], { upstreams }, { DOCKER_CONFIG: folder }, systemClock)
   }
-  expect(JSON.parse(await handed('hub'))).toEqual({ auths: { 'harbor.corp.example': auths['harbor.corp.example'] } })
-  const direct = JSON.parse(await handed(undefined)) as { auths: object }
+  expect(JSON.parse(await exportWithPrefix('hub'))).toEqual({
+    auths: { 'harbor.corp.example': auths['harbor.corp.example'] },
+  })
+  const direct = JSON.parse(await exportWithPrefix(undefined)) as { auths: object }
   expect(Object.keys(direct.auths)).toEqual(['https://index.docker.io/v1/'])
 })

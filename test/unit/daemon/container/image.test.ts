@@ -30,10 +30,10 @@ const spring2026 = Date.parse('2026-03-01')
 const fall2026 = Date.parse('2026-11-01')
 
 function request(difference: Partial<ImageRequest> = {}, host: Partial<ImageRequest['host']> = {}) {
-  const said: string[] = []
+  const messages: string[] = []
   const runCommand: RunCommand = () =>
     Promise.resolve({ exitCode: 0, stdout: `\tlib.so => ${folder}/lib.so (0x00007f)\n`, stderr: '' })
-  const asked: ImageRequest = {
+  const imageRequest: ImageRequest = {
     requested: undefined,
     published: undefined,
     root: join(folder, 'package'),
@@ -49,14 +49,14 @@ function request(difference: Partial<ImageRequest> = {}, host: Partial<ImageRequ
     },
     runCommand,
     signal: new AbortController().signal,
-    notify: (text) => said.push(text),
+    notify: (text) => messages.push(text),
     ...difference,
   }
-  return { asked, said }
+  return { asked: imageRequest, said: messages }
 }
 
-async function ensure(docker: FakeEngine, { asked }: ReturnType<typeof request>) {
-  return ensureImage(docker, await docker.getInfo(), asked)
+async function ensure(docker: FakeEngine, { asked: imageRequest }: ReturnType<typeof request>) {
+  return ensureImage(docker, await docker.getInfo(), imageRequest)
 }
 
 describe('the image', () => {
@@ -114,10 +114,10 @@ describe('the image', () => {
     const docker = createFakeEngine()
     docker.trial = { code: 1, lines: ['names cannot be looked up: EAI_FAIL'] }
     docker.registry.set('node:24-slim', {})
-    const asked = request()
-    await ensure(docker, asked)
+    const imageRequest = request()
+    await ensure(docker, imageRequest)
     expect(docker.done.slice(-2)).toEqual(['pull node:24-slim', `build ${localImage}`])
-    expect(asked.said.join('\n')).toContain('names cannot be looked up: EAI_FAIL')
+    expect(imageRequest.said.join('\n')).toContain('names cannot be looked up: EAI_FAIL')
   })
 
   test.each([

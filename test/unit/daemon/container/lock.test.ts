@@ -13,25 +13,25 @@ beforeEach(async () => {
 })
 afterEach(() => rm(stateDir, { recursive: true }))
 
-const request = (said: string[] = [], signal = new AbortController().signal) => ({
+const request = (messages: string[] = [], signal = new AbortController().signal) => ({
   stateDir,
   clock: systemClock,
   signal,
-  notify: (text: string) => said.push(text),
+  notify: (text: string) => messages.push(text),
 })
 
 test('only one command at a time changes which container is the mirror', async () => {
-  const said: string[] = []
+  const messages: string[] = []
   let working = 0
-  let most = 0
+  let maxRunning = 0
   const work = async () => {
-    most = Math.max(most, (working += 1))
+    maxRunning = Math.max(maxRunning, (working += 1))
     await systemClock.sleep(5)
     working -= 1
   }
-  await Promise.all(Array.from({ length: 4 }, () => withCommandLock(request(said), work)))
-  expect(most).toBe(1)
-  expect(said[0]).toContain(`pid ${process.pid}`)
+  await Promise.all(Array.from({ length: 4 }, () => withCommandLock(request(messages), work)))
+  expect(maxRunning).toBe(1)
+  expect(messages[0]).toContain(`pid ${process.pid}`)
   expect(await readdir(stateDir)).toEqual([])
 })
 
@@ -40,8 +40,8 @@ test('a command that failed or died does not block others', async () => {
   await expect(failing).rejects.toThrow('no')
   const former = { pid: process.pid, identity: 'an-earlier-boot:1', nonce: 'n' }
   const dead = { pid: 2147483646, nonce: 'f'.repeat(32) }
-  for (const left of [JSON.stringify(former), JSON.stringify(dead), 'garbage', '']) {
-    await writeFile(join(stateDir, 'turn.json'), left)
+  for (const leftover of [JSON.stringify(former), JSON.stringify(dead), 'garbage', '']) {
+    await writeFile(join(stateDir, 'turn.json'), leftover)
     expect(await withCommandLock(request(), () => Promise.resolve('done'))).toBe('done')
     expect(await readdir(stateDir)).toEqual([])
   }

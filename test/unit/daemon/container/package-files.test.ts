@@ -21,7 +21,7 @@ async function install(at: string, manifest: object, ...files: string[]) {
 }
 
 const root = () => join(folder, 'lib/node_modules/mirror')
-const placesIn = async () =>
+const listPackagePaths = async () =>
   (await buildPackageTree(root())).map(({ path, source }) => [path, source.slice(folder.length + 1)])
 
 test('hoisted packages are found, and each package finds its own version', async () => {
@@ -31,7 +31,7 @@ test('hoisted packages are found, and each package finds its own version', async
   await install(`${modules}/a/node_modules/b`, { dependencies: { c: '1' } })
   await install(`${modules}/b`, {})
   await install(`${modules}/c`, { dependencies: { a: '1' } })
-  expect(await placesIn()).toEqual([
+  expect(await listPackagePaths()).toEqual([
     ['', `${modules}/mirror`],
     ['node_modules/a', `${modules}/a`],
     ['node_modules/b', `${modules}/b`],
@@ -46,7 +46,7 @@ test('linked packages are found at their real paths', async () => {
   await install('store/a@1/node_modules/b', {})
   await mkdir(join(root(), 'node_modules/@scope'), { recursive: true })
   await symlink(join(folder, 'store/a@1/node_modules/@scope/a'), join(root(), 'node_modules/@scope/a'))
-  expect(await placesIn()).toEqual([
+  expect(await listPackagePaths()).toEqual([
     ['', 'lib/node_modules/mirror'],
     ['node_modules/@scope/a', 'store/a@1/node_modules/@scope/a'],
     ['node_modules/b', 'store/a@1/node_modules/b'],
@@ -61,8 +61,8 @@ test('a dependency that is not installed is an error', async () => {
 test('the image has the published files of this package and the code of its dependencies', async () => {
   const own = ['oclif.manifest.json', 'bin/run.js', 'dist/index.js', 'templates/Dockerfile', 'src/index.ts']
   await install('lib/node_modules/mirror', {}, ...own)
-  const [ours] = await buildPackageTree(root())
-  expect((await listPackageFiles(ours!)).map(({ path }) => path)).toEqual([
+  const [ownPackage] = await buildPackageTree(root())
+  expect((await listPackageFiles(ownPackage!)).map(({ path }) => path)).toEqual([
     'package.json',
     'oclif.manifest.json',
     'bin/run.js',

@@ -34,7 +34,7 @@ const other = (name: string, port: number): ContainerSpec => ({
   logOptions: {},
 })
 
-const refusal = (action: Promise<unknown>) =>
+const getRefusal = (action: Promise<unknown>) =>
   action.then(
     () => expect.unreachable(),
     (error: unknown) => {
@@ -104,10 +104,10 @@ describe('the container', () => {
   test('is never changed when it does not belong to mirror', async () => {
     const docker = engineWithImage()
     await docker.containers.create(other('mirror', 80))
-    expect((await refusal(findOwnContainer(docker, owner))).message).toContain('does not belong to mirror')
+    expect((await getRefusal(findOwnContainer(docker, owner))).message).toContain('does not belong to mirror')
     await docker.containers.remove('mirror')
     await up(docker, desiredContainer())
-    expect((await refusal(findOwnContainer(docker, '/home/you/state'))).message).toContain(owner)
+    expect((await getRefusal(findOwnContainer(docker, '/home/you/state'))).message).toContain(owner)
   })
 
   test('is not replaced when another program has taken its name since the plan', async () => {
@@ -116,11 +116,11 @@ describe('the container', () => {
     const desired = desiredContainer({ memory: 1024 })
     const plan = planContainer(desired, await findOwnContainer(docker, owner))
     await docker.containers.remove('mirror')
-    const theirs = await docker.containers.create(other('mirror', 80))
-    expect((await refusal(applyContainerPlan(docker, plan, orderFor(desired)))).message).toContain(
+    const otherContainer = await docker.containers.create(other('mirror', 80))
+    expect((await getRefusal(applyContainerPlan(docker, plan, orderFor(desired)))).message).toContain(
       'does not belong to mirror',
     )
-    expect(docker.container(theirs)).toBeDefined()
+    expect(docker.container(otherContainer)).toBeDefined()
   })
 
   test('does not use the volume of another mirror', async () => {
@@ -129,21 +129,21 @@ describe('the container', () => {
     await docker.containers.remove('mirror')
     expect(await docker.volumes.find('mirror-data')).toEqual({ labels: { 'dev-mirror.owner': owner } })
     const stranger = desiredContainer({ owner: '/home/you/state' })
-    expect((await refusal(refuseForeignVolume(docker, stranger))).message).toContain(owner)
-    expect((await refusal(removeVolume(docker, '/home/you/state'))).message).toContain(owner)
+    expect((await getRefusal(refuseForeignVolume(docker, stranger))).message).toContain(owner)
+    expect((await getRefusal(removeVolume(docker, '/home/you/state'))).message).toContain(owner)
     await refuseForeignVolume(docker, desiredContainer())
     expect(await removeVolume(docker, owner)).toBe(true)
     expect(await removeVolume(docker, owner)).toBe(false)
 
     await docker.volumes.create('mirror-data', {})
     await refuseForeignVolume(docker, desiredContainer())
-    expect((await refusal(removeVolume(docker, owner))).hints[0]).toContain('docker volume rm mirror-data')
+    expect((await getRefusal(removeVolume(docker, owner))).hints[0]).toContain('docker volume rm mirror-data')
   })
 
   test('reports the container that has its port', async () => {
     const docker = engineWithImage()
     await docker.containers.start(await docker.containers.create(other('web', 5055)))
-    const { message, hints } = await refusal(refuseTakenPorts(docker, desiredContainer().ports))
+    const { message, hints } = await getRefusal(refuseTakenPorts(docker, desiredContainer().ports))
     expect(message).toBe('Port 5055 (cache) is already in use by the container web.')
     expect(hints[0]).toBe('mirror up --runtime container --cache-port 6055')
   })
@@ -157,7 +157,9 @@ describe('the container', () => {
       await refuseTakenPorts(docker, desiredContainer().ports)
     }
     docker.addresses.set(id, '0.0.0.0')
-    expect((await refusal(refuseTakenPorts(docker, desiredContainer().ports))).message).toContain('the container web')
+    expect((await getRefusal(refuseTakenPorts(docker, desiredContainer().ports))).message).toContain(
+      'the container web',
+    )
   })
 
   test('that ends at once is an error with its message and exit code, and is removed', async () => {
@@ -166,19 +168,19 @@ describe('the container', () => {
       code: 2,
       lines: ['{"level":"info"}', 'mirror: The store is too new.', '', 'Next:', '  Update mirror'],
     }
-    const error = await refusal(up(docker, desiredContainer()))
+    const error = await getRefusal(up(docker, desiredContainer()))
     expect(error).toMatchObject({ message: 'The store is too new.', exit: 2, hints: ['Update mirror'] })
     expect(docker.container('mirror')).toBeUndefined()
     expect(await docker.volumes.find('mirror-data'), 'it holds nothing').toBeUndefined()
     await docker.volumes.create('mirror-data', {})
-    await refusal(up(docker, desiredContainer()))
+    await getRefusal(up(docker, desiredContainer()))
     expect(await docker.volumes.find('mirror-data')).toBeDefined()
   })
 
   test('that ends without a message is an error with the end of its log', async () => {
     const docker = engineWithImage()
     docker.outcome = { code: 139, lines: ['Segmentation fault'] }
-    const error = await refusal(up(docker, desiredContainer()))
+    const error = await getRefusal(up(docker, desiredContainer()))
     expect(error.message).toContain('exit code 139')
     expect(error.hints).toEqual(['Segmentation fault'])
   })

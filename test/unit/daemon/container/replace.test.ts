@@ -35,7 +35,7 @@ async function expectAsBefore(docker: FakeEngine, id: string) {
   expect(answer.status).toBe(200)
 }
 
-const refusal = (action: Promise<unknown>) =>
+const getRefusal = (action: Promise<unknown>) =>
   action.then(
     () => expect.unreachable(),
     (error: unknown) => {
@@ -45,7 +45,7 @@ const refusal = (action: Promise<unknown>) =>
   )
 
 /** Returns a clock that jumps ahead by a second with each read. */
-function hastyClock(): Clock {
+function createFastClock(): Clock {
   let now = 0
   return { ...systemClock, monotonic: () => (now += 1000), sleep: () => Promise.resolve() }
 }
@@ -60,7 +60,7 @@ describe('a container that is replaced', () => {
   ])('runs again when its successor %s', async (_, outcome, message) => {
     const { docker, id, failWith } = await setEngine()
     failWith(outcome)
-    const error = await refusal(up(docker, newer, { clock: hastyClock() }))
+    const error = await getRefusal(up(docker, newer, { clock: createFastClock() }))
     expect(error.message).toContain(message)
     expect(error.message).toMatch(/ The mirror that ran before runs again, as it was\.$/)
     expect(error.exit).toBe(typeof outcome === 'object' && 'code' in outcome && outcome.code === 2 ? 2 : 1)
@@ -78,20 +78,22 @@ describe('a container that is replaced', () => {
   ])('runs on, and the command fails with a MirrorError, when it %s', async (_, refused) => {
     const { docker, id } = await setEngine()
     docker.refuse = (what) => (what === refused ? 'not today' : undefined)
-    expect((await refusal(up(docker, newer))).message).toMatch(/^The .*: not today\. The mirror that ran before runs/)
+    expect((await getRefusal(up(docker, newer))).message).toMatch(
+      /^The .*: not today\. The mirror that ran before runs/,
+    )
     await expectAsBefore(docker, id)
   })
 
   test('runs again when the last step fails, and the caller learns its ports', async () => {
     const { docker, id } = await setEngine()
-    const back: ContainerState[] = []
+    const restored: ContainerState[] = []
     const settle = () => Promise.reject(new MirrorError('The state cannot be written.'))
-    const putBack = async (container: ContainerState) => void back.push(container)
-    expect((await refusal(up(docker, newer, { onReady: settle, onRestored: putBack }))).message).toContain(
+    const putBack = async (container: ContainerState) => void restored.push(container)
+    expect((await getRefusal(up(docker, newer, { onReady: settle, onRestored: putBack }))).message).toContain(
       'The state cannot be written. The',
     )
     await expectAsBefore(docker, id)
-    expect(back).toMatchObject([{ id, running: true }])
+    expect(restored).toMatchObject([{ id, running: true }])
   })
 
   test('runs again when the signal aborts at any step', async () => {
@@ -108,7 +110,7 @@ describe('a container that is replaced', () => {
         if (what === step) interrupt.abort()
         return undefined
       }
-      const error = await refusal(up(docker, newer, { signal: interrupt.signal }))
+      const error = await getRefusal(up(docker, newer, { signal: interrupt.signal }))
       expect(error, step).toMatchObject({ exit: 130, message: expect.stringMatching(/^Interrupted\. .* runs again/) })
       await expectAsBefore(docker, id)
     }
@@ -124,7 +126,7 @@ describe('a container that is replaced', () => {
   test('that cannot be restored is reported as down, after the reason of the failure', async () => {
     const { docker } = await setEngine()
     docker.outcome = { code: 2, lines: ['mirror: The store is too new.'] }
-    expect((await refusal(up(docker, newer))).message).toBe(
+    expect((await getRefusal(up(docker, newer))).message).toBe(
       'The store is too new. The mirror that ran before could not be restored: The store is too new.',
     )
   })
@@ -160,7 +162,7 @@ describe('recovery from an interrupted up', () => {
     await docker.containers.rename(id, 'mirror-before')
     expect(
       (
-        await refusal(
+        await getRefusal(
           recoverInterruptedReplace(docker, { owner: '/home/you/state', recordedId: undefined, clock: systemClock }),
         )
       ).message,

@@ -45,9 +45,9 @@ async function requestFor(env: Record<string, string>, more: { credentials?: str
     cwd: home,
   }
   const paths = mirrorPaths(surroundings)
-  const said: string[] = []
+  const messages: string[] = []
   return {
-    said,
+    said: messages,
     request: {
       surroundings,
       paths,
@@ -59,19 +59,19 @@ async function requestFor(env: Record<string, string>, more: { credentials?: str
       dryRun: more.dryRun ?? false,
       clock: systemClock,
       signal: new AbortController().signal,
-      notify: (text: string) => said.push(text),
+      notify: (text: string) => messages.push(text),
     },
   }
 }
 
 async function up(env: Record<string, string> = {}, more: { credentials?: string[] } = {}) {
-  const { request, said } = await requestFor(env, more)
+  const { request, said: messages } = await requestFor(env, more)
   const preparation = await prepareContainer(docker, request)
-  return { ...(await applyPreparedPlan(docker, request, preparation)), ...preparation, request, said }
+  return { ...(await applyPreparedPlan(docker, request, preparation)), ...preparation, request, said: messages }
 }
 
 const specOf = () => docker.container('mirror')!.spec
-const handed = () =>
+const readExports = () =>
   docker
     .container('mirror')!
     .unpacked.map(({ archive }) => archive.toString())
@@ -93,7 +93,7 @@ describe('up in a container', () => {
       registry: ['http://127.0.0.1:5001'],
       networks: { kind: 'http://mirror.svc:5055' },
     })
-    expect(handed()).toContain(JSON.stringify(endpoints))
+    expect(readExports()).toContain(JSON.stringify(endpoints))
     const running = await findRunning(request.paths.stateFile)
     expect(running).toMatchObject({ runtime: 'container', endpoints, container: { volume: 'mirror-data' } })
     expect(JSON.parse(await readFile(request.paths.stateFile, 'utf8'))).toMatchObject({ pid: 0, endpoints })
@@ -136,8 +136,8 @@ describe('up in a container', () => {
       MIRROR_CONFIG: `/data/${folders[1]}/mirror.yaml`,
       DOCKER_CONFIG: `/data/${folders[1]}/docker`,
     })
-    expect(handed()).toContain(`${folders[1]}/mirror.yaml`)
-    expect(handed()).not.toContain(folders[0])
+    expect(readExports()).toContain(`${folders[1]}/mirror.yaml`)
+    expect(readExports()).not.toContain(folders[0])
   })
 
   test('changes nothing in a dry run', async () => {
@@ -165,7 +165,7 @@ describe('up in a container', () => {
       admin: [expect.stringMatching(/^http:/)],
       networks: { kind: 'https://mirror.svc:5055' },
     })
-    expect(handed()).toContain('the tls.key')
+    expect(readExports()).toContain('the tls.key')
     expect((await up()).plan.action).toBe('keep')
     await writeFile(join(home, 'tls.crt'), `a new one\n${testCertificate.cert}`)
     expect((await up()).plan).toEqual({ action: 'replace', changed: ['files'] })
@@ -173,15 +173,15 @@ describe('up in a container', () => {
 
   test('exports proxies, but no credentials by default', async () => {
     const ALL_PROXY = 'http://me:hush@proxy.example:3128'
-    const { said } = await up({ HTTPS_PROXY: 'http://127.0.0.1:3128', NO_PROXY: 'corp.example', ALL_PROXY })
+    const { said: messages } = await up({ HTTPS_PROXY: 'http://127.0.0.1:3128', NO_PROXY: 'corp.example', ALL_PROXY })
     expect(specOf().env).toMatchObject({ HTTPS_PROXY: 'http://127.0.0.1:3128', NO_PROXY: 'corp.example' })
     expect(Object.keys(specOf().env)).not.toContain('MIRROR_IMAGE')
-    expect(said).toEqual([
+    expect(messages).toEqual([
       expect.stringContaining('HTTPS_PROXY names a proxy on this machine'),
       expect.stringContaining('ALL_PROXY holds a password'),
     ])
-    expect(said.join()).not.toContain('hush')
-    expect(handed()).not.toContain(Buffer.from('AWS:secret').toString('base64'))
+    expect(messages.join()).not.toContain('hush')
+    expect(readExports()).not.toContain(Buffer.from('AWS:secret').toString('base64'))
   })
 
   test('exports credentials with cache.shareCredentials, and knows when they are due again', async () => {
@@ -192,7 +192,7 @@ describe('up in a container', () => {
     const { request: missing } = await requestFor(share, { credentials: ['nobody.example'] })
     await expect(prepareContainer(docker, missing), 'before anything is stopped').rejects.toMatchObject({ exit: 2 })
     const { request } = await up(share, { credentials })
-    expect(handed()).toContain(Buffer.from('AWS:secret').toString('base64'))
+    expect(readExports()).toContain(Buffer.from('AWS:secret').toString('base64'))
     expect(JSON.stringify(specOf())).not.toContain('secret')
     expect(JSON.stringify(await readState(request.paths.stateFile))).not.toContain('secret')
 
@@ -246,20 +246,23 @@ describe('up in a container', () => {
   test('refuses a second mirror on another engine, unless the user asks for a container', async () => {
     const { request } = await up()
     const running = await readState(request.paths.stateFile)
-    const there = { endpoint: { kind: 'tcp', host: 'there', port: 1, tlsFolder: '/certs' }, isRemote: true } as const
-    const refuse = (engine: typeof there, found: typeof running, remembered: boolean) =>
+    const remoteEngine = {
+      endpoint: { kind: 'tcp', host: 'there', port: 1, tlsFolder: '/certs' },
+      isRemote: true,
+    } as const
+    const refuse = (engine: typeof remoteEngine, found: typeof running, remembered: boolean) =>
       refuseOtherEngine(engine, request.paths, { running: found, remembered })
-    await expect(refuse(there, running, false)).rejects.toMatchObject({
+    await expect(refuse(remoteEngine, running, false)).rejects.toMatchObject({
       exit: 2,
       message: 'The mirror runs in a container on unix:///var/run/docker.sock, but Docker is at tcp://there:1 now.',
       hints: ['DOCKER_HOST=unix:///var/run/docker.sock mirror up   (there)', 'mirror down   (stops that one)'],
     })
-    await expect(refuse(there, undefined, true)).rejects.toMatchObject({ exit: 2 })
-    await refuse(there, undefined, false)
+    await expect(refuse(remoteEngine, undefined, true)).rejects.toMatchObject({ exit: 2 })
+    await refuse(remoteEngine, undefined, false)
     await refuseOtherEngine(docker, request.paths, { running, remembered: true })
     const alias = { endpoint: { kind: 'socket', path: '/run/docker.sock' }, isRemote: false } as const
     await refuseOtherEngine(alias, request.paths, { running, remembered: true })
-    docker.endpoint = there.endpoint
+    docker.endpoint = remoteEngine.endpoint
     docker.isRemote = true
     await up()
     await expect(refuseOtherEngine(alias, request.paths, { running: undefined, remembered: true })).rejects.toThrow(
