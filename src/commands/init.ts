@@ -6,7 +6,7 @@ import { cachePortFlag, configFlag, dryRunFlag, yesFlag } from '../cli/flags.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import type { ConfigChoices, TemplateName } from '../daemon/init.ts'
 import { packageRoot } from '../lib/package-root.ts'
-import type { CommandEnvironment } from '../lib/process.ts'
+import { type CommandEnvironment, shellWord } from '../lib/process.ts'
 import { parseSize } from '../lib/units.ts'
 
 export default class Init extends BaseCommand {
@@ -60,7 +60,7 @@ export default class Init extends BaseCommand {
     if (flags.template !== undefined) return this.writeTemplate(flags.template as TemplateName, surroundings, flags)
     const { configFile } = mirrorPaths(surroundings)
     const { refuseExisting, renderConfig, writeConfig } = await import('../daemon/init.ts')
-    if (!flags.force && !flags['dry-run']) await refuseExisting(configFile)
+    if (!flags.force && !flags['dry-run']) await refuseExisting(configFile, this.commandLine)
     const choices = await this.askForChoices(flags)
     const template = join(packageRoot(), 'templates', 'mirror.yaml')
     const text = await renderConfig({ choices, configFile, template, homedir: surroundings.homedir })
@@ -68,8 +68,8 @@ export default class Init extends BaseCommand {
       process.stdout.write(text)
       return this.info(`Would write ${configFile}`)
     }
-    await writeConfig(configFile, text, { force: flags.force })
-    this.print(configFile)
+    const copy = await writeConfig(configFile, text, { force: flags.force, command: this.commandLine })
+    this.reportWritten(configFile, copy)
     this.info('Apply it with: mirror up')
   }
 
@@ -84,13 +84,25 @@ export default class Init extends BaseCommand {
     const text = await renderTemplate({ name, surroundings, program, templates, image: flags.image })
     if (flags.output === undefined || flags['dry-run']) {
       process.stdout.write(text)
+      if (flags.output !== undefined) this.info(`Would write ${resolve(flags.output)}`)
       return
     }
     const file = resolve(flags.output)
     refuseForeignFile(`--output ${flags.output}`, file, surroundings)
     const { writeConfig } = await import('../daemon/init.ts')
-    await writeConfig(file, text, { force: flags.force })
-    this.print(file)
+    const copy = await writeConfig(file, text, { force: flags.force, command: this.commandLine })
+    this.reportWritten(file, copy)
+  }
+
+  /** This command as the user gave it, without the flags that an error for an existing file suggests. */
+  private get commandLine(): string {
+    const args = this.argv.filter((arg) => arg !== '--force' && arg !== '--dry-run')
+    return ['mirror init', ...args.map(shellWord)].join(' ')
+  }
+
+  /** `copy`: of the file that was replaced. */
+  private reportWritten(file: string, copy: string | undefined): void {
+    this.print(copy === undefined ? `Wrote ${file}` : `Replaced ${file}; the old one is ${copy}`)
   }
 
   private async askForChoices(flags: {

@@ -1,11 +1,12 @@
-import { access, readFile, writeFile } from 'node:fs/promises'
+import { constants } from 'node:fs'
+import { access, copyFile, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { loadConfig } from '../config/load.ts'
 import { parseConfig } from '../config/parse.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import { formatProblem } from '../config/values.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
-import { makeFolder, writeFileAtomic } from '../lib/fs.ts'
+import { makeFolder, orAbsent, writeFileAtomic } from '../lib/fs.ts'
 import type { CommandEnvironment } from '../lib/process.ts'
 import { autostartSpec, renderLaunchAgent, renderSystemdUnit } from './autostart.ts'
 import { toContainerPorts } from './container/desired.ts'
@@ -62,33 +63,65 @@ function renderUpstream(text: string): string {
   return `${JSON.stringify(host.trim())}: ${JSON.stringify(value).replaceAll(/(?<=[{,]"[a-z]+":)/g, ' ')}`
 }
 
-/** Writes a file. `force`: replaces an existing one. Throws a MirrorError (exit 2) for an existing file without it. */
-export async function writeConfig(configFile: string, text: string, { force }: { force: boolean }): Promise<void> {
-  if (force) return writeFileAtomic(configFile, text)
-  await makeFolder(dirname(configFile))
+interface WriteOptions {
+  /** Replaces an existing file, and keeps a copy of it. */
+  readonly force: boolean
+  /** The user's command without `--force` and `--dry-run`, which the error for an existing file repeats. */
+  readonly command: string
+}
+
+/**
+ * Writes a file. Returns the path of the copy of the file that it replaces; undefined when nothing is lost. Throws a MirrorError
+ * (exit 2) for an existing file without `force`.
+ */
+export async function writeConfig(
+  file: string,
+  text: string,
+  { force, command }: WriteOptions,
+): Promise<string | undefined> {
+  await makeFolder(dirname(file))
   try {
-    await writeFile(configFile, text, { flag: 'wx', mode: 0o600 })
+    await writeFile(file, text, { flag: 'wx', mode: 0o600 })
+    return undefined
   } catch (error) {
-    if (errnoOf(error) === 'EEXIST') throw existingFileError(configFile)
-    throw error
+    if (errnoOf(error) !== 'EEXIST') throw error
+  }
+  if (!force) throw existingFileError(file, command)
+  // The file is absent where a symbolic link leads nowhere.
+  const old = await orAbsent(() => readFile(file, 'utf8'))
+  const copy = old === undefined || old === text ? undefined : await copyBeside(file)
+  await writeFileAtomic(file, text)
+  return copy
+}
+
+/** Copies a file to the first free of `mirror.yaml.bak`, `mirror.yaml.bak2`, …: an earlier copy may be the one with the user's text. */
+async function copyBeside(file: string): Promise<string> {
+  for (let number = 1; ; number++) {
+    const copy = `${file}.bak${number === 1 ? '' : number}`
+    try {
+      await copyFile(file, copy, constants.COPYFILE_EXCL)
+      return copy
+    } catch (error) {
+      if (errnoOf(error) !== 'EEXIST') throw error
+    }
   }
 }
 
 /** Throws a MirrorError (exit 2) for an existing file, before the user is asked anything. */
-export async function refuseExisting(configFile: string): Promise<void> {
+export async function refuseExisting(file: string, command: string): Promise<void> {
   try {
-    await access(configFile)
+    await access(file)
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return
     throw error
   }
-  throw existingFileError(configFile)
+  throw existingFileError(file, command)
 }
 
-function existingFileError(configFile: string): MirrorError {
-  return new MirrorError(`${configFile} already exists and was not changed.`, {
+function existingFileError(file: string, command: string): MirrorError {
+  return new MirrorError(`${file} already exists and was not changed.`, {
     exit: exitCode.usage,
-    hints: ['mirror init --dry-run   (prints a new one)', 'mirror init --force   (replaces it)'],
+    hints: [`${command} --dry-run   (prints a new one)`, `${command} --force   (replaces it, and keeps a copy)`],
   })
 }
 

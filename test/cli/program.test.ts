@@ -239,13 +239,30 @@ describe('mirror', () => {
 
   test('init writes a valid mirror.yaml, and does not overwrite it', async () => {
     const { exit, stdout } = await mirror('init', '--max-size', '5GiB', '--upstream', 'registry.corp.example')
-    expect({ exit, stdout }).toEqual({ exit: 0, stdout: `${join(home, 'mirror.yaml')}\n` })
+    expect({ exit, stdout }).toEqual({ exit: 0, stdout: `Wrote ${join(home, 'mirror.yaml')}\n` })
     const text = await readFile(join(home, 'mirror.yaml'), 'utf8')
     expect(text).toContain('maxSize: 5GiB')
     expect((await mirror('up', '--dry-run')).exit).toBe(0)
     expect((await mirror('init')).exit).toBe(2)
     expect((await mirror('init', '--force', '--dry-run')).stdout).toContain('maxSize: 20GiB')
     expect(await readFile(join(home, 'mirror.yaml'), 'utf8')).toBe(text)
+    const forced = await mirror('init', '--force')
+    expect(forced.stdout).toBe(
+      `Replaced ${join(home, 'mirror.yaml')}; the old one is ${join(home, 'mirror.yaml.bak')}\n`,
+    )
+    expect(await readFile(join(home, 'mirror.yaml.bak'), 'utf8')).toBe(text)
+  })
+
+  test('init repeats the command for a template that exists already', async () => {
+    const file = join(home, 'my compose.yaml')
+    await writeFile(file, 'mine')
+    const { exit, stderr } = await mirror('init', '--template', 'compose', '-o', file)
+    expect(exit).toBe(2)
+    expect(stderr).toContain(`mirror init --template compose -o '${file}' --dry-run `)
+    expect(stderr).toContain(`mirror init --template compose -o '${file}' --force `)
+    const preview = await mirror('init', '--template', 'compose', '-o', file, '--dry-run')
+    expect(preview.stdout).toContain('services:')
+    expect(preview.stderr).toBe(`Would write ${file}\n`)
   })
 
   test.each([

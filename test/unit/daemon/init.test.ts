@@ -74,12 +74,32 @@ describe('a new mirror.yaml', () => {
 
   test('has mode 0600, and replaces an existing file only with force', async () => {
     const file = join(folder, 'new', 'mirror.yaml')
-    await writeConfig(file, 'a', { force: false })
+    const command = 'mirror init --template compose --output c.yaml'
+    await writeConfig(file, 'a', { force: false, command })
     expect((await stat(file)).mode & 0o777).toBe(0o600)
     await writeFile(file, 'mine')
-    await expect(writeConfig(file, 'b', { force: false })).rejects.toMatchObject({ name: 'MirrorError', exit: 2 })
+    await expect(writeConfig(file, 'b', { force: false, command })).rejects.toMatchObject({
+      name: 'MirrorError',
+      exit: 2,
+      hints: [
+        'mirror init --template compose --output c.yaml --dry-run   (prints a new one)',
+        'mirror init --template compose --output c.yaml --force   (replaces it, and keeps a copy)',
+      ],
+    })
     expect(await readFile(file, 'utf8')).toBe('mine')
-    await writeConfig(file, 'b', { force: true })
+    await writeConfig(file, 'b', { force: true, command })
     expect(await readFile(file, 'utf8')).toBe('b')
+  })
+
+  test('keeps a copy of each file that it replaces, and none of the same text', async () => {
+    const file = join(folder, 'mirror.yaml')
+    const write = (text: string) => writeConfig(file, text, { force: true, command: 'mirror init' })
+    expect(await write('mine')).toBeUndefined()
+    expect(await write('new')).toBe(`${file}.bak`)
+    expect(await write('new')).toBeUndefined()
+    expect(await write('newer')).toBe(`${file}.bak2`)
+    expect(await readFile(`${file}.bak`, 'utf8')).toBe('mine')
+    expect(await readFile(`${file}.bak2`, 'utf8')).toBe('new')
+    expect((await stat(`${file}.bak`)).mode & 0o777).toBe(0o600)
   })
 })
