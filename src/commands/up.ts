@@ -86,7 +86,7 @@ export default class Up extends BaseCommand {
         return this.printJson({ action, changed, ...toDroppedReport(plan), dryRun: true, autostart: autostart?.file })
       this.print(renderUpPlan(plan))
       if (autostart) this.print(`Would write ${autostart.file}.`)
-      return
+      return this.warnOfPasswords(plan, surroundings)
     }
     if (flags.foreground) return this.serve(plan, surroundings, release)
 
@@ -97,6 +97,7 @@ export default class Up extends BaseCommand {
     )
     const notes = (await autostart?.install()) ?? []
     if (!flags.json) this.report(renderUp(report, this.getColorsFor(process.stdout)))
+    await this.warnOfPasswords(plan, surroundings)
     const clients = await this.findClients(surroundings)
     if (flags.json)
       return this.printJson({ ...report, clients: clients.stale.map(toClientReport), autostart: autostart?.file })
@@ -104,6 +105,14 @@ export default class Up extends BaseCommand {
     if (autostart) this.print(`It starts again after a reboot: ${autostart.file}`)
     for (const note of notes) this.info(`  ${note}`)
     this.suggestNext(report, clients)
+  }
+
+  /** Warns of each password in the configuration that the server cannot read. A server that runs on has its own variables. */
+  private async warnOfPasswords({ action, config }: UpPlan, { env }: CommandEnvironment): Promise<void> {
+    if (action === 'nothing') return
+    const { listUnreadablePasswords } = await import('../daemon/start-errors.ts')
+    const { yellow } = this.getColorsFor(process.stderr)
+    for (const text of await listUnreadablePasswords(config, env)) this.info(yellow(`  ${text}`))
   }
 
   /** Finds the configured clients, and rewrites the files of those with another address where that needs no consent. */
@@ -200,12 +209,10 @@ export default class Up extends BaseCommand {
   }
 
   /** Runs the server in this process. */
-  private async serve(
-    { action, running, paths, dropped }: UpPlan,
-    surroundings: CommandEnvironment,
-    release: () => void,
-  ): Promise<void> {
+  private async serve(plan: UpPlan, surroundings: CommandEnvironment, release: () => void): Promise<void> {
+    const { action, running, paths, dropped } = plan
     if (action === 'nothing') return this.print(`mirror is already running (pid ${running!.pid}), in the background.`)
+    await this.warnOfPasswords(plan, surroundings)
     const { prepareRollback } = await import('../daemon/stop.ts')
     const [{ serveInPlace }, { serveMirror }] = await Promise.all([
       import('../daemon/up.ts'),

@@ -9,10 +9,14 @@ import { parseObject } from '../lib/json.ts'
 import { packageRoot } from '../lib/package-root.ts'
 import { runCommand, type RunCommand, shellWord } from '../lib/process.ts'
 import { describeFileFailure, fileFailureReason, formatFileFailure } from '../lib/system-errors.ts'
+import { systemClock } from '../lib/time.ts'
 import { checkPasswordFile } from '../server/basic-auth.ts'
 import { ListenError } from '../server/listen.ts'
+import { createCredentials } from '../upstream/credentials.ts'
+import { dockerConfigPath } from '../upstream/docker-credentials.ts'
 import { readProxies } from '../upstream/proxy.ts'
 import { trustedCertificates } from '../upstream/transport.ts'
+import { UpstreamError } from '../upstream/upstream.ts'
 
 type FindHolder = (port: number) => Promise<PortHolder | undefined>
 
@@ -202,6 +206,26 @@ export async function checkNamedFiles(
     const { exit, hints } = error
     throw new MirrorError(`${error.message.replace(/\.$/, '')}, so nothing was done.`, { exit, hints, cause: error })
   }
+}
+
+/** Describes each password that upstreams in mirror.yaml name and that cannot be read, a sentence each. */
+export async function listUnreadablePasswords(
+  { upstreams }: Pick<Config, 'upstreams'>,
+  env: Readonly<Record<string, string | undefined>>,
+): Promise<string[]> {
+  const failures = Object.entries(upstreams).map(async ([host, { credentials: source }]) => {
+    // Other sources run programs, or are read only for registries that clients use.
+    if (source.from !== 'password-env' && source.from !== 'password-file') return []
+    const dockerConfig = dockerConfigPath(env)
+    try {
+      await createCredentials({ host, source, dockerConfig, env, runCommand, clock: systemClock }).find()
+      return []
+    } catch (error) {
+      if (!(error instanceof UpstreamError)) throw error
+      return [error.message]
+    }
+  })
+  return (await Promise.all(failures)).flat()
 }
 
 /** Reads the certificate and key of `tls`. Throws a MirrorError (exit 2) when they do not belong together or cannot be read. */

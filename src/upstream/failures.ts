@@ -2,7 +2,7 @@ import { STATUS_CODES } from 'node:http'
 import { stripVTControlCharacters } from 'node:util'
 import { isObject, JsonError, readJsonNow } from '../lib/json.ts'
 import { redact } from '../lib/logger.ts'
-import type { WorkWatcher } from '../lib/system-errors.ts'
+import { findProcessFaultCode, type WorkWatcher } from '../lib/system-errors.ts'
 import type { Clock } from '../lib/time.ts'
 import type { Identity } from '../oci/registry.ts'
 import { decodeBytes, getContentEncoding } from './body.ts'
@@ -102,33 +102,47 @@ export function isDenial(status: number): boolean {
 }
 
 /**
- * Wraps an upstream so that its health includes the last failure: the reason for an open circuit, or the end of a rate limit.
- * `wall`: wall clock ms. `watcher` receives for each request whether it reached the upstream.
+ * Wraps an upstream so that its health includes the last failure, also one that the circuit does not count, such as a credential
+ * that cannot be read. `wall`: wall clock ms. `watcher` receives for each request whether it reached the upstream.
  */
 export function recordFailures(upstream: Upstream, wall: () => number, watcher?: WorkWatcher): Upstream {
-  let last: { readonly message: string; readonly at: number } | undefined
-  let retryAt = 0
+  let last: { readonly message: string; readonly at: number; readonly retryAt: number } | undefined
+  /** True if the last request failed, and neither a pause nor a fault of this process explains it. */
+  let isFailing = false
+
+  function recordFailure(error: unknown): void {
+    if (!(error instanceof UpstreamError && recordedFailures.has(error.failure))) return
+    const pauseMs = error.retryAfterSeconds === undefined ? 0 : error.retryAfterSeconds * 1000
+    last = { message: error.message, at: wall(), retryAt: wall() + pauseMs }
+    isFailing = pauseMs === 0 && findProcessFaultCode(error) === undefined
+  }
+
+  function recordAnswer(): void {
+    watcher?.worked()
+    isFailing = false
+  }
 
   async function record<T>(ask: Promise<T>): Promise<T> {
     try {
       const response = await ask
-      watcher?.worked()
+      recordAnswer()
       return response
     } catch (error) {
-      if (error instanceof UpstreamError && answeredFailures.has(error.failure)) watcher?.worked()
+      if (error instanceof UpstreamError && answeredFailures.has(error.failure)) recordAnswer()
       else watcher?.failed(error)
-      if (error instanceof UpstreamError && recordedFailures.has(error.failure)) {
-        const now = wall()
-        retryAt = error.retryAfterSeconds === undefined ? 0 : now + error.retryAfterSeconds * 1000
-        last = { message: error.message, at: now }
-      }
+      recordFailure(error)
       throw error
     }
   }
 
   return {
     host: upstream.host,
-    identity: (access) => upstream.identity(access),
+    // Only a failure counts: an identity proves no response of the upstream.
+    identity: (access) =>
+      upstream.identity(access).catch((error: unknown) => {
+        recordFailure(error)
+        throw error
+      }),
     resolve: (...args) => record(upstream.resolve(...args)),
     manifest: (...args) => record(upstream.manifest(...args)),
     statBlob: (...args) => record(upstream.statBlob(...args)),
@@ -137,9 +151,11 @@ export function recordFailures(upstream: Upstream, wall: () => number, watcher?:
     referrers: (...args) => record(upstream.referrers(...args)),
     health() {
       const health = upstream.health()
-      const left = retryAt - wall()
-      if (last === undefined || (health.state === 'ok' && left <= 0)) return health
-      return { ...health, lastError: { ...last, ...(left > 0 && { retryAfterSeconds: Math.ceil(left / 1000) }) } }
+      const state = health.state === 'ok' && isFailing ? 'failing' : health.state
+      if (last === undefined || (state === 'ok' && last.retryAt <= wall())) return health
+      const { message, at, retryAt } = last
+      const retryAfterSeconds = Math.ceil((retryAt - wall()) / 1000)
+      return { ...health, state, lastError: { message, at, ...(retryAfterSeconds > 0 && { retryAfterSeconds }) } }
     },
   }
 }

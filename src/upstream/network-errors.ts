@@ -18,8 +18,21 @@ const timeouts = new Map<string, { readonly why: string; readonly outage: Outage
   ['UND_ERR_HEADERS_TIMEOUT', { why: 'did not answer in time', outage: 'silent' }],
 ])
 
-const certificateCode =
-  /^(CERT_|ERR_TLS_CERT|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|ERR_SSL_|EPROTO$|HOSTNAME_MISMATCH$|INVALID_CA$)/
+/** Certificates that no CA setting makes valid. */
+const certificateFaults = new Map([
+  ['CERT_HAS_EXPIRED', 'presented a certificate that has expired'],
+  ['CERT_NOT_YET_VALID', 'presented a certificate that is not valid yet; check the clock of this machine'],
+  ['CERT_REVOKED', 'presented a certificate that was revoked'],
+  ['ERR_TLS_CERT_ALTNAME_INVALID', 'presented a certificate for another host name'],
+  ['HOSTNAME_MISMATCH', 'presented a certificate for another host name'],
+])
+
+const trustCode = /^(CERT_|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|INVALID_CA$|ERR_SSL_CERTIFICATE_VERIFY_FAILED$)/
+
+const tlsCode = /^(ERR_SSL_|EPROTO$)/
+
+/** How OpenSSL reads the plain text of an HTTP server, in a code or, beside EPROTO, in a message. */
+const plainTextInsteadOfTls = /wrong[ _]version[ _]number|packet[ _]length[ _]too[ _]long/i
 
 /** A request that got no response. */
 interface FailedRequest {
@@ -57,13 +70,33 @@ export function toRequestError({ host, target, isRedirected, via }: FailedReques
     const options = { breaksCircuit, outage: late.outage, cause: error }
     return new TransientError('unavailable', 504, `${where} ${late.why}.`, options)
   }
-  if (certificateCode.test(code)) {
-    const message = `${where} presented a certificate that is not trusted (${code}); set upstreams."${host}".ca to trust your own CA.`
-    return new UpstreamError('unavailable', 502, message, { cause: error })
+  const tls = describeTlsFailure(code, error)
+  if (tls !== undefined) {
+    const url = `set upstreams."${host}".url to http://${target}`
+    const next = {
+      trust: `; set upstreams."${host}".ca to trust your own CA.`,
+      plain: isRedirected || via !== undefined ? '.' : `. If it is meant to be plain HTTP, ${url}.`,
+      other: '.',
+    }
+    return new UpstreamError('unavailable', 502, `${where} ${tls.why} (${code})${next[tls.kind]}`, { cause: error })
   }
   return new TransientError('unavailable', 502, `${where} broke the connection (${code || 'no reason given'}).`, {
     cause: error,
   })
+}
+
+/** Describes a failure of TLS; undefined for any other failure. Only a failure of trust is one that a CA setting fixes. */
+function describeTlsFailure(
+  code: string,
+  error: unknown,
+): { readonly why: string; readonly kind: 'trust' | 'plain' | 'other' } | undefined {
+  const fault = certificateFaults.get(code)
+  if (fault !== undefined) return { why: fault, kind: 'other' }
+  if (trustCode.test(code)) return { why: 'presented a certificate that is not trusted', kind: 'trust' }
+  if (!tlsCode.test(code)) return undefined
+  const text = `${code} ${error instanceof Error ? error.message : ''}`
+  if (plainTextInsteadOfTls.test(text)) return { why: 'does not speak TLS', kind: 'plain' }
+  return { why: 'failed the TLS handshake', kind: 'other' }
 }
 
 /** Names the hostname that failed, because it may be the upstream's or the proxy's. */

@@ -237,6 +237,25 @@ describe('mirror', () => {
     expect(JSON.parse((await mirror('logs', '--lines', '1', '--json')).stdout)).toHaveProperty('time')
   })
 
+  test('up warns of each password that cannot be read, and status shows its upstream as failing', async () => {
+    const upstreams = {
+      'env.example': { credentials: { username: 'me', passwordEnv: 'NOPE' } },
+      'file.example': { credentials: { username: 'me', passwordFile: join(home, 'nope') } },
+    }
+    await write(JSON.stringify({ upstreams }))
+    const { exit, stdout, stderr } = await mirror('up')
+    expect(exit).toBe(0)
+    expect(stderr).toContain('The credential for env.example cannot be used: the environment variable NOPE is not set.')
+    expect(stderr).toMatch(/The credential for file\.example cannot be used: the file \S+ cannot be read \(ENOENT\)\./)
+    const { cache } = (JSON.parse((await mirror('status', '--json')).stdout) as { endpoints: { cache: [string] } })
+      .endpoints
+    expect((await fetch(`${cache[0]}/v2/env.example/a/b/manifests/1`)).status).toBe(503)
+    const status = await mirror('status')
+    expect(status.stdout).toMatch(/^env\.example .* failing$/m)
+    expect(status.stdout).toMatch(/failed {4}upstream env\.example: .*NOPE is not set\. Next: /)
+    expect(stdout).not.toContain('NOPE')
+  })
+
   test('init writes a valid mirror.yaml, and does not overwrite it', async () => {
     const { exit, stdout } = await mirror('init', '--max-size', '5GiB', '--upstream', 'registry.corp.example')
     expect({ exit, stdout }).toEqual({ exit: 0, stdout: `Wrote ${join(home, 'mirror.yaml')}\n` })

@@ -4,6 +4,7 @@ import { brotliCompressSync, deflateSync, gzipSync } from 'node:zlib'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { computeDigest, parseDigest } from '../../../src/oci/reference.ts'
 import { mediaType } from '../../../src/oci/content.ts'
+import { toRequestError } from '../../../src/upstream/network-errors.ts'
 import { failureOf, fakeClock, openUpstream, readAll } from '../../support/upstream/open-upstream.ts'
 import { eventually, reply, serve } from '../../support/upstream/serve.ts'
 
@@ -100,6 +101,34 @@ describe('metadata requests', () => {
     const error = await failureOf(openUpstream(server.url).manifest('a', tag, anonymous))
     expect([error.failure, error.status]).toEqual([failure, answer])
     expect(server.log).toHaveLength(1)
+  })
+})
+
+describe('a failure of TLS', () => {
+  test('says that a registry with plain HTTP does not speak TLS, and how to name it', async () => {
+    const server = await serve((_, response) => reply(response, 200, type, manifest))
+    const host = new URL(server.url).host
+    const error = await failureOf(openUpstream(`https://${host}`).manifest('a', tag, anonymous))
+    expect(error.message).toMatch(/^registry\.example \(127\.0\.0\.1:\d+\) does not speak TLS \(\w+\)\. If it is/)
+    expect(error.message).toContain(`set upstreams."registry.example".url to http://${host}.`)
+    expect(error.message).not.toContain('certificate')
+  })
+
+  test.each([
+    ['SELF_SIGNED_CERT_IN_CHAIN', 'presented a certificate that is not trusted', true],
+    ['CERT_UNTRUSTED', 'presented a certificate that is not trusted', true],
+    ['CERT_HAS_EXPIRED', 'presented a certificate that has expired', false],
+    ['ERR_TLS_CERT_ALTNAME_INVALID', 'presented a certificate for another host name', false],
+    ['ERR_SSL_WRONG_VERSION_NUMBER', 'does not speak TLS', false],
+    ['ERR_SSL_PACKET_LENGTH_TOO_LONG', 'does not speak TLS', false],
+    ['ERR_SSL_TLSV1_ALERT_PROTOCOL_VERSION', 'failed the TLS handshake', false],
+    ['ERR_SSL_SSLV3_ALERT_HANDSHAKE_FAILURE', 'failed the TLS handshake', false],
+    ['EPROTO', 'failed the TLS handshake', false],
+  ])('with %s is described as "%s"', (code, why, namesAuthority) => {
+    const failure = Object.assign(new Error('tls'), { code })
+    const { message } = toRequestError({ host: 'r.example', target: 'r.example', isRedirected: false }, failure)
+    expect(message).toContain(`r.example ${why} (${code})`)
+    expect(message.includes('upstreams."r.example".ca')).toBe(namesAuthority)
   })
 })
 

@@ -45,3 +45,64 @@ describe('a mirror that could not reach upstreams for lack of descriptors', () =
     expect(await ownTroubles.find()).toEqual(['The mirror cannot send requests to upstreams: EMFILE'])
   })
 })
+
+describe('the health of an upstream', () => {
+  const credentialFailure = new UpstreamError('unavailable', 503, 'The credential for it cannot be used: no file.')
+
+  /** Creates an upstream that answers as the test says, and whose circuit counts no failure. */
+  function recorded() {
+    const answers: (Error | 'found')[] = []
+    const answer = () => {
+      const next = answers.shift()!
+      return next === 'found' ? Promise.resolve(undefined) : Promise.reject(next)
+    }
+    const health = () => ({ state: 'ok', rateLimit: undefined })
+    const upstream = recordFailures(
+      { host: 'it', resolve: answer, identity: answer, health } as unknown as Upstream,
+      () => 0,
+    )
+    const request = async (next: Error | 'found') => {
+      answers.push(next)
+      await upstream.resolve('app', { kind: 'tag', tag: 'v1' }, { access: 'anonymous' }).catch(() => undefined)
+    }
+    const identify = async (next: Error | 'found') => {
+      answers.push(next)
+      await upstream.identity('anonymous').catch(() => undefined)
+    }
+    return { upstream, request, identify }
+  }
+
+  test.each([
+    ['an unusable response', new UpstreamError('invalid', 502, 'it answered 400.')],
+    ['a failure of TLS', new UpstreamError('unavailable', 502, 'it does not speak TLS.')],
+    ['a broken connection', new TransientError('unavailable', 502, 'it broke the connection.')],
+  ])('is failing after %s, until it answers', async (_, failure) => {
+    const { upstream, request } = recorded()
+    await request(failure)
+    expect(upstream.health()).toMatchObject({ state: 'failing', lastError: { message: failure.message } })
+    await request('found')
+    expect(upstream.health()).toEqual({ state: 'ok', rateLimit: undefined })
+    await request(failure)
+    await request(new UpstreamError('absent', 404, 'it does not have it'))
+    expect(upstream.health().state).toBe('ok')
+  })
+
+  test('is failing while its credential cannot be read, although no request is sent', async () => {
+    const { upstream, request, identify } = recorded()
+    await identify(credentialFailure)
+    expect(upstream.health()).toMatchObject({ state: 'failing', lastError: { message: credentialFailure.message } })
+    await identify('found')
+    expect(upstream.health().state).toBe('failing')
+    await request('found')
+    expect(upstream.health().state).toBe('ok')
+  })
+
+  test('stays ok for a rate limit, a paused request, and a fault of this process', async () => {
+    const { upstream, request } = recorded()
+    await request(new UpstreamError('limited', 429, 'it limits', { retryAfterSeconds: 9 }))
+    expect(upstream.health()).toMatchObject({ state: 'ok', lastError: { retryAfterSeconds: 9 } })
+    await request(new UpstreamError('unavailable', 503, 'this request is paused', { retryAfterSeconds: 30 }))
+    await request(noDescriptor)
+    expect(upstream.health().state).toBe('ok')
+  })
+})
