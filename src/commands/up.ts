@@ -35,7 +35,7 @@ export default class Up extends BaseCommand {
   static override summary = 'Start the mirror and return when it answers'
   static override description =
     'When the mirror is already running, a changed configuration or version replaces it, and the reason is printed. Pulls in ' +
-    'flight get up to 30 s to finish. --image, --memory and --credentials are for --runtime container. Without --credentials ' +
+    'flight get up to 30 s to finish. Flags hold for this start, mirror.yaml for every start. --image, --memory and --credentials are for --runtime container. Without --credentials ' +
     'the container keeps the ones that it has; "--credentials none" removes them.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
@@ -96,7 +96,7 @@ export default class Up extends BaseCommand {
       plan,
     )
     const notes = (await autostart?.install()) ?? []
-    if (!flags.json) this.report(renderUp(report, this.getColorsFor(process.stdout)))
+    if (!flags.json) this.report(renderUp(report, this.getColorsFor(process.stdout), plan))
     await this.warnOfPasswords(plan, surroundings)
     const clients = await this.findClients(surroundings)
     if (flags.json)

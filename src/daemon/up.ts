@@ -1,11 +1,15 @@
+import { stat } from 'node:fs/promises'
+import { isDeepStrictEqual } from 'node:util'
 import { createClientForState, getRemoteEngine } from '../admin/access.ts'
 import { type Endpoints, findReachableMirror, type MirrorState } from '../admin/state.ts'
-import { listChangedParts, type Config, hashConfig } from '../config/config.ts'
+import { listChangedParts, type Config, hashConfig, toConfigDocument } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import { resolveNetworkNames } from '../docker/engine.ts'
 import { MirrorError } from '../lib/errors.ts'
-import type { CommandEnvironment } from '../lib/process.ts'
+import { orAbsent } from '../lib/fs.ts'
+import { isObject } from '../lib/json.ts'
+import { type CommandEnvironment, shellWord } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
 import { isInContainer } from './container/handoff.ts'
 import { checkDescriptorLimit } from './limits.ts'
@@ -32,11 +36,25 @@ export interface UpPlan {
   dropped: DroppedParts
   /** Reasons to replace it: `runtime`, `version`, `unreachable`, or parts of the configuration. */
   changed: string[]
+  /** The same reasons for a person, who looks for keys: `cache.listen` instead of `cache`. */
+  changedKeys: string[]
+  /** Flags of the running mirror's start without which the configuration differs. */
+  omitted: OmittedFlag[]
   running: MirrorState | undefined
   /** Addresses of the running mirror; undefined when it does not answer. */
   endpoints: Endpoints | undefined
   paths: MirrorPaths
   config: Config
+}
+
+/** A flag that another start had, and this one has not. */
+export interface OmittedFlag {
+  /** `--cache-port` */
+  readonly name: string
+  /** `--cache-port 7055` */
+  readonly text: string
+  /** The key of mirror.yaml that does the same for every start; undefined when there is none. */
+  readonly key: string | undefined
 }
 
 export interface UpReport {
@@ -85,16 +103,76 @@ async function compare({ surroundings, version }: Pick<UpRequest, 'surroundings'
     networks: droppedNetworks(running, resolveNetworkNames(config.networks, surroundings.env)),
     credentials: [],
   }
-  const plan = { paths, config, running, changed: [], endpoints: undefined, dropped }
+  const plan = { paths, config, running, changed: [], changedKeys: [], omitted: [], endpoints: undefined, dropped }
   if (running === undefined) return { ...plan, action: 'start' }
-  if (running.container) return { ...plan, action: 'replace', changed: ['runtime'] }
+  if (running.container) return { ...plan, action: 'replace', changed: ['runtime'], changedKeys: ['runtime'] }
   const changed = listChangedParts(running.configHashes, hashConfig(config, paths.dataDir))
   if (running.version !== version) changed.unshift('version')
-  if (changed.length > 0) return { ...plan, action: 'replace', changed }
+  if (changed.length > 0) {
+    const changedKeys = toKeys(changed, running, config)
+    const omitted = await findOmittedFlags(running, config, paths, surroundings.env)
+    return { ...plan, action: 'replace', changed, changedKeys, omitted }
+  }
   const endpoints = await reachableEndpoints(running, paths)
   return endpoints === undefined
-    ? { ...plan, action: 'replace', changed: ['unreachable'] }
+    ? { ...plan, action: 'replace', changed: ['unreachable'], changedKeys: ['unreachable'] }
     : { ...plan, action: 'nothing', endpoints }
+}
+
+/** Names the changed keys within each part; a part as a whole where the running mirror does not tell, and `upstreams`. */
+function toKeys(parts: readonly string[], { served }: MirrorState, config: Config): string[] {
+  const wanted = toConfigDocument(config)
+  return parts.flatMap((part) => {
+    const [before, now] = [served?.config[part], wanted[part]]
+    if (part === 'upstreams' || !isObject(before) || !isObject(now)) return [part]
+    const keys = Object.keys({ ...before, ...now }).filter((key) => !isDeepStrictEqual(before[key], now[key]))
+    return keys.length === 0 ? [part] : keys.map((key) => `${part}.${key}`)
+  })
+}
+
+/**
+ * Finds the flags that would keep the running mirror as it is. An edit of mirror.yaml after its start may be what made the
+ * difference, so that then there are none.
+ */
+async function findOmittedFlags(
+  { served, startedAt }: MirrorState,
+  config: Config,
+  paths: MirrorPaths,
+  env: CommandEnvironment['env'],
+): Promise<OmittedFlag[]> {
+  const edited = await orAbsent(() => stat(paths.configFile))
+  if (served === undefined || (edited !== undefined && edited.mtimeMs > Date.parse(startedAt))) return []
+  const wanted = toConfigDocument(config)
+  const isSet = (...names: string[]) => names.some((name) => env[name])
+  const wasOff = isObject(served.config['registry']) && served.config['registry']['enabled'] === false
+  const ports = (['cache', 'registry', 'admin'] as const).flatMap((part): OmittedFlag[] => {
+    const variable = `MIRROR_${part.toUpperCase()}`
+    const port = findOtherPort(served.config[part], wanted[part])
+    if (port === undefined || isSet(`${variable}_PORT`, `${variable}_LISTEN`)) return []
+    if (part === 'registry' && (wasOff || !config.registry.enabled)) return []
+    return [{ name: `--${part}-port`, text: `--${part}-port ${port}`, key: `${part}.listen` }]
+  })
+  const registry = { name: '--no-registry', text: '--no-registry', key: 'registry.enabled' }
+  const data = { name: '--data', text: `--data ${shellWord(served.dataDir)}`, key: undefined }
+  return [
+    ...ports,
+    ...(wasOff && config.registry.enabled && !isSet('MIRROR_REGISTRY_ENABLED') ? [registry] : []),
+    ...(served.dataDir !== paths.dataDir && !isSet('MIRROR_DATA', 'MIRROR_HOME') ? [data] : []),
+  ]
+}
+
+/** Finds the port of a listener that differs from the configured one in its port only, as a flag makes it. */
+function findOtherPort(before: unknown, now: unknown): string | undefined {
+  const [old, wanted] = [before, now].map((part) => {
+    const listen = isObject(part) && Array.isArray(part['listen']) ? part['listen'].map(String) : []
+    const split = (pattern: RegExp) => [...new Set(listen.map((address) => address.replace(pattern, '')))]
+    return { hosts: split(/:\d+$/), ports: split(/^.*:/) }
+  })
+  const [port, ...others] = old?.ports ?? []
+  if (port === undefined || others.length > 0 || port === '0') return undefined
+  return isDeepStrictEqual(old?.hosts, wanted?.hosts) && !isDeepStrictEqual(old?.ports, wanted?.ports)
+    ? port
+    : undefined
 }
 
 /**

@@ -65,7 +65,9 @@ describe('mirror up', () => {
     const plan = await mirror('up', '--json', '--dry-run')
     expect(JSON.parse(plan.stdout)).toEqual({ action: 'replace', changed: ['cache', 'log'], dryRun: true })
     const replaced = await mirror('up')
-    expect(replaced.stdout).toContain('changed: cache, log')
+    expect(replaced.stdout).toContain('changed: cache.maxSize, log.level')
+    // The file was edited, so no flag is missed.
+    expect(replaced.stdout).not.toContain('not given')
     expect(replaced.stderr).toContain('docker pull 127.0.0.1:')
 
     const status = JSON.parse((await mirror('status', '--json')).stdout)

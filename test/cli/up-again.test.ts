@@ -168,6 +168,31 @@ describe('`mirror up` with an unusable file in its configuration', () => {
   })
 })
 
+describe('a flag of the last start', () => {
+  test('that is not given again is named, with the command and the setting that keep it', async () => {
+    await writeFile(join(home, 'mirror.yaml'), 'cache: {listen: ["127.0.0.1:0"]}')
+    const env = { MIRROR_CACHE_LISTEN: '' }
+    const port = await freePort()
+    expect((await start(['up', '--cache-port', String(port)], env).ended).exit).toBe(0)
+    const advice = `--cache-port was not given this time. To keep the mirror as it was: mirror up --cache-port ${port}   (or cache.listen in mirror.yaml, for every start)`
+    const preview = await start(['up', '--dry-run'], env).ended
+    expect(preview.stdout).toMatch(/^Would replace .*: changed: cache\.listen\.\n/)
+    expect(preview.stdout).toContain(advice)
+    const { stdout } = await start(['up'], env).ended
+    expect(stdout).toContain(', restarted (changed: cache.listen)')
+    expect(stdout).toContain(advice)
+  })
+
+  test('is not missed where mirror.yaml was edited since', async () => {
+    await writeFile(join(home, 'mirror.yaml'), 'cache: {listen: ["127.0.0.1:0"]}')
+    const env = { MIRROR_CACHE_LISTEN: '' }
+    expect((await start(['up', '--cache-port', String(await freePort())], env).ended).exit).toBe(0)
+    await writeFile(join(home, 'mirror.yaml'), 'cache: {listen: ["127.0.0.1:0"], maxSize: 1GiB}')
+    const { stdout } = await start(['up', '--dry-run'], env).ended
+    expect(stdout).toMatch(/: changed: cache\.listen, cache\.maxSize\.\n$/)
+  })
+})
+
 describe('a network that --network names', () => {
   const networks = async () => (await readState(join(home, 'state', 'mirror.json')))!.served!.config['networks']
 

@@ -3,24 +3,25 @@ import type { Endpoints, MirrorState } from '../../admin/state.ts'
 import type { UpdatedClient } from '../../clients/stray-records.ts'
 import type { ClientName } from '../../clients/types.ts'
 import type { ContainerUpPlan } from '../../daemon/container/up.ts'
-import type { DroppedParts, MovedAddress, UpPlan, UpReport } from '../../daemon/up.ts'
+import type { DroppedParts, MovedAddress, OmittedFlag, UpPlan, UpReport } from '../../daemon/up.ts'
 import type { DemoPull, DemoStep, DemoStory } from '../../demo/demo.ts'
 import { renderDockerHost } from '../../docker/endpoint.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'
 import { type Colors, type Token, toTokens, wrapWords } from '../terminal.ts'
 import { describeRegistryRights, renderAge } from './table.ts'
 
-/** Renders the result of `up`: the state of the mirror and its addresses. */
+/** Renders the result of `up`: the state of the mirror and its addresses. `plan`: its plan, which names changes by their keys. */
 export function renderUp(
   { outcome, changed, pid, container, engine, version, endpoints, registryNetworks, dropped, moved }: UpReport,
   colors: Colors,
+  { changedKeys, omitted }: Pick<UpPlan, 'changedKeys' | 'omitted'> = { changedKeys: changed, omitted: [] },
 ): string {
   const title = `mirror ${version} is up`
   const remote = engine === undefined ? '' : ` on ${engine}`
   const where = container === undefined ? `(pid ${pid})` : `(container ${container}${remote})`
   const titles = {
     started: `${title} ${where}`,
-    replaced: `${title} ${where}, restarted (${describeReason(changed)})`,
+    replaced: `${title} ${where}, restarted (${describeReason(changedKeys)})`,
     connected: `${title} ${where}, as before, networks changed: ${changed.join(', ')}`,
     'already-up': `mirror ${version} is already running ${where}; configuration unchanged`,
   }
@@ -30,18 +31,23 @@ export function renderUp(
   ]
   if (engine !== undefined)
     lines.push('  These are addresses of that machine, and of containers on it; docker uses them there.')
-  const notes = [...describeDroppedParts(dropped, 'no longer'), ...moved.map(describeMovedAddress)]
+  const notes = [
+    ...describeDroppedParts(dropped, 'no longer', omitted),
+    ...moved.map(describeMovedAddress),
+    ...describeOmittedFlags(omitted, dropped),
+  ]
   return [...lines, ...notes.map((line) => colors.yellow(`  ${line}`))].join('\n')
 }
 
 /** Renders the preview of `up`. */
-export function renderUpPlan({ action, changed, running, config, dropped }: UpPlan): string {
+export function renderUpPlan({ action, changedKeys, omitted, running, config, dropped }: UpPlan): string {
   const addresses = config.cache.listen.map(({ host, port }) => `${host.includes(':') ? `[${host}]` : host}:${port}`)
   if (action === 'nothing')
     return `Nothing to do: mirror is already running (pid ${running!.pid}); configuration unchanged.`
   if (action === 'start') return `Would start a mirror, with its cache on ${addresses.join(', ')}.`
-  const replaces = `Would replace the running mirror (${describeRuntime(running!)}): ${describeReason(changed)}.`
-  return [replaces, ...describeDroppedParts(dropped, 'then no longer')].join('\n')
+  const replaces = `Would replace the running mirror (${describeRuntime(running!)}): ${describeReason(changedKeys)}.`
+  const drops = describeDroppedParts(dropped, 'then no longer', omitted)
+  return [replaces, ...drops, ...describeOmittedFlags(omitted, dropped)].join('\n')
 }
 
 /** Renders the preview of `up --runtime container`. */
@@ -134,12 +140,13 @@ function describeMovedAddress({ of, from: address, on, to }: MovedAddress): stri
 function describeDroppedParts(
   { networks, credentials }: DroppedParts,
   adverb: 'no longer' | 'then no longer',
+  omitted: readonly OmittedFlag[] = [],
 ): string[] {
   return [
     ...(networks.length === 0
       ? []
       : [
-          `Containers on ${networks.join(', ')} ${adverb} reach it. To keep that: mirror up ${networks.map((name) => `--network ${name}`).join(' ')}   (or "networks" in mirror.yaml)`,
+          `Containers on ${networks.join(', ')} ${adverb} reach it. To keep that: ${renderUpCommand(omitted, networks)}   (or "networks" in mirror.yaml)`,
         ]),
     ...(credentials.length === 0
       ? []
@@ -147,6 +154,22 @@ function describeDroppedParts(
           `The container ${adverb} has the credentials of ${credentials.join(', ')}. To keep them: name them all by --credentials`,
         ]),
   ]
+}
+
+/** Renders which flags were not given this time, and how to keep the mirror as it was. */
+function describeOmittedFlags(omitted: readonly OmittedFlag[], { networks }: DroppedParts): string[] {
+  if (omitted.length === 0) return []
+  const names = joinNames(omitted.map(({ name }) => name))
+  const keys = omitted.flatMap(({ key }) => key ?? [])
+  const lasting = keys.length === 0 ? '' : `   (or ${joinNames(keys)} in mirror.yaml, for every start)`
+  return [
+    `${names} ${omitted.length === 1 ? 'was' : 'were'} not given this time. To keep the mirror as it was: ${renderUpCommand(omitted, networks)}${lasting}`,
+  ]
+}
+
+/** Renders the command that restores all that this start left out. */
+function renderUpCommand(omitted: readonly OmittedFlag[], networks: readonly string[]): string {
+  return ['mirror up', ...omitted.map(({ text }) => text), ...networks.map((name) => `--network ${name}`)].join(' ')
 }
 
 function describeRuntime({ pid, container }: MirrorState): string {

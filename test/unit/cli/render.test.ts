@@ -4,7 +4,7 @@ import { isDebugging, renderError } from '../../../src/cli/render/log.ts'
 import { renderImages, renderRemoval, renderStatus } from '../../../src/cli/render/status.ts'
 import { suggestNextStep, renderUp } from '../../../src/cli/render/up.ts'
 import { createColors, createProgressBar, createPrompt, wantsColor } from '../../../src/cli/terminal.ts'
-import { nothingDropped } from '../../../src/daemon/up.ts'
+import { nothingDropped, type OmittedFlag } from '../../../src/daemon/up.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 
 const plain = createColors(false)
@@ -383,6 +383,30 @@ test('`mirror up` names the reason why it replaced a mirror', () => {
     moved: [],
   }
   expect(renderUp(up, plain)).toContain('restarted (changed: version, cache)')
+  const plan = { changedKeys: ['version', 'cache.listen'], omitted: [] }
+  expect(renderUp(up, plain, plan)).toContain('restarted (changed: version, cache.listen)')
+})
+
+test('`mirror up` names the flags of the last start that were not given, and how to keep what they did', () => {
+  const up = {
+    outcome: 'replaced' as const,
+    changed: ['cache'],
+    pid: 7,
+    version: '2.0.0',
+    endpoints: report.endpoints,
+    dropped: nothingDropped,
+    moved: [],
+  }
+  const port = { name: '--cache-port', text: '--cache-port 7055', key: 'cache.listen' }
+  const off = { name: '--no-registry', text: '--no-registry', key: 'registry.enabled' }
+  const render = (omitted: OmittedFlag[], networks: string[] = []) =>
+    renderUp({ ...up, dropped: { networks, credentials: [] } }, plain, { changedKeys: ['cache.listen'], omitted })
+  expect(render([port])).toContain(
+    '  --cache-port was not given this time. To keep the mirror as it was: mirror up --cache-port 7055   (or cache.listen in mirror.yaml, for every start)',
+  )
+  expect(render([port, off])).toContain('--cache-port and --no-registry were not given this time.')
+  const together = 'mirror up --cache-port 7055 --network dev   ('
+  expect(render([port], ['dev']).split(together)).toHaveLength(3)
 })
 
 test('`mirror up` names the parts that the mirror no longer has, and how to keep them', () => {
