@@ -224,9 +224,16 @@ describe('mirror', () => {
       expect((await mirror('registry', 'rm', 'none:v1')).exit).toBe(2)
     }
     expect((await mirror('registry', 'rm', 'app:v1')).exit).toBe(0)
-    expect((await mirror('registry', 'prune', '--older-than', '0', '--keep', '0', 'other')).exit).toBe(0)
-    expect((await mirror('registry', 'gc', '--grace', '0')).exit).toBe(0)
+    expect(await mirror('registry', 'prune', 'nope')).toMatchObject({ exit: 2, stdout: '' })
+    const pruned = await mirror('registry', 'prune', '--older-than', '0', '--keep', '0', 'other')
+    const later =
+      '2 B more are freed after 24 h, because a push may still need them. To free them now: mirror registry gc --grace 0\n'
+    expect(pruned).toMatchObject({ exit: 0, stdout: expect.stringContaining(`  other:v1\n${later}`) as string })
+    expect((await mirror('registry', 'gc')).stdout).toBe(`Nothing to remove.\n${later}`)
+    expect((await mirror('registry', 'gc', '--grace', '0')).stdout).not.toContain('24 h')
+    expect((await mirror('registry', 'gc')).stdout).toBe('Nothing to remove.\n')
     expect((await mirror('registry', 'ls', '--json')).stdout).toBe('[]\n')
+    expect((await mirror('registry', 'ls')).stderr).toBe('The registry holds no images.\n')
     expect((await mirror('registry', 'gc', '--grace', 'long')).exit).toBe(2)
   })
 

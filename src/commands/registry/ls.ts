@@ -24,7 +24,7 @@ export default class RegistryLs extends BaseCommand {
         for (const text of describeDamagedRepositories(damaged)) this.info(`Damaged: ${text}`)
       }
       if (flags.json) return this.printJson(images)
-      if (images.length === 0) return damaged.length === 0 ? this.info('No images were pushed yet.') : undefined
+      if (images.length === 0) return damaged.length === 0 ? this.info('The registry holds no images.') : undefined
       const { renderPushedImages } = await import('../../cli/render/status.ts')
       this.print(renderPushedImages(images, this.getColorsFor(process.stdout), Date.now(), getColumns(process.stdout)))
     } finally {

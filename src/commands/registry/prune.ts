@@ -3,7 +3,7 @@ import { integer } from '@oclif/core/flags'
 import type { RegistryAccess } from '../../admin/access.ts'
 import { BaseCommand } from '../../cli/base-command.ts'
 import { dryRunFlag, durationFlag, jsonFlag } from '../../cli/flags.ts'
-import { renderRemoval } from '../../cli/render/status.ts'
+import { describeUnfreed, renderRemoval } from '../../cli/render/status.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 
 export default class RegistryPrune extends BaseCommand {
@@ -42,7 +42,11 @@ export default class RegistryPrune extends BaseCommand {
         args.repository === undefined ? {} : { repository: await this.parseRepositoryName(args.repository, registry) }
       const removal = await registry.prune({ olderThan: flags['older-than'], keep, ...selection, dryRun })
       if (flags.json) this.printJson(removal)
-      else this.print(renderRemoval(removal, dryRun))
+      // The error below says that there is no such repository.
+      else if (removal.unknown.length === 0) {
+        const later = dryRun || removal.images.length === 0 ? '' : await describeUnfreed(registry)
+        this.report(renderRemoval(removal, dryRun) + later)
+      }
       if (removal.unknown.length > 0)
         throw new MirrorError(`There is no repository ${removal.unknown.join(', ')}.`, {
           exit: exitCode.usage,
