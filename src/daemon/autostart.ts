@@ -137,8 +137,30 @@ interface AutostartSpec {
   logFile: string
 }
 
+/** Holds the comment of a file that `up` writes. */
+const origins = {
+  systemd: '# Written by mirror (`mirror up --autostart`); `mirror down --no-autostart` removes it.',
+  // XML allows no `--` in a comment.
+  launchd: 'Written by mirror: `mirror up` with autostart; `mirror down` with no-autostart removes it.',
+}
+
+/** Holds the comment of a file that `init` prints, for the user to install. */
+export const printedOrigins = {
+  systemd: [
+    '# Printed by mirror (`mirror init --template systemd`). To install it:',
+    '#   mirror init --template systemd --output ~/.config/systemd/user/mirror.service',
+    '#   mirror down; systemctl --user daemon-reload && systemctl --user enable --now mirror.service',
+  ].join('\n'),
+  launchd:
+    'Printed by mirror. To install it: save it as ~/Library/LaunchAgents/dev-mirror.plist; then: mirror down; launchctl load ~/Library/LaunchAgents/dev-mirror.plist',
+}
+
 /** Renders a systemd unit from its template. Quoting: systemd.syntax(7), systemd.service(5) "Command lines". */
-export function renderSystemdUnit(template: string, { command, env, logFile }: AutostartSpec): string {
+export function renderSystemdUnit(
+  template: string,
+  { command, env, logFile }: AutostartSpec,
+  origin = origins.systemd,
+): string {
   // `%` starts a specifier everywhere; `$` a variable in a command line only.
   const quoted = (text: string) =>
     `"${percents(text).replaceAll(/["\\]/g, '\\$&').replaceAll('\n', '\\n').replaceAll('\t', '\\t')}"`
@@ -148,17 +170,23 @@ export function renderSystemdUnit(template: string, { command, env, logFile }: A
       .map(([name, value]) => `Environment=${quoted(`${name}=${value}`)}`)
       .join('\n'),
     LOG: percents(logFile),
+    ORIGIN: origin,
   })
 }
 
 /** Renders a launchd agent from its template. launchd.plist(5). */
-export function renderLaunchAgent(template: string, { command, env, logFile }: AutostartSpec): string {
+export function renderLaunchAgent(
+  template: string,
+  { command, env, logFile }: AutostartSpec,
+  origin = origins.launchd,
+): string {
   return fill(template, {
     COMMAND: command.map((part) => `    <string>${xml(part)}</string>`).join('\n'),
     ENVIRONMENT: Object.entries(env)
       .map(([name, value]) => `    <key>${xml(name)}</key>\n    <string>${xml(value)}</string>`)
       .join('\n'),
     LOG: xml(logFile),
+    ORIGIN: origin,
   })
 }
 

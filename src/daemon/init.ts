@@ -1,6 +1,8 @@
 import { constants } from 'node:fs'
 import { access, copyFile, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
+import { type Config, defaultConfig, toConfigDocument } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { parseConfig } from '../config/parse.ts'
 import { mirrorPaths } from '../config/paths.ts'
@@ -8,7 +10,7 @@ import { formatProblem } from '../config/values.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { makeFolder, orAbsent, writeFileAtomic } from '../lib/fs.ts'
 import type { CommandEnvironment } from '../lib/process.ts'
-import { autostartSpec, renderLaunchAgent, renderSystemdUnit } from './autostart.ts'
+import { autostartSpec, printedOrigins, renderLaunchAgent, renderSystemdUnit } from './autostart.ts'
 import { toContainerPorts } from './container/desired.ts'
 import { localImage } from './container/image.ts'
 
@@ -147,19 +149,20 @@ export async function renderTemplate(request: TemplateRequest): Promise<string> 
   const spec = () => autostartSpec(program, surroundings, paths, { secrets: false })
   switch (name) {
     case 'systemd':
-      return renderSystemdUnit(await read('systemd/mirror.service'), spec())
+      return renderSystemdUnit(await read('systemd/mirror.service'), spec(), printedOrigins.systemd)
     case 'launchd':
-      return renderLaunchAgent(await read('launchd/dev-mirror.plist'), spec())
+      return renderLaunchAgent(await read('launchd/dev-mirror.plist'), spec(), printedOrigins.launchd)
     case 'caddy':
     case 'compose':
     case 'k8s': {
       const ports = toContainerPorts(config)
       const { maxSize } = config.cache
-      return fill(await read(files[name]), {
+      const note = name === 'caddy' ? '' : describeLeftOutSettings(config, name)
+      return fill(note + (await read(files[name])), {
         IMAGE: checkedImage(request.image ?? localImage),
-        MAX_SIZE: `${maxSize}B`,
+        MAX_SIZE: formatSize(maxSize),
         // Pushed images and downloads need room besides the cache.
-        STORAGE: String(maxSize === 0 ? 100 * 1024 ** 3 : Math.ceil(maxSize * 1.25)),
+        STORAGE: maxSize === 0 ? '100Gi' : formatQuantity(maxSize * 1.25),
         CACHE_PORT: String(ports.cache.inside),
         REGISTRY_PORT: String(ports.registry?.inside ?? 5001),
         ADMIN_PORT: String(ports.admin.inside),
@@ -169,6 +172,50 @@ export async function renderTemplate(request: TemplateRequest): Promise<string> 
 }
 
 const files = { caddy: 'Caddyfile', compose: 'compose.yaml', k8s: 'k8s.yaml' } as const
+
+/** `20GiB`; exact, in the largest unit of mirror.yaml that divides the size. */
+function formatSize(bytes: number): string {
+  const [name, unit] = units.find(([, unit]) => bytes % unit === 0) ?? ['', 1]
+  return bytes === 0 ? '0' : `${bytes / unit}${name === '' ? 'B' : `${name}B`}`
+}
+
+/** `25Gi`: the size rounded up to whole units, as Kubernetes writes quantities. */
+function formatQuantity(bytes: number): string {
+  const [name, unit] = units.find(([, unit]) => bytes >= unit) ?? ['', 1]
+  return `${Math.ceil(bytes / unit)}${name}`
+}
+
+const units = [
+  ['Gi', 1024 ** 3],
+  ['Mi', 1024 ** 2],
+  ['Ki', 1024],
+] as const
+
+const mountHints = {
+  compose: 'add "./mirror.yaml:/data/home/mirror.yaml:ro" to "volumes"',
+  k8s: 'mount it from a ConfigMap at /data/home/mirror.yaml',
+}
+
+/** Renders a comment about the settings that a template does not take over; empty when there are none. */
+function describeLeftOutSettings(config: Config, name: keyof typeof mountHints): string {
+  const [own, usual] = [toConfigDocument(config), toConfigDocument(defaultConfig())]
+  const taken = new Set(['cache.listen', 'cache.maxSize', 'registry.listen', 'admin.listen'])
+  const keys = Object.entries(own).flatMap(([part, value]) => {
+    if (isDeepStrictEqual(value, usual[part])) return []
+    if (!['cache', 'registry', 'admin'].includes(part)) return [part]
+    const [given, standard] = [value, usual[part]] as [Record<string, unknown>, Record<string, unknown>]
+    return Object.keys(given)
+      .filter((key) => !isDeepStrictEqual(given[key], standard[key]))
+      .map((key) => `${part}.${key}`)
+      .filter((key) => !taken.has(key))
+  })
+  if (keys.length === 0) return ''
+  return [
+    `# NOT taken over from your settings: ${keys.join(', ')}.`,
+    `# To use mirror.yaml: ${mountHints[name]}. Files that it names must be in the container, too.`,
+    '',
+  ].join('\n')
+}
 
 function fill(template: string, values: Readonly<Record<string, string>>): string {
   return template.replaceAll(/@([A-Z_]+)@/g, (placeholder, name: string) => values[name] ?? placeholder)

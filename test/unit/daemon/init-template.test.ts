@@ -66,7 +66,7 @@ describe('the template for', () => {
       mem_limit: '512m',
       read_only: true,
       volumes: ['data:/data'],
-      environment: { MIRROR_DATA: '/data', MIRROR_CACHE_MAX_SIZE: '10737418240B' },
+      environment: { MIRROR_DATA: '/data', MIRROR_CACHE_MAX_SIZE: '10GiB' },
       ports: ['127.0.0.1:6055:5055', '127.0.0.1:5001:5001', '127.0.0.1:5056:5056'],
     })
     expect(Object.keys(volumes!)).toEqual(['data'])
@@ -88,7 +88,7 @@ describe('the template for', () => {
       { kind: string; spec: { selector: object; ports: { targetPort: string }[] } },
     ]
     expect([claim.kind, deployment.kind, service.kind]).toEqual(['PersistentVolumeClaim', 'Deployment', 'Service'])
-    expect(Number(claim.spec.resources.requests.storage)).toBeGreaterThan(10 * 1024 ** 3)
+    expect(claim.spec.resources.requests.storage).toBe('13Gi')
     const { metadata, spec } = deployment.spec.template
     const [container] = spec.containers
     expect(container).toMatchObject({
@@ -146,6 +146,23 @@ describe('the template for', () => {
       else if (!empty) open.push(tag!)
     }
     expect(open).toEqual([])
+  })
+
+  test.each(['compose', 'k8s'] as const)('%s names the settings that it does not take over', async (name) => {
+    expect(await render(name)).not.toContain('NOT taken over')
+    await writeFile(
+      join(home, 'mirror.yaml'),
+      'upstreams: {docker.io: {url: "https://cr.corp"}}\ncache: {tagFreshness: 1m}',
+    )
+    const text = await render(name)
+    expect(text).toMatch(/^# NOT taken over from your settings: cache\.tagFreshness, upstreams\.\n/)
+    expect(text).toContain('/data/home/mirror.yaml')
+  })
+
+  test.each(['systemd', 'launchd'] as const)('%s says where it goes, and not that mirror wrote it', async (name) => {
+    const text = await render(name)
+    expect(text).toContain(name === 'systemd' ? '~/.config/systemd/user/mirror.service' : '~/Library/LaunchAgents/')
+    expect(text).not.toContain('Written by mirror')
   })
 
   test('an image refuses an invalid image name', async () => {
