@@ -5,14 +5,14 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
-const run = spawnSync('npx', ['mirror', 'demo'], {
+const run = spawnSync(process.execPath, [join(root, 'bin', 'run.js'), 'demo'], {
   cwd: root,
   encoding: 'utf8',
   env: { ...process.env, FORCE_COLOR: '1', NO_COLOR: '', COLUMNS: '100' },
 })
 if (run.status !== 0) throw new Error(run.stderr)
 
-const lines = [`\u001B[2m$\u001B[0m npx mirror demo`, ...run.stdout.trimEnd().split('\n')]
+const lines = [`\u001B[2m$\u001B[0m mirror demo`, ...run.stdout.trimEnd().split('\n')]
 const size = 14
 const advance = size * 0.6
 const leading = 20

@@ -63,7 +63,7 @@ function listCacheFacts({ cache, storage, since }: StatusReport): Fact[] {
       ? ', no limit'
       : ` of ${formatBytes(storage.maxBytes)} (${formatPercent(storage.bytes / storage.maxBytes)})`
   return [
-    ['pulls', `${formatCount(cache.pulls, 'image', 'images')} since ${since.slice(0, 10)}`],
+    ['pulls', `${formatNumber(cache.pulls)} since ${since.slice(0, 10)}`],
     ['requests', `${formatCount(hits, 'hit', 'hits')}, ${formatCount(misses, 'miss', 'misses')}${ratio}`],
     [
       'saved',

@@ -82,7 +82,7 @@ describe('the status', () => {
   cache     http://127.0.0.1:5055
             http://172.18.0.1:5055 (network kind)
   admin     http://127.0.0.1:5056
-  pulls     42 images since 2026-11-01
+  pulls     42 since 2026-11-01
   requests  1,000 hits, 250 misses (80 % from the cache)
   saved     3.2 GiB of 4.7 GiB served; 1.5 GiB came from upstream
   disk      4.7 GiB of 20 GiB (23 %), /data
