@@ -7,6 +7,7 @@ import type {
   StatusReport,
   UpstreamReport,
 } from '../../admin/api.ts'
+import type { ClientName } from '../../clients/types.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'
 import { upstreamSetting } from '../../oci/reference.ts'
 import { type Colorizer, createColors, fitText, type Colors, shortenDigest } from '../terminal.ts'
@@ -19,14 +20,25 @@ import {
   describeRegistryRights,
   renderAge,
   renderFacts,
+  renderNamedRows,
+  renderPullCommand,
   renderTable,
 } from './table.ts'
 
 const maxImages = 15
 const noColors = createColors(false)
 
-/** Renders the status of a running mirror. `now`: wall clock, ms. `columns`: of the terminal; undefined for no limit. */
-export function renderStatus(report: StatusReport, colors: Colors, now: number, columns?: number): string {
+/**
+ * Renders the status of a running mirror. `now`: wall clock, ms. `columns`: of the terminal; undefined for no limit. `installed`: the
+ * clients of this machine, of which an empty mirror suggests one.
+ */
+export function renderStatus(
+  report: StatusReport,
+  colors: Colors,
+  now: number,
+  columns?: number,
+  installed: readonly ClientName[] = [],
+): string {
   const { version, pid, runtime, engine, user, uptimeSeconds } = report
   const location = runtime === 'container' ? `container${engine === undefined ? '' : ` on ${engine}`}` : `pid ${pid}`
   const blocks = [
@@ -34,7 +46,7 @@ export function renderStatus(report: StatusReport, colors: Colors, now: number, 
     renderFacts([...listEndpointFacts(report), ...listCacheFacts(report)], colors, columns),
     ...renderTroubles(report, colors, columns),
     ...renderUpstreams(report, colors, columns),
-    ...renderRecentImages(report, colors, now, columns),
+    ...renderRecentImages(report, colors, now, columns, installed),
   ]
   return blocks.join('\n\n')
 }
@@ -123,10 +135,10 @@ function renderRecentImages(
   colors: Colors,
   now: number,
   columns: number | undefined,
+  installed: readonly ClientName[],
 ): string[] {
   if (images.length === 0) {
-    const address = endpoints.cache[0]?.replace(/^https?:\/\//, '')
-    const text = `Nothing is cached yet. Try: docker pull ${address}/docker.io/library/alpine`
+    const text = `Nothing is cached yet. Try: ${renderPullCommand(endpoints, installed)}`
     return [colors.dim(fitText(text, columns))]
   }
   const recent = images.toSorted((a, b) => toTime(b.lastPulled) - toTime(a.lastPulled)).slice(0, maxImages)
@@ -146,13 +158,13 @@ function formatPercent(ratio: number): string {
 
 /** Renders the cached images, one a line. `now`: wall clock, ms. */
 export function renderImages(images: readonly ImageReport[], colors: Colors, now: number, columns?: number): string {
-  return renderTable(
+  return renderNamedRows(
     [
-      { title: 'IMAGE', shrinks: true },
+      { title: 'IMAGE' },
       { title: 'SIZE', align: 'right' },
-      { title: 'PULLS', align: 'right' },
-      { title: 'LAST PULLED' },
-      { title: 'CHECKED' },
+      { title: 'PULLS', align: 'right', drops: 2 },
+      { title: 'LAST PULLED', drops: 1 },
+      { title: 'CHECKED', drops: 3 },
     ],
     images.map(({ name, bytes, pulls, lastPulled, checkedAt }) => [
       shortenDigest(name),
@@ -179,8 +191,13 @@ export function renderPushedImages(
   now: number,
   columns?: number,
 ): string {
-  return renderTable(
-    [{ title: 'IMAGE', shrinks: true }, { title: 'DIGEST' }, { title: 'SIZE', align: 'right' }, { title: 'PUSHED' }],
+  return renderNamedRows(
+    [
+      { title: 'IMAGE' },
+      { title: 'DIGEST', drops: 2 },
+      { title: 'SIZE', align: 'right' },
+      { title: 'PUSHED', drops: 1 },
+    ],
     images.map(({ name, digest, bytes, pushedAt }) => [
       shortenDigest(name),
       digest.slice(0, digest.indexOf(':') + 13),

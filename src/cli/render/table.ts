@@ -1,6 +1,8 @@
+import { stripVTControlCharacters } from 'node:util'
 import type { StatusReport } from '../../admin/api.ts'
+import type { ClientName } from '../../clients/types.ts'
 import { formatDuration } from '../../lib/units.ts'
-import { type Colorizer, type Colors, shortenMiddle, splitWords, wrapWords } from '../terminal.ts'
+import { type Colorizer, type Colors, shortenMiddle, splitWords, toTokens, wrapWords } from '../terminal.ts'
 
 export interface Column {
   readonly title: string
@@ -8,6 +10,8 @@ export interface Column {
   readonly align?: 'right'
   /** Lets cells lose their middle in a terminal that is too narrow. */
   readonly shrinks?: true
+  /** Leaves the column out of a terminal that is too narrow; the column with the highest number goes first. */
+  readonly drops?: number
 }
 
 const gap = 2
@@ -34,6 +38,41 @@ export function renderTable(
       .join('  ')
       .trimEnd()
   return [colors.dim(renderLine(columns.map(({ title }) => title))), ...rows.map(renderLine)].join('\n')
+}
+
+/**
+ * Renders rows whose first cell is a name that a user copies, so that it stays whole: in a narrow terminal columns are left out, and
+ * where that is not enough, each row is a name and a line with its other cells.
+ */
+export function renderNamedRows(
+  columns: readonly Column[],
+  rows: readonly (readonly string[])[],
+  colors: Colors,
+  width = Infinity,
+): string {
+  const dropped = columns.filter(({ drops }) => drops !== undefined).toSorted((a, b) => b.drops! - a.drops!)
+  for (let count = 0; count <= dropped.length; count++) {
+    const kept = columns.map((column) => !dropped.slice(0, count).includes(column))
+    const keep = <T>(cells: readonly T[]) => cells.filter((_, at) => kept[at])
+    const table = renderTable(keep(columns), rows.map(keep), colors)
+    if (
+      stripVTControlCharacters(table)
+        .split('\n')
+        .every((line) => line.length <= width)
+    )
+      return table
+  }
+  return rows
+    .map(([name = '', ...cells]) => `${name}\n${renderCells(columns.slice(1), cells, colors, width)}`)
+    .join('\n')
+}
+
+function renderCells(columns: readonly Column[], cells: readonly string[], { dim }: Colors, width: number): string {
+  const tokens = columns.flatMap(({ title }, at) => [
+    ...toTokens(title.toLowerCase(), dim),
+    { text: `${cells[at] ?? ''}${at < columns.length - 1 ? ',' : ''}` },
+  ])
+  return `  ${wrapWords(tokens, width - 2, 2)}`
 }
 
 /** Renders an age in its largest unit: `0 s`, `12 s`, `3 min`. */
@@ -83,4 +122,18 @@ export function describeRegistryRights(
       ? 'containers may only pull (registry.networks: read)'
       : 'containers may push and delete (registry.networks or registry.listen allows it)',
   ]
+}
+
+/** Renders a command that pulls an image by the mirror's address, with a client of this machine that needs no configuration for it. */
+export function renderPullCommand(
+  { cache }: Pick<StatusReport['endpoints'], 'cache'>,
+  installed: readonly ClientName[],
+): string {
+  const [url = ''] = cache
+  const image = `${url.replace(/^https?:\/\//, '')}/docker.io/library/alpine`
+  const isPlain = url.startsWith('http://')
+  if (installed.includes('docker')) return `docker pull ${image}`
+  if (installed.includes('podman')) return `podman pull ${isPlain ? '--tls-verify=false ' : ''}${image}`
+  if (installed.includes('containerd')) return `sudo ctr images pull ${isPlain ? '--plain-http ' : ''}${image}:latest`
+  return `docker pull ${image}`
 }

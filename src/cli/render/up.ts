@@ -8,7 +8,7 @@ import type { DemoPull, DemoStep, DemoStory } from '../../demo/demo.ts'
 import { renderDockerHost } from '../../docker/endpoint.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'
 import { type Colors, type Token, toTokens, wrapWords } from '../terminal.ts'
-import { describeRegistryRights, renderAge } from './table.ts'
+import { describeRegistryRights, renderAge, renderPullCommand } from './table.ts'
 
 /** Renders the result of `up`: the state of the mirror and its addresses. `plan`: its plan, which names changes by their keys. */
 export function renderUp(
@@ -110,8 +110,7 @@ export function suggestNextStep(
     installed.length > 0
       ? `mirror configure   (has ${joinNames(installed)} pull through it)`
       : 'mirror configure CLIENT   (none was found here)'
-  const address = (endpoints.cache[0] ?? '').replace(/^https?:\/\//, '')
-  return `Next:  ${step}\nTry:   docker pull ${address}/docker.io/library/alpine`
+  return `Next:  ${step}\nTry:   ${renderPullCommand(endpoints, installed)}`
 }
 
 function joinNames(names: readonly string[]): string {

@@ -1,9 +1,10 @@
 import { describe, expect, test } from 'vitest'
 import type { StatusReport } from '../../../src/admin/api.ts'
 import { isDebugging, renderError } from '../../../src/cli/render/log.ts'
-import { renderImages, renderRemoval, renderStatus } from '../../../src/cli/render/status.ts'
+import { renderImages, renderPushedImages, renderRemoval, renderStatus } from '../../../src/cli/render/status.ts'
 import { suggestNextStep, renderUp } from '../../../src/cli/render/up.ts'
 import { createColors, createProgressBar, createPrompt, wantsColor } from '../../../src/cli/terminal.ts'
+import type { ClientName } from '../../../src/clients/types.ts'
 import { nothingDropped, type OmittedFlag } from '../../../src/daemon/up.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 
@@ -271,6 +272,42 @@ describe('images', () => {
   })
 })
 
+describe('long names of images', () => {
+  const name = 'registry.example/platform/services/checkout-frontend'
+  const render = (names: string[], columns?: number) =>
+    renderImages(
+      names.map((each) => ({ ...image(each, '2026-11-21T11:59:00Z'), checkedAt: '2026-11-21T11:59:30Z' })),
+      plain,
+      now,
+      columns,
+    ).split('\n')
+
+  test('cost the less important columns first', () => {
+    expect(render(['docker.io/library/alpine:3'], 80)[0]).toMatch(/^IMAGE +SIZE +PULLS +LAST PULLED +CHECKED$/)
+    expect(render(['docker.io/library/alpine:3.20'], 60)[0]).toMatch(/^IMAGE +SIZE +PULLS +LAST PULLED$/)
+    expect(render([`docker.io/bitnami/wordpress-nginx:1`], 60)[0]).toMatch(/^IMAGE +SIZE +LAST PULLED$/)
+    expect(render(['quay.io/platform/services/checkout-frontend:2'], 60)[0]).toMatch(/^IMAGE +SIZE$/)
+    expect(render([`${name}:1`])[0]).toMatch(/^IMAGE .* CHECKED$/)
+  })
+
+  test('stay whole on a line of their own where no column is left', () => {
+    expect(render([`${name}:2026.11.30-rc1`, 'a:1'], 60)).toEqual([
+      `${name}:2026.11.30-rc1`,
+      '  size 3.2 MiB, pulls 3, last pulled 1 min ago, checked',
+      '  30 s ago',
+      'a:1',
+      '  size 3.2 MiB, pulls 3, last pulled 1 min ago, checked',
+      '  30 s ago',
+    ])
+  })
+
+  test('stay whole among the pushed images', () => {
+    const pushed = { name: 'platform/services/checkout-frontend:1', digest: `sha256:${'0'.repeat(64)}`, bytes: 1 }
+    const text = renderPushedImages([{ ...pushed, pushedAt: '2026-11-21T11:59:00Z' }], plain, now, 60)
+    expect(text).toBe(`IMAGE${' '.repeat(32)}  SIZE  PUSHED\n${pushed.name}   1 B  1 min ago`)
+  })
+})
+
 describe('colours', () => {
   test.each([
     [true, {}, true],
@@ -461,6 +498,11 @@ describe('the next step', () => {
     expect(suggestNextStep(process, nobody)).toMatch(
       /mirror configure CLIENT .*\nTry: +docker pull \S+:\d+\/docker\.io/,
     )
+    const trial = (...installed: ClientName[]) =>
+      suggestNextStep(process, { ...nobody, installed })?.split('Try:   ')[1]
+    expect(trial('podman', 'kind')).toMatch(/^podman pull --tls-verify=false \S+:\d+\/docker\.io\/library\/alpine$/)
+    expect(trial('containerd')).toMatch(/^sudo ctr images pull --plain-http \S+\/alpine:latest$/)
+    expect(trial('docker', 'podman')).toMatch(/^docker pull /)
   })
 
   test('is a kind cluster when the mirror is in a container and kind is installed', () => {
