@@ -112,8 +112,10 @@ export function recordFailures(upstream: Upstream, wall: () => number, watcher?:
 
   function recordFailure(error: unknown): void {
     if (!(error instanceof UpstreamError && recordedFailures.has(error.failure))) return
-    const pauseMs = error.retryAfterSeconds === undefined ? 0 : error.retryAfterSeconds * 1000
-    last = { message: error.message, at: wall(), retryAt: wall() + pauseMs }
+    const pauseMs = (error.retryAfterSeconds ?? 0) * 1000
+    // A request that the circuit refuses has failed for an earlier reason.
+    const { message } = error.cause instanceof UpstreamError ? error.cause : error
+    last = { message, at: wall(), retryAt: wall() + pauseMs }
     isFailing = pauseMs === 0 && findProcessFaultCode(error) === undefined
   }
 

@@ -59,11 +59,14 @@ export function toRequestError({ host, target, isRedirected, via }: FailedReques
     return new TransientError('unavailable', 503, `The mirror could not send a request to ${name} (${own}).`, {
       cause: error,
     })
-  const why = unresolvedCodes.has(code) ? describeUnresolved(error) : connectFailures.get(code)
+  const isUnresolved = unresolvedCodes.has(code)
+  const why = isUnresolved ? describeUnresolved(error) : connectFailures.get(code)
   const breaksCircuit = !isRedirected
   if (why) {
     const options = { breaksCircuit, outage: 'unreachable', cause: error } as const
-    return new TransientError('unavailable', 502, `${where} ${why}.`, options)
+    // The reason names the host that could not be resolved.
+    const who = isUnresolved && via === undefined ? host : where
+    return new TransientError('unavailable', 502, `${who} ${why}.`, options)
   }
   const late = timeouts.get(code)
   if (late) {

@@ -106,8 +106,8 @@ export function createCircuit(host: string, clock: Clock, logger: Logger) {
   // Counts a failure once, because many requests may wait for the same token request and report its failure.
   const counted = new WeakSet<TransientError>()
 
-  /** The message of the last failure. */
-  let reason = ''
+  /** The reason for an open circuit. */
+  let lastFailure: TransientError | undefined
 
   const failures = () => connectionFailures + repositories.size
   const isOpen = () => closedUntil !== undefined || failures() >= failuresToOpen
@@ -117,15 +117,17 @@ export function createCircuit(host: string, clock: Clock, logger: Logger) {
     const now = clock.monotonic()
     const own = requests.get(request)
     const isOwnProbe = own !== undefined && own.failures >= failuresToOpen
-    if (isOwnProbe && (own.isProbed || own.until > now)) {
-      const message = `${host} keeps failing for this request; the mirror waits before it retries: ${own.last?.message}`
-      throw new RepeatedFailure('unavailable', 503, message, { retryAfterSeconds: toWholeSeconds(own.until - now) })
+    if (isOwnProbe && own.last && (own.isProbed || own.until > now)) {
+      const retryAfterSeconds = toWholeSeconds(own.until - now)
+      const message = describePause(own.last, 'This request keeps failing and is sent', retryAfterSeconds)
+      throw new RepeatedFailure('unavailable', 503, message, { retryAfterSeconds, cause: own.last })
     }
     const until = isOpen() ? Math.max(closedUntil ?? 0, repositories.get(repository) ?? 0) : 0
     const isProbe = isOpen() && (closedUntil !== undefined || repositories.has(repository))
-    if (until > now || (isProbe && (probing.has(repository) || probing.size >= maxProbes))) {
-      const message = `${host} does not respond; the mirror waits before it retries: ${reason}`
-      throw new UpstreamError('unavailable', 503, message, { retryAfterSeconds: toWholeSeconds(until - now) })
+    if (lastFailure && (until > now || (isProbe && (probing.has(repository) || probing.size >= maxProbes)))) {
+      const retryAfterSeconds = toWholeSeconds(until - now)
+      const message = describePause(lastFailure, `${host} is asked`, retryAfterSeconds)
+      throw new UpstreamError('unavailable', 503, message, { retryAfterSeconds, cause: lastFailure })
     }
     if (isOwnProbe) own.isProbed = true
     if (isProbe) probing.add(repository)
@@ -150,7 +152,7 @@ export function createCircuit(host: string, clock: Clock, logger: Logger) {
     if (error.outage !== 'unreachable') recordRequestFailure(request, error, until)
     if (counted.has(error) && !isProbe) return
     counted.add(error)
-    reason = error.message
+    lastFailure = error
     if (error.outage === 'unreachable') {
       connectionFailures += 1
       if (failures() >= failuresToOpen && (isProbe || closedUntil === undefined)) closedUntil = until
@@ -160,10 +162,7 @@ export function createCircuit(host: string, clock: Clock, logger: Logger) {
       if (isProbe) [connectionFailures, closedUntil] = [0, undefined]
     }
     if (isOpen() && (isProbe || !wasOpen))
-      logger.warn(
-        { upstream: host, reason: error.message },
-        'the upstream does not respond; it gets no requests for 30 s',
-      )
+      logger.warn({ upstream: host, reason: error.message }, 'the upstream does not respond; the mirror waits for 30 s')
   }
 
   function recordRequestFailure(request: string, error: TransientError, until: number): void {
@@ -198,6 +197,11 @@ export function createCircuit(host: string, clock: Clock, logger: Logger) {
       return failures() > 0 ? 'failing' : 'ok'
     },
   }
+}
+
+/** Names the failure for which a request is not sent, and when the next one is. */
+function describePause({ message }: TransientError, what: string, seconds: number): string {
+  return `${message.replace(/\.$/, '')}. ${what} again in ${seconds} s.`
 }
 
 const toWholeSeconds = (milliseconds: number) => Math.max(1, Math.ceil(milliseconds / 1000))

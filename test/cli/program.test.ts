@@ -261,7 +261,7 @@ describe('mirror', () => {
     expect((await fetch(`${cache[0]}/v2/env.example/a/b/manifests/1`)).status).toBe(503)
     const status = await mirror('status')
     expect(status.stdout).toMatch(/^env\.example .* failing$/m)
-    expect(status.stdout).toMatch(/failed {4}upstream env\.example: .*NOPE is not set\. Next: /)
+    expect(status.stdout).toMatch(/failing {3}upstream env\.example: its credential .*NOPE is not set\. Next: set it, /)
     expect(stdout).not.toContain('NOPE')
   })
 

@@ -92,7 +92,11 @@ describe('an upstream that fails', () => {
     for (let at = 0; at < 8; at++) await mirror.get(`/v2/library/app${at}/manifests/v${at}`)
     const open = await docker()
     expect(open?.state).toBe('open')
-    expect(open?.lastError?.message).toContain('503')
+    // The reason is the failure itself, without the sentence about the pause.
+    expect(open?.lastError?.message).toMatch(/503/)
+    expect(open?.lastError?.message).not.toContain('again in')
+    const refused = await mirror.get('/v2/library/app0/manifests/v0')
+    expect(refused.body.toString()).toMatch(/docker\.io .*503.*\. docker\.io is asked again in \d+ s\./)
   })
 
   test('with a rate limit is shown with its retry time', async () => {

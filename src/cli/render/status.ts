@@ -23,6 +23,8 @@ import {
   renderNamedRows,
   renderPullCommand,
   renderTable,
+  nameUpstreamState,
+  suggestUpstreamStep,
 } from './table.ts'
 
 const maxImages = 15
@@ -101,7 +103,7 @@ function renderUpstreams({ upstreams }: StatusReport, colors: Colors, columns = 
     formatNumber(upstream.hits),
     formatNumber(upstream.misses),
     formatBytes(upstream.bytesFromUpstream),
-    states[upstream.state],
+    nameUpstreamState(upstream),
     describeQuota(upstream),
   ])
   const whole = renderTable(titles, cells, noColors)
@@ -109,7 +111,9 @@ function renderUpstreams({ upstreams }: StatusReport, colors: Colors, columns = 
   const table = isTooWide
     ? renderTable(titles.slice(0, -1), cells, colors, columns)
     : renderTable(titles, cells, colors)
-  const label = table.replaceAll(/(?<= )(failing|down)(?= |$)/gm, (word) => colors.red(word))
+  const label = table.replaceAll(/(?<= )(failing|waiting)(?= |$)/gm, (word) =>
+    word === 'failing' ? colors.red(word) : colors.yellow(word),
+  )
   const quotas = isTooWide
     ? rows.flatMap(([host, upstream]) =>
         describeQuota(upstream) === '' ? [] : [`${host}: ${describeQuota(upstream)}`],
@@ -122,8 +126,6 @@ function renderUpstreams({ upstreams }: StatusReport, colors: Colors, columns = 
       : [`The credential for ${expired.join(', ')} has expired. To renew it: mirror credentials refresh`]
   return [[label, ...quotas].join('\n'), ...advice.map((text) => colors.yellow(text))]
 }
-
-const states = { ok: 'ok', failing: 'failing', open: 'down' } as const
 
 function describeQuota({ rateLimit }: UpstreamReport): string {
   if (rateLimit === undefined) return ''
@@ -233,6 +235,7 @@ function renderTroubles(report: StatusReport, colors: Colors, columns: number | 
   const rows = [
     ...toFacts('update', describeUpdate(report), colors.yellow),
     ...toFacts('waiting', listWaiting(report), colors.yellow),
+    ...toFacts('failing', listFailingUpstreams(report), colors.red),
     ...toFacts('failed', listFailures(report), colors.red),
     ...toFacts('errors', describeAmount(errors, 'request', 'requests', 'could not be answered'), colors.red),
     ...toFacts(
@@ -269,23 +272,33 @@ function describeUpdate({ version, cliVersion }: StatusReport): string[] {
   ]
 }
 
-function listWaiting({ networks, upstreams }: StatusReport): string[] {
+function listWaiting({ networks, upstreams, runtime }: StatusReport): string[] {
   return [
     ...Object.entries(networks).flatMap(([name, { state, reason = '' }]) =>
       state === 'waiting' ? [`network ${name}: ${reason}. Next: ${suggestNetworkStep(name, reason)}`] : [],
     ),
-    ...Object.entries(upstreams).flatMap(([host, { state, lastError }]) => {
-      const retry = lastError?.retryAfterSeconds
-      if (state !== 'open' && !(state === 'ok' && lastError)) return []
-      const why = lastError === undefined ? 'it does not answer' : trimFullStops(lastError.message)
-      const when = retry === undefined ? 'it is asked again with the next request' : `asked again in ${retry} s`
-      return [`${describeUpstreamTrouble(host, why)}; ${when}. What is cached is served. Next: mirror logs`]
+    ...Object.entries(upstreams).flatMap(([host, upstream]) => {
+      if (nameUpstreamState(upstream) !== 'waiting') return []
+      const { message = 'it does not answer', retryAfterSeconds } = upstream.lastError ?? {}
+      const when = retryAfterSeconds === undefined ? 'with the next request' : `in ${retryAfterSeconds} s`
+      const step = suggestUpstreamStep(host, message, runtime)
+      return [`${describeUpstreamTrouble(host, message)}. Asked again ${when}; cached images are served. Next: ${step}`]
     }),
   ]
 }
 
+/** Lists upstreams whose last request failed. */
+function listFailingUpstreams({ upstreams, runtime }: StatusReport): string[] {
+  return Object.entries(upstreams).flatMap(([host, { state, lastError }]) => {
+    if (state !== 'failing') return []
+    const why = lastError?.message ?? 'a request failed'
+    return [`${describeUpstreamTrouble(host, why)}. Next: ${suggestUpstreamStep(host, why, runtime)}`]
+  })
+}
+
 /** Names the upstream of a failure, unless the message does. */
-function describeUpstreamTrouble(host: string, why: string): string {
+function describeUpstreamTrouble(host: string, message: string): string {
+  const why = trimFullStops(message).replace(/^The credential for \S+ cannot/, 'its credential cannot')
   return why.startsWith(`${host} `) ? `upstream ${why}` : `upstream ${host}: ${why}`
 }
 
@@ -305,7 +318,7 @@ export function describeDamagedRepositories(damaged: readonly DamagedRepositoryR
   })
 }
 
-function listFailures({ runtime, networks, upstreams, storage, troubles = [] }: StatusReport): string[] {
+function listFailures({ runtime, networks, storage, troubles = [] }: StatusReport): string[] {
   const { freeBytes = Infinity, minFree, path } = storage
   const failed = [
     ...troubles.map(
@@ -315,13 +328,6 @@ function listFailures({ runtime, networks, upstreams, storage, troubles = [] }: 
       state === 'failed'
         ? [
             `network ${name}: ${trimFullStops(reason)}. Next: ${suggestStep(reason, 'free that port, or mirror up --cache-port N')}`,
-          ]
-        : [],
-    ),
-    ...Object.entries(upstreams).flatMap(([host, { state, lastError }]) =>
-      state === 'failing'
-        ? [
-            `${describeUpstreamTrouble(host, trimFullStops(lastError?.message ?? 'a request failed'))}. Next: mirror logs`,
           ]
         : [],
     ),

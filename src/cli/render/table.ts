@@ -1,5 +1,5 @@
 import { stripVTControlCharacters } from 'node:util'
-import type { StatusReport } from '../../admin/api.ts'
+import type { StatusReport, UpstreamReport } from '../../admin/api.ts'
 import type { ClientName } from '../../clients/types.ts'
 import { formatDuration } from '../../lib/units.ts'
 import { type Colorizer, type Colors, shortenMiddle, splitWords, toTokens, wrapWords } from '../terminal.ts'
@@ -136,4 +136,23 @@ export function renderPullCommand(
   if (installed.includes('podman')) return `podman pull ${isPlain ? '--tls-verify=false ' : ''}${image}`
   if (installed.includes('containerd')) return `sudo ctr images pull ${isPlain ? '--plain-http ' : ''}${image}:latest`
   return `docker pull ${image}`
+}
+
+/** The word for an upstream's state on every screen. `waiting`: the mirror sends nothing for a while. */
+export function nameUpstreamState({ state, lastError }: UpstreamReport): 'ok' | 'failing' | 'waiting' {
+  return state === 'open' || (state === 'ok' && lastError !== undefined) ? 'waiting' : state
+}
+
+/** The next step after a failure of an upstream. */
+export function suggestUpstreamStep(host: string, message: string, runtime: StatusReport['runtime']): string {
+  if (message.includes('the environment variable')) return 'set it, then: mirror down && mirror up'
+  if (message.startsWith('The credential for'))
+    return runtime === 'container' ? 'correct that, then: mirror up' : 'correct that; the next request reads it again'
+  if (/ set upstreams\."/.test(message)) return 'correct mirror.yaml, then: mirror up'
+  if (message.includes('could not be resolved')) return 'check the network and DNS of this machine'
+  if (/ cannot be reached| refused the connection| did not (accept|answer) /.test(message))
+    return 'check the network, and whether the registry is up'
+  if (message.includes(' is rate limiting ')) return `wait, or log in: docker login ${host}`
+  if (/ answered 5\d\d/.test(message)) return 'wait; the registry itself has a problem'
+  return 'mirror logs'
 }

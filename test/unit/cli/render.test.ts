@@ -128,9 +128,9 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
       [
         '  update    this command is mirror 1.10.0, newer than the mirror that runs. To replace it: mirror up',
         '  waiting   network kind: the network does not exist yet. Next: kind create cluster',
-        '            upstream ghcr.io refuses connections; asked again in 21 s. What is cached is served. Next: mirror logs',
+        '            upstream ghcr.io refuses connections. Asked again in 21 s; cached images are served. Next: mirror logs',
+        '  failing   upstream quay.io answered 503. Next: wait; the registry itself has a problem',
         '  failed    network dev: Cannot listen on 172.19.0.1:5055: another program is listening there. Next: free that port, or mirror up --cache-port N',
-        '            upstream quay.io answered 503. Next: mirror logs',
         '            disk: 300 MiB are free at /data, less than cache.minFree (1 GiB), so that new content may not be kept. Next: free some space, or mirror cache prune',
         '  errors    3 requests could not be answered. Next: mirror logs',
         '  stale     2 answers came from the cache because an upstream did not answer. Next: mirror logs',
@@ -152,9 +152,37 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
       '            mirror that runs. To replace it: mirror up',
       '  waiting   network kind: the network does not exist yet.',
       '            Next: kind create cluster',
-      '            upstream ghcr.io refuses connections; asked',
-      '            again in 21 s. What is cached is served. Next:',
+      '            upstream ghcr.io refuses connections. Asked',
+      '            again in 21 s; cached images are served. Next:',
     ])
+  })
+
+  test.each([
+    [
+      'docker.io cannot be reached: the name registry-1.docker.io could not be resolved (offline, or DNS).',
+      'upstream docker.io cannot be reached: the name registry-1.docker.io could not be resolved (offline, or DNS). Asked again in 9 s; cached images are served. Next: check the network and DNS of this machine',
+    ],
+    [
+      'docker.io is rate limiting this mirror for 9 s.',
+      'upstream docker.io is rate limiting this mirror for 9 s. Asked again in 9 s; cached images are served. Next: wait, or log in: docker login docker.io',
+    ],
+  ])('says once why it waits: %s', (message, text) => {
+    const lastError = { message, at: '2026-11-21T11:59:00Z', retryAfterSeconds: 9 }
+    const upstreams = { 'docker.io': { ...report.upstreams['ghcr.io']!, state: 'ok' as const, lastError } }
+    const status = renderStatus({ ...report, upstreams }, plain, now)
+    expect(status).toContain(`  waiting   ${text}\n`)
+    expect(status).toMatch(/^docker\.io .* waiting/m)
+  })
+
+  test.each([
+    ['the environment variable NOPE is not set', 'set it, then: mirror down && mirror up'],
+    ['the file /p cannot be read (ENOENT)', 'correct that; the next request reads it again'],
+  ])('names the step for a credential that cannot be read: %s', (why, step) => {
+    const lastError = { message: `The credential for a.example cannot be used: ${why}.`, at: '2026-11-21T11:59:00Z' }
+    const upstreams = { 'a.example': { ...report.upstreams['ghcr.io']!, state: 'failing' as const, lastError } }
+    expect(renderStatus({ ...report, upstreams }, plain, now)).toContain(
+      `  failing   upstream a.example: its credential cannot be used: ${why}. Next: ${step}\n`,
+    )
   })
 
   test('says whether the command is older or newer than the mirror', () => {
@@ -259,7 +287,7 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
     // eslint-disable-next-line no-control-regex
     const bare = renderStatus(report, color, now).replaceAll(/\x1b\[\d+m/g, '')
     expect(bare).toBe(renderStatus(report, plain, now))
-    expect(renderStatus(troubled, color, now)).toContain('\x1b[31mdown\x1b[39m')
+    expect(renderStatus(troubled, color, now)).toContain('\x1b[33mwaiting\x1b[39m')
   })
 })
 
