@@ -9,7 +9,7 @@ import { codeOf, errnoOf, exitCode, type ExitCode, MirrorError } from '../lib/er
 import { interruptGroups, type CommandEnvironment } from '../lib/process.ts'
 import { describeFileFailure, formatFileFailure } from '../lib/system-errors.ts'
 import { isDebugging, renderError } from './render/log.ts'
-import { getColumns, createColors, type Colors, wantsColor } from './terminal.ts'
+import { getColumns, createColors, type Colors, fitText, wantsColor } from './terminal.ts'
 
 /**
  * Limits the time within which a second signal is the echo of the first, ms: a terminal and a wrapper such as npx may both pass on
@@ -79,18 +79,18 @@ export abstract class BaseCommand extends Command {
     process.stdout.write(`${text}\n`)
   }
 
-  /** Writes a result for a person to stdout; commands in it are named as the user calls them. */
+  /** Writes a result for a person to stdout, wrapped for a terminal; commands in it are named as the user calls them. */
   protected report(text: string): void {
-    this.print(this.nameCommandsIn(text))
+    this.print(fitText(this.nameCommandsIn(text), getColumns(process.stdout)))
   }
 
   protected printJson(value: unknown): void {
     this.print(JSON.stringify(value, null, 2))
   }
 
-  /** Writes a message for a person to stderr; commands in it are named as the user calls them. */
+  /** Writes a message for a person to stderr, wrapped for a terminal; commands in it are named as the user calls them. */
   protected info(text: string): void {
-    process.stderr.write(`${this.nameCommandsIn(text)}\n`)
+    process.stderr.write(`${fitText(this.nameCommandsIn(text), getColumns(process.stderr))}\n`)
   }
 
   private nameCommandsIn(text: string): string {

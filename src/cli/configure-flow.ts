@@ -81,7 +81,7 @@ function reportOutcome(
     if (applied && plan.changes.length > 0 && target.isOwn !== true) terminal.info(done)
   } else if (plan.changes.length === 0) {
     const already = `${adapter.client} is already configured: ${target.title}.`
-    terminal.print(observation?.inUse === false ? `${already} It does not use the mirror yet:` : already)
+    terminal.report(observation?.inUse === false ? `${already} It does not use the mirror yet:` : already)
     if (observation?.inUse === false) for (const line of observation.saw) terminal.report(`  ${line}`)
     if (observation?.inUse === undefined) for (const line of observation?.saw ?? []) terminal.info(line)
     for (const step of observation?.inUse === false ? observation.todo : [])
@@ -189,7 +189,7 @@ export async function undoInteractively(
     for (const note of plan.notes) terminal.info(note)
   }
   const asks = target.isOwn !== true && plan.changes.length > 0
-  const applied = !dryRun && (!asks || (await confirm(terminal, choices, 'Put this back?')))
+  const applied = !dryRun && (!asks || (await confirm(terminal, choices, 'Undo this?')))
   const reloads = applied && (await wantsReloadAfterUndo(terminal, target, record, choices))
   const { stillInUse } = applied ? await undoClient(machine, prepared, reloads) : { stillInUse: false }
   const files = plan.changes.map(({ path }) => path)
@@ -197,7 +197,7 @@ export async function undoInteractively(
   const clientReload = reloads ? target.reload : undefined
   if (applied && !json) {
     const what = plan.notes.length === 0 ? `${record.client} is as it was` : `Took mirror out of ${record.client}`
-    terminal.print(
+    terminal.report(
       stillInUse ? `The files of ${record.client} are as they were: ${record.title}.` : `${what}: ${record.title}.`,
     )
     if (clientReload) terminal.info(clientReload.done)

@@ -26,6 +26,8 @@ export function createColors(inColor: boolean): Colors {
 }
 
 const barWidth = 24
+/** Columns that the description of a choice needs beside its name. */
+const minDescriptionWidth = 30
 
 /** Creates a line that shows the progress of long work; it shows nothing unless the stream is a terminal. */
 export function createProgressBar(stream: Pick<NodeJS.WriteStream, 'write' | 'isTTY'> & { columns?: number }) {
@@ -47,29 +49,62 @@ export function createProgressBar(stream: Pick<NodeJS.WriteStream, 'write' | 'is
 interface Choice<T> {
   readonly name: string
   readonly value: T
+  /** Explains the name beside it. */
+  readonly description?: string
 }
 
 /** Creates the questions to a person at a terminal; undefined unless both streams are a terminal. */
-export function createPrompt(input: { isTTY?: boolean }, output: { isTTY?: boolean }) {
+export function createPrompt(input: { isTTY?: boolean }, output: { isTTY?: boolean; columns?: number | undefined }) {
   if (!input.isTTY || !output.isTTY) return undefined
+  const columns = getColumns(output) ?? Infinity
+  // Leave room for the mark before the question and for `(Y/n)` after it.
+  const fit = (question: string) => wrapText(question, columns - 10, '', '  ').join('\n')
 
   return {
     /** `problem` returns what is wrong with an answer; undefined for a valid one. */
     ask: (message: string, options: { default: string; problem?: (answer: string) => string | undefined }) =>
       ask<string>({
         type: 'input',
-        message,
+        message: fit(message),
         default: options.default,
         validate: (text: string) => options.problem?.(text) ?? true,
       }),
-    confirm: (message: string) => ask<boolean>({ type: 'confirm', message, default: true }),
+    confirm: (message: string) => ask<boolean>({ type: 'confirm', message: fit(message), default: true }),
     /** Asks for one of several. */
     choose: <T>(message: string, choices: readonly Choice<T>[]) =>
-      ask<T>({ type: 'select', message, choices: [...choices] }),
+      ask<T>({ type: 'select', message: fit(message), choices: renderChoices(choices, columns - 2, 2) }),
     /** Asks for any of several; all of them are selected at first. */
     pick: <T>(message: string, choices: readonly Choice<T>[]) =>
-      ask<T[]>({ type: 'checkbox', message, choices: choices.map((choice) => ({ ...choice, checked: true })) }),
+      ask<T[]>({
+        type: 'checkbox',
+        message: fit(message),
+        choices: renderChoices(choices, columns - 3, 3).map((choice) => ({ ...choice, checked: true })),
+      }),
   }
+}
+
+/**
+ * Puts the descriptions of choices into a column beside their names, or below them in a narrow terminal. `indent`: the columns of the
+ * mark before a choice.
+ */
+export function renderChoices<T>(
+  choices: readonly Choice<T>[],
+  width: number,
+  indent: number,
+): { name: string; short: string; value: T }[] {
+  const column = Math.max(...choices.map(({ name }) => name.length)) + 3
+  const isWide = width - column >= minDescriptionWidth
+  return choices.map(({ name, value, description = '' }) => {
+    const start = ' '.repeat(indent + 2)
+    const lines =
+      description === ''
+        ? wrapText(name, width, '', start)
+        : isWide
+          ? wrapText(description, width + indent, ' '.repeat(column + indent))
+          : [name, ...wrapText(description, width + indent, start)]
+    if (isWide && description !== '') lines[0] = name.padEnd(column) + lines[0]!.trimStart()
+    return { name: lines.join('\n'), short: name, value }
+  })
 }
 
 async function ask<T>(question: object): Promise<T> {
@@ -252,26 +287,70 @@ export function wrapText(text: string, width: number, indent = '', hanging = ind
 }
 
 /**
- * Wraps the lines of a text that are too long for a terminal; continuation lines are indented by two more. A command stays on one
- * line, so that it can be copied: it begins a line, in lower case or with a variable, or follows a colon. A note `   (in
- * parentheses)` after it is prose. Without a limit the text stays as it is.
+ * Wraps the lines of a text that are too long for a terminal. Continuation lines are indented by two more, or to the text after a
+ * label (`FAIL  text`, `Next:  command`). A command stays on a line of its own, so that it can be copied: it begins a line, in lower
+ * case or with a variable, or follows a colon. A note `   (in parentheses)` after it is prose. Without a limit the text stays as it is.
  */
 export function fitText(text: string, columns: number | undefined): string {
   if (columns === undefined) return text
-  const fit = (line: string) => {
-    if (line.length <= columns) return line
-    const [, indent = '', rest = ''] = /^( *)(.*)$/.exec(line)!
-    const [, head = '', note = ''] = /^(.*?)(?: {3}(\(.*\)))?$/.exec(rest)!
-    const start = commandStart.exec(head)?.index ?? head.length
-    const command = head.slice(start).replaceAll(' ', '\u00a0')
-    return wrapText(`${head.slice(0, start)}${command} ${note}`, columns, indent, `${indent}  `).join('\n')
-  }
-  return text.split('\n').map(fit).join('\n')
+  return text
+    .split('\n')
+    .map((line) => fitLine(line, columns))
+    .join('\n')
 }
 
-// Skip `mirror: …` and `cache.maxSize: …`, which begin a message.
+function fitLine(line: string, columns: number): string {
+  const plain = stripVTControlCharacters(line)
+  if (plain.length <= columns) return line
+  const [, indent = '', label = '', rest = ''] = /^( *)(\d+\. |\S+ {2,}(?! |\())?(.*)$/.exec(plain)!
+  const [, head = '', note = ''] = /^(.*?)(?: {3}(\(.*\)))?$/.exec(rest)!
+  const start = commandStart.exec(head)?.index ?? head.length
+  const [, command = '', tail = ''] = /^(.*?)((?:, (?:or|and|with) .*|(?<=[\w)])\.)?)$/.exec(head.slice(start))!
+  const first = indent + label
+  const hanging = ' '.repeat(label === '' ? indent.length + 2 : first.length)
+  const isSentence = tail === '.'
+  const prose = isSentence ? head : head.slice(0, start).trimEnd()
+  // A command stays inside a sentence that goes on after it.
+  const lines =
+    isSentence || tail !== '' || command === ''
+      ? wrapText(isSentence ? head : `${prose} ${command.replaceAll(' ', '\u00a0')}${tail}`, columns, first, hanging)
+      : [...wrapText(prose, columns, first, hanging), `${prose === '' ? first : hanging}${command}`]
+  const last = `${lines.at(-1)}   ${note}`
+  if (last.length <= columns) lines[lines.length - 1] = last.trimEnd()
+  else lines.push(...wrapText(note, columns, hanging))
+  return recolor(lines.join('\n'), line)
+}
+
+/** Puts the colours of a line into the same text with other white space. */
+function recolor(text: string, line: string): string {
+  if (!line.includes('\x1b')) return text
+  let at = 0
+  const skipTo = (end: number) => {
+    const from = at
+    for (let seen = 0; seen < end; at++) if (/\S/.test(text[at]!)) seen++
+    return text.slice(from, at)
+  }
+  let fitted = ''
+  for (const part of line.split(colorCode)) {
+    if (!part.startsWith('\x1b')) fitted += skipTo(part.replaceAll(/\s/g, '').length)
+    else if (resetCode.test(part)) fitted += part
+    else {
+      const [space = ''] = /^\s*/.exec(text.slice(at))!
+      at += space.length
+      fitted += space + part
+    }
+  }
+  return fitted + text.slice(at)
+}
+
+// oxlint-disable-next-line no-control-regex
+const colorCode = /(\x1b\[[\d;]*m)/
+// oxlint-disable-next-line no-control-regex
+const resetCode = /^\x1b\[(?:0|2[2-9]|39|49)?m$/
+
+// Skip `mirror: …`, `cache.maxSize: …` and `podman, user: …`, which begin a message, and `docker is …`, which begins a sentence.
 const commandStart =
-  /^(?!\S+: |mirror (?:is|\())(?=[a-z-]|\w+=)|(?<=: +)(?=(?:sudo|env|docker|mirror|df|npx) |[A-Z_]+=\S)/
+  /^(?!\S+[:,] |mirror \(|\S+ (?:is|are|was|were|has|have|had|pulls|pulled|did|does|contacted|configured|cannot|may) )(?=[a-z-]|\w+=)|(?<=: +)(?=(?:sudo|env|docker|mirror|df|npx|podman|minikube|kind|k3d|systemctl|chmod) (?!\(|is )|[A-Z_]+=\S)/
 
 /** Splits a text into words, with a no-break space between a number and its unit. */
 export function splitWords(text: string): string[] {

@@ -37,7 +37,7 @@ export async function getAdapter(name: string): Promise<ClientAdapter> {
   const question = suggestion === undefined ? '' : ` Did you mean ${suggestion}?`
   throw new MirrorError(`There is no client ${JSON.stringify(name)}.${question}`, {
     exit: exitCode.usage,
-    hints: [`mirror configure CLIENT, with one of: ${Object.keys(loaders).join(', ')}`],
+    hints: [`mirror configure CLIENT   (${clientNames.slice(0, -1).join(', ')} or ${clientNames.at(-1)})`],
   })
 }
 

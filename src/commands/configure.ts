@@ -184,7 +184,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
       },
     )
     if (flags.json) this.printJson({ undone: done, failed: failures })
-    else if (records.length === 0) this.print(`Nothing to undo${client === undefined ? '' : ` for ${client}`}.`)
+    else if (records.length === 0) this.report(`Nothing to undo${client === undefined ? '' : ` for ${client}`}.`)
     this.endWith(failed)
   }
 
@@ -260,7 +260,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     else if (flags.yes) return found.map(({ adapter }) => adapter)
     else if (flags.json) this.printJson(found.map(({ adapter, what }) => ({ client: adapter.client, found: what })))
     else if (this.terminal.prompt && !flags['dry-run']) {
-      const choices = found.map(({ adapter, what }) => ({ name: `${what}   ${adapter.summary}`, value: adapter }))
+      const choices = found.map(({ adapter, what }) => ({ name: what, description: adapter.summary, value: adapter }))
       return this.terminal.prompt.pick('Which of them should pull through the mirror?', choices)
     } else {
       const lines = found.map(({ adapter, what }) => `  ${what}: mirror configure ${adapter.client}`)
@@ -284,7 +284,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     const asks = targets.length > 1 && !flags.yes && !flags['dry-run'] && !flags.check && !flags.json
     if (!asks || !this.terminal.prompt) return defaultTarget
     return this.terminal.prompt.choose(
-      'Where?',
+      'Which configuration?',
       targets.map((target) => ({ name: target.title, value: target })),
     )
   }

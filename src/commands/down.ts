@@ -1,7 +1,6 @@
 import { boolean } from '@oclif/core/flags'
 import { BaseCommand } from '../cli/base-command.ts'
 import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
-import { getColumns, fitText } from '../cli/terminal.ts'
 import type { StoredRecord } from '../clients/records.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import type { StoppedMirror } from '../daemon/stop.ts'
@@ -50,13 +49,13 @@ export default class Down extends BaseCommand {
       const clients = stillConfigured.map(({ client, place, fallback }) => ({ client, place, fallback }))
       return this.printJson({ stopped: stopped !== undefined, ...stopped, autostartRemoved, volumeRemoved, clients })
     }
-    this.print(fitText(describeStop(stopped, volumeRemoved === true), getColumns(process.stdout)))
+    this.report(describeStop(stopped, volumeRemoved === true))
     if (owner) this.info(`The mirror of ${owner.name} is running. Stop it without sudo: mirror down`)
     if (stopped !== undefined && stillConfigured.length > 0) {
       const { renderStillConfigured } = await import('../cli/render/configure.ts')
       this.info(renderStillConfigured(stillConfigured, await this.listUndoCommands(surroundings, stillConfigured)))
     }
-    if (autostartRemoved) this.print('It no longer starts after a reboot.')
+    if (autostartRemoved) this.report('It no longer starts after a reboot.')
   }
 
   private async listConfiguredClients(surroundings: CommandEnvironment): Promise<StoredRecord[]> {
@@ -94,8 +93,8 @@ export default class Down extends BaseCommand {
         dryRun: true,
       })
     const where = container ? `container ${container.name}` : `pid ${pid}`
-    this.print(running === undefined ? 'Nothing to do: no mirror is running.' : `Would stop the mirror (${where}).`)
-    if (volumes) this.print('Would delete the volume with cached content and pushed images.')
+    this.report(running === undefined ? 'Nothing to do: no mirror is running.' : `Would stop the mirror (${where}).`)
+    if (volumes) this.report('Would delete the volume with cached content and pushed images.')
   }
 
   private async confirmVolumeRemoval(flags: { yes: boolean }): Promise<boolean> {

@@ -24,7 +24,7 @@ import {
   renderUp,
   renderUpPlan,
 } from '../cli/render/up.ts'
-import { getColumns, fitText } from '../cli/terminal.ts'
+import { getColumns } from '../cli/terminal.ts'
 import type { UpdatedClient } from '../clients/stray-records.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import type { UpPlan, UpReport } from '../daemon/up.ts'
@@ -84,8 +84,8 @@ export default class Up extends BaseCommand {
       const { action, changed } = plan
       if (flags.json)
         return this.printJson({ action, changed, ...toDroppedReport(plan), dryRun: true, autostart: autostart?.file })
-      this.print(renderUpPlan(plan))
-      if (autostart) this.print(`Would write ${autostart.file}.`)
+      this.report(renderUpPlan(plan))
+      if (autostart) this.report(`Would write ${autostart.file}.`)
       return this.warnOfPasswords(plan, surroundings)
     }
     if (flags.foreground) return this.serve(plan, surroundings, release)
@@ -102,7 +102,7 @@ export default class Up extends BaseCommand {
     if (flags.json)
       return this.printJson({ ...report, clients: clients.stale.map(toClientReport), autostart: autostart?.file })
     this.reportStale(clients)
-    if (autostart) this.print(`It starts again after a reboot: ${autostart.file}`)
+    if (autostart) this.report(`It starts again after a reboot: ${autostart.file}`)
     for (const note of notes) this.info(`  ${note}`)
     this.suggestNext(report, clients)
   }
@@ -141,7 +141,7 @@ export default class Up extends BaseCommand {
 
   private suggestNext(report: UpReport, clients: ClientOverview): void {
     const next = suggestNextStep(report, clients)
-    if (next !== undefined) this.info(fitText(`\n${next}`, getColumns(process.stderr)))
+    if (next !== undefined) this.info(`\n${next}`)
   }
 
   private async startInContainer(
@@ -181,7 +181,7 @@ export default class Up extends BaseCommand {
       const { action, changed, connect, disconnect } = plan
       if (flags.json)
         return this.printJson({ action, changed, connect, disconnect, ...toDroppedReport(plan), dryRun: true })
-      return this.print(renderContainerPlan(plan))
+      return this.report(renderContainerPlan(plan))
     }
     const { stateDir } = mirrorPaths(surroundings)
     const report = await withCommandLock({ ...input, stateDir }, async () =>
@@ -211,7 +211,7 @@ export default class Up extends BaseCommand {
   /** Runs the server in this process. */
   private async serve(plan: UpPlan, surroundings: CommandEnvironment, release: () => void): Promise<void> {
     const { action, running, paths, dropped } = plan
-    if (action === 'nothing') return this.print(`mirror is already running (pid ${running!.pid}), in the background.`)
+    if (action === 'nothing') return this.report(`mirror is already running (pid ${running!.pid}), in the background.`)
     await this.warnOfPasswords(plan, surroundings)
     const { prepareRollback } = await import('../daemon/stop.ts')
     const [{ serveInPlace }, { serveMirror }] = await Promise.all([

@@ -315,7 +315,7 @@ describe('mirror configure', () => {
       expect(existsSync(join(folder, '.config/containers/registries.conf.d/50-mirror.conf'))).toBe(true)
     } finally {
       const down = await mirror('down')
-      expect(down.stderr).toContain('they fall back to the registry while it is down): podman')
+      expect(down.stderr).toContain('still points at the mirror. While it is down, pulls fall back to the registry.')
     }
     expect(await mirror('configure', '--undo', '--yes')).toMatchObject({ exit: 0 })
     expect(existsSync(join(folder, '.config'))).toBe(false)
@@ -447,7 +447,7 @@ describe.runIf(process.platform === 'linux' && existsSync('/usr/bin/script'))('m
     const undone = await atTerminal(
       'configure docker --undo',
       [
-        ['Put this back?', '\r'],
+        ['Undo this?', '\r'],
         ['Reload dockerd now', '\r'],
       ],
       engine,
@@ -462,9 +462,9 @@ describe.runIf(process.platform === 'linux' && existsSync('/usr/bin/script'))('m
     await configure('docker', ...address, '--yes')
     await configure('podman', ...address, '--yes')
     const { exit, shown } = await atTerminal(`configure --undo --root ${root}`, [
-      ['Put this back?', '\r'],
+      ['Undo this?', '\r'],
       ['podman is as it was', ''],
-      ['Put this back?', '\u0003'],
+      ['Undo this?', '\u0003'],
     ])
     expect(exit, shown).toBe(130)
     expect(shown).toContain('Interrupted. Done before: podman.')

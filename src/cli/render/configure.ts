@@ -5,7 +5,7 @@ import type { PreparedClient } from '../../clients/configure.ts'
 import type { ConfiguredFileState, ListedClient } from '../../clients/configured.ts'
 import type { ClientRecord } from '../../clients/records.ts'
 import type { FileChange } from '../../clients/types.ts'
-import { type Colors, wrapText } from '../terminal.ts'
+import { type Colors, fitText, wrapText } from '../terminal.ts'
 import { renderTable } from './table.ts'
 
 export { getColumns } from '../terminal.ts'
@@ -84,7 +84,7 @@ export function renderConfigured(
   const lines = staleClients.map(({ who, of, from, to, mend }) => {
     const what = of === 'cache' ? 'the mirror' : "the mirror's registry"
     const where = to === null ? 'which this client cannot reach now' : `which is at ${to} now`
-    return colors.yellow(`${who}: ${from} is no address of ${what}, ${where}. To fix it: ${mend}`)
+    return colors.yellow(fitText(`${who}: ${from} is no address of ${what}, ${where}. To fix it: ${mend}`, columns))
   })
   return [list, ...(lines.length === 0 ? [] : ['', ...lines])].join('\n')
 }
@@ -125,27 +125,27 @@ function joinSimilarFiles(files: ListedClient['files']): ListedClient['files'] {
 
 /** Renders the clients that still point at a stopped mirror, the effect on their pulls, and the commands that undo it. */
 export function renderStillConfigured(clients: readonly ClientRecord[], undo: readonly string[]): string {
-  const withFallback = clients.filter(({ fallback }) => fallback)
-  const withoutFallback = clients.filter(({ fallback }) => !fallback)
+  const describe = (isAble: boolean, effect: string) => {
+    const names = clients.flatMap(({ client, title, fallback }) =>
+      fallback === isAble ? [`${client} (${title.replace(/ \(.*\)$/, '')})`] : [],
+    )
+    if (names.length === 0) return []
+    return [`${capitalize(names.join(', '))} still ${names.length === 1 ? 'points' : 'point'} at the mirror. ${effect}`]
+  }
   return [
-    ...(withFallback.length === 0
-      ? []
-      : [
-          `Still configured to use the mirror (they fall back to the registry while it is down): ${joinNames(withFallback)}.`,
-        ]),
-    ...(withoutFallback.length === 0
-      ? []
-      : [`Still configured to use the mirror, and not able to pull while it is down: ${joinNames(withoutFallback)}.`]),
-    `Undo with: ${undo.join(', and ')}`,
+    ...describe(true, 'While it is down, pulls fall back to the registry.'),
+    ...describe(false, 'While it is down, pulls fail.'),
+    'Undo with:',
+    ...undo.map((command) => `  ${command}`),
   ].join('\n')
 }
 
-function joinNames(clients: readonly ClientRecord[]): string {
-  return clients.map(({ client, title }) => `${client} (${title})`).join(', ')
+function toSentence(text: string): string {
+  return `${capitalize(text)}.`
 }
 
-function toSentence(text: string): string {
-  return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`
+function capitalize(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1)
 }
 
 const contextLines = 3

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { renderError } from '../../../src/cli/render/log.ts'
-import { createColors, fitText } from '../../../src/cli/terminal.ts'
+import { createColors, fitText, renderChoices } from '../../../src/cli/terminal.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 
 const command = `sudo chown -R "$(id -un)": /home/somebody/with/a/long/name/of/a/folder`
@@ -18,7 +18,7 @@ describe('a text that is too long for the terminal', () => {
     ],
     [
       'Next:  mirror configure   (has docker, containerd and kind pull through it)',
-      ['Next: mirror configure (has docker, containerd and kind pull', '  through it)'],
+      ['Next:  mirror configure', '       (has docker, containerd and kind pull through it)'],
     ],
     [
       'mirror is not running: it died, nobody stopped it (pid 7, started at noon).',
@@ -43,4 +43,49 @@ describe('a text that is too long for the terminal', () => {
         `  ${command}\n    (if it should be yours)\n  npx mirror up\n`,
     )
   })
+})
+
+test('a label stays in front of the text, whose further lines begin below its first word', () => {
+  expect(fitText('FAIL  podman did not contact the mirror for docker.io/mirror-check/5288693c:check', 60)).toBe(
+    'FAIL  podman did not contact the mirror for\n      docker.io/mirror-check/5288693c:check',
+  )
+})
+
+test.each([
+  'To do: docker build (BuildKit) before Docker 26 uses the mirror only after a restart of dockerd.',
+  'podman, user (/home/walker/.config/containers/registries.conf.d): points at http://127.0.0.1:7055.',
+  'podman is already configured: user (/home/walker/.config/containers/registries.conf.d).',
+])('the sentence "%s" is no command, so it is wrapped', (text) => {
+  for (const line of fitText(text, 60).split('\n')) expect(line.length).toBeLessThanOrEqual(60)
+})
+
+test('a command in a sentence that is too long has a line of its own', () => {
+  const text = '  podman, user: points at http://127.0.0.1:7055. To fix it: mirror configure podman'
+  expect(fitText(text, 60)).toBe(
+    '  podman, user: points at http://127.0.0.1:7055. To fix it:\n    mirror configure podman',
+  )
+})
+
+test('colours stay with their words when a line is wrapped', () => {
+  const { bold, yellow } = createColors(true)
+  expect(
+    fitText(`${bold('To do:')} minikube start --profile minikube   (for an existing one: minikube start)`, 60),
+  ).toBe(`${bold('To do:')}\n  minikube start --profile minikube\n  (for an existing one: minikube start)`)
+  const words = 'One two three four five six'
+  expect(fitText(yellow(`  ${words}`), 20)).toBe(`  ${yellow('One two three four\n    five six')}`)
+})
+
+test('the description of a choice is in a column, or below its name where the terminal is narrow', () => {
+  const choices = [
+    { name: 'podman 4.3.1', description: 'Podman, Buildah and Skopeo: registries.conf.d', value: 1 },
+    { name: 'kind', description: 'new clusters', value: 2 },
+  ]
+  expect(renderChoices(choices, 57, 3).map(({ name }) => name)).toEqual([
+    `podman 4.3.1   Podman, Buildah and Skopeo:\n${' '.repeat(18)}registries.conf.d`,
+    'kind           new clusters',
+  ])
+  expect(renderChoices(choices, 37, 3).map(({ name }) => name)).toEqual([
+    'podman 4.3.1\n     Podman, Buildah and Skopeo:\n     registries.conf.d',
+    'kind\n     new clusters',
+  ])
 })
