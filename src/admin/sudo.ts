@@ -1,6 +1,6 @@
 import { constants, lstatSync } from 'node:fs'
 import { access, realpath } from 'node:fs/promises'
-import { dirname, join, resolve } from 'node:path'
+import { delimiter, dirname, isAbsolute, join, resolve } from 'node:path'
 import { type IgnoredPath, mustCheckOwners, mirrorPaths, findUnsafePaths } from '../config/paths.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { pathExists } from '../lib/fs.ts'
@@ -128,7 +128,7 @@ interface Programs {
 
 /**
  * Renders the command line that runs mirror with these arguments as root. sudo looks for programs in its own folders
- * (`secure_path`), so a mirror or Node elsewhere, installed by nvm or npx, is named by its path.
+ * (`secure_path`), so a mirror or Node elsewhere, installed by nvm, needs the user's PATH. What is on neither is named by its path.
  */
 export async function renderRootCommand(
   { env, platform, cwd }: Pick<CommandEnvironment, 'env' | 'platform' | 'cwd'>,
@@ -141,10 +141,14 @@ export async function renderRootCommand(
   if (platform === 'win32' || isRoot) return ['mirror', ...words].join(' ')
   const search = folders ?? (await findSecurePath())
   const [node, run] = [execPath ?? process.execPath, program ?? join(packageRoot(), 'bin', 'run.js')]
-  const isFound = (await isFirstInFolders('mirror', run, search)) && (await isFirstInFolders('node', node, search))
-  const mirror = isFound ? ['mirror'] : [shellWord(node), shellWord(run)]
+  const isFoundIn = async (searched: readonly string[]) =>
+    (await isFirstInFolders('mirror', run, searched)) && (await isFirstInFolders('node', node, searched))
+  const isFound = await isFoundIn(search)
+  const isOnPath = !isFound && (await isFoundIn((env['PATH'] ?? '').split(delimiter).filter(isAbsolute)))
+  const mirror = isFound || isOnPath ? ['mirror'] : [shellWord(node), shellWord(run)]
   const passedVariables = [...trustedVariables.filter((name) => isTrusted(name, env[name], cwd)), ...locatingVariables]
-  const variables = passedVariables.flatMap((name) => (env[name] ? [`${name}=${shellWord(env[name])}`] : []))
+  const settings = passedVariables.flatMap((name) => (env[name] ? [`${name}=${shellWord(env[name])}`] : []))
+  const variables = isOnPath ? ['"PATH=$PATH"', ...settings] : settings
   return ['sudo', ...(variables.length > 0 ? ['env', ...variables] : []), ...mirror, ...words].join(' ')
 }
 

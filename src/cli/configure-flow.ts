@@ -44,7 +44,7 @@ export async function configureInteractively(
   choices: ConfigureChoices,
 ): Promise<object> {
   const { fallback, dryRun, json } = choices
-  const prepared = await prepareClient({ ...request, fallback })
+  const prepared = await prepareClient({ ...request, fallback, dryRun })
   const { target, address, plan } = prepared
   const { changes } = plan
   // Ask only about files of others; a cluster file on stdout needs no diff before it either.
@@ -55,6 +55,7 @@ export async function configureInteractively(
   }
   // Observe the client, which may still have to read files that are already right.
   const observation = changes.length === 0 && plan.output === undefined ? await target.observe?.(address) : undefined
+  if (prepared.denial !== undefined && !json) reportDenial(terminal, prepared.denial)
   const applies = !dryRun && (!asks || (await confirm(terminal, choices, 'Write this?')))
   if (applies) await configureClient(prepared, new Date())
   if (!json) reportOutcome(terminal, prepared, applies, dryRun, observation)
@@ -64,6 +65,10 @@ export async function configureInteractively(
     return applies && (await wantsReload(terminal, target, offers, choices)) && (await reload(terminal, target))
   })
   return toReport(prepared, applies, reloaded, observation)
+}
+
+function reportDenial(terminal: Terminal, { message, hints }: MirrorError): void {
+  terminal.info([message, 'To write it:', ...hints.map((hint) => `  ${hint}`)].join('\n'))
 }
 
 function reportOutcome(
@@ -107,7 +112,7 @@ async function withInterruptReport<T>(prepared: PreparedClient, applied: boolean
 
 function describeFiles(changes: readonly FileChange[]): string {
   const [first, ...others] = changes.map(({ path }) => path)
-  return others.length === 0 ? `${first} is written` : `${first} and ${others.length} more are written`
+  return others.length === 0 ? `${first} is written` : `${first} and ${others.length} more files are written`
 }
 
 /** Reports whether to reload the client now: by flag, or by the user's answer. */
@@ -295,7 +300,7 @@ export function toChoices({ reload, yes, 'dry-run': dryRun, json, diff }: Config
   return { reload, yes, dryRun, json, wholeDiff: diff }
 }
 
-/** Returns the arguments with which root configures the same target. */
+/** Returns the arguments with which root configures the same target, also after a dry run. */
 export function getRootArguments(client: string, { details }: ConfigTarget, flags: ConfigureFlags): string[] {
   const { scope = client === 'docker' || client === 'k3s' ? undefined : details['scope'] } = flags
   const named = {
@@ -312,7 +317,6 @@ export function getRootArguments(client: string, { details }: ConfigTarget, flag
     'no-fallback': flags['no-fallback'],
     reload: flags.reload,
     yes: flags.yes,
-    'dry-run': flags['dry-run'],
   }
   return [
     'configure',

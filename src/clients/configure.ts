@@ -1,6 +1,9 @@
-import { join } from 'node:path'
+import { access, constants, stat } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { renderRootCommand } from '../admin/sudo.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { ifVisible } from '../lib/fs.ts'
+import { shellWord } from '../lib/process.ts'
 import { fileFailureReason } from '../lib/system-errors.ts'
 import { applyPlan } from './apply.ts'
 import { createRootedFiles } from './files/local.ts'
@@ -26,6 +29,8 @@ interface PrepareRequest {
   readonly fallback: boolean
   /** Holds the arguments of the current command, for a hint to run it as root. */
   readonly args?: readonly string[]
+  /** Plans also what this user may not write. */
+  readonly dryRun?: boolean
 }
 
 /** Holds the planned configuration of one client; nothing is written yet. */
@@ -35,6 +40,8 @@ export interface PreparedClient extends PrepareRequest {
   readonly why: string
   readonly warning: string | undefined
   readonly plan: ConfigPlan
+  /** Why this user may not carry out the plan, and who may; only of a dry run. */
+  readonly denial: MirrorError | undefined
   readonly previous: StoredRecord | undefined
   /** Holds the command that undoes this target, and no other target of the client. */
   readonly undoCommand: string
@@ -42,7 +49,7 @@ export interface PreparedClient extends PrepareRequest {
 
 /**
  * Plans the configuration of a client, and validates it by the client's own program where possible. Throws MirrorError for a plan
- * that cannot be carried out safely, or without permission.
+ * that cannot be carried out safely, or without permission unless it is a dry run.
  */
 export async function prepareClient(request: PrepareRequest): Promise<PreparedClient> {
   const { machine, adapter, mirror, fallback } = request
@@ -56,7 +63,8 @@ export async function prepareClient(request: PrepareRequest): Promise<PreparedCl
   )
   const outdated = previous && isOutdated(previous, address) ? target.strip(previous, files) : []
   const plan = planOnChangedFiles(files, outdated, (now) => target.plan(address, now))
-  await assertWritable(plan.changes, { ...request, target }, previous)
+  const denial = await findDenial(plan.changes, { ...request, target }, previous)
+  if (denial !== undefined && !request.dryRun) throw denial
   await target.validate?.(plan.changes)
   const notes = [...plan.notes, ...(cache.startsWith('https:') && ca === undefined ? [publicCertificateNote] : [])]
   const { client } = adapter
@@ -69,6 +77,7 @@ export async function prepareClient(request: PrepareRequest): Promise<PreparedCl
     why,
     warning,
     plan: { ...plan, notes },
+    denial,
     previous,
     undoCommand,
   }
@@ -139,23 +148,28 @@ export function getRecordRoot(machine: Machine): string | undefined {
   return machine.detached ? machine.root : undefined
 }
 
-/** Throws MirrorError (usage) for files that this user cannot write, and for a record that only root can change. */
-async function assertWritable(
+/** The error (usage) for files that this user cannot write, or for a record that only root can change; undefined for neither. */
+async function findDenial(
   changes: readonly FileChange[],
   request: PrepareRequest,
   previous: StoredRecord | undefined,
-): Promise<void> {
+): Promise<MirrorError | undefined> {
   const { adapter, target, machine } = request
   const denied: string[] = []
   for (const { path } of changes) if (!(await target.files.mayWrite(path))) denied.push(path)
   const belongsToRoot = changes.length > 0 && previous?.lockedByRoot === true
-  if (denied.length === 0 && !belongsToRoot) return
+  if (denied.length === 0 && !belongsToRoot) return undefined
   const what =
     denied.length > 0
       ? `No permission to write ${formatPaths(denied)}.`
       : `${adapter.client} was configured by root, so only root can change that: ${target.title}.`
-  const hasUserScope = !machine.detached && ['podman', 'containerd', 'buildkit'].includes(adapter.client)
-  throw new MirrorError(what, {
+  const closed = belongsToRoot ? undefined : await findChmod(denied[0]!)
+  if (closed !== undefined) return new MirrorError(what, { exit: exitCode.usage, hints: [closed] })
+  const hasUserScope =
+    !machine.detached &&
+    target.details['scope'] !== 'user' &&
+    ['podman', 'containerd', 'buildkit'].includes(adapter.client)
+  return new MirrorError(what, {
     exit: exitCode.usage,
     hints: [
       await getRootCommand(request),
@@ -164,10 +178,26 @@ async function assertWritable(
   })
 }
 
+/** The command that opens the folder of this user which keeps a file from being written; undefined where another user's folder does. */
+async function findChmod(path: string): Promise<string | undefined> {
+  let folder = dirname(path)
+  let stats = await ifVisible(stat(folder))
+  while (stats === undefined && folder !== dirname(folder)) {
+    folder = dirname(folder)
+    stats = await ifVisible(stat(folder))
+  }
+  if (stats === undefined || stats.uid !== process.geteuid?.()) return undefined
+  const allows = async (mode: number) => (await ifVisible(access(folder, mode).then(() => true))) === true
+  const [isWritable, isSearchable] = await Promise.all([allows(constants.W_OK), allows(constants.X_OK)])
+  if (isWritable && isSearchable) return undefined
+  return `chmod ${isSearchable ? 'u+w' : 'u+wx'} ${shellWord(folder)}`
+}
+
 /** Shortens a list of paths to the first and a count. */
 function formatPaths(paths: readonly string[]): string {
   const [first, ...others] = paths
-  return others.length === 0 ? first! : `${first} and ${others.length} more`
+  if (others.length === 0) return first!
+  return `${first} and ${others.length} more ${others.length === 1 ? 'file' : 'files'}`
 }
 
 function getRootCommand({ machine, adapter, args }: PrepareRequest): Promise<string> {

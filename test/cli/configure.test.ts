@@ -104,6 +104,18 @@ describe('mirror configure', () => {
     expect((await configure('docker', '--undo', '--yes')).stdout).toContain('Nothing to undo')
   })
 
+  test('names the command that undoes what was written below --root', async () => {
+    await configure('docker', ...address, '--yes')
+    const undo = await configureHere('docker', '--undo')
+    expect(undo).toMatchObject({ exit: 0, stdout: 'Nothing to undo for docker.\n' })
+    expect(undo.stderr).toContain(`mirror configure docker --root ${root} --scope system --undo`)
+  })
+
+  test('offers `mirror configure` when a check finds nothing configured', async () => {
+    const checked = await configureHere('--check')
+    expect(checked).toMatchObject({ exit: 5, stderr: expect.stringContaining('\nNext:\n  mirror configure\n') })
+  })
+
   test('undoes one of several files with the command that it printed', async () => {
     const names = ['one file.yaml', 'other.yaml']
     const text = 'kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n'
@@ -217,7 +229,7 @@ describe('mirror configure', () => {
     [['docker', '--mirror', 'ftp://x'], 2, 'is not the URL of a mirror'],
     [['docker', '--mirror', 'http://x/path'], 2, 'is not the URL of a mirror'],
     [['dcoker', '--mirror', 'http://x:1'], 2, 'There is no client "dcoker"'],
-    [['docker', '--undo', '--check'], 2, 'cannot also be provided'],
+    [['docker', '--undo', '--check'], 2, '--undo and --check exclude each other.'],
     [['docker', '--check'], 2, 'Cannot run a docker pull'],
   ])('fails for %j with exit code %i', async (args, exit, says) => {
     const answer = await configure(...args, '--yes')
@@ -248,9 +260,39 @@ describe('mirror configure', () => {
       expect(refused.stderr).toContain(`sudo env MIRROR_HOME=${join(folder, 'home')} ${process.execPath} ${program} `)
       expect(refused.stderr).toContain(`configure docker ${address.join(' ')} --root ${root} --yes`)
       expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
+      // A dry run needs no permission, and names the command that writes.
+      const preview = await asNobody('docker', ...address, '--dry-run', '--root', root)
+      expect(preview, preview.stderr).toMatchObject({ exit: 0, stdout: expect.stringContaining('+++') })
+      expect(preview.stderr).toContain(`No permission to write ${daemonJson}.\nTo write it:\n  sudo env `)
+      expect(preview.stderr).not.toContain('--dry-run')
+      const json = await asNobody('docker', ...address, '--dry-run', '--json', '--root', root)
+      expect(JSON.parse(json.stdout)).toMatchObject({
+        changes: expect.arrayContaining([{ path: daemonJson, action: 'change' }]),
+        applied: false,
+      })
+      expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
       expect(await asNobody('--list', '--root', root)).toMatchObject({ stdout: 'No client is configured by mirror.\n' })
     },
   )
+
+  test.runIf(anotherUserCanRunIt())('names the chmod that opens a folder of the user', async () => {
+    const closed = join(folder, '.config', 'containers', 'registries.conf.d')
+    await mkdir(closed, { recursive: true })
+    await chmod(folder, 0o755)
+    await chown(closed, nobody, nobody)
+    await chmod(closed, 0o500)
+    const refused = await finished(
+      spawn(process.execPath, [program, 'configure', 'podman', '--scope', 'user', ...address, '--yes'], {
+        cwd: folder,
+        env: { PATH: process.env['PATH'], HOME: folder, MIRROR_HOME: join(folder, 'home') },
+        stdio: ['ignore', 'pipe', 'pipe'],
+        uid: nobody,
+        gid: nobody,
+      }),
+    )
+    expect(refused).toMatchObject({ exit: 2 })
+    expect(refused.stderr).toMatch(new RegExp(`\\nNext:\\n {2}chmod u\\+w ${closed}\\n$`))
+  })
 
   test('reports that docker is already configured, and that nothing can be reloaded', async () => {
     await configure('docker', ...address, '--yes')
@@ -313,6 +355,25 @@ describe('mirror configure', () => {
       const written = await mirror('configure', 'podman', '--scope', 'user', '--yes')
       expect(written, written.stderr).toMatchObject({ exit: 0 })
       expect(existsSync(join(folder, '.config/containers/registries.conf.d/50-mirror.conf'))).toBe(true)
+
+      // The check names the file that the client's own output refuses, and no other cause.
+      const bin = join(folder, 'bin')
+      await mkdir(bin)
+      const says = 'Error: loading registries configuration "/etc/c/registries.conf": toml: line 10 (last key "a"): bad'
+      await writeFile(join(bin, 'podman'), `#!/bin/sh\necho '${says}' >&2\nexit 125\n`, { mode: 0o755 })
+      const check = (client: string) =>
+        finished(start(process.execPath, [program, 'configure', client, '--check'], 'ignore', { ...env, PATH: bin }))
+      const refused = await check('podman')
+      expect(refused).toMatchObject({ exit: 5 })
+      expect(refused.stdout).toContain('Likely cause:\n  1. podman cannot read /etc/c/registries.conf (line 10)\n')
+      expect(refused.stdout).not.toContain('not configured')
+      const missing = await check('minikube')
+      expect(missing).toMatchObject({ exit: 5, stdout: expect.stringContaining('minikube is not installed.') })
+      expect(missing.stdout).not.toContain('Likely cause')
+      expect(await check('docker')).toMatchObject({
+        exit: 4,
+        stderr: expect.stringContaining('No Docker engine answers'),
+      })
     } finally {
       const down = await mirror('down')
       expect(down.stderr).toContain('still points at the mirror. While it is down, pulls fall back to the registry.')

@@ -189,9 +189,12 @@ interface InstalledDockerd {
 }
 
 /** Finds the dockerd program of this machine, running or not. */
-async function findInstalledDockerd({ runCommand }: Machine): Promise<InstalledDockerd | undefined> {
+async function findInstalledDockerd({ platform, runCommand }: Machine): Promise<InstalledDockerd | undefined> {
   const timeoutMs = 3000
-  const printed = await runCommand('dockerd', ['--version'], { timeoutMs })
+  const printed =
+    (await runCommand('dockerd', ['--version'], { timeoutMs })) ??
+    // An ordinary user's PATH lacks the folder.
+    (platform === 'linux' ? await runCommand('/usr/sbin/dockerd', ['--version'], { timeoutMs }) : undefined)
   const version = /^Docker version (\S+?),? /.exec(printed?.stdout ?? '')?.[1]
   if (version === undefined) return undefined
   const unit = await runCommand('systemctl', ['show', '--property=ExecStart', 'docker.service'], { timeoutMs })

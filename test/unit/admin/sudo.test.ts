@@ -35,6 +35,18 @@ describe('the command line for root', () => {
     expect(await command()).toBe("sudo mirror configure docker --file 'a b'")
   })
 
+  test("keeps the user's PATH where only that leads to mirror and Node", async () => {
+    await symlink(programs.program, join(folder, 'other', 'mirror'))
+    await symlink(programs.execPath, join(folder, 'other', 'node'))
+    const path = { PATH: `relative:${join(folder, 'other')}` }
+    expect(await command(path)).toBe(`sudo env "PATH=$PATH" mirror configure docker --file 'a b'`)
+    expect(await command({ ...path, DOCKER_HOST: 'tcp://127.0.0.1:1' })).toContain(
+      'sudo env "PATH=$PATH" DOCKER_HOST=tcp://127.0.0.1:1 mirror',
+    )
+    await writeFile(join(folder, 'bin', 'mirror'), 'another mirror', { mode: 0o755 })
+    expect(await command(path)).toContain('sudo env "PATH=$PATH" mirror')
+  })
+
   test('sets the variables that sudo removes', async () => {
     expect(await command({ DOCKER_HOST: 'unix:///run/a b.sock', HOME: '/home/me' })).toContain(
       "sudo env DOCKER_HOST='unix:///run/a b.sock' /",
