@@ -79,7 +79,10 @@ export function resolveClientAddress(location: ClientLocation, endpoints: Mirror
     case 'isolated':
       throw new MirrorError(`${location.what} cannot reach the mirror at ${replaceHost(cache)}: ${location.why}.`, {
         exit: exitCode.missing,
-        hints: [...location.hints, 'mirror configure … --mirror URL   (an address you know to be reachable)'],
+        hints: [
+          ...location.hints.map((hint) => hint.replace(':PORT', `:${new URL(cache).port}`)),
+          `${location.hints.length === 0 ? '' : 'Or: '}mirror configure CLIENT --mirror URL   (an address you know to be reachable)`,
+        ],
       })
   }
 }
@@ -96,8 +99,8 @@ function createRemoteEngineError(engine: string, cache: string): MirrorError {
     {
       exit: exitCode.missing,
       hints: [
-        `mirror configure … --mirror ${cache}   (run it on that machine)`,
-        'mirror configure … --mirror URL   (an address you know to be reachable)',
+        `mirror configure CLIENT --mirror ${cache}   (run it on that machine)`,
+        'mirror configure CLIENT --mirror URL   (an address you know to be reachable)',
       ],
     },
   )
@@ -112,7 +115,7 @@ function createUnservedNetworkError(
   if (known !== undefined)
     return new MirrorError(`${what} are on the Docker network ${network}, ${known.why}.`, {
       exit: exitCode.missing,
-      hints: [...known.hints, 'mirror configure … --mirror URL   (an address you know to be reachable)'],
+      hints: [...known.hints, 'mirror configure CLIENT --mirror URL   (an address you know to be reachable)'],
     })
   const served = Object.keys(networks)
   const servedNetworks = served.length === 0 ? 'no Docker network' : `only ${served.join(', ')}`

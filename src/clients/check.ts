@@ -34,6 +34,11 @@ export async function checkClient(
   client: string,
   target: ConfigTarget,
 ): Promise<ClientCheckResult> {
+  if (!target.pull && client === 'docker' && target.details['kind'] !== 'file')
+    throw new MirrorError('No Docker engine answers, so there is nothing to check.', {
+      exit: exitCode.missing,
+      hints: ['docker info   (shows if Docker runs)'],
+    })
   if (!target.pull)
     throw new MirrorError(`Cannot run a ${client} pull on this machine, so there is nothing to check.`, {
       exit: exitCode.usage,
@@ -51,7 +56,9 @@ export async function checkClient(
   }
   const asked = Object.keys(seen).length > 0
   const isSeen = asked && failed === undefined
-  const explanation = isSeen ? { saw: [], reasons: [] } : await explainMissedPull(surroundings, machine, client, target)
+  const explanation = isSeen
+    ? { saw: [], reasons: [] }
+    : await explainMissedPull(surroundings, machine, client, target, failed ?? '')
   return { seen: isSeen, asked, failed, image, ...explanation }
 }
 
@@ -61,6 +68,7 @@ async function explainMissedPull(
   machine: Machine,
   client: string,
   target: ConfigTarget,
+  output: string,
 ): Promise<Pick<ClientCheckResult, 'saw' | 'reasons'>> {
   const mirror = await getCurrentAddress(surroundings, target)
   const record = (await openMachineRecords(machine).list()).findLast(
@@ -80,8 +88,25 @@ async function explainMissedPull(
   const reasons = hasMoved
     ? [{ why: `${client} is configured for ${record.cache}, and the mirror is at ${mirror}`, fix: configure }]
     : (observation?.reasons ?? target.reasons.filter(({ isUnconfigured }) => !isUnconfigured || !isAsWritten))
-  return { saw, reasons }
+  return { saw, reasons: explainOutput(client, output) ?? reasons }
 }
+
+/** Returns the cause that the client's own output names; undefined when it names none. */
+function explainOutput(client: string, output: string): ConfigTarget['reasons'] | undefined {
+  if (output.trim().endsWith(' is not installed.')) return []
+  const refused = refusedFile.exec(output)?.groups
+  if (refused === undefined) return undefined
+  const line = /\bline:? (\d+)/.exec(output)?.[1]
+  return [
+    {
+      why: `${client} cannot read ${refused['file']}${line === undefined ? '' : ` (line ${line})`}`,
+      fix: `Fix the file, then run the check again`,
+    },
+  ]
+}
+
+/** `Error: loading registries configuration "/etc/containers/registries.conf": toml: line 10: …` */
+const refusedFile = /\b(?:load|read|pars|decod)ing [^"'\n/]*conf[^"'\n/]*["'](?<file>\/[^"'\n]+)["']:/i
 
 function describeRecord(client: string, written: string, mirror: string, isAsWritten: boolean): string {
   const files = isAsWritten ? 'its files are as mirror wrote them' : 'its files were changed since'

@@ -114,7 +114,7 @@ export async function findCheckableTargets(
   throw new MirrorError(`${found} on this machine, so there is nothing to check.`, {
     exit: exitCode.checkFailed,
     hints: [
-      'mirror configure --list',
+      records.length === 0 ? 'mirror configure' : 'mirror configure --list',
       'mirror configure CLIENT --check   (checks a client that you have configured yourself)',
     ],
   })

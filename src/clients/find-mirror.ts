@@ -77,9 +77,9 @@ export async function findMirrorAddress(
   }
   const read = found?.user && createReaderFor(found.user.uid)
   if (url !== undefined) {
-    const cache = parseMirrorUrl(url)
     // Read the state file of a mirror that does not run as well.
     const endpoints = (found?.running ?? (await readState(paths.stateFile)))?.endpoints
+    const cache = parseMirrorUrl(url, endpoints?.cache[0] ?? `http://127.0.0.1:${config.cache.listen[0]?.port ?? 5055}`)
     const given = { cache, registry: deriveRegistryUrl(cache, config, endpoints) }
     const isNamed = endpoints === undefined || !isCacheUrl(endpoints, cache)
     const why = `the mirror is at ${cache} (from --mirror)`
@@ -96,7 +96,10 @@ export async function findMirrorAddress(
   if (found === undefined)
     throw new MirrorError('mirror is not running, so there is no address to configure.', {
       exit: exitCode.notRunning,
-      hints: ['mirror up', 'mirror configure … --mirror URL   (for a mirror that runs on another machine, or later)'],
+      hints: [
+        'mirror up',
+        'mirror configure CLIENT --mirror URL   (for a mirror that runs on another machine, or later)',
+      ],
     })
   const { running } = found
   const networks = resolveNetworkNames(config.networks, surroundings.env)
@@ -178,15 +181,15 @@ function describeCertificateMismatch(hostname: string): string {
   return `The mirror's certificate does not name ${hostname}, so this client will reject it. Issue it for that name as well (subjectAltName).`
 }
 
-/** Parses the URL of a mirror, and returns it without a slash at its end. Throws MirrorError (usage). */
-function parseMirrorUrl(text: string): string {
+/** Parses the URL of a mirror, and returns it without a slash at its end. Throws MirrorError (usage) with an example. */
+function parseMirrorUrl(text: string, example: string): string {
   const url = URL.canParse(text) ? new URL(text) : undefined
   const plain =
     url && url.pathname === '/' && url.search === '' && url.hash === '' && url.username === '' && url.password === ''
   if (plain && (url.protocol === 'http:' || url.protocol === 'https:')) return `${url.protocol}//${url.host}`
   throw new MirrorError(`${JSON.stringify(text)} is not the URL of a mirror.`, {
     exit: exitCode.usage,
-    hints: ['--mirror http://127.0.0.1:5055   (scheme, host and port only)'],
+    hints: [`--mirror ${example}   (scheme, host and port only)`],
   })
 }
 

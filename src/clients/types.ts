@@ -306,7 +306,13 @@ export type ClientLocation =
   /** Is in containers of a Docker network; `hostName`: their name for this machine when their engine is in a virtual one. */
   | { readonly in: 'network'; readonly what: string; readonly network: string; readonly hostName?: HostAlias }
   /** Is in its own network namespace, without access to the host's loopback network. */
-  | { readonly in: 'isolated'; readonly what: string; readonly why: string; readonly hints: readonly string[] }
+  | {
+      readonly in: 'isolated'
+      readonly what: string
+      readonly why: string
+      /** `PORT` in them is the port of the mirror. */
+      readonly hints: readonly string[]
+    }
 
 /** Names the folders of records, each with `configured/` and `backups/`. */
 export interface RecordFolders {

@@ -5,7 +5,13 @@ import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { getAdapter } from './adapters.ts'
 import { sortForWriting, isAsWritten, readUnchangedFile, hashHex } from './apply.ts'
 import { resolveTargetBelowRoot, readFiles, getRecordRoot } from './configure.ts'
-import { type ClientRecord, type RecordedFile, type StoredRecord, openMachineRecords } from './records.ts'
+import {
+  type ClientRecord,
+  getConfigureCommand,
+  openMachineRecords,
+  type RecordedFile,
+  type StoredRecord,
+} from './records.ts'
 import type { ConfigTarget, FileChange, FilePort, FileState, Machine } from './types.ts'
 
 /** Holds the planned undo of one target; nothing is written yet. */
@@ -38,6 +44,18 @@ export async function findRecords(
           Object.values(details).includes(namedFile) ||
           files.some(({ path }) => path === namedFile)),
     )
+}
+
+/** Returns the commands that undo what was configured with another `--root`. */
+export async function findUndoCommandsBelowRoots(machine: Machine, client: string | undefined): Promise<string[]> {
+  const records = (await openMachineRecords(machine).list()).filter(
+    (record) =>
+      record.root !== undefined &&
+      record.root !== getRecordRoot(machine) &&
+      (client ?? record.client) === record.client,
+  )
+  const commands = await Promise.all(records.map((record) => getConfigureCommand(machine, record, '--undo')))
+  return [...new Set(commands)]
 }
 
 /**

@@ -184,7 +184,12 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
       },
     )
     if (flags.json) this.printJson({ undone: done, failed: failures })
-    else if (records.length === 0) this.report(`Nothing to undo${client === undefined ? '' : ` for ${client}`}.`)
+    else if (records.length === 0) {
+      this.report(`Nothing to undo${client === undefined ? '' : ` for ${client}`}.`)
+      const { findUndoCommandsBelowRoots } = await import('../clients/undo.ts')
+      const others = await findUndoCommandsBelowRoots(machine, client)
+      if (others.length > 0) this.info(['Configured with --root:', ...others.map((one) => `  ${one}`)].join('\n'))
+    }
     this.endWith(failed)
   }
 

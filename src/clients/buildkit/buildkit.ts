@@ -223,7 +223,9 @@ const inspectTimeoutMs = 10_000
 /** Pulls an image by a build in the builder in use, without output. Resolves to the failure. */
 async function pullByBuild(image: string, runCommand: RunCommand): Promise<{ failed: string | undefined }> {
   const builder = await runCommand('docker', ['buildx', 'inspect'], { timeoutMs: inspectTimeoutMs })
-  if (builder === undefined) return { failed: 'there is no docker command' }
+  if (builder === undefined) return { failed: 'docker is not installed.' }
+  if (/unknown command: docker buildx|'buildx' is not a docker command/.test(builder.stderr))
+    return { failed: 'docker buildx is not installed.' }
   if (builder.exitCode !== 0) return { failed: builder.stderr.trim() || 'buildx names no builder' }
   const driver = /^Driver:\s*(\S+)/m.exec(builder.stdout)?.[1]
   if (driver === undefined || driver === 'docker')

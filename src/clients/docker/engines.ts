@@ -262,9 +262,10 @@ function toIsolatedLocation(what: string): ClientLocation {
     what,
     why: 'it has a network of its own, and 127.0.0.1 there is not this machine',
     hints: [
-      'systemctl --user edit docker   (Environment="DOCKERD_ROOTLESS_ROOTLESSKIT_DISABLE_HOST_LOOPBACK=false")',
-      'allowedHosts: ["10.0.2.2"]   (in mirror.yaml, then: mirror up)',
-      'mirror configure docker --mirror http://10.0.2.2:5055   (what it calls this machine then)',
+      '1. systemctl --user edit docker   (add: [Service] Environment="DOCKERD_ROOTLESS_ROOTLESSKIT_DISABLE_HOST_LOOPBACK=false")',
+      '2. systemctl --user restart docker',
+      '3. mirror up   (after this line in mirror.yaml: allowedHosts: ["10.0.2.2"])',
+      '4. mirror configure docker --mirror http://10.0.2.2:PORT   (its address of this machine then)',
     ],
   }
 }

@@ -75,6 +75,13 @@ describe('the address of the mirror', () => {
   test('for a client in its own network namespace is an error with the reason', () => {
     const location = { in: 'isolated', what: 'Rootless Docker', why: 'its loopback is its own', hints: [] } as const
     expect(() => resolveClientAddress(location, endpoints)).toThrow('its loopback is its own')
+    const hints = ['mirror configure docker --mirror http://10.0.2.2:PORT']
+    const own = { ...endpoints, cache: ['http://127.0.0.1:7055'] }
+    expect(() => resolveClientAddress({ ...location, hints }, own)).toThrow(
+      expect.objectContaining({
+        hints: expect.arrayContaining(['mirror configure docker --mirror http://10.0.2.2:7055']),
+      }),
+    )
   })
 })
 

@@ -111,7 +111,12 @@ describe('BuildKit', () => {
   test.each([
     ['the builder of dockerd', { 'docker buildx inspect': 'Name: default\nDriver: docker\n' }, /dockerd's own/],
     ['no builder', { 'docker buildx inspect': '!no builder "x" found\n' }, /no builder "x" found/],
-    ['no docker', {}, /no docker command/],
+    ['no docker', {}, /^docker is not installed\.$/],
+    [
+      'no buildx',
+      { 'docker buildx inspect': '!docker: unknown command: docker buildx\n\nRun docker --help\n' },
+      /^docker buildx is not installed\.$/,
+    ],
   ])('cannot pull with %s', async (_, says, failed) => {
     const target = buildkitAdapter.restoreTarget(machine(says), { kind: 'buildx', scope: 'user', path: '/b.toml' })
     expect(await target.pull!('docker.io/a/b:c')).toEqual({ failed: expect.stringMatching(failed) })
