@@ -34,7 +34,7 @@ export async function checkClient(
   client: string,
   target: ConfigTarget,
 ): Promise<ClientCheckResult> {
-  if (!target.pull && client === 'docker' && target.details['kind'] !== 'file')
+  if (!target.pull && client === 'docker' && !machine.detached && target.details['kind'] !== 'file')
     throw new MirrorError('No Docker engine answers, so there is nothing to check.', {
       exit: exitCode.missing,
       hints: ['docker info   (shows if Docker runs)'],

@@ -229,7 +229,7 @@ describe('mirror configure', () => {
     [['docker', '--mirror', 'ftp://x'], 2, 'is not the URL of a mirror'],
     [['docker', '--mirror', 'http://x/path'], 2, 'is not the URL of a mirror'],
     [['dcoker', '--mirror', 'http://x:1'], 2, 'There is no client "dcoker"'],
-    [['docker', '--undo', '--check'], 2, '--undo and --check exclude each other.'],
+    [['docker', '--undo', '--check'], 2, '--check and --undo exclude each other.'],
     [['docker', '--check'], 2, 'Cannot run a docker pull'],
   ])('fails for %j with exit code %i', async (args, exit, says) => {
     const answer = await configure(...args, '--yes')
