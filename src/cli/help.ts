@@ -1,3 +1,4 @@
+import { stripVTControlCharacters } from 'node:util'
 import type { Command } from '@oclif/core/command'
 import { exitCode, MirrorError, nearest } from '../lib/errors.ts'
 import { type Colors, wrapText } from './terminal.ts'
@@ -19,7 +20,8 @@ interface HelpStyle {
   readonly colors: Colors
 }
 
-const maxChoiceLength = 17
+/** Columns of a name beside its description; a longer name has a line of its own. */
+const maxNameLength = 32
 
 type Row = readonly [left: string, right: string]
 
@@ -121,20 +123,12 @@ function toFlagRows(flags: readonly Command.Flag.Cached[]): Row[] {
 function renderFlagValue(flag: Command.Flag.Cached): string {
   if (flag.type === 'boolean') return ''
   const { helpValue, multiple } = flag
-  const value = helpValue === undefined ? (renderShortChoice(flag) ?? 'VALUE') : [helpValue].flat().join(' ')
+  const value = helpValue === undefined ? (flag.options?.join('|') ?? 'VALUE') : [helpValue].flat().join(' ')
   return ` ${value}${multiple === true ? '...' : ''}`
-}
-
-/** Renders the choices as `process|container`, where that leaves room for the descriptions. */
-function renderShortChoice({ options = [] }: Command.Flag.Cached & { type: 'option' }): string | undefined {
-  const choice = options.join('|')
-  return choice === '' || choice.length > maxChoiceLength ? undefined : choice
 }
 
 function describeFlag(flag: Command.Flag.Cached): string {
   const parts = [flag.description ?? '']
-  if (flag.type === 'option' && flag.options !== undefined && renderShortChoice(flag) === undefined)
-    parts.push(`(one of: ${flag.options.join(', ')})`)
   if (flag.type === 'option' && flag.default !== undefined) parts.push(`(default ${String(flag.default)})`)
   const others = (flag.exclusive ?? []).flatMap((other) => (typeof other === 'string' ? [`--${other}`] : []))
   if (others.length > 0) parts.push(`[not with ${others.join(', ')}]`)
@@ -166,10 +160,14 @@ function wrapCommand(command: string, width: number): string[] {
 }
 
 function renderRows(rows: readonly Row[], width: number): string[] {
-  const column = Math.max(...rows.map(([left]) => left.length)) + 4
+  const lengths = rows.map(([left]) => left.length)
+  const column = Math.max(...lengths.filter((length) => length <= maxNameLength)) + 4
+  // Below flags that leave room for a short one, descriptions are further to the right.
+  const below = rows.some(([left]) => left.startsWith(' ')) ? ' '.repeat(10) : ' '.repeat(6)
   return rows.flatMap(([left, right]) => {
-    if (width - column < minDescriptionWidth) return [`  ${left}`, ...wrapText(right, width, '      ')]
+    if (width - column < minDescriptionWidth) return [`  ${left}`, ...wrapText(right, width, below)]
     const [first = '', ...others] = wrapText(right, width, ' '.repeat(column))
+    if (left.length > maxNameLength) return [`  ${left}`, first, ...others]
     return [`  ${left}`.padEnd(column) + first.slice(column), ...others]
   })
 }
@@ -190,10 +188,12 @@ interface CommandNames {
 const helpFlags = ['--help', '-h']
 const versionFlags = ['--version', '-v']
 
+const noColorFlag = '--no-color'
+const noColorAdvice = 'To print without colours, set NO_COLOR=1.'
+
 /** Maps names that other programs use to the names of this one. */
 const synonyms: Readonly<Record<string, string>> = {
   start: 'up',
-  restart: 'up',
   stop: 'down',
   ps: 'status',
   list: 'ls',
@@ -244,6 +244,11 @@ function findNamed(words: readonly string[], names: CommandNames): { id: string;
 }
 
 function createUnknownCommandError(words: readonly string[], names: CommandNames): MirrorError {
+  if (words[0] === 'restart')
+    return new MirrorError(
+      'Unknown command: restart. Stop the mirror and start it again.',
+      toUsageOptions(['mirror down && mirror up', 'mirror --help']),
+    )
   const suggested = suggestCommands(words, names)
   const topic = names.topics.find((name) => name === words[0])
   const said = topic === undefined ? words[0]! : `${topic} ${words[1]!}`
@@ -282,6 +287,11 @@ function listTopicCommands(topic: string, { commands }: CommandNames): string[] 
 /** Creates the error for a flag in the place of a command. */
 function createMisplacedFlagError(args: readonly string[], names: CommandNames): MirrorError {
   const flag = args[0]!
+  if (flag === noColorFlag)
+    return new MirrorError(
+      `Unknown flag: ${flag}. ${noColorAdvice}`,
+      toUsageOptions([`NO_COLOR=1 mirror ${args.slice(1).join(' ') || '--help'}`]),
+    )
   const at = args.findIndex((arg) => names.commands.includes(arg) || names.topics.includes(arg))
   if (at !== -1) {
     const sorted = [...args.slice(at), ...args.slice(0, at)].join(' ')
@@ -307,6 +317,12 @@ interface FrameworkError extends Error {
 /** Puts an error of the framework into this program's form: the problem, the likely flag, and the help to read. */
 export function toUsageError(error: FrameworkError, id: string, flags: readonly string[]): MirrorError {
   const hints = [`mirror ${toTypedName(id)} --help`]
+  const other = id === 'configure' ? /^Unexpected arguments?: (.*)/.exec(toPlainMessage(error))?.[1] : undefined
+  if (other !== undefined)
+    return new MirrorError(`Name one client at a time, not also ${other}`, {
+      exit: exitCode.usage,
+      hints: ['mirror configure CLIENT', 'mirror configure   (offers all clients of this machine)'],
+    })
   return new MirrorError(
     describeUnknownFlags(error, flags) ?? describeMissingArguments(error) ?? toPlainMessage(error),
     {
@@ -321,7 +337,11 @@ function describeUnknownFlags({ flags: typedFlags }: FrameworkError, flags: read
   const names = typedFlags.map(String)
   const known = [...flags, 'help'].map((name) => `--${name}`)
   const meant = names.flatMap((name) => nearest(name.replace(/=.*$/s, ''), known) ?? [])
-  const question = meant.length === 0 ? '' : ` Did you mean ${meant.join(', ')}?`
+  const question = names.includes(noColorFlag)
+    ? ` ${noColorAdvice}`
+    : meant.length === 0
+      ? ''
+      : ` Did you mean ${meant.join(', ')}?`
   return `Unknown flag${names.length === 1 ? '' : 's'}: ${names.join(', ')}.${question}`
 }
 
@@ -336,7 +356,7 @@ function describeMissingArguments({ args }: FrameworkError): string | undefined 
 }
 
 function toPlainMessage({ message }: FrameworkError): string {
-  const plain = message
+  const plain = stripVTControlCharacters(message)
     .replaceAll(/\s*See more help with --help\s*/g, ' ')
     .trim()
     .replace(/^The following errors? occurred:\s*/, '')
@@ -354,7 +374,7 @@ function toPlainMessage({ message }: FrameworkError): string {
         `${flag} takes an integer of at ${than === 'less' ? 'most' : 'least'} ${limit}, not ${written}`,
     )
     .replace(/^Parsing (--[\w-]+) (?=")/, '$1: ')
-    .replaceAll(/(--[\w-]+)=true (cannot also be provided)/g, '$1 $2')
+    .replaceAll(/(--[\w-]+)(?:=\S*)? cannot also be provided when using (--[\w-]+)/g, '$1 and $2 exclude each other')
     .replaceAll(/All of the following must be provided when using (--[\w-]+): /g, '$1 needs ')
   return /[.?!]$/.test(said) ? said : `${said}.`
 }

@@ -1,5 +1,6 @@
 import { BaseCommand } from '../cli/base-command.ts'
 import { configFlag } from '../cli/flags.ts'
+import { MirrorError } from '../lib/errors.ts'
 
 export default class Serve extends BaseCommand {
   static override summary = 'Run the server in the foreground, logging JSON to stderr'
@@ -17,7 +18,23 @@ export default class Serve extends BaseCommand {
     this.takeOverInterrupt()
     const { serveMirror } = await import('../daemon/serve.ts')
     const surroundings = this.getOwnSurroundings({ MIRROR_CONFIG: flags.config })
-    await serveMirror({ surroundings, version: this.config.version })
+    try {
+      await serveMirror({ surroundings, version: this.config.version })
+    } catch (error) {
+      throw withServeHints(error)
+    }
     this.exit()
   }
+}
+
+/** Names the variable in place of the flag of `mirror up` in the next steps, because `mirror serve` has no such flag. */
+function withServeHints(error: unknown): unknown {
+  if (!(error instanceof MirrorError)) return error
+  const hints = error.hints.map((hint) =>
+    hint.replace(
+      /\bmirror up --(cache|registry|admin)-port (\d+)/,
+      (_, name: string, port: string) => `MIRROR_${name.toUpperCase()}_PORT=${port} mirror serve`,
+    ),
+  )
+  return new MirrorError(error.message, { exit: error.exit, hints, cause: error.cause })
 }

@@ -2,6 +2,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { appendFile, mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises'
 import { existsSync, openSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -52,8 +53,12 @@ describe('wrong usage', () => {
     ],
     [['up', '--runtime', 'contaner'], 'process, container. Did you mean container?', 'mirror up --help'],
     [['init', '--template', 'composee'], 'Did you mean compose?', 'mirror init --help'],
+    [['status', '--no-color'], 'Unknown flag: --no-color. To print without colours, set NO_COLOR=1.', 'mirror status'],
+    [['--no-color', 'status'], 'To print without colours, set NO_COLOR=1.', 'NO_COLOR=1 mirror status'],
+    [['restart'], 'Unknown command: restart.', 'mirror down && mirror up'],
+    [['configure', 'docker', 'podman'], 'Name one client at a time, not also podman.\n', 'mirror configure CLIENT'],
     [['configure', 'dokcer'], 'There is no client "dokcer". Did you mean docker?', 'mirror configure CLIENT'],
-    [['configure', '--list', '--undo'], '--undo cannot also be provided when using --list', 'mirror configure --help'],
+    [['configure', '--list', '--undo'], '--undo and --list exclude each other.', 'mirror configure --help'],
     [['init', '--output', 'file'], '--output needs --template', 'mirror init --help'],
     [['up', '--cache-port', 'x'], '--cache-port takes an integer, not x.\n', 'mirror up --help'],
     [
@@ -85,6 +90,20 @@ describe('wrong usage', () => {
     expect(mirror(['status'], undefined, byNpx).stderr).toContain('npx mirror up')
     expect(mirror(['--help'], undefined, byNpx).stdout).toContain('$ npx mirror COMMAND')
   })
+})
+
+test('a busy port is answered by `serve` with the variable that moves it', async () => {
+  const blocker = createServer().listen(0, '127.0.0.1')
+  await once(blocker, 'listening')
+  try {
+    const { port } = blocker.address() as AddressInfo
+    const { status, stderr } = mirror(['serve'], undefined, { MIRROR_CACHE_LISTEN: `127.0.0.1:${port}` })
+    expect(status, stderr).toBe(1)
+    expect(stderr).toMatch(/\n {2}MIRROR_CACHE_PORT=\d+ mirror serve/)
+    expect(stderr).not.toContain('mirror up --cache-port')
+  } finally {
+    blocker.close()
+  }
 })
 
 describe('the use of colour', () => {

@@ -202,8 +202,7 @@ function getSimilarityKey({ path, before, after }: FileChange): string {
 function renderOthers(others: readonly FileChange[], colors: Colors): string {
   if (others.length === 0) return ''
   const names = others.map(({ path }) => basename(dirname(path)))
-  const line = `${summarizeSimilar('file', names)} in ${dirname(dirname(others[0]!.path))}`
-  return `${others[0]!.after === undefined ? colors.red(`-${line}`) : colors.green(`+${line}`)}\n`
+  return `${colors.dim(`${summarizeSimilar('file', names)} in ${dirname(dirname(others[0]!.path))}`)}\n`
 }
 
 function summarizeSimilar(what: string, names: readonly string[]): string {
@@ -229,11 +228,7 @@ function collapseRepeats(lines: readonly string[]): string[] {
     if (first && others.length >= maxShownDiffs) {
       const sign = first.lines[0]![0]!
       const names = others.map(({ name }) => name!)
-      shown.push(
-        ...first.lines,
-        `${sign}${summarizeSimilar('table', names)}`,
-        ...(isBlank(first.lines.at(-1)!) ? [sign] : []),
-      )
+      shown.push(...first.lines, summarizeSimilar('table', names), ...(isBlank(first.lines.at(-1)!) ? [sign] : []))
     } else shown.push(...groups.flatMap((table) => table.lines))
     groups = []
   }
@@ -274,7 +269,7 @@ function paintLine(line: string, colors: Colors): string {
   // Drop a carriage return, which would garble the terminal.
   const shown = line.replaceAll('\r', '␍')
   if (line.startsWith('+++') || line.startsWith('---')) return colors.bold(shown)
-  if (line.startsWith('@@')) return colors.dim(shown)
+  if (line.startsWith('@@') || line.startsWith('…')) return colors.dim(shown)
   if (line.startsWith('+')) return colors.green(shown)
   if (line.startsWith('-')) return colors.red(shown)
   return shown

@@ -273,7 +273,7 @@ export function renderDemoEnd({ first, second }: DemoStory, colors: Colors, colu
   const faster = Math.round(first.milliseconds / second.milliseconds)
   const saved = formatBytes(first.upstreamBytes - second.upstreamBytes)
   const pull = '    docker pull 127.0.0.1:5055/docker.io/library/alpine:3.20'
-  const others = '    # podman, containerd and Kind: see the README'
+  const others = '    # podman, containerd and kind: see the README'
   const isWide = columns === undefined || columns >= pull.length + others.length
   return [
     '',

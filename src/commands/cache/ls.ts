@@ -8,7 +8,7 @@ export default class CacheLs extends BaseCommand {
     'Works while the mirror is stopped, too. Content that images share is counted for each of them.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
-    '<%= config.bin %> <%= command.id %> --json | jq -r .[].name',
+    "<%= config.bin %> <%= command.id %> --json | jq -r '.[].name'",
   ]
   static override flags = { json: jsonFlag }
 

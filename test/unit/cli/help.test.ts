@@ -22,11 +22,16 @@ const everything = [undefined, ...plugin.topics.map(({ name }) => name), ...plug
 describe('help', () => {
   test.each(everything)('of %s fits into every terminal, with its words whole', (of) => {
     const words = (text: string) => new Set(text.split(/\s+/).filter((word) => word !== '\\'))
-    for (const width of [40, 60, 80, 100, 200]) {
+    for (const width of [50, 60, 80, 100, 200]) {
       const text = help(of, width)
       for (const line of text.split('\n')) expect(line.length, line).toBeLessThanOrEqual(width)
       expect(words(text)).toEqual(words(help(of, 100)))
     }
+  })
+
+  test('puts a description further to the right than its flag where the terminal is narrow', () => {
+    expect(help('init', 60)).toContain('\n      --cache-port N\n          port of the cache')
+    expect(help('init', 60)).toContain('\n  -o, --output FILE\n          file to write')
   })
 
   test('breaks the commands of examples so that they still work', () => {
@@ -42,7 +47,8 @@ describe('help', () => {
     expect(help('up', 100)).toMatch(/--autostart .*\n? .*\[not with --foreground\]\n/)
     expect(help('up', 100)).toContain('[env: MIRROR_DATA]')
     expect(help('up', 100)).toContain('--runtime process|container ')
-    expect(help('init', 100)).toMatch(/--template .*\(one of:\s+compose,\s+systemd,/)
+    expect(help('init', 100)).toContain('--template compose|systemd|launchd|caddy|k8s\n')
+    expect(help('configure', 100)).toContain('--image-store classic|containerd\n')
     expect(help('init', 100)).toContain('[only with --template]')
     expect(help('registry:prune', 100)).toContain('(default 14d)')
   })

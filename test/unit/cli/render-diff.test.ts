@@ -30,7 +30,7 @@ describe('a diff', () => {
 +++ /certs.d/a.io/hosts.toml
 @@ -0,0 +1,1 @@
 +server = "https://a.io"
-+… 2 more files like it (--diff shows all): b.io, c.io in /certs.d
+… 2 more files like it (--diff shows all): b.io, c.io in /certs.d
 `)
   })
 
@@ -53,7 +53,7 @@ describe('a diff', () => {
       const change = { path: '/50-mirror.conf', before, after }
       const shown = await renderDiff([change], colors)
       expect(shown).toContain(`${sign}prefix = "docker.io"`)
-      expect(shown).toContain(`${sign}… 2 more tables like it (--diff shows all): gcr.io, ghcr.io`)
+      expect(shown).toContain(`\n… 2 more tables like it (--diff shows all): gcr.io, ghcr.io`)
       expect(shown).not.toContain('prefix = "gcr.io"')
       expect(shown).toContain('location = "127.0.0.1:5055/quay.io" # theirs')
       expect(shown).toContain(`${sign}[end]`)
