@@ -4,6 +4,7 @@ import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
 import type { StoredRecord } from '../clients/records.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import type { StoppedMirror } from '../daemon/stop.ts'
+import { MirrorError } from '../lib/errors.ts'
 import type { CommandEnvironment } from '../lib/process.ts'
 
 export default class Down extends BaseCommand {
@@ -108,7 +109,8 @@ export default class Down extends BaseCommand {
     const { removeVolume } = await import('../daemon/container/stop.ts')
     const { removeVolumeMarker, readVolumeMarkerEngine } = await import('../admin/state.ts')
     const { stateDir } = mirrorPaths(surroundings)
-    const removed = await removeVolume(await openEngine(surroundings, await readVolumeMarkerEngine(stateDir)), stateDir)
+    const engine = await openEngine(surroundings, await readVolumeMarkerEngine(stateDir)).catch(dropUpHints)
+    const removed = await removeVolume(engine, stateDir)
     await removeVolumeMarker(stateDir)
     return removed
   }
@@ -117,6 +119,13 @@ export default class Down extends BaseCommand {
     const { autostartOf } = await import('../daemon/autostart.ts')
     return autostartOf(this.getSurroundings()).remove()
   }
+}
+
+/** Throws an engine's error without its advice to start a mirror. */
+function dropUpHints(error: unknown): never {
+  if (!(error instanceof MirrorError)) throw error
+  const hints = error.hints.filter((hint) => !hint.startsWith('mirror up'))
+  throw new MirrorError(error.message, { exit: error.exit, hints, cause: error })
 }
 
 function describeStop(stopped: StoppedMirror | undefined, volumeRemoved: boolean): string {

@@ -204,7 +204,7 @@ export async function checkNamedFiles(
   } catch (error) {
     if (!(error instanceof MirrorError)) throw error
     const { exit, hints } = error
-    throw new MirrorError(`${error.message.replace(/\.$/, '')}, so nothing was done.`, { exit, hints, cause: error })
+    throw new MirrorError(`${error.message.replace(/\.$/, '')}. Nothing was done.`, { exit, hints, cause: error })
   }
 }
 

@@ -148,11 +148,23 @@ function createUnreachableError(error: unknown, endpoint: DockerEndpoint): unkno
       ],
       cause: error,
     })
-  return new MirrorError(`No Docker engine answers at ${where}: ${(error as Error).message}.`, {
+  return new MirrorError(`No Docker engine answers${describeSilence(error as Error, where)}.`, {
     exit: exitCode.missing,
     hints: ['docker info   (shows the reason)', 'mirror up --runtime process   (as a plain process, without Docker)'],
     cause: error,
   })
+}
+
+/** Describes why no engine answers, without the words of Node for it. */
+function describeSilence(error: Error, where: string): string {
+  switch (errnoOf(error)) {
+    case 'ENOENT':
+      return `: ${where} does not exist`
+    case 'ECONNREFUSED':
+      return ` at ${where}: the connection was refused`
+    default:
+      return ` at ${where}: ${error.message}`
+  }
 }
 
 function createContainers(send: SendRequest): DockerContainers {

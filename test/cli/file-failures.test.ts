@@ -125,7 +125,7 @@ describe.skipIf(process.platform !== 'linux')('a file that the system refuses', 
     await writeFile(join(home, 'mirror.yaml'), 'tls: {cert: ./tls.crt, key: ./tls.key}\n')
     const { exit, stderr } = await mirror(['up', '--config', 'mirror.yaml'])
     expect(exit).toBe(2)
-    expect(stderr).toContain(`"tls" cannot be used: ${home}/tls.crt: it does not exist, so nothing was done.`)
+    expect(stderr).toContain(`"tls" cannot be used: ${home}/tls.crt: it does not exist. Nothing was done.`)
     expect(stderr).not.toContain('ENOENT')
   })
 })

@@ -106,7 +106,7 @@ describe.skipIf(missing !== undefined).each([
     await configure({ tls: { cert: './tls.crt', key: './tls.key' } })
     const { startedAt } = await command.status()
     await expect(command.mirror('up', ...inContainer)).rejects.toThrow(
-      /exit code 2\n(.|\n)*"tls" cannot be used(.|\n)*so nothing was done/,
+      /exit code 2\n(.|\n)*"tls" cannot be used(.|\n)*Nothing was done/,
     )
     await expectAsBefore()
     expect((await command.status()).startedAt).toBe(startedAt)

@@ -312,7 +312,7 @@ describe('up in a container', () => {
     const { request } = await requestFor({})
     await expect(prepareContainer(docker, request)).rejects.toMatchObject({
       exit: 2,
-      message: expect.stringMatching(new RegExp(`${reason}.*, so nothing was done\\.$`)),
+      message: expect.stringMatching(new RegExp(`${reason}.*\\. Nothing was done\\.$`)),
     })
     expect(docker.done).toEqual(done)
   })
