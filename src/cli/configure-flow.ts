@@ -79,7 +79,7 @@ function reportOutcome(
   observation: Observation | undefined,
 ): void {
   const { adapter, target, plan } = prepared
-  const done = `Configured ${adapter.client}: ${target.title}. Undo with: ${prepared.undoCommand}`
+  const done = `Configured ${adapter.client}: ${target.title}.\nUndo with: ${prepared.undoCommand}`
   if (plan.output !== undefined) {
     terminal.print(plan.output.replace(/\n$/, ''))
     // Send the message to stderr, because the output may go to a shell. Files of mirror's own need none.

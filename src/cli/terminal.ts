@@ -51,10 +51,15 @@ interface Choice<T> {
   readonly value: T
   /** Explains the name beside it. */
   readonly description?: string
+  /** The name once it is chosen; `name` when absent. */
+  readonly short?: string
 }
 
 /** Creates the questions to a person at a terminal; undefined unless both streams are a terminal. */
-export function createPrompt(input: { isTTY?: boolean }, output: { isTTY?: boolean; columns?: number | undefined }) {
+export function createPrompt(
+  input: { isTTY?: boolean },
+  output: { isTTY?: boolean; columns?: number | undefined; rows?: number | undefined },
+) {
   if (!input.isTTY || !output.isTTY) return undefined
   const columns = getColumns(output) ?? Infinity
   // Leave room for the mark before the question and for `(Y/n)` after it.
@@ -72,29 +77,37 @@ export function createPrompt(input: { isTTY?: boolean }, output: { isTTY?: boole
     confirm: (message: string) => ask<boolean>({ type: 'confirm', message: fit(message), default: true }),
     /** Asks for one of several. */
     choose: <T>(message: string, choices: readonly Choice<T>[]) =>
-      ask<T>({ type: 'select', message: fit(message), choices: renderChoices(choices, columns - 2, 2) }),
+      askToChoose<T>('select', message, renderChoices(choices, columns - 2, 2)),
     /** Asks for any of several; all of them are selected at first. */
     pick: <T>(message: string, choices: readonly Choice<T>[]) =>
-      ask<T[]>({
-        type: 'checkbox',
-        message: fit(message),
-        choices: renderChoices(choices, columns - 3, 3).map((choice) => ({ ...choice, checked: true })),
-      }),
+      askToChoose<T[]>('checkbox', message, renderChoices(choices, columns - 3, 3, { checked: true })),
+  }
+
+  function askToChoose<T>(type: string, message: string, choices: readonly { readonly name: string }[]): Promise<T> {
+    // Show all choices where the terminal is high enough for them, the question and the keys.
+    const lines = choices.flatMap(({ name }) => name.split('\n')).length
+    return ask<T>({
+      type,
+      message: fit(message),
+      choices,
+      pageSize: Math.min(lines, Math.max(5, (output.rows || 24) - 4)),
+    })
   }
 }
 
 /**
  * Puts the descriptions of choices into a column beside their names, or below them in a narrow terminal. `indent`: the columns of the
- * mark before a choice.
+ * mark before a choice. `more`: further properties of each.
  */
 export function renderChoices<T>(
   choices: readonly Choice<T>[],
   width: number,
   indent: number,
+  more: object = {},
 ): { name: string; short: string; value: T }[] {
   const column = Math.max(...choices.map(({ name }) => name.length)) + 3
   const isWide = width - column >= minDescriptionWidth
-  return choices.map(({ name, value, description = '' }) => {
+  return choices.map(({ name, value, description = '', short = name }) => {
     const start = ' '.repeat(indent + 2)
     const lines =
       description === ''
@@ -103,7 +116,7 @@ export function renderChoices<T>(
           ? wrapText(description, width + indent, ' '.repeat(column + indent))
           : [name, ...wrapText(description, width + indent, start)]
     if (isWide && description !== '') lines[0] = name.padEnd(column) + lines[0]!.trimStart()
-    return { name: lines.join('\n'), short: name, value }
+    return { name: lines.join('\n'), short, value, ...more }
   })
 }
 

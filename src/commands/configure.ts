@@ -265,8 +265,13 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     else if (flags.yes) return found.map(({ adapter }) => adapter)
     else if (flags.json) this.printJson(found.map(({ adapter, what }) => ({ client: adapter.client, found: what })))
     else if (this.terminal.prompt && !flags['dry-run']) {
-      const choices = found.map(({ adapter, what }) => ({ name: what, description: adapter.summary, value: adapter }))
-      return this.terminal.prompt.pick('Which of them should pull through the mirror?', choices)
+      const choices = found.map(({ adapter, what }) => ({
+        name: what,
+        description: adapter.summary,
+        short: adapter.client,
+        value: adapter,
+      }))
+      return this.terminal.prompt.pick('Configure which clients?', choices)
     } else {
       const lines = found.map(({ adapter, what }) => `  ${what}: mirror configure ${adapter.client}`)
       this.report(['Found on this machine:', ...lines].join('\n'))
