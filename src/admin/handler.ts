@@ -31,7 +31,7 @@ const defaultIdleMs = 30_000
  * Serves an admin API over HTTP, with the shapes of api.ts as JSON.
  *
  * GET  /healthz            {"status":"ok"}; 503 {"status":"degraded","reasons":[…]} while the mirror cannot fetch by its own fault;
- *                          with `?challenge=` to a mirror in a container also `proof`, see `healthProof`
+ *                          with `?challenge=` to a mirror in a container also `proof`, see `computeHealthProof`
  * GET  /metrics            Prometheus text
  * GET  /api/status         StatusReport
  * POST /api/cache/rm       RemoveRequest → RemovalReport

@@ -61,8 +61,8 @@ export function explainRootOwnedFile(failure: Error, surroundings: CommandEnviro
   const path = ['EACCES', 'EPERM'].includes(errnoOf(error) ?? '') && (error as NodeJS.ErrnoException).path
   if (!path || isRoot() || surroundings.platform === 'win32') return undefined
   const { configFile, dataDir, stateDir } = mirrorPaths(surroundings)
-  const isOurs = [dirname(configFile), dataDir, stateDir].some((one) => `${path}/`.startsWith(`${one}/`))
-  const visible = isOurs ? findNearestVisible(path) : undefined
+  const belongsToMirror = [dirname(configFile), dataDir, stateDir].some((one) => `${path}/`.startsWith(`${one}/`))
+  const visible = belongsToMirror ? findNearestVisible(path) : undefined
   // Checks the folder too, because a file of this user can be in a folder of root. Leaves out the home folder and those above
   // it.
   const rootOwned =

@@ -251,11 +251,11 @@ function createUnknownCommandError(words: readonly string[], names: CommandNames
     )
   const suggested = suggestCommands(words, names)
   const topic = names.topics.find((name) => name === words[0])
-  const said = topic === undefined ? words[0]! : `${topic} ${words[1]!}`
+  const typed = topic === undefined ? words[0]! : `${topic} ${words[1]!}`
   const question = suggested.length === 0 ? '' : ` Did you mean ${suggested.join(' or ')}?`
   const general = topic === undefined ? 'mirror --help' : `mirror ${topic} --help`
   return new MirrorError(
-    `Unknown command: ${said}.${question}`,
+    `Unknown command: ${typed}.${question}`,
     toUsageOptions([
       ...suggested.map((command) => `mirror ${command}`),
       general,
@@ -298,8 +298,8 @@ function createMisplacedFlagError(args: readonly string[], names: CommandNames):
     return new MirrorError(`${flag} is before the command: put flags after it.`, toUsageOptions([`mirror ${sorted}`]))
   }
   const short = [...helpFlags, ...versionFlags].find((known) => known === flag.toLowerCase())
-  const meant = short ?? nearest(flag, ['--help', '--version'])
-  const question = meant === undefined ? '' : ` Did you mean ${meant}?`
+  const suggestion = short ?? nearest(flag, ['--help', '--version'])
+  const question = suggestion === undefined ? '' : ` Did you mean ${suggestion}?`
   return new MirrorError(`Unknown flag: ${flag}.${question}`, toUsageOptions(['mirror --help']))
 }
 
@@ -336,12 +336,12 @@ function describeUnknownFlags({ flags: typedFlags }: FrameworkError, flags: read
   if (!Array.isArray(typedFlags)) return undefined
   const names = typedFlags.map(String)
   const known = [...flags, 'help'].map((name) => `--${name}`)
-  const meant = names.flatMap((name) => nearest(name.replace(/=.*$/s, ''), known) ?? [])
+  const suggestion = names.flatMap((name) => nearest(name.replace(/=.*$/s, ''), known) ?? [])
   const question = names.includes(noColorFlag)
     ? ` ${noColorAdvice}`
-    : meant.length === 0
+    : suggestion.length === 0
       ? ''
-      : ` Did you mean ${meant.join(', ')}?`
+      : ` Did you mean ${suggestion.join(', ')}?`
   return `Unknown flag${names.length === 1 ? '' : 's'}: ${names.join(', ')}.${question}`
 }
 
@@ -351,8 +351,8 @@ function describeMissingArguments({ args }: FrameworkError): string | undefined 
     typeof arg === 'object' && arg !== null && 'name' in arg ? [arg as { name: string; description?: string }] : [],
   )
   if (missing.length === 0) return undefined
-  const said = missing.map(({ name, description = '' }) => `${name.toUpperCase()} (${description})`)
-  return `Missing argument: ${said.join(', ')}.`
+  const descriptions = missing.map(({ name, description = '' }) => `${name.toUpperCase()} (${description})`)
+  return `Missing argument: ${descriptions.join(', ')}.`
 }
 
 function toPlainMessage({ message }: FrameworkError): string {
@@ -362,9 +362,9 @@ function toPlainMessage({ message }: FrameworkError): string {
     .replace(/^The following errors? occurred:\s*/, '')
     .replaceAll(/\s*\n\s*/g, ' ')
   const choice = /^Expected (?:--[\w-]+=)?(.*) to be one of: (.+)$/s.exec(plain)
-  const meant = choice === null ? undefined : nearest(choice[1]!, choice[2]!.split(', '))
-  if (meant !== undefined) return `${plain}. Did you mean ${meant}?`
-  const said = plain
+  const suggestion = choice === null ? undefined : nearest(choice[1]!, choice[2]!.split(', '))
+  if (suggestion !== undefined) return `${plain}. Did you mean ${suggestion}?`
+  const reworded = plain
     .replace(/^Expected (--[\w-]+)=(.*) to be one of: (.+)$/, '$1 takes one of $3, not $2')
     .replace(/^Flag (--[\w-]+) expects one of these values: (.+)$/, '$1 takes one of $2')
     .replace(/^Parsing (--[\w-]+) Expected an integer but received: /, '$1 takes an integer, not ')
@@ -376,5 +376,5 @@ function toPlainMessage({ message }: FrameworkError): string {
     .replace(/^Parsing (--[\w-]+) (?=")/, '$1: ')
     .replaceAll(/(--[\w-]+)(?:=\S*)? cannot also be provided when using (--[\w-]+)/g, '$1 and $2 exclude each other')
     .replaceAll(/All of the following must be provided when using (--[\w-]+): /g, '$1 needs ')
-  return /[.?!]$/.test(said) ? said : `${said}.`
+  return /[.?!]$/.test(reworded) ? reworded : `${reworded}.`
 }

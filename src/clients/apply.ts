@@ -55,10 +55,10 @@ export async function applyPlan(request: ApplyRequest): Promise<ClientRecord> {
       await files.remove(path)
       continue
     }
-    const made = await files.write(path, Buffer.from(after), states.get(path))
-    const fresh = made.filter((folder) => !record.folders.includes(folder))
-    if (fresh.length === 0) continue
-    record = { ...record, folders: [...record.folders, ...fresh] }
+    const created = await files.write(path, Buffer.from(after), states.get(path))
+    const newFolders = created.filter((folder) => !record.folders.includes(folder))
+    if (newFolders.length === 0) continue
+    record = { ...record, folders: [...record.folders, ...newFolders] }
     await records.put(record)
   }
   return record

@@ -373,19 +373,21 @@ function renderBlock(old: string, after: string): string {
   const [header, ...lines] = old.split(/(?<=\n)/) as [string, ...string[]]
   const indent = /^ +(?=\S)/.exec(lines.find((line) => line.trim() !== '') ?? '')?.[0] ?? '  '
   const end = header.endsWith('\r\n') ? '\r\n' : '\n'
-  const written = lines.map((line) => line.replace(/\r?\n$/, '').slice(indent.length))
-  const wanted = after.replace(/\n$/, '').split('\n')
+  const oldLines = lines.map((line) => line.replace(/\r?\n$/, '').slice(indent.length))
+  const newLines = after.replace(/\n$/, '').split('\n')
   let top = 0
-  while (top < wanted.length && wanted[top] === written[top]) top += 1
+  while (top < newLines.length && newLines[top] === oldLines[top]) top += 1
   let bottom = 0
   while (
-    bottom < wanted.length - top &&
-    bottom < written.length - top &&
-    wanted.at(-1 - bottom) === written.at(-1 - bottom)
+    bottom < newLines.length - top &&
+    bottom < oldLines.length - top &&
+    newLines.at(-1 - bottom) === oldLines.at(-1 - bottom)
   )
     bottom += 1
-  const middle = wanted.slice(top, wanted.length - bottom).map((line) => (line === '' ? '' : indent + line) + end)
-  const kept = [...lines.slice(0, top), ...middle, ...lines.slice(lines.length - bottom)]
+  const middle = newLines.slice(top, newLines.length - bottom).map((line) => (line === '' ? '' : indent + line) + end)
+  const result = [...lines.slice(0, top), ...middle, ...lines.slice(lines.length - bottom)]
   // Keep the line end of the last line as it was.
-  return header + kept.map((line, at) => (at < kept.length - 1 && !line.endsWith('\n') ? line + end : line)).join('')
+  return (
+    header + result.map((line, at) => (at < result.length - 1 && !line.endsWith('\n') ? line + end : line)).join('')
+  )
 }

@@ -198,7 +198,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     const { findCheckableTargets } = await import('../clients/configured.ts')
     const { forEachInTurn } = await import('../cli/configure-flow.ts')
     const { scope, cluster, file } = flags
-    const { checkable: pulling, uncheckable: silent } = await findCheckableTargets(machine, {
+    const { checkable, uncheckable } = await findCheckableTargets(machine, {
       client: undefined,
       scope,
       cluster,
@@ -208,12 +208,12 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     const { getAdminForCheck } = await import('../clients/check.ts')
     await getAdminForCheck(this.getSurroundings())
     const unchecked: object[] = []
-    for (const { client, place, title } of silent) {
+    for (const { client, place, title } of uncheckable) {
       unchecked.push({ client, place, skipped: 'cannot be made to pull from here' })
       this.info(`Not checked, because it cannot pull from here: ${client}, ${title}.`)
     }
     const { done, failed } = await forEachInTurn(
-      pulling,
+      checkable,
       ({ record, target }) => this.check(machine, record.client, target, flags),
       ({ record: { client, place, title } }, error) => {
         unchecked.push({ client, place, error: redact(error.message) })

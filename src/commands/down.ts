@@ -133,8 +133,8 @@ function describeStop(stopped: StoppedMirror | undefined, volumeRemoved: boolean
     return volumeRemoved ? 'No mirror was running. Deleted its volume.' : 'No mirror was running.'
   const { pid, container, volume, dataDir, killed } = stopped
   if (container !== undefined) {
-    const place = volume === undefined ? 'where it is' : `in the volume ${volume}`
-    return `Removed the container ${container}. ${volumeRemoved ? 'Deleted its volume.' : `Its data stays ${place}.`}`
+    const location = volume === undefined ? 'where it is' : `in the volume ${volume}`
+    return `Removed the container ${container}. ${volumeRemoved ? 'Deleted its volume.' : `Its data stays ${location}.`}`
   }
   const end = killed ? `The mirror (pid ${pid}) did not stop in time and was killed.` : `Stopped mirror (pid ${pid}).`
   return dataDir === undefined ? end : `${end} Its data stays in ${dataDir}`

@@ -52,10 +52,10 @@ export default class Logs extends BaseCommand {
     const { systemClock } = await import('../lib/time.ts')
     const surroundings = this.getSurroundings()
     const { logFile } = mirrorPaths(surroundings)
-    const here = await findRunningMirror(surroundings)
-    if (here?.user) throw createForeignLogError(here.user.name)
-    if (here === undefined) refuseForeignPaths(surroundings)
-    const running = here?.running
+    const found = await findRunningMirror(surroundings)
+    if (found?.user) throw createForeignLogError(found.user.name)
+    if (found === undefined) refuseForeignPaths(surroundings)
+    const running = found?.running
     const render = flags.json
       ? toJson
       : createLogRenderer({

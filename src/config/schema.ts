@@ -121,10 +121,10 @@ function collectUniqueEntries(
 }
 
 function describeUnknownKey(key: string, known: readonly string[]): string {
-  const meant = nearest(key, known)
-  return meant === undefined
+  const suggestion = nearest(key, known)
+  return suggestion === undefined
     ? `is not a known key; here there are ${known.join(', ')}`
-    : `is not a known key; did you mean ${meant}?`
+    : `is not a known key; did you mean ${suggestion}?`
 }
 
 /** Joins a path and a key, and quotes a key that is not a plain word: `upstreams["ghcr.io"]`. */

@@ -108,8 +108,8 @@ export const baseUrl: ReadText<string> = (text, problem) => {
   const found = /^(.*?)\/v2(?:\/+(.*?))?\/*$/.exec(url.pathname)
   if (found) {
     const [, base = '', prefix = ''] = found
-    const meant = prefix === '' ? '' : `; write url: ${url.origin}${base} and prefix: ${prefix}`
-    return problem(`must end before /v2, which is added${meant}`)
+    const suggestion = prefix === '' ? '' : `; write url: ${url.origin}${base} and prefix: ${prefix}`
+    return problem(`must end before /v2, which is added${suggestion}`)
   }
   return `${url.origin}${url.pathname.replace(/\/+$/, '')}`
 }

@@ -90,7 +90,7 @@ interface PlanOptions extends GarbageOptions {
   readonly isClaimed: (digest: Digest) => boolean
 }
 
-/** Calls `use` synchronously with the planned changes, while they are valid: pushes go on before and after that call. */
+/** Calls `apply` synchronously with the planned changes, while they are valid: pushes go on before and after that call. */
 async function planGarbage<T>(
   repository: PushedRepository,
   { grace, untagged, now, isClaimed, links }: PlanOptions,
@@ -137,7 +137,7 @@ interface RemovalPlanOptions {
 /**
  * Plans the removal of tags, and of manifests with all their tags, together with all manifests that nothing else needs. Claimed
  * manifests stay, because a running push may be tagging them. When a manifest that stays cannot be read, only the named ones are
- * removed. `use` is called synchronously while the plan is valid: pushes go on as soon as it returns.
+ * removed. Calls `apply` synchronously while the plan is valid: pushes go on as soon as it returns.
  */
 export async function planRemovals<T>(
   repository: PushedRepository,

@@ -79,12 +79,12 @@ export function renderConfigured(
     .some((line) => line.length > columns)
   const list = isTooWide ? clients.map((client) => renderParagraph(client, colors, columns)).join('\n\n') : table
   const staleClients = clients.flatMap(({ client, title, stale }) =>
-    stale ? [{ who: `${client}, ${title}`, ...stale }] : [],
+    stale ? [{ target: `${client}, ${title}`, ...stale }] : [],
   )
-  const lines = staleClients.map(({ who, of, from, to, mend }) => {
+  const lines = staleClients.map(({ target, of, from, to, mend }) => {
     const what = of === 'cache' ? 'the mirror' : "the mirror's registry"
     const where = to === null ? 'which this client cannot reach now' : `which is at ${to} now`
-    return colors.yellow(fitText(`${who}: ${from} is no address of ${what}, ${where}. To fix it: ${mend}`, columns))
+    return colors.yellow(fitText(`${target}: ${from} is no address of ${what}, ${where}. To fix it: ${mend}`, columns))
   })
   return [list, ...(lines.length === 0 ? [] : ['', ...lines])].join('\n')
 }

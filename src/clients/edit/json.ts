@@ -70,7 +70,7 @@ export function prependJsonItem(text: string, key: string, item: string): string
 }
 
 /**
- * Removes the items for which `isOurs` holds from the list at `key`. A list that becomes empty is dropped with its key, or kept as
+ * Removes the items for which `isOwn` holds from the list at `key`. A list that becomes empty is dropped with its key, or kept as
  * `[]`. Returns the text unchanged where there is no such list or item.
  */
 export function removeJsonItems(

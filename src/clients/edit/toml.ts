@@ -296,7 +296,7 @@ function putInline(text: string, open: number, path: readonly string[], value: u
   return `${before}${comma}${renderLine(path, value)}${text.slice(before.length)}`
 }
 
-/** Puts lines below the heading of a table. `indentOf`: their indentation, by the heading and the statement that follows it. */
+/** Puts lines below the heading of a table. `getIndent` gives their indentation from the heading and the statement that follows it. */
 function putBelowHeading(
   text: string,
   path: readonly string[],

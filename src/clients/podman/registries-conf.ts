@@ -208,14 +208,18 @@ export function refuseOldStyle(
   )
 }
 
-/** Returns a sentence for each variable that names a missing file: podman fails then. `ours`: the file that mirror writes. */
-export function describeMissingFiles({ named, override }: PodmanLayout, ours: string, files: FilesSnapshot): string[] {
+/** Returns a sentence for each variable that names a missing file: podman fails then. `ownPath`: the file that mirror writes. */
+export function describeMissingFiles(
+  { named, override }: PodmanLayout,
+  ownPath: string,
+  files: FilesSnapshot,
+): string[] {
   const variables = [
     ['CONTAINERS_REGISTRIES_CONF', named],
     ['CONTAINERS_REGISTRIES_CONF_OVERRIDE', override],
   ] as const
   return variables
-    .filter(([, path]) => path !== undefined && path !== ours && !files.has(path))
+    .filter(([, path]) => path !== undefined && path !== ownPath && !files.has(path))
     .map(([variable, path]) => `${variable} names ${path}, which does not exist: podman fails until it does.`)
 }
 

@@ -159,7 +159,7 @@ function toPublishedPort([first]: ListenAddress[], defaultPort: number): Publish
 
 /**
  * Translates the configuration for the inside of a container: with other addresses, the exported files, no networks, and
- * credentials only for the registries in `handedOver`.
+ * credentials only for the registries in `exportedHosts`.
  */
 export function createContainerConfig(
   config: Config,
