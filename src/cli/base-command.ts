@@ -123,6 +123,13 @@ export abstract class BaseCommand extends Command {
     return surroundings
   }
 
+  /** Warns of variables that were probably meant to be settings: an unknown one has no effect. */
+  protected async warnOfMisspelledVariables(): Promise<void> {
+    const { findMisspelledVariables } = await import('../config/load.ts')
+    for (const { name, meant } of findMisspelledVariables(process.env))
+      this.info(`${name} is not a setting of mirror. Did you mean ${meant}?`)
+  }
+
   /**
    * Re-sends the credentials that a mirror in a container got more than ten minutes ago; they may expire. `mirror status` and
    * `mirror configure` call it when they have succeeded, and `mirror up` re-sends them itself. A failure is only a message.

@@ -20,6 +20,15 @@ export const durationFlag = custom<number>({
   },
 })
 
+/** A version as programs print it: `28.3`, `v1.9.1`, `20.10.24+dfsg1`. */
+export const versionFlag = custom({
+  helpValue: 'V',
+  parse: (text) => {
+    if (/^v?\d+(\.\d+)*([-+~.][\w.+~-]+)?$/.test(text)) return Promise.resolve(text)
+    throw new MirrorError(`${JSON.stringify(text)} is not a version such as 28.3.`, { exit: exitCode.usage })
+  },
+})
+
 export const configFlag = string({
   description: 'config file (default ~/.config/mirror/mirror.yaml on Linux)',
   helpValue: 'FILE',

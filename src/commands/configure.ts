@@ -3,7 +3,7 @@ import { string as stringArgument } from '@oclif/core/args'
 import { boolean, string } from '@oclif/core/flags'
 import type { InferredFlags } from '@oclif/core/interfaces'
 import { BaseCommand } from '../cli/base-command.ts'
-import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
+import { dryRunFlag, jsonFlag, versionFlag, yesFlag } from '../cli/flags.ts'
 import { isDebugging, renderError } from '../cli/render/log.ts'
 import { type Colors, createPrompt, NotInteractiveError, type Terminal } from '../cli/terminal.ts'
 import type { ClientAdapter, ConfigTarget, Machine } from '../clients/types.ts'
@@ -67,10 +67,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
       description: 'kind cluster or minikube profile (default: none)',
       helpValue: 'NAME',
     }),
-    'client-version': string({
-      description: 'version of the client (default: the installed one)',
-      helpValue: 'V',
-    }),
+    'client-version': versionFlag({ description: 'version of the client (default: the installed one)' }),
     'image-store': string({
       description: "Docker's image store (default: the one in use)",
       options: ['classic', 'containerd'],

@@ -59,6 +59,7 @@ export default class Init extends BaseCommand {
     const surroundings = this.getOwnSurroundings({ MIRROR_CONFIG: flags.config })
     if (flags.template !== undefined) return this.writeTemplate(flags.template as TemplateName, surroundings, flags)
     const { configFile } = mirrorPaths(surroundings)
+    await this.warnOfMisspelledVariables()
     const { refuseExisting, renderConfig, writeConfig } = await import('../daemon/init.ts')
     if (!flags.force && !flags['dry-run']) await refuseExisting(configFile, this.commandLine)
     const choices = await this.askForChoices(flags)

@@ -29,7 +29,7 @@ import type { UpdatedClient } from '../clients/stray-records.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import type { UpPlan, UpReport } from '../daemon/up.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
-import type { CommandEnvironment } from '../lib/process.ts'
+import { type CommandEnvironment, shellWord } from '../lib/process.ts'
 
 export default class Up extends BaseCommand {
   static override summary = 'Start the mirror and return when it answers'
@@ -70,6 +70,7 @@ export default class Up extends BaseCommand {
 
   override async run(): Promise<void> {
     const { flags } = await this.parse(Up)
+    await this.warnOfMisspelledVariables()
     const { planUp, upMirror } = await import('../daemon/up.ts')
     const { version } = this.config
     const surroundings = this.getOwnSurroundings(toFlagVariables(flags))
@@ -77,6 +78,7 @@ export default class Up extends BaseCommand {
     const release = this.cleanUpWhenInterrupted()
     if ((flags.runtime ?? (await readLastRuntime(mirrorPaths(surroundings)))) === 'container')
       return this.startInContainer(surroundings, flags)
+    this.refuseContainerFlags()
     const plan = await planUp({ surroundings, version })
     const autostart = flags.autostart ? await this.prepareAutostart(surroundings, plan) : undefined
 
@@ -105,6 +107,25 @@ export default class Up extends BaseCommand {
     if (autostart) this.report(`It starts again after a reboot: ${autostart.file}`)
     for (const note of notes) this.info(`  ${note}`)
     this.suggestNext(report, clients)
+  }
+
+  /** Throws a MirrorError (usage) for flags of a container. Their variables may be set for another start. */
+  private refuseContainerFlags(): void {
+    const given = ['--image', '--memory', '--credentials'].filter((name) =>
+      this.argv.some((arg) => arg === name || arg.startsWith(`${name}=`)),
+    )
+    if (given.length === 0) return
+    const others = this.argv.filter((arg, at) => {
+      const isRuntime = arg === '--runtime' || this.argv[at - 1] === '--runtime' || arg.startsWith('--runtime=')
+      return !isRuntime
+    })
+    throw new MirrorError(
+      `${given.join(' and ')} ${given.length === 1 ? 'is' : 'are'} for --runtime container, and this mirror runs as a process.`,
+      {
+        exit: exitCode.usage,
+        hints: [['mirror up --runtime container', ...others.map(shellWord)].join(' ')],
+      },
+    )
   }
 
   /** Warns of each password in the configuration that the server cannot read. A server that runs on has its own variables. */

@@ -2,7 +2,7 @@ import type { X509Certificate } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import { basename, resolve } from 'node:path'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { errnoOf, exitCode, MirrorError, nearest } from '../lib/errors.ts'
 import { parseCertificates } from '../lib/fs.ts'
 import { type CommandEnvironment, shellWord } from '../lib/process.ts'
 import { describeFileFailure, fileFailureReason } from '../lib/system-errors.ts'
@@ -114,6 +114,29 @@ type Environment = Readonly<Record<string, string | undefined>>
 /** Returns the names of all variables that set a key. */
 export function listSettingVariables(): string[] {
   return [...getVariableNames(settings, 'MIRROR'), ...getVariableNames(flagSettings, 'MIRROR')]
+}
+
+/** Variables of the program itself, which set no key. */
+const ownVariables = [
+  'MIRROR_HOME',
+  'MIRROR_CONFIG',
+  'MIRROR_DATA',
+  'MIRROR_IMAGE',
+  'MIRROR_MEMORY',
+  'MIRROR_NO_SENDFILE',
+]
+
+/** Finds variables that set nothing and whose names resemble one that does: `MIRROR_CACHE_MAXSIZE`. */
+export function findMisspelledVariables(env: Environment): { readonly name: string; readonly meant: string }[] {
+  const known = [...settingVariables(), ...ownVariables]
+  // The common prefix would make all names alike.
+  const suffixes = known.map((name) => name.slice('MIRROR_'.length))
+  return Object.entries(env).flatMap(([name, value]) => {
+    // Ignore `tcp://…`, as Kubernetes sets it.
+    if (!name.startsWith('MIRROR_') || known.includes(name) || !value || value.startsWith('tcp://')) return []
+    const meant = nearest(name.slice('MIRROR_'.length), suffixes)
+    return meant === undefined ? [] : [{ name, meant: `MIRROR_${meant}` }]
+  })
 }
 
 /**

@@ -73,6 +73,21 @@ describe('wrong usage', () => {
       '--older-than: "14" is not a duration such as 36h or 14d.\n',
       'mirror registry prune --help',
     ],
+    [
+      ['up', '--memory', '1GiB', '--image=a'],
+      '--image and --memory are for --runtime container, and this mirror runs as a process.',
+      'mirror up --runtime container --memory 1GiB --image=a',
+    ],
+    [
+      ['up', '--runtime', 'process', '--credentials', 'ghcr.io'],
+      '--credentials is for --runtime container,',
+      'mirror up --runtime container --credentials ghcr.io',
+    ],
+    [
+      ['configure', 'docker', '--client-version', 'abc'],
+      '--client-version: "abc" is not a version such as 28.3.\n',
+      'mirror configure --help',
+    ],
     [['cache', 'rm'], 'Missing argument: NAME', 'mirror cache rm --help'],
   ])('as in %j is answered with a suggestion and exit code 2', (args, message, next) => {
     const { status, stdout, stderr } = mirror(args)

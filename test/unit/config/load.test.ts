@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { listChangedParts, hashConfig, defaultConfig } from '../../../src/config/config.ts'
-import { loadConfig } from '../../../src/config/load.ts'
+import { findMisspelledVariables, loadConfig } from '../../../src/config/load.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 
@@ -158,4 +158,31 @@ describe('hashes of the configuration', () => {
     const other = { ...defaultConfig(), networks: [], log: { level: 'debug' as const } }
     expect(listChangedParts(before, hashConfig(other, '/elsewhere'))).toEqual(['networks', 'log', 'data'])
   })
+})
+
+test('a variable that resembles a setting is found, and no other', () => {
+  const env = {
+    MIRROR_CACHE_MAXSIZE: '5GiB',
+    MIRROR_CACHE_PROT: '6055',
+    MIRROR_LOG_LEVL: 'debug',
+    MIRROR_HOM: '/home',
+    MIRROR_CACHE_MAX_SIZE: '5GiB',
+    MIRROR_NO_SENDFILE: '1',
+    MIRROR_YES: 'true',
+    MIRROR_PASSWORD: 'secret',
+    // Kubernetes sets these for services named mirror and mirror-cache.
+    MIRROR_SERVICE_HOST: '10.0.0.1',
+    MIRROR_SERVICE_PORT: '5055',
+    MIRROR_CACHE_PORT_5055_TCP_ADDR: '10.0.0.1',
+    MIRROR_CACHE_SERVICE_PORT: '5055',
+    MIRROR_PORT: 'tcp://10.0.0.1:5055',
+    MIRROR_CACHE_LISTN: '',
+    CACHE_MAXSIZE: '5GiB',
+  }
+  expect(findMisspelledVariables(env)).toEqual([
+    { name: 'MIRROR_CACHE_MAXSIZE', meant: 'MIRROR_CACHE_MAX_SIZE' },
+    { name: 'MIRROR_CACHE_PROT', meant: 'MIRROR_CACHE_PORT' },
+    { name: 'MIRROR_LOG_LEVL', meant: 'MIRROR_LOG_LEVEL' },
+    { name: 'MIRROR_HOM', meant: 'MIRROR_HOME' },
+  ])
 })
