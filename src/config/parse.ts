@@ -60,7 +60,7 @@ function readYaml(text: string, source: string): { root: ConfigNode; problems: C
   const problems: ConfigProblem[] = [...document.errors, ...document.warnings].slice(0, 20).map((error) => ({
     position: getPosition(error.pos[0]),
     path: '',
-    message: `is not valid YAML: ${error.message}`,
+    message: `is not valid YAML: ${describeSyntax(error.message)}`,
   }))
   // Ignore the content of a document with syntax errors, because its values would raise false problems.
   if (document.errors.length > 0) return { root: absent, problems }
@@ -114,6 +114,14 @@ function readYaml(text: string, source: string): { root: ConfigNode; problems: C
       text: typeof node.value === 'string' ? node.value : (node.source ?? String(node.value)),
     }
   }
+}
+
+/** Puts the parser's words for frequent mistakes into plain ones. */
+function describeSyntax(message: string): string {
+  if (/^Implicit (?:map )?keys need to be/.test(message)) return 'a colon is missing after a key'
+  const bracket = /end with a ([\]}])/.exec(message)?.[1]
+  if (bracket !== undefined) return `a ${bracket === ']' ? '[' : '{'} is not closed`
+  return message.startsWith('Tabs are not allowed') ? 'it is indented with a tab; use spaces' : message
 }
 
 /** Checks whether collections are nested so deep that the parser, which is recursive, would overflow the stack. */

@@ -167,8 +167,10 @@ upstreams:
   test.each([
     ['a key twice', 'log: {level: info}\nlog: {level: warn}', 'mirror.yaml:2:1 log: is already given in line 1'],
     ['one upstream by two names', 'upstreams:\n  docker.io:\n  index.docker.io:', 'means the same as docker.io above'],
-    ['broken YAML', 'cache: {maxSize: 1GiB', 'mirror.yaml:1:22: is not valid YAML'],
-    ['a tab', 'cache:\n\tmaxSize: 1GiB', 'mirror.yaml:2:1: is not valid YAML'],
+    ['broken YAML', 'cache: {maxSize: 1GiB', 'mirror.yaml:1:22: is not valid YAML: a { is not closed'],
+    ['a list without its end', 'networks: ["a"\nlog:\n  level: info', 'is not valid YAML: a [ is not closed'],
+    ['a key without a colon', 'cache:\n  maxSize\n  a: 1', 'mirror.yaml:2:3: is not valid YAML: a colon is missing'],
+    ['a tab', 'cache:\n\tmaxSize: 1GiB', 'mirror.yaml:2:1: is not valid YAML: it is indented with a tab'],
     ['two documents', '---\na: 1\n---\nb: 2', 'mirror.yaml:3:1: is not valid YAML'],
     ['an unknown tag', 'cache: {maxSize: !!js 1GiB}', 'mirror.yaml:1:18: is not valid YAML'],
     ['an unknown anchor', 'cache: *nothing', 'has no anchor named nothing'],
