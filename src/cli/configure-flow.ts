@@ -50,7 +50,10 @@ export async function configureInteractively(
   // Ask only about files of others; a cluster file on stdout needs no diff before it either.
   const asks = target.isOwn !== true && changes.length > 0
   if (!json) {
-    if (asks) terminal.print((await renderDiff(changes, terminal.colors, { whole: choices.wholeDiff })).trimEnd())
+    if (asks)
+      terminal.print(
+        (await renderDiff(changes, terminal.colors, { whole: choices.wholeDiff, columns: terminal.columns })).trimEnd(),
+      )
     terminal.info(renderNotes(prepared, terminal.stderrColors))
   }
   // Observe the client, which may still have to read files that are already right.
@@ -190,7 +193,9 @@ export async function undoInteractively(
   const { target, plan } = prepared
   if (!json) {
     if (plan.changes.length > 0)
-      terminal.print((await renderDiff(plan.changes, terminal.colors, { whole: wholeDiff })).trimEnd())
+      terminal.print(
+        (await renderDiff(plan.changes, terminal.colors, { whole: wholeDiff, columns: terminal.columns })).trimEnd(),
+      )
     for (const note of plan.notes) terminal.info(note)
   }
   const asks = target.isOwn !== true && plan.changes.length > 0

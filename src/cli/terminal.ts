@@ -109,13 +109,10 @@ export function renderChoices<T>(
   const isWide = width - column >= minDescriptionWidth
   return choices.map(({ name, value, description = '', short = name }) => {
     const start = ' '.repeat(indent + 2)
-    const lines =
-      description === ''
-        ? wrapText(name, width, '', start)
-        : isWide
-          ? wrapText(description, width + indent, ' '.repeat(column + indent))
-          : [name, ...wrapText(description, width + indent, start)]
-    if (isWide && description !== '') lines[0] = name.padEnd(column) + lines[0]!.trimStart()
+    const lines = isWide
+      ? wrapText(description, width + indent, ' '.repeat(column + indent))
+      : [...wrapText(name, width, '', start), ...wrapText(description, width + indent, start)]
+    if (isWide) lines[0] = (name.padEnd(column) + (lines[0] ?? '').trimStart()).trimEnd()
     return { name: lines.join('\n'), short, value, ...more }
   })
 }
@@ -144,6 +141,8 @@ export interface Terminal {
   /** Holds the colours of stdout. */
   readonly colors: Colors
   readonly stderrColors: Colors
+  /** The columns of stdout; undefined for no limit. */
+  readonly columns: number | undefined
   /** Undefined without a terminal. */
   readonly prompt: ReturnType<typeof createPrompt>
 }

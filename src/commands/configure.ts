@@ -5,7 +5,7 @@ import type { InferredFlags } from '@oclif/core/interfaces'
 import { BaseCommand } from '../cli/base-command.ts'
 import { dryRunFlag, jsonFlag, versionFlag, yesFlag } from '../cli/flags.ts'
 import { isDebugging, renderError } from '../cli/render/log.ts'
-import { type Colors, createPrompt, NotInteractiveError, type Terminal } from '../cli/terminal.ts'
+import { type Colors, createPrompt, getColumns, NotInteractiveError, type Terminal } from '../cli/terminal.ts'
 import type { ClientAdapter, ConfigTarget, Machine } from '../clients/types.ts'
 import { exitCode, type ExitCode, combineExitCodes, MirrorError } from '../lib/errors.ts'
 import { redact } from '../lib/logger.ts'
@@ -238,7 +238,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
 
   private async list(machine: Machine, client: string | undefined, { json }: ConfigureFlags): Promise<void> {
     const { listConfigured } = await import('../clients/configured.ts')
-    const { getColumns, renderConfigured } = await import('../cli/render/configure.ts')
+    const { renderConfigured } = await import('../cli/render/configure.ts')
     const { findStaleClients } = await import('../clients/stray-records.ts')
     const stale = machine.detached ? [] : await findStaleClients(this.getSurroundings())
     const clients = await listConfigured(machine, client, stale)
@@ -304,6 +304,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
       info: (text) => this.info(text),
       colors: this.getColorsFor(process.stdout),
       stderrColors: this.getColorsFor(process.stderr),
+      columns: getColumns(process.stdout),
       prompt: createPrompt(process.stdin, process.stdout),
     }
   }

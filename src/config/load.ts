@@ -128,7 +128,7 @@ const ownVariables = [
 
 /** Finds variables that set nothing and whose names resemble one that does: `MIRROR_CACHE_MAXSIZE`. */
 export function findMisspelledVariables(env: Environment): { readonly name: string; readonly meant: string }[] {
-  const known = [...settingVariables(), ...ownVariables]
+  const known = [...listSettingVariables(), ...ownVariables]
   // The common prefix would make all names alike.
   const suffixes = known.map((name) => name.slice('MIRROR_'.length))
   return Object.entries(env).flatMap(([name, value]) => {

@@ -144,6 +144,8 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
 
       const agreed = await mirror(columns, args, { answers: [['Write this?', 'y\r']] })
       expect(agreed).toMatchObject({ exit: 0, text: expect.stringContaining('Configured docker') })
+      for (const line of agreed.text.split('\n').filter((text) => !/^[-+@ ]|mirror configure/.test(text)))
+        expect(line.length, line).toBeLessThanOrEqual(columns)
       // Expect the difference in colour.
       expect(agreed.raw).toContain('\x1b[32m+')
       expect(await readFile(file, 'utf8')).toContain('5055')

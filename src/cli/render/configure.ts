@@ -8,8 +8,6 @@ import type { FileChange } from '../../clients/types.ts'
 import { type Colors, fitText, wrapText } from '../terminal.ts'
 import { renderTable } from './table.ts'
 
-export { getColumns } from '../terminal.ts'
-
 /** Limits the similar files that are listed one by one. */
 const maxListedFiles = 2
 
@@ -162,7 +160,7 @@ const maxShownNames = 3
 export async function renderDiff(
   changes: readonly FileChange[],
   colors: Colors,
-  { whole = false }: { readonly whole?: boolean } = {},
+  { whole = false, columns }: { readonly whole?: boolean; readonly columns?: number | undefined } = {},
 ): Promise<string> {
   const { createTwoFilesPatch, FILE_HEADERS_ONLY } = await import('diff')
   const groups = new Map<string, FileChange[]>()
@@ -173,7 +171,7 @@ export async function renderDiff(
   return [...groups.values()]
     .flatMap((group) => {
       const shown = group.length > maxShownDiffs ? group.slice(0, 1) : group
-      return [...shown.map(renderOne), renderOthers(group.slice(shown.length), colors)]
+      return [...shown.map(renderOne), renderOthers(group.slice(shown.length), colors, columns)]
     })
     .join('')
 
@@ -187,7 +185,7 @@ export async function renderDiff(
       undefined,
       { context: contextLines, headerOptions: FILE_HEADERS_ONLY },
     ).split('\n')
-    return (whole ? lines : collapseRepeats(lines)).map((line) => paintLine(line, colors)).join('\n')
+    return (whole ? lines : collapseRepeats(lines)).map((line) => paintLine(line, colors, columns)).join('\n')
   }
 }
 
@@ -199,10 +197,11 @@ function getSimilarityKey({ path, before, after }: FileChange): string {
   return JSON.stringify([before === undefined, dirname(dirname(path)), basename(path), text.split(folder)])
 }
 
-function renderOthers(others: readonly FileChange[], colors: Colors): string {
+function renderOthers(others: readonly FileChange[], colors: Colors, columns: number | undefined): string {
   if (others.length === 0) return ''
   const names = others.map(({ path }) => basename(dirname(path)))
-  return `${colors.dim(`${summarizeSimilar('file', names)} in ${dirname(dirname(others[0]!.path))}`)}\n`
+  const line = `${summarizeSimilar('file', names)} in ${dirname(dirname(others[0]!.path))}`
+  return `${paintLine(line, colors, columns)}\n`
 }
 
 function summarizeSimilar(what: string, names: readonly string[]): string {
@@ -265,11 +264,12 @@ function isBlank(line: string): boolean {
   return line.slice(1).trim() === ''
 }
 
-function paintLine(line: string, colors: Colors): string {
+function paintLine(line: string, colors: Colors, columns: number | undefined): string {
   // Drop a carriage return, which would garble the terminal.
   const shown = line.replaceAll('\r', '␍')
   if (line.startsWith('+++') || line.startsWith('---')) return colors.bold(shown)
-  if (line.startsWith('@@') || line.startsWith('…')) return colors.dim(shown)
+  if (line.startsWith('…')) return colors.dim(fitText(shown, columns))
+  if (line.startsWith('@@')) return colors.dim(shown)
   if (line.startsWith('+')) return colors.green(shown)
   if (line.startsWith('-')) return colors.red(shown)
   return shown
