@@ -191,6 +191,9 @@ const versionFlags = ['--version', '-v']
 const noColorFlag = '--no-color'
 const noColorAdvice = 'To print without colours, set NO_COLOR=1.'
 
+/** Maps flags of docker and kubectl to those of this program. */
+const flagSynonyms: Readonly<Record<string, string>> = { '--tail': '--lines' }
+
 /** Maps names that other programs use to the names of this one. */
 const synonyms: Readonly<Record<string, string>> = {
   start: 'up',
@@ -336,7 +339,11 @@ function describeUnknownFlags({ flags: typedFlags }: FrameworkError, flags: read
   if (!Array.isArray(typedFlags)) return undefined
   const names = typedFlags.map(String)
   const known = [...flags, 'help'].map((name) => `--${name}`)
-  const suggestion = names.flatMap((name) => nearest(name.replace(/=.*$/s, ''), known) ?? [])
+  const suggestion = names.flatMap((name) => {
+    const [bare = name] = name.split('=', 1)
+    const synonym = flagSynonyms[bare]
+    return (synonym !== undefined && known.includes(synonym) ? synonym : nearest(bare, known)) ?? []
+  })
   const question = names.includes(noColorFlag)
     ? ` ${noColorAdvice}`
     : suggestion.length === 0

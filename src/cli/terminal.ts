@@ -317,7 +317,7 @@ function fitLine(line: string, columns: number): string {
   const [, indent = '', label = '', rest = ''] = /^( *)(\d+\. |\S+ {2,}(?! |\())?(.*)$/.exec(plain)!
   const [, head = '', note = ''] = /^(.*?)(?: {3}(\(.*\)))?$/.exec(rest)!
   const start = commandStart.exec(head)?.index ?? head.length
-  const [, command = '', tail = ''] = /^(.*?)((?:, (?:or|and|with) .*|(?<=[\w)])\.)?)$/.exec(head.slice(start))!
+  const [, command = '', tail = ''] = /^(.*?)((?:, (?:or|and|with|then) .*|(?<=[\w)])\.)?)$/.exec(head.slice(start))!
   const first = indent + label
   const hanging = ' '.repeat(label === '' ? indent.length + 2 : first.length)
   const isSentence = tail === '.'

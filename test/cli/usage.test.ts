@@ -53,6 +53,7 @@ describe('wrong usage', () => {
     ],
     [['up', '--runtime', 'contaner'], 'process, container. Did you mean container?', 'mirror up --help'],
     [['init', '--template', 'composee'], 'Did you mean compose?', 'mirror init --help'],
+    [['logs', '--tail', '5'], 'Unknown flag: --tail. Did you mean --lines?', 'mirror logs --help'],
     [['status', '--no-color'], 'Unknown flag: --no-color. To print without colours, set NO_COLOR=1.', 'mirror status'],
     [['--no-color', 'status'], 'To print without colours, set NO_COLOR=1.', 'NO_COLOR=1 mirror status'],
     [['restart'], 'Unknown command: restart.', 'mirror down && mirror up'],

@@ -59,6 +59,12 @@ test.each([
   for (const line of fitText(text, 60).split('\n')) expect(line.length).toBeLessThanOrEqual(60)
 })
 
+test('a sentence that goes on after its command is wrapped around the command', () => {
+  expect(fitText('  fix /home/walker/.config/containers/registries.conf, then run the command again', 60)).toBe(
+    '  fix /home/walker/.config/containers/registries.conf, then\n    run the command again',
+  )
+})
+
 test('a command in a sentence that is too long has a line of its own', () => {
   const text = '  podman, user: points at http://127.0.0.1:7055. To fix it: mirror configure podman'
   expect(fitText(text, 60)).toBe(
