@@ -78,7 +78,7 @@ export default class Up extends BaseCommand {
     const release = this.cleanUpWhenInterrupted()
     if ((flags.runtime ?? (await readLastRuntime(mirrorPaths(surroundings)))) === 'container')
       return this.startInContainer(surroundings, flags)
-    this.refuseContainerFlags()
+    this.warnOfContainerFlags()
     const plan = await planUp({ surroundings, version })
     const autostart = flags.autostart ? await this.prepareAutostart(surroundings, plan) : undefined
 
@@ -109,22 +109,19 @@ export default class Up extends BaseCommand {
     this.suggestNext(report, clients)
   }
 
-  /** Throws a MirrorError (usage) for flags of a container. Their variables may be set for another start. */
-  private refuseContainerFlags(): void {
+  /** Warns of flags of a container. Their variables may be set for another start. */
+  private warnOfContainerFlags(): void {
     const given = ['--image', '--memory', '--credentials'].filter((name) =>
       this.argv.some((arg) => arg === name || arg.startsWith(`${name}=`)),
     )
     if (given.length === 0) return
-    const others = this.argv.filter((arg, at) => {
-      const isRuntime = arg === '--runtime' || this.argv[at - 1] === '--runtime' || arg.startsWith('--runtime=')
-      return !isRuntime
-    })
-    throw new MirrorError(
-      `${given.join(' and ')} ${given.length === 1 ? 'is' : 'are'} for --runtime container, and this mirror runs as a process.`,
-      {
-        exit: exitCode.usage,
-        hints: [['mirror up --runtime container', ...others.map(shellWord)].join(' ')],
-      },
+    const others = this.argv.filter(
+      (arg, at) => arg !== '--runtime' && this.argv[at - 1] !== '--runtime' && !arg.startsWith('--runtime='),
+    )
+    const command = ['mirror up --runtime container', ...others.map(shellWord)].join(' ')
+    const [verb, object] = given.length === 1 ? ['has', 'it'] : ['have', 'them']
+    this.info(
+      `${given.join(' and ')} ${verb} no effect on a mirror that runs as a process. A mirror in a container uses ${object}: ${command}`,
     )
   }
 

@@ -75,16 +75,6 @@ describe('wrong usage', () => {
       'mirror registry prune --help',
     ],
     [
-      ['up', '--memory', '1GiB', '--image=a'],
-      '--image and --memory are for --runtime container, and this mirror runs as a process.',
-      'mirror up --runtime container --memory 1GiB --image=a',
-    ],
-    [
-      ['up', '--runtime', 'process', '--credentials', 'ghcr.io'],
-      '--credentials is for --runtime container,',
-      'mirror up --runtime container --credentials ghcr.io',
-    ],
-    [
       ['configure', 'docker', '--client-version', 'abc'],
       '--client-version: "abc" is not a version such as 28.3.\n',
       'mirror configure --help',
@@ -98,6 +88,13 @@ describe('wrong usage', () => {
     expect(stderr).toMatch(/\n\nNext:\n/)
     expect(stderr).toContain(`\n  ${next}`)
     expect(stderr).not.toMatch(/^\s+at /m)
+  })
+
+  test('as in flags of a container for a process is answered with the command for a container', () => {
+    const { status, stderr } = mirror(['up', '--runtime', 'process', '--memory', '1GiB', '--image=a', '--dry-run'])
+    expect(status).toBe(0)
+    expect(stderr).toContain('--image and --memory have no effect on a mirror that runs as a process.')
+    expect(stderr).toContain('mirror up --runtime container --memory 1GiB --image=a --dry-run')
   })
 
   test('is answered under npx with a next step that begins with npx', () => {
