@@ -2,7 +2,7 @@ import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { getAdapter } from './adapters.ts'
 import { isAsWritten } from './apply.ts'
 import { type ClientRecord, type RecordedFile, isSameTarget, type StoredRecord, openMachineRecords } from './records.ts'
-import type { StaleClient } from './stray-records.ts'
+import type { StaleClient } from './stale-clients.ts'
 import type { ConfigTarget, FilePort, Machine } from './types.ts'
 import { getTarget, findRecords } from './undo.ts'
 

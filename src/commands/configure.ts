@@ -239,7 +239,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
   private async list(machine: Machine, client: string | undefined, { json }: ConfigureFlags): Promise<void> {
     const { listConfigured } = await import('../clients/configured.ts')
     const { renderConfigured } = await import('../cli/render/configure.ts')
-    const { findStaleClients } = await import('../clients/stray-records.ts')
+    const { findStaleClients } = await import('../clients/stale-clients.ts')
     const stale = machine.detached ? [] : await findStaleClients(this.getSurroundings())
     const clients = await listConfigured(machine, client, stale)
     if (json) return this.printJson(clients)

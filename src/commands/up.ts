@@ -25,7 +25,7 @@ import {
   renderUpPlan,
 } from '../cli/render/up.ts'
 import { getColumns } from '../cli/terminal.ts'
-import type { UpdatedClient } from '../clients/stray-records.ts'
+import type { UpdatedClient } from '../clients/stale-clients.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import type { UpPlan, UpReport } from '../daemon/up.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
@@ -142,7 +142,7 @@ export default class Up extends BaseCommand {
       const { findClientsOnPath } = await import('../clients/adapters.ts')
       const machine = { ...surroundings, home: surroundings.homedir }
       if (configured === 0) return { configured, installed: await findClientsOnPath(machine), stale: [] }
-      const { updateStaleClients } = await import('../clients/stray-records.ts')
+      const { updateStaleClients } = await import('../clients/stale-clients.ts')
       const { systemClock } = await import('../lib/time.ts')
       return { configured, installed: [], stale: await updateStaleClients(surroundings, systemClock) }
     } catch (error) {

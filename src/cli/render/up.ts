@@ -1,6 +1,6 @@
 import type { DeadMirror } from '../../admin/find-mirror.ts'
 import type { Endpoints, MirrorState } from '../../admin/state.ts'
-import type { UpdatedClient } from '../../clients/stray-records.ts'
+import type { UpdatedClient } from '../../clients/stale-clients.ts'
 import type { ClientName } from '../../clients/types.ts'
 import type { ContainerUpPlan } from '../../daemon/container/up.ts'
 import type { DroppedParts, MovedAddress, OmittedFlag, UpPlan, UpReport } from '../../daemon/up.ts'
