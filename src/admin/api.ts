@@ -1,6 +1,6 @@
 import { createHmac, randomBytes } from 'node:crypto'
 import type { Totals } from '../cache/stats.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 
 /**
@@ -258,7 +258,7 @@ async function readSecret(path: string): Promise<string | undefined> {
     const token = (await readSmallFile(path)).trim()
     return /^[0-9a-f]{64}$/.test(token) ? token : undefined
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'EFBIG') return undefined
+    if (getErrno(error) === 'ENOENT' || getErrno(error) === 'EFBIG') return undefined
     throw error
   }
 }

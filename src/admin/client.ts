@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { type DockerEngine, DockerError, ExecError } from '../docker/engine.ts'
-import { codeOf, errnoOf, exitCode, isConnectionFailure, MirrorError } from '../lib/errors.ts'
+import { getCode, getErrno, exitCode, isConnectionFailure, MirrorError } from '../lib/errors.ts'
 import { readSmallFile } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
 import { readOwnedFile } from '../lib/ownership.ts'
@@ -96,7 +96,7 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     try {
       for await (const text of response.setEncoding('utf8')) yield text as string
     } catch (error) {
-      if (!(error instanceof Error) || codeOf(error) !== 'ECONNRESET') throw error
+      if (!(error instanceof Error) || getCode(error) !== 'ECONNRESET') throw error
       throw createUnreachableError('it broke off in the middle of its answer', error)
     }
   }
@@ -186,7 +186,7 @@ async function readToken(tokenFile: string, owner: number | undefined): Promise<
   try {
     return (await readSmallFile(tokenFile)).trim() || undefined
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'EFBIG') return undefined
+    if (getErrno(error) === 'ENOENT' || getErrno(error) === 'EFBIG') return undefined
     throw error
   }
 }

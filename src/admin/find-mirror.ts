@@ -4,11 +4,11 @@ import { uptime } from 'node:os'
 import { join } from 'node:path'
 import { mustCheckOwners, mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import { DockerError } from '../docker/engine.ts'
-import { errnoOf, MirrorError } from '../lib/errors.ts'
+import { getErrno, MirrorError } from '../lib/errors.ts'
 import { ifVisible } from '../lib/fs.ts'
 import { mirrorName, getNetworkInterfaces } from '../lib/network.ts'
 import { isRootControlled, readOwnedFile } from '../lib/ownership.ts'
-import { bootOf, readBootId, runCommand, type RunCommand, type CommandEnvironment } from '../lib/process.ts'
+import { getBoot, readBootId, runCommand, type RunCommand, type CommandEnvironment } from '../lib/process.ts'
 import {
   type Endpoints,
   findRunning,
@@ -197,7 +197,7 @@ const clockSlackMs = 60_000
 
 /** Returns whether the machine started after the mirror. */
 async function wasRebooted({ processIdentity, startedAt }: ProcessMirrorState): Promise<boolean> {
-  const [bootAtStart, currentBoot] = [bootOf(processIdentity), await readBootId()]
+  const [bootAtStart, currentBoot] = [getBoot(processIdentity), await readBootId()]
   if (bootAtStart !== undefined && currentBoot !== undefined) return bootAtStart !== currentBoot
   return Date.now() - uptime() * 1000 - clockSlackMs > Date.parse(startedAt)
 }
@@ -210,7 +210,7 @@ async function readLastWriteTime(files: readonly (string | undefined)[]): Promis
     try {
       times.push((await stat(file)).mtimeMs)
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
     }
   }
   return times.length === 0 ? undefined : Math.max(...times)

@@ -1,7 +1,7 @@
 import { defaultConfig, type ListenAddress } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths } from '../config/paths.ts'
-import { exitCode, MirrorError, nearest } from '../lib/errors.ts'
+import { exitCode, MirrorError, findNearest } from '../lib/errors.ts'
 import { isLoopbackAddress, mirrorHostNames } from '../lib/network.ts'
 import type { CommandEnvironment } from '../lib/process.ts'
 import { parseDigest } from '../oci/reference.ts'
@@ -99,7 +99,7 @@ function findSameShortNames(name: string, short: string, images: readonly Listed
 
 /** Finds `docker.io/library/redis:7` for `redsi:7`; the part before the last slash may be missing. */
 function findNearestShort(name: string, names: readonly string[]): string | undefined {
-  const found = nearest(getShortName(name), names.map(getShortName))
+  const found = findNearest(getShortName(name), names.map(getShortName))
   return names.find((other) => getShortName(other) === found)
 }
 
@@ -117,7 +117,7 @@ const maxSimilar = 3
 export function findSimilarNames({ name, others }: UserName, images: readonly ListedImage[]): string[] {
   const { path } = splitTag(name.replace(/@.*$/, ''))
   const names = images.map((image) => image.name)
-  const mistyped = nearest(name, names) ?? findNearestShort(name, names)
+  const mistyped = findNearest(name, names) ?? findNearestShort(name, names)
   const suggestions = [
     ...others,
     ...names.filter((other) => belongsTo(other, path)),

@@ -3,7 +3,7 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 import type { MirrorPaths } from '../config/paths.ts'
 import { type DockerEndpoint, renderDockerHost, findDockerEndpoint, parseRecordedEndpoint } from '../docker/endpoint.ts'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
 import type { Logger } from '../lib/logger.ts'
@@ -27,7 +27,7 @@ async function readStateText(stateFile: string): Promise<string | undefined> {
   try {
     return await readSmallFile(stateFile)
   } catch (error) {
-    if (['ENOENT', 'ENOTDIR', 'EFBIG'].includes(errnoOf(error) ?? '')) return undefined
+    if (['ENOENT', 'ENOTDIR', 'EFBIG'].includes(getErrno(error) ?? '')) return undefined
     throw error
   }
 }
@@ -335,7 +335,7 @@ async function readVolumeMarker(stateDir: string): Promise<string | undefined> {
   try {
     return await readFile(getVolumeMarkerPath(stateDir), 'utf8')
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return undefined
+    if (getErrno(error) === 'ENOENT') return undefined
     throw error
   }
 }

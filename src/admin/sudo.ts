@@ -2,11 +2,11 @@ import { constants, lstatSync } from 'node:fs'
 import { access, realpath } from 'node:fs/promises'
 import { delimiter, dirname, isAbsolute, join, resolve } from 'node:path'
 import { type IgnoredPath, mustCheckOwners, mirrorPaths, findUnsafePaths } from '../config/paths.ts'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { pathExists } from '../lib/fs.ts'
-import { describeForeign, findForeign, isRoot, userName } from '../lib/ownership.ts'
-import { packageRoot } from '../lib/package-root.ts'
-import { shellWord, type CommandEnvironment } from '../lib/process.ts'
+import { describeForeign, findForeign, isRoot, getUserName } from '../lib/ownership.ts'
+import { findPackageRoot } from '../lib/package-root.ts'
+import { quoteShellWord, type CommandEnvironment } from '../lib/process.ts'
 
 /**
  * Throws a MirrorError (usage) when a variable or a flag makes root use settings or files of the mirror that others can change,
@@ -58,7 +58,7 @@ export function refuseForeignState(stateDir: string): void {
  */
 export function explainRootOwnedFile(failure: Error, surroundings: CommandEnvironment): MirrorError | undefined {
   const error = failure instanceof MirrorError ? failure.cause : failure
-  const path = ['EACCES', 'EPERM'].includes(errnoOf(error) ?? '') && (error as NodeJS.ErrnoException).path
+  const path = ['EACCES', 'EPERM'].includes(getErrno(error) ?? '') && (error as NodeJS.ErrnoException).path
   if (!path || isRoot() || surroundings.platform === 'win32') return undefined
   const { configFile, dataDir, stateDir } = mirrorPaths(surroundings)
   const belongsToMirror = [dirname(configFile), dataDir, stateDir].some((one) => `${path}/`.startsWith(`${one}/`))
@@ -70,7 +70,7 @@ export function explainRootOwnedFile(failure: Error, surroundings: CommandEnviro
     [visible, dirname(visible)].find((one) => one.length > surroundings.homedir.length && readOwner(one) === 0)
   if (!rootOwned) return undefined
   return new MirrorError(`No permission to use ${path}: root owns ${rootOwned}.`, {
-    hints: [`sudo chown -R "$(id -un)": ${shellWord(rootOwned)}   (mirror as root may have left it)`],
+    hints: [`sudo chown -R "$(id -un)": ${quoteShellWord(rootOwned)}   (mirror as root may have left it)`],
     cause: error,
   })
 }
@@ -87,7 +87,7 @@ function readOwner(path: string): number | undefined {
   try {
     return lstatSync(path, { throwIfNoEntry: false })?.uid
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     return undefined
   }
 }
@@ -95,7 +95,7 @@ function readOwner(path: string): number | undefined {
 /** Describes how the user whose files root ignores runs the command. */
 export function describeInvoker(ignored: readonly Pick<IgnoredPath, 'owner'>[]): string {
   const owner = ignored.find((one) => one.owner !== undefined)?.owner
-  return owner === undefined ? 'without sudo' : `without sudo, as ${userName(owner)}`
+  return owner === undefined ? 'without sudo' : `without sudo, as ${getUserName(owner)}`
 }
 
 function createForeignFileError(what: string, { why, owner }: Pick<IgnoredPath, 'why' | 'owner'>): MirrorError {
@@ -135,19 +135,19 @@ export async function renderRootCommand(
   args: readonly string[],
   { execPath, program, folders }: Programs = {},
 ): Promise<string> {
-  const words = args.map(shellWord)
+  const words = args.map(quoteShellWord)
   // Omits sudo on Windows, where an administrator opens a terminal.
   const isRoot = process.geteuid?.() === 0 && env['SUDO_UID'] === undefined
   if (platform === 'win32' || isRoot) return ['mirror', ...words].join(' ')
   const search = folders ?? (await findSecurePath())
-  const [node, run] = [execPath ?? process.execPath, program ?? join(packageRoot(), 'bin', 'run.js')]
+  const [node, run] = [execPath ?? process.execPath, program ?? join(findPackageRoot(), 'bin', 'run.js')]
   const isFoundIn = async (searched: readonly string[]) =>
     (await isFirstInFolders('mirror', run, searched)) && (await isFirstInFolders('node', node, searched))
   const isFound = await isFoundIn(search)
   const isOnPath = !isFound && (await isFoundIn((env['PATH'] ?? '').split(delimiter).filter(isAbsolute)))
-  const mirror = isFound || isOnPath ? ['mirror'] : [shellWord(node), shellWord(run)]
+  const mirror = isFound || isOnPath ? ['mirror'] : [quoteShellWord(node), quoteShellWord(run)]
   const passedVariables = [...trustedVariables.filter((name) => isTrusted(name, env[name], cwd)), ...locatingVariables]
-  const settings = passedVariables.flatMap((name) => (env[name] ? [`${name}=${shellWord(env[name])}`] : []))
+  const settings = passedVariables.flatMap((name) => (env[name] ? [`${name}=${quoteShellWord(env[name])}`] : []))
   const variables = isOnPath ? ['"PATH=$PATH"', ...settings] : settings
   return ['sudo', ...(variables.length > 0 ? ['env', ...variables] : []), ...mirror, ...words].join(' ')
 }
@@ -158,7 +158,7 @@ function isTrusted(name: string, value: string | undefined, cwd: string): boolea
     return findUnsafePaths({ [name]: value }, cwd).length === 0
   } catch (error) {
     // Trusts a path in a folder of root that this user may not read.
-    if (errnoOf(error) === 'EACCES') return true
+    if (getErrno(error) === 'EACCES') return true
     throw error
   }
 }

@@ -9,7 +9,14 @@ import type { SmallContents } from '../store/contents.ts'
 import type { HashPool } from '../store/hashing.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import { type Download, type DownloadOptions, type RangePolicy, startDownload } from './download.ts'
-import { widerIdentity, findForCaller, findGrant, type RequestContext, type Grant, toProvenance } from './grants.ts'
+import {
+  chooseWiderIdentity,
+  findForCaller,
+  findGrant,
+  type RequestContext,
+  type Grant,
+  toProvenance,
+} from './grants.ts'
 import type { HeadRequests } from './heads.ts'
 import type { ManifestCacheOptions } from './manifests.ts'
 
@@ -300,7 +307,7 @@ export class BlobCache {
     const before = record.blobs.get(digest)
     record.blobs.set(digest, {
       size,
-      identity: widerIdentity(before?.identity, identity),
+      identity: chooseWiderIdentity(before?.identity, identity),
       usedAt: this.#options.runningTime(),
     })
     this.#options.refs.touch(record)

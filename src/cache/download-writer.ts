@@ -1,8 +1,8 @@
 import { createDeferred, type Deferred } from '../lib/async.ts'
 import { type BufferRelease, upstreamBodies } from '../lib/body-memory.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { createDigester, type Digest, digestAlgorithm, type DigestAlgorithm } from '../oci/reference.ts'
+import { createDigester, type Digest, getDigestAlgorithm, type DigestAlgorithm } from '../oci/reference.ts'
 import type { BlobStore, BlobWriter } from '../store/blob-store.ts'
 import type { HashPool } from '../store/hashing.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
@@ -87,7 +87,7 @@ export class DownloadWriter {
       try {
         this.#writer = await store.create()
       } catch (error) {
-        if (errnoOf(error) === undefined) throw error
+        if (getErrno(error) === undefined) throw error
         logger.warn({ digest, error: String(error) }, 'could not create the file of a download')
         if (tries === 0) await makeRoom(size ?? 0)
         else this.#spill = new SpillBuffer(maxSpillBytes)
@@ -230,7 +230,7 @@ export class DownloadWriter {
         await this.#writer!.write(bytes)
         return true
       } catch (error) {
-        if (errnoOf(error) === undefined) throw error
+        if (getErrno(error) === undefined) throw error
         logger.warn({ digest, error: String(error) }, 'could not write a download to disk')
         if (!isLastTry) await makeRoom((this.#size ?? this.#arrived) - this.#arrived + bytes.length)
       }
@@ -239,7 +239,7 @@ export class DownloadWriter {
   }
 
   #openHash(size: number | undefined): StreamHash {
-    const algorithm = digestAlgorithm(this.#options.digest)
+    const algorithm = getDigestAlgorithm(this.#options.digest)
     if (!this.#writer || (size !== undefined && size <= smallBytes)) return createInlineHash(algorithm)
     return createThreadHash(this.#options.hashes, algorithm, this.#writer.fd)
   }

@@ -1,5 +1,5 @@
 import { OciError, type OciErrorCode } from '../oci/errors.ts'
-import { upstreamSetting } from '../oci/reference.ts'
+import { formatUpstreamSetting } from '../oci/reference.ts'
 import type { Repository } from '../oci/route.ts'
 import type { UpstreamError } from '../upstream/upstream.ts'
 
@@ -42,6 +42,6 @@ export function toUnknownRegistryError({ registry, name }: Repository): OciError
   return new OciError(
     'NAME_UNKNOWN',
     404,
-    `${host} is not mirrored (requested: ${name}). To mirror it, add "${upstreamSetting(host)}" to mirror.yaml.`,
+    `${host} is not mirrored (requested: ${name}). To mirror it, add "${formatUpstreamSetting(host)}" to mirror.yaml.`,
   )
 }

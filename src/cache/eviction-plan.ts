@@ -60,7 +60,7 @@ export function* planEviction(request: EvictionRequest): Generator<undefined, Ev
   const kept: ImageReference[] = []
   for (const reference of byAge) {
     const isExpired = limits.maxAge > 0 && now - reference.usedAt > limits.maxAge
-    if (isExpired && !someContent(reference, isInUse))
+    if (isExpired && !hasContent(reference, isInUse))
       planner.removeReference({ reference, tags: reference.tags, isWhole: true })
     else kept.push(reference)
     if (++steps % pauseEvery === 0) yield
@@ -73,8 +73,8 @@ export function* planEviction(request: EvictionRequest): Generator<undefined, Ev
   const last: ImageReference[] = []
   for (const reference of kept) {
     if (isEnough()) return planner.plan()
-    if (reference === newest || someContent(reference, isInUse)) last.push(reference)
-    else if (someContent(reference, (digest) => sizes.has(digest)))
+    if (reference === newest || hasContent(reference, isInUse)) last.push(reference)
+    else if (hasContent(reference, (digest) => sizes.has(digest)))
       planner.removeReference({ reference, tags: reference.tags, isWhole: true })
     if (++steps % pauseEvery === 0) yield
   }
@@ -85,7 +85,7 @@ export function* planEviction(request: EvictionRequest): Generator<undefined, Ev
   return planner.plan()
 }
 
-function someContent({ contents }: ImageReference, test: (digest: Digest) => boolean): boolean {
+function hasContent({ contents }: ImageReference, test: (digest: Digest) => boolean): boolean {
   for (const digest of contents) if (test(digest)) return true
   return false
 }

@@ -1,5 +1,5 @@
 import { createPauses, runInSlices } from '../lib/async.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, logFailure, type OnFailure, runEvery, runLater } from '../lib/time.ts'
 import type { Digest } from '../oci/reference.ts'
@@ -226,7 +226,7 @@ async function applyEviction(plan: EvictionPlan, options: ApplyOptions): Promise
       count += 1
       bytes += size
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
       logger.error({ digest, error: String(error) }, 'could not remove a blob')
       options.onError(error)
     }

@@ -62,7 +62,7 @@ export function findManifestGrant(
 }
 
 /** Returns the identity to record for a second grant: anonymous stays, because such a grant is valid for every caller. */
-export function widerIdentity(known: Identity | undefined, recent: Identity): Identity {
+export function chooseWiderIdentity(known: Identity | undefined, recent: Identity): Identity {
   return known === anonymousIdentity ? known : recent
 }
 

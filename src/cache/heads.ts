@@ -1,7 +1,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Clock } from '../lib/time.ts'
 import { isManifestType } from '../oci/content.ts'
-import { type Digest, digestAlgorithm, computeDigest, type Reference } from '../oci/reference.ts'
+import { type Digest, getDigestAlgorithm, computeDigest, type Reference } from '../oci/reference.ts'
 import { RepeatedFailure, TransientError } from '../upstream/retry.ts'
 import { type BlobHead, type FetchedBlob, type ManifestHead, UpstreamError } from '../upstream/upstream.ts'
 import { findForCaller, findManifestGrant, type RequestContext } from './grants.ts'
@@ -169,5 +169,5 @@ async function headBlobByGet(context: RequestContext, digest: Digest): Promise<B
 }
 
 function isEmpty(digest: Digest): boolean {
-  return digest === computeDigest(new Uint8Array(), digestAlgorithm(digest))
+  return digest === computeDigest(new Uint8Array(), getDigestAlgorithm(digest))
 }

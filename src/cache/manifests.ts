@@ -1,5 +1,5 @@
 import { SingleFlight } from '../lib/async.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import {
   toBytes,
@@ -7,17 +7,17 @@ import {
   maxStringBytes,
   type ManifestOutline,
   outlineManifest,
-  smallContent,
+  toSmallContent,
   type SmallContent,
 } from '../oci/content.ts'
-import { type Digest, digestAlgorithm, computeDigest, type Reference, referenceText } from '../oci/reference.ts'
+import { type Digest, getDigestAlgorithm, computeDigest, type Reference, formatReference } from '../oci/reference.ts'
 import { OciError } from '../oci/errors.ts'
 import { anonymousIdentity, type Identity } from '../oci/registry.ts'
 import type { BlobStore } from '../store/blob-store.ts'
-import { isStored, type SmallContents, storedManifest } from '../store/contents.ts'
+import { isStored, type SmallContents, openStoredManifest } from '../store/contents.ts'
 import type { ManifestRecord, RefStore } from '../store/records.ts'
 import { type FetchedManifest, UpstreamError } from '../upstream/upstream.ts'
-import { widerIdentity, type RequestContext, toRequestKey } from './grants.ts'
+import { chooseWiderIdentity, type RequestContext, toRequestKey } from './grants.ts'
 import type { Stats } from './stats.ts'
 
 /** A verified manifest in memory or on disk. */
@@ -63,7 +63,7 @@ export async function publishSmall(
       await blobs.put(digest, bytes)
       return onStored()
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
       logger.warn({ digest, error: String(error) }, 'could not store a manifest or list on disk')
       if (!isLastTry) await makeRoom(bytes.length)
     }
@@ -71,7 +71,7 @@ export async function publishSmall(
 }
 
 function hasDigest(bytes: Uint8Array, digest: Digest): boolean {
-  return computeDigest(bytes, digestAlgorithm(digest)) === digest
+  return computeDigest(bytes, getDigestAlgorithm(digest)) === digest
 }
 
 /** Loads manifests from memory and disk; fetches, verifies and stores missing ones. */
@@ -103,7 +103,7 @@ export class ManifestCache {
     if (!isLarge && !content) return undefined
     if (isKnown) return { digest, mediaType: known.mediaType, size, content, identity }
     const read = (bytes: Uint8Array) => outlineManifest(bytes, contentType)
-    const outline = await (content ? read(toBytes(content)) : storedManifest(blobs, digest, size).use(read))
+    const outline = await (content ? read(toBytes(content)) : openStoredManifest(blobs, digest, size).use(read))
     if (outline === undefined || typeof outline === 'string') return undefined
     this.recordGrant(context, digest, size, identity, outline)
     return { digest, mediaType: outline.mediaType, size, content, identity }
@@ -117,7 +117,7 @@ export class ManifestCache {
     context: RequestContext,
     reference: Reference,
   ): Promise<{ readonly result: Promise<CachedManifest>; readonly joined: boolean }> {
-    return this.#flights.run(await toRequestKey(context, referenceText(reference)), async () => {
+    return this.#flights.run(await toRequestKey(context, formatReference(reference)), async () => {
       const fetched = await this.#request(context, reference)
       const announced = reference.kind === 'tag' ? fetched.digest : undefined
       if (!announced || hasDigest(fetched.bytes, announced)) {
@@ -167,7 +167,7 @@ export class ManifestCache {
     const wanted = reference.kind === 'digest' ? reference.digest : undefined
     // Use the announced algorithm: with another one the upstream's HEAD would never confirm the tag.
     const announced = wanted ?? fetched.digest
-    const digest = computeDigest(bytes, announced ? digestAlgorithm(announced) : 'sha256')
+    const digest = computeDigest(bytes, announced ? getDigestAlgorithm(announced) : 'sha256')
     if (wanted && digest !== wanted) {
       this.#options.stats.recordMismatch()
       throw new UpstreamError('invalid', 502, `${context.host} answered ${wanted} with a manifest of another digest.`)
@@ -186,11 +186,11 @@ export class ManifestCache {
     }
     const { length: size } = bytes
     const isLarge = size > maxStringBytes
-    if (!isLarge) this.#contents.set(digest, smallContent(bytes))
+    if (!isLarge) this.#contents.set(digest, toSmallContent(bytes))
     await publishSmall(this.#options, digest, bytes)
     // A manifest that the disk did not take is served from memory.
     const isOnDisk = isLarge && (await this.#options.blobs.stat(digest)) === size
-    const content = isOnDisk ? undefined : smallContent(bytes)
+    const content = isOnDisk ? undefined : toSmallContent(bytes)
     if (content) this.#contents.set(digest, content)
     this.recordGrant(context, digest, size, identity, outline)
     return { digest, mediaType: outline.mediaType, size, content, identity }
@@ -211,7 +211,7 @@ export class ManifestCache {
       mediaType: outline.mediaType,
       size,
       links: outline.links,
-      identity: widerIdentity(known?.identity, identity),
+      identity: chooseWiderIdentity(known?.identity, identity),
       pulls: known?.pulls ?? 0,
       lastPulled: known?.lastPulled ?? 0,
       usedAt: this.#options.runningTime(),

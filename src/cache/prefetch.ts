@@ -1,5 +1,5 @@
 import { LRUCache } from 'lru-cache'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, runEvery, logFailure } from '../lib/time.ts'
 import type { ManifestLink } from '../oci/content.ts'
@@ -124,7 +124,7 @@ export class Prefetcher {
       return await this.#options.fetch(context, layer, signal)
     } catch (error) {
       // The request of the layer itself reports the disk's error.
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
       this.#options.logger.warn({ digest: layer.digest, error: String(error) }, 'a layer could not be prefetched')
       queued.length = 0
       return undefined

@@ -1,6 +1,6 @@
 import { LRUCache } from 'lru-cache'
 import type { Clock } from '../lib/time.ts'
-import { type Digest, type Reference, referenceText } from '../oci/reference.ts'
+import { type Digest, type Reference, formatReference } from '../oci/reference.ts'
 import type { OciErrorCode } from '../oci/errors.ts'
 import {
   anonymousIdentity,
@@ -13,7 +13,7 @@ import {
   type Registry,
 } from '../oci/registry.ts'
 import type { Page, Repository } from '../oci/route.ts'
-import { SmallContents, storedManifest } from '../store/contents.ts'
+import { SmallContents, openStoredManifest } from '../store/contents.ts'
 import { type ManifestHead, type Upstream, UpstreamError } from '../upstream/upstream.ts'
 import { BlobCache, type BlobCacheOptions } from './blobs.ts'
 import { toOciError, toUnknownRegistryError } from './errors.ts'
@@ -105,7 +105,7 @@ export class PullThrough implements Registry {
 
   /** Answers GET and HEAD of a manifest. Throws an OciError. */
   async manifest(repository: Repository, reference: Reference, caller: Caller): Promise<ManifestResponse> {
-    const resource = `manifests/${referenceText(reference)}`
+    const resource = `manifests/${formatReference(reference)}`
     return this.#serve(repository, caller, 'MANIFEST_UNKNOWN', resource, async (context) => {
       const answer =
         reference.kind === 'tag'
@@ -227,7 +227,7 @@ export class PullThrough implements Registry {
   #answerManifest(context: RequestContext, manifest: CachedManifest, outcome: Provenance['outcome']): ManifestResponse {
     const { digest, mediaType: type, size, content } = manifest
     const { blobs } = this.#options
-    const stored = content || context.caller.head ? undefined : storedManifest(blobs, digest, size)
+    const stored = content || context.caller.head ? undefined : openStoredManifest(blobs, digest, size)
     return { digest, mediaType: type, size, body: content, stored, provenance: toProvenance(context.host, outcome) }
   }
 

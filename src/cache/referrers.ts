@@ -4,10 +4,10 @@ import type { Clock } from '../lib/time.ts'
 import { toBytes, maxManifestBytes, mediaType } from '../oci/content.ts'
 import { type Digest, computeDigest } from '../oci/reference.ts'
 import { isSamePage } from '../oci/headers.ts'
-import { nextUnlessSame, readReferrersIndex, referrersIndex, referrersTag } from '../oci/lists.ts'
+import { nextUnlessSame, readReferrersIndex, createReferrersIndex, toReferrersTag } from '../oci/lists.ts'
 import type { Identity, ListResponse, ManifestResponse } from '../oci/registry.ts'
 import type { BlobStore } from '../store/blob-store.ts'
-import { referrersKey } from '../store/record-files.ts'
+import { toReferrersKey } from '../store/record-files.ts'
 import type { ReferrersRecord, RepositoryRecord } from '../store/records.ts'
 import { type FetchedList, UpstreamError } from '../upstream/upstream.ts'
 import { findForCaller, isValidFor, type RequestContext, toProvenance } from './grants.ts'
@@ -122,7 +122,7 @@ export class ReferrersCache {
     mayStore: () => boolean,
   ): Promise<ListResponse> {
     try {
-      const answer = await this.#options.getByTag(asGet(context), referrersTag(subject))
+      const answer = await this.#options.getByTag(asGet(context), toReferrersTag(subject))
       // The tag is cached as any other.
       await this.#removePages(context, subject)
       return toListAnswer(context, filterList(await readManifests(answer), query), answer.provenance.outcome)
@@ -132,7 +132,7 @@ export class ReferrersCache {
       const shouldStore = isKnownRepository(context) && mayStore()
       await this.#removePages(context, subject)
       if (shouldStore)
-        await this.#store(context, { ...page, identity: await context.identity() }, referrersIndex([], undefined))
+        await this.#store(context, { ...page, identity: await context.identity() }, createReferrersIndex([], undefined))
       return toListAnswer(context, filterList([], query), 'passed')
     }
   }
@@ -154,7 +154,7 @@ export class ReferrersCache {
   }
 
   async #findTaggedList(context: RequestContext, subject: Digest, query: string): Promise<FilteredList | undefined> {
-    const tagged = await this.#options.getCachedByTag(asGet(context), referrersTag(subject))
+    const tagged = await this.#options.getCachedByTag(asGet(context), toReferrersTag(subject))
     return tagged && this.#lists.readTagged(tagged, query)
   }
 
@@ -190,7 +190,7 @@ export class ReferrersCache {
     const { blobs, refs, runningTime } = this.#options
     if (!isFirstPage(page.query) && !isLinked(context.record(), page)) return
     const digest = computeDigest(bytes)
-    const key = referrersKey(page)
+    const key = toReferrersKey(page)
     const known = context.record()?.referrers.get(key)
     if (known?.digest === digest && known.next === page.next && (await blobs.stat(digest)) !== undefined) {
       known.usedAt = runningTime()
@@ -341,7 +341,7 @@ class StoredReferrers {
 function filterList(manifests: readonly unknown[], query: string): FilteredList {
   const artifactType = parseArtifactType(query)
   return {
-    bytes: referrersIndex(manifests, artifactType),
+    bytes: createReferrersIndex(manifests, artifactType),
     next: undefined,
     filtersApplied: artifactType === undefined ? undefined : 'artifactType',
     isEmpty: manifests.length === 0,

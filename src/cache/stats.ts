@@ -1,5 +1,5 @@
 import { LRUCache } from 'lru-cache'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
 import type { Clock } from '../lib/time.ts'
@@ -136,7 +136,7 @@ export class Stats {
       text = await readSmallFile(path)
     } catch (error) {
       // Treat a file that cannot be read as a damaged one.
-      if (errnoOf(error) !== undefined) return
+      if (getErrno(error) !== undefined) return
       throw error
     }
     const saved = parseSaved(text)

@@ -8,7 +8,14 @@ import type { Identity } from '../oci/registry.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { RefStore, TagRecord } from '../store/records.ts'
 import { type ManifestHead, UpstreamError } from '../upstream/upstream.ts'
-import { findForCaller, isValidFor, type RequestContext, revokeGrants, toRequestKey, widerIdentity } from './grants.ts'
+import {
+  findForCaller,
+  isValidFor,
+  type RequestContext,
+  revokeGrants,
+  toRequestKey,
+  chooseWiderIdentity,
+} from './grants.ts'
 import { type HeadRequests, isCompleteHead, type ManifestHeadResult } from './heads.ts'
 import type { CachedManifest, ManifestCache } from './manifests.ts'
 
@@ -125,7 +132,7 @@ export class TagLookup {
   record(context: RequestContext, tag: string, digest: Digest, identity: Identity): void {
     const record = context.ensure()
     const known = record.tags.get(tag)
-    const wider = known?.digest === digest ? widerIdentity(known.identity, identity) : identity
+    const wider = known?.digest === digest ? chooseWiderIdentity(known.identity, identity) : identity
     const entry = known ?? { digest, identity: wider, checkedAt: 0, pulls: 0, lastPulled: 0 }
     entry.digest = digest
     entry.identity = wider

@@ -5,7 +5,7 @@ import { describeInvoker, explainRootOwnedFile, refuseForeignPaths } from '../ad
 import { type IgnoredPath, mustCheckOwners, mirrorPaths, toRootPaths } from '../config/paths.ts'
 import { checkDescriptorLimit } from '../daemon/limits.ts'
 import { DockerError } from '../docker/engine.ts'
-import { codeOf, errnoOf, exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
+import { getCode, getErrno, exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
 import { interruptGroups, type CommandEnvironment } from '../lib/process.ts'
 import { describeFileFailure, formatFileFailure } from '../lib/system-errors.ts'
 import { isDebugging, renderError } from './render/log.ts'
@@ -198,7 +198,7 @@ function getWorkingFolder({ cwd }: Pick<NodeJS.Process, 'cwd'>): string {
   try {
     return cwd()
   } catch (error) {
-    if (errnoOf(error) !== 'ENOENT') throw error
+    if (getErrno(error) !== 'ENOENT') throw error
     return '/'
   }
 }
@@ -245,7 +245,7 @@ export function writeFailure(error: unknown, program: { root: string; name: stri
 /** Replaces EMFILE by the error about the limit on open files, where that is too low for the program itself. */
 function explainDescriptors(error: unknown): unknown {
   const cause = error instanceof MirrorError ? error.cause : error
-  if (errnoOf(cause) !== 'EMFILE' && !isUnopenedPackage(cause)) return error
+  if (getErrno(cause) !== 'EMFILE' && !isUnopenedPackage(cause)) return error
   try {
     checkDescriptorLimit()
     return error
@@ -256,7 +256,7 @@ function explainDescriptors(error: unknown): unknown {
 
 /** Reports whether Node had no descriptor left for a package.json: Node 26 has another code for that. */
 function isUnopenedPackage(error: unknown): boolean {
-  return codeOf(error) === 'ERR_INVALID_PACKAGE_CONFIG' && /too many open files/.test((error as Error).message)
+  return getCode(error) === 'ERR_INVALID_PACKAGE_CONFIG' && /too many open files/.test((error as Error).message)
 }
 
 /** Explains the failure of a file with next steps; undefined for any other failure. */

@@ -15,9 +15,9 @@ import {
   type Observation,
 } from '../clients/types.ts'
 import { prepareUndo, undoClient } from '../clients/undo.ts'
-import { errnoOf, exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
+import { getErrno, exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
 import { redact } from '../lib/logger.ts'
-import { shellWord } from '../lib/process.ts'
+import { quoteShellWord } from '../lib/process.ts'
 import { renderDiff, renderNotes } from './render/configure.ts'
 import { confirm, type Terminal } from './terminal.ts'
 
@@ -366,7 +366,7 @@ export async function renderDocumentRefusal(argv: readonly string[], error: Erro
 /** Creates the error for `--file` with a client that takes none. It names the right command for the file where it is known. */
 export async function createFileRefusal(client: string, file: string): Promise<MirrorError> {
   const found = recognizeFile(file, await readText(file))
-  const hint = found?.hint?.replace('FILE', shellWord(file))
+  const hint = found?.hint?.replace('FILE', quoteShellWord(file))
   const looks = found === undefined ? '' : ` It looks like ${found.is}.`
   const own = `mirror configure ${client} --dry-run   (what would be written, and where)`
   return new MirrorError(`${client} has no file of yours to merge into, so ${file} is left alone.${looks}`, {
@@ -380,7 +380,7 @@ async function readText(file: string): Promise<string> {
   try {
     return Buffer.from((await localFiles.read(file))?.bytes ?? []).toString()
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     return ''
   }
 }

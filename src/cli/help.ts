@@ -1,6 +1,6 @@
 import { stripVTControlCharacters } from 'node:util'
 import type { Command } from '@oclif/core/command'
-import { exitCode, MirrorError, nearest } from '../lib/errors.ts'
+import { exitCode, MirrorError, findNearest } from '../lib/errors.ts'
 import { type Colors, wrapText } from './terminal.ts'
 
 /** Describes the program, its commands and topics, as help shows them. */
@@ -271,15 +271,15 @@ function createUnknownCommandError(words: readonly string[], names: CommandNames
 function suggestCommands(words: readonly string[], names: CommandNames): string[] {
   const [first = '', second] = words[0]!.includes(':') ? words[0]!.split(':') : words
   if (names.topics.includes(first)) {
-    const found = nearest(synonyms[second!] ?? second!, listTopicCommands(first, names))
+    const found = findNearest(synonyms[second!] ?? second!, listTopicCommands(first, names))
     return found === undefined ? [] : [`${first} ${found}`]
   }
   const top = [...names.commands.filter((id) => !id.includes(':')), ...names.topics, 'help', 'version']
   const word = synonyms[first] ?? first
-  const found = nearest(word, top)
+  const found = findNearest(word, top)
   if (found === undefined) return names.commands.filter((id) => id.endsWith(`:${word}`)).map(toTypedName)
   if (second === undefined || !names.topics.includes(found)) return [found]
-  const inside = nearest(second, listTopicCommands(found, names))
+  const inside = findNearest(second, listTopicCommands(found, names))
   return [inside === undefined ? found : `${found} ${inside}`]
 }
 
@@ -301,7 +301,7 @@ function createMisplacedFlagError(args: readonly string[], names: CommandNames):
     return new MirrorError(`${flag} is before the command: put flags after it.`, toUsageOptions([`mirror ${sorted}`]))
   }
   const short = [...helpFlags, ...versionFlags].find((known) => known === flag.toLowerCase())
-  const suggestion = short ?? nearest(flag, ['--help', '--version'])
+  const suggestion = short ?? findNearest(flag, ['--help', '--version'])
   const question = suggestion === undefined ? '' : ` Did you mean ${suggestion}?`
   return new MirrorError(`Unknown flag: ${flag}.${question}`, toUsageOptions(['mirror --help']))
 }
@@ -342,7 +342,7 @@ function describeUnknownFlags({ flags: typedFlags }: FrameworkError, flags: read
   const suggestion = names.flatMap((name) => {
     const [bare = name] = name.split('=', 1)
     const synonym = flagSynonyms[bare]
-    return (synonym !== undefined && known.includes(synonym) ? synonym : nearest(bare, known)) ?? []
+    return (synonym !== undefined && known.includes(synonym) ? synonym : findNearest(bare, known)) ?? []
   })
   const question = names.includes(noColorFlag)
     ? ` ${noColorAdvice}`
@@ -369,7 +369,7 @@ function toPlainMessage({ message }: FrameworkError): string {
     .replace(/^The following errors? occurred:\s*/, '')
     .replaceAll(/\s*\n\s*/g, ' ')
   const choice = /^Expected (?:--[\w-]+=)?(.*) to be one of: (.+)$/s.exec(plain)
-  const suggestion = choice === null ? undefined : nearest(choice[1]!, choice[2]!.split(', '))
+  const suggestion = choice === null ? undefined : findNearest(choice[1]!, choice[2]!.split(', '))
   if (suggestion !== undefined) return `${plain}. Did you mean ${suggestion}?`
   const reworded = plain
     .replace(/^Expected (--[\w-]+)=(.*) to be one of: (.+)$/, '$1 takes one of $3, not $2')

@@ -4,7 +4,7 @@ import { pathToFileURL } from 'node:url'
 import type { Command } from '@oclif/core/command'
 import { Config } from '@oclif/core/config'
 import type { Manifest, PJSON, Plugin } from '@oclif/core/interfaces'
-import { packageRoot } from '../lib/package-root.ts'
+import { findPackageRoot } from '../lib/package-root.ts'
 import { getProgramName, isExit, dropForeignPaths, watchOutput, writeFailure } from './base-command.ts'
 import { parseCommandLine } from './help.ts'
 import { createColors, wantsColor } from './terminal.ts'
@@ -12,7 +12,7 @@ import { createColors, wantsColor } from './terminal.ts'
 /** Runs the command of this process's arguments. */
 export async function main(): Promise<void> {
   watchOutput(process)
-  const plugin = readRootPlugin(packageRoot())
+  const plugin = readRootPlugin(findPackageRoot())
   try {
     dropForeignPaths(process)
     await run(plugin)

@@ -1,7 +1,7 @@
 import { access, constants } from 'node:fs/promises'
 import { delimiter, join, resolve } from 'node:path'
 import { mirrorPaths } from '../config/paths.ts'
-import { errnoOf, exitCode, MirrorError, nearest } from '../lib/errors.ts'
+import { getErrno, exitCode, MirrorError, findNearest } from '../lib/errors.ts'
 import { type CommandEnvironment, runCommand } from '../lib/process.ts'
 import { hasEngine } from './docker/engines.ts'
 import type { printedClients } from './printed.ts'
@@ -33,7 +33,7 @@ export async function getAdapter(name: string): Promise<ClientAdapter> {
   const client = clientNames.find((known) => known === name)
   const adapter = client && loaders[client]
   if (adapter) return adapter()
-  const suggestion = nearest(name, Object.keys(loaders))
+  const suggestion = findNearest(name, Object.keys(loaders))
   const question = suggestion === undefined ? '' : ` Did you mean ${suggestion}?`
   throw new MirrorError(`There is no client ${JSON.stringify(name)}.${question}`, {
     exit: exitCode.usage,
@@ -90,7 +90,7 @@ async function isProgram(path: string): Promise<boolean> {
     await access(path, constants.X_OK)
     return true
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     return false
   }
 }

@@ -1,10 +1,10 @@
 import { access, constants, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { renderRootCommand } from '../admin/sudo.ts'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { ifVisible } from '../lib/fs.ts'
-import { shellWord } from '../lib/process.ts'
-import { fileFailureReason } from '../lib/system-errors.ts'
+import { quoteShellWord } from '../lib/process.ts'
+import { getFileFailureReason } from '../lib/system-errors.ts'
 import { applyPlan } from './apply.ts'
 import { createRootedFiles } from './files/local.ts'
 import type { MirrorAddress } from './find-mirror.ts'
@@ -190,7 +190,7 @@ async function findChmod(path: string): Promise<string | undefined> {
   const allows = async (mode: number) => (await ifVisible(access(folder, mode).then(() => true))) === true
   const [isWritable, isSearchable] = await Promise.all([allows(constants.W_OK), allows(constants.X_OK)])
   if (isWritable && isSearchable) return undefined
-  return `chmod ${isSearchable ? 'u+w' : 'u+wx'} ${shellWord(folder)}`
+  return `chmod ${isSearchable ? 'u+w' : 'u+wx'} ${quoteShellWord(folder)}`
 }
 
 /** Shortens a list of paths to the first and a count. */
@@ -233,11 +233,11 @@ async function translateReadErrors<T>(
   try {
     return await read()
   } catch (cause) {
-    const code = errnoOf(cause)
+    const code = getErrno(cause)
     if (code === undefined) throw cause
     const denied = code === 'EACCES' || code === 'EPERM'
     throw new MirrorError(
-      denied ? `No permission to read ${path}.` : `${path} cannot be read: ${fileFailureReason(cause)}.`,
+      denied ? `No permission to read ${path}.` : `${path} cannot be read: ${getFileFailureReason(cause)}.`,
       {
         exit: exitCode.usage,
         hints: denied && asRoot ? [await asRoot(), '--scope user   (if the client reads files of your own)'] : [],

@@ -1,4 +1,4 @@
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { getAdapter } from './adapters.ts'
 import { isAsWritten } from './apply.ts'
 import { type ClientRecord, type RecordedFile, isSameTarget, type StoredRecord, openMachineRecords } from './records.ts'
@@ -80,7 +80,7 @@ async function getFileState(file: RecordedFile, files: FilePort): Promise<Config
     if (state === undefined) return file.written === undefined ? 'as written' : 'gone'
     return isAsWritten(file, state.bytes) ? 'as written' : 'changed since'
   } catch (error) {
-    if (!(error instanceof MirrorError) && errnoOf(error) === undefined) throw error
+    if (!(error instanceof MirrorError) && getErrno(error) === undefined) throw error
     return 'unreachable'
   }
 }

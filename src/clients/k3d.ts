@@ -1,7 +1,7 @@
 import { dirname, join, resolve } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { isScalar } from 'yaml'
-import { shellWord } from '../lib/process.ts'
+import { quoteShellWord } from '../lib/process.ts'
 import { getDockerNetworkLocation, getProgramVersion } from './address.ts'
 import { pullByCrictl, pullTimeoutMs } from './containerd/cri.ts'
 import {
@@ -83,9 +83,9 @@ export function planK3d(
   const { changes, notes } = plan(mirror, path, getCaLocation(caPath), files)
   const strictFlags = mirror.fallback ? [] : [`--k3s-arg '--disable-default-registry-endpoint@server:*;agent:*'`]
   const volume = `${dirname(caPath)}:${caFolderInNodes}@server:*;agent:*`
-  const mount = mirror.ca === undefined ? [] : ['--volume', shellWord(volume)]
+  const mount = mirror.ca === undefined ? [] : ['--volume', quoteShellWord(volume)]
   const flag = isCluster ? '--config' : '--registry-config'
-  const create = ['k3d cluster create', shellWord(cluster), flag, shellWord(path), ...mount, ...strictFlags]
+  const create = ['k3d cluster create', quoteShellWord(cluster), flag, quoteShellWord(path), ...mount, ...strictFlags]
   const { registry } = mirror
   const configMap = registry === undefined ? undefined : renderHostingConfigMap(registry)
   const current = hosting === undefined ? undefined : files.getText(hosting)
@@ -299,7 +299,7 @@ function getEmbeddedRegistries(yaml: YamlText): string | undefined {
   // Refuse a single line, which k3d reads as the path of a file.
   if (!config.includes('\n'))
     throw createYamlError(yaml, embeddedConfig, `k3d reads the registries from another file, ${config}`, [
-      `mirror configure k3d --file ${shellWord(config)}`,
+      `mirror configure k3d --file ${quoteShellWord(config)}`,
     ])
   return config
 }

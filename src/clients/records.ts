@@ -3,10 +3,10 @@ import { join } from 'node:path'
 import { findInvokingUser } from '../admin/find-mirror.ts'
 import { renderRootCommand } from '../admin/sudo.ts'
 import { mirrorPaths, mustCheckOwners, getSystemStateDir } from '../config/paths.ts'
-import { errnoOf, MirrorError } from '../lib/errors.ts'
+import { getErrno, MirrorError } from '../lib/errors.ts'
 import { makeFolder, orAbsent, syncFolder, writeFileAtomic } from '../lib/fs.ts'
 import { isRootControlled } from '../lib/ownership.ts'
-import { shellWord, type CommandEnvironment } from '../lib/process.ts'
+import { quoteShellWord, type CommandEnvironment } from '../lib/process.ts'
 import { type ClientName, clientNames, type Machine, type RecordFolders } from './types.ts'
 
 /** Records what mirror did to the files of one target, and what an undo needs. */
@@ -164,7 +164,7 @@ async function readIfPresent<T>(path: string, read: () => Promise<T>): Promise<T
   try {
     return await orAbsent(read)
   } catch (cause) {
-    if (errnoOf(cause) !== 'EACCES') throw cause
+    if (getErrno(cause) !== 'EACCES') throw cause
     throw new MirrorError(`No permission to read ${path}, so the configured clients are unknown.`, {
       hints: [`ls -ld ${path}   (shows its owner)`],
       cause,
@@ -241,7 +241,7 @@ export async function describeStrayRecords(surroundings: CommandEnvironment): Pr
     if (isRootControlled(folder)) continue
     const names = await listRootsRecords(folder)
     if (names.length === 0) continue
-    const [records, backups] = [shellWord(folder), shellWord(join(stateDir, 'backups'))]
+    const [records, backups] = [quoteShellWord(folder), quoteShellWord(join(stateDir, 'backups'))]
     return [
       `${folder} has records of root that other users can change, so they are not used: ${names.join(', ')}.`,
       'To undo these configurations, look up the files and their backups, restore the backups, then remove the records:',
@@ -287,5 +287,5 @@ export async function getConfigureCommand(
 ): Promise<string> {
   const args = getConfigureArguments(target, ...more)
   const belongsToRoot = target.lockedByRoot === true || (isSystemWide(target) && process.geteuid?.() === 0)
-  return belongsToRoot ? renderRootCommand(machine, args) : ['mirror', ...args.map(shellWord)].join(' ')
+  return belongsToRoot ? renderRootCommand(machine, args) : ['mirror', ...args.map(quoteShellWord)].join(' ')
 }

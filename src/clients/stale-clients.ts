@@ -1,6 +1,6 @@
 import { createDockerEngine } from '../docker/dockerode-engine.ts'
 import { findDockerEndpoint, isRemoteEngine } from '../docker/endpoint.ts'
-import { errnoOf, MirrorError } from '../lib/errors.ts'
+import { getErrno, MirrorError } from '../lib/errors.ts'
 import type { CommandEnvironment } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
 import { getAdapter, describeMachine } from './adapters.ts'
@@ -134,7 +134,7 @@ async function isNamedInFiles(registry: string, { files }: ClientRecord, target:
     }
     return false
   } catch (error) {
-    if (!(error instanceof MirrorError) && errnoOf(error) === undefined) throw error
+    if (!(error instanceof MirrorError) && getErrno(error) === undefined) throw error
     return true
   }
 }

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { renderRootCommand } from '../admin/sudo.ts'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { getAdapter } from './adapters.ts'
 import { sortForWriting, isAsWritten, readUnchangedFile, hashHex } from './apply.ts'
 import { resolveTargetBelowRoot, readFiles, getRecordRoot } from './configure.ts'
@@ -212,7 +212,7 @@ async function readBackup({ path, before }: RecordedFile): Promise<Uint8Array | 
   try {
     return await readFile(before.backup)
   } catch (cause) {
-    if (errnoOf(cause) === undefined) throw cause
+    if (getErrno(cause) === undefined) throw cause
     throw new MirrorError(`The backup of ${path} cannot be read: ${before.backup}`, {
       hints: [`Remove the mirror's address from ${path} by hand`],
       cause,

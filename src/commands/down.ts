@@ -116,8 +116,8 @@ export default class Down extends BaseCommand {
   }
 
   private async removeAutostart(): Promise<boolean> {
-    const { autostartOf } = await import('../daemon/autostart.ts')
-    return autostartOf(this.getSurroundings()).remove()
+    const { getAutostart } = await import('../daemon/autostart.ts')
+    return getAutostart(this.getSurroundings()).remove()
   }
 }
 

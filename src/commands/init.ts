@@ -5,8 +5,8 @@ import { BaseCommand } from '../cli/base-command.ts'
 import { cachePortFlag, configFlag, dryRunFlag, yesFlag } from '../cli/flags.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import type { ConfigChoices, TemplateName } from '../daemon/init.ts'
-import { packageRoot } from '../lib/package-root.ts'
-import { type CommandEnvironment, shellWord } from '../lib/process.ts'
+import { findPackageRoot } from '../lib/package-root.ts'
+import { type CommandEnvironment, quoteShellWord } from '../lib/process.ts'
 import { parseSize } from '../lib/units.ts'
 
 export default class Init extends BaseCommand {
@@ -63,7 +63,7 @@ export default class Init extends BaseCommand {
     const { refuseExisting, renderConfig, writeConfig } = await import('../daemon/init.ts')
     if (!flags.force && !flags['dry-run']) await refuseExisting(configFile, this.commandLine)
     const choices = await this.askForChoices(flags)
-    const template = join(packageRoot(), 'templates', 'mirror.yaml')
+    const template = join(findPackageRoot(), 'templates', 'mirror.yaml')
     const text = await renderConfig({ choices, configFile, template, homedir: surroundings.homedir })
     if (flags['dry-run']) {
       process.stdout.write(text)
@@ -81,7 +81,7 @@ export default class Init extends BaseCommand {
   ): Promise<void> {
     const { renderTemplate } = await import('../daemon/init.ts')
     const { program } = this
-    const templates = join(packageRoot(), 'templates')
+    const templates = join(findPackageRoot(), 'templates')
     const text = await renderTemplate({ name, surroundings, program, templates, image: flags.image })
     if (flags.output === undefined || flags['dry-run']) {
       process.stdout.write(text)
@@ -98,7 +98,7 @@ export default class Init extends BaseCommand {
   /** This command as the user gave it, without the flags that an error for an existing file suggests. */
   private get commandLine(): string {
     const args = this.argv.filter((arg) => arg !== '--force' && arg !== '--dry-run')
-    return ['mirror init', ...args.map(shellWord)].join(' ')
+    return ['mirror init', ...args.map(quoteShellWord)].join(' ')
   }
 
   /** `copy`: of the file that was replaced. */

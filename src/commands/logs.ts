@@ -6,7 +6,7 @@ import { jsonFlag } from '../cli/flags.ts'
 import { createLogRenderer } from '../cli/render/log.ts'
 import { getColumns } from '../cli/terminal.ts'
 import { mirrorPaths } from '../config/paths.ts'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { parseObject } from '../lib/json.ts'
 import type { CommandEnvironment } from '../lib/process.ts'
 
@@ -85,7 +85,7 @@ export default class Logs extends BaseCommand {
         write,
       })
     } catch (error) {
-      if (errnoOf(error) !== 'ENOENT') throw error
+      if (getErrno(error) !== 'ENOENT') throw error
       throw new MirrorError('There is no log yet: `mirror up` has not started a mirror in the background.', {
         exit: exitCode.notRunning,
         hints: ['mirror up'],

@@ -29,7 +29,7 @@ import type { UpdatedClient } from '../clients/stale-clients.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import type { UpPlan, UpReport } from '../daemon/up.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
-import { type CommandEnvironment, shellWord } from '../lib/process.ts'
+import { type CommandEnvironment, quoteShellWord } from '../lib/process.ts'
 
 export default class Up extends BaseCommand {
   static override summary = 'Start the mirror and return when it answers'
@@ -118,7 +118,7 @@ export default class Up extends BaseCommand {
     const others = this.argv.filter(
       (arg, at) => arg !== '--runtime' && this.argv[at - 1] !== '--runtime' && !arg.startsWith('--runtime='),
     )
-    const command = ['mirror up --runtime container', ...others.map(shellWord)].join(' ')
+    const command = ['mirror up --runtime container', ...others.map(quoteShellWord)].join(' ')
     const [verb, object] = given.length === 1 ? ['has', 'it'] : ['have', 'them']
     this.info(
       `${given.join(' and ')} ${verb} no effect on a mirror that runs as a process. A mirror in a container uses ${object}: ${command}`,
@@ -214,14 +214,18 @@ export default class Up extends BaseCommand {
   }
 
   private async prepareAutostart(surroundings: CommandEnvironment, plan: UpPlan) {
-    const { autostartOf, autostartSpec, autostartWarnings } = await import('../daemon/autostart.ts')
-    const autostart = autostartOf(surroundings)
+    const {
+      getAutostart,
+      createAutostartSpec,
+      getAutostartWarnings,
+    } = await import('../daemon/autostart.ts')
+    const autostart = getAutostart(surroundings)
     await autostart.check()
     return {
       file: autostart.file,
       install: async () => [
-        ...(await autostart.install(autostartSpec(this.program, surroundings, plan.paths, { secrets: true }))),
-        ...autostartWarnings(plan.config, surroundings, autostart.file),
+        ...(await autostart.install(createAutostartSpec(this.program, surroundings, plan.paths, { secrets: true }))),
+        ...getAutostartWarnings(plan.config, surroundings, autostart.file),
       ],
     }
   }

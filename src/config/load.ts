@@ -2,10 +2,10 @@ import type { X509Certificate } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import { basename, resolve } from 'node:path'
-import { errnoOf, exitCode, MirrorError, nearest } from '../lib/errors.ts'
+import { getErrno, exitCode, MirrorError, findNearest } from '../lib/errors.ts'
 import { parseCertificates } from '../lib/fs.ts'
-import { type CommandEnvironment, shellWord } from '../lib/process.ts'
-import { describeFileFailure, fileFailureReason } from '../lib/system-errors.ts'
+import { type CommandEnvironment, quoteShellWord } from '../lib/process.ts'
+import { describeFileFailure, getFileFailureReason } from '../lib/system-errors.ts'
 import { type Config, type ConfigLayer, defaultConfig, type ListenAddress, mergeConfig } from './config.ts'
 import type { MirrorPaths } from './paths.ts'
 import { type Field, type FlagLayer, flagSettings, settings } from './schema.ts'
@@ -57,7 +57,7 @@ async function readConfigFile({ configFile, configFileNamed }: MirrorPaths): Pro
   try {
     return await readFile(configFile, 'utf8')
   } catch (error) {
-    const code = errnoOf(error)
+    const code = getErrno(error)
     if (code === 'ENOENT' && !configFileNamed) return undefined
     if (code === undefined) throw error
     const failure = describeFileFailure(error)
@@ -66,7 +66,7 @@ async function readConfigFile({ configFile, configFileNamed }: MirrorPaths): Pro
       exit: exitCode.usage,
       hints:
         code === 'ENOENT'
-          ? [`mirror init --config ${shellWord(configFile)}   (creates it)`]
+          ? [`mirror init --config ${quoteShellWord(configFile)}   (creates it)`]
           : [...(failure?.next ?? [])],
       cause: error,
     })
@@ -134,7 +134,7 @@ export function findMisspelledVariables(env: Environment): { readonly name: stri
   return Object.entries(env).flatMap(([name, value]) => {
     // Ignore `tcp://…`, as Kubernetes sets it.
     if (!name.startsWith('MIRROR_') || known.includes(name) || !value || value.startsWith('tcp://')) return []
-    const meant = nearest(name.slice('MIRROR_'.length), suffixes)
+    const meant = findNearest(name.slice('MIRROR_'.length), suffixes)
     return meant === undefined ? [] : [{ name, meant: `MIRROR_${meant}` }]
   })
 }
@@ -314,8 +314,8 @@ async function readText(file: string, what: string, read: ReadTextFile): Promise
   try {
     return await read(file)
   } catch (cause) {
-    if (errnoOf(cause) === undefined) throw cause
-    throw new MirrorError(`The certificate ${file} cannot be read: ${fileFailureReason(cause)}.`, {
+    if (getErrno(cause) === undefined) throw cause
+    throw new MirrorError(`The certificate ${file} cannot be read: ${getFileFailureReason(cause)}.`, {
       exit: exitCode.usage,
       hints: [`Check ${what}`],
       cause,

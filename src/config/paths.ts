@@ -1,5 +1,5 @@
 import { isAbsolute, join, posix, resolve, win32 } from 'node:path'
-import { describeForeign, findForeign, isRoot, userHome } from '../lib/ownership.ts'
+import { describeForeign, findForeign, isRoot, getUserHome } from '../lib/ownership.ts'
 import type { CommandEnvironment } from '../lib/process.ts'
 
 /** Lists the variables with paths that mirror, Node, or a program that mirror runs uses. Some hold lists, as PATH does. */
@@ -115,7 +115,10 @@ export function mustCheckOwners({ platform, env }: Pick<CommandEnvironment, 'pla
  * Removes paths that other users can change from the environment of root, which `sudo -E` and `su -m` keep. Otherwise a user who can
  * change a configuration file, or a folder with programs, could act as root. HOME becomes root's home folder.
  */
-export function toRootPaths({ env, cwd }: Pick<CommandEnvironment, 'env' | 'cwd'>, rootHome = userHome(0)): RootPaths {
+export function toRootPaths(
+  { env, cwd }: Pick<CommandEnvironment, 'env' | 'cwd'>,
+  rootHome = getUserHome(0),
+): RootPaths {
   const rootEnv: Record<string, string | undefined> = { ...env }
   const ignored: IgnoredPath[] = []
   const isSafe = (name: string, value: string) => {

@@ -1,4 +1,4 @@
-import { nearest } from '../lib/errors.ts'
+import { findNearest } from '../lib/errors.ts'
 import { toRegistryUrl } from '../oci/reference.ts'
 import type { CacheConfig, Config, ConfigLayer, CredentialsConfig, UpstreamConfig } from './config.ts'
 import * as read from './values.ts'
@@ -121,7 +121,7 @@ function collectUniqueEntries(
 }
 
 function describeUnknownKey(key: string, known: readonly string[]): string {
-  const suggestion = nearest(key, known)
+  const suggestion = findNearest(key, known)
   return suggestion === undefined
     ? `is not a known key; here there are ${known.join(', ')}`
     : `is not a known key; did you mean ${suggestion}?`

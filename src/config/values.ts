@@ -1,6 +1,6 @@
 import { isIP, isIPv6 } from 'node:net'
 import { parseDuration, parseSize } from '../lib/units.ts'
-import { canonicalRegistry, isRepositoryName, parseRegistryHost } from '../oci/reference.ts'
+import { toCanonicalRegistry, isRepositoryName, parseRegistryHost } from '../oci/reference.ts'
 import type { ListenAddress } from './config.ts'
 
 /** Reads a size into bytes. */
@@ -73,7 +73,7 @@ export const registryHost: ReadText<string> = (text, problem) => {
   const host = parseRegistryHost(text)
   if (host === undefined)
     return problem(`must be a registry's host name with an optional port, such as ghcr.io, not ${quote(text)}`)
-  return canonicalRegistry(host)
+  return toCanonicalRegistry(host)
 }
 
 /** Reads a `host` or `host:port`, in lower case. */

@@ -3,9 +3,9 @@ import { join, posix, resolve } from 'node:path'
 import type { Config } from '../config/config.ts'
 import { listSettingVariables } from '../config/load.ts'
 import type { MirrorPaths } from '../config/paths.ts'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { writeFileAtomic } from '../lib/fs.ts'
-import { packageRoot } from '../lib/package-root.ts'
+import { findPackageRoot } from '../lib/package-root.ts'
 import { type RunCommand, runCommand, type CommandEnvironment } from '../lib/process.ts'
 import { proxyVariables } from '../upstream/proxy.ts'
 import { serveArguments } from './spawn.ts'
@@ -35,15 +35,15 @@ const timeoutMs = 15_000
 
 /** Creates the autostart of a platform: a systemd user unit or a launchd agent. Throws a MirrorError (exit 4) on any other. */
 export function createAutostart(options: AutostartOptions): Autostart {
-  if (options.platform === 'linux') return systemd(options)
-  if (options.platform === 'darwin') return launchd(options)
+  if (options.platform === 'linux') return createSystemd(options)
+  if (options.platform === 'darwin') return createLaunchd(options)
   throw new MirrorError('--autostart is supported on Linux (systemd) and macOS (launchd) only.', {
     exit: exitCode.missing,
     hints: ['mirror up   (after each start of the machine)'],
   })
 }
 
-function systemd({ env, homedir, templates, runCommand }: AutostartOptions): Autostart {
+function createSystemd({ env, homedir, templates, runCommand }: AutostartOptions): Autostart {
   const config = env['XDG_CONFIG_HOME']
   const unit = 'mirror.service'
   const file = posix.join(
@@ -100,7 +100,7 @@ function systemd({ env, homedir, templates, runCommand }: AutostartOptions): Aut
 }
 
 /** Writes the agent into the folder whose agents launchd starts at login; no command is needed. */
-function launchd({ homedir, templates }: AutostartOptions): Autostart {
+function createLaunchd({ homedir, templates }: AutostartOptions): Autostart {
   const name = 'dev-mirror.plist'
   const file = posix.join(homedir, 'Library/LaunchAgents', name)
   return {
@@ -124,7 +124,7 @@ async function exists(path: string): Promise<boolean> {
     await readFile(path)
     return true
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return false
+    if (getErrno(error) === 'ENOENT') return false
     throw error
   }
 }
@@ -163,13 +163,13 @@ export function renderSystemdUnit(
 ): string {
   // `%` starts a specifier everywhere; `$` a variable in a command line only.
   const quoted = (text: string) =>
-    `"${percents(text).replaceAll(/["\\]/g, '\\$&').replaceAll('\n', '\\n').replaceAll('\t', '\\t')}"`
+    `"${escapePercents(text).replaceAll(/["\\]/g, '\\$&').replaceAll('\n', '\\n').replaceAll('\t', '\\t')}"`
   return fill(template, {
     COMMAND: command.map((part) => quoted(part).replaceAll('$', '$$$$')).join(' '),
     ENVIRONMENT: Object.entries(env)
       .map(([name, value]) => `Environment=${quoted(`${name}=${value}`)}`)
       .join('\n'),
-    LOG: percents(logFile),
+    LOG: escapePercents(logFile),
     ORIGIN: origin,
   })
 }
@@ -181,11 +181,11 @@ export function renderLaunchAgent(
   origin = origins.launchd,
 ): string {
   return fill(template, {
-    COMMAND: command.map((part) => `    <string>${xml(part)}</string>`).join('\n'),
+    COMMAND: command.map((part) => `    <string>${escapeXml(part)}</string>`).join('\n'),
     ENVIRONMENT: Object.entries(env)
-      .map(([name, value]) => `    <key>${xml(name)}</key>\n    <string>${xml(value)}</string>`)
+      .map(([name, value]) => `    <key>${escapeXml(name)}</key>\n    <string>${escapeXml(value)}</string>`)
       .join('\n'),
-    LOG: xml(logFile),
+    LOG: escapeXml(logFile),
     ORIGIN: origin,
   })
 }
@@ -194,19 +194,19 @@ function fill(template: string, values: Record<string, string>): string {
   return template.replaceAll(/@([A-Z]+)@/g, (placeholder, name: string) => values[name] ?? placeholder)
 }
 
-function percents(text: string): string {
+function escapePercents(text: string): string {
   return text.replaceAll('%', '%%')
 }
 
 const xmlEntities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' }
 
-function xml(text: string): string {
+function escapeXml(text: string): string {
   return text.replaceAll(/[&<>"]/g, (character) => xmlEntities[character]!)
 }
 
 /** Returns the autostart of this machine. Throws a MirrorError (exit 4) on a platform without one. */
-export function autostartOf({ platform, env, homedir }: CommandEnvironment): Autostart {
-  const templates = join(packageRoot(), 'templates')
+export function getAutostart({ platform, env, homedir }: CommandEnvironment): Autostart {
+  const templates = join(findPackageRoot(), 'templates')
   return createAutostart({ platform, env, homedir, templates, runCommand })
 }
 
@@ -214,7 +214,7 @@ export function autostartOf({ platform, env, homedir }: CommandEnvironment): Aut
  * Creates the command that starts the server with the current settings. `secrets`: whether secret variables are included; not for a file
  * that is printed.
  */
-export function autostartSpec(
+export function createAutostartSpec(
   program: string,
   surroundings: CommandEnvironment,
   paths: MirrorPaths,
@@ -226,7 +226,7 @@ export function autostartSpec(
     ...(paths.configFileNamed && { MIRROR_CONFIG: paths.configFile }),
     ...(env['MIRROR_DATA'] && { MIRROR_DATA: paths.dataDir }),
   }
-  const inherited = inheritedVariables(env, cwd)
+  const inherited = getInheritedVariables(env, cwd)
   const kept = Object.entries(inherited.kept).filter(([name]) => secrets || !inherited.secrets.includes(name))
   return {
     command: [process.execPath, ...serveArguments(program)],
@@ -236,8 +236,8 @@ export function autostartSpec(
 }
 
 /** Warnings about variables that a start without the user's shell does not have. `file`: the unit or agent. */
-export function autostartWarnings(config: Config, { env, cwd }: CommandEnvironment, file: string): string[] {
-  const { secrets, dropped } = inheritedVariables(env, cwd)
+export function getAutostartWarnings(config: Config, { env, cwd }: CommandEnvironment, file: string): string[] {
+  const { secrets, dropped } = getInheritedVariables(env, cwd)
   const passwords = Object.entries(config.upstreams).flatMap(([host, { credentials }]) =>
     credentials.from === 'password-env'
       ? [
@@ -315,7 +315,7 @@ const shortLived = [
  * The variables that a mirror needs of the environment it is set up in: its settings, and all that the way to upstreams, to
  * Docker and to credentials depends on. Relative paths become absolute: a service starts elsewhere.
  */
-function inheritedVariables(env: Environment, cwd: string): InheritedVariables {
+function getInheritedVariables(env: Environment, cwd: string): InheritedVariables {
   const settings = new Set(listSettingVariables())
   const isTemporary = Boolean(env['AWS_SESSION_TOKEN'] || env['AWS_SECURITY_TOKEN'])
   const dies = new Set([...shortLived, ...(isTemporary ? ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'] : [])])
@@ -329,7 +329,7 @@ function inheritedVariables(env: Environment, cwd: string): InheritedVariables {
     else if (name === 'NODE_OPTIONS') {
       const options = value.split(/\s+/).filter((option) => nodeOption.test(option))
       if (options.length > 0) kept[name] = options.join(' ')
-    } else kept[name] = absolute(name, value, cwd)
+    } else kept[name] = toAbsolute(name, value, cwd)
   }
   return { kept, secrets: Object.keys(kept).filter((name) => isSecret(name, kept[name]!)), dropped }
 }
@@ -340,7 +340,7 @@ function isSecret(name: string, value: string): boolean {
   return secret.test(name) && !files.test(name)
 }
 
-function absolute(name: string, value: string, cwd: string): string {
+function toAbsolute(name: string, value: string, cwd: string): string {
   // Programs that know `~` find it themselves.
   const one = (path: string) => (path === '' || path.startsWith('~') ? path : resolve(cwd, path))
   if (name === 'SSL_CERT_DIR') return value.split(':').map(one).join(':')

@@ -12,7 +12,7 @@ import { loadDockerode } from '../docker/dockerode.ts'
 import { resolveNetworkNames } from '../docker/engine.ts'
 import { Slots } from '../lib/async.ts'
 import { createBufferRelease } from '../lib/body-memory.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { loadCommandRunner } from '../lib/process.ts'
 import { ProcessHealth } from '../lib/system-errors.ts'
@@ -52,7 +52,7 @@ export async function compose(
 ) {
   await preload()
   const clock = systemClock
-  const descriptors = planDescriptors({ listening: listenersOf(config) })
+  const descriptors = planDescriptors({ listening: countListeners(config) })
   const { cache: settings } = config
   const blobs = await chooseSendBlob({
     idle: settings.timeouts.idle,
@@ -140,7 +140,7 @@ export async function compose(
       try {
         await evictor.evict({ dryRun: false, neededBytes: bytes })
       } catch (error) {
-        if (errnoOf(error) === undefined) throw error
+        if (getErrno(error) === undefined) throw error
         // The writer that needs the room fails with the disk's own error.
         logger.error({ error: String(error) }, 'could not make room')
       }
@@ -205,7 +205,7 @@ function toFreshnessByHost(upstreams: Config['upstreams']): ReadonlyMap<string, 
 }
 
 /** Sockets that listen: on the addresses of the configuration, and on two gateways (IPv4 and IPv6) of each network. */
-function listenersOf({ cache, registry, admin, networks }: Config): number {
+function countListeners({ cache, registry, admin, networks }: Config): number {
   const named = cache.listen.length + registry.listen.length + admin.listen.length
   return named + resolveNetworkNames(networks, process.env).length * 4
 }

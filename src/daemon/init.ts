@@ -7,10 +7,10 @@ import { loadConfig } from '../config/load.ts'
 import { parseConfig } from '../config/parse.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import { formatProblem } from '../config/values.ts'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { makeFolder, orAbsent, writeFileAtomic } from '../lib/fs.ts'
 import type { CommandEnvironment } from '../lib/process.ts'
-import { autostartSpec, printedOrigins, renderLaunchAgent, renderSystemdUnit } from './autostart.ts'
+import { createAutostartSpec, printedOrigins, renderLaunchAgent, renderSystemdUnit } from './autostart.ts'
 import { toContainerPorts } from './container/desired.ts'
 import { localImage } from './container/image.ts'
 
@@ -86,9 +86,9 @@ export async function writeConfig(
     await writeFile(file, text, { flag: 'wx', mode: 0o600 })
     return undefined
   } catch (error) {
-    if (errnoOf(error) !== 'EEXIST') throw error
+    if (getErrno(error) !== 'EEXIST') throw error
   }
-  if (!force) throw existingFileError(file, command)
+  if (!force) throw createExistingFileError(file, command)
   // The file is absent where a symbolic link leads nowhere.
   const old = await orAbsent(() => readFile(file, 'utf8'))
   const copy = old === undefined || old === text ? undefined : await copyBeside(file)
@@ -104,7 +104,7 @@ async function copyBeside(file: string): Promise<string> {
       await copyFile(file, copy, constants.COPYFILE_EXCL)
       return copy
     } catch (error) {
-      if (errnoOf(error) !== 'EEXIST') throw error
+      if (getErrno(error) !== 'EEXIST') throw error
     }
   }
 }
@@ -114,13 +114,13 @@ export async function refuseExisting(file: string, command: string): Promise<voi
   try {
     await access(file)
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return
+    if (getErrno(error) === 'ENOENT') return
     throw error
   }
-  throw existingFileError(file, command)
+  throw createExistingFileError(file, command)
 }
 
-function existingFileError(file: string, command: string): MirrorError {
+function createExistingFileError(file: string, command: string): MirrorError {
   return new MirrorError(`${file} already exists and was not changed.`, {
     exit: exitCode.usage,
     hints: [`${command} --dry-run   (prints a new one)`, `${command} --force   (replaces it, and keeps a copy)`],
@@ -146,7 +146,7 @@ export async function renderTemplate(request: TemplateRequest): Promise<string> 
   const paths = mirrorPaths(surroundings)
   const config = await loadConfig({ ...surroundings, paths })
   const read = (file: string) => readFile(join(request.templates, file), 'utf8')
-  const spec = () => autostartSpec(program, surroundings, paths, { secrets: false })
+  const spec = () => createAutostartSpec(program, surroundings, paths, { secrets: false })
   switch (name) {
     case 'systemd':
       return renderSystemdUnit(await read('systemd/mirror.service'), spec(), printedOrigins.systemd)
@@ -159,7 +159,7 @@ export async function renderTemplate(request: TemplateRequest): Promise<string> 
       const { maxSize } = config.cache
       const note = name === 'caddy' ? '' : describeLeftOutSettings(config, name)
       return fill(note + (await read(files[name])), {
-        IMAGE: checkedImage(request.image ?? localImage),
+        IMAGE: checkImage(request.image ?? localImage),
         MAX_SIZE: formatSize(maxSize),
         // Pushed images and downloads need room besides the cache.
         STORAGE: maxSize === 0 ? '100Gi' : formatQuantity(maxSize * 1.25),
@@ -221,7 +221,7 @@ function fill(template: string, values: Readonly<Record<string, string>>): strin
   return template.replaceAll(/@([A-Z_]+)@/g, (placeholder, name: string) => values[name] ?? placeholder)
 }
 
-function checkedImage(name: string): string {
+function checkImage(name: string): string {
   if (/^[\w.:/@-]+$/.test(name)) return name
   throw new MirrorError(`${JSON.stringify(name)} is not the name of an image.`, { exit: exitCode.usage })
 }

@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
-import { memoryLimit } from '../lib/process.ts'
+import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
+import { getMemoryLimit } from '../lib/process.ts'
 import { type OnFailure, runEvery } from '../lib/time.ts'
 
 /** The shares of the file descriptors. Their sum stays below the limit on open files. */
@@ -43,25 +43,25 @@ const transientDescriptors = 8
  * Returns the limit on open files of this process; undefined where the system reports none. Node raises the soft limit to the
  * hard one at its start: https://github.com/nodejs/node/blob/v20.19.0/src/node.cc#L560 (PlatformInit).
  */
-function descriptorLimit(): number | undefined {
+function getDescriptorLimit(): number | undefined {
   try {
     const match = /^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))
     return match ? Number(match[1]) : undefined
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
-    return reportedLimit()
+    if (getErrno(error) === undefined) throw error
+    return readReportedLimit()
   }
 }
 
 /** Reads the limit from Node's report, which is slower but needs neither /proc nor a free descriptor. */
-function reportedLimit(): number | undefined {
+function readReportedLimit(): number | undefined {
   const report = process.report.getReport() as { userLimits?: { open_files?: { soft?: unknown } } }
   const soft = report.userLimits?.open_files?.soft
   return typeof soft === 'number' ? soft : undefined
 }
 
 /** Throws a MirrorError (usage) for a limit that is too low. bin/run.js prints the same where this file cannot be loaded. */
-export function checkDescriptorLimit(limit: number | undefined = descriptorLimit()): void {
+export function checkDescriptorLimit(limit: number | undefined = getDescriptorLimit()): void {
   if (limit === undefined || limit >= minOpenFiles) return
   throw new MirrorError(
     `The limit on open files is ${limit}, and the mirror needs at least ${minOpenFiles} for its own files, its clients and its upstreams.`,
@@ -82,10 +82,10 @@ export function checkDescriptorLimit(limit: number | undefined = descriptorLimit
  * memory.
  */
 export function planDescriptors({
-  limit = descriptorLimit() ?? assumedOpenFiles,
-  inUse = descriptorsInUse(limit),
+  limit = getDescriptorLimit() ?? assumedOpenFiles,
+  inUse = countDescriptorsInUse(limit),
   listening = 3,
-  memory = memoryLimit(),
+  memory = getMemoryLimit(),
 }: { limit?: number; inUse?: number | undefined; listening?: number; memory?: number } = {}): DescriptorPlan {
   checkDescriptorLimit(limit)
   const isNarrow = limit < 256
@@ -107,12 +107,12 @@ export function planDescriptors({
 }
 
 /** Counts the open descriptors; undefined where the system does not tell. */
-function descriptorsInUse(limit: number): number | undefined {
+function countDescriptorsInUse(limit: number): number | undefined {
   try {
     // One of them is the open folder itself.
     return readdirSync('/proc/self/fd').filter((name) => Number(name) < limit).length - 1
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     return undefined
   }
 }

@@ -1,7 +1,7 @@
 import { closeSync, copyFileSync, fstatSync, ftruncateSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
 import { copyFile, stat, truncate } from 'node:fs/promises'
 import { devNull } from 'node:os'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import { createJsonLogger, type Logger, type LogLevel } from '../lib/logger.ts'
 import { loadLibc } from '../server/send/sendfile.ts'
 
@@ -21,13 +21,13 @@ export async function createLogger({ level, write, file }: LoggerOptions): Promi
 }
 
 async function sinkOf(file: string | undefined): Promise<LogSink> {
-  if (file === undefined) return descriptorSink(stderr)
+  if (file === undefined) return createDescriptorSink(stderr)
   const libc = await loadLibc(process)
   try {
     return new LogFile(file, { redirect: libc?.duplicate, shared: stderr })
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
-    return descriptorSink(stderr)
+    if (getErrno(error) === undefined) throw error
+    return createDescriptorSink(stderr)
   }
 }
 
@@ -48,7 +48,7 @@ const retryMs = 10
 const exitFlushMs = 1000
 
 /** Creates a sink that writes to a descriptor. */
-function descriptorSink(descriptor: number): LogSink {
+function createDescriptorSink(descriptor: number): LogSink {
   // Node makes a pipe non-blocking when it opens the stream: a stalled reader must not block this process.
   if (descriptor === 2) void process.stderr
   return { write: (bytes, from) => writeSync(descriptor, bytes, from) }
@@ -75,7 +75,7 @@ interface Batch {
  * written, or wait too long, are dropped and counted; a later line reports the count. It never throws.
  */
 export function createLogWriter(target: LogSink | number) {
-  const sink = typeof target === 'number' ? descriptorSink(target) : target
+  const sink = typeof target === 'number' ? createDescriptorSink(target) : target
   let lines: string[] = []
   let waiting = 0
   let batch: Batch | undefined
@@ -99,7 +99,7 @@ export function createLogWriter(target: LogSink | number) {
       length += lines[count++]!.length
     const taken = lines.splice(0, count)
     waiting -= length
-    const head = `${isCut ? '\n' : ''}${lost === 0 ? '' : lossLine(lost, reason)}`
+    const head = `${isCut ? '\n' : ''}${lost === 0 ? '' : formatLoss(lost, reason)}`
     const extra = (isCut ? 1 : 0) + (lost === 0 ? 0 : 1)
     const next = { bytes: Buffer.from(head + taken.join('')), lines: count, extra, endsCutLine: isCut, lost, at: 0 }
     lost = 0
@@ -109,7 +109,7 @@ export function createLogWriter(target: LogSink | number) {
 
   /** Drops the rest of the batch and all waiting lines. */
   const giveUp = ({ bytes, at, extra, ...cut }: Batch, why: string) => {
-    const written = newlinesIn(bytes.subarray(0, at))
+    const written = countNewlines(bytes.subarray(0, at))
     lose(cut.lines - Math.max(0, written - extra), why)
     if (written < extra) lose(cut.lost, why)
     lose(lines.length, why)
@@ -125,7 +125,7 @@ export function createLogWriter(target: LogSink | number) {
       try {
         while (batch.at < batch.bytes.length) batch.at += sink.write(batch.bytes, batch.at)
       } catch (error) {
-        const code = errnoOf(error)
+        const code = getErrno(error)
         if (code === 'EAGAIN') return block()
         giveUp(batch, code ?? String(error))
       }
@@ -165,14 +165,14 @@ export function createLogWriter(target: LogSink | number) {
 
 const newline = 10
 
-function newlinesIn(bytes: Uint8Array): number {
+function countNewlines(bytes: Uint8Array): number {
   let found = 0
   for (const byte of bytes) if (byte === newline) found += 1
   return found
 }
 
 /** Formats the report of lost lines as the logger formats its lines. */
-function lossLine(lost: number, reason: string): string {
+function formatLoss(lost: number, reason: string): string {
   const fields = { level: 'warn', time: new Date().toISOString(), lost, reason }
   return `${JSON.stringify({ ...fields, msg: 'lines of the log were lost' })}\n`
 }
@@ -187,7 +187,7 @@ export async function limitLog(file: string, maxBytes = 16 * 1024 * 1024): Promi
     await copyFile(file, `${file}.1`)
     await truncate(file)
   } catch (error) {
-    if (errnoOf(error) !== 'ENOENT') throw error
+    if (getErrno(error) !== 'ENOENT') throw error
   }
 }
 
@@ -250,7 +250,7 @@ export class LogFile implements LogSink {
       this.#switchTo(openSync(this.#path, 'a', 0o600))
       return true
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
       return false
     }
   }
@@ -272,7 +272,7 @@ export class LogFile implements LogSink {
     try {
       while (this.#spare.length < wanted) this.#spare.push(openSync(devNull, 'r'))
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
     }
   }
 
@@ -281,7 +281,7 @@ export class LogFile implements LogSink {
       renameSync(this.#path, `${this.#path}.1`)
       this.#switchTo(openSync(this.#path, 'ax', 0o600))
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
       this.#restore()
     }
   }
@@ -299,7 +299,7 @@ export class LogFile implements LogSink {
     try {
       renameSync(`${this.#path}.1`, this.#path)
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
     }
     ftruncateSync(this.#descriptor)
   }
@@ -311,7 +311,7 @@ export class LogFile implements LogSink {
       rmSync(older, { force: true })
       copyFileSync(this.#path, older)
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
     }
     ftruncateSync(this.#descriptor)
   }

@@ -170,15 +170,15 @@ export async function openOnAddress(
  * `registry.networks` says; all addresses there include theirs. A mirror in a container listens on all addresses and tells its host
  * from other containers.
  */
-export function networkRights(
+export function getNetworkRights(
   setting: Config['registry']['networks'],
   { registry, networks }: Pick<Endpoints, 'registry' | 'networks'>,
   isInContainer: boolean,
 ): 'read' | 'write' {
-  const open = new Set([...(isInContainer ? [] : ['0.0.0.0', '[::]']), ...Object.values(networks).map(hostnameOf)])
-  return setting === 'write' || registry.some((url) => open.has(hostnameOf(url))) ? 'write' : 'read'
+  const open = new Set([...(isInContainer ? [] : ['0.0.0.0', '[::]']), ...Object.values(networks).map(getHostname)])
+  return setting === 'write' || registry.some((url) => open.has(getHostname(url))) ? 'write' : 'read'
 }
 
-function hostnameOf(url: string): string {
+function getHostname(url: string): string {
   return new URL(url).hostname
 }

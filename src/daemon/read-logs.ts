@@ -1,6 +1,6 @@
 import { type FileHandle, open } from 'node:fs/promises'
 import { StringDecoder } from 'node:string_decoder'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import type { Clock } from '../lib/time.ts'
 
 interface LogsRequest {
@@ -131,7 +131,7 @@ async function openIfThere(path: string): Promise<FileHandle | undefined> {
   try {
     return await open(path, 'r')
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return undefined
+    if (getErrno(error) === 'ENOENT') return undefined
     throw error
   }
 }

@@ -5,7 +5,7 @@ import { type Config, hashConfig, toConfigDocument } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import { createDeferred } from '../lib/async.ts'
-import { describeFailure, errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { describeFailure, getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { getProcessIdentity, type CommandEnvironment } from '../lib/process.ts'
 import { openHostHandoff, removePredecessorExports } from './container/handoff.ts'
@@ -146,7 +146,7 @@ async function isStderr(file: string): Promise<boolean> {
     const [own, other] = [fstatSync(2), await stat(file)]
     return own.dev === other.dev && own.ino === other.ino
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     return false
   }
 }
@@ -170,12 +170,12 @@ export function surviveFailures(
   let count = 0
   const onRejection = (reason: unknown) => {
     count += 1
-    logger.error({ error: stackOf(reason), count }, 'a task failed and nothing handled it; the mirror goes on')
+    logger.error({ error: getStack(reason), count }, 'a task failed and nothing handled it; the mirror goes on')
   }
   const onException = (error: unknown) => {
     count += 1
-    const fields = { error: stackOf(error), count }
-    if (errnoOf(error) !== undefined) return logger.error(fields, 'the system failed a call; the mirror goes on')
+    const fields = { error: getStack(error), count }
+    if (getErrno(error) !== undefined) return logger.error(fields, 'the system failed a call; the mirror goes on')
     logger.error(fields, 'an exception was not caught; the mirror ends, because its state may be damaged')
     exit(exitCode.failed)
   }
@@ -187,6 +187,6 @@ export function surviveFailures(
   }
 }
 
-function stackOf(error: unknown): string {
+function getStack(error: unknown): string {
   return (error instanceof Error && error.stack) || describeFailure(error)
 }

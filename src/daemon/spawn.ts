@@ -40,7 +40,7 @@ export async function startDetached(options: DetachedOptions): Promise<StartedMi
     }
     if (outcome.type === 'failed') throw new MirrorError(outcome.message, { hints: outcome.hints, exit: outcome.exit })
     throw new MirrorError(`The mirror could not be started: ${outcome.reason}.`, {
-      hints: [...(await lastLogLines(options.logFile, size)), `The whole log: ${options.logFile}`],
+      hints: [...(await readLastLogLines(options.logFile, size)), `The whole log: ${options.logFile}`],
       exit: outcome.type === 'interrupted' ? exitCode.interrupted : exitCode.failed,
     })
   } finally {
@@ -86,7 +86,7 @@ function waitForReadiness(child: ChildProcess, { timeoutMs, signal }: DetachedOp
 }
 
 /** Reads the last five lines that were appended to a log of `from` bytes. */
-async function lastLogLines(logFile: string, from: number): Promise<string[]> {
+async function readLastLogLines(logFile: string, from: number): Promise<string[]> {
   const bytes = await readFile(logFile)
   return bytes
     .subarray(from)

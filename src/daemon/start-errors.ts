@@ -3,19 +3,19 @@ import { readdir, readFile, readlink, realpath } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { createSecureContext } from 'node:tls'
 import type { Config } from '../config/config.ts'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { ifVisible } from '../lib/fs.ts'
 import { parseObject } from '../lib/json.ts'
-import { packageRoot } from '../lib/package-root.ts'
-import { runCommand, type RunCommand, shellWord } from '../lib/process.ts'
-import { describeFileFailure, fileFailureReason, formatFileFailure } from '../lib/system-errors.ts'
+import { findPackageRoot } from '../lib/package-root.ts'
+import { runCommand, type RunCommand, quoteShellWord } from '../lib/process.ts'
+import { describeFileFailure, getFileFailureReason, formatFileFailure } from '../lib/system-errors.ts'
 import { systemClock } from '../lib/time.ts'
 import { checkPasswordFile } from '../server/basic-auth.ts'
 import { ListenError } from '../server/listen.ts'
 import { createCredentials } from '../upstream/credentials.ts'
-import { dockerConfigPath } from '../upstream/docker-credentials.ts'
+import { getDockerConfigPath } from '../upstream/docker-credentials.ts'
 import { readProxies } from '../upstream/proxy.ts'
-import { trustedCertificates } from '../upstream/transport.ts'
+import { getTrustedCertificates } from '../upstream/transport.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 
 type FindHolder = (port: number) => Promise<PortHolder | undefined>
@@ -27,7 +27,9 @@ export async function explainStartFailure(
   find: FindHolder = (port) => findPortHolder(port, { platform: process.platform, runCommand }),
 ): Promise<unknown> {
   if (error instanceof ListenError)
-    return error.errno === 'EADDRINUSE' ? busyPort(error, config, find) : unusableAddress(error, config)
+    return error.errno === 'EADDRINUSE'
+      ? createBusyPortError(error, config, find)
+      : createUnusableAddressError(error, config)
   if (error instanceof MirrorError) return error
   const failure = describeFileFailure(error)
   if (failure === undefined) return error
@@ -41,10 +43,10 @@ export async function explainStartFailure(
   )
 }
 
-async function busyPort(error: ListenError, config: Config, find: FindHolder): Promise<MirrorError> {
+async function createBusyPortError(error: ListenError, config: Config, find: FindHolder): Promise<MirrorError> {
   const holder = await find(error.port)
   const { who, stop } = describeHolder(holder, error.port)
-  const { name, key } = listenerOf(error, config)
+  const { name, key } = findListener(error, config)
   const other = error.port + 1000 <= 65_535 ? error.port + 1000 : error.port - 1000
   return new MirrorError(`Port ${error.port} (${name}) is already in use by ${who}.`, {
     hints: [`mirror up --${name}-port ${other}`, ...stop, `Set another port in mirror.yaml: ${key}`],
@@ -53,7 +55,7 @@ async function busyPort(error: ListenError, config: Config, find: FindHolder): P
 }
 
 function describeHolder(holder: PortHolder | undefined, port: number): { who: string; stop: string[] } {
-  if (holder === undefined) return { who: 'another program', stop: whichProgram(port) }
+  if (holder === undefined) return { who: 'another program', stop: getProgramHints(port) }
   const { pid, command, mirror } = holder
   if (mirror === undefined) return { who: `${command} (pid ${pid})`, stop: [`Stop ${command} (pid ${pid})`] }
   if (mirror === 'unknown') return { who: `another mirror (pid ${pid})`, stop: [] }
@@ -62,19 +64,19 @@ function describeHolder(holder: PortHolder | undefined, port: number): { who: st
       who: `another mirror (pid ${pid}, without MIRROR_HOME)`,
       stop: ['env -u MIRROR_HOME mirror down   (stops that mirror)'],
     }
-  const home = `MIRROR_HOME=${shellWord(mirror.home)}`
+  const home = `MIRROR_HOME=${quoteShellWord(mirror.home)}`
   return { who: `another mirror (pid ${pid}, ${home})`, stop: [`${home} mirror down   (stops that mirror)`] }
 }
 
 /** Returns the command that shows the program on a port; root sees the programs of all users. */
-function whichProgram(port: number): string[] {
+function getProgramHints(port: number): string[] {
   if (process.platform === 'win32') return [`netstat -ano | findstr :${port}   (shows which program it is)`]
   const command = process.platform === 'linux' ? `ss -ltnp 'sport = :${port}'` : `lsof -nP -iTCP:${port} -sTCP:LISTEN`
   return [`sudo ${command}   (shows which program it is)`]
 }
 
-function unusableAddress(error: ListenError, config: Config): MirrorError {
-  const { name, key } = listenerOf(error, config)
+function createUnusableAddressError(error: ListenError, config: Config): MirrorError {
+  const { name, key } = findListener(error, config)
   const hint =
     error.errno === 'EACCES'
       ? `mirror up --${name}-port ${error.port + 5000}`
@@ -83,7 +85,7 @@ function unusableAddress(error: ListenError, config: Config): MirrorError {
 }
 
 /** Finds the listener that has an address. */
-function listenerOf({ host, port }: ListenError, config: Config): { name: string; key: string } {
+function findListener({ host, port }: ListenError, config: Config): { name: string; key: string } {
   const names = ['cache', 'registry', 'admin'] as const
   const name = names.find((name) => config[name].listen.some((at) => at.host === host && at.port === port)) ?? 'cache'
   return { name, key: `${name}.listen` }
@@ -115,8 +117,8 @@ export async function findPortHolder(port: number, options: PortHolderOptions): 
 
 async function findInProc(port: number): Promise<PortHolder | undefined> {
   const inodes = new Set([
-    ...(await listeningInodes('/proc/net/tcp', port)),
-    ...(await listeningInodes('/proc/net/tcp6', port)),
+    ...(await readListeningInodes('/proc/net/tcp', port)),
+    ...(await readListeningInodes('/proc/net/tcp6', port)),
   ])
   if (inodes.size === 0) return undefined
   for (const pid of (await ifVisible(readdir('/proc'))) ?? []) {
@@ -125,8 +127,8 @@ async function findInProc(port: number): Promise<PortHolder | undefined> {
       const target = await ifVisible(readlink(`/proc/${pid}/fd/${fd}`))
       const inode = /^socket:\[(\d+)\]$/.exec(target ?? '')?.[1]
       if (inode !== undefined && inodes.has(inode)) {
-        const mirror = await mirrorOf(pid)
-        return { pid: Number(pid), command: await commandOf(pid), ...(mirror !== undefined && { mirror }) }
+        const mirror = await findOtherMirror(pid)
+        return { pid: Number(pid), command: await readCommand(pid), ...(mirror !== undefined && { mirror }) }
       }
     }
   }
@@ -137,7 +139,7 @@ async function findInProc(port: number): Promise<PortHolder | undefined> {
  * Reads the inodes of listening sockets. proc(5), /proc/net/tcp: `sl local:port remote:port st … inode`, in hexadecimal; state 0A
  * listens.
  */
-async function listeningInodes(table: string, port: number): Promise<string[]> {
+async function readListeningInodes(table: string, port: number): Promise<string[]> {
   const wanted = port.toString(16).toUpperCase().padStart(4, '0')
   const lines = ((await ifVisible(readFile(table, 'utf8'))) ?? '').split('\n').slice(1)
   return lines.flatMap((line) => {
@@ -147,27 +149,27 @@ async function listeningInodes(table: string, port: number): Promise<string[]> {
 }
 
 /** Recognizes `node … bin/run.js serve` of a package with this name. */
-async function mirrorOf(pid: string): Promise<OtherMirror | undefined> {
+async function findOtherMirror(pid: string): Promise<OtherMirror | undefined> {
   const [, ...args] = ((await ifVisible(readFile(`/proc/${pid}/cmdline`, 'utf8'))) ?? '').split('\0')
   const at = args.findIndex((argument) => argument !== '' && !argument.startsWith('-'))
   if (at === -1 || !['serve', 'up'].includes(args[at + 1] ?? '')) return undefined
   const cwd = (await ifVisible(readlink(`/proc/${pid}/cwd`))) ?? '/'
   const script = await ifVisible(realpath(resolve(cwd, args[at]!)))
   if (script === undefined) return undefined
-  const name = await packageName(dirname(dirname(script)))
-  if (name === undefined || name !== (await packageName(packageRoot()))) return undefined
+  const name = await readPackageName(dirname(dirname(script)))
+  if (name === undefined || name !== (await readPackageName(findPackageRoot()))) return undefined
   const variables = (await ifVisible(readFile(`/proc/${pid}/environ`, 'utf8')))?.split('\0')
   if (variables === undefined) return 'unknown'
   const home = variables.find((variable) => variable.startsWith('MIRROR_HOME='))?.slice('MIRROR_HOME='.length)
   return home ? { home: resolve(cwd, home) } : 'usual'
 }
 
-async function packageName(root: string): Promise<unknown> {
+async function readPackageName(root: string): Promise<unknown> {
   return parseObject((await ifVisible(readFile(join(root, 'package.json'), 'utf8'))) ?? '')?.['name']
 }
 
 /** Reads the program and, for an interpreter, its script; never the other arguments, which may hold secrets. */
-async function commandOf(pid: string): Promise<string> {
+async function readCommand(pid: string): Promise<string> {
   const [program = '', ...args] = ((await ifVisible(readFile(`/proc/${pid}/cmdline`, 'utf8'))) ?? '').split('\0')
   const name = basename(program) || 'unknown'
   if (!/^(node|python[\d.]*|ruby|perl|java|bun|deno)$/.test(name)) return name
@@ -216,7 +218,7 @@ export async function listUnreadablePasswords(
   const failures = Object.entries(upstreams).map(async ([host, { credentials: source }]) => {
     // Other sources run programs, or are read only for registries that clients use.
     if (source.from !== 'password-env' && source.from !== 'password-file') return []
-    const dockerConfig = dockerConfigPath(env)
+    const dockerConfig = getDockerConfigPath(env)
     try {
       await createCredentials({ host, source, dockerConfig, env, runCommand, clock: systemClock }).find()
       return []
@@ -237,7 +239,7 @@ export function readTls(tls: Config['tls']): { cert: string; key: string } | und
     return pair
   } catch (cause) {
     const { path } = describeFileFailure(cause) ?? {}
-    const why = path === undefined ? fileFailureReason(cause) : `${path}: ${fileFailureReason(cause)}`
+    const why = path === undefined ? getFileFailureReason(cause) : `${path}: ${getFileFailureReason(cause)}`
     throw new MirrorError(`The certificate and key of "tls" cannot be used: ${why}.`, {
       exit: exitCode.usage,
       hints: ['"tls" in mirror.yaml needs two PEM files that belong together: {cert: ./tls.crt, key: ./tls.key}'],
@@ -254,12 +256,12 @@ export function readAuthorities(upstreams: Config['upstreams']): Map<string, str
 function readAuthority(host: string, path: string): string {
   try {
     const pem = readFileSync(path, 'utf8')
-    trustedCertificates(pem, host)
+    getTrustedCertificates(pem, host)
     return pem
   } catch (cause) {
-    if (errnoOf(cause) === undefined) throw cause
+    if (getErrno(cause) === undefined) throw cause
     throw new MirrorError(
-      `The certificate file ${path} (upstreams.${host}.ca) cannot be read: ${fileFailureReason(cause)}.`,
+      `The certificate file ${path} (upstreams.${host}.ca) cannot be read: ${getFileFailureReason(cause)}.`,
       {
         exit: exitCode.usage,
         cause,

@@ -9,7 +9,7 @@ import type { MirrorPaths } from '../config/paths.ts'
 import { createDockerEngine } from '../docker/dockerode-engine.ts'
 import { findDockerEndpoint, isRemoteEngine } from '../docker/endpoint.ts'
 import { resolveNetworkNames } from '../docker/engine.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { getMachineNames, isLoopbackAddress } from '../lib/network.ts'
 import { systemClock } from '../lib/time.ts'
@@ -27,7 +27,7 @@ import { createHostCheck, type HostHandoff } from './container/handoff.ts'
 import {
   type ListenerOpener,
   type NetworkListeners,
-  networkRights,
+  getNetworkRights,
   openOnAddress,
   startNetworkListeners,
 } from './networks.ts'
@@ -110,7 +110,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     endpoints.cache.push(...cacheListeners.map(({ url }) => url))
 
     const isFromHost = createHostCheck(options.env ?? process.env)
-    const openRegistry = registryOpener(parts.pushed, config, {
+    const openRegistry = createRegistryOpeners(parts.pushed, config, {
       guard,
       sending,
       transfers,
@@ -128,12 +128,12 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       createStatusReport(parts, {
         ...context,
         networks: watched.networks?.report() ?? {},
-        registryNetworks: networkRights(config.registry.networks, endpoints, isFromHost !== undefined),
+        registryNetworks: getNetworkRights(config.registry.networks, endpoints, isFromHost !== undefined),
         troubles: [...(await parts.ownTroubles.find()), ...((await parts.pushed?.troubles()) ?? [])],
-        freeBytes: await knownFreeSpace(parts.store.layout.home),
+        freeBytes: await readFreeSpace(parts.store.layout.home),
       })
     const api = createServerAdminApi(parts, {
-      status: async () => seenFromOutside(await report(), config, handoff),
+      status: async () => toOutsideView(await report(), config, handoff),
       stop: options.onStopRequested ?? (() => {}),
     })
     const token = await openAdminToken(home.tokenFile)
@@ -216,7 +216,7 @@ async function watchNetworks(
  * Replaces what a mirror in a container cannot know by what the host exported: its published addresses and the state of
  * credentials.
  */
-async function seenFromOutside(
+async function toOutsideView(
   report: StatusReport,
   config: Config,
   handoff: HostHandoff | undefined,
@@ -233,12 +233,12 @@ async function seenFromOutside(
 }
 
 /** Returns the free bytes of a disk; undefined where the system does not tell. */
-async function knownFreeSpace(path: string): Promise<number | undefined> {
+async function readFreeSpace(path: string): Promise<number | undefined> {
   try {
     const free = await freeSpace(path)
     return Number.isFinite(free) ? free : undefined
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     return undefined
   }
 }
@@ -264,7 +264,7 @@ interface RegistryListening {
 }
 
 /** Creates the functions that listen for pushes; undefined when the registry is switched off. */
-function registryOpener(
+function createRegistryOpeners(
   parts: RegistryParts | undefined,
   config: Config,
   { guard, sending, transfers, logger, listening, isFromHost }: RegistryListening,
@@ -291,7 +291,7 @@ function registryOpener(
   const mayNetworksWrite = networks === 'write'
   return {
     /** Listens on an address of the configuration. */
-    open: opener((host) => (mayNetworksWrite ? undefined : writersAt(host, isFromHost))),
+    open: opener((host) => (mayNetworksWrite ? undefined : createWriteCheck(host, isFromHost))),
     /** Listens on the gateway address of a Docker network. */
     openOnNetwork: opener(() => (mayNetworksWrite ? undefined : () => false)),
   }
@@ -303,7 +303,7 @@ function registryOpener(
  * look like processes of the host: requests by a host name that only such containers use are refused, so that none writes by
  * mistake.
  */
-function writersAt(host: string, isFromHost: RegistryListening['isFromHost']): PushOptions['mayWrite'] {
+function createWriteCheck(host: string, isFromHost: RegistryListening['isFromHost']): PushOptions['mayWrite'] {
   const check = isWildcard(host) ? isFromHost : undefined
   if (check === undefined && host !== 'localhost' && !isLoopbackAddress(host)) return undefined
   return (connection, asked) => !isHostAlias(asked ?? '') && (check?.(connection) ?? true)

@@ -15,7 +15,7 @@ import { listSettingVariables } from '../config/load.ts'
 import type { MirrorPaths } from '../config/paths.ts'
 import { openEngine } from '../docker/dockerode-engine.ts'
 import type { DockerEngine } from '../docker/engine.ts'
-import { errnoOf, MirrorError } from '../lib/errors.ts'
+import { getErrno, MirrorError } from '../lib/errors.ts'
 import { writeFileAtomic } from '../lib/fs.ts'
 import { isSameProcess, type CommandEnvironment } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
@@ -110,8 +110,8 @@ function signal(pid: number, name: NodeJS.Signals): void {
   try {
     process.kill(pid, name)
   } catch (error) {
-    if (errnoOf(error) === 'ESRCH') return
-    if (errnoOf(error) !== 'EPERM') throw error
+    if (getErrno(error) === 'ESRCH') return
+    if (getErrno(error) !== 'EPERM') throw error
     throw new MirrorError(`The mirror (pid ${pid}) belongs to another user, so it cannot be stopped.`, { cause: error })
   }
 }
@@ -166,7 +166,7 @@ interface RollbackRequest {
 export async function prepareRollback(running: MirrorState, request: RollbackRequest): Promise<Rollback> {
   const { container, served } = running
   if (container !== undefined) {
-    return containerRollback(running, container, request)
+    return createContainerRollback(running, container, request)
   }
   return {
     stop: async () => void (await stopMirror(request)),
@@ -217,7 +217,7 @@ export async function replaceWithRollback<T>(
 }
 
 /** Creates the rollback to a mirror in a container, which is only stopped until its successor runs. */
-async function containerRollback(
+async function createContainerRollback(
   before: MirrorState,
   { id, engine: recorded }: ContainerRecord,
   { paths, surroundings, clock }: RollbackRequest,

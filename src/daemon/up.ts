@@ -9,11 +9,11 @@ import { resolveNetworkNames } from '../docker/engine.ts'
 import { MirrorError } from '../lib/errors.ts'
 import { orAbsent } from '../lib/fs.ts'
 import { isObject } from '../lib/json.ts'
-import { type CommandEnvironment, shellWord } from '../lib/process.ts'
+import { type CommandEnvironment, quoteShellWord } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
 import { isInContainer } from './container/handoff.ts'
 import { checkDescriptorLimit } from './limits.ts'
-import { networkRights } from './networks.ts'
+import { getNetworkRights } from './networks.ts'
 import type { ServeRequest } from './serve.ts'
 import { startProcess } from './spawn.ts'
 import { explainStartFailure } from './start-errors.ts'
@@ -100,7 +100,7 @@ async function compare({ surroundings, version }: Pick<UpRequest, 'surroundings'
   const config = await loadConfig({ ...surroundings, paths })
   const running = await findReachableMirror(paths.stateFile)
   const dropped = {
-    networks: droppedNetworks(running, resolveNetworkNames(config.networks, surroundings.env)),
+    networks: findDroppedNetworks(running, resolveNetworkNames(config.networks, surroundings.env)),
     credentials: [],
   }
   const plan = { paths, config, running, changed: [], changedKeys: [], omitted: [], endpoints: undefined, dropped }
@@ -113,7 +113,7 @@ async function compare({ surroundings, version }: Pick<UpRequest, 'surroundings'
     const omitted = await findOmittedFlags(running, config, paths, surroundings.env)
     return { ...plan, action: 'replace', changed, changedKeys, omitted }
   }
-  const endpoints = await reachableEndpoints(running, paths)
+  const endpoints = await findReachableEndpoints(running, paths)
   return endpoints === undefined
     ? { ...plan, action: 'replace', changed: ['unreachable'], changedKeys: ['unreachable'] }
     : { ...plan, action: 'nothing', endpoints }
@@ -153,7 +153,7 @@ async function findOmittedFlags(
     return [{ name: `--${part}-port`, text: `--${part}-port ${port}`, key: `${part}.listen` }]
   })
   const registry = { name: '--no-registry', text: '--no-registry', key: 'registry.enabled' }
-  const data = { name: '--data', text: `--data ${shellWord(served.dataDir)}`, key: undefined }
+  const data = { name: '--data', text: `--data ${quoteShellWord(served.dataDir)}`, key: undefined }
   return [
     ...ports,
     ...(wasOff && config.registry.enabled && !isSet('MIRROR_REGISTRY_ENABLED') ? [registry] : []),
@@ -189,7 +189,7 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
       pid: plan.running!.pid!,
       version,
       endpoints: plan.endpoints!,
-      registryNetworks: rightsIn(plan, plan.endpoints!, surroundings),
+      registryNetworks: getRights(plan, plan.endpoints!, surroundings),
       dropped: nothingDropped,
       moved: [],
     }
@@ -212,20 +212,20 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
     pid,
     version,
     endpoints,
-    registryNetworks: rightsIn(plan, endpoints, surroundings),
+    registryNetworks: getRights(plan, endpoints, surroundings),
     dropped: plan.dropped,
-    moved: movedAddresses(earlierEndpoints(plan.running), endpoints, {
+    moved: findMovedAddresses(getEarlierEndpoints(plan.running), endpoints, {
       before: plan.running && getRemoteEngine(plan.running),
     }),
   }
 }
 
-function rightsIn({ config }: UpPlan, endpoints: Endpoints, { env }: CommandEnvironment): 'read' | 'write' {
-  return networkRights(config.registry.networks, endpoints, isInContainer(env))
+function getRights({ config }: UpPlan, endpoints: Endpoints, { env }: CommandEnvironment): 'read' | 'write' {
+  return getNetworkRights(config.registry.networks, endpoints, isInContainer(env))
 }
 
 /** Returns the addresses to compare with. Leaves out a process's networks: its successor finds them later, at the same addresses. */
-function earlierEndpoints(running: MirrorState | undefined): Endpoints | undefined {
+function getEarlierEndpoints(running: MirrorState | undefined): Endpoints | undefined {
   return running && (running.container ? running.endpoints : { ...running.endpoints, networks: {} })
 }
 
@@ -239,7 +239,7 @@ async function planAfterOther(request: UpRequest, clock: Clock): Promise<UpPlan 
   return undefined
 }
 
-async function reachableEndpoints(running: MirrorState, paths: MirrorPaths): Promise<Endpoints | undefined> {
+async function findReachableEndpoints(running: MirrorState, paths: MirrorPaths): Promise<Endpoints | undefined> {
   try {
     return (await createClientForState(running, paths).getStatus()).endpoints
   } catch (error) {
@@ -259,31 +259,31 @@ export interface MovedAddress {
 }
 
 /** Finds the addresses of a mirror that its successor does not have; clients with them have to be configured again. */
-export function movedAddresses(
+export function findMovedAddresses(
   before: Endpoints | undefined,
   now: Endpoints,
   machines: { readonly before?: string | undefined; readonly now?: string | undefined } = {},
 ): MovedAddress[] {
   if (before === undefined) return []
   // All clients are on the machine that the mirror has left.
-  if (machines.before !== machines.now) return allOf(before, machines.before)
+  if (machines.before !== machines.now) return listAddresses(before, machines.before)
   const networks = Object.entries(before.networks).flatMap(([network, url]) =>
     url === now.networks[network] ? [] : [{ of: network, from: url, to: now.networks[network] }],
   )
   return [
-    ...missing('cache', before.cache, now.cache),
-    ...missing('registry', before.registry, now.registry),
+    ...findMissing('cache', before.cache, now.cache),
+    ...findMissing('registry', before.registry, now.registry),
     ...networks,
   ]
 }
 
-function allOf({ cache, registry, networks }: Endpoints, on: string | undefined): MovedAddress[] {
+function listAddresses({ cache, registry, networks }: Endpoints, on: string | undefined): MovedAddress[] {
   const left = (of: string) => (from: string) => ({ of, from, to: undefined, ...(on !== undefined && { on }) })
   const inNetworks = Object.entries(networks).map(([network, url]) => left(network)(url))
   return [...cache.map(left('cache')), ...registry.map(left('registry')), ...inNetworks]
 }
 
-function missing(of: string, from: readonly string[], to: readonly string[]): MovedAddress[] {
+function findMissing(of: string, from: readonly string[], to: readonly string[]): MovedAddress[] {
   return from.filter((url) => !to.includes(url)).map((url) => ({ of, from: url, to: to[0] }))
 }
 
@@ -298,7 +298,7 @@ export interface DroppedParts {
 export const nothingDropped: DroppedParts = { networks: [], credentials: [] }
 
 /** Finds the networks, by their real names, that the running mirror serves or waits for, without the configured ones. */
-export function droppedNetworks(running: MirrorState | undefined, wanted: readonly string[]): string[] {
+export function findDroppedNetworks(running: MirrorState | undefined, wanted: readonly string[]): string[] {
   if (running === undefined) return []
   const configured = running.served?.config['networks']
   const awaited = Array.isArray(configured) ? configured.filter((name) => typeof name === 'string') : []
@@ -323,13 +323,13 @@ export async function serveInPlace(request: ServeInPlaceRequest): Promise<void> 
   const { rollback, signal, onServing } = request
   const serving = await replaceWithRollback(rollback, signal, () => {
     onServing()
-    return untilReady(request)
+    return waitUntilReady(request)
   })
   await serving.ended
 }
 
 /** Resolves when the server is ready. The object keeps `ended` from being awaited, too. */
-function untilReady(request: ServeInPlaceRequest): Promise<{ ended: Promise<void> }> {
+function waitUntilReady(request: ServeInPlaceRequest): Promise<{ ended: Promise<void> }> {
   return new Promise((resolve, reject) => {
     const ended = request.serve({
       ...request,

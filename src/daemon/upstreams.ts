@@ -6,7 +6,7 @@ import type { ProcessHealth } from '../lib/system-errors.ts'
 import type { Clock } from '../lib/time.ts'
 import { toRegistryUrl } from '../oci/reference.ts'
 import type { Repository } from '../oci/route.ts'
-import { dockerAuthVariable, dockerConfigPath, parseAuthVariable } from '../upstream/docker-credentials.ts'
+import { dockerAuthVariable, getDockerConfigPath, parseAuthVariable } from '../upstream/docker-credentials.ts'
 import { recordFailures } from '../upstream/failures.ts'
 import { createHttpUpstream, type HttpUpstream } from '../upstream/http-upstream.ts'
 import type { Identify } from '../upstream/identity.ts'
@@ -54,7 +54,7 @@ export function createUpstreamDirectory({
     defaultUpstream: config.defaultUpstream,
   })
   const authorities = readAuthorities(config.upstreams)
-  const dockerConfig = dockerConfigPath(env)
+  const dockerConfig = getDockerConfigPath(env)
   readProxies(env)
   if (parseAuthVariable(env[dockerAuthVariable] ?? '') === undefined)
     logger.warn(

@@ -7,7 +7,7 @@ import { gzipSync } from 'node:zlib'
 import { defaultConfig } from '../config/config.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import { startMirror } from '../daemon/start.ts'
-import { temporaryFolder } from '../lib/fs.ts'
+import { createTemporaryFolder } from '../lib/fs.ts'
 import { silentLogger } from '../lib/logger.ts'
 import { createSingleFileTar } from '../lib/tar.ts'
 import { ImageContents, manifestAccept, mediaType, outlineManifest } from '../oci/content.ts'
@@ -46,7 +46,7 @@ const network = { latency: 40, bandwidth: 12 * 1024 ** 2 }
 
 /** Runs the demo on one machine: an upstream made for it, a pull that misses, one that hits, and one without the upstream. */
 export async function runDemo(onStep: (step: DemoStep) => void): Promise<DemoStory> {
-  const home = await temporaryFolder('mirror-demo-')
+  const home = await createTemporaryFolder('mirror-demo-')
   const upstream = await serveDemoUpstream(makeDemoImage(), network)
   try {
     const config = defaultConfig()

@@ -2,7 +2,7 @@ import { type ChildProcessByStdio, spawn } from 'node:child_process'
 import type { Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import { StringDecoder } from 'node:string_decoder'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { ownGroup, signalGroup } from '../lib/process.ts'
 import { renderDockerHost, type SshEndpoint } from './endpoint.ts'
 import { ExecError } from './engine.ts'
@@ -104,7 +104,7 @@ export class SshConnection extends Duplex {
 
   #createError(cause?: Error): MirrorError {
     const where = renderDockerHost(this.#endpoint)
-    if (errnoOf(cause) === 'ENOENT')
+    if (getErrno(cause) === 'ENOENT')
       return new MirrorError(`The Docker engine at ${where} needs ssh, which is not installed.`, {
         exit: exitCode.missing,
         hints: ['install ssh, or choose another engine: docker context ls'],

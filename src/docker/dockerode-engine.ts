@@ -2,7 +2,7 @@ import { access } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import { Readable } from 'node:stream'
 import type Dockerode from 'dockerode'
-import { errnoOf, exitCode, isConnectionFailure, MirrorError, systemError } from '../lib/errors.ts'
+import { getErrno, exitCode, isConnectionFailure, MirrorError, createSystemError } from '../lib/errors.ts'
 import type { CommandEnvironment } from '../lib/process.ts'
 import { type Clock, systemClock } from '../lib/time.ts'
 import { createExecStream, readLogLines } from './connection.ts'
@@ -131,12 +131,12 @@ async function pingRemote(client: Dockerode): Promise<void> {
   const abortable = client as unknown as { ping(options: { abortSignal: AbortSignal }): Promise<unknown> }
   await abortable.ping({ abortSignal }).catch((error: unknown) => {
     if (!abortSignal.aborted) throw error
-    throw systemError('ETIMEDOUT', 'read', `it was silent for ${remoteAnswerMs / 1000} s`)
+    throw createSystemError('ETIMEDOUT', 'read', `it was silent for ${remoteAnswerMs / 1000} s`)
   })
 }
 
 function createUnreachableError(error: unknown, endpoint: DockerEndpoint): unknown {
-  const code = errnoOf(error)
+  const code = getErrno(error)
   if (!isConnectionFailure(error) && !(error instanceof DockerError)) return error
   const where = endpoint.kind === 'socket' ? endpoint.path : renderDockerHost(endpoint).replace('tcp://', '')
   if (code === 'EACCES' || code === 'EPERM')
@@ -157,7 +157,7 @@ function createUnreachableError(error: unknown, endpoint: DockerEndpoint): unkno
 
 /** Describes why no engine answers, without the words of Node for it. */
 function describeSilence(error: Error, where: string): string {
-  switch (errnoOf(error)) {
+  switch (getErrno(error)) {
     case 'ENOENT':
       return `: ${where} does not exist`
     case 'ECONNREFUSED':

@@ -3,7 +3,7 @@ import { Agent } from 'node:http'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import type Dockerode from 'dockerode'
-import { codeOf, exitCode, isConnectionFailure, MirrorError } from '../lib/errors.ts'
+import { getCode, exitCode, isConnectionFailure, MirrorError } from '../lib/errors.ts'
 import { findProcessFaultCode } from '../lib/system-errors.ts'
 import { SshConnection } from './connection.ts'
 import type { DockerEndpoint } from './endpoint.ts'
@@ -119,7 +119,7 @@ async function* translateStreamErrors<T>(answer: AsyncIterable<T>): AsyncGenerat
 
 function toDockerError(error: unknown): unknown {
   if (!(error instanceof Error)) return error
-  if (connectionLostCodes.has(codeOf(error) ?? ''))
+  if (connectionLostCodes.has(getCode(error) ?? ''))
     return new MirrorError(`The Docker engine has stopped answering: ${error.message}.`, {
       exit: exitCode.missing,
       hints: ['docker info   (shows the reason)'],

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import { isLoopbackAddress, getNetworkInterfaces } from '../lib/network.ts'
 
 /** Address of a Docker engine. */
@@ -75,7 +75,7 @@ async function readJson(path: string): Promise<unknown> {
     return JSON.parse(await readFile(path, 'utf8')) as unknown
   } catch (error) {
     // Ignores a broken file of Docker, which reports the problem itself.
-    if (error instanceof SyntaxError || errnoOf(error) !== undefined) return undefined
+    if (error instanceof SyntaxError || getErrno(error) !== undefined) return undefined
     throw error
   }
 }
@@ -91,7 +91,7 @@ async function isFolder(path: string): Promise<boolean> {
     await readdir(path)
     return true
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     return false
   }
 }

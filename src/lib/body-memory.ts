@@ -1,7 +1,7 @@
 import { MessageChannel } from 'node:worker_threads'
 import { Slots } from './async.ts'
 import { BudgetError, MemoryBudget } from './memory.ts'
-import { memoryLimit } from './process.ts'
+import { getMemoryLimit } from './process.ts'
 
 const KiB = 1024
 const MiB = 1024 * KiB
@@ -11,7 +11,7 @@ const maxWaitMs = 20_000
 
 /** Returns an eighth of the process's memory limit, between 16 and 64 MiB; bytes. */
 function getDefaultBudget(): number {
-  return Math.max(16 * MiB, Math.min(64 * MiB, Math.floor(memoryLimit() / 8)))
+  return Math.max(16 * MiB, Math.min(64 * MiB, Math.floor(getMemoryLimit() / 8)))
 }
 
 function createBodyBudget(): MemoryBudget {

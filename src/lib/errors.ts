@@ -40,30 +40,30 @@ export class MirrorError extends Error {
  * Returns the `code` of a system error (`ENOENT`, `ECONNREFUSED` …); undefined for any other value. A system error names the
  * failed call (`syscall`). Node's `ERR_*` errors do not count, because most of them are bugs.
  */
-export function errnoOf(error: unknown): string | undefined {
-  return isSystemError(error) ? (getInnerCode(error) ?? codeOf(error)) : undefined
+export function getErrno(error: unknown): string | undefined {
+  return isSystemError(error) ? (getInnerCode(error) ?? getCode(error)) : undefined
 }
 
 /** Returns the system's code in an `ERR_SYSTEM_ERROR`, which functions of `node:os` throw. */
 function getInnerCode(error: unknown): string | undefined {
-  if (codeOf(error) !== 'ERR_SYSTEM_ERROR') return undefined
+  if (getCode(error) !== 'ERR_SYSTEM_ERROR') return undefined
   const { info } = error as { info?: { code?: unknown } }
   return typeof info?.code === 'string' ? info.code : undefined
 }
 
 /** Returns the `code` of any error that has one: a system error, or one of Node or a library. */
-export function codeOf(error: unknown): string | undefined {
+export function getCode(error: unknown): string | undefined {
   return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined
 }
 
 /** Creates a system error for a failure that this program detects itself. */
-export function systemError(code: string, syscall: string, message: string): Error {
+export function createSystemError(code: string, syscall: string, message: string): Error {
   return Object.assign(new Error(message), { code, syscall })
 }
 
 /** Creates the error (ENOSPC) of a write that would leave less than `minFree` bytes on the disk. */
 export function reserveReached(minFree: number): Error {
-  const error = systemError('ENOSPC', 'write', `ENOSPC: no space left above the reserve of ${minFree} bytes`)
+  const error = createSystemError('ENOSPC', 'write', `ENOSPC: no space left above the reserve of ${minFree} bytes`)
   return Object.assign(error, { minFree })
 }
 
@@ -74,15 +74,15 @@ export function reserveOf(error: unknown): number | undefined {
 
 /** Checks whether a connection could not be opened, broke, or violated the protocol. */
 export function isConnectionFailure(error: unknown): boolean {
-  if (errnoOf(error) !== undefined) return true
-  const code = codeOf(error)
+  if (getErrno(error) !== undefined) return true
+  const code = getCode(error)
   // Socket hang-ups, TLS errors and HTTP parser errors have no `syscall`.
   return code !== undefined && (!code.startsWith('ERR_') || connectionCodes.test(code))
 }
 
 /** Formats an error for the log, with its stack when it is a bug (an error without a type of its own). */
 export function describeFailure(error: unknown): string {
-  const isBug = error instanceof Error && bugNames.has(error.name) && errnoOf(error) === undefined
+  const isBug = error instanceof Error && bugNames.has(error.name) && getErrno(error) === undefined
   return (isBug && error.stack) || String(error)
 }
 
@@ -96,7 +96,7 @@ function isSystemError(error: unknown): boolean {
  * Finds the candidate that a mistyped word probably means: one that differs only in case, or in at most a third of its characters (one
  * in a short word); else the only candidate that starts with the word.
  */
-export function nearest(word: string, candidates: readonly string[]): string | undefined {
+export function findNearest(word: string, candidates: readonly string[]): string | undefined {
   const lower = word.toLowerCase()
   let best: string | undefined
   let bestDistance = Math.max(1, Math.floor(word.length / 3)) + 1

@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto'
 import { link, readdir, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import { errnoOf } from './errors.ts'
+import { getErrno } from './errors.ts'
 import { readSmallFile } from './fs.ts'
 import { parseObject } from './json.ts'
 import { type Logger, silentLogger } from './logger.ts'
-import { bootOf, readBootId, readPidNamespace, readProcessStat } from './process.ts'
+import { getBoot, readBootId, readPidNamespace, readProcessStat } from './process.ts'
 import { type Clock, runEvery, logFailure } from './time.ts'
 
 /** A lock file that this process holds. */
@@ -90,7 +90,7 @@ function startHeartbeat(path: string, self: LockHolder, options: FileLockOptions
   const round = () => {
     work = beat().catch((error: unknown) => {
       // The lock survives a disk that fails for a moment.
-      if (errnoOf(error) === undefined) onFailure(error)
+      if (getErrno(error) === undefined) onFailure(error)
     })
     return work
   }
@@ -151,7 +151,7 @@ async function readTouchTime(path: string): Promise<bigint | undefined> {
   try {
     return (await stat(path, { bigint: true })).mtimeNs
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return undefined
+    if (getErrno(error) === 'ENOENT') return undefined
     throw error
   }
 }
@@ -165,7 +165,7 @@ async function publish(path: string, self: LockHolder): Promise<boolean> {
     await link(candidate, path)
     return true
   } catch (error) {
-    const code = errnoOf(error)
+    const code = getErrno(error)
     // ENOENT: the holder of the lock has removed the candidate.
     if (code === 'EEXIST' || code === 'ENOENT') return false
     if (code === 'EPERM' || code === 'ENOTSUP' || code === 'ENOSYS') return publishWithoutLinks(path, content)
@@ -180,7 +180,7 @@ async function publishWithoutLinks(path: string, content: string): Promise<boole
     await writeFile(path, content, { flag: 'wx', mode: 0o600 })
     return true
   } catch (error) {
-    if (errnoOf(error) === 'EEXIST') return false
+    if (getErrno(error) === 'EEXIST') return false
     throw error
   }
 }
@@ -197,8 +197,8 @@ async function readHolder(path: string): Promise<LockHolder | undefined> {
   try {
     return parseHolder(await readSmallFile(path)) ?? unknownHolder
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return undefined
-    if (errnoOf(error) === 'EFBIG') return unknownHolder
+    if (getErrno(error) === 'ENOENT') return undefined
+    if (getErrno(error) === 'EFBIG') return unknownHolder
     throw error
   }
 }
@@ -231,7 +231,7 @@ function parseHolder(text: string): LockHolder | undefined {
   const former = stringOrUndefined(identity)
   return {
     pid: pid as number,
-    bootId: stringOrUndefined(bootId) ?? bootOf(former),
+    bootId: stringOrUndefined(bootId) ?? getBoot(former),
     pidNamespace: stringOrUndefined(pidNamespace),
     instance: stringOrUndefined(instance),
     processStart: stringOrUndefined(processStart) ?? former?.slice(former.lastIndexOf(':') + 1),
@@ -254,8 +254,8 @@ async function isHolderAlive(
   try {
     process.kill(holder.pid, 0)
   } catch (error) {
-    if (errnoOf(error) === 'ESRCH') return false
-    if (errnoOf(error) !== 'EPERM') throw error
+    if (getErrno(error) === 'ESRCH') return false
+    if (getErrno(error) !== 'EPERM') throw error
   }
   const stat = await readProcessStat(holder.pid)
   if (stat?.ended) return false

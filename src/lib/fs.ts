@@ -3,7 +3,7 @@ import { constants } from 'node:fs'
 import { type FileHandle, mkdir, mkdtemp, open, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
-import { errnoOf, MirrorError, systemError } from './errors.ts'
+import { getErrno, MirrorError, createSystemError } from './errors.ts'
 import { describeForeign, findForeign, maxSmallFileBytes } from './ownership.ts'
 
 /** Codes of an fsync that cannot be done: the folder is not readable, or its file system has no such call. */
@@ -63,7 +63,7 @@ export async function makeFolder(path: string, mode = 0o700): Promise<string | u
     return await makeSingleFolder(path, mode)
   } catch (error) {
     const parent = dirname(path)
-    if (errnoOf(error) !== 'ENOENT' || parent === path) throw error
+    if (getErrno(error) !== 'ENOENT' || parent === path) throw error
     const first = await makeFolder(parent, mode)
     return (await makeSingleFolder(path, mode)) === undefined ? first : (first ?? path)
   }
@@ -74,7 +74,7 @@ async function makeSingleFolder(path: string, mode: number): Promise<string | un
     await mkdir(path, { mode })
   } catch (error) {
     // Accept an existing folder for any error: on a read-only file system mkdir does not fail with EEXIST.
-    if (errnoOf(error) === 'ENOENT' || !(await isFolder(path))) throw error
+    if (getErrno(error) === 'ENOENT' || !(await isFolder(path))) throw error
     return undefined
   }
   await syncParent(dirname(path))
@@ -85,7 +85,7 @@ async function syncParent(parent: string): Promise<void> {
   try {
     await syncFolder(parent)
   } catch (error) {
-    if (!harmlessSyncCodes.includes(errnoOf(error) ?? '')) throw error
+    if (!harmlessSyncCodes.includes(getErrno(error) ?? '')) throw error
   }
 }
 
@@ -114,7 +114,7 @@ export async function pathExists(path: string): Promise<boolean> {
     await stat(path)
     return true
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return false
+    if (getErrno(error) === 'ENOENT') return false
     throw error
   }
 }
@@ -124,7 +124,7 @@ export async function ifVisible<T>(look: Promise<T>): Promise<T | undefined> {
   try {
     return await look
   } catch (error) {
-    if (['ENOENT', 'ESRCH', 'EACCES', 'EPERM', 'ENOTDIR'].includes(errnoOf(error) ?? '')) return undefined
+    if (['ENOENT', 'ESRCH', 'EACCES', 'EPERM', 'ENOTDIR'].includes(getErrno(error) ?? '')) return undefined
     throw error
   }
 }
@@ -134,7 +134,7 @@ export async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined>
   try {
     return await ask()
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined
+    if (getErrno(error) === 'ENOENT' || getErrno(error) === 'ENOTDIR') return undefined
     throw error
   }
 }
@@ -148,7 +148,7 @@ export async function readSmallFile(path: string, limit = maxSmallFileBytes): Pr
   const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
   try {
     const { size } = await file.stat()
-    if (size > limit) throw systemError('EFBIG', 'read', `${path} has ${size} bytes, more than ${limit}`)
+    if (size > limit) throw createSystemError('EFBIG', 'read', `${path} has ${size} bytes, more than ${limit}`)
     const buffer = Buffer.alloc(size + 1)
     let length = 0
     for (;;) {
@@ -167,7 +167,7 @@ export async function readSmallFile(path: string, limit = maxSmallFileBytes): Pr
  * when other users could move the folder away from there: each part of the path must belong to root or this user, and must not be
  * writable by others unless it is sticky. Throws a MirrorError when no parent is safe.
  */
-export async function temporaryFolder(prefix: string): Promise<string> {
+export async function createTemporaryFolder(prefix: string): Promise<string> {
   return mkdtemp(join(findSafeParent(), prefix))
 }
 

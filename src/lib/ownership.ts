@@ -1,7 +1,7 @@
 import { constants, lstatSync, readFileSync, readlinkSync, type Stats } from 'node:fs'
 import { lstat, open, realpath } from 'node:fs/promises'
 import { dirname, resolve, sep } from 'node:path'
-import { errnoOf } from './errors.ts'
+import { getErrno } from './errors.ts'
 
 const maxSymlinks = 40
 
@@ -71,16 +71,16 @@ export function findForeign(path: string, { uid = 0, anyFile = false }: Trusted 
 
 /** Describes an untrusted part for a message: `/home/alice belongs to alice`. */
 export function describeForeign({ path, owner }: ForeignPart): string {
-  return owner === undefined ? `others can write ${path}` : `${path} belongs to ${userName(owner)}`
+  return owner === undefined ? `others can write ${path}` : `${path} belongs to ${getUserName(owner)}`
 }
 
 /** Returns the name of a user from /etc/passwd, or `user UID` when it is not listed. */
-export function userName(uid: number): string {
+export function getUserName(uid: number): string {
   return findPasswdFields(uid)?.[0] ?? `user ${uid}`
 }
 
 /** Returns the home folder of a user from /etc/passwd; undefined when the user is not listed. */
-export function userHome(uid: number): string | undefined {
+export function getUserHome(uid: number): string | undefined {
   return findPasswdFields(uid)?.[5]
 }
 
@@ -89,7 +89,7 @@ function findPasswdFields(uid: number): string[] | undefined {
     const lines = readFileSync('/etc/passwd', 'utf8').split('\n')
     return lines.map((line) => line.split(':')).find((fields) => fields[2] === String(uid))
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     return undefined
   }
 }
@@ -98,7 +98,7 @@ function lstatIfPresent(path: string): Stats | undefined {
   try {
     return lstatSync(path, { throwIfNoEntry: false })
   } catch (error) {
-    if (errnoOf(error) === 'ENOTDIR') return undefined
+    if (getErrno(error) === 'ENOTDIR') return undefined
     throw error
   }
 }
@@ -146,7 +146,7 @@ async function orUndefinedIfRefused<T>(ask: () => Promise<T>): Promise<T | undef
   try {
     return await ask()
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     return undefined
   }
 }

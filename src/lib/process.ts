@@ -4,7 +4,7 @@ import { totalmem } from 'node:os'
 import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createDeferred } from './async.ts'
-import { errnoOf } from './errors.ts'
+import { getErrno } from './errors.ts'
 import { ifVisible } from './fs.ts'
 
 const maxOutputBytes = 16 * 1024 * 1024
@@ -52,7 +52,7 @@ export async function getProcessIdentity(pid: number): Promise<string | undefine
 }
 
 /** Returns the boot id of a process identity; undefined when the identity has none. */
-export function bootOf(identity: string | undefined): string | undefined {
+export function getBoot(identity: string | undefined): string | undefined {
   const boot = identity?.slice(0, identity.lastIndexOf(':'))
   return boot === 'boot' || boot === '' ? undefined : boot
 }
@@ -65,7 +65,7 @@ export async function isSameProcess(pid: number, identity: string | undefined): 
     process.kill(pid, 0)
     return true
   } catch (error) {
-    return errnoOf(error) === 'EPERM'
+    return getErrno(error) === 'EPERM'
   }
 }
 
@@ -178,7 +178,7 @@ function collect(stream: Readable, onOverflow: () => void): () => string {
 }
 
 /** Quotes a text as one word of a POSIX shell's command line, where it needs quotes. */
-export function shellWord(text: string): string {
+export function quoteShellWord(text: string): string {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`
 }
 
@@ -204,7 +204,7 @@ export function signalGroup(pid: number, signal: NodeJS.Signals | 0): boolean {
     return process.kill(-pid, signal)
   } catch (error) {
     // EPERM: macOS returns it for a group with only a zombie left.
-    if (errnoOf(error) === 'ESRCH' || errnoOf(error) === 'EPERM') return false
+    if (getErrno(error) === 'ESRCH' || getErrno(error) === 'EPERM') return false
     throw error
   }
 }
@@ -252,6 +252,6 @@ export interface CommandEnvironment {
  * Returns the memory limit of this process, bytes: the container's limit, or the machine's memory. Without a limit
  * `constrainedMemory` returns 0, or more than any machine has.
  */
-export function memoryLimit(): number {
+export function getMemoryLimit(): number {
   return Math.min(process.constrainedMemory() || Infinity, totalmem())
 }

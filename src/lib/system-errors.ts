@@ -2,9 +2,9 @@ import { accessSync, constants, lstatSync, type Stats, statSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { devNull } from 'node:os'
 import { dirname, resolve, sep } from 'node:path'
-import { codeOf, errnoOf } from './errors.ts'
-import { userName } from './ownership.ts'
-import { shellWord } from './process.ts'
+import { getCode, getErrno } from './errors.ts'
+import { getUserName } from './ownership.ts'
+import { quoteShellWord } from './process.ts'
 import type { Clock } from './time.ts'
 
 const verbs: Readonly<Record<string, string>> = {
@@ -42,7 +42,7 @@ interface FileFailure {
 /** Explains a system error about a file; undefined for any other error. `path`: used for an error that names none. */
 export function describeFileFailure(error: unknown, path = getErrorPath(error)): FileFailure | undefined {
   const plain = (why: string, next: string[] = []): FileFailure => ({ path, why, next, owner: undefined })
-  switch (errnoOf(error)) {
+  switch (getErrno(error)) {
     case 'EACCES':
     case 'EPERM':
       return path === undefined ? plain('no permission') : { path, ...describeDenial(resolve(path)) }
@@ -75,7 +75,7 @@ export function formatFileFailure(error: unknown, { path, why }: FileFailure): s
 }
 
 /** Returns the reason as a clause for `FILE cannot be read: …`; the error's message when there is no explanation. */
-export function fileFailureReason(error: unknown): string {
+export function getFileFailureReason(error: unknown): string {
   return describeFileFailure(error)?.why ?? (error instanceof Error ? error.message : String(error))
 }
 
@@ -105,12 +105,12 @@ function describeDenialBy(path: string, mode: string, isItself: boolean): Omit<F
   if (stats.uid === process.geteuid()) {
     const adds = isItself && isFolder ? 'u+rwx' : mode
     const what = isItself ? 'its mode denies it' : `the mode of ${path} denies it`
-    return { why: `no permission, because ${what}`, next: [`chmod ${adds} ${shellWord(path)}`], owner: undefined }
+    return { why: `no permission, because ${what}`, next: [`chmod ${adds} ${quoteShellWord(path)}`], owner: undefined }
   }
-  const owner = userName(stats.uid)
+  const owner = getUserName(stats.uid)
   const why = isItself ? `it belongs to ${owner}` : `${path} belongs to ${owner}`
   // Suggest no chown for a folder above, because other users may need it too.
-  const next = isItself ? [`sudo chown -R "$(id -un)": ${shellWord(path)}   (if it should be yours)`] : []
+  const next = isItself ? [`sudo chown -R "$(id -un)": ${quoteShellWord(path)}   (if it should be yours)`] : []
   return { why: `no permission, because ${why}`, next, owner }
 }
 
@@ -128,7 +128,7 @@ function getFoldersAbove(path: string): string[] {
 function findNearestPath(path: string): string {
   let at = resolve(path)
   while (at !== sep && at !== dirname(at) && statIfPresent(at) === undefined) at = dirname(at)
-  return shellWord(at)
+  return quoteShellWord(at)
 }
 
 function canAccess(path: string, mode: number): boolean {
@@ -136,7 +136,7 @@ function canAccess(path: string, mode: number): boolean {
     accessSync(path, mode)
     return true
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     return false
   }
 }
@@ -145,12 +145,12 @@ function statIfPresent(path: string): Stats | undefined {
   try {
     return statSync(path)
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
   }
   try {
     return lstatSync(path)
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     return undefined
   }
 }
@@ -159,7 +159,7 @@ type Part = 'fetch' | 'hash'
 
 /** Returns the code of a failure of this process itself, from the error or its causes; undefined for any other failure. */
 export function findProcessFaultCode(error: unknown): string | undefined {
-  const code = codeOf(error)
+  const code = getCode(error)
   if (code !== undefined && processFaultCodes.test(code)) return code
   if (error instanceof AggregateError)
     return error.errors.map(findProcessFaultCode).find((found) => found !== undefined)
@@ -188,7 +188,7 @@ export class ProcessHealth {
   watch(part: Part): WorkWatcher {
     return {
       failed: (error) => {
-        const code = part === 'hash' ? (codeOf(error) ?? 'the thread has ended') : findProcessFaultCode(error)
+        const code = part === 'hash' ? (getCode(error) ?? 'the thread has ended') : findProcessFaultCode(error)
         if (code === undefined) return
         const until = this.#clock.monotonic() + (shortageCodes.test(code) ? expiryMs.shortage : expiryMs.other)
         this.#parts.set(part, { reason: `${partFailures[part]}: ${code}`, until })
@@ -211,7 +211,7 @@ async function checkDescriptors(): Promise<string | undefined> {
     await (await open(devNull)).close()
     return undefined
   } catch (error) {
-    const code = errnoOf(error)
+    const code = getErrno(error)
     if (code === undefined) throw error
     return `The mirror cannot open a file: ${code}`
   }

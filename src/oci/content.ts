@@ -55,7 +55,7 @@ export function isManifestType(type: string): boolean {
 }
 
 /** Returns a Content-Type without its parameters, in lower case. */
-export function bareMediaType(contentType: string): string {
+export function stripMediaType(contentType: string): string {
   return contentType.split(';', 1)[0]!.trim().toLowerCase()
 }
 
@@ -170,7 +170,7 @@ function isMediaTypeText(type: unknown): type is string {
  * even as `text/html`.
  */
 function chooseMediaType(json: Record<string, unknown>, contentType: string): string {
-  const sent = bareMediaType(contentType)
+  const sent = stripMediaType(contentType)
   if (sent.startsWith('application/vnd.') && isManifestType(sent)) return sent
   const own = json['mediaType']
   if (typeof own === 'string' && isManifestType(own)) return own
@@ -196,7 +196,7 @@ function hasIndexMembers(json: Members, type: string | undefined): boolean {
 }
 
 /** Returns the key of an artifact type in memory: the type itself, or its digest when it is too long for a media type. */
-export function artifactTypeKey(type: string): string {
+export function toArtifactTypeKey(type: string): string {
   return type.length <= maxMediaTypeLength ? type : computeDigest(Buffer.from(type))
 }
 
@@ -318,7 +318,7 @@ export interface SmallContent {
 }
 
 /** Creates content from bytes: a latin1 string up to 64 KiB, the bytes themselves beyond. */
-export function smallContent(bytes: Uint8Array<ArrayBuffer>): SmallContent {
+export function toSmallContent(bytes: Uint8Array<ArrayBuffer>): SmallContent {
   const { length: size } = bytes
   if (size > maxStringBytes) return { size, body: bytes }
   return { size, body: Buffer.from(bytes.buffer, bytes.byteOffset, size).toString('latin1') }

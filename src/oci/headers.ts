@@ -67,7 +67,7 @@ export function removeNamespace(query: string): string {
  * tokens and any form of URL. Only the query counts, because the path is that of the request.
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-tags, RFC 8288 §3
  */
-export function nextPageOf(link: string | undefined): string | undefined {
+export function parseNextPage(link: string | undefined): string | undefined {
   const target = link === undefined ? undefined : findNextTarget(link)
   const base = 'http://registry.invalid/'
   if (target === undefined || !URL.canParse(target, base)) return undefined

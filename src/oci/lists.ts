@@ -1,6 +1,6 @@
 import { isObject, readJsonObject } from '../lib/json.ts'
 import { mediaType } from './content.ts'
-import { type Digest, digestAlgorithm, digestHex } from './reference.ts'
+import { type Digest, getDigestAlgorithm, getDigestHex } from './reference.ts'
 import { OciError } from './errors.ts'
 import { isSamePage } from './headers.ts'
 import type { Page } from './route.ts'
@@ -30,12 +30,12 @@ export function paginate(
  * Returns the tag under which registries without the referrers API keep the list of an image's referrers.
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#referrers-tag-schema
  */
-export function referrersTag(digest: Digest): string {
-  return `${digestAlgorithm(digest).slice(0, 32)}-${digestHex(digest).slice(0, 64)}`
+export function toReferrersTag(digest: Digest): string {
+  return `${getDigestAlgorithm(digest).slice(0, 32)}-${getDigestHex(digest).slice(0, 64)}`
 }
 
 /** Creates an image index of these descriptors; only those with the artifact type, when one is given. */
-export function referrersIndex(
+export function createReferrersIndex(
   manifests: readonly unknown[],
   artifactType: string | undefined,
 ): Uint8Array<ArrayBuffer> {

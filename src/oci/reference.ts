@@ -24,12 +24,12 @@ export function parseDigest(text: string): Digest | undefined {
 }
 
 /** Returns the algorithm of a digest. */
-export function digestAlgorithm(digest: Digest): DigestAlgorithm {
+export function getDigestAlgorithm(digest: Digest): DigestAlgorithm {
   return digest.slice(0, digest.indexOf(':')) as DigestAlgorithm
 }
 
 /** Returns the hexadecimal part of a digest, which is safe as a file name. */
-export function digestHex(digest: Digest): string {
+export function getDigestHex(digest: Digest): string {
   return digest.slice(digest.indexOf(':') + 1)
 }
 
@@ -116,7 +116,7 @@ export function looksLikeRegistry(segment: string): boolean {
 }
 
 /** Formats the mirror.yaml setting that mirrors registries: `upstreams: {ghcr.io: {}}`. Quotes names where YAML needs it. */
-export function upstreamSetting(...hosts: string[]): string {
+export function formatUpstreamSetting(...hosts: string[]): string {
   const keys = hosts.map((host) => (/^[a-z0-9.-]+$/.test(host) ? host : `'${host}'`))
   return `upstreams: {${keys.map((key) => `${key}: {}`).join(', ')}}`
 }
@@ -136,12 +136,12 @@ export function parseReference(text: string): Reference | undefined {
 }
 
 /** Returns the reference as it appears in a URL. */
-export function referenceText(reference: Reference): string {
+export function formatReference(reference: Reference): string {
   return reference.kind === 'tag' ? reference.tag : reference.digest
 }
 
 /** Returns the name of a registry in image references: `docker.io` for each host name of Docker Hub. */
-export function canonicalRegistry(host: string): string {
+export function toCanonicalRegistry(host: string): string {
   return host === 'index.docker.io' || host === 'registry-1.docker.io' ? 'docker.io' : host
 }
 

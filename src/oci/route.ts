@@ -1,7 +1,7 @@
 import {
   type Digest,
   parseDigest,
-  canonicalRegistry,
+  toCanonicalRegistry,
   isRepositoryName,
   looksLikeRegistry,
   parseReference,
@@ -65,7 +65,7 @@ export function parseRoute(target: string, addressing: Addressing, method = 'GET
   const mark = target.indexOf('?')
   const query = mark === -1 ? undefined : new URLSearchParams(target.slice(mark + 1))
   const segments = (mark === -1 ? target : target.slice(0, mark)).split('/').map(decodeSegment)
-  if (segments[0] !== '') throw notFound()
+  if (segments[0] !== '') throw createNotFoundError()
 
   let prefix: string | undefined
   let at = 1
@@ -73,7 +73,7 @@ export function parseRoute(target: string, addressing: Addressing, method = 'GET
     prefix = parseRegistry(segments[1]!)
     at = 2
   }
-  if (segments[at] !== 'v2') throw notFound()
+  if (segments[at] !== 'v2') throw createNotFoundError()
   const path = segments.slice(at + 1)
   const ns = parseNamespace(query)
   const named = ns ?? prefix
@@ -111,7 +111,7 @@ export function parseRoute(target: string, addressing: Addressing, method = 'GET
       ? { kind: 'uploads', ...repository(last - 2), wanted }
       : { kind: 'upload', ...repository(last - 2), id: leaf, wanted }
   }
-  throw notFound()
+  throw createNotFoundError()
 }
 
 /** Finds the registry of a repository: `ns` first, then `upstream/<registry>/`, then a first segment that looks like a registry. */
@@ -149,7 +149,7 @@ function parseRegistry(text: string): string {
   const host = parseRegistryHost(text)
   if (host === undefined)
     throw new OciError('NAME_INVALID', 400, 'The registry is not a host name with an optional port.')
-  return canonicalRegistry(host)
+  return toCanonicalRegistry(host)
 }
 
 function parseName(path: string[]): string {
@@ -161,14 +161,14 @@ function parseName(path: string[]): string {
 function parseManifestReference(text: string, method: string): Reference {
   const reference = parseReference(text)
   if (reference) return reference
-  if (text.includes(':')) throw invalidDigest()
+  if (text.includes(':')) throw createInvalidDigestError()
   const why = 'The reference is neither a tag nor a digest.'
   throw method === 'PUT' ? new OciError('MANIFEST_INVALID', 400, why) : new OciError('MANIFEST_UNKNOWN', 404, why)
 }
 
 function parseRouteDigest(text: string): Digest {
   const digest = parseDigest(text)
-  if (!digest) throw invalidDigest()
+  if (!digest) throw createInvalidDigestError()
   return digest
 }
 
@@ -193,5 +193,7 @@ function decodeSegment(segment: string): string {
   }
 }
 
-const invalidDigest = () => new OciError('DIGEST_INVALID', 400, 'The digest is not a valid sha256 or sha512 digest.')
-const notFound = () => new OciError('UNSUPPORTED', 404, 'This path does not exist; the registry API is below /v2/.')
+const createInvalidDigestError = () =>
+  new OciError('DIGEST_INVALID', 400, 'The digest is not a valid sha256 or sha512 digest.')
+const createNotFoundError = () =>
+  new OciError('UNSUPPORTED', 404, 'This path does not exist; the registry API is below /v2/.')

@@ -1,4 +1,4 @@
-import { type Digest, digestAlgorithm, digestHex } from '../oci/reference.ts'
+import { type Digest, getDigestAlgorithm, getDigestHex } from '../oci/reference.ts'
 import { ManifestMarker, getRemovedImageNames, StoredLinks } from './images.ts'
 import type { PushedStore } from './repositories.ts'
 import { withChanges, copyRepository, type PushedChange, type PushedRepository } from './repository.ts'
@@ -194,7 +194,7 @@ function selectRemovedTags(
     if (digest !== undefined && !stillTagged.has(digest)) orphaned.add(digest)
   }
   const attached = new Set(
-    Array.from(orphaned, (digest) => `${digestAlgorithm(digest)}-${digestHex(digest).slice(0, 64)}`),
+    Array.from(orphaned, (digest) => `${getDigestAlgorithm(digest)}-${getDigestHex(digest).slice(0, 64)}`),
   )
   for (const tag of repository.tags.keys()) if (attached.has(parseAttachedTag(tag) ?? '')) removed.add(tag)
   return removed

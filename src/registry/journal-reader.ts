@@ -1,5 +1,5 @@
 import { type FileHandle, open, readdir, rename, utimes } from 'node:fs/promises'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
 import type { StoreLayout } from '../store/layout.ts'
@@ -311,7 +311,7 @@ export class DamagedJournals {
         reason: 'its first line, which names the repository, cannot be read',
       })
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
       const reason = describeReadError(error)
       this.#logger.error({ path, reason }, 'the journal of a pushed repository cannot be read')
       this.#journals.set(journal, { path, reason, recoverable: undefined })
@@ -321,7 +321,7 @@ export class DamagedJournals {
 
 /** Describes a system error that prevents reading a journal. */
 export function describeReadError(error: unknown): string {
-  return `the file cannot be read (${errnoOf(error) ?? String(error)})`
+  return `the file cannot be read (${getErrno(error) ?? String(error)})`
 }
 
 /** Sets the modification time to now: the time in quarantine counts from it. */

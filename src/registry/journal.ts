@@ -1,10 +1,10 @@
 import { open } from 'node:fs/promises'
 import { createDeferred, type Deferred } from '../lib/async.ts'
 import { writeFileAtomic } from '../lib/fs.ts'
-import { artifactTypeKey } from '../oci/content.ts'
+import { toArtifactTypeKey } from '../oci/content.ts'
 import { type Digest, isRepositoryName } from '../oci/reference.ts'
 import {
-  damaged,
+  throwDamaged,
   readDigest,
   parseRecordJson,
   readList,
@@ -255,7 +255,7 @@ export function parseJournalHead(line: string): JournalHead | undefined {
     const head = readObject(value)
     const name = readText(head['name'])
     const written = readNumber(head['format'])
-    if (!Number.isInteger(written) || written < 1 || !isRepositoryName(name)) return damaged()
+    if (!Number.isInteger(written) || written < 1 || !isRepositoryName(name)) return throwDamaged()
     return { name, version: written < journalFormat ? 'older' : written > journalFormat ? 'newer' : 'current' }
   })
 }
@@ -305,9 +305,9 @@ function parseChange(json: unknown): PushedChange {
         ...(value['subject'] === undefined ? {} : { subject: readDigest(value['subject']) }),
         ...(value['artifactType'] === undefined
           ? {}
-          : { artifactType: artifactTypeKey(readText(value['artifactType'])) }),
+          : { artifactType: toArtifactTypeKey(readText(value['artifactType'])) }),
       }
     default:
-      return damaged()
+      return throwDamaged()
   }
 }

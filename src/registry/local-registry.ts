@@ -1,8 +1,14 @@
 import { LargeListQueue } from '../lib/body-memory.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import type { Clock } from '../lib/time.ts'
 import { toBytes, maxStringBytes, mediaType } from '../oci/content.ts'
-import { type Digest, digestAlgorithm, type DigestAlgorithm, type Reference, referenceText } from '../oci/reference.ts'
+import {
+  type Digest,
+  getDigestAlgorithm,
+  type DigestAlgorithm,
+  type Reference,
+  formatReference,
+} from '../oci/reference.ts'
 import { OciError } from '../oci/errors.ts'
 import { paginate } from '../oci/lists.ts'
 import type {
@@ -20,7 +26,7 @@ import type {
   User,
 } from '../oci/registry.ts'
 import type { Page, Repository } from '../oci/route.ts'
-import { isStored, SmallContents, storedManifest } from '../store/contents.ts'
+import { isStored, SmallContents, openStoredManifest } from '../store/contents.ts'
 import { LocalManifests } from './manifests.ts'
 import { listReferrers } from './referrers.ts'
 import type { PushedStore } from './repositories.ts'
@@ -81,13 +87,13 @@ export class LocalRegistry implements PushRegistry {
       if (size > maxStringBytes) {
         const { blobs } = this.#store
         const isOnDisk = await isStored(blobs, digest, size)
-        if (isOnDisk) return { ...answer, body: undefined, stored: storedManifest(blobs, digest, size) }
+        if (isOnDisk) return { ...answer, body: undefined, stored: openStoredManifest(blobs, digest, size) }
       } else {
         const body = await this.#contents.loadStored(digest, size)
         if (body) return { ...answer, body }
       }
     }
-    throw new OciError('MANIFEST_UNKNOWN', 404, `There is no ${referenceText(reference)} in ${name}.`)
+    throw new OciError('MANIFEST_UNKNOWN', 404, `There is no ${formatReference(reference)} in ${name}.`)
   }
 
   async blob({ name }: Repository, digest: Digest, { head }: Caller): Promise<BlobResponse> {
@@ -171,7 +177,7 @@ export class LocalRegistry implements PushRegistry {
   }
 
   async putBlob(repository: Repository, digest: Digest, chunk: UploadChunk): Promise<void> {
-    const session = this.#uploads.start(repository, undefined, digestAlgorithm(digest))
+    const session = this.#uploads.start(repository, undefined, getDigestAlgorithm(digest))
     try {
       await this.#uploads.finish(session, digest, chunk)
     } finally {
@@ -239,7 +245,7 @@ export class LocalRegistry implements PushRegistry {
       await repositories.commit(name, [toChange(now)])
     } catch (error) {
       // Ignore a full disk, which must not prevent the pull.
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
     } finally {
       release()
     }

@@ -1,15 +1,15 @@
 import { KeyedQueue } from '../lib/async.ts'
 import {
-  artifactTypeKey,
+  toArtifactTypeKey,
   isForeignLayer,
   maxManifestBytes,
   mediaType,
   type ReadManifest,
   readPushedManifest,
 } from '../oci/content.ts'
-import { type Digest, digestAlgorithm, computeDigest, type Reference } from '../oci/reference.ts'
+import { type Digest, getDigestAlgorithm, computeDigest, type Reference } from '../oci/reference.ts'
 import { OciError } from '../oci/errors.ts'
-import { referrersTag } from '../oci/lists.ts'
+import { toReferrersTag } from '../oci/lists.ts'
 import type { ManifestPushed, PushedBody } from '../oci/registry.ts'
 import type { Repository } from '../oci/route.ts'
 import { changeReferrersList, toReferrerEntry, type ReferrerEntry } from './referrers.ts'
@@ -36,7 +36,10 @@ export class LocalManifests {
   /** Stores a manifest and sets its tags. Throws an OciError for one that is invalid, or that names missing content. */
   async put({ name }: Repository, reference: Reference, body: PushedBody): Promise<ManifestPushed> {
     const read = await readPushedManifest(body.bytes, body.mediaType)
-    const digest = computeDigest(body.bytes, reference.kind === 'digest' ? digestAlgorithm(reference.digest) : 'sha256')
+    const digest = computeDigest(
+      body.bytes,
+      reference.kind === 'digest' ? getDigestAlgorithm(reference.digest) : 'sha256',
+    )
     if (reference.kind === 'digest' && reference.digest !== digest)
       throw new OciError('DIGEST_INVALID', 400, `The manifest does not hash to ${reference.digest}.`)
     const tags = reference.kind === 'tag' ? [reference.tag] : body.tags
@@ -119,7 +122,7 @@ export class LocalManifests {
     digest: Digest,
     entry: ReferrerEntry | undefined,
   ): Promise<void> {
-    const tag = referrersTag(subject)
+    const tag = toReferrersTag(subject)
     // Return at once for a subject without such a list, as most are: it must not wait for the others.
     if (!this.#store.repositories.get(name)?.tags.has(tag)) return
     await this.#lists.run('all', async () => {
@@ -162,7 +165,7 @@ function toManifestRecord(
 ): PushedManifest {
   const referrer = subject !== undefined && {
     subject,
-    ...(artifactType !== undefined && { artifactType: artifactTypeKey(artifactType) }),
+    ...(artifactType !== undefined && { artifactType: toArtifactTypeKey(artifactType) }),
   }
   return { mediaType: type, size, ...referrer, pushedAt, heldSince }
 }

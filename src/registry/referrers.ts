@@ -1,5 +1,5 @@
 import { isObject, readJsonObject } from '../lib/json.ts'
-import { artifactTypeKey, maxManifestBytes, mediaType, presentMembers, type ReadManifest } from '../oci/content.ts'
+import { toArtifactTypeKey, maxManifestBytes, mediaType, presentMembers, type ReadManifest } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import { paginate } from '../oci/lists.ts'
 import type { Page } from '../oci/route.ts'
@@ -55,7 +55,7 @@ export async function listReferrers(
   { subject, artifactType, page }: ReferrersQuery,
   read: (digest: Digest, size: number) => Promise<Uint8Array | undefined>,
 ): Promise<{ readonly index: Uint8Array<ArrayBuffer>; readonly next: string | undefined }> {
-  const key = artifactType === undefined ? undefined : artifactTypeKey(artifactType)
+  const key = artifactType === undefined ? undefined : toArtifactTypeKey(artifactType)
   const all = new Map<string, PushedManifest>()
   for (const [digest, manifest] of repository?.manifests ?? [])
     if (manifest.subject === subject && (key === undefined || manifest.artifactType === key)) all.set(digest, manifest)

@@ -1,6 +1,6 @@
 import { copyFile, link, readdir, rm } from 'node:fs/promises'
 import { eachLimited } from '../lib/async.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/reference.ts'
 import type { StoreLayout } from '../store/layout.ts'
@@ -150,7 +150,7 @@ export class PushedRepositories {
       await journal.commit([])
       await this.discardDamaged(name)
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
       this.#logger.error({ repository: name, error: String(error) }, 'could not write a journal; trying again later')
     }
   }
@@ -160,7 +160,7 @@ export class PushedRepositories {
     try {
       read = await readJournal(path)
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
       return this.#damaged.recordUnreadable(path, describeReadError(error))
     }
     const { head, repository, lines, bytes, isTorn, unreadable } = read
@@ -180,7 +180,7 @@ export class PushedRepositories {
     try {
       await journal.commit([])
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
       this.#logger.warn({ path, error: String(error) }, 'could not rewrite a journal; trying again with the next push')
     }
   }
@@ -200,7 +200,7 @@ export class PushedRepositories {
       await journal.commit([])
       this.#logger.error(fields, 'the journal of a pushed repository has damaged lines')
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
       this.#hasUncopied = true
       report.path = path
       this.#logger.error({ ...fields, error: String(error) }, 'could not copy a damaged journal')
@@ -213,7 +213,7 @@ async function linkOrCopy(path: string, target: string): Promise<void> {
   try {
     await link(path, target)
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     await copyFile(path, target)
   }
 }

@@ -1,9 +1,15 @@
 import { randomBytes } from 'node:crypto'
-import { errnoOf, reserveOf } from '../lib/errors.ts'
+import { getErrno, reserveOf } from '../lib/errors.ts'
 import { type Logger, silentLogger } from '../lib/logger.ts'
 import { type Clock, runEvery, logFailure } from '../lib/time.ts'
 import { formatBytes } from '../lib/units.ts'
-import { createDigester, type Digest, type DigestAlgorithm, digestAlgorithm, type Digester } from '../oci/reference.ts'
+import {
+  createDigester,
+  type Digest,
+  type DigestAlgorithm,
+  getDigestAlgorithm,
+  type Digester,
+} from '../oci/reference.ts'
 import { OciError } from '../oci/errors.ts'
 import type { UploadChunk, UploadName, UploadState, User } from '../oci/registry.ts'
 import type { Repository } from '../oci/route.ts'
@@ -188,9 +194,9 @@ class UploadSession {
     this.#writer ??= await this.#options.blobs.create()
     const { algorithm } = this.#options
     const isMatch =
-      digestAlgorithm(digest) === algorithm
+      getDigestAlgorithm(digest) === algorithm
         ? this.#digester.digest() === digest
-        : (await rehash(this.#writer, digestAlgorithm(digest))) === digest
+        : (await rehash(this.#writer, getDigestAlgorithm(digest))) === digest
     if (isMatch) await this.#writer.commit(digest)
     return isMatch
   }
@@ -299,7 +305,7 @@ async function cancelQuietly(session: UploadSession): Promise<void> {
   try {
     await session.cancel()
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
   }
 }
 
@@ -328,7 +334,7 @@ export async function translateDiskErrors<T>(task: () => Promise<T>): Promise<T>
     return await task()
   } catch (error) {
     const minFree = reserveOf(error)
-    const why = minFree === undefined ? reasons[errnoOf(error) ?? ''] : describeReserve(minFree)
+    const why = minFree === undefined ? reasons[getErrno(error) ?? ''] : describeReserve(minFree)
     throw why === undefined ? error : new OciError('DENIED', 507, `${why} Existing images can still be pulled.`)
   }
 }
@@ -352,6 +358,6 @@ const reasons: Readonly<Record<string, string>> = {
 }
 
 function isDiskFull(error: unknown): boolean {
-  const code = errnoOf(error)
+  const code = getErrno(error)
   return code === 'ENOSPC' || code === 'EDQUOT'
 }

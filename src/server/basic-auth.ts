@@ -2,7 +2,7 @@ import { createHash, createHmac, randomBytes } from 'node:crypto'
 import { readFile, stat } from 'node:fs/promises'
 import type { IncomingMessage } from 'node:http'
 import { LRUCache } from 'lru-cache'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { normalizeAddress } from '../lib/network.ts'
 import type { Clock } from '../lib/time.ts'
@@ -55,7 +55,7 @@ export async function createBasicAuth(
      */
     authorize: async (request: IncomingMessage, client: { readonly signal: AbortSignal }): Promise<string> => {
       const given = parseBasicAuthorization(request.headers.authorization)
-      if (!given) throw unauthorized()
+      if (!given) throw createUnauthorizedError()
       const { user, password } = given
       const { hash, isKnown } = (await file.users()).findHash(user)
       // Includes the hash in the file, so that a changed password makes another key.
@@ -65,7 +65,7 @@ export async function createBasicAuth(
       const found = good.get(key) ?? wrong.get(key)
       const isRecent = found !== undefined && clock.monotonic() < found.until
       if (found && isRecent) {
-        if (!found.isGood) throw unauthorized()
+        if (!found.isGood) throw createUnauthorizedError()
         // Extends the entry on each use, so that a flood does not stop a push that is under way.
         remember(key, true)
         return user
@@ -75,7 +75,7 @@ export async function createBasicAuth(
       // Reads the file again, because it may have changed meanwhile.
       const isGood = fits && isKnown && (await file.users()).findHash(user).hash === hash
       remember(key, isGood)
-      if (!isGood) throw unauthorized()
+      if (!isGood) throw createUnauthorizedError()
       return user
     },
     /** Returns the reason for which the password file cannot be used now, as one sentence; undefined while it can. */
@@ -107,7 +107,7 @@ function decodeUtf8(bytes: Uint8Array): string | undefined {
   }
 }
 
-function unauthorized(): OciError {
+function createUnauthorizedError(): OciError {
   return new OciError('UNAUTHORIZED', 401, 'This registry requires a user name and a password.', {
     'www-authenticate': 'Basic realm="mirror", charset="UTF-8"',
   })
@@ -137,7 +137,7 @@ export async function openPasswordFile(path: string, logger: Logger) {
     } catch (error) {
       if (!(error instanceof UnusablePasswordFile)) throw error
       users = error
-      isUnread = errnoOf(error.cause) !== undefined
+      isUnread = getErrno(error.cause) !== undefined
       const isKnown = before instanceof UnusablePasswordFile && before.message === error.message && found === version
       if (!isKnown) logger.error({ path, reason: error.why }, 'the password file cannot be used: no client can log in')
     }
@@ -177,7 +177,7 @@ async function readPasswordFile(path: string): Promise<Users> {
     if ((await stat(path)).size > maxFileBytes) throw new UnusablePasswordFile(path, 'it is larger than 1 MiB')
     return parsePasswordFile(path, await readFile(path, 'utf8'))
   } catch (error) {
-    const code = errnoOf(error)
+    const code = getErrno(error)
     if (code === undefined) throw error
     throw new UnusablePasswordFile(path, code === 'ENOENT' ? 'it does not exist' : code, error)
   }
@@ -227,7 +227,7 @@ async function getFileVersion(path: string): Promise<string | undefined> {
     const { mtimeMs, ctimeMs, size, ino } = await stat(path)
     return `${mtimeMs} ${ctimeMs} ${size} ${ino}`
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     return undefined
   }
 }
@@ -240,7 +240,7 @@ class UnusablePasswordFile extends MirrorError {
       cause,
       exit: exitCode.usage,
       // Omits -c for an existing file, because it would empty the file.
-      hints: [`htpasswd ${errnoOf(cause) === 'ENOENT' ? '-cB' : '-B'} '${path}' USER`],
+      hints: [`htpasswd ${getErrno(cause) === 'ENOENT' ? '-cB' : '-B'} '${path}' USER`],
     })
     this.why = why
   }

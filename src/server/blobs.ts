@@ -87,7 +87,7 @@ async function sendArriving(
         response.writeHead(head.status, head.headers)
       }
       if (!piece) break
-      const count = Math.min(left, pieceSize(piece))
+      const count = Math.min(left, getPieceSize(piece))
       if (count > 0) await sendPiece(response, piece, count, sending, signal)
       left -= count
       sent += count
@@ -120,7 +120,7 @@ async function waitUntilVerified(
   }
 }
 
-function pieceSize(piece: Piece): number {
+function getPieceSize(piece: Piece): number {
   return piece.kind === 'file' ? piece.range.end + 1 - piece.range.start : piece.bytes.length
 }
 

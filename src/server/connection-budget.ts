@@ -1,6 +1,6 @@
 import { readSync } from 'node:fs'
 import type { Socket } from 'node:net'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import { type Logger, silentLogger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
 import { PipelineBudget, type Connection, CountedConnection, discardInput, isDiscarding } from './connection.ts'
@@ -41,7 +41,7 @@ interface ConnectionBudgetOptions {
  */
 export class ConnectionBudget {
   readonly #options: ConnectionBudgetOptions
-  readonly #shares = { clients: newShare(), admin: newShare() }
+  readonly #shares = { clients: createShare(), admin: createShare() }
   readonly #ahead = new PipelineBudget()
   /** Connections beyond the limit, the oldest first, each with a function that ends its wait. */
   readonly #waiting = new Map<Socket, () => void>()
@@ -109,7 +109,7 @@ export class ConnectionBudget {
   /** Answers a client that still sends, and waits until it has read the answer. */
   #refuseSlowly(socket: Socket, head: Buffer): void {
     this.#makeRoom()
-    socket.end(busyAnswer(head))
+    socket.end(formatBusyResponse(head))
     if (this.#waiting.size >= this.#options.refusals) return void socket.destroy()
     discardInput(socket)
     socket.once('close', () => this.#waiting.delete(socket))
@@ -163,14 +163,14 @@ export class ConnectionBudget {
   }
 }
 
-function newShare(): { readonly open: Set<CountedConnection>; readonly idle: Set<CountedConnection> } {
+function createShare(): { readonly open: Set<CountedConnection>; readonly idle: Set<CountedConnection> } {
   return { open: new Set(), idle: new Set() }
 }
 
 /** Sends the 503 and closes the connection at once, so that its descriptor is free. The caller has read all input that arrived. */
 function refuse(socket: Socket, head: Buffer | undefined): void {
   // Requires that no input is unread, because the connection would be reset then, and the response might be lost.
-  socket.end(busyAnswer(head))
+  socket.end(formatBusyResponse(head))
   socket.destroy()
 }
 
@@ -186,7 +186,7 @@ function readArrived(socket: Socket): Buffer | undefined {
     return count > 0 ? buffer.subarray(0, count) : undefined
   } catch (error) {
     // EAGAIN: nothing has arrived. Any other failure ends the connection as well.
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     return undefined
   }
 }
@@ -198,7 +198,7 @@ function isUnfinished(head: Buffer): boolean {
 }
 
 /** Formats the 503, without a body unless the request is known not to be a HEAD. */
-function busyAnswer(head: Buffer | undefined): string {
+function formatBusyResponse(head: Buffer | undefined): string {
   const isHead = head === undefined || head.toString('latin1', 0, 5) === 'HEAD '
   const message = 'The mirror has too many connections.'
   return formatErrorResponse(new OciError('TOOMANYREQUESTS', 503, message, { 'retry-after': '1' }), { isHead })

@@ -87,7 +87,7 @@ export class CountedConnection implements Connection {
     const waiting = this.#requests.length
     if (waiting >= maxPipelined || this.socket.destroyed) return false
     // Counts from the second pipelined request: a client may have its response, and send the next request, before this process knows.
-    const aheadBytes = waiting > 1 ? requestBytes + headLength(request) : 0
+    const aheadBytes = waiting > 1 ? requestBytes + estimateHeadLength(request) : 0
     if (!this.#ahead.take(aheadBytes)) return false
     this.#idle.delete(this)
     this.#requests.push({ start, aheadBytes })
@@ -116,7 +116,7 @@ export class CountedConnection implements Connection {
 }
 
 /** Estimates the characters of a head. */
-function headLength({ url = '', rawHeaders }: RequestHead): number {
+function estimateHeadLength({ url = '', rawHeaders }: RequestHead): number {
   return rawHeaders.reduce((sum, { length }) => sum + length, url.length)
 }
 
@@ -259,7 +259,7 @@ export class LingeringResponse extends SecureResponse {
     message?: string | OutgoingHttpHeaders | OutgoingHttpHeader[],
     headers?: OutgoingHttpHeaders | OutgoingHttpHeader[],
   ): this {
-    if (!this.req.complete && (bodyLength(this.req) ?? 0) > defaultLimits.bytes) this.shouldKeepAlive = false
+    if (!this.req.complete && (getBodyLength(this.req) ?? 0) > defaultLimits.bytes) this.shouldKeepAlive = false
     return super.writeHead(status, message, headers)
   }
 
@@ -289,11 +289,11 @@ function discardBody(request: IncomingMessage): void {
 
 /** Checks whether a request announces a body. */
 export function hasBody(request: IncomingMessage): boolean {
-  return request.headers['transfer-encoding'] !== undefined || (bodyLength(request) ?? 0) > 0
+  return request.headers['transfer-encoding'] !== undefined || (getBodyLength(request) ?? 0) > 0
 }
 
 /** Returns the length that a request announces for its body; undefined without one. */
-export function bodyLength({ headers }: IncomingMessage): number | undefined {
+export function getBodyLength({ headers }: IncomingMessage): number | undefined {
   const length = headers['content-length']
   return length === undefined ? undefined : Number(length)
 }

@@ -1,10 +1,10 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Stats } from '../cache/stats.ts'
-import { describeFailure, errnoOf } from '../lib/errors.ts'
+import { describeFailure, getErrno } from '../lib/errors.ts'
 import { type Logger, redact } from '../lib/logger.ts'
 import { BudgetError } from '../lib/memory.ts'
 import { getManifestLinks, type ManifestLink } from '../oci/content.ts'
-import { type Digest, parseDigest, referenceText } from '../oci/reference.ts'
+import { type Digest, parseDigest, formatReference } from '../oci/reference.ts'
 import { OciError } from '../oci/errors.ts'
 import type { Caller, ListResponse, ManifestResponse, Provenance, Registry } from '../oci/registry.ts'
 import { type Addressing, parseRoute, type Route } from '../oci/route.ts'
@@ -12,7 +12,7 @@ import { translateDiskErrors } from '../registry/uploads.ts'
 import { sendBlobAnswer } from './blobs.ts'
 import { ClientAbort, getClientAddress, hasBody } from './connection.ts'
 import { answerPush, type PushOptions } from './push.ts'
-import { receivedBytes, toBusyError } from './request-body.ts'
+import { getReceivedBytes, toBusyError } from './request-body.ts'
 import { type HostGuard, refuseBrowsers } from './request-guard.ts'
 import { isOutOfDescriptors, sendError, sendList, sendManifest, sendWhole, toOutOfDescriptorsError } from './respond.ts'
 import type { BlobSender } from './send/send-blob.ts'
@@ -175,7 +175,7 @@ interface AccessLogEntry {
 /** Logs one line per request, which `mirror logs` shows. Successful reads without content, such as pings, are logged at debug level. */
 function logAccess(logger: Logger, request: IncomingMessage, access: AccessLogEntry): void {
   const { route } = access
-  const received = hasBody(request) ? receivedBytes(request) : 0
+  const received = hasBody(request) ? getReceivedBytes(request) : 0
   const fields = {
     listener: access.listener,
     method: request.method,
@@ -219,7 +219,7 @@ function getRepositoryName(route: Route | undefined, defaultRegistry: string | u
 function getReferenceText(route: Route): string | undefined {
   switch (route.kind) {
     case 'manifest':
-      return referenceText(route.reference)
+      return formatReference(route.reference)
     case 'blob':
     case 'referrers':
       return route.digest
@@ -270,7 +270,7 @@ async function describeTransfer(
 ): Promise<Transferred> {
   const { bytes, provenance, manifest, pushed } = sent
   const { method } = request
-  const received = hasBody(request) ? receivedBytes(request) : 0
+  const received = hasBody(request) ? getReceivedBytes(request) : 0
   // Ignores probe images, because their pull is the mirror's check of a client.
   if (provenance?.isProbe) return { kind: 'other' }
   if (route.kind === 'manifest' && pushed) {
@@ -291,7 +291,7 @@ async function describeTransfer(
     const tag = route.reference.kind === 'tag' ? route.reference.tag : undefined
     const { digest } = manifest
     if (method === 'HEAD') return tag === undefined ? { kind: 'other' } : { kind: 'head', tag, digest }
-    const links = await linksIn(manifest, digest)
+    const links = await readLinks(manifest, digest)
     return { kind: 'manifest', tag, digest, links, bytes, outcome: provenance.outcome }
   }
   if (route.kind === 'blob' && provenance) {
@@ -306,11 +306,11 @@ async function describeTransfer(
  * Reads the links of a manifest, for the log. Returns an empty list where there is no memory or descriptor to read them, or the disk
  * fails: the response is complete, and the log counts the rest of the pull as single blobs.
  */
-async function linksIn({ body, stored }: ManifestResponse, digest: Digest): Promise<readonly ManifestLink[]> {
+async function readLinks({ body, stored }: ManifestResponse, digest: Digest): Promise<readonly ManifestLink[]> {
   try {
     return (await (body ? getManifestLinks(digest, body) : stored?.links())) ?? []
   } catch (error) {
-    if (error instanceof BudgetError || errnoOf(error) !== undefined) return []
+    if (error instanceof BudgetError || getErrno(error) !== undefined) return []
     throw error
   }
 }

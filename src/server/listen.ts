@@ -2,7 +2,7 @@ import { createServer, IncomingMessage, type Server, type ServerResponse } from 
 import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { codeOf, errnoOf, MirrorError } from '../lib/errors.ts'
+import { getCode, getErrno, MirrorError } from '../lib/errors.ts'
 import { type Logger, silentLogger } from '../lib/logger.ts'
 import { runEvery, logFailure } from '../lib/time.ts'
 import { OciError } from '../oci/errors.ts'
@@ -48,7 +48,7 @@ export class ListenError extends MirrorError {
   readonly errno: string | undefined
 
   constructor(options: { host: string; port: number; cause: unknown }) {
-    const errno = errnoOf(options.cause)
+    const errno = getErrno(options.cause)
     const where = `${options.host.includes(':') ? `[${options.host}]` : options.host}:${options.port}`
     const why: Record<string, string> = {
       EADDRINUSE: 'another program is listening there',
@@ -82,7 +82,7 @@ export async function listen(
     ServerResponse: LingeringResponse,
   }
   const server: Server = options.tls ? createTlsServer({ ...settings, ...options.tls }) : createServer(settings)
-  const { connections = unlimited(), share = 'clients', logger = silentLogger } = options
+  const { connections = createUnlimitedBudget(), share = 'clients', logger = silentLogger } = options
   const isSecure = options.tls !== undefined
   const served = serveConnections(server, {
     isSecure,
@@ -119,7 +119,7 @@ export async function listen(
   }
 }
 
-function unlimited(): ConnectionBudget {
+function createUnlimitedBudget(): ConnectionBudget {
   return new ConnectionBudget({ limits: { clients: Infinity, admin: Infinity }, refusals: 0 })
 }
 
@@ -143,7 +143,7 @@ async function bind(server: Server, { host, port }: ListenOptions): Promise<stri
 
 /** Answers malformed HTTP with the specification's error body, and closes the connection. */
 function refuseMalformed(error: Error, socket: Duplex): void {
-  const code = codeOf(error)
+  const code = getCode(error)
   if (code === 'ECONNRESET' || !socket.writable) {
     socket.destroy()
     return

@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { bareMediaType, maxManifestBytes } from '../oci/content.ts'
+import { stripMediaType, maxManifestBytes } from '../oci/content.ts'
 import { type Digest, type DigestAlgorithm, parseDigest, isTag } from '../oci/reference.ts'
 import { OciError } from '../oci/errors.ts'
 import type { PushRegistry, UploadChunk, UploadState, User } from '../oci/registry.ts'
@@ -84,7 +84,7 @@ async function putManifest(
     throw new OciError('UNSUPPORTED', 400, 'Additional tags are allowed only with a push by digest.')
   if (!tags.every(isTag)) throw new OciError('MANIFEST_INVALID', 400, 'An additional tag is not valid.')
   const type = request.headers['content-type']
-  const mediaType = type === undefined ? undefined : bareMediaType(type)
+  const mediaType = type === undefined ? undefined : stripMediaType(type)
   const { digest, subject } = await withSmallBody(request, { limit: maxManifestBytes, idle }, (bytes) =>
     registry.putManifest(route, reference, { mediaType, bytes, tags }),
   )
@@ -139,7 +139,7 @@ async function answerUpload(
 ): Promise<void> {
   const { registry, idle, user } = options
   if (route.kind === 'uploads') {
-    if (request.method !== 'POST') throw notAllowed(request, 'POST')
+    if (request.method !== 'POST') throw createNotAllowedError(request, 'POST')
     return beginUpload(request, response, route, options)
   }
   const { id, name } = route
@@ -162,7 +162,7 @@ async function answerUpload(
       await registry.cancelUpload(route, upload)
       return sendEmpty(response, 204, {})
     default:
-      throw notAllowed(request, 'GET, HEAD, PATCH, PUT, DELETE')
+      throw createNotAllowedError(request, 'GET, HEAD, PATCH, PUT, DELETE')
   }
 }
 
@@ -233,6 +233,6 @@ function parseAlgorithm(text: string | undefined): DigestAlgorithm | undefined {
   throw new OciError('DIGEST_INVALID', 400, 'The digest algorithm is neither sha256 nor sha512.')
 }
 
-function notAllowed(request: IncomingMessage, allow: string): OciError {
+function createNotAllowedError(request: IncomingMessage, allow: string): OciError {
   return new OciError('UNSUPPORTED', 405, `${request.method} is not supported at this path.`, { allow })
 }

@@ -3,7 +3,7 @@ import { createDeferred } from '../lib/async.ts'
 import { clientBodies, createBufferRelease } from '../lib/body-memory.ts'
 import { type BudgetError, type MemoryBudget } from '../lib/memory.ts'
 import { OciError } from '../oci/errors.ts'
-import { bodyLength } from './connection.ts'
+import { getBodyLength } from './connection.ts'
 
 /** Bytes that must arrive within every idle time, so that a client that sends a byte now and then is disconnected too. */
 const minProgressBytes = 1024
@@ -13,7 +13,7 @@ const memoryPerByte = 2
 const release = createBufferRelease()
 
 /** Returns the number of body bytes that were read. */
-export function receivedBytes(request: IncomingMessage): number {
+export function getReceivedBytes(request: IncomingMessage): number {
   return received.get(request) ?? 0
 }
 
@@ -33,7 +33,7 @@ export async function* readBody(request: IncomingMessage, idle: number): AsyncGe
       clearTimeout(watch)
       remainingMs -= performance.now() - waitingSince
       arrived += chunk.length
-      received.set(request, receivedBytes(request) + chunk.length)
+      received.set(request, getReceivedBytes(request) + chunk.length)
       if (arrived >= minProgressBytes) {
         arrived = 0
         remainingMs = idle
@@ -56,8 +56,8 @@ export async function withSmallBody<T>(
   { limit, idle, budget = clientBodies }: { limit: number; idle: number; budget?: MemoryBudget },
   use: (bytes: Buffer) => Promise<T> | T,
 ): Promise<T> {
-  const announced = bodyLength(request)
-  if (announced !== undefined && announced > limit) throw tooLarge(limit)
+  const announced = getBodyLength(request)
+  if (announced !== undefined && announced > limit) throw createTooLargeError(limit)
   const body = readBody(request, idle)
   // Reserves memory only after the first bytes, because an announcement alone proves no body.
   const first = await body.next()
@@ -111,7 +111,7 @@ export function toBusyError({ message, retryAfterSeconds }: BudgetError): OciErr
   return new OciError('TOOMANYREQUESTS', 503, message, { 'retry-after': String(retryAfterSeconds) })
 }
 
-function tooLarge(limit: number): OciError {
+function createTooLargeError(limit: number): OciError {
   return new OciError('SIZE_INVALID', 413, `The body is larger than ${limit} bytes.`)
 }
 
@@ -131,7 +131,7 @@ class BodyBuffer {
 
   add(chunk: Uint8Array): void {
     const size = this.#size + chunk.length
-    if (size > this.#limit) throw tooLarge(this.#limit)
+    if (size > this.#limit) throw createTooLargeError(this.#limit)
     if (!this.#isSized) this.#buffer.resize(size)
     new Uint8Array(this.#buffer).set(chunk, this.#size)
     this.#size = size

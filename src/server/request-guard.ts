@@ -43,13 +43,13 @@ export function createHostGuard(allowed: readonly string[], onRefused: (host: st
      * stops a web page whose own name resolves to this machine (DNS rebinding).
      */
     check({ rawHeaders, localAddress = '' }: AddressedRequest): void {
-      const value = onlyHost(rawHeaders)
+      const value = getOnlyHost(rawHeaders)
       if (value === undefined) throw new OciError('UNSUPPORTED', 400, 'A request needs exactly one Host header.')
       const key = `${localAddress} ${value}`
       if (accepted.has(key)) return
-      const host = hostname(value)
-      const address = canonicalAddress(host)
-      const isOwnAddress = address !== undefined && address === canonicalAddress(localAddress)
+      const host = parseHostname(value)
+      const address = toCanonicalAddress(host)
+      const isOwnAddress = address !== undefined && address === toCanonicalAddress(localAddress)
       if (names.has(address ?? host) || isOwnAddress || (address !== undefined && isLoopbackAddress(address))) {
         accepted.set(key, true)
         return
@@ -62,7 +62,7 @@ export function createHostGuard(allowed: readonly string[], onRefused: (host: st
 }
 
 /** Returns the value of the only Host header; undefined when there is none, or several. */
-function onlyHost(rawHeaders: readonly string[]): string | undefined {
+function getOnlyHost(rawHeaders: readonly string[]): string | undefined {
   let found: string | undefined
   for (let at = 0; at < rawHeaders.length; at += 2) {
     const name = rawHeaders[at]!
@@ -74,7 +74,7 @@ function onlyHost(rawHeaders: readonly string[]): string | undefined {
 }
 
 /** Returns the name in a Host header: lower case, without port and brackets. */
-function hostname(value: string): string {
+function parseHostname(value: string): string {
   const trimmed = value.trim().toLowerCase()
   const bracketed = /^\[([^\]]*)\](?::\d*)?$/.exec(trimmed)
   return bracketed ? bracketed[1]! : trimmed.replace(/:\d*$/, '').replace(/\.$/, '')
@@ -82,17 +82,17 @@ function hostname(value: string): string {
 
 /** Checks whether a Host header has a name of this machine that only its containers and virtual machines use. */
 export function isHostAlias(value: string): boolean {
-  return aliases.has(hostname(value))
+  return aliases.has(parseHostname(value))
 }
 
 /** Normalizes a configured name to the form in which the guard compares it; an IPv6 address may have brackets or none. */
 function normalizeAllowedName(name: string): string {
-  const host = isIP(name) === 6 ? name : hostname(name)
-  return canonicalAddress(host) ?? host
+  const host = isIP(name) === 6 ? name : parseHostname(name)
+  return toCanonicalAddress(host) ?? host
 }
 
 /** Returns the canonical form of a literal address, without its zone; undefined for any other text. */
-function canonicalAddress(text: string): string | undefined {
+function toCanonicalAddress(text: string): string | undefined {
   const address = text.replace(/%.*$/, '')
   if (isIP(address) === 4) return address
   if (isIP(address) !== 6) return undefined

@@ -1,6 +1,6 @@
 import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http'
 import { clientBodies } from '../lib/body-memory.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import { BudgetError, type Reservation, type ReserveOptions } from '../lib/memory.ts'
 import { isManifestType, mediaType as types } from '../oci/content.ts'
 import { OciError } from '../oci/errors.ts'
@@ -225,7 +225,7 @@ export function formatErrorResponse(error: OciError, { isHead = false }: { reado
 
 /** Checks whether a call failed because the process or the system has no file descriptor left. */
 export function isOutOfDescriptors(error: unknown): boolean {
-  const code = errnoOf(error)
+  const code = getErrno(error)
   return code === 'EMFILE' || code === 'ENFILE'
 }
 

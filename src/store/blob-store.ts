@@ -1,5 +1,5 @@
 import { lstat, opendir } from 'node:fs/promises'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import { type Digest, type DigestAlgorithm, parseDigest } from '../oci/reference.ts'
 import type { OpenBlob } from '../oci/registry.ts'
 import type { StoreLayout } from './layout.ts'
@@ -118,7 +118,7 @@ export class BlobIndex {
       const found = await lstat(path)
       if (found.isFile() && !this.#sizes.has(digest) && !this.#removed.has(digest)) this.set(digest, found.size)
     } catch (error) {
-      if (errnoOf(error) !== 'ENOENT') throw error
+      if (getErrno(error) !== 'ENOENT') throw error
     }
   }
 }

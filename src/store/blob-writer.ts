@@ -1,5 +1,5 @@
 import { type FileHandle, open, rm, statfs } from 'node:fs/promises'
-import { errnoOf, reserveReached, systemError } from '../lib/errors.ts'
+import { getErrno, reserveReached, createSystemError } from '../lib/errors.ts'
 import type { Digest } from '../oci/reference.ts'
 import type { BlobWriter } from './blob-store.ts'
 
@@ -110,7 +110,7 @@ export class FileBlobWriter implements BlobWriter {
   }
 
   #assertOpen(): void {
-    if (this.#state === 'damaged') throw systemError('EIO', 'write', 'EIO: the blob being written is damaged')
+    if (this.#state === 'damaged') throw createSystemError('EIO', 'write', 'EIO: the blob being written is damaged')
     if (this.#state !== 'open') throw new Error(`the blob being written is ${this.#state}`)
   }
 
@@ -126,7 +126,7 @@ export class FileBlobWriter implements BlobWriter {
     try {
       await this.#handle.truncate(this.#size)
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
       this.#state = 'damaged'
     }
   }
@@ -138,7 +138,7 @@ export async function freeSpace(path: string): Promise<number> {
     const { bavail, bsize } = await statfs(path)
     return bavail * bsize
   } catch (error) {
-    if (errnoOf(error) === 'ENOSYS') return Infinity
+    if (getErrno(error) === 'ENOSYS') return Infinity
     throw error
   }
 }

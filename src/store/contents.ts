@@ -3,8 +3,8 @@ import { promisify } from 'node:util'
 import { LRUCache } from 'lru-cache'
 import { SingleFlight } from '../lib/async.ts'
 import { upstreamBodies } from '../lib/body-memory.ts'
-import { getCachedLinks, getManifestLinks, type SmallContent, smallContent } from '../oci/content.ts'
-import { createDigester, type Digest, digestAlgorithm } from '../oci/reference.ts'
+import { getCachedLinks, getManifestLinks, type SmallContent, toSmallContent } from '../oci/content.ts'
+import { createDigester, type Digest, getDigestAlgorithm } from '../oci/reference.ts'
 import type { OpenBlob, StoredManifest } from '../oci/registry.ts'
 import type { BlobStore } from './blob-store.ts'
 
@@ -30,7 +30,7 @@ export class SmallContents {
     if (known) return known
     const bytes = await this.#blobs.read(digest, limit)
     if (!bytes) return undefined
-    const content = smallContent(bytes)
+    const content = toSmallContent(bytes)
     this.set(digest, content)
     return content
   }
@@ -60,7 +60,11 @@ export class SmallContents {
 const stat = promisify(fstat)
 
 /** Creates the access to a large stored manifest, which reserves memory before it reads the manifest as a whole. */
-export function storedManifest(blobs: Pick<BlobStore, 'open' | 'read'>, digest: Digest, size: number): StoredManifest {
+export function openStoredManifest(
+  blobs: Pick<BlobStore, 'open' | 'read'>,
+  digest: Digest,
+  size: number,
+): StoredManifest {
   const use: StoredManifest['use'] = async (task) => {
     const reservation = await upstreamBodies.reserve(bytesPerManifestByte * size)
     try {
@@ -75,7 +79,7 @@ export function storedManifest(blobs: Pick<BlobStore, 'open' | 'read'>, digest: 
     use,
     async links() {
       const known = getCachedLinks(digest)
-      return known ?? (await use((bytes) => getManifestLinks(digest, smallContent(bytes)))) ?? []
+      return known ?? (await use((bytes) => getManifestLinks(digest, toSmallContent(bytes)))) ?? []
     },
   }
 }
@@ -128,7 +132,7 @@ async function identifyFile({ digest, fd }: OpenBlob): Promise<string> {
 
 /** Hashes a blob in steps, between which the event loop runs. */
 async function isIntact(blob: OpenBlob, digest: Digest): Promise<boolean> {
-  const digester = createDigester(digestAlgorithm(digest))
+  const digester = createDigester(getDigestAlgorithm(digest))
   const buffer = new Uint8Array(Math.min(stepBytes, blob.size))
   for (let at = 0; at < blob.size;) {
     const count = await blob.read(buffer, at)

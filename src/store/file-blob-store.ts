@@ -2,14 +2,14 @@ import { constants, fstat } from 'node:fs'
 import { access, type FileHandle, open, rename, rm, stat, utimes } from 'node:fs/promises'
 import { promisify } from 'node:util'
 import { KeyedQueue } from '../lib/async.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import { pathExists, syncFolder } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
-import { type Digest, digestAlgorithm, computeDigest } from '../oci/reference.ts'
+import { type Digest, getDigestAlgorithm, computeDigest } from '../oci/reference.ts'
 import type { OpenBlob } from '../oci/registry.ts'
 import { BlobIndex, type BlobStore, type BlobWriter } from './blob-store.ts'
 import { FileBlobWriter, freeSpace } from './blob-writer.ts'
-import { hashesTo, hashFile, readWhole } from './hashing.ts'
+import { hasDigest, hashFile, readWhole } from './hashing.ts'
 import { makeStoreFolders, type StoreLayout } from './layout.ts'
 
 interface BlobTrustOptions {
@@ -71,7 +71,7 @@ export class FileBlobStore implements BlobStore {
       const found = await stat(this.#layout.blob(digest))
       return found.isFile() ? found.size : undefined
     } catch (error) {
-      if (errnoOf(error) === 'ENOENT') return undefined
+      if (getErrno(error) === 'ENOENT') return undefined
       throw error
     }
   }
@@ -92,7 +92,7 @@ export class FileBlobStore implements BlobStore {
     let bytes = new Uint8Array(0)
     const blob = await this.#keepIf(digest, file, async () => {
       bytes = (await readWhole(file.handle)) ?? bytes
-      return computeDigest(bytes, digestAlgorithm(digest)) === digest
+      return computeDigest(bytes, getDigestAlgorithm(digest)) === digest
     })
     if (!blob) return undefined
     await blob.close()
@@ -105,7 +105,7 @@ export class FileBlobStore implements BlobStore {
       await access(this.#layout.temporary, constants.W_OK | constants.X_OK)
     } catch (error) {
       // Accept a missing folder, because the next write creates it.
-      if (errnoOf(error) !== 'ENOENT') throw error
+      if (getErrno(error) !== 'ENOENT') throw error
     }
   }
 
@@ -119,7 +119,7 @@ export class FileBlobStore implements BlobStore {
     try {
       return await FileBlobWriter.create(options)
     } catch (error) {
-      if (errnoOf(error) !== 'ENOENT') throw error
+      if (getErrno(error) !== 'ENOENT') throw error
       // Create the folders again, because they were removed.
       await makeStoreFolders(this.#layout)
       return FileBlobWriter.create(options)
@@ -155,7 +155,7 @@ export class FileBlobStore implements BlobStore {
     if (!handle) return 'absent'
     try {
       const { ino } = await handle.stat()
-      if ((yield* hashFile(handle, digestAlgorithm(digest))) === digest) {
+      if ((yield* hashFile(handle, getDigestAlgorithm(digest))) === digest) {
         this.#trust.add(digest)
         return 'sound'
       }
@@ -177,7 +177,7 @@ export class FileBlobStore implements BlobStore {
       await this.#index.scan(this.#layout, this.#closing.signal)
       this.#isReady = !this.#closing.signal.aborted
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
       // Continue, because `stat` and `open` find blobs that the scan has missed.
       this.#options.logger.error({ error: String(error) }, 'could not scan the stored blobs')
     }
@@ -188,7 +188,7 @@ export class FileBlobStore implements BlobStore {
     try {
       return await open(this.#layout.blob(digest), 'r')
     } catch (error) {
-      if (errnoOf(error) !== 'ENOENT') throw error
+      if (getErrno(error) !== 'ENOENT') throw error
       if (this.sizes.has(digest)) await this.#removeIfAbsent(digest)
       return undefined
     }
@@ -211,7 +211,7 @@ export class FileBlobStore implements BlobStore {
       isKept = size === expected
       if (isKept) return { handle, size, ino }
       // Verify the hash first, because a descriptor may have a wrong size: a manifest must not remove blobs of other repositories.
-      if (!(await hashesTo(digest, handle))) await this.#quarantine(digest, ino)
+      if (!(await hasDigest(digest, handle))) await this.#quarantine(digest, ino)
       return undefined
     } finally {
       if (!isKept) await handle.close()
@@ -236,7 +236,7 @@ export class FileBlobStore implements BlobStore {
       const path = this.#layout.blob(digest)
       const before = await this.stat(digest)
       await rename(temporary, path).catch(async (error: unknown) => {
-        const code = errnoOf(error)
+        const code = getErrno(error)
         // A folder is in the way.
         if (code === 'EISDIR') await this.#moveToQuarantine(digest, path)
         else if (code === 'ENOENT' && (await pathExists(temporary))) await makeStoreFolders(this.#layout)
@@ -244,7 +244,7 @@ export class FileBlobStore implements BlobStore {
         await rename(temporary, path)
       })
       try {
-        await (this.#options.syncFolder ?? syncFolder)(this.#layout.blobFolder(digestAlgorithm(digest)))
+        await (this.#options.syncFolder ?? syncFolder)(this.#layout.blobFolder(getDigestAlgorithm(digest)))
       } catch (error) {
         if (before === undefined) {
           // Remove the blob, because it may be lost after a power failure.
@@ -267,7 +267,7 @@ export class FileBlobStore implements BlobStore {
         if ((await stat(path)).ino !== inode) return
         await this.#moveToQuarantine(digest, path)
       } catch (error) {
-        if (errnoOf(error) !== 'ENOENT') throw error
+        if (getErrno(error) !== 'ENOENT') throw error
       }
       this.#removeFromIndex(digest)
     })
@@ -349,13 +349,13 @@ class BlobTrust {
 
   /** Checks that the blob is intact, by its hash when it is suspect. */
   async isSound(digest: Digest, handle: FileHandle, inode: number): Promise<boolean> {
-    if (this.#options.verifyReads === 'always') return hashesTo(digest, handle)
+    if (this.#options.verifyReads === 'always') return hasDigest(digest, handle)
     if (this.hasAll([digest])) return true
     // Share one verification among all callers that open the same file meanwhile.
     const key = `${digest} ${inode}`
     const running = this.#checks.get(key)
     if (running) return running
-    const check = hashesTo(digest, handle).finally(() => this.#checks.delete(key))
+    const check = hasDigest(digest, handle).finally(() => this.#checks.delete(key))
     this.#checks.set(key, check)
     const isSound = await check
     if (isSound) this.add(digest)

@@ -3,9 +3,9 @@ import { once } from 'node:events'
 import type { readSync as ReadSync } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
 import { type MessagePort, Worker } from 'node:worker_threads'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import type { WorkWatcher } from '../lib/system-errors.ts'
-import { createDigester, type Digest, digestAlgorithm, type DigestAlgorithm, parseDigest } from '../oci/reference.ts'
+import { createDigester, type Digest, getDigestAlgorithm, type DigestAlgorithm, parseDigest } from '../oci/reference.ts'
 
 // Hashing a chunk takes about a millisecond. The event loop runs between chunks.
 const chunkBytes = 256 * 1024
@@ -39,8 +39,8 @@ export async function* hashFile(
 }
 
 /** Checks whether the file has this digest. */
-export async function hashesTo(digest: Digest, handle: FileHandle): Promise<boolean> {
-  const steps = hashFile(handle, digestAlgorithm(digest))
+export async function hasDigest(digest: Digest, handle: FileHandle): Promise<boolean> {
+  const steps = hashFile(handle, getDigestAlgorithm(digest))
   for (;;) {
     const { done, value } = await steps.next()
     if (done) return value === digest
@@ -59,7 +59,7 @@ export async function readWhole(handle: FileHandle): Promise<Uint8Array<ArrayBuf
 
 /** Checks for a read error of the disk (EIO), or a folder in place of the file (EISDIR): the content is lost. */
 function isUnreadable(error: unknown): boolean {
-  return errnoOf(error) === 'EIO' || errnoOf(error) === 'EISDIR'
+  return getErrno(error) === 'EIO' || getErrno(error) === 'EISDIR'
 }
 
 interface Thread {

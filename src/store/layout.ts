@@ -1,9 +1,9 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { readdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { makeFolder } from '../lib/fs.ts'
-import { digestAlgorithm, digestHex, type Digest, type DigestAlgorithm } from '../oci/reference.ts'
+import { getDigestAlgorithm, getDigestHex, type Digest, type DigestAlgorithm } from '../oci/reference.ts'
 
 const formatVersion = 1
 
@@ -11,10 +11,10 @@ const formatVersion = 1
 const permanentMark = '-damaged-'
 
 /** The paths of a store. */
-export type StoreLayout = ReturnType<typeof storeLayout>
+export type StoreLayout = ReturnType<typeof createStoreLayout>
 
 /** Creates all paths of the store in the folder `root`; no other code joins them. */
-export function storeLayout(root: string) {
+export function createStoreLayout(root: string) {
   const home = join(root, `v${formatVersion}`)
   const blobs = join(home, 'blobs')
   const temporary = join(home, 'tmp')
@@ -41,12 +41,12 @@ export function storeLayout(root: string) {
     uncheckedMarker: join(home, 'unchecked'),
     runningClock: join(home, 'running.json'),
     blobFolder,
-    blob: (digest: Digest) => join(blobFolder(digestAlgorithm(digest)), digestHex(digest)),
+    blob: (digest: Digest) => join(blobFolder(getDigestAlgorithm(digest)), getDigestHex(digest)),
     /** Returns a new random path in `temporary`. */
     temporaryBlob: () => join(temporary, createRandomName()),
     /** Returns a new path in `quarantine`. */
     quarantined: (digest: Digest) =>
-      join(quarantine, `${digestAlgorithm(digest)}-${digestHex(digest)}-${createRandomName()}`),
+      join(quarantine, `${getDigestAlgorithm(digest)}-${getDigestHex(digest)}-${createRandomName()}`),
     /**
      * Returns the path of a repository's file. Its name is a hash, because a repository name may be longer than a file name allows, or
      * differ from another only in ways that the file system ignores.
@@ -79,7 +79,7 @@ export async function makeStoreFolders(layout: StoreLayout): Promise<void> {
 /** Throws a MirrorError when the folder holds a store of a newer version. The folder need not exist. */
 export async function refuseNewerStore(root: string): Promise<void> {
   const names = await readdir(root).catch((error: unknown) => {
-    if (errnoOf(error) === 'ENOENT') return []
+    if (getErrno(error) === 'ENOENT') return []
     throw error
   })
   const newer = names.find((name) => /^v\d+$/.test(name) && Number(name.slice(1)) > formatVersion)

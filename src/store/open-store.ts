@@ -1,12 +1,12 @@
 import { readdir, rm, stat } from 'node:fs/promises'
-import { errnoOf, MirrorError } from '../lib/errors.ts'
+import { getErrno, MirrorError } from '../lib/errors.ts'
 import { acquireFileLock, type FileLock, type FileLockOptions, type LockHolder } from '../lib/file-lock.ts'
 import { pathExists, readSmallFile, syncFolder, writeFileAtomic } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
 import { describeFileFailure } from '../lib/system-errors.ts'
 import { type Clock, continueClock, createWriteBehind, type RunningClock } from '../lib/time.ts'
 import { FileBlobStore } from './file-blob-store.ts'
-import { makeStoreFolders, refuseNewerStore, storeLayout, type StoreLayout } from './layout.ts'
+import { makeStoreFolders, refuseNewerStore, createStoreLayout, type StoreLayout } from './layout.ts'
 import { FileRefStore } from './record-files.ts'
 import type { RepositoryRecord } from './records.ts'
 
@@ -34,7 +34,7 @@ export type Store = Awaited<ReturnType<typeof openStore>>
  * store, a newer version wrote it, or its folder cannot be used.
  */
 export async function openStore(options: StoreOptions) {
-  const layout = storeLayout(options.root)
+  const layout = createStoreLayout(options.root)
   try {
     await refuseNewerStore(options.root)
     const isNew = !(await pathExists(layout.blobs))
@@ -55,10 +55,10 @@ export async function openStore(options: StoreOptions) {
 export async function acquireStoreLock(layout: StoreLayout, options: FileLockOptions): Promise<FileLock> {
   const taken = await acquireFileLock(layout.lock, options)
   if ('lock' in taken) return taken.lock
-  throw inUseError(layout, taken.holder)
+  throw createInUseError(layout, taken.holder)
 }
 
-function inUseError(layout: StoreLayout, { pid, instance }: LockHolder): MirrorError {
+function createInUseError(layout: StoreLayout, { pid, instance }: LockHolder): MirrorError {
   const hints = ['See what runs: mirror status', 'Stop it: mirror down']
   if (instance !== undefined)
     return new MirrorError(
@@ -140,13 +140,13 @@ async function logSystemError(logger: Logger, message: string, action: () => Pro
   try {
     await action()
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     logger.error({ error: String(error) }, message)
   }
 }
 
 function toUnusableStoreError(error: unknown, root: string): unknown {
-  const code = errnoOf(error)
+  const code = getErrno(error)
   if (error instanceof MirrorError || code === undefined) return error
   const failure = describeFileFailure(error, (error as NodeJS.ErrnoException).path ?? root)
   const why = code === 'ENOENT' ? 'the folder cannot be created' : (failure?.why ?? 'the system refuses it')
@@ -181,7 +181,7 @@ async function readSavedTime(path: string): Promise<number> {
     const { runningMs } = Object(JSON.parse(await readSmallFile(path))) as { runningMs?: unknown }
     return Number.isSafeInteger(runningMs) && (runningMs as number) >= 0 ? (runningMs as number) : 0
   } catch (error) {
-    if (error instanceof SyntaxError || errnoOf(error) !== undefined) return 0
+    if (error instanceof SyntaxError || getErrno(error) !== undefined) return 0
     throw error
   }
 }
@@ -208,7 +208,7 @@ export async function dropQuarantined(
       freed += size
     }
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     logger.error({ error: String(error) }, 'could not drop damaged blobs to make room')
   }
   if (freed > 0 && !dryRun) logger.info({ bytes: freed }, 'dropped damaged blobs to make room')
@@ -234,7 +234,7 @@ async function listQuarantined(layout: StoreLayout): Promise<Quarantined[]> {
       found.push({ path, size, movedAt: mtimeMs })
     } catch (error) {
       // ENOENT: another task (eviction or scrub) may remove the file at the same time.
-      if (errnoOf(error) !== 'ENOENT') throw error
+      if (getErrno(error) !== 'ENOENT') throw error
     }
   }
   return found.toSorted((a, b) => a.movedAt - b.movedAt)

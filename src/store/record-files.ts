@@ -1,6 +1,6 @@
 import { readdir, rm } from 'node:fs/promises'
 import { eachLimited, KeyedQueue } from '../lib/async.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
 import { runLater, logFailure } from '../lib/time.ts'
@@ -70,14 +70,14 @@ export class FileRefStore implements RefStore {
   }
 
   get(host: string, name: string): RepositoryRecord | undefined {
-    return this.#records.get(keyOf(host, name))
+    return this.#records.get(toKey(host, name))
   }
 
   ensure(host: string, name: string): RepositoryRecord {
     const known = this.get(host, name)
     if (known) return known
     const record = { host, name, tags: new Map(), manifests: new Map(), blobs: new Map(), referrers: new Map() }
-    this.#records.set(keyOf(host, name), record)
+    this.#records.set(toKey(host, name), record)
     return record
   }
 
@@ -155,15 +155,15 @@ export class FileRefStore implements RefStore {
     try {
       const record = parseRepository(await readSmallFile(path, maxFileBytes))
       if (record && layout.repository(record.host, record.name) === path) {
-        this.#records.set(keyOf(record.host, record.name), record)
+        this.#records.set(toKey(record.host, record.name), record)
         this.#limitWeight(record)
         return
       }
       logger.warn({ path }, 'a repository record is damaged; it will be rebuilt')
       await rm(path, { recursive: true, force: true })
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
-      if (errnoOf(error) === 'EFBIG') await rm(path, { force: true })
+      if (getErrno(error) === undefined) throw error
+      if (getErrno(error) === 'EFBIG') await rm(path, { force: true })
       logger.warn({ path, error: String(error) }, 'a repository record cannot be read; it will be rebuilt')
     }
   }
@@ -177,7 +177,7 @@ export class FileRefStore implements RefStore {
       if (isEmpty) await rm(path, { force: true })
       else await writeFileAtomic(path, serializeRepository(record))
     } catch (error) {
-      if (errnoOf(error) === undefined) throw error
+      if (getErrno(error) === undefined) throw error
       this.#changed.add(record)
       logger.error({ path, error: String(error) }, 'could not write a repository record; trying again')
       this.#scheduleFlush(this.#options.retryDelay ?? 5000)
@@ -185,7 +185,7 @@ export class FileRefStore implements RefStore {
   }
 }
 
-function keyOf(host: string, name: string): string {
+function toKey(host: string, name: string): string {
   return `${host}/${name}`
 }
 
@@ -209,10 +209,10 @@ export function parseRepository(text: string): RepositoryRecord | undefined {
 
 function readRepository(json: unknown): RepositoryRecord {
   const value = readObject(json)
-  if (value['format'] !== format) return damaged()
+  if (value['format'] !== format) return throwDamaged()
   const host = readText(value['host'])
   const name = readText(value['name'])
-  if (parseRegistryHost(host) !== host || !isRepositoryName(name)) return damaged()
+  if (parseRegistryHost(host) !== host || !isRepositoryName(name)) return throwDamaged()
   return {
     host,
     name,
@@ -268,7 +268,7 @@ function readBlob(json: unknown): [Digest, BlobRecord] {
 }
 
 /** Returns the key of a list of referrers in a record. */
-export function referrersKey({
+export function toReferrersKey({
   subject,
   identity,
   query,
@@ -290,43 +290,43 @@ function readReferrers(json: unknown): [string, ReferrersRecord] {
     isWithoutApi: value['isWithoutApi'] === true,
     usedAt: readNumber(value['usedAt']),
   }
-  return [referrersKey(record), record]
+  return [toReferrersKey(record), record]
 }
 
 /** Returns the value if it is an object; throws a SyntaxError otherwise. */
 export function readObject(value: unknown): Record<string, unknown> {
-  return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : damaged()
+  return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : throwDamaged()
 }
 
 /** Returns the value if it is a list; throws a SyntaxError otherwise. */
 export function readList(value: unknown): unknown[] {
-  return Array.isArray(value) ? value : damaged()
+  return Array.isArray(value) ? value : throwDamaged()
 }
 
 /** Returns the value if it is a string; throws a SyntaxError otherwise. */
 export function readText(value: unknown): string {
-  return typeof value === 'string' ? value : damaged()
+  return typeof value === 'string' ? value : throwDamaged()
 }
 
 /** Returns the value if it is a finite number that is not negative; throws a SyntaxError otherwise. */
 export function readNumber(value: unknown): number {
-  return typeof value === 'number' && Number.isFinite(value) && value >= 0 ? value : damaged()
+  return typeof value === 'number' && Number.isFinite(value) && value >= 0 ? value : throwDamaged()
 }
 
 /** Returns the value if it is a tag; throws a SyntaxError otherwise. */
 export function readTag(value: unknown): string {
   const tag = readText(value)
-  return isTag(tag) ? tag : damaged()
+  return isTag(tag) ? tag : throwDamaged()
 }
 
 /** Returns the value if it is a digest; throws a SyntaxError otherwise. */
 export function readDigest(value: unknown): Digest {
-  return parseDigest(readText(value)) ?? damaged()
+  return parseDigest(readText(value)) ?? throwDamaged()
 }
 
 function readLink(json: unknown): ManifestLink {
   const { kind, mediaType, digest, size } = readObject(json)
-  if (kind !== 'manifest' && kind !== 'blob') return damaged()
+  if (kind !== 'manifest' && kind !== 'blob') return throwDamaged()
   return { kind, mediaType: readText(mediaType), digest: readDigest(digest), size: readNumber(size) }
 }
 
@@ -341,6 +341,6 @@ export function parseRecordJson<T>(text: string, read: (value: unknown) => T): T
 }
 
 /** Throws a SyntaxError, which marks a record as damaged. */
-export function damaged(): never {
+export function throwDamaged(): never {
   throw new SyntaxError('a record has an unexpected value')
 }

@@ -7,7 +7,7 @@ import type { Identity } from '../oci/registry.ts'
 import { toUpstreamError } from './failures.ts'
 import type { Credential, Credentials, Identify } from './identity.ts'
 import {
-  basicAuthorization,
+  createBasicAuthorization,
   type BearerChallenge,
   createTokenCache,
   pullScope,
@@ -153,12 +153,12 @@ export function createAuthorizer(options: AuthorizerOptions) {
         if (current?.kind === 'registry-token') return { header: `Bearer ${current.token}`, challenge }
         if (challenge.scheme === 'bearer') return authorizeByToken(challenge)
         if (current?.kind !== 'password') return undefined
-        return { header: basicAuthorization(current.username, current.password), challenge }
+        return { header: createBasicAuthorization(current.username, current.password), challenge }
       }
 
       async function authorizeByToken(challenge: Challenge & BearerChallenge): Promise<Authorization> {
         if (current && !mayReceiveCredential(challenge.realm, options.url, options.tokenHosts)) {
-          throw untrustedRealm(host, challenge.realm)
+          throw createUntrustedRealmError(host, challenge.realm)
         }
         const request = { challenge, scope: pullScope(name), credential: current }
         try {
@@ -200,7 +200,7 @@ function createChallengeFinder({ host, clock, ping }: AuthorizerOptions) {
   }
 }
 
-function untrustedRealm(host: string, realm: URL): UpstreamError {
+function createUntrustedRealmError(host: string, realm: URL): UpstreamError {
   const message =
     `${host} asks to send its credential to ${realm.protocol}//${realm.host}, which is not known to belong to it. ` +
     `If it does, add ${realm.host} to upstreams."${host}".tokenHosts.`

@@ -1,7 +1,7 @@
 import { pipeline } from 'node:stream/promises'
 import { promisify } from 'node:util'
 import { brotliDecompress, createBrotliDecompress, createUnzip, unzip } from 'node:zlib'
-import { codeOf } from '../lib/errors.ts'
+import { getCode } from '../lib/errors.ts'
 import { JsonError, readJson } from '../lib/json.ts'
 import { upstreamBodies } from '../lib/body-memory.ts'
 import { BudgetError, type Reservation } from '../lib/memory.ts'
@@ -121,11 +121,11 @@ export async function readBudgetedBody(
     // Releases it here, because it may be waiting for more memory.
     reservation?.release()
   }
-  const evict = (error: BudgetError) => end(outOfMemory(error))
+  const evict = (error: BudgetError) => end(createOutOfMemoryError(error))
   const length = getContentLength(response)
   if (length !== undefined && length > limit) {
     response.discard()
-    throw tooLarge(where, limit)
+    throw createTooLargeError(where, limit)
   }
   let late: NodeJS.Timeout | undefined
   try {
@@ -155,7 +155,7 @@ export async function readBudgetedBody(
       throw ended
     }
     response.discard()
-    throw error instanceof BudgetError ? outOfMemory(error) : error
+    throw error instanceof BudgetError ? createOutOfMemoryError(error) : error
   }
 }
 
@@ -172,7 +172,7 @@ async function readRawBody(
   const bytes = new Uint8Array(buffer)
   for await (const chunk of response.body) {
     const at = buffer.byteLength
-    if (at + chunk.length > limit) throw tooLarge(where, limit)
+    if (at + chunk.length > limit) throw createTooLargeError(where, limit)
     if (at + chunk.length > room) {
       const more = Math.min(limit, Math.max(2 * room, at + chunk.length)) - room
       await reservation.grow(memoryPerByte * more)
@@ -198,7 +198,7 @@ async function decodeUnlessJson(
   if (encoding === undefined || (await isJson(raw))) return raw
   await reservation.grow(limit)
   const bytes = await decodeBytes(raw, encoding, limit, where)
-  if (!bytes) throw tooLarge(where, limit)
+  if (!bytes) throw createTooLargeError(where, limit)
   return new Uint8Array(bytes)
 }
 
@@ -218,12 +218,12 @@ function getContentLength(response: TransportResponse): number | undefined {
 }
 
 /** The mirror's own lack of memory counts as an outage, so that cached content is served instead. */
-function outOfMemory(error: BudgetError): UpstreamError {
+function createOutOfMemoryError(error: BudgetError): UpstreamError {
   const { message, retryAfterSeconds } = error
   return new UpstreamError('unavailable', 503, message, { retryAfterSeconds, cause: error })
 }
 
-function tooLarge(where: string, limit: number): UpstreamError {
+function createTooLargeError(where: string, limit: number): UpstreamError {
   const shown = `${limit / 1024 / 1024} MiB`
   return new UpstreamError('invalid', 502, `${where} answered with more than ${shown}, which is refused.`)
 }
@@ -239,14 +239,14 @@ async function* decodeBody(response: TransportResponse, encoding: string, where:
   const decoder = isUnzippable(encoding) ? createUnzip() : encoding === 'br' ? createBrotliDecompress() : undefined
   if (!decoder) {
     response.discard()
-    throw undecodable(where, encoding)
+    throw createUndecodableError(where, encoding)
   }
   // Source errors surface through the decoder stream.
   pipeline(response.body, decoder).catch(() => {})
   try {
     for await (const chunk of decoder) yield chunk as Uint8Array
   } catch (error) {
-    throw isDecoderError(error) ? undecodable(where, encoding) : error
+    throw isDecoderError(error) ? createUndecodableError(where, encoding) : error
   } finally {
     response.discard()
   }
@@ -264,10 +264,10 @@ export async function decodeBytes(
     if (isUnzippable(encoding)) return await promisify(unzip)(bytes, options)
     if (encoding === 'br') return await promisify(brotliDecompress)(bytes, options)
   } catch (error) {
-    if (codeOf(error) === 'ERR_BUFFER_TOO_LARGE') return undefined
+    if (getCode(error) === 'ERR_BUFFER_TOO_LARGE') return undefined
     if (!isDecoderError(error)) throw error
   }
-  throw undecodable(where, encoding)
+  throw createUndecodableError(where, encoding)
 }
 
 function isUnzippable(encoding: string): boolean {
@@ -275,10 +275,10 @@ function isUnzippable(encoding: string): boolean {
 }
 
 function isDecoderError(error: unknown): boolean {
-  return /^(Z_|ERR_)/.test(codeOf(error) ?? '')
+  return /^(Z_|ERR_)/.test(getCode(error) ?? '')
 }
 
-function undecodable(where: string, encoding: string): UpstreamError {
+function createUndecodableError(where: string, encoding: string): UpstreamError {
   const shown = encoding.replaceAll(/[^\w, .-]/g, '?').slice(0, 40)
   return new UpstreamError('invalid', 502, `${where} answered with a body that cannot be decoded (${shown}).`)
 }

@@ -1,11 +1,17 @@
 import { readFile } from 'node:fs/promises'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import { isObject, parseObject } from '../lib/json.ts'
 import type { RunCommand } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
-import { canonicalRegistry } from '../oci/reference.ts'
+import { toCanonicalRegistry } from '../oci/reference.ts'
 import { createDockerCredentials, hubServer, toDockerServer, expiresKey } from './docker-credentials.ts'
-import { type Credential, toCredential, type Credentials, isSameCredential, unusableCredential } from './identity.ts'
+import {
+  type Credential,
+  toCredential,
+  type Credentials,
+  isSameCredential,
+  createUnusableCredentialError,
+} from './identity.ts'
 
 const hourMs = 3_600_000
 
@@ -45,7 +51,7 @@ export function getCredentialHost(
   host: string,
   { url, prefix }: { url?: string; prefix?: string | undefined },
 ): string {
-  return url === undefined || prefix === undefined ? host : canonicalRegistry(new URL(url).host)
+  return url === undefined || prefix === undefined ? host : toCanonicalRegistry(new URL(url).host)
 }
 
 /** Opens the source of one upstream's credential. */
@@ -62,7 +68,7 @@ export function createCredentials(options: CredentialsOptions): Credentials {
       return readEachTime(async () => {
         const password = options.env[source.passwordEnv]
         if (password) return toCredential(source.username, password)
-        throw unusableCredential(host, `the environment variable ${source.passwordEnv} is not set`)
+        throw createUnusableCredentialError(host, `the environment variable ${source.passwordEnv} is not set`)
       })
   }
 }
@@ -82,10 +88,10 @@ async function readPassword(host: string, path: string): Promise<string> {
   try {
     text = await readFile(path, 'utf8')
   } catch (error) {
-    throw unusableCredential(host, `the file ${path} cannot be read (${errnoOf(error)})`)
+    throw createUnusableCredentialError(host, `the file ${path} cannot be read (${getErrno(error)})`)
   }
   const password = text.replace(/\r?\n$/, '')
-  if (password === '') throw unusableCredential(host, `the file ${path} is empty`)
+  if (password === '') throw createUnusableCredentialError(host, `the file ${path} is empty`)
   return password
 }
 
@@ -127,7 +133,7 @@ async function readIfPresent(path: string): Promise<string> {
   try {
     return await readFile(path, 'utf8')
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return ''
+    if (getErrno(error) === 'ENOENT') return ''
     throw error
   }
 }

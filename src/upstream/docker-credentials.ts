@@ -1,11 +1,17 @@
 import { readFile, stat } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
-import { errnoOf } from '../lib/errors.ts'
+import { getErrno } from '../lib/errors.ts'
 import { isObject, parseObject } from '../lib/json.ts'
 import type { CommandResult, RunCommand } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
-import { type Credential, toCredential, type Credentials, isSameCredential, unusableCredential } from './identity.ts'
+import {
+  type Credential,
+  toCredential,
+  type Credentials,
+  isSameCredential,
+  createUnusableCredentialError,
+} from './identity.ts'
 
 const pollMs = 1000
 const noEntry: DockerAuth = { helper: undefined, inline: undefined }
@@ -110,7 +116,7 @@ export const dockerAuthVariable = 'DOCKER_AUTH_CONFIG'
 export const expiresKey = 'mirrorUntil'
 
 /** Returns the path of Docker's config.json. */
-export function dockerConfigPath(env: Readonly<Record<string, string | undefined>>): string {
+export function getDockerConfigPath(env: Readonly<Record<string, string | undefined>>): string {
   return join(env['DOCKER_CONFIG'] || join(homedir(), '.docker'), 'config.json')
 }
 
@@ -174,10 +180,11 @@ async function askHelper(
   const program = `docker-credential-${name}`
   const named = `${program}, which ${key} in Docker's config.json names,`
   const result = await runCommand(program, ['get'], { input: server, timeoutMs })
-  if (!result) throw unusableCredential(host, `${named} is not installed, or the program that runs it is missing`)
+  if (!result)
+    throw createUnusableCredentialError(host, `${named} is not installed, or the program that runs it is missing`)
   if (result.exitCode !== 0) {
     if (/credentials not found/i.test(result.stdout + result.stderr)) return undefined
-    throw unusableCredential(host, `${named} ${describeExit(result)}`)
+    throw createUnusableCredentialError(host, `${named} ${describeExit(result)}`)
   }
   const answer = parseFirstObject(result.stdout.slice(0, maxAnswerBytes))
   const [username, secret] = answer ? [getMember(answer, 'Username') ?? '', getMember(answer, 'Secret') ?? ''] : []
@@ -185,7 +192,7 @@ async function askHelper(
   if (username === '' && secret === '') return undefined
   if (typeof username === 'string' && username !== '' && typeof secret === 'string')
     return toCredential(username, secret)
-  throw unusableCredential(host, `${named} did not print a credential`)
+  throw createUnusableCredentialError(host, `${named} did not print a credential`)
 }
 
 function describeExit({ exitCode, stdout, stderr }: CommandResult): string {
@@ -230,8 +237,8 @@ function openDockerConfig(path: string, host: string, clock: Clock) {
       }
       return entry
     } catch (error) {
-      const code = errnoOf(error)
-      throw code === undefined ? error : unusableCredential(host, `${path} cannot be read (${code})`)
+      const code = getErrno(error)
+      throw code === undefined ? error : createUnusableCredentialError(host, `${path} cannot be read (${code})`)
     }
   }
 
@@ -260,7 +267,8 @@ function parseDockerConfig(text: string, host: string): DockerAuth {
   const auth = findAuth(asObject(getMember(config, 'auths')), host)
   const inline = parseAuthEntry(asObject(auth))
   const helper = findHelper(config, host)
-  if (inline === 'broken' && !helper) throw unusableConfig(host, 'its auth entry is not base64 of user:password')
+  if (inline === 'broken' && !helper)
+    throw createUnusableConfigError(host, 'its auth entry is not base64 of user:password')
   return {
     helper,
     inline: inline === 'broken' ? undefined : inline,
@@ -286,7 +294,7 @@ async function getFileVersion(path: string): Promise<string | undefined> {
     const { mtimeMs, ctimeMs, size, ino } = await stat(path)
     return `${mtimeMs} ${ctimeMs} ${size} ${ino}`
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined
+    if (getErrno(error) === 'ENOENT' || getErrno(error) === 'ENOTDIR') return undefined
     throw error
   }
 }
@@ -297,7 +305,8 @@ function parseTime(value: unknown): number | undefined {
 }
 
 function checkHelperName(name: string, host: string): string {
-  if (!/^[\w.-]+$/.test(name)) throw unusableConfig(host, 'it names a credential helper that cannot be a program')
+  if (!/^[\w.-]+$/.test(name))
+    throw createUnusableConfigError(host, 'it names a credential helper that cannot be a program')
   return name
 }
 
@@ -306,7 +315,7 @@ function parseJson(text: string, host: string): unknown {
     return JSON.parse(text)
   } catch {
     // The parser's own message quotes the text.
-    throw unusableConfig(host, 'it is not valid JSON')
+    throw createUnusableConfigError(host, 'it is not valid JSON')
   }
 }
 
@@ -314,8 +323,8 @@ function asObject(value: unknown): Record<string, unknown> {
   return isObject(value) ? value : {}
 }
 
-const unusableConfig = (host: string, why: string) =>
-  unusableCredential(host, `Docker's config.json was read, but ${why}`)
+const createUnusableConfigError = (host: string, why: string) =>
+  createUnusableCredentialError(host, `Docker's config.json was read, but ${why}`)
 
 /** Returns a member whatever the case of its name, as Docker reads its files. The keys of maps are case-sensitive. */
 function getMember(object: Readonly<Record<string, unknown>>, name: string): unknown {

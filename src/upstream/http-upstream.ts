@@ -3,9 +3,9 @@ import type { Slots } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { RunCommand } from '../lib/process.ts'
 import { type Clock, systemClock } from '../lib/time.ts'
-import { bareMediaType, maxManifestBytes, manifestAccept } from '../oci/content.ts'
-import { parseDigest, referenceText } from '../oci/reference.ts'
-import { nextPageOf } from '../oci/headers.ts'
+import { stripMediaType, maxManifestBytes, manifestAccept } from '../oci/content.ts'
+import { parseDigest, formatReference } from '../oci/reference.ts'
+import { parseNextPage } from '../oci/headers.ts'
 import type { Access, Identity } from '../oci/registry.ts'
 import { createAuthorizer, createRedirectTargets } from './auth.ts'
 import { getContentEncoding, readBudgetedBody, parseLength, planBlob, readBlob } from './body.ts'
@@ -15,7 +15,7 @@ import { type Identify, parseSecrets, getSecrets } from './identity.ts'
 import { readProxies } from './proxy.ts'
 import { createCircuit, withRetries } from './retry.ts'
 import { createTokenCache } from './tokens.ts'
-import { type TransportResponse, createTransport, trustedCertificates } from './transport.ts'
+import { type TransportResponse, createTransport, getTrustedCertificates } from './transport.ts'
 import { createAddressGuard, type LookupAll } from './trust.ts'
 import type { ConnectionPool } from './undici.ts'
 import {
@@ -56,7 +56,7 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
     const asked: UpstreamRequest = { ...options, ...request, method: 'GET', headers: { accept } }
     return client.request(asked, async ({ response, identity }) => ({
       ...(await readBudgetedBody(response, limit, host)),
-      next: nextPageOf(response.header('link')),
+      next: parseNextPage(response.header('link')),
       filtersApplied: response.header('oci-filters-applied'),
       identity,
     }))
@@ -69,13 +69,13 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
     close: () => client.close(),
 
     resolve(name, reference, options) {
-      const path = `manifests/${referenceText(reference)}`
+      const path = `manifests/${formatReference(reference)}`
       const headers = { accept: manifestAccept }
       return client.request({ ...options, method: 'HEAD', name, path, headers }, ({ response, identity }) => {
         response.discard()
         return {
           digest: parseDigest(response.header('docker-content-digest') ?? ''),
-          mediaType: bareMediaType(response.header('content-type') ?? ''),
+          mediaType: stripMediaType(response.header('content-type') ?? ''),
           size: getSize(response),
           identity,
         }
@@ -83,11 +83,11 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
     },
 
     manifest(name, reference, options) {
-      const path = `manifests/${referenceText(reference)}`
+      const path = `manifests/${formatReference(reference)}`
       const headers = { accept: manifestAccept }
       return client.request({ ...options, method: 'GET', name, path, headers }, async ({ response, identity }) => ({
         digest: parseDigest(response.header('docker-content-digest') ?? ''),
-        mediaType: bareMediaType(response.header('content-type') ?? ''),
+        mediaType: stripMediaType(response.header('content-type') ?? ''),
         ...(await readBudgetedBody(response, maxManifestBytes, host)),
         identity,
       }))
@@ -225,7 +225,7 @@ function createUpstreamClient(options: UpstreamClientOptions) {
   const transportOptions = {
     ...options,
     guard: createAddressGuard({ lookup, ...options, url }),
-    certificates: options.ca === undefined ? undefined : trustedCertificates(options.ca, host),
+    certificates: options.ca === undefined ? undefined : getTrustedCertificates(options.ca, host),
     proxies: readProxies(options.env),
     clock,
   }

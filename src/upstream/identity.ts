@@ -55,7 +55,7 @@ export function isSameCredential(a: Credential, b: Credential): boolean {
  * Creates the error for a configured credential that cannot be read. The request never falls back to anonymous. The upstream
  * refused nothing, so the error is an outage, and cached content is still served.
  */
-export function unusableCredential(host: string, why: string): UpstreamError {
+export function createUnusableCredentialError(host: string, why: string): UpstreamError {
   return new UpstreamError('unavailable', 503, `The credential for ${host} cannot be used: ${why}.`)
 }
 
@@ -89,20 +89,20 @@ function toIdentity(key: Uint8Array, credential: Credential, host: string): Iden
   const [username, secret] = getParts(credential)
   const account = findAccount(secret)
   const kind = account === undefined ? 'credential' : 'account'
-  return parseIdentity(`${kind}-${keyedHash(key, [host, credential.kind, username, account ?? secret])}`)
+  return parseIdentity(`${kind}-${computeKeyedHash(key, [host, credential.kind, username, account ?? secret])}`)
 }
 
 /** Names exactly this credential within this process: a key for what belongs to it alone, such as access tokens. */
 export function getFingerprint(credential: Credential | undefined): string {
   if (!credential) return 'anonymous'
-  return keyedHash(processKey, [credential.kind, ...getParts(credential)])
+  return computeKeyedHash(processKey, [credential.kind, ...getParts(credential)])
 }
 
 function getParts(credential: Credential): [username: string, secret: string] {
   return credential.kind === 'password' ? [credential.username, credential.password] : ['', credential.token]
 }
 
-function keyedHash(key: Uint8Array, parts: readonly string[]): string {
+function computeKeyedHash(key: Uint8Array, parts: readonly string[]): string {
   return createHmac('sha256', key).update(JSON.stringify(parts)).digest('hex').slice(0, 32)
 }
 

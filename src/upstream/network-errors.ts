@@ -1,4 +1,4 @@
-import { codeOf, isConnectionFailure } from '../lib/errors.ts'
+import { getCode, isConnectionFailure } from '../lib/errors.ts'
 import { findProcessFaultCode } from '../lib/system-errors.ts'
 import { type Outage, TransientError } from './retry.ts'
 import { UpstreamError } from './upstream.ts'
@@ -49,7 +49,7 @@ interface FailedRequest {
 /** Converts a failure before the response to an error. A failure of storage does not count as an outage of the registry. */
 export function toRequestError({ host, target, isRedirected, via }: FailedRequest, error: unknown): Error {
   if (error instanceof UpstreamError || isBug(error)) return error
-  const code = codeOf(error) ?? ''
+  const code = getCode(error) ?? ''
   const name = target === host ? host : `${host} (${target})`
   const where = via === undefined ? name : `${name}, through the proxy ${via},`
   const refusedBy = via === undefined ? undefined : toProxyError(via, name, isRedirected, error)
@@ -128,7 +128,7 @@ function toProxyError(via: string, name: string, isRedirected: boolean, error: u
 /** Converts a failure within a body to an error, which does not count as an outage of the upstream (decision D6). */
 export function toBodyError(host: string, error: unknown): Error {
   if (error instanceof UpstreamError || isBug(error)) return error
-  const code = codeOf(error) ?? ''
+  const code = getCode(error) ?? ''
   const stalled = code === 'UND_ERR_BODY_TIMEOUT'
   const message = stalled
     ? `${host} stopped sending.`
@@ -138,6 +138,6 @@ export function toBodyError(host: string, error: unknown): Error {
 
 /** Checks whether an error is a bug: Node reports bad arguments with an `ERR_*` code, and other bugs have no code. */
 function isBug(error: unknown): error is Error {
-  const code = codeOf(error)
+  const code = getCode(error)
   return code === undefined ? error instanceof TypeError : code.startsWith('ERR_') && !isConnectionFailure(error)
 }

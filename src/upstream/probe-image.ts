@@ -124,13 +124,13 @@ export function createProbeUpstream(host: string, probeImage: ProbeImage): Upstr
     requestsByHost.set(host, (requestsByHost.get(host) ?? 0) + 1)
     const digest = reference.kind === 'digest' ? reference.digest : reference.tag === tag ? image.digest : undefined
     const manifest = digest && image.manifests.get(digest)
-    if (!manifest) throw absent()
+    if (!manifest) throw createAbsentError()
     return { ...manifest, digest }
   }
 
   function findBlob(digest: Digest): Uint8Array {
     const bytes = image.blobs.get(digest)
-    if (!bytes) throw absent()
+    if (!bytes) throw createAbsentError()
     return bytes
   }
 
@@ -151,7 +151,7 @@ export function createProbeUpstream(host: string, probeImage: ProbeImage): Upstr
     },
     async blob(_name, digest, { from }) {
       const bytes = findBlob(digest)
-      return { size: bytes.length, isPart: false, identity, body: once(new Uint8Array(bytes.subarray(from))) }
+      return { size: bytes.length, isPart: false, identity, body: yieldOnce(new Uint8Array(bytes.subarray(from))) }
     },
     async tags(name) {
       const bytes = Buffer.from(JSON.stringify({ name, tags: [tag] }))
@@ -162,10 +162,10 @@ export function createProbeUpstream(host: string, probeImage: ProbeImage): Upstr
   }
 }
 
-async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+async function* yieldOnce(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
   yield await Promise.resolve(bytes)
 }
 
-function absent(): UpstreamError {
+function createAbsentError(): UpstreamError {
   return new UpstreamError('absent', 404, 'The mirror offers nothing else under this name.')
 }

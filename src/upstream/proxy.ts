@@ -1,7 +1,7 @@
 import { BlockList, isIP, type Socket } from 'node:net'
 import type { buildConnector } from 'undici'
 import { exitCode, MirrorError } from '../lib/errors.ts'
-import { type AddressGuard, classifyAddress, literalAddress } from './trust.ts'
+import { type AddressGuard, classifyAddress, getLiteralAddress } from './trust.ts'
 
 const schemes = new Map([
   ['http', { protocol: 'http', resolvesNames: true, port: 80 }],
@@ -93,7 +93,7 @@ function parseProxy(text: string, variable: string): Proxy {
   const name = url?.protocol.slice(0, -1) as Parameters<typeof schemes.get>[0] | undefined
   const scheme = name && schemes.get(name)
   const credential = url && parseProxyCredential(url)
-  if (!url || !scheme || !credential || url.hostname === '') throw invalidProxy(variable)
+  if (!url || !scheme || !credential || url.hostname === '') throw createInvalidProxyError(variable)
   const port = url.port === '' ? scheme.port : Number(url.port)
   return {
     name: `${name}://${url.hostname}:${port}`,
@@ -117,7 +117,7 @@ function parseProxyCredential({ username, password }: URL): { username: string; 
 }
 
 /** Creates the error without the variable's value, which may contain a password. */
-function invalidProxy(variable: string): MirrorError {
+function createInvalidProxyError(variable: string): MirrorError {
   return new MirrorError(`The proxy in ${variable} is not the URL of an HTTP or SOCKS proxy.`, {
     exit: exitCode.usage,
     hints: [`Set ${variable} to something like http://proxy.example:3128 or socks5h://proxy.example:1080`],
@@ -133,7 +133,7 @@ function parseNoProxy(text: string): (url: URL) => boolean {
     .split(/[\s,]+/)
     .flatMap((entry) => (entry === '' ? [] : [parseNoProxyEntry(entry.toLowerCase())]))
   return (url) => {
-    const host = { name: hostnameOf(url), port: url.port || (url.protocol === 'https:' ? '443' : '80') }
+    const host = { name: getHostname(url), port: url.port || (url.protocol === 'https:' ? '443' : '80') }
     return entries.some((matches) => matches(host))
   }
 }
@@ -167,14 +167,14 @@ function createBlockMatcher(address: string, family: number, bits: string | unde
   return ({ name }) => isIP(name) !== 0 && block.check(name, isIP(name) === 4 ? 'ipv4' : 'ipv6')
 }
 
-function hostnameOf(url: URL): string {
-  return literalAddress(url) ?? url.hostname.toLowerCase().replace(/\.$/, '')
+function getHostname(url: URL): string {
+  return getLiteralAddress(url) ?? url.hostname.toLowerCase().replace(/\.$/, '')
 }
 
 function isLoopback(url: URL): boolean {
-  const address = literalAddress(url)
+  const address = getLiteralAddress(url)
   if (address !== undefined) return classifyAddress(address) === 'loopback'
-  return /(?:^|\.)localhost$/.test(hostnameOf(url))
+  return /(?:^|\.)localhost$/.test(getHostname(url))
 }
 
 interface SocksOptions {

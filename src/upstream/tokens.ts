@@ -44,7 +44,7 @@ export function createTokenCache(host: string, deps: { transport: Transport; clo
     async get(request: TokenRequest, signal: AbortSignal | undefined): Promise<AccessToken> {
       // Checked before a request begins, because no caller would await its failure.
       signal?.throwIfAborted()
-      const key = keyOf(request)
+      const key = toKey(request)
       const known = tokens.get(key)
       if (known && deps.clock.monotonic() < known.refreshAt) return known
       const flight = pending.get(key) ?? fetchToken(key, request)
@@ -53,13 +53,13 @@ export function createTokenCache(host: string, deps: { transport: Transport; clo
     },
     /** Forgets a refused token, unless another one has replaced it. */
     drop(request: TokenRequest, token: AccessToken): void {
-      const key = keyOf(request)
+      const key = toKey(request)
       if (tokens.peek(key) === token) tokens.delete(key)
     },
   }
 }
 
-function keyOf({ challenge: { realm, service }, scope, credential }: TokenRequest): string {
+function toKey({ challenge: { realm, service }, scope, credential }: TokenRequest): string {
   return JSON.stringify([realm.href, service, scope, getFingerprint(credential)])
 }
 
@@ -103,7 +103,7 @@ async function requestToken(
 }
 
 /** Returns the Authorization header's value for a user name and password. */
-export function basicAuthorization(username: string, password: string): string {
+export function createBasicAuthorization(username: string, password: string): string {
   return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`
 }
 
@@ -128,7 +128,7 @@ function createTransportRequest(
   for (const [name, value] of parameters) url.searchParams.append(name, value)
   if (credential?.kind !== 'password') return { method: 'GET', url, headers: {}, pool: 'metadata' }
   url.searchParams.append('account', credential.username)
-  const headers = { authorization: basicAuthorization(credential.username, credential.password) }
+  const headers = { authorization: createBasicAuthorization(credential.username, credential.password) }
   return { method: 'GET', url, headers, pool: 'metadata' }
 }
 

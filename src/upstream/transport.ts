@@ -149,10 +149,10 @@ export function createTransport(options: TransportOptions) {
         if (!isRedirect(response.status) || location === undefined) return response
         response.discard()
         const target = resolveRedirect(url, location)
-        if (typeof target === 'string') throw refusedRedirect(host, target)
-        if (request.method === 'POST') throw refusedRedirect(host, 'the request body contains a secret')
+        if (typeof target === 'string') throw createRefusedRedirectError(host, target)
+        if (request.method === 'POST') throw createRefusedRedirectError(host, 'the request body contains a secret')
         if (hops === maxRedirects)
-          throw refusedRedirect(host, `it is the sixth in a row, to ${redact(stripQuery(target))}`)
+          throw createRefusedRedirectError(host, `it is the sixth in a row, to ${redact(stripQuery(target))}`)
         // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pull: never across host boundaries.
         if (target.origin !== url.origin) delete headers['authorization']
         url = target
@@ -205,7 +205,7 @@ function isRedirect(status: number): boolean {
   return status === 301 || status === 302 || status === 303 || status === 307 || status === 308
 }
 
-function refusedRedirect(host: string, why: string): UpstreamError {
+function createRefusedRedirectError(host: string, why: string): UpstreamError {
   return new UpstreamError('invalid', 502, `A redirect by ${host} is not followed: ${why}.`)
 }
 
@@ -215,7 +215,7 @@ const stripQuery = (url: URL) => `${url.origin}${url.pathname}`
  * Returns the certificates to trust with a custom CA: this CA and the default ones, because a corporate registry may redirect to public
  * storage. Throws a MirrorError when the text contains no certificate, or a broken one.
  */
-export function trustedCertificates(pem: string, host: string): string[] {
+export function getTrustedCertificates(pem: string, host: string): string[] {
   const own = parseCertificates(pem)
   if (own === undefined || own.length === 0) {
     throw new MirrorError(`The CA for ${host} is not a PEM certificate.`, {
@@ -223,10 +223,10 @@ export function trustedCertificates(pem: string, host: string): string[] {
       hints: [`Check the file that upstreams."${host}".ca names`],
     })
   }
-  return [...machineCertificates(), ...own.map(String)]
+  return [...getMachineCertificates(), ...own.map(String)]
 }
 
-function machineCertificates(): readonly string[] {
+function getMachineCertificates(): readonly string[] {
   // Exists in newer versions of Node; it includes NODE_EXTRA_CA_CERTS and the system's store.
   if ('getCACertificates' in tls && typeof tls.getCACertificates === 'function') {
     return tls.getCACertificates('default') as string[]
@@ -293,7 +293,7 @@ export function createRepositoryShare(options: RepositoryShareOptions) {
     const slots = shares.get(key) ?? new Slots(getLimit(request.pool))
     shares.set(key, slots)
     const release = await take(slots, request)
-    if (!release) throw tooManyRequests(`Too many requests for this repository are waiting for ${host}.`)
+    if (!release) throw createTooManyRequestsError(`Too many requests for this repository are waiting for ${host}.`)
     return () => {
       release()
       if (slots.isUnused && shares.get(key) === slots) shares.delete(key)
@@ -303,11 +303,11 @@ export function createRepositoryShare(options: RepositoryShareOptions) {
   return {
     /** Waits for a slot. Throws an UpstreamError (503) when none is free in time, or the signal's reason. */
     async enter(request: ShareRequest): Promise<Release> {
-      const key = keyOf(request)
+      const key = toKey(request)
       const leaveShare = key === undefined ? undefined : await enterShare(key, request)
       try {
         const leave = await take(requests, request, host)
-        if (!leave) throw tooManyRequests(`Too many requests to ${host} are under way.`)
+        if (!leave) throw createTooManyRequestsError(`Too many requests to ${host} are under way.`)
         return () => {
           leave()
           leaveShare?.()
@@ -319,17 +319,17 @@ export function createRepositoryShare(options: RepositoryShareOptions) {
     },
     /** Records progress of a body, so that blobs behind it keep waiting. */
     recordBytes(request: ShareRequest, bytes: number): void {
-      const key = keyOf(request)
+      const key = toKey(request)
       if (key !== undefined) shares.get(key)?.recordProgress(bytes)
       requests.recordProgress(bytes, host)
     },
   }
 }
 
-function keyOf({ repository, pool }: ShareRequest): string | undefined {
+function toKey({ repository, pool }: ShareRequest): string | undefined {
   return repository && `${pool} ${repository}`
 }
 
-function tooManyRequests(message: string): UpstreamError {
+function createTooManyRequestsError(message: string): UpstreamError {
   return new UpstreamError('unavailable', 503, message, { retryAfterSeconds: 1 })
 }

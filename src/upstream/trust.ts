@@ -61,8 +61,8 @@ export function mayReceiveCredential(realm: URL, upstream: URL, tokenHosts: read
   if (realm.protocol !== 'https:') return false
   if (isLocal(realm) || isLocal(upstream)) return false
   if (upstream.hostname === 'nvcr.io' && realm.host === 'authn.nvidia.com') return true
-  const domain = registrableDomain(realm)
-  return domain !== undefined && domain === registrableDomain(upstream)
+  const domain = getRegistrableDomain(realm)
+  return domain !== undefined && domain === getRegistrableDomain(upstream)
 }
 
 /** Checks whether the user named a URL's host; a name without a port means the scheme's default port. */
@@ -101,10 +101,10 @@ function hasOnlyHarmlessQuery({ username, password, hash, search }: URL): boolea
 }
 
 function isLocal(url: URL): boolean {
-  return url.hostname === 'localhost' || url.hostname.endsWith('.localhost') || literalAddress(url) !== undefined
+  return url.hostname === 'localhost' || url.hostname.endsWith('.localhost') || getLiteralAddress(url) !== undefined
 }
 
-function registrableDomain(url: URL): string | undefined {
+function getRegistrableDomain(url: URL): string | undefined {
   return getDomain(url.hostname, { allowPrivateDomains: true }) ?? undefined
 }
 
@@ -136,7 +136,7 @@ export function isMorePrivate(target: AddressClass, base: AddressClass): boolean
 }
 
 /** Returns the IP address that a URL has instead of a name. The URL parser has already normalized octal and decimal spellings. */
-export function literalAddress(url: URL): string | undefined {
+export function getLiteralAddress(url: URL): string | undefined {
   const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
   return isIP(host) ? host : undefined
 }
@@ -158,7 +158,7 @@ interface Embedded {
 
 function findEmbedded(bytes: Uint8Array): Embedded | undefined {
   const found = (at: number, least: AddressClass = 'public'): Embedded => ({
-    addresses: [ipv4At(bytes, at)],
+    addresses: [formatIpv4At(bytes, at)],
     minClass: least,
   })
   // IPv4-compatible; `::` and `::1` are not: RFC 4291 §2.5.
@@ -175,7 +175,7 @@ function findEmbedded(bytes: Uint8Array): Embedded | undefined {
   // Teredo: RFC 4380 §4, the server and, inverted, the client.
   if (startsWith(bytes, [0x20, 0x01, 0, 0])) {
     const client = bytes.subarray(12).map((byte) => byte ^ 0xff)
-    return { addresses: [ipv4At(bytes, 4), ipv4At(client, 0)], minClass: 'public' }
+    return { addresses: [formatIpv4At(bytes, 4), formatIpv4At(client, 0)], minClass: 'public' }
   }
   // ISATAP: RFC 5214 §6.1, below any prefix.
   const identifier = bytes.subarray(8)
@@ -187,7 +187,7 @@ function startsWith(bytes: Uint8Array, start: readonly number[]): boolean {
   return start.every((byte, at) => bytes[at] === byte)
 }
 
-function ipv4At(bytes: Uint8Array, at: number): string {
+function formatIpv4At(bytes: Uint8Array, at: number): string {
   return bytes.subarray(at, at + 4).join('.')
 }
 
@@ -260,7 +260,7 @@ export interface AddressGuard {
 
 export function createAddressGuard(options: AddressGuardOptions): AddressGuard {
   const { host, url: upstream, allowPrivate, tokenHosts } = options
-  const literal = literalAddress(upstream)
+  const literal = getLiteralAddress(upstream)
   let ownClass: AddressClass = literal ? classifyAddress(literal) : (options.ownClass ?? 'public')
   const classes = new LRUCache<string, AddressClass>({ max: maxNames })
   const namedHosts = new Set(tokenHosts.filter((name) => URL.canParse(`https://${name}`)).map(parseHostname))
@@ -286,11 +286,11 @@ export function createAddressGuard(options: AddressGuardOptions): AddressGuard {
 
   return {
     isAlwaysAllowed(url) {
-      const address = literalAddress(url)
+      const address = getLiteralAddress(url)
       return address === undefined || isNamedHost(url, tokenHosts) || isAlwaysAllowedAt(url.hostname, address)
     },
     checkLiteral(url) {
-      const address = literalAddress(url)
+      const address = getLiteralAddress(url)
       if (address === undefined || isNamedHost(url, tokenHosts) || isAllowed(url.hostname, address)) return
       throw refusal(url.hostname)
     },
@@ -307,7 +307,7 @@ export function createAddressGuard(options: AddressGuardOptions): AddressGuard {
       })
     },
     getClass(url) {
-      const address = literalAddress(url)
+      const address = getLiteralAddress(url)
       return address === undefined ? (classes.get(url.hostname) ?? 'public') : classifyAddress(address)
     },
   }

@@ -5,11 +5,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { mirrorPaths } from '../../src/config/paths.ts'
-import { packageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/package-root.ts'
 import { getProcessIdentity } from '../../src/lib/process.ts'
 import { writeState } from '../../src/admin/state.ts'
 
-const program = join(packageRoot(), 'bin', 'run.js')
+const program = join(findPackageRoot(), 'bin', 'run.js')
 const nobody = 65_534
 
 let folder: string

@@ -5,10 +5,10 @@ import { createRequire } from 'node:module'
 import { homedir, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { packageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/package-root.ts'
 
 const require = createRequire(import.meta.url)
-const program = join(packageRoot(), 'bin', 'run.js')
+const program = join(findPackageRoot(), 'bin', 'run.js')
 const { compileCacheFolder, isClosed } = require('../../bin/compile-cache.js') as {
   compileCacheFolder: (how: object) => string | undefined
   isClosed: (path: string, uid: number) => boolean

@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { transform } from 'esbuild'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { packageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/package-root.ts'
 
-const program = join(packageRoot(), 'bin', 'run.js')
+const program = join(findPackageRoot(), 'bin', 'run.js')
 const { problemOf } = createRequire(import.meta.url)(program) as { problemOf(version: string): string | undefined }
 
 /** Runs a script of this package on a Node that reports another version. */
@@ -38,7 +38,7 @@ describe('the check of the Node version', () => {
   test.each([
     ['the program', program, ['status']],
     ['help', program, ['--help']],
-    ['the build, which npm ci starts', join(packageRoot(), 'scripts', 'build.js'), []],
+    ['the build, which npm ci starts', join(findPackageRoot(), 'scripts', 'build.js'), []],
   ])('ends %s with exit code 1 and without a stack on an old Node', (_, script, args) => {
     const { status, stdout, stderr } = runAs('18.20.8', script, ...args)
     expect({ status, stdout }).toEqual({ status: 1, stdout: '' })
@@ -54,11 +54,13 @@ describe('the check of the Node version', () => {
     expect(asOld.code).toBe(asNew.code)
     // Reject a comma after the last argument, which is newer, too.
     expect(text).not.toMatch(/,\s*\)/)
-    expect(JSON.parse(readFileSync(join(packageRoot(), 'bin', 'package.json'), 'utf8'))).toEqual({ type: 'commonjs' })
+    expect(JSON.parse(readFileSync(join(findPackageRoot(), 'bin', 'package.json'), 'utf8'))).toEqual({
+      type: 'commonjs',
+    })
   })
 
   test('needs the version that package.json names in engines', () => {
-    const { engines } = JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as {
+    const { engines } = JSON.parse(readFileSync(join(findPackageRoot(), 'package.json'), 'utf8')) as {
       engines: { node: string }
     }
     expect(problemOf('18.0.0')).toContain(engines.node.replace('>=', 'Node '))

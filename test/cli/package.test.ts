@@ -3,11 +3,11 @@ import { readFile, readdir, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { packageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/package-root.ts'
 import { installPackage, type InstalledPackage } from '../support/installed-package.ts'
 
 const run = promisify(execFile)
-const root = packageRoot()
+const root = findPackageRoot()
 const readJson = async <T>(name: string) => JSON.parse(await readFile(join(root, name), 'utf8')) as T
 
 interface Manifest {

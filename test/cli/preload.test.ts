@@ -1,9 +1,9 @@
 import { readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { expect, test } from 'vitest'
-import { packageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/package-root.ts'
 
-const src = join(packageRoot(), 'src')
+const src = join(findPackageRoot(), 'src')
 
 /** Modules that the start of a server loads itself before it reports ready. */
 const loadedByTheStart = new Set([

@@ -6,10 +6,10 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import * as library from '../../src/index.ts'
-import { packageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/package-root.ts'
 import { startMirrorProcess } from '../support/mirror-process.ts'
 
-const dist = join(packageRoot(), 'dist')
+const dist = join(findPackageRoot(), 'dist')
 const run = promisify(execFile)
 /** Libraries that docs/architecture.md allows to be loaded only when they are used. */
 const doors = [
@@ -37,7 +37,7 @@ async function filesLoadedBy(...args: string[]): Promise<string[]> {
   const [home, coverage] = [await temporaryFolder(), await temporaryFolder()]
   const env = { ...process.env, MIRROR_HOME: home, NODE_V8_COVERAGE: coverage }
   // Accept exit code 3: it is that of `status` when no mirror runs.
-  await run(process.execPath, [join(packageRoot(), 'bin', 'run.js'), ...args], { env }).catch((error: unknown) => {
+  await run(process.execPath, [join(findPackageRoot(), 'bin', 'run.js'), ...args], { env }).catch((error: unknown) => {
     if ((error as { code?: unknown }).code !== 3) throw error
   })
   const reports = await Promise.all(
@@ -53,7 +53,7 @@ describe('a start of the program', () => {
   test('in a removed folder fails with one line, unless the command needs no folder', async () => {
     const start = async (argument: string) => {
       const script = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" "$@"'
-      const program = [process.execPath, join(packageRoot(), 'bin', 'run.js'), argument]
+      const program = [process.execPath, join(findPackageRoot(), 'bin', 'run.js'), argument]
       const cwd = await temporaryFolder()
       return run('sh', ['-c', script, ...program], { cwd }).catch((error: unknown) => error as { stderr: string })
     }

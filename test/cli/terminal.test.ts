@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { packageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/package-root.ts'
 import { get } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
 import { installPackage, type InstalledPackage } from '../support/installed-package.ts'
@@ -12,7 +12,7 @@ import { startUpstream } from '../support/upstream.ts'
 const missing = whyNoTerminal()
 if (missing !== undefined) console.warn(`The tests in a terminal are skipped: ${missing}.`)
 
-const manifest = JSON.parse(await readFile(join(packageRoot(), 'oclif.manifest.json'), 'utf8')) as {
+const manifest = JSON.parse(await readFile(join(findPackageRoot(), 'oclif.manifest.json'), 'utf8')) as {
   commands: Record<string, { summary: string; flags: Record<string, object> }>
 }
 const commands = Object.keys(manifest.commands)

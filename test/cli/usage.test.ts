@@ -6,9 +6,9 @@ import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { packageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/package-root.ts'
 
-const program = join(packageRoot(), 'bin', 'run.js')
+const program = join(findPackageRoot(), 'bin', 'run.js')
 
 let home: string
 let env: NodeJS.ProcessEnv
@@ -98,7 +98,7 @@ describe('wrong usage', () => {
   })
 
   test('is answered under npx with a next step that begins with npx', () => {
-    const byNpx = { npm_command: 'exec', npm_lifecycle_event: 'npx', npm_config_local_prefix: packageRoot() }
+    const byNpx = { npm_command: 'exec', npm_lifecycle_event: 'npx', npm_config_local_prefix: findPackageRoot() }
     expect(mirror(['sttaus'], undefined, byNpx).stderr).toContain('\n  npx mirror status\n')
     expect(mirror(['status'], undefined, byNpx).stderr).toContain('npx mirror up')
     expect(mirror(['--help'], undefined, byNpx).stdout).toContain('$ npx mirror COMMAND')

@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { listSettingVariables } from '../../src/config/load.ts'
-import { packageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/package-root.ts'
 
-const manifest = JSON.parse(await readFile(join(packageRoot(), 'oclif.manifest.json'), 'utf8')) as {
+const manifest = JSON.parse(await readFile(join(findPackageRoot(), 'oclif.manifest.json'), 'utf8')) as {
   commands: Record<string, { flags: Record<string, { env?: string }> }>
 }
 const flags = Object.entries(manifest.commands).flatMap(([command, { flags: own }]) =>
@@ -57,19 +57,23 @@ describe('variables named after flags that are no settings', () => {
   const daemonJson = () => readFile(join(root, 'etc', 'docker', 'daemon.json'), 'utf8')
 
   function mirror(args: readonly string[], more: NodeJS.ProcessEnv = {}) {
-    const { status, stdout, stderr } = spawnSync(process.execPath, [join(packageRoot(), 'bin', 'run.js'), ...args], {
-      cwd: home,
-      env: {
-        PATH: process.env['PATH'],
-        HOME: home,
-        MIRROR_HOME: home,
-        MIRROR_NETWORKS: '',
-        DOCKER_HOST: `unix://${home}/none.sock`,
-        ...more,
+    const { status, stdout, stderr } = spawnSync(
+      process.execPath,
+      [join(findPackageRoot(), 'bin', 'run.js'), ...args],
+      {
+        cwd: home,
+        env: {
+          PATH: process.env['PATH'],
+          HOME: home,
+          MIRROR_HOME: home,
+          MIRROR_NETWORKS: '',
+          DOCKER_HOST: `unix://${home}/none.sock`,
+          ...more,
+        },
+        encoding: 'utf8',
+        timeout: 30_000,
       },
-      encoding: 'utf8',
-      timeout: 30_000,
-    })
+    )
     return { status, stdout, stderr }
   }
 

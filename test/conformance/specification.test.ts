@@ -4,7 +4,7 @@ import { hash } from 'bcryptjs'
 import { describe, expect, test } from 'vitest'
 import { computeDigest } from '../../src/oci/reference.ts'
 import { mediaType } from '../../src/oci/content.ts'
-import { referrersTag } from '../../src/oci/lists.ts'
+import { toReferrersTag } from '../../src/oci/lists.ts'
 import type { Answer } from '../support/get.ts'
 import { makeImage, manifestOf } from '../support/images.ts'
 import { temporaryHome } from '../support/mirror.ts'
@@ -116,9 +116,9 @@ test('Push: a manifest may precede its subject, but nothing else that it names',
 })
 
 test('Referrers Tag Schema', () => {
-  expect(referrersTag(image.digest)).toBe(image.digest.replace(':', '-'))
+  expect(toReferrersTag(image.digest)).toBe(image.digest.replace(':', '-'))
   const long = computeDigest(blob, 'sha512')
-  expect(referrersTag(long)).toBe(long.replace(':', '-').slice(0, 'sha512-'.length + 64))
+  expect(toReferrersTag(long)).toBe(long.replace(':', '-').slice(0, 'sha512-'.length + 64))
 })
 
 test('Determining Support: 200, or 401 where a password is required', async () => {

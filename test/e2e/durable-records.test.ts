@@ -2,11 +2,11 @@ import { spawnSync } from 'node:child_process'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { packageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/package-root.ts'
 import { hasStrace } from '../support/failing-disk.ts'
 import { temporaryHome } from '../support/mirror.ts'
 
-const program = join(packageRoot(), 'bin', 'run.js')
+const program = join(findPackageRoot(), 'bin', 'run.js')
 
 /** Call that succeeded, with its name and the paths in it. */
 interface Call {

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, inject, onTestFinished, test } from 'vitest'
-import { packageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/package-root.ts'
 import { computeDigest } from '../../src/oci/reference.ts'
 import { get } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
@@ -21,7 +21,7 @@ async function temporaryFolder(): Promise<string> {
   return folder
 }
 
-const npm = (args: string[], env: NodeJS.ProcessEnv = {}, cwd = packageRoot()) =>
+const npm = (args: string[], env: NodeJS.ProcessEnv = {}, cwd = findPackageRoot()) =>
   run('npm', [...args, '--no-audit', '--no-fund'], { cwd, env: { ...process.env, ...env }, timeoutMs: 5 * minutes })
 
 /** Sums up the sizes of all files in a folder. */
@@ -121,7 +121,7 @@ describe.skipIf(missing !== undefined)('the installation of the command', () => 
   test('npx mirror works in the clone, and its messages name npx mirror', async () => {
     const folder = await temporaryFolder()
     const options = {
-      cwd: join(packageRoot(), 'docs'),
+      cwd: join(findPackageRoot(), 'docs'),
       env: { ...process.env, MIRROR_HOME: folder },
       encoding: 'utf8' as const,
     }
@@ -135,7 +135,7 @@ describe.skipIf(missing !== undefined)('the version of Node', () => {
   test.each(['14', '16', '18', '20.10', '22.2'])('Node %s is refused with the reason', async (version) => {
     const node = await getNode(version)
     for (const args of [['bin/run.js', 'status'], ['bin/run.js', '--help'], ['scripts/build.js']]) {
-      const { status, stdout, stderr } = spawnSync(node, args, { cwd: packageRoot(), encoding: 'utf8' })
+      const { status, stdout, stderr } = spawnSync(node, args, { cwd: findPackageRoot(), encoding: 'utf8' })
       expect({ status, stdout }, stderr).toEqual({ status: 1, stdout: '' })
       expect(stderr).toMatch(new RegExp(`^mirror: Node 20\\.19 or newer is needed.*; this is Node ${version}\\.`))
       expect(stderr).not.toMatch(/^\s+at /m)
@@ -144,7 +144,7 @@ describe.skipIf(missing !== undefined)('the version of Node', () => {
 
   test.each(['20.19', '22.3'])('Node %s runs the demo', async (version) => {
     const node = await getNode(version)
-    const { status, stderr } = spawnSync(node, ['bin/run.js', 'demo'], { cwd: packageRoot(), encoding: 'utf8' })
+    const { status, stderr } = spawnSync(node, ['bin/run.js', 'demo'], { cwd: findPackageRoot(), encoding: 'utf8' })
     expect(status, stderr).toBe(0)
   })
 })

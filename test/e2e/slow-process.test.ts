@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { codeOf } from '../../src/lib/errors.ts'
+import { getCode } from '../../src/lib/errors.ts'
 import { temporaryFiles } from '../support/blob-file.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { slow } from '../support/faults.ts'
@@ -58,7 +58,7 @@ describe('a server that is killed during a download', () => {
       await mirror.ended
       const failures = (await ends).flatMap((end): unknown[] => (end.status === 'rejected' ? [end.reason] : []))
       // Allows connections that the kill cut off; a wrong answer would be an assertion error.
-      for (const failure of failures) expect(['ECONNRESET', 'ECONNREFUSED', 'EPIPE']).toContain(codeOf(failure))
+      for (const failure of failures) expect(['ECONNRESET', 'ECONNREFUSED', 'EPIPE']).toContain(getCode(failure))
     }
   })
 })

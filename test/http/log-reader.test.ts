@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process'
 import { closeSync, constants, openSync, readSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { errnoOf } from '../../src/lib/errors.ts'
+import { getErrno } from '../../src/lib/errors.ts'
 import { temporaryHome } from '../support/mirror.ts'
 import { startMirrorProcess } from '../support/mirror-process.ts'
 
@@ -41,7 +41,7 @@ describe.skipIf(process.platform === 'win32')('a mirror that logs to a pipe', ()
       try {
         text += buffer.toString('utf8', 0, readSync(reader, buffer))
       } catch (error) {
-        if (errnoOf(error) !== 'EAGAIN') throw error
+        if (getErrno(error) !== 'EAGAIN') throw error
       }
       return text
     }

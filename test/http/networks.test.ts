@@ -8,7 +8,7 @@ import { promisify } from 'node:util'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { computeDigest } from '../../src/oci/reference.ts'
 import { network, startDockerEngine } from '../support/docker-engine.ts'
-import { errnoOf } from '../../src/lib/errors.ts'
+import { getErrno } from '../../src/lib/errors.ts'
 import { findRunning } from '../../src/admin/state.ts'
 import { get } from '../support/get.ts'
 import { temporaryHome } from '../support/mirror.ts'
@@ -43,7 +43,7 @@ test.skipIf(process.platform !== 'linux')(
       engine.changeNetworks([])
       await expect.poll(networks).toEqual({})
       for (const url of [cache, registry]) {
-        const refused = await get(url!, '/v2/').catch(errnoOf)
+        const refused = await get(url!, '/v2/').catch(getErrno)
         expect(refused).toBe('ECONNREFUSED')
       }
     }

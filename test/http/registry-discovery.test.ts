@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { computeDigest, type Digest } from '../../src/oci/reference.ts'
 import { mediaType } from '../../src/oci/content.ts'
-import { referrersTag } from '../../src/oci/lists.ts'
+import { toReferrersTag } from '../../src/oci/lists.ts'
 import { expectError } from '../support/expect-content.ts'
 import { makeImage, manifestOf, type TestImage } from '../support/images.ts'
 import { jsonOf, startTestRegistry, type TestRegistry } from '../support/registry.ts'
@@ -210,7 +210,7 @@ describe('Listing referrers', () => {
 })
 
 describe('Referrers tag schema', () => {
-  const tag = referrersTag(image.digest)
+  const tag = toReferrersTag(image.digest)
   const listed = async (registry: TestRegistry) =>
     jsonOf<Index>(await registry.get(`/v2/app/manifests/${tag}`)).manifests.map(({ digest }) => digest)
 
@@ -235,7 +235,7 @@ describe('Referrers tag schema', () => {
     const registry = await startTestRegistry()
     await registry.push('app', 'v1', image)
     const text = JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: null })
-    const tag = referrersTag(image.digest)
+    const tag = toReferrersTag(image.digest)
     const empty = manifestOf(Buffer.from(text), mediaType.ociIndex)
     expect((await registry.pushManifest('app', tag, empty)).status).toBe(201)
     const made = referrer({ artifactType: 'application/sig' })

@@ -1,6 +1,6 @@
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { digestAlgorithm, digestHex, type Digest } from '../../src/oci/reference.ts'
+import { getDigestAlgorithm, getDigestHex, type Digest } from '../../src/oci/reference.ts'
 import type { TestMirror } from './mirror.ts'
 
 /** Lists the paths of all files below a mirror's home. */
@@ -11,7 +11,7 @@ export async function filesOf({ home }: Pick<TestMirror, 'home'>): Promise<strin
 
 /** Finds the file of a stored blob. */
 export async function blobFile(mirror: Pick<TestMirror, 'home'>, digest: Digest): Promise<string> {
-  const name = join('blobs', digestAlgorithm(digest), digestHex(digest))
+  const name = join('blobs', getDigestAlgorithm(digest), getDigestHex(digest))
   const file = (await filesOf(mirror)).find((path) => path.endsWith(name))
   if (file === undefined) throw new Error(`${digest} is not stored`)
   return file

@@ -4,7 +4,7 @@ import { mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
-import { packageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/package-root.ts'
 
 const run = promisify(execFile)
 
@@ -17,7 +17,7 @@ export interface InstalledPackage {
 
 /** Packs the existing build as it would be published; returns the path of the tarball. */
 export async function packPackage(folder: string): Promise<string> {
-  const root = packageRoot()
+  const root = findPackageRoot()
   // Skip the build: it exists, and other tests run it.
   const pack = ['pack', '--ignore-scripts', '--json', '--pack-destination', folder]
   const { stdout } = await run('npm', pack, { cwd: root })
@@ -30,7 +30,7 @@ export async function packPackage(folder: string): Promise<string> {
  * the native packages of this checkout, or none. The program finds nothing else of the checkout from there.
  */
 export async function installPackage({ native = true } = {}): Promise<InstalledPackage> {
-  const root = packageRoot()
+  const root = findPackageRoot()
   const { name, bin, optionalDependencies } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) as {
     name: string
     bin: { mirror: string }

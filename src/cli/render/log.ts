@@ -1,4 +1,4 @@
-import { errnoOf, MirrorError } from '../../lib/errors.ts'
+import { getErrno, MirrorError } from '../../lib/errors.ts'
 import { parseObject } from '../../lib/json.ts'
 import { redact } from '../../lib/logger.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'
@@ -284,7 +284,7 @@ export function isDebugging(env: Readonly<Record<string, string | undefined>>): 
 const keepText = (text: string) => text
 
 function listBugHints(error: unknown): string[] {
-  const code = errnoOf(error)
+  const code = getErrno(error)
   if (code === 'EMFILE') return ['ulimit -n 1024   (more open files, in a new shell)']
   if (code === 'ENFILE') return ['sysctl fs.file-max   (the limit of the system, which root can raise)']
   return code === undefined ? ['This is a bug in mirror; DEBUG=mirror* shows where'] : []

@@ -9,7 +9,7 @@ import type {
 } from '../../admin/api.ts'
 import type { ClientName } from '../../clients/types.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'
-import { upstreamSetting } from '../../oci/reference.ts'
+import { formatUpstreamSetting } from '../../oci/reference.ts'
 import { type Colorizer, createColors, fitText, type Colors, shortenDigest } from '../terminal.ts'
 import {
   type Column,
@@ -361,7 +361,7 @@ function listRefusals({ refusedHosts, refusedRegistries }: StatusReport): string
     const keys = registries.slice(0, maxNames).map((host) => toPrintable(host))
     const one = registries.length === 1
     texts.push(
-      `${formatCounts(refusedRegistries)}: ${one ? 'this registry is' : 'these registries are'} not mirrored. Next: add "${upstreamSetting(...keys)}" to mirror.yaml, then: mirror up`,
+      `${formatCounts(refusedRegistries)}: ${one ? 'this registry is' : 'these registries are'} not mirrored. Next: add "${formatUpstreamSetting(...keys)}" to mirror.yaml, then: mirror up`,
     )
   }
   const hosts = Object.keys(refusedHosts)

@@ -1,7 +1,7 @@
 import { rm, writeFile } from 'node:fs/promises'
 import { dirname, join, relative, resolve } from 'node:path'
 import { MirrorError } from '../../lib/errors.ts'
-import { temporaryFolder } from '../../lib/fs.ts'
+import { createTemporaryFolder } from '../../lib/fs.ts'
 import type { RunCommand } from '../../lib/process.ts'
 import { isLoopbackUrl, parseVersion } from '../address.ts'
 import { findEngines, getDockerKind } from '../docker/engines.ts'
@@ -230,7 +230,7 @@ async function pullByBuild(image: string, runCommand: RunCommand): Promise<{ fai
   const driver = /^Driver:\s*(\S+)/m.exec(builder.stdout)?.[1]
   if (driver === undefined || driver === 'docker')
     return { failed: "the builder in use is dockerd's own, which reads the configuration of docker" }
-  const folder = await temporaryFolder('mirror-build-')
+  const folder = await createTemporaryFolder('mirror-build-')
   try {
     await writeFile(join(folder, 'Dockerfile'), `FROM ${image}\n`)
     const args = ['buildx', 'build', '--no-cache', '--pull', '--output', 'type=cacheonly', folder]

@@ -1,5 +1,5 @@
 import { join, posix } from 'node:path'
-import { errnoOf, exitCode, isConnectionFailure, MirrorError } from '../../lib/errors.ts'
+import { getErrno, exitCode, isConnectionFailure, MirrorError } from '../../lib/errors.ts'
 import { ifVisible, pathExists } from '../../lib/fs.ts'
 import { isObject, parseObject } from '../../lib/json.ts'
 import type { RunCommand } from '../../lib/process.ts'
@@ -227,7 +227,7 @@ async function pullByCtr(
 }
 
 function createUnreachableError(socket: string, cause: unknown): MirrorError {
-  const denied = errnoOf(cause) === 'EACCES' || errnoOf(cause) === 'EPERM'
+  const denied = getErrno(cause) === 'EACCES' || getErrno(cause) === 'EPERM'
   return new MirrorError(denied ? `Only root can connect to ${socket}.` : `No containerd answers at ${socket}.`, {
     exit: exitCode.missing,
     hints: denied ? ['sudo mirror configure containerd --check'] : ['sudo systemctl start containerd'],
@@ -359,7 +359,7 @@ async function queryConfigPaths(socket: string): Promise<readonly string[] | und
     const path = isObject(registry) ? registry['configPath'] : undefined
     return typeof path === 'string' ? path.split(':').filter(Boolean) : undefined
   } catch (error) {
-    if (error instanceof CriError || errnoOf(error) !== undefined) return undefined
+    if (error instanceof CriError || getErrno(error) !== undefined) return undefined
     throw error
   }
 }

@@ -2,7 +2,7 @@ import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import { temporaryFolder } from '../../lib/fs.ts'
+import { createTemporaryFolder } from '../../lib/fs.ts'
 import type { RunCommand } from '../../lib/process.ts'
 import { isLoopbackUrl, parseVersion } from '../address.ts'
 import { addEmptyJsonList, prependJsonItem, readJsonObject, removeJsonItems } from '../edit/json.ts'
@@ -184,7 +184,7 @@ export async function validateDaemonJson(
   runCommand: RunCommand,
 ): Promise<void> {
   if (after === undefined) return
-  const folder = await temporaryFolder('mirror-validate-')
+  const folder = await createTemporaryFolder('mirror-validate-')
   try {
     const file = join(folder, 'daemon.json')
     await writeFile(file, after, { mode: 0o600 })

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { createDockerEngine } from '../../docker/dockerode-engine.ts'
 import { type DockerEndpoint, renderDockerHost } from '../../docker/endpoint.ts'
 import type { DockerEngineInfo } from '../../docker/engine.ts'
-import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
+import { getErrno, exitCode, MirrorError } from '../../lib/errors.ts'
 import { ifVisible } from '../../lib/fs.ts'
 import { type Clock, systemClock } from '../../lib/time.ts'
 import { parseVersion } from '../address.ts'
@@ -308,8 +308,8 @@ async function inspectFile(
   } catch (error) {
     if (error instanceof MirrorError)
       return { exists: true, names: undefined, description: `is broken: ${error.message}` }
-    if (errnoOf(error) === undefined) throw error
-    return { exists: true, names: undefined, description: `cannot be read (${errnoOf(error)})` }
+    if (getErrno(error) === undefined) throw error
+    return { exists: true, names: undefined, description: `cannot be read (${getErrno(error)})` }
   }
 }
 
@@ -368,7 +368,7 @@ function sendHangup(dockerd: DockerdProcess, isRootless: boolean): void {
   try {
     process.kill(dockerd.pid, 'SIGHUP')
   } catch (cause) {
-    if (errnoOf(cause) !== 'EPERM' && errnoOf(cause) !== 'ESRCH') throw cause
+    if (getErrno(cause) !== 'EPERM' && getErrno(cause) !== 'ESRCH') throw cause
     throw new MirrorError(`No permission to signal dockerd (pid ${dockerd.pid}).`, {
       exit: exitCode.usage,
       hints: [getReloadCommand(dockerd, isRootless)],

@@ -1,7 +1,7 @@
 import { basename } from 'node:path'
 import { type Document, parseAllDocuments } from 'yaml'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import { shellWord } from '../../lib/process.ts'
+import { quoteShellWord } from '../../lib/process.ts'
 import { isLoopbackUrl } from '../address.ts'
 import { asTable, type TomlTable, tryReadToml } from '../edit/toml.ts'
 import type { FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
@@ -62,7 +62,7 @@ export function assertKnownKeys(
 function createOtherKindError(path: string, { is, hint }: RecognizedFile, expected: string): MirrorError {
   return new MirrorError(`${path} looks like ${is}, not like ${expected}. It is left alone.`, {
     exit: exitCode.usage,
-    hints: hint === undefined ? [] : [hint.replace('FILE', shellWord(path))],
+    hints: hint === undefined ? [] : [hint.replace('FILE', quoteShellWord(path))],
   })
 }
 

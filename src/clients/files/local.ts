@@ -13,7 +13,7 @@ import {
   stat,
 } from 'node:fs/promises'
 import { basename, dirname, isAbsolute, join, parse, relative, resolve, sep } from 'node:path'
-import { errnoOf, exitCode, MirrorError, systemError } from '../../lib/errors.ts'
+import { getErrno, exitCode, MirrorError, createSystemError } from '../../lib/errors.ts'
 import { makeFolder, orAbsent, replaceFile, syncFolder } from '../../lib/fs.ts'
 import { describeForeign, findForeign, isRoot } from '../../lib/ownership.ts'
 import type { FilePort } from '../types.ts'
@@ -55,7 +55,7 @@ function createFilePort(locate: (path: string) => Promise<string>): FilePort {
         const target = await locate(path)
         const stats = await stat(target)
         // Refuse a pipe: reading it waits for a writer.
-        if (!stats.isFile()) throw systemError('EINVAL', 'read', 'it is no regular file')
+        if (!stats.isFile()) throw createSystemError('EINVAL', 'read', 'it is no regular file')
         const { mode, uid, gid } = stats
         return { bytes: await readFile(target), mode: mode & 0o7777, uid, gid }
       })
@@ -93,7 +93,7 @@ function createFilePort(locate: (path: string) => Promise<string>): FilePort {
         await access(folder, constants.W_OK | constants.X_OK)
         return true
       } catch (error) {
-        if (errnoOf(error) === undefined) throw error
+        if (getErrno(error) === undefined) throw error
         return false
       }
     },
@@ -107,7 +107,7 @@ function createFilePort(locate: (path: string) => Promise<string>): FilePort {
       try {
         await rmdir(join(parent, basename(path)))
       } catch (error) {
-        if (!['ENOENT', 'ENOTEMPTY', 'EEXIST', 'ENOTDIR'].includes(errnoOf(error) ?? '')) throw error
+        if (!['ENOENT', 'ENOTEMPTY', 'EEXIST', 'ENOTDIR'].includes(getErrno(error) ?? '')) throw error
       }
     },
   }
@@ -198,8 +198,8 @@ function isAlive(pid: number): boolean {
     process.kill(pid, 0)
     return true
   } catch (error) {
-    if (errnoOf(error) === 'ESRCH') return false
-    if (errnoOf(error) === 'EPERM') return true
+    if (getErrno(error) === 'ESRCH') return false
+    if (getErrno(error) === 'EPERM') return true
     throw error
   }
 }
@@ -209,7 +209,7 @@ async function listNames(folder: string): Promise<string[]> {
   try {
     return await readdir(folder)
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     return []
   }
 }
@@ -229,7 +229,7 @@ export async function resolveBelow(root: string, path: string): Promise<string> 
       const link = await readLink(join(root, ...at, part))
       if (link === undefined) at.push(part)
       else {
-        if (++followedLinks > maxLinks) throw systemError('ELOOP', 'readlink', `ELOOP: too many links, '${path}'`)
+        if (++followedLinks > maxLinks) throw createSystemError('ELOOP', 'readlink', `ELOOP: too many links, '${path}'`)
         if (isAbsolute(link)) at.length = 0
         remaining.unshift(...splitPath(link.slice(parse(link).root.length)))
       }

@@ -1,7 +1,7 @@
 import { posix } from 'node:path'
 import { parse, stringify } from 'yaml'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import { type CommandResult, shellWord } from '../../lib/process.ts'
+import { type CommandResult, quoteShellWord } from '../../lib/process.ts'
 import type { FilePort } from '../types.ts'
 
 /** Runs a script by a POSIX shell where the files are, as a user who can write them; undefined if it cannot run there. */
@@ -14,7 +14,7 @@ type RunScript = (script: string) => Promise<CommandResult | undefined>
 export function createShellFiles(where: string, runScript: RunScript): FilePort {
   return {
     async read(path) {
-      const file = shellWord(path)
+      const file = quoteShellWord(path)
       const output = await run(`[ -f ${file} ] || exit 0; stat -L -c '%a %u %g' ${file} && base64 ${file}`)
       const [attributes, ...lines] = output.split('\n')
       if (!attributes) return undefined
@@ -24,7 +24,7 @@ export function createShellFiles(where: string, runScript: RunScript): FilePort 
     },
 
     async list(folder) {
-      const at = shellWord(folder)
+      const at = quoteShellWord(folder)
       const output = await run(`[ -d ${at} ] || exit 0; find -L ${at} -maxdepth 5 -type f -print0 | base64`)
       return Buffer.from(output, 'base64').toString().split('\0').filter(Boolean).toSorted()
     },
@@ -32,7 +32,7 @@ export function createShellFiles(where: string, runScript: RunScript): FilePort 
     async write(path, content, attributes) {
       const created = await run(
         [
-          `file=$(readlink -m ${shellWord(path)}); folder=$(dirname "$file")`,
+          `file=$(readlink -m ${quoteShellWord(path)}); folder=$(dirname "$file")`,
           // Print the folders that it makes, outermost first.
           `at=$folder; made=; while [ ! -d "$at" ]; do made="$at\n$made"; at=$(dirname "$at"); done`,
           `umask 022; mkdir -p "$folder"`,
@@ -49,7 +49,7 @@ export function createShellFiles(where: string, runScript: RunScript): FilePort 
     },
 
     async remove(path) {
-      await run(`rm -f "$(readlink -m ${shellWord(path)})"`)
+      await run(`rm -f "$(readlink -m ${quoteShellWord(path)})"`)
     },
 
     async mayWrite() {
@@ -57,7 +57,7 @@ export function createShellFiles(where: string, runScript: RunScript): FilePort 
     },
 
     async removeFolder(path) {
-      await run(`rmdir ${shellWord(path)} 2>/dev/null || true`)
+      await run(`rmdir ${quoteShellWord(path)} 2>/dev/null || true`)
     },
   }
 

@@ -1,6 +1,6 @@
 import { posix } from 'node:path'
 import { stringify } from 'yaml'
-import { shellWord } from '../../lib/process.ts'
+import { quoteShellWord } from '../../lib/process.ts'
 import { getRegistryHeading, getImagePlugin, readRegistrySection } from '../containerd/config-toml.ts'
 import {
   planNodeHostsFolders,
@@ -46,7 +46,7 @@ export function planKind(
   const before = files.getText(file)
   const merged =
     before === undefined ? { text: renderClusterFile(mounts), notes: [] } : mergeClusterFile(before, file, mounts)
-  const create = `kind create cluster --config ${shellWord(file)}   (for a running cluster: mirror configure kind --cluster NAME)`
+  const create = `kind create cluster --config ${quoteShellWord(file)}   (for a running cluster: mirror configure kind --cluster NAME)`
   return {
     changes: [...changes, ...files.change(file, merged.text)],
     notes: [...notes, ...merged.notes],

@@ -2,7 +2,7 @@ import { readdir, readFile, rm } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import { ifVisible, temporaryFolder } from '../../lib/fs.ts'
+import { ifVisible, createTemporaryFolder } from '../../lib/fs.ts'
 import { isObject, parseObject } from '../../lib/json.ts'
 import type { CommandResult, RunCommand } from '../../lib/process.ts'
 import { isAtLeast } from '../address.ts'
@@ -283,7 +283,7 @@ async function pullByPodman(
     if (byBuildah.exitCode === 0) await run('buildah', 'rmi', image)
     return { failed: describeFailure(byBuildah) }
   }
-  const folder = await temporaryFolder('mirror-check-')
+  const folder = await createTemporaryFolder('mirror-check-')
   try {
     const bySkopeo = await run('skopeo', 'copy', '--quiet', `docker://${image}`, `dir:${folder}`)
     if (bySkopeo) return { failed: describeFailure(bySkopeo) }

@@ -14,14 +14,14 @@ import { loadConfig } from '../../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../../config/paths.ts'
 import { openEngine } from '../../docker/dockerode-engine.ts'
 import type { DockerEngine, ContainerState, PublishedPort } from '../../docker/engine.ts'
-import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
+import { getErrno, exitCode, MirrorError } from '../../lib/errors.ts'
 import { runCommand, type CommandEnvironment } from '../../lib/process.ts'
-import { fileFailureReason } from '../../lib/system-errors.ts'
+import { getFileFailureReason } from '../../lib/system-errors.ts'
 import { toTarFile, createTar, type TarEntry } from '../../lib/tar.ts'
 import type { Clock } from '../../lib/time.ts'
-import { canonicalRegistry, parseRegistryHost } from '../../oci/reference.ts'
+import { toCanonicalRegistry, parseRegistryHost } from '../../oci/reference.ts'
 import { createCredentials, getCredentialHost, renderExportedCredentials } from '../../upstream/credentials.ts'
-import { dockerConfigPath } from '../../upstream/docker-credentials.ts'
+import { getDockerConfigPath } from '../../upstream/docker-credentials.ts'
 import type { Credential } from '../../upstream/identity.ts'
 import { UpstreamError } from '../../upstream/upstream.ts'
 import { dataFolder, exportedFileNames, exportFolder, getExportFolder, homeFolder, getInstance } from './spec.ts'
@@ -45,7 +45,7 @@ export async function exportCredentials(
     const credentials = createCredentials({
       host: owner,
       source,
-      dockerConfig: dockerConfigPath(env),
+      dockerConfig: getDockerConfigPath(env),
       env,
       runCommand,
       clock,
@@ -84,7 +84,7 @@ export function selectCredentialHosts(
 function parseCredentialHosts(texts: readonly string[]): string[] {
   const hosts = texts.map((text) => {
     const host = parseRegistryHost(text.trim())
-    if (host !== undefined) return canonicalRegistry(host)
+    if (host !== undefined) return toCanonicalRegistry(host)
     throw new MirrorError(`${JSON.stringify(text)} is not a registry's host name.`, {
       exit: exitCode.usage,
       hints: ['mirror up --runtime container --credentials registry.corp.example'],
@@ -159,9 +159,9 @@ async function readExportedFile(path: string): Promise<Buffer> {
   try {
     return await readFile(path)
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (getErrno(error) === undefined) throw error
     throw new MirrorError(
-      `The file ${path}, which the configuration names, cannot be read: ${fileFailureReason(error)}.`,
+      `The file ${path}, which the configuration names, cannot be read: ${getFileFailureReason(error)}.`,
       {
         exit: exitCode.usage,
         cause: error,

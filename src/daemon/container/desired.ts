@@ -6,11 +6,11 @@ import { type Config, hashConfig, type ListenAddress, toConfigDocument } from '.
 import type { MirrorPaths } from '../../config/paths.ts'
 import { renderDockerHost } from '../../docker/endpoint.ts'
 import type { DockerEngine, DockerEngineInfo, PublishedPort } from '../../docker/engine.ts'
-import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
+import { getErrno, exitCode, MirrorError } from '../../lib/errors.ts'
 import { makeFolder } from '../../lib/fs.ts'
 import { isLoopbackAddress, getMachineNames } from '../../lib/network.ts'
 import type { CommandEnvironment } from '../../lib/process.ts'
-import { fileFailureReason } from '../../lib/system-errors.ts'
+import { getFileFailureReason } from '../../lib/system-errors.ts'
 import { parseSize } from '../../lib/units.ts'
 import { parseRegistryHost } from '../../oci/reference.ts'
 import { proxyVariables, getProxyWarnings, readProxies } from '../../upstream/proxy.ts'
@@ -249,8 +249,8 @@ async function readCertificates(path: string): Promise<string> {
   try {
     return await readFile(path, 'utf8')
   } catch (cause) {
-    if (errnoOf(cause) === undefined) throw cause
-    throw new MirrorError(`The file ${path} of NODE_EXTRA_CA_CERTS cannot be read: ${fileFailureReason(cause)}.`, {
+    if (getErrno(cause) === undefined) throw cause
+    throw new MirrorError(`The file ${path} of NODE_EXTRA_CA_CERTS cannot be read: ${getFileFailureReason(cause)}.`, {
       exit: exitCode.usage,
       cause,
     })

@@ -4,7 +4,7 @@ import { BlockList, isIP } from 'node:net'
 import { endianness, type NetworkInterfaceInfo } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import type { Endpoints } from '../../admin/state.ts'
-import { describeFailure, errnoOf } from '../../lib/errors.ts'
+import { describeFailure, getErrno } from '../../lib/errors.ts'
 import type { Logger } from '../../lib/logger.ts'
 import { isLoopbackAddress, getNetworkInterfaces, normalizeAddress } from '../../lib/network.ts'
 import { runEvery } from '../../lib/time.ts'
@@ -31,7 +31,7 @@ export function openHostHandoff(
       try {
         return JSON.parse(await readFile(join(folder, exportedFileNames.endpoints), 'utf8')) as Endpoints
       } catch (error) {
-        if (error instanceof SyntaxError || errnoOf(error) === 'ENOENT') return undefined
+        if (error instanceof SyntaxError || getErrno(error) === 'ENOENT') return undefined
         throw error
       }
     },
@@ -50,7 +50,7 @@ async function listNames(folder: string): Promise<string[]> {
   try {
     return await readdir(folder)
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return []
+    if (getErrno(error) === 'ENOENT') return []
     throw error
   }
 }
@@ -167,7 +167,7 @@ function undefinedIfUnknown<T>(read: () => T): T | undefined {
   try {
     return read()
   } catch (error) {
-    if (errnoOf(error) === undefined || isOutOfDescriptors(error)) throw error
+    if (getErrno(error) === undefined || isOutOfDescriptors(error)) throw error
     return undefined
   }
 }

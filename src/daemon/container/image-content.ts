@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs'
 import { readdir, readFile, realpath, stat } from 'node:fs/promises'
 import { dirname, join, posix } from 'node:path'
 import { nodeInImage } from '../../admin/client.ts'
-import { errnoOf } from '../../lib/errors.ts'
+import { getErrno } from '../../lib/errors.ts'
 import { pathExists, writeFileAtomic } from '../../lib/fs.ts'
 import { parseObject } from '../../lib/json.ts'
 import type { RunCommand } from '../../lib/process.ts'
@@ -74,7 +74,7 @@ async function readMemo(path: string): Promise<Record<string, unknown>> {
   try {
     return parseObject(await readFile(path, 'utf8')) ?? {}
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return {}
+    if (getErrno(error) === 'ENOENT') return {}
     throw error
   }
 }

@@ -31,7 +31,7 @@ import { type CommandEnvironment, runCommand } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
 import { checkNamedFiles } from '../start-errors.ts'
 import { prepareRollback, replaceWithRollback } from '../stop.ts'
-import { droppedNetworks, type DroppedParts, movedAddresses, type UpReport } from '../up.ts'
+import { findDroppedNetworks, type DroppedParts, findMovedAddresses, type UpReport } from '../up.ts'
 import {
   assertCredentialsShared,
   createExportArchive,
@@ -104,7 +104,7 @@ export async function planContainerUp(input: ContainerUpInput): Promise<Containe
   const preparation = await prepareContainer(engine, request)
   const { plan } = preparation
   const dropped = {
-    networks: droppedNetworks(running, preparation.desired.networks),
+    networks: findDroppedNetworks(running, preparation.desired.networks),
     credentials: before.filter((host) => !credentials.includes(host)),
   }
   const common = { request, preparation, engine, running, changed: [], connect: [], disconnect: [], dropped }
@@ -148,7 +148,10 @@ export async function upMirrorInContainer(plan: ContainerUpPlan): Promise<UpRepo
     endpoints,
     registryNetworks: request.config.registry.networks,
     dropped: plan.dropped,
-    moved: movedAddresses(running?.endpoints, endpoints, { before: running && getRemoteEngine(running), now: engine }),
+    moved: findMovedAddresses(running?.endpoints, endpoints, {
+      before: running && getRemoteEngine(running),
+      now: engine,
+    }),
   }
 }
 

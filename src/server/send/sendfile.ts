@@ -60,7 +60,7 @@ export function createNativeSendBlob({ libc, portable, idle }: NativeSendingOpti
     const { socket } = response
     // A response that waits for its turn on a pipelined connection has no socket yet, a TLS response has no plain socket, and a
     // response without a length announces the length of each chunk.
-    if (!socket || response.chunkedEncoding || descriptorOf(socket) === undefined)
+    if (!socket || response.chunkedEncoding || getDescriptor(socket) === undefined)
       return portable(response, blob, range, signal)
     response.flushHeaders()
     let { start } = range
@@ -73,7 +73,7 @@ export function createNativeSendBlob({ libc, portable, idle }: NativeSendingOpti
         start = end + 1
         continue
       }
-      const descriptor = socket.writableLength === 0 ? descriptorOf(socket) : undefined
+      const descriptor = socket.writableLength === 0 ? getDescriptor(socket) : undefined
       const sent = descriptor === undefined ? 0 : libc.sendfile(descriptor, blob.fd, start, end + 1 - start)
       if (sent === undefined) return portable(response, blob, { start, end: range.end }, signal)
       start += sent
@@ -91,7 +91,7 @@ export function createNativeSendBlob({ libc, portable, idle }: NativeSendingOpti
 }
 
 /** Returns the descriptor of a plain, open socket; undefined for a destroyed socket, whose number another file may have by now. */
-function descriptorOf(socket: Socket): number | undefined {
+function getDescriptor(socket: Socket): number | undefined {
   const { _handle: handle } = socket as { _handle?: { fd?: unknown } | null }
   if (socket.destroyed || 'encrypted' in socket) return undefined
   const descriptor = handle?.fd

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { systemError } from '../../../src/lib/errors.ts'
+import { createSystemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import type { AdminApi } from '../../../src/admin/api.ts'
 import { createAdminHandler } from '../../../src/admin/handler.ts'
@@ -8,7 +8,7 @@ import { get } from '../../support/get.ts'
 import { serve } from '../../support/upstream/serve.ts'
 
 async function refuse(): Promise<never> {
-  throw systemError('EROFS', 'unlink', 'EROFS: read-only file system')
+  throw createSystemError('EROFS', 'unlink', 'EROFS: read-only file system')
 }
 
 test.each([

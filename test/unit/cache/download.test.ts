@@ -5,7 +5,7 @@ import { Downloads } from '../../../src/cache/blobs.ts'
 import { type Download, type DownloadOptions, startDownload } from '../../../src/cache/download.ts'
 import { createDeferred } from '../../../src/lib/async.ts'
 import { createBufferRelease, upstreamBodies } from '../../../src/lib/body-memory.ts'
-import { systemError } from '../../../src/lib/errors.ts'
+import { createSystemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { type Clock, systemClock } from '../../../src/lib/time.ts'
 import { computeDigest } from '../../../src/oci/reference.ts'
@@ -271,7 +271,7 @@ describe('a download on a full disk', () => {
       async create() {
         const writer = await store.create()
         const write = async (chunk: Uint8Array) => {
-          if (writer.size + chunk.length > limit) throw systemError('ENOSPC', 'write', 'no space left on device')
+          if (writer.size + chunk.length > limit) throw createSystemError('ENOSPC', 'write', 'no space left on device')
           await writer.write(chunk)
         }
         return new Proxy(writer, { get: (target, key) => (key === 'write' ? write : bound(target, key)) })

@@ -1,12 +1,12 @@
 import { describe, expect, test } from 'vitest'
-import { widerIdentity, findGrant, revokeGrants } from '../../../src/cache/grants.ts'
+import { chooseWiderIdentity, findGrant, revokeGrants } from '../../../src/cache/grants.ts'
 import { PullTracker, Stats } from '../../../src/cache/stats.ts'
 import { isFresh, mayServeStale } from '../../../src/cache/tags.ts'
 import { SingleFlight } from '../../../src/lib/async.ts'
 import { systemClock } from '../../../src/lib/time.ts'
 import { type ManifestOutline, outlineManifest } from '../../../src/oci/content.ts'
 import { type Digest, computeDigest } from '../../../src/oci/reference.ts'
-import { paginate, referrersIndex, referrersTag } from '../../../src/oci/lists.ts'
+import { paginate, createReferrersIndex, toReferrersTag } from '../../../src/oci/lists.ts'
 import { anonymousIdentity, parseIdentity } from '../../../src/oci/registry.ts'
 import type { ManifestRecord, RepositoryRecord } from '../../../src/store/records.ts'
 
@@ -113,9 +113,11 @@ describe('a page of a list', () => {
   })
 
   test('of referrers can come from the referrers tag, and is filtered by artifact type', () => {
-    expect(referrersTag(digests[0])).toBe(digests[0].replace(':', '-'))
-    expect(referrersTag(computeDigest(Buffer.from(''), 'sha512'))).toHaveLength('sha512-'.length + 64)
-    const index = JSON.parse(Buffer.from(referrersIndex([{ artifactType: 'a/b' }, {}, null], 'a/b')).toString()) as {
+    expect(toReferrersTag(digests[0])).toBe(digests[0].replace(':', '-'))
+    expect(toReferrersTag(computeDigest(Buffer.from(''), 'sha512'))).toHaveLength('sha512-'.length + 64)
+    const index = JSON.parse(
+      Buffer.from(createReferrersIndex([{ artifactType: 'a/b' }, {}, null], 'a/b')).toString(),
+    ) as {
       manifests: unknown[]
     }
     expect(index.manifests).toEqual([{ artifactType: 'a/b' }])
@@ -164,9 +166,9 @@ describe('a grant', () => {
   })
 
   test('stays anonymous when a credential gets the same grant', () => {
-    expect(widerIdentity(anonymousIdentity, me)).toBe('anonymous')
-    expect(widerIdentity(me, anonymousIdentity)).toBe('anonymous')
-    expect(widerIdentity(undefined, me)).toBe('me')
+    expect(chooseWiderIdentity(anonymousIdentity, me)).toBe('anonymous')
+    expect(chooseWiderIdentity(me, anonymousIdentity)).toBe('anonymous')
+    expect(chooseWiderIdentity(undefined, me)).toBe('me')
   })
 
   test('is revoked for one identity only', () => {

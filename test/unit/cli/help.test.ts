@@ -6,9 +6,9 @@ import { renderHelp } from '../../../src/cli/help.ts'
 import { readRootPlugin } from '../../../src/cli/main.ts'
 import { renderFacts } from '../../../src/cli/render/table.ts'
 import { createColors, wrapText, wrapWords } from '../../../src/cli/terminal.ts'
-import { packageRoot } from '../../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../../src/lib/package-root.ts'
 
-const plugin = readRootPlugin(packageRoot())
+const plugin = readRootPlugin(findPackageRoot())
 const program = {
   name: 'mirror',
   description: 'A mirror',

@@ -1,12 +1,12 @@
 import { Plugin } from '@oclif/core'
 import { expect, test } from 'vitest'
 import { readRootPlugin } from '../../../src/cli/main.ts'
-import { packageRoot } from '../../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../../src/lib/package-root.ts'
 
 test('the plugin of the package equals the one that the framework finds by itself', async () => {
-  const frameworkPlugin = new Plugin({ root: packageRoot(), type: 'core', isRoot: true })
+  const frameworkPlugin = new Plugin({ root: findPackageRoot(), type: 'core', isRoot: true })
   await frameworkPlugin.load()
-  const ownPlugin = readRootPlugin(packageRoot())
+  const ownPlugin = readRootPlugin(findPackageRoot())
 
   const { name, alias, version, root, pjson, type, moduleType, isRoot, valid, hasManifest, hooks } = frameworkPlugin
   const found = { name, alias, version, root, pjson, type, moduleType, isRoot, valid, hasManifest, hooks }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { autostartSpec, autostartWarnings } from '../../../src/daemon/autostart.ts'
+import { createAutostartSpec, getAutostartWarnings } from '../../../src/daemon/autostart.ts'
 import { defaultConfig } from '../../../src/config/config.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 
@@ -7,10 +7,10 @@ const surroundingsOf = (env: Record<string, string>) =>
   ({ platform: 'linux', env, homedir: '/home/me', cwd: '/place' }) as const
 const specOf = (env: Record<string, string>, secrets = true) => {
   const surroundings = surroundingsOf(env)
-  return autostartSpec('/opt/mirror/bin/run.js', surroundings, mirrorPaths(surroundings), { secrets })
+  return createAutostartSpec('/opt/mirror/bin/run.js', surroundings, mirrorPaths(surroundings), { secrets })
 }
 const warningsOf = (env: Record<string, string>, config = defaultConfig()) =>
-  autostartWarnings(config, surroundingsOf(env), '/unit')
+  getAutostartWarnings(config, surroundingsOf(env), '/unit')
 
 describe('the command of autostart', () => {
   test('is this program with absolute paths', () => {

@@ -15,7 +15,7 @@ import koffi from 'koffi'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { createLogWriter, LogFile } from '../../../src/daemon/logging.ts'
 import { readLogs } from '../../../src/daemon/read-logs.ts'
-import { errnoOf } from '../../../src/lib/errors.ts'
+import { getErrno } from '../../../src/lib/errors.ts'
 import { systemClock } from '../../../src/lib/time.ts'
 import { loadLibc } from '../../../src/server/send/sendfile.ts'
 import { temporaryFolder } from '../../support/store/store.ts'
@@ -46,7 +46,7 @@ function withoutDescriptors(work: () => void): void {
     try {
       for (;;) fillers.push(openSync('/dev/null', 'r'))
     } catch (error) {
-      expect(errnoOf(error)).toBe('EMFILE')
+      expect(getErrno(error)).toBe('EMFILE')
     }
     work()
     expect(() => openSync('/dev/null', 'r')).toThrow('EMFILE')

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
 import { createLogWriter } from '../../../src/daemon/logging.ts'
-import { systemError } from '../../../src/lib/errors.ts'
+import { createSystemError } from '../../../src/lib/errors.ts'
 import { temporaryFolder } from '../../support/store/store.ts'
 
 test('log lines are in the file at the end of the turn that wrote them', async () => {
@@ -38,7 +38,7 @@ function flakySink() {
   return {
     state,
     write(bytes: Uint8Array, from: number) {
-      if (state.fails !== undefined && state.most <= 0) throw systemError(state.fails, 'write', state.fails)
+      if (state.fails !== undefined && state.most <= 0) throw createSystemError(state.fails, 'write', state.fails)
       const part = bytes.subarray(from, from + Math.min(bytes.length, state.most))
       state.text += Buffer.from(part).toString()
       state.most -= part.length

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { movedAddresses } from '../../../src/daemon/up.ts'
+import { findMovedAddresses } from '../../../src/daemon/up.ts'
 
 const endpoints = {
   cache: ['http://127.0.0.1:5055'],
@@ -9,9 +9,9 @@ const endpoints = {
 }
 
 test('equal addresses on the same machine count as not moved', () => {
-  expect(movedAddresses(endpoints, endpoints)).toEqual([])
-  expect(movedAddresses(endpoints, endpoints, { before: 'ssh://there', now: 'ssh://there' })).toEqual([])
-  expect(movedAddresses(undefined, endpoints, { now: 'ssh://there' })).toEqual([])
+  expect(findMovedAddresses(endpoints, endpoints)).toEqual([])
+  expect(findMovedAddresses(endpoints, endpoints, { before: 'ssh://there', now: 'ssh://there' })).toEqual([])
+  expect(findMovedAddresses(undefined, endpoints, { now: 'ssh://there' })).toEqual([])
 })
 
 test('equal addresses on another machine count as moved, and nothing answers at the old ones', () => {
@@ -20,8 +20,8 @@ test('equal addresses on another machine count as moved, and nothing answers at 
     { of: 'registry', from: 'http://127.0.0.1:5001', to: undefined },
     { of: 'kind', from: 'http://mirror.svc:5055', to: undefined },
   ]
-  expect(movedAddresses(endpoints, endpoints, { now: 'ssh://there' })).toEqual(left)
-  expect(movedAddresses(endpoints, endpoints, { before: 'ssh://there' })).toEqual(
+  expect(findMovedAddresses(endpoints, endpoints, { now: 'ssh://there' })).toEqual(left)
+  expect(findMovedAddresses(endpoints, endpoints, { before: 'ssh://there' })).toEqual(
     left.map((address) => ({ ...address, on: 'ssh://there' })),
   )
 })

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { networkRights } from '../../../src/daemon/networks.ts'
+import { getNetworkRights } from '../../../src/daemon/networks.ts'
 
 const networks = { kind: 'http://172.18.0.1:5055', dev: 'http://[fc00::1]:5055' }
 
@@ -16,6 +16,6 @@ test.each([
 ] as const)(
   'with registry.networks: %s and a registry on %s (in a container: %s), containers of networks may %s',
   (setting, registry, isInContainer, expected) => {
-    expect(networkRights(setting, { registry: [registry], networks }, isInContainer)).toBe(expected)
+    expect(getNetworkRights(setting, { registry: [registry], networks }, isInContainer)).toBe(expected)
   },
 )

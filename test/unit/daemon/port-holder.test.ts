@@ -5,7 +5,7 @@ import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { packageRoot } from '../../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../../src/lib/package-root.ts'
 import type { RunCommand } from '../../../src/lib/process.ts'
 import { findPortHolder } from '../../../src/daemon/start-errors.ts'
 
@@ -29,7 +29,7 @@ describe('the holder of a port', () => {
     const root = await mkdtemp(join(tmpdir(), 'mirror-holder-'))
     onTestFinished(() => rm(root, { recursive: true }))
     await mkdir(join(root, 'bin'))
-    const { name } = JSON.parse(await readFile(join(packageRoot(), 'package.json'), 'utf8'))
+    const { name } = JSON.parse(await readFile(join(findPackageRoot(), 'package.json'), 'utf8'))
     await writeFile(join(root, 'package.json'), JSON.stringify({ name }))
     const script = `const server = require('node:net').createServer().listen(0, '127.0.0.1', () => console.log(server.address().port))`
     await writeFile(join(root, 'bin', 'run.cjs'), script)

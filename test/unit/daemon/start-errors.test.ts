@@ -2,10 +2,10 @@ import { createServer, type AddressInfo } from 'node:net'
 import { describe, expect, test } from 'vitest'
 import { explainStartFailure } from '../../../src/daemon/start-errors.ts'
 import { defaultConfig } from '../../../src/config/config.ts'
-import { MirrorError, systemError } from '../../../src/lib/errors.ts'
+import { MirrorError, createSystemError } from '../../../src/lib/errors.ts'
 import { ListenError } from '../../../src/server/listen.ts'
 
-const failed = (code: string, message: string = code) => systemError(code, 'mkdir', message)
+const failed = (code: string, message: string = code) => createSystemError(code, 'mkdir', message)
 
 describe('the error of a failed start', () => {
   test('for a busy port names the program that holds it and the flag that moves the listener', async () => {

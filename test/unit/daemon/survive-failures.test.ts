@@ -1,6 +1,6 @@
 import { EventEmitter } from 'node:events'
 import { expect, test } from 'vitest'
-import { systemError } from '../../../src/lib/errors.ts'
+import { createSystemError } from '../../../src/lib/errors.ts'
 import type { LogFields } from '../../../src/lib/logger.ts'
 import { surviveFailures } from '../../../src/daemon/serve.ts'
 
@@ -25,7 +25,7 @@ test('a rejection that nothing handles is logged with its stack and counted, and
 
 test('a system error that is thrown out of a callback is survived, any other exception ends the process', () => {
   const { source, log, exits } = watch()
-  source.emit('uncaughtException', systemError('EMFILE', 'accept', 'accept EMFILE'))
+  source.emit('uncaughtException', createSystemError('EMFILE', 'accept', 'accept EMFILE'))
   expect(exits).toEqual([])
   source.emit('uncaughtException', new TypeError('x is not a function'))
   expect(exits).toEqual([1])

@@ -5,12 +5,12 @@ import { connect, createServer, type AddressInfo, type NetConnectOpts } from 'no
 import { setPriority } from 'node:os'
 import { describe, expect, test } from 'vitest'
 import {
-  codeOf,
+  getCode,
   describeFailure,
-  errnoOf,
+  getErrno,
   isConnectionFailure,
   MirrorError,
-  systemError,
+  createSystemError,
 } from '../../../src/lib/errors.ts'
 import { OciError } from '../../../src/oci/errors.ts'
 
@@ -31,15 +31,15 @@ const noPath = undefined as unknown as string
 
 describe('a system error', () => {
   test('is the error of a failed system call', async () => {
-    expect(errnoOf(caught(() => readFileSync('/no/such/file')))).toBe('ENOENT')
-    expect(errnoOf(await rejected(readFile('/')))).toBe('EISDIR')
-    expect(errnoOf(caught(() => process.kill(2 ** 30, 0)))).toBe('ESRCH')
-    expect(errnoOf(systemError('ENOSPC', 'write', 'no space'))).toBe('ENOSPC')
+    expect(getErrno(caught(() => readFileSync('/no/such/file')))).toBe('ENOENT')
+    expect(getErrno(await rejected(readFile('/')))).toBe('EISDIR')
+    expect(getErrno(caught(() => process.kill(2 ** 30, 0)))).toBe('ESRCH')
+    expect(getErrno(createSystemError('ENOSPC', 'write', 'no space'))).toBe('ENOSPC')
   })
 
   test('has the code of the system, although node:os wraps it in its own code', () => {
     const error = caught(() => setPriority(2 ** 30, 0))
-    expect([codeOf(error), errnoOf(error)]).toEqual(['ERR_SYSTEM_ERROR', 'ESRCH'])
+    expect([getCode(error), getErrno(error)]).toEqual(['ERR_SYSTEM_ERROR', 'ESRCH'])
   })
 
   test('is an AggregateError when every address of a host fails with one', async () => {
@@ -53,7 +53,7 @@ describe('a system error', () => {
       connect(options).on('error', resolve)
     })
     expect(error).toBeInstanceOf(AggregateError)
-    expect(errnoOf(error)).toBe('ECONNREFUSED')
+    expect(getErrno(error)).toBe('ECONNREFUSED')
   })
 
   test('is neither a bug with a code of Node nor a response to a client', async () => {
@@ -65,11 +65,11 @@ describe('a system error', () => {
       new AggregateError([new TypeError('x')]),
     ]
     for (const bug of bugs) {
-      expect(errnoOf(bug)).toBeUndefined()
+      expect(getErrno(bug)).toBeUndefined()
       expect(isConnectionFailure(bug)).toBe(false)
     }
-    expect(codeOf(bugs[0])).toBe('ERR_INVALID_ARG_TYPE')
-    expect(errnoOf(new OciError('BLOB_UNKNOWN', 404, 'none'))).toBeUndefined()
+    expect(getCode(bugs[0])).toBe('ERR_INVALID_ARG_TYPE')
+    expect(getErrno(new OciError('BLOB_UNKNOWN', 404, 'none'))).toBeUndefined()
   })
 })
 
@@ -79,7 +79,7 @@ test('a broken connection is a connection failure, although its error names no s
   const { port } = server.address() as AddressInfo
   const error = await new Promise((resolve) => get({ host: '127.0.0.1', port }).on('error', resolve))
   server.close()
-  expect([errnoOf(error), isConnectionFailure(error)]).toEqual([undefined, true])
+  expect([getErrno(error), isConnectionFailure(error)]).toEqual([undefined, true])
 })
 
 test('a log entry has the stack of a bug and the message of any other error', () => {

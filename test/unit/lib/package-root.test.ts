@@ -1,8 +1,10 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { packageRoot } from '../../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../../src/lib/package-root.ts'
 
 test('packageRoot is the folder with package.json', async () => {
-  expect(JSON.parse(await readFile(join(packageRoot(), 'package.json'), 'utf8'))).toMatchObject({ name: 'dev-mirror' })
+  expect(JSON.parse(await readFile(join(findPackageRoot(), 'package.json'), 'utf8'))).toMatchObject({
+    name: 'dev-mirror',
+  })
 })

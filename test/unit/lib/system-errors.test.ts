@@ -8,7 +8,7 @@ import { text } from 'node:stream/consumers'
 import { pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { systemError } from '../../../src/lib/errors.ts'
+import { createSystemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { findProcessFaultCode, ProcessHealth } from '../../../src/lib/system-errors.ts'
 import { type Clock, systemClock } from '../../../src/lib/time.ts'
@@ -26,7 +26,7 @@ import { serve } from '../../support/upstream/serve.ts'
 
 const run = promisify(execFile)
 
-const noDescriptor = systemError('EMFILE', 'connect', 'connect EMFILE')
+const noDescriptor = createSystemError('EMFILE', 'connect', 'connect EMFILE')
 const missingModule = await import(pathToFileURL('/nowhere/undici.js').href).catch((error: unknown) => error)
 
 /** Starts an admin listener with these troubles. It ends with the test. */
@@ -73,7 +73,7 @@ describe('the health of a mirror', () => {
     'is good while an upstream is unreachable (%s)',
     async (code) => {
       const troubles = new ProcessHealth(systemClock)
-      const cause = systemError(code, 'connect', code)
+      const cause = createSystemError(code, 'connect', code)
       troubles.watch('fetch').failed(new TransientError('unavailable', 502, 'it is down', { cause }))
       expect(await healthOf(await startAdmin(troubles))).toEqual({ status: 200, body: { status: 'ok' } })
     },
@@ -132,6 +132,6 @@ test('ownFailureCode finds the code of a process fault in the error or in its ca
   expect(findProcessFaultCode(new Error('a', { cause: new Error('b', { cause: missingModule }) }))).toBe(
     'ERR_MODULE_NOT_FOUND',
   )
-  for (const other of [undefined, 'EMFILE', new Error('EMFILE'), systemError('EACCES', 'open', 'no')])
+  for (const other of [undefined, 'EMFILE', new Error('EMFILE'), createSystemError('EACCES', 'open', 'no')])
     expect(findProcessFaultCode(other)).toBeUndefined()
 })

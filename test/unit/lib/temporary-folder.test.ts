@@ -2,7 +2,7 @@ import { chmod, chown, mkdir, mkdtemp, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
-import { temporaryFolder } from '../../../src/lib/fs.ts'
+import { createTemporaryFolder } from '../../../src/lib/fs.ts'
 
 const nobody = 65_534
 
@@ -16,7 +16,7 @@ afterEach(async () => {
 })
 
 async function made(): Promise<string> {
-  const path = await temporaryFolder('mirror-made-')
+  const path = await createTemporaryFolder('mirror-made-')
   onTestFinished(() => rm(path, { recursive: true, force: true }))
   return path
 }

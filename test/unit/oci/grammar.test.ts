@@ -1,10 +1,10 @@
 import { describe, expect, test } from 'vitest'
 import {
-  digestAlgorithm,
-  digestHex,
+  getDigestAlgorithm,
+  getDigestHex,
   computeDigest,
   parseDigest,
-  canonicalRegistry,
+  toCanonicalRegistry,
   isRepositoryName,
   looksLikeRegistry,
   toRegistryUrl,
@@ -32,8 +32,8 @@ describe('digests', () => {
   test('are computed from bytes', () => {
     const digest = computeDigest(Buffer.from(''))
     expect(digest).toBe('sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855')
-    expect(digestAlgorithm(digest)).toBe('sha256')
-    expect(digestHex(computeDigest(Buffer.from(''), 'sha512'))).toHaveLength(128)
+    expect(getDigestAlgorithm(digest)).toBe('sha256')
+    expect(getDigestHex(computeDigest(Buffer.from(''), 'sha512'))).toHaveLength(128)
   })
 })
 
@@ -55,8 +55,8 @@ describe('names', () => {
 
   test('all names of Docker Hub become docker.io, and its URL has another host', () => {
     for (const name of ['docker.io', 'index.docker.io', 'registry-1.docker.io'])
-      expect(canonicalRegistry(name)).toBe('docker.io')
-    expect(canonicalRegistry('registry.corp.example:5000')).toBe('registry.corp.example:5000')
+      expect(toCanonicalRegistry(name)).toBe('docker.io')
+    expect(toCanonicalRegistry('registry.corp.example:5000')).toBe('registry.corp.example:5000')
     expect(toRegistryUrl('docker.io')).toBe('https://registry-1.docker.io')
     expect(toRegistryUrl('registry.corp.example:5000')).toBe('https://registry.corp.example:5000')
   })

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { isSamePage, nextPageOf, removeNamespace } from '../../../src/oci/headers.ts'
+import { isSamePage, parseNextPage, removeNamespace } from '../../../src/oci/headers.ts'
 
 describe('the next page that a Link header names', () => {
   test.each([
@@ -19,7 +19,7 @@ describe('the next page that a Link header names', () => {
     ['</x?last=b#fragment>; rel="next"', 'last=b'],
     ['</x?last=ü "b">; rel="next"', 'last=%C3%BC%20%22b%22'],
   ])('%s', (link, query) => {
-    expect(nextPageOf(link)).toBe(query)
+    expect(parseNextPage(link)).toBe(query)
   })
 
   test.each([
@@ -40,7 +40,7 @@ describe('the next page that a Link header names', () => {
     [`</x>${';'.repeat(10_000)}`],
     [`</x>; a="${'\\'.repeat(9999)}`],
   ])('is none in %.60s', (link) => {
-    expect(nextPageOf(link)).toBeUndefined()
+    expect(parseNextPage(link)).toBeUndefined()
   })
 })
 

@@ -1,11 +1,11 @@
 import { expect, test } from 'vitest'
-import { reserveReached, systemError } from '../../../src/lib/errors.ts'
+import { reserveReached, createSystemError } from '../../../src/lib/errors.ts'
 import { translateDiskErrors } from '../../../src/registry/uploads.ts'
 
 test.each([
   [
     'a full disk',
-    systemError('ENOSPC', 'write', 'ENOSPC: no space left on device'),
+    createSystemError('ENOSPC', 'write', 'ENOSPC: no space left on device'),
     /^The disk with the mirror's data is full\./,
   ],
   [
@@ -20,6 +20,6 @@ test.each([
 })
 
 test('the error for a full disk does not mention the reserve', async () => {
-  const error = systemError('ENOSPC', 'write', 'ENOSPC: no space left on device')
+  const error = createSystemError('ENOSPC', 'write', 'ENOSPC: no space left on device')
   await expect(translateDiskErrors(() => Promise.reject(error))).rejects.not.toThrow('minFree')
 })

@@ -6,7 +6,7 @@ import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { computeDigest, type Digest } from '../../../src/oci/reference.ts'
 import { mediaType } from '../../../src/oci/content.ts'
-import { referrersTag } from '../../../src/oci/lists.ts'
+import { toReferrersTag } from '../../../src/oci/lists.ts'
 import { LocalRegistry } from '../../../src/registry/local-registry.ts'
 import { changeReferrersList } from '../../../src/registry/referrers.ts'
 import { openPushedStore } from '../../../src/registry/repositories.ts'
@@ -50,7 +50,7 @@ test('lists of referrers under tags are updated one at a time, even for differen
   for (const number of numbers) {
     const annotations = { filler: `${number}`.repeat(20_000) }
     const list = { schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: [], annotations }
-    const pushed = await put({ kind: 'tag', tag: referrersTag(subjectOf(number)) }, Buffer.from(JSON.stringify(list)))
+    const pushed = await put({ kind: 'tag', tag: toReferrersTag(subjectOf(number)) }, Buffer.from(JSON.stringify(list)))
     lists.add(pushed.digest)
   }
   let [now, most] = [0, 0]
@@ -68,7 +68,7 @@ test('lists of referrers under tags are updated one at a time, even for differen
     }
   }
   const entries = async (number: number) => {
-    const found = await registry.manifest(app, { kind: 'tag', tag: referrersTag(subjectOf(number)) }, caller)
+    const found = await registry.manifest(app, { kind: 'tag', tag: toReferrersTag(subjectOf(number)) }, caller)
     return (JSON.parse(String(found.body!.body)) as { manifests: { digest: Digest }[] }).manifests.map(
       (one) => one.digest,
     )

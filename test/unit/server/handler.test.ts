@@ -4,7 +4,7 @@ import { type AddressInfo, connect } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
-import { systemError } from '../../../src/lib/errors.ts'
+import { createSystemError } from '../../../src/lib/errors.ts'
 import type { Logger } from '../../../src/lib/logger.ts'
 import { systemClock } from '../../../src/lib/time.ts'
 import { mediaType } from '../../../src/oci/content.ts'
@@ -57,7 +57,7 @@ async function serveManifest(failure: Error) {
 }
 
 test.each([
-  ['the disk fails', systemError('EIO', 'read', 'EIO: i/o error, read'), []],
+  ['the disk fails', createSystemError('EIO', 'read', 'EIO: i/o error, read'), []],
   ['there is a bug', new Error('a bug'), [['error', 'could not sum up a transfer']]],
 ])(
   'an answer is complete, and logged once, also when %s while the log looks at its manifest',

@@ -1,12 +1,12 @@
 import { writeFile } from 'node:fs/promises'
 import { expect, test } from 'vitest'
 import { BlobIndex } from '../../../src/store/blob-store.ts'
-import { makeStoreFolders, storeLayout } from '../../../src/store/layout.ts'
+import { makeStoreFolders, createStoreLayout } from '../../../src/store/layout.ts'
 import { digestFor } from '../../support/store/records.ts'
 import { temporaryFolder } from '../../support/store/store.ts'
 
 test('changes during the scan of the disk take precedence over its findings', async () => {
-  const layout = storeLayout(await temporaryFolder())
+  const layout = createStoreLayout(await temporaryFolder())
   await makeStoreFolders(layout)
   for (const name of ['kept', 'removed', 'replaced', 'back']) await writeFile(layout.blob(digestFor(name)), '12345')
   const index = new BlobIndex()
@@ -26,7 +26,7 @@ test('changes during the scan of the disk take precedence over its findings', as
 })
 
 test('an aborted scan of the disk ends', async () => {
-  const layout = storeLayout(await temporaryFolder())
+  const layout = createStoreLayout(await temporaryFolder())
   await makeStoreFolders(layout)
   await writeFile(layout.blob(digestFor('one')), '12345')
   const index = new BlobIndex()

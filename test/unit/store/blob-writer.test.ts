@@ -3,18 +3,18 @@ import { mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { systemError } from '../../../src/lib/errors.ts'
+import { createSystemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { computeDigest } from '../../../src/oci/reference.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import { FileBlobStore } from '../../../src/store/file-blob-store.ts'
-import { makeStoreFolders, storeLayout, type StoreLayout } from '../../../src/store/layout.ts'
+import { makeStoreFolders, createStoreLayout, type StoreLayout } from '../../../src/store/layout.ts'
 import { openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
 
 const run = promisify(execFile)
 
 async function blobsWith(freeSpace: () => Promise<number>, minFree: number): Promise<[FileBlobStore, StoreLayout]> {
-  const layout = storeLayout(await temporaryFolder())
+  const layout = createStoreLayout(await temporaryFolder())
   await makeStoreFolders(layout)
   const logger = silentLogger
   return [new FileBlobStore({ layout, verifyReads: 'auto', suspect: false, minFree, logger, freeSpace }), layout]
@@ -52,11 +52,11 @@ describe('a blob being written', () => {
   })
 
   test('does not remove an existing blob when the sync of its folder fails', async () => {
-    const layout = storeLayout(await temporaryFolder())
+    const layout = createStoreLayout(await temporaryFolder())
     await makeStoreFolders(layout)
     let isBroken = false
     const syncFolder = async () => {
-      if (isBroken) throw systemError('EMFILE', 'open', 'EMFILE: too many open files')
+      if (isBroken) throw createSystemError('EMFILE', 'open', 'EMFILE: too many open files')
     }
     const options = { layout, verifyReads: 'auto' as const, suspect: false, minFree: 0, logger: silentLogger }
     const blobs = new FileBlobStore({ ...options, syncFolder })

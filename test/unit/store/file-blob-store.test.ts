@@ -15,7 +15,7 @@ import { describe, expect, test } from 'vitest'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { computeDigest, type Digest } from '../../../src/oci/reference.ts'
 import { FileBlobStore } from '../../../src/store/file-blob-store.ts'
-import { makeStoreFolders, storeLayout } from '../../../src/store/layout.ts'
+import { makeStoreFolders, createStoreLayout } from '../../../src/store/layout.ts'
 import type { Store } from '../../../src/store/open-store.ts'
 import { bytesOf, openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
 
@@ -36,7 +36,7 @@ async function quarantined(store: Store): Promise<string[]> {
 
 /** Creates a store as a killed process leaves it: it has the text, and is not marked clean. */
 async function killedStore(root: string): Promise<Digest> {
-  const layout = storeLayout(root)
+  const layout = createStoreLayout(root)
   await makeStoreFolders(layout)
   const digest = computeDigest(bytesOf(text))
   await writeFile(layout.blob(digest), text)
@@ -88,7 +88,7 @@ describe('a damaged blob', () => {
   test('that is a folder is moved out of the way', async () => {
     const root = await temporaryFolder()
     const digest = computeDigest(bytesOf(text))
-    const path = storeLayout(root).blob(digest)
+    const path = createStoreLayout(root).blob(digest)
     await mkdir(path, { recursive: true })
     const store = await openTestStore(root)
     await store.blobs.ready
@@ -130,7 +130,7 @@ describe('after a stop that was not clean', () => {
   test('a damaged blob is detected for all concurrent readers', async () => {
     const root = await temporaryFolder()
     const digest = await killedStore(root)
-    await flipByte(storeLayout(root).blob(digest))
+    await flipByte(createStoreLayout(root).blob(digest))
     const store = await openTestStore(root)
     expect(await Promise.all([1, 2, 3].map(() => openText(store, digest, text.length)))).toEqual([
       undefined,
@@ -153,7 +153,7 @@ describe('after a stop that was not clean', () => {
     const root = await temporaryFolder()
     const digest = await killedStore(root)
     await (await openTestStore(root)).close()
-    await flipByte(storeLayout(root).blob(digest))
+    await flipByte(createStoreLayout(root).blob(digest))
     const store = await openTestStore(root)
     expect(await openText(store, digest)).toBeUndefined()
     await store.blobs.ready
@@ -166,7 +166,7 @@ describe('the scan of the disk', () => {
   test('counts blobs and ignores everything else', async () => {
     const root = await temporaryFolder()
     const digest = await killedStore(root)
-    const folder = dirname(storeLayout(root).blob(digest))
+    const folder = dirname(createStoreLayout(root).blob(digest))
     await writeFile(join(folder, 'README'), 'hello')
     await writeFile(join(folder, 'A'.repeat(64)), 'upper case')
     await symlink('README', join(folder, 'b'.repeat(64)))
@@ -177,7 +177,7 @@ describe('the scan of the disk', () => {
   })
 
   test('agrees with blobs that are stored and removed meanwhile', async () => {
-    const layout = storeLayout(await temporaryFolder())
+    const layout = createStoreLayout(await temporaryFolder())
     await makeStoreFolders(layout)
     const old = Array.from({ length: 500 }, (_, at) => `old ${at}`)
     for (const each of old) await writeFile(layout.blob(computeDigest(bytesOf(each))), each)

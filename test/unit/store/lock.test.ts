@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest'
 import { exitCode, MirrorError } from '../../../src/lib/errors.ts'
 import { describeSelf } from '../../../src/lib/file-lock.ts'
 import { type Clock, systemClock } from '../../../src/lib/time.ts'
-import { makeStoreFolders, storeLayout, type StoreLayout } from '../../../src/store/layout.ts'
+import { makeStoreFolders, createStoreLayout, type StoreLayout } from '../../../src/store/layout.ts'
 import { acquireStoreLock } from '../../../src/store/open-store.ts'
 import { buildStoreProgram, startStoreProgram } from '../../support/store/child.ts'
 import { temporaryFolder } from '../../support/store/store.ts'
@@ -14,7 +14,7 @@ const nonce = '0123456789abcdef0123456789abcdef'
 const onLinux = process.platform === 'linux'
 
 async function layoutWithLock(content?: string): Promise<StoreLayout> {
-  const layout = storeLayout(await temporaryFolder())
+  const layout = createStoreLayout(await temporaryFolder())
   await makeStoreFolders(layout)
   if (content !== undefined) await writeFile(layout.lock, content)
   return layout
@@ -201,6 +201,6 @@ describe('processes on one store', () => {
     const racers = await Promise.all(Array.from({ length: 4 }, () => startStoreProgram(program, root)))
     expect(racers.map(({ answer }) => String(answer)).toSorted()).toEqual(['open', 'refused', 'refused', 'refused'])
     await racers.find(({ answer }) => answer === 'open')!.stop()
-    expect(await lockFiles(storeLayout(root))).toEqual([])
+    expect(await lockFiles(createStoreLayout(root))).toEqual([])
   })
 })

@@ -4,7 +4,7 @@ import { describe, expect, test, vi } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { exitCode, MirrorError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { makeStoreFolders, storeLayout } from '../../../src/store/layout.ts'
+import { makeStoreFolders, createStoreLayout } from '../../../src/store/layout.ts'
 import type { Store } from '../../../src/store/open-store.ts'
 import { addManifest, digestFor } from '../../support/store/records.ts'
 import { openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
@@ -47,7 +47,7 @@ describe('opening a store', () => {
 
   test('logs whether the last stop or an earlier one was not clean, until all blobs are verified', async () => {
     const root = await temporaryFolder()
-    const layout = storeLayout(root)
+    const layout = createStoreLayout(root)
     await makeStoreFolders(layout)
     const digest = digestFor('text')
     await writeFile(layout.blob(digest), 'text')
@@ -83,7 +83,7 @@ describe('opening a store', () => {
 
   test('removes the temp files of dead processes', async () => {
     const root = await temporaryFolder()
-    const layout = storeLayout(root)
+    const layout = createStoreLayout(root)
     await makeStoreFolders(layout)
     await writeFile(layout.temporaryBlob(), 'half a blob')
     await mkdir(join(layout.temporary, 'folder'))
@@ -134,7 +134,7 @@ describe('opening a store', () => {
       throw new Error('no clock')
     })
     await expect(openTestStore(root, { clock: { ...systemClock, wall } })).rejects.toThrow('no clock')
-    expect(await readdir(storeLayout(root).home)).not.toContain('lock')
+    expect(await readdir(createStoreLayout(root).home)).not.toContain('lock')
   })
 
   test('works for two independent stores in one process', async () => {
@@ -176,7 +176,7 @@ describe('the running time', () => {
     'starts from 0 when the saved time is damaged: %s',
     async (text) => {
       const root = await temporaryFolder()
-      const layout = storeLayout(root)
+      const layout = createStoreLayout(root)
       await makeStoreFolders(layout)
       await writeFile(layout.runningClock, text)
       const store = await openTestStore(root)

@@ -3,13 +3,13 @@ import { setTimeout } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { parseIdentity } from '../../../src/oci/registry.ts'
-import { makeStoreFolders, storeLayout, type StoreLayout } from '../../../src/store/layout.ts'
-import { FileRefStore, parseRepository, referrersKey, serializeRepository } from '../../../src/store/record-files.ts'
+import { makeStoreFolders, createStoreLayout, type StoreLayout } from '../../../src/store/layout.ts'
+import { FileRefStore, parseRepository, toReferrersKey, serializeRepository } from '../../../src/store/record-files.ts'
 import { addManifest, digestFor, emptyRecord } from '../../support/store/records.ts'
 import { temporaryFolder } from '../../support/store/store.ts'
 
 async function newLayout(): Promise<StoreLayout> {
-  const layout = storeLayout(await temporaryFolder())
+  const layout = createStoreLayout(await temporaryFolder())
   await makeStoreFolders(layout)
   return layout
 }
@@ -36,7 +36,7 @@ function fill(refs: FileRefStore, host: string, name: string): void {
       isWithoutApi: false,
       usedAt: 9,
     }
-    record.referrers.set(referrersKey(list), list)
+    record.referrers.set(toReferrersKey(list), list)
   }
   refs.touch(record)
 }

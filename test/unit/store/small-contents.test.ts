@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { toBytes, smallContent } from '../../../src/oci/content.ts'
+import { toBytes, toSmallContent } from '../../../src/oci/content.ts'
 import { type Digest, computeDigest } from '../../../src/oci/reference.ts'
 import { SmallContents } from '../../../src/store/contents.ts'
 import { noise } from '../../support/noise.ts'
@@ -26,7 +26,7 @@ const bytes = (size: number, seed = 0) => new Uint8Array(noise(size, seed))
 
 describe('small contents', () => {
   test.each([0, 1, 5000, 64 * 1024, 64 * 1024 + 1])('of %i bytes are returned unchanged', async (size) => {
-    const content = smallContent(bytes(size))
+    const content = toSmallContent(bytes(size))
     expect(content.size).toBe(size)
     expect(content.body.length).toBe(size)
     expect(Buffer.from(toBytes(content)).equals(bytes(size))).toBe(true)

@@ -5,7 +5,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { createDeferred } from '../../../src/lib/async.ts'
 import type { CommandResult, RunCommand } from '../../../src/lib/process.ts'
 import { createCredentials, type CredentialsSource } from '../../../src/upstream/credentials.ts'
-import { dockerConfigPath, parseAuthHost, parseAuthVariable } from '../../../src/upstream/docker-credentials.ts'
+import { getDockerConfigPath, parseAuthHost, parseAuthVariable } from '../../../src/upstream/docker-credentials.ts'
 import { failureOf, fakeClock } from '../../support/upstream/open-upstream.ts'
 
 const basic = (pair: string) => Buffer.from(pair).toString('base64')
@@ -150,8 +150,8 @@ describe("Docker's config.json", () => {
   })
 
   test('is in the folder that DOCKER_CONFIG names', () => {
-    expect(dockerConfigPath({ DOCKER_CONFIG: '/etc/it' })).toBe('/etc/it/config.json')
-    expect(dockerConfigPath({})).toMatch(/\.docker.config\.json$/)
+    expect(getDockerConfigPath({ DOCKER_CONFIG: '/etc/it' })).toBe('/etc/it/config.json')
+    expect(getDockerConfigPath({})).toMatch(/\.docker.config\.json$/)
   })
 })
 

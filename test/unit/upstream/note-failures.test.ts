@@ -1,13 +1,13 @@
 import { describe, expect, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
-import { systemError } from '../../../src/lib/errors.ts'
+import { createSystemError } from '../../../src/lib/errors.ts'
 import { ProcessHealth } from '../../../src/lib/system-errors.ts'
 import { recordFailures } from '../../../src/upstream/failures.ts'
 import { TransientError } from '../../../src/upstream/retry.ts'
 import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
 
 const noDescriptor = new TransientError('unavailable', 503, 'The mirror itself could not ask it (EMFILE).', {
-  cause: systemError('EMFILE', 'connect', 'connect EMFILE'),
+  cause: createSystemError('EMFILE', 'connect', 'connect EMFILE'),
 })
 
 /** Creates an upstream that fails as the test says, and reads the mirror's report on itself. */

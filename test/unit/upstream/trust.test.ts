@@ -3,7 +3,7 @@ import {
   classifyAddress,
   createAddressGuard,
   isMorePrivate,
-  literalAddress,
+  getLiteralAddress,
   type LookupAll,
   mayReceiveCredential,
   resolveRedirect,
@@ -183,10 +183,10 @@ describe('addresses', () => {
   })
 
   test('are recognized in unusual spellings', () => {
-    expect(literalAddress(new URL('http://0x7f.1/'))).toBe('127.0.0.1')
-    expect(literalAddress(new URL('http://2852039166/'))).toBe('169.254.169.254')
-    expect(literalAddress(new URL('http://[::ffff:a00:1]/'))).toBe('::ffff:a00:1')
-    expect(literalAddress(new URL('http://registry.example/'))).toBeUndefined()
+    expect(getLiteralAddress(new URL('http://0x7f.1/'))).toBe('127.0.0.1')
+    expect(getLiteralAddress(new URL('http://2852039166/'))).toBe('169.254.169.254')
+    expect(getLiteralAddress(new URL('http://[::ffff:a00:1]/'))).toBe('::ffff:a00:1')
+    expect(getLiteralAddress(new URL('http://registry.example/'))).toBeUndefined()
   })
 
   test('are ordered from public over private and loopback to link-local', () => {
