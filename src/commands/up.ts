@@ -214,11 +214,7 @@ export default class Up extends BaseCommand {
   }
 
   private async prepareAutostart(surroundings: CommandEnvironment, plan: UpPlan) {
-    const {
-      getAutostart,
-      createAutostartSpec,
-      getAutostartWarnings,
-    } = await import('../daemon/autostart.ts')
+    const { getAutostart, createAutostartSpec, getAutostartWarnings } = await import('../daemon/autostart.ts')
     const autostart = getAutostart(surroundings)
     await autostart.check()
     return {
