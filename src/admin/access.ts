@@ -1,5 +1,4 @@
-import type { Config } from '../config/config.ts'
-import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
+import { getCacheRoot, getRegistryRoot, mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import { renderDockerHost } from '../docker/endpoint.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import type { CommandEnvironment } from '../lib/process.ts'
@@ -10,23 +9,23 @@ import { type ContainerRecord, type MirrorState, assertDataOnHost } from './stat
 import { refuseForeignPaths } from './sudo.ts'
 
 /** Opens a part of the admin API: of the running mirror, or of the disk of a stopped one. */
-interface Access {
+interface StoreAccess {
   /** Holds the names by which users address its images. */
   readonly naming: Omit<Naming, 'images'>
   close(): Promise<void>
 }
 
-type CacheAccess = CacheApi & Access
-export type RegistryAccess = RegistryApi & Access
+type CacheAccess = CacheApi & StoreAccess
+export type RegistryAccess = RegistryApi & StoreAccess
 
 /** Opens the cache of the running mirror, or the one on the disk when none runs. Throws a MirrorError when neither works. */
 export async function openCacheAccess(surroundings: CommandEnvironment): Promise<CacheAccess> {
   const found = await findRunningMirror(surroundings)
   if (found === undefined) {
-    const { config, paths } = await loadStopped(surroundings)
+    const stopped = await loadStopped(surroundings)
     // Loads the store's code only for a stopped mirror.
     const { openStoredCache } = await import('./local.ts')
-    return { ...(await openStoredCache(config, paths)), naming: await createCacheNaming(surroundings, []) }
+    return { ...(await openStoredCache(stopped.cache)), naming: await createCacheNaming(surroundings, []) }
   }
   const { cache, networks } = found.running.endpoints
   const naming = await createCacheNaming(surroundings, [...cache, ...Object.values(networks)])
@@ -46,9 +45,9 @@ async function createCacheNaming(surroundings: CommandEnvironment, urls: string[
 export async function openRegistryAccess(surroundings: CommandEnvironment): Promise<RegistryAccess> {
   const found = await findRunningMirror(surroundings)
   if (found === undefined) {
-    const { config, paths } = await loadStopped(surroundings)
+    const stopped = await loadStopped(surroundings)
     const { openStoredRegistry } = await import('./local.ts')
-    return { ...(await openStoredRegistry(config, paths)), naming: await createRegistryNaming(surroundings, []) }
+    return { ...(await openStoredRegistry(stopped.registry)), naming: await createRegistryNaming(surroundings, []) }
   }
   const { registry, networks } = found.running.endpoints
   // Adds the networks, where the registry has the same port.
@@ -68,12 +67,16 @@ async function createRegistryNaming(
 }
 
 /** Loads the settings of the stopped mirror; a running one alone may write to its stores. */
-async function loadStopped(surroundings: CommandEnvironment): Promise<{ config: Config; paths: MirrorPaths }> {
+async function loadStopped(surroundings: CommandEnvironment) {
   const paths = mirrorPaths(surroundings)
   refuseForeignPaths(surroundings)
   await assertDataOnHost(paths.stateDir)
   const { loadConfig } = await import('../config/load.ts')
-  return { config: await loadConfig({ ...surroundings, paths }), paths }
+  const { verifyReads, minFree, maxSize, maxAge } = (await loadConfig({ ...surroundings, paths })).cache
+  return {
+    cache: { root: getCacheRoot(paths), verifyReads, minFree, maxSize, maxAge },
+    registry: { root: getRegistryRoot(paths), minFree },
+  }
 }
 
 /** Returns the status of the running mirror; undefined when none runs. Throws a MirrorError when it does not answer. */

@@ -1,25 +1,30 @@
 import { Evictor } from '../cache/evictor.ts'
-import type { Config } from '../config/config.ts'
-import { getCacheRoot, type MirrorPaths, getRegistryRoot } from '../config/paths.ts'
 import { silentLogger } from '../lib/logger.ts'
 import { systemClock } from '../lib/time.ts'
 import { createRegistryMaintenance, type RegistryMaintenance } from '../registry/maintenance.ts'
 import { openPushedStore, type PushedStore } from '../registry/repositories.ts'
-import { openStore, type Store } from '../store/open-store.ts'
+import { openStore, type Store, type StoreOptions } from '../store/open-store.ts'
 import { verifyStore } from '../store/verify.ts'
 import type { CacheApi, RegistryApi } from './api.ts'
 import { listDamagedReports, listImageReports } from './status.ts'
 
 const common = { logger: silentLogger, clock: systemClock }
 
+interface StoredCacheOptions extends Pick<StoreOptions, 'root' | 'verifyReads' | 'minFree'> {
+  /** Bytes; 0 = no limit. */
+  readonly maxSize: number
+  /** Running time ms; 0 = keep. */
+  readonly maxAge: number
+}
+
 /** Opens the cache of a stopped mirror on the disk. Throws a MirrorError when another process has it. */
-export async function openStoredCache(
-  { cache }: Config,
-  paths: MirrorPaths,
-): Promise<CacheApi & { close(): Promise<void> }> {
-  const { verifyReads, minFree, maxSize, maxAge } = cache
-  const store = await openStore({ root: getCacheRoot(paths), verifyReads, minFree, ...common })
-  const limits = { maxSize, maxAge, minFree }
+export async function openStoredCache({
+  maxSize,
+  maxAge,
+  ...options
+}: StoredCacheOptions): Promise<CacheApi & { close(): Promise<void> }> {
+  const store = await openStore({ ...options, ...common })
+  const limits = { maxSize, maxAge, minFree: options.minFree }
   const evictor = new Evictor({ store, limits, isInUse: () => false, ...common })
   return {
     ...createCacheApi(store, evictor),
@@ -32,10 +37,9 @@ export async function openStoredCache(
 
 /** Opens the registry of a stopped mirror on the disk. Throws a MirrorError when another process has it. */
 export async function openStoredRegistry(
-  { cache: { minFree } }: Config,
-  paths: MirrorPaths,
+  options: Pick<StoreOptions, 'root' | 'minFree'>,
 ): Promise<RegistryApi & { close(): Promise<void> }> {
-  const store = await openPushedStore({ root: getRegistryRoot(paths), minFree, ...common })
+  const store = await openPushedStore({ ...options, ...common })
   const maintenance = createRegistryMaintenance({ store, ...common })
   return {
     ...createRegistryApi(store, maintenance),

@@ -31,7 +31,7 @@ function parseUserName(given: string, naming: Naming): UserName {
   const { path, tag, digest } = splitName(bare)
   const fullDigest = digest === undefined ? undefined : completeDigest(given, path, digest, naming)
   if (path === '') return { given, name: fullDigest ?? bare, others: [] }
-  const { repository, isShort } = parseRepository(path, naming)
+  const { repository, isShort } = expandRepository(path, naming)
   const suffix = fullDigest !== undefined ? `@${fullDigest}` : tag !== undefined ? `:${tag}` : ''
   const name = repository + suffix
   return { given, name, others: isShort ? findSameShortNames(name, path + suffix, naming.images) : [] }
@@ -63,7 +63,7 @@ const minDigestLength = 'sha256:'.length + 6
 /** Completes first digits to the digest of an existing image. */
 function completeDigest(given: string, path: string, digest: string, naming: Naming): string {
   if (parseDigest(digest) || digest.length < minDigestLength) return digest
-  const repository = path === '' ? undefined : parseRepository(path, naming).repository
+  const repository = path === '' ? undefined : expandRepository(path, naming).repository
   const isMatch = ({ name, digest: imageDigest }: ListedImage) =>
     imageDigest.startsWith(digest) &&
     (repository === undefined || name.startsWith(`${repository}@`) || name.startsWith(`${repository}:`))
@@ -76,7 +76,7 @@ function completeDigest(given: string, path: string, digest: string, naming: Nam
 }
 
 /** Returns the repository with its registry, by the rules for requests. */
-function parseRepository(path: string, { defaultUpstream }: Naming): { repository: string; isShort: boolean } {
+function expandRepository(path: string, { defaultUpstream }: Naming): { repository: string; isShort: boolean } {
   if (defaultUpstream === undefined) return { repository: path, isShort: false }
   try {
     const route = parseRoute(`/v2/${encodeURI(path)}/tags/list`, 'proxy')

@@ -1,4 +1,4 @@
-import { nextUnlessSame, paginate, readTagsList } from '../oci/lists.ts'
+import { dropRepeatedPage, paginate, readTagsList } from '../oci/lists.ts'
 import type { ListResponse, Provenance } from '../oci/registry.ts'
 import type { Page } from '../oci/route.ts'
 import { anonymousIdentity, type Identity } from '../oci/registry.ts'
@@ -19,7 +19,7 @@ export async function listTags(context: RequestContext, page: Page, policy: TagP
     const list = await upstream.tags(name, page.query, { access: caller.access })
     const bytes = await readTagsList(list.bytes, name).finally(list.release)
     if (!bytes) throw new UpstreamError('invalid', 502, `${host} answered with something that is not a list of tags.`)
-    const next = nextUnlessSame(page.query, list.next)
+    const next = dropRepeatedPage(page.query, list.next)
     return { contentType: 'application/json', bytes, next, provenance: toProvenance(host, 'passed') }
   } catch (error) {
     const known = await findKnownTags(context)

@@ -70,7 +70,7 @@ export async function publishSmall(
   }
 }
 
-function hasDigest(bytes: Uint8Array, digest: Digest): boolean {
+function matchesDigest(bytes: Uint8Array, digest: Digest): boolean {
   return computeDigest(bytes, getDigestAlgorithm(digest)) === digest
 }
 
@@ -120,7 +120,7 @@ export class ManifestCache {
     return this.#flights.run(await toRequestKey(context, formatReference(reference)), async () => {
       const fetched = await this.#request(context, reference)
       const announced = reference.kind === 'tag' ? fetched.digest : undefined
-      if (!announced || hasDigest(fetched.bytes, announced)) {
+      if (!announced || matchesDigest(fetched.bytes, announced)) {
         return this.store(context, reference, fetched).finally(fetched.release)
       }
       fetched.release?.()

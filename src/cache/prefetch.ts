@@ -27,7 +27,7 @@ const pollMs = 1000
 type ClientDownload = Pick<Download, 'isFollowed'>
 
 /** An image that a client is pulling. */
-interface Pull {
+interface ImagePull {
   readonly context: RequestContext
   readonly queued: ManifestLink[]
   readonly running: Map<Download, AbortController>
@@ -46,7 +46,7 @@ export class Prefetcher {
   readonly #options: PrefetcherOptions
   readonly #manifests = new LRUCache<string, Digest[]>({ max: 10_000 })
   /** Running pulls, by client and manifest. */
-  readonly #pulls = new Map<string, Pull>()
+  readonly #pulls = new Map<string, ImagePull>()
   #stopPolling: (() => void) | undefined
 
   constructor(options: PrefetcherOptions) {
@@ -95,7 +95,7 @@ export class Prefetcher {
     }
     if (next.length === 0) return
     const requested = new Set<ClientDownload>(download && [download])
-    const pull: Pull = { context, queued: [...next], running: new Map(), requested, requestedAt: now }
+    const pull: ImagePull = { context, queued: [...next], running: new Map(), requested, requestedAt: now }
     this.#pulls.set(key, pull)
     const onFailure = logFailure(this.#options.logger, 'could not check the prefetched layers')
     this.#stopPolling ??= runEvery(pollMs, () => this.#expirePulls(), onFailure)
@@ -103,7 +103,7 @@ export class Prefetcher {
   }
 
   /** Prefetches one layer after the other until the queue is empty. */
-  async #fetchAll(pull: Pull): Promise<void> {
+  async #fetchAll(pull: ImagePull): Promise<void> {
     for (let layer = pull.queued.shift(); layer; layer = pull.queued.shift()) {
       const abort = new AbortController()
       const download = await this.#startFetch(pull, layer, abort.signal)
@@ -116,7 +116,7 @@ export class Prefetcher {
   }
 
   async #startFetch(
-    { context, queued }: Pull,
+    { context, queued }: ImagePull,
     layer: ManifestLink,
     signal: AbortSignal,
   ): Promise<Download | undefined> {
@@ -147,7 +147,7 @@ export class Prefetcher {
   }
 }
 
-function abandon({ queued, running }: Pull): void {
+function abandon({ queued, running }: ImagePull): void {
   queued.length = 0
   for (const [download, abort] of running)
     if (!download.isClaimed) abort.abort(new UpstreamError('unavailable', 503, 'No client pulls the image any more.'))

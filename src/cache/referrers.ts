@@ -4,7 +4,7 @@ import type { Clock } from '../lib/time.ts'
 import { toBytes, maxManifestBytes, mediaType } from '../oci/content.ts'
 import { type Digest, computeDigest } from '../oci/reference.ts'
 import { isSamePage } from '../oci/headers.ts'
-import { nextUnlessSame, readReferrersIndex, createReferrersIndex, toReferrersTag } from '../oci/lists.ts'
+import { dropRepeatedPage, readReferrersIndex, createReferrersIndex, toReferrersTag } from '../oci/lists.ts'
 import type { Identity, ListResponse, ManifestResponse } from '../oci/registry.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import { toReferrersKey } from '../store/record-files.ts'
@@ -108,7 +108,7 @@ export class ReferrersCache {
     if (!list || !index) return undefined
     const { identity } = list
     const filtersApplied = toHeaderValue(list.filtersApplied)
-    const next = nextUnlessSame(query, list.next)
+    const next = dropRepeatedPage(query, list.next)
     const page = { subject, query, next, filtersApplied, identity, isWithoutApi: false }
     const shouldStore = (index.manifests.length > 0 || isKnownRepository(context)) && mayStore()
     if (shouldStore) await this.#store(context, page, index.bytes)

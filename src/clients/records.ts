@@ -4,7 +4,7 @@ import { findInvokingUser } from '../admin/find-mirror.ts'
 import { renderRootCommand } from '../admin/sudo.ts'
 import { mirrorPaths, mustCheckOwners, getSystemStateDir } from '../config/paths.ts'
 import { getErrno, MirrorError } from '../lib/errors.ts'
-import { makeFolder, orAbsent, syncFolder, writeFileAtomic } from '../lib/fs.ts'
+import { makeFolder, ignoreMissing, syncFolder, writeFileAtomic } from '../lib/fs.ts'
 import { isRootControlled } from '../lib/ownership.ts'
 import { quoteShellWord, type CommandEnvironment } from '../lib/process.ts'
 import { type ClientName, clientNames, type Machine, type RecordFolders } from './types.ts'
@@ -112,7 +112,7 @@ export function openClientRecords(where: string | RecordFolders) {
 
 async function removeRecord(folder: string, record: ClientRecord): Promise<void> {
   await rm(getRecordPath(folder, record), { force: true })
-  await orAbsent(() => syncFolder(join(folder, 'configured')))
+  await ignoreMissing(() => syncFolder(join(folder, 'configured')))
 }
 
 function getRecordPath(folder: string, record: ClientRecord): string {
@@ -162,7 +162,7 @@ export function isSameTarget(
 /** Returns undefined for an absent path. Throws MirrorError without permission to read it. */
 async function readIfPresent<T>(path: string, read: () => Promise<T>): Promise<T | undefined> {
   try {
-    return await orAbsent(read)
+    return await ignoreMissing(read)
   } catch (cause) {
     if (getErrno(cause) !== 'EACCES') throw cause
     throw new MirrorError(`No permission to read ${path}, so the configured clients are unknown.`, {
@@ -255,11 +255,11 @@ export async function describeStrayRecords(surroundings: CommandEnvironment): Pr
 
 /** Lists the clients of the records in a folder that root owns. */
 async function listRootsRecords(folder: string): Promise<string[]> {
-  const names = (await orAbsent(() => readdir(folder))) ?? []
+  const names = (await ignoreMissing(() => readdir(folder))) ?? []
   const found: string[] = []
   for (const name of names) {
     const client = /^([a-z0-9]+)-[0-9a-f]+\.json$/.exec(name)?.[1]
-    const what = client === undefined ? undefined : await orAbsent(() => lstat(join(folder, name)))
+    const what = client === undefined ? undefined : await ignoreMissing(() => lstat(join(folder, name)))
     if (what?.isFile() && what.uid === 0) found.push(client!)
   }
   return [...new Set(found)].toSorted()

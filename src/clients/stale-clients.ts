@@ -39,7 +39,7 @@ export interface UpdatedClient extends StaleClient {
 export async function findStaleClients(surroundings: CommandEnvironment): Promise<StaleClient[]> {
   const machine = await describeMachine(surroundings, undefined)
   const records = await listOwnRecords(machine)
-  const mirror = records.length === 0 ? undefined : await findRunningMirror(surroundings)
+  const mirror = records.length === 0 ? undefined : await findAddressIfRunning(surroundings)
   return mirror === undefined ? [] : filterStale(records, machine, mirror)
 }
 
@@ -52,7 +52,7 @@ export async function updateStaleClients(surroundings: CommandEnvironment, clock
   const records = await listOwnRecords(machine)
   if (records.length === 0) return []
   await waitForNetworks(surroundings, machine, records, clock)
-  const mirror = await findRunningMirror(surroundings)
+  const mirror = await findAddressIfRunning(surroundings)
   if (mirror === undefined) return []
   const updated: UpdatedClient[] = []
   for (const stale of await filterStale(records, machine, mirror))
@@ -82,7 +82,7 @@ async function listOwnRecords(machine: Machine): Promise<StoredRecord[]> {
   return records.filter(({ root, isNamed, undone }) => root === undefined && isNamed !== true && undone !== true)
 }
 
-async function findRunningMirror(surroundings: CommandEnvironment): Promise<MirrorAddress | undefined> {
+async function findAddressIfRunning(surroundings: CommandEnvironment): Promise<MirrorAddress | undefined> {
   try {
     return await findMirrorAddress(surroundings, { url: undefined, caFile: undefined })
   } catch (error) {
@@ -148,7 +148,7 @@ async function waitForNetworks(
 ): Promise<void> {
   const locations = await Promise.all(records.map(async (record) => (await getTarget(machine, record)).location))
   const networks = new Set(locations.flatMap((location) => (location.in === 'network' ? [location.network] : [])))
-  const mirror = networks.size === 0 ? undefined : await findRunningMirror(surroundings)
+  const mirror = networks.size === 0 ? undefined : await findAddressIfRunning(surroundings)
   const expected = [...networks].filter((network) => mirror?.willServe(network))
   if (expected.length === 0) return
   const endpoint = await findDockerEndpoint(surroundings)

@@ -92,7 +92,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     if (!flags.list && !flags.undo && !flags['dry-run']) await this.refreshCredentials()
   }
 
-  private async runAction(client: string | undefined, flags: ConfigureFlags): Promise<void> {
+  private async runAction(client: string | undefined, flags: ParsedFlags): Promise<void> {
     const { describeMachine } = await import('../clients/adapters.ts')
     const { refuseForeignFlags } = await import('../admin/sudo.ts')
     const { describeStrayRecords } = await import('../clients/records.ts')
@@ -139,7 +139,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     machine: Machine,
     adapter: ClientAdapter,
     target: ConfigTarget,
-    flags: ConfigureFlags,
+    flags: ParsedFlags,
   ): Promise<object> {
     const { getRootArguments, configureInteractively, toChoices, toClientOptions } =
       await import('../cli/configure-flow.ts')
@@ -154,7 +154,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     return report
   }
 
-  private async findMirror({ cwd }: Machine, { mirror, ca }: ConfigureFlags) {
+  private async findMirror({ cwd }: Machine, { mirror, ca }: ParsedFlags) {
     const { findMirrorAddress } = await import('../clients/find-mirror.ts')
     return findMirrorAddress(this.getSurroundings(), {
       url: mirror,
@@ -162,7 +162,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     })
   }
 
-  private async undo(machine: Machine, client: string | undefined, flags: ConfigureFlags): Promise<void> {
+  private async undo(machine: Machine, client: string | undefined, flags: ParsedFlags): Promise<void> {
     const { findRecords } = await import('../clients/undo.ts')
     const { forEachInTurn, toChoices, undoInteractively } = await import('../cli/configure-flow.ts')
     const { scope, cluster, file } = flags
@@ -191,7 +191,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
   }
 
   /** Checks every target that is configured. */
-  private async checkConfigured(machine: Machine, flags: ConfigureFlags): Promise<void> {
+  private async checkConfigured(machine: Machine, flags: ParsedFlags): Promise<void> {
     const { findCheckableTargets } = await import('../clients/configured.ts')
     const { forEachInTurn } = await import('../cli/configure-flow.ts')
     const { scope, cluster, file } = flags
@@ -221,7 +221,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     this.endWith([...failed, ...done.map(({ exit }) => exit)])
   }
 
-  private async check(machine: Machine, client: string, target: ConfigTarget, { json }: ConfigureFlags) {
+  private async check(machine: Machine, client: string, target: ConfigTarget, { json }: ParsedFlags) {
     const { checkClient } = await import('../clients/check.ts')
     const { renderCheck } = await import('../cli/render/configure.ts')
     const result = await checkClient(this.getSurroundings(), machine, client, target)
@@ -236,7 +236,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     if (exit !== exitCode.done) this.exit(exit)
   }
 
-  private async list(machine: Machine, client: string | undefined, { json }: ConfigureFlags): Promise<void> {
+  private async list(machine: Machine, client: string | undefined, { json }: ParsedFlags): Promise<void> {
     const { listConfigured } = await import('../clients/configured.ts')
     const { renderConfigured } = await import('../cli/render/configure.ts')
     const { findStaleClients } = await import('../clients/stale-clients.ts')
@@ -250,7 +250,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
   private async chooseAdapters(
     machine: Machine,
     name: string | undefined,
-    flags: ConfigureFlags,
+    flags: ParsedFlags,
   ): Promise<readonly ClientAdapter[] | undefined> {
     const { getAdapter } = await import('../clients/adapters.ts')
     if (name !== undefined) return [await getAdapter(name)]
@@ -276,11 +276,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     return undefined
   }
 
-  private async chooseTargetFor(
-    machine: Machine,
-    adapter: ClientAdapter,
-    flags: ConfigureFlags,
-  ): Promise<ConfigTarget> {
+  private async chooseTargetFor(machine: Machine, adapter: ClientAdapter, flags: ParsedFlags): Promise<ConfigTarget> {
     const { createFileRefusal, toClientOptions } = await import('../cli/configure-flow.ts')
     const targets = await adapter.findTargets(machine, toClientOptions(flags))
     const file = flags.file === undefined ? undefined : resolve(machine.cwd, flags.file)
@@ -310,7 +306,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
   }
 }
 
-type ConfigureFlags = InferredFlags<typeof Configure.flags>
+type ParsedFlags = InferredFlags<typeof Configure.flags>
 
 /** Adds to an interruption the clients that were configured before it. */
 function addDoneClients(error: unknown, done: readonly string[]): unknown {

@@ -140,12 +140,12 @@ function createReporter(context: ReadContext, position: SourcePosition, path: st
   }
 }
 
-const listen = list(read.listenAddress, { minItems: 1 })
+const listenAddresses = list(read.listenAddress, { minItems: 1 })
 
 /** Lists all keys and reads them, from mirror.yaml and from the `MIRROR_*` variables. */
 export const settings: Field<ConfigLayer> = section<ConfigLayer>({
   cache: section<NonNullable<ConfigLayer['cache']>>({
-    listen,
+    listen: listenAddresses,
     maxSize: scalar(read.size),
     maxAge: scalar(read.duration),
     minFree: scalar(read.size),
@@ -169,7 +169,7 @@ export const settings: Field<ConfigLayer> = section<ConfigLayer>({
   }),
   registry: section<Partial<Config['registry']>>({
     enabled: scalar(read.boolean),
-    listen,
+    listen: listenAddresses,
     deletes: scalar(read.boolean),
     networks: scalar(read.oneOf('read', 'write')),
     auth: section<{ htpasswd?: string }, { htpasswd: string }>(
@@ -177,7 +177,7 @@ export const settings: Field<ConfigLayer> = section<ConfigLayer>({
       ({ htpasswd }, problem) => (htpasswd === undefined ? problem('needs the key htpasswd') : { htpasswd }),
     ),
   }),
-  admin: section<Partial<Config['admin']>>({ listen }),
+  admin: section<Partial<Config['admin']>>({ listen: listenAddresses }),
   networks: list(read.networkName),
   allowedHosts: list(read.hostName),
   log: section<Partial<Config['log']>>({ level: scalar(read.oneOf('debug', 'info', 'warn', 'error')) }),

@@ -8,7 +8,7 @@ import { writeFileAtomic } from '../lib/fs.ts'
 import { findPackageRoot } from '../lib/package-root.ts'
 import { type RunCommand, runCommand, type CommandEnvironment } from '../lib/process.ts'
 import { proxyVariables } from '../upstream/proxy.ts'
-import { serveArguments } from './spawn.ts'
+import { getServeArguments } from './spawn.ts'
 
 /** Starts a mirror after each reboot. */
 interface Autostart {
@@ -229,7 +229,7 @@ export function createAutostartSpec(
   const inherited = getInheritedVariables(env, cwd)
   const kept = Object.entries(inherited.kept).filter(([name]) => secrets || !inherited.secrets.includes(name))
   return {
-    command: [process.execPath, ...serveArguments(program)],
+    command: [process.execPath, ...getServeArguments(program)],
     env: { ...Object.fromEntries(kept), ...locations },
     logFile: paths.logFile,
   }

@@ -8,7 +8,7 @@ import { parseConfig } from '../config/parse.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import { formatProblem } from '../config/values.ts'
 import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
-import { makeFolder, orAbsent, writeFileAtomic } from '../lib/fs.ts'
+import { makeFolder, ignoreMissing, writeFileAtomic } from '../lib/fs.ts'
 import type { CommandEnvironment } from '../lib/process.ts'
 import { createAutostartSpec, printedOrigins, renderLaunchAgent, renderSystemdUnit } from './autostart.ts'
 import { toContainerPorts } from './container/desired.ts'
@@ -90,7 +90,7 @@ export async function writeConfig(
   }
   if (!force) throw createExistingFileError(file, command)
   // The file is absent where a symbolic link leads nowhere.
-  const old = await orAbsent(() => readFile(file, 'utf8'))
+  const old = await ignoreMissing(() => readFile(file, 'utf8'))
   const copy = old === undefined || old === text ? undefined : await copyBeside(file)
   await writeFileAtomic(file, text)
   return copy

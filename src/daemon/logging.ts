@@ -17,10 +17,10 @@ const stderr = 2
 
 /** Creates the logger of a server; see `createJsonLogger`. */
 export async function createLogger({ level, write, file }: LoggerOptions): Promise<Logger> {
-  return createJsonLogger(level, write === undefined ? createLogWriter(await sinkOf(file)) : { write })
+  return createJsonLogger(level, write === undefined ? createLogWriter(await openSink(file)) : { write })
 }
 
-async function sinkOf(file: string | undefined): Promise<LogSink> {
+async function openSink(file: string | undefined): Promise<LogSink> {
   if (file === undefined) return createDescriptorSink(stderr)
   const libc = await loadLibc(process)
   try {

@@ -22,7 +22,7 @@ const pollMs = 250
 export async function readLogs({ logFile, lines, follow, signal, clock, write }: LogsRequest): Promise<void> {
   let file = await open(logFile, 'r')
   try {
-    const start = await startOfLast(file, lines)
+    const start = await findStartOfLast(file, lines)
     let { position } = start
     const reader = new LineReader(write)
     // Most of the lines may be in the rotated file.
@@ -107,7 +107,7 @@ class LineReader {
 async function readPrevious(logFile: string, current: FileHandle, lines: number, reader: LineReader): Promise<void> {
   await withPrevious(logFile, async (file) => {
     if (await isSame(file, current)) return
-    await reader.read(file, (await startOfLast(file, lines)).position)
+    await reader.read(file, (await findStartOfLast(file, lines)).position)
     reader.end()
   })
 }
@@ -137,7 +137,7 @@ async function openIfThere(path: string): Promise<FileHandle | undefined> {
 }
 
 /** Finds the position of the last `lines` lines, and the number of lines that the file lacks. */
-async function startOfLast(file: FileHandle, lines: number): Promise<{ position: number; missing: number }> {
+async function findStartOfLast(file: FileHandle, lines: number): Promise<{ position: number; missing: number }> {
   let end = (await file.stat()).size
   // Do not count the line end at the end of the file.
   let found = -1

@@ -132,7 +132,7 @@ function send(parent: ParentChannel, message: ReadinessMessage): Promise<void> {
  * Returns the arguments of Node for the server process. Halves V8's young generation: it fills with garbage of requests either way, and the
  * whole of it would make the process a tenth larger.
  */
-export function serveArguments(program: string): string[] {
+export function getServeArguments(program: string): string[] {
   return ['--max-semi-space-size=8', program, 'serve']
 }
 
@@ -153,7 +153,7 @@ export async function startProcess({ program, paths, env, signal }: ProcessReque
   refuseForeignState(paths.stateDir)
   await limitLog(paths.logFile)
   return startDetached({
-    args: serveArguments(program),
+    args: getServeArguments(program),
     env: { ...env },
     logFile: paths.logFile,
     timeoutMs: readyTimeoutMs,

@@ -7,7 +7,7 @@ import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import { resolveNetworkNames } from '../docker/engine.ts'
 import { MirrorError } from '../lib/errors.ts'
-import { orAbsent } from '../lib/fs.ts'
+import { ignoreMissing } from '../lib/fs.ts'
 import { isObject } from '../lib/json.ts'
 import { type CommandEnvironment, quoteShellWord } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
@@ -140,7 +140,7 @@ async function findOmittedFlags(
   paths: MirrorPaths,
   env: CommandEnvironment['env'],
 ): Promise<OmittedFlag[]> {
-  const edited = await orAbsent(() => stat(paths.configFile))
+  const edited = await ignoreMissing(() => stat(paths.configFile))
   if (served === undefined || (edited !== undefined && edited.mtimeMs > Date.parse(startedAt))) return []
   const wanted = toConfigDocument(config)
   const isSet = (...names: string[]) => names.some((name) => env[name])

@@ -10,14 +10,14 @@ import {
   awaitProgress,
   ignoreNotModified,
   createDockerClient,
-  undefinedIfUnanswered,
+  ignoreUnanswered,
   orUndefinedIf404,
   readInfo,
   readProgress,
   toCreateBody,
   toContainerState,
   translateErrors,
-  undefinedIfUnavailable,
+  ignoreUnavailable,
   awaitEventsEnd,
 } from './dockerode.ts'
 import {
@@ -67,11 +67,11 @@ export function createDockerEngine(
   return {
     endpoint,
     isRemote: isRemoteEngine(endpoint),
-    ping: async () => (await undefinedIfUnavailable(async () => (await connect()).ping())) !== undefined,
+    ping: async () => (await ignoreUnavailable(async () => (await connect()).ping())) !== undefined,
     getInfo: () => send((client) => readInfo(client)),
     findInfo() {
       const signal = AbortSignal.timeout(answerMs)
-      return undefinedIfUnavailable(async () => readInfo(await connect(), signal))
+      return ignoreUnavailable(async () => readInfo(await connect(), signal))
     },
     containers: createContainers(send),
     images: createImages(send, connect),
@@ -247,7 +247,7 @@ function createImages(send: SendRequest, connect: Connect): DockerImages {
         throw error
       })
       const abortSignal = AbortSignal.timeout(answerMs)
-      await undefinedIfUnavailable(async () => (await connect()).getImage(image).remove({ abortSignal }))
+      await ignoreUnavailable(async () => (await connect()).getImage(image).remove({ abortSignal }))
       return { failed }
     },
     async import(name, labels, archive) {
@@ -315,7 +315,7 @@ function createNetworks(
     },
     async findGateways(name) {
       const filters = { name: [name], driver: ['bridge'] }
-      const listed = await undefinedIfUnavailable(async () => (await connect()).listNetworks({ filters }))
+      const listed = await ignoreUnavailable(async () => (await connect()).listNetworks({ filters }))
       const addresses = listed
         ?.filter((network) => network.Name === name)
         .flatMap((network) => network.IPAM?.Config ?? [])
@@ -327,7 +327,7 @@ function createNetworks(
     async watch(onChange, signal) {
       let isPresent: boolean | undefined
       while (!signal.aborted) {
-        const hasAnswered = await undefinedIfUnanswered(async () => {
+        const hasAnswered = await ignoreUnanswered(async () => {
           const events = await (await connect()).getEvents({ filters: { type: ['network'] }, abortSignal: signal })
           // Calls back after subscribing, so that no change in between is missed.
           isPresent = true

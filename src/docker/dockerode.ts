@@ -64,7 +64,7 @@ export async function awaitEventsEnd(
  * Returns undefined when the engine is not there, refuses this user or is shutting down. Throws what keeps this process from
  * asking (no file descriptor, no memory), because that says nothing about the engine.
  */
-export async function undefinedIfUnavailable<T>(call: () => Promise<T>): Promise<T | undefined> {
+export async function ignoreUnavailable<T>(call: () => Promise<T>): Promise<T | undefined> {
   try {
     return await call()
   } catch (error) {
@@ -77,9 +77,9 @@ export async function undefinedIfUnavailable<T>(call: () => Promise<T>): Promise
 }
 
 /** Returns undefined for failures of this process as well, for a caller that tries again in any case. */
-export async function undefinedIfUnanswered<T>(call: () => Promise<T>): Promise<T | undefined> {
+export async function ignoreUnanswered<T>(call: () => Promise<T>): Promise<T | undefined> {
   try {
-    return await undefinedIfUnavailable(call)
+    return await ignoreUnavailable(call)
   } catch (error) {
     if (findProcessFaultCode(error) === undefined) throw error
     return undefined

@@ -62,13 +62,13 @@ export function createSystemError(code: string, syscall: string, message: string
 }
 
 /** Creates the error (ENOSPC) of a write that would leave less than `minFree` bytes on the disk. */
-export function reserveReached(minFree: number): Error {
+export function createReserveError(minFree: number): Error {
   const error = createSystemError('ENOSPC', 'write', `ENOSPC: no space left above the reserve of ${minFree} bytes`)
   return Object.assign(error, { minFree })
 }
 
-/** Returns the reserve in bytes (`minFree`) of an error from `reserveReached`; undefined for any other error. */
-export function reserveOf(error: unknown): number | undefined {
+/** Returns the reserve in bytes (`minFree`) of an error from `createReserveError`; undefined for any other error. */
+export function getReserve(error: unknown): number | undefined {
   return error instanceof Error && 'minFree' in error && typeof error.minFree === 'number' ? error.minFree : undefined
 }
 
@@ -101,7 +101,7 @@ export function findNearest(word: string, candidates: readonly string[]): string
   let best: string | undefined
   let bestDistance = Math.max(1, Math.floor(word.length / 3)) + 1
   for (const candidate of candidates) {
-    const distance = editDistance(lower, candidate.toLowerCase())
+    const distance = computeEditDistance(lower, candidate.toLowerCase())
     // Skip a candidate that shares no character with the word.
     if (distance < bestDistance && distance < Math.max(word.length, candidate.length)) {
       ;[best, bestDistance] = [candidate, distance]
@@ -113,7 +113,7 @@ export function findNearest(word: string, candidates: readonly string[]): string
 }
 
 /** Computes the optimal string alignment distance: how many characters to add, drop, change, or swap with the next one. */
-function editDistance(a: string, b: string): number {
+function computeEditDistance(a: string, b: string): number {
   let before: number[] = []
   let row = Array.from({ length: b.length + 1 }, (_, index) => index)
   for (let i = 1; i <= a.length; i++) {

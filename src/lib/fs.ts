@@ -130,7 +130,7 @@ export async function ifVisible<T>(look: Promise<T>): Promise<T | undefined> {
 }
 
 /** Resolves with the result of a file operation; undefined when the file or folder does not exist. */
-export async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined> {
+export async function ignoreMissing<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
     return await ask()
   } catch (error) {

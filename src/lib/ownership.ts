@@ -127,13 +127,11 @@ export async function readPublicFile(path: string): Promise<string | undefined> 
 
 async function readFileIf(path: string, isAllowed: (what: Stats) => boolean): Promise<string | undefined> {
   const isAcceptable = (what: Stats) => what.isFile() && isAllowed(what) && what.size <= maxSmallFileBytes
-  const real = await orUndefinedIfRefused(() => realpath(path))
+  const real = await ignoreRefusal(() => realpath(path))
   // Check before the open, because opening a device can have effects, and again afterwards, because the file may be replaced.
-  const before = real === undefined ? undefined : await orUndefinedIfRefused(() => lstat(real))
+  const before = real === undefined ? undefined : await ignoreRefusal(() => lstat(real))
   if (real === undefined || before === undefined || !isAcceptable(before)) return undefined
-  const file = await orUndefinedIfRefused(() =>
-    open(real, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK),
-  )
+  const file = await ignoreRefusal(() => open(real, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK))
   if (file === undefined) return undefined
   try {
     return isAcceptable(await file.stat()) ? await file.readFile('utf8') : undefined
@@ -142,7 +140,7 @@ async function readFileIf(path: string, isAllowed: (what: Stats) => boolean): Pr
   }
 }
 
-async function orUndefinedIfRefused<T>(ask: () => Promise<T>): Promise<T | undefined> {
+async function ignoreRefusal<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
     return await ask()
   } catch (error) {

@@ -112,7 +112,7 @@ export async function outlineManifest(
 ): Promise<ManifestOutline | OutlineProblem> {
   const all = await readJsonObject(bytes)
   if (!all) return 'not-a-manifest'
-  const json = presentMembers(all)
+  const json = dropNullMembers(all)
   if (json['schemaVersion'] === 1 || 'fsLayers' in json) return 'schema1'
   if (json['schemaVersion'] !== 2 && !('mediaType' in json)) return 'not-a-manifest'
 
@@ -180,7 +180,7 @@ function chooseMediaType(json: Record<string, unknown>, contentType: string): st
 type Members = Readonly<Record<string, unknown>>
 
 /** Returns the members of an object that are not null. Go and other languages write null for absent members. */
-export function presentMembers(object: Members): Record<string, unknown> {
+export function dropNullMembers(object: Members): Record<string, unknown> {
   return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== null))
 }
 
@@ -217,7 +217,7 @@ export interface ReadManifest {
  */
 export async function readPushedManifest(bytes: Uint8Array, contentType: string | undefined): Promise<ReadManifest> {
   const all = await parseManifestJson(bytes)
-  const json = presentMembers(all)
+  const json = dropNullMembers(all)
   if (json['schemaVersion'] === 1 || 'fsLayers' in json || 'signatures' in json)
     throw createInvalidError('Manifests of schema version 1 are not supported; push with a newer client.')
   if (json['schemaVersion'] !== undefined && json['schemaVersion'] !== 2)
@@ -292,7 +292,7 @@ function checkLink(kind: ManifestLink['kind'], entry: unknown, field: string): M
 function getAnnotations(value: unknown): Record<string, string> | undefined {
   if (value === undefined) return undefined
   if (!isObject(value)) throw createInvalidError('annotations is not a map of texts.')
-  const annotations = presentMembers(value)
+  const annotations = dropNullMembers(value)
   if (!Object.values(annotations).every((text) => typeof text === 'string'))
     throw createInvalidError('annotations is not a map of texts.')
   return annotations as Record<string, string>

@@ -70,7 +70,7 @@ export async function readReferrersIndex(
 }
 
 /** Returns the query of the next page, unless it is the requested page: the client would never reach the end. */
-export function nextUnlessSame(asked: string, next: string | undefined): string | undefined {
+export function dropRepeatedPage(asked: string, next: string | undefined): string | undefined {
   return next !== undefined && isSamePage(asked, next) ? undefined : next
 }
 

@@ -65,7 +65,7 @@ export function parseRoute(target: string, addressing: Addressing, method = 'GET
   const mark = target.indexOf('?')
   const query = mark === -1 ? undefined : new URLSearchParams(target.slice(mark + 1))
   const segments = (mark === -1 ? target : target.slice(0, mark)).split('/').map(decodeSegment)
-  if (segments[0] !== '') throw createNotFoundError()
+  if (segments[0] !== '') throw createUnknownUrlError()
 
   let prefix: string | undefined
   let at = 1
@@ -73,7 +73,7 @@ export function parseRoute(target: string, addressing: Addressing, method = 'GET
     prefix = parseRegistry(segments[1]!)
     at = 2
   }
-  if (segments[at] !== 'v2') throw createNotFoundError()
+  if (segments[at] !== 'v2') throw createUnknownUrlError()
   const path = segments.slice(at + 1)
   const ns = parseNamespace(query)
   const named = ns ?? prefix
@@ -111,7 +111,7 @@ export function parseRoute(target: string, addressing: Addressing, method = 'GET
       ? { kind: 'uploads', ...repository(last - 2), wanted }
       : { kind: 'upload', ...repository(last - 2), id: leaf, wanted }
   }
-  throw createNotFoundError()
+  throw createUnknownUrlError()
 }
 
 /** Finds the registry of a repository: `ns` first, then `upstream/<registry>/`, then a first segment that looks like a registry. */
@@ -195,5 +195,5 @@ function decodeSegment(segment: string): string {
 
 const createInvalidDigestError = () =>
   new OciError('DIGEST_INVALID', 400, 'The digest is not a valid sha256 or sha512 digest.')
-const createNotFoundError = () =>
+const createUnknownUrlError = () =>
   new OciError('UNSUPPORTED', 404, 'This path does not exist; the registry API is below /v2/.')

@@ -1,5 +1,5 @@
 import { isObject, readJsonObject } from '../lib/json.ts'
-import { toArtifactTypeKey, maxManifestBytes, mediaType, presentMembers, type ReadManifest } from '../oci/content.ts'
+import { toArtifactTypeKey, maxManifestBytes, mediaType, dropNullMembers, type ReadManifest } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import { paginate } from '../oci/lists.ts'
 import type { Page } from '../oci/route.ts'
@@ -98,14 +98,14 @@ async function readEntry(
 async function readDescription(bytes: Uint8Array, type: string): Promise<DescribedManifest | undefined> {
   const all = await readJsonObject(bytes)
   if (!all) return undefined
-  const { artifactType: ownArtifactType, config, annotations } = presentMembers(all)
+  const { artifactType: ownArtifactType, config, annotations } = dropNullMembers(all)
   const configType = isObject(config) ? config['mediaType'] : undefined
   const configArtifactType =
     config === undefined ? undefined : typeof configType === 'string' ? configType : mediaType.octetStream
   return {
     mediaType: type,
     artifactType: typeof ownArtifactType === 'string' && ownArtifactType !== '' ? ownArtifactType : configArtifactType,
-    annotations: isObject(annotations) ? (presentMembers(annotations) as Record<string, string>) : undefined,
+    annotations: isObject(annotations) ? (dropNullMembers(annotations) as Record<string, string>) : undefined,
   }
 }
 

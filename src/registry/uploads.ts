@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { getErrno, reserveOf } from '../lib/errors.ts'
+import { getErrno, getReserve } from '../lib/errors.ts'
 import { type Logger, silentLogger } from '../lib/logger.ts'
 import { type Clock, runEvery, logFailure } from '../lib/time.ts'
 import { formatBytes } from '../lib/units.ts'
@@ -333,7 +333,7 @@ export async function translateDiskErrors<T>(task: () => Promise<T>): Promise<T>
   try {
     return await task()
   } catch (error) {
-    const minFree = reserveOf(error)
+    const minFree = getReserve(error)
     const why = minFree === undefined ? reasons[getErrno(error) ?? ''] : describeReserve(minFree)
     throw why === undefined ? error : new OciError('DENIED', 507, `${why} Existing images can still be pulled.`)
   }

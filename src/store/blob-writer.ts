@@ -1,5 +1,5 @@
 import { type FileHandle, open, rm, statfs } from 'node:fs/promises'
-import { getErrno, reserveReached, createSystemError } from '../lib/errors.ts'
+import { getErrno, createReserveError, createSystemError } from '../lib/errors.ts'
 import type { Digest } from '../oci/reference.ts'
 import type { BlobWriter } from './blob-store.ts'
 
@@ -117,7 +117,7 @@ export class FileBlobWriter implements BlobWriter {
   async #reserve(bytes: number): Promise<void> {
     const { minFree, path, freeSpace } = this.#options
     const spare = minFree === 0 ? Infinity : (await freeSpace(path)) - minFree
-    if (spare < bytes) throw reserveReached(minFree)
+    if (spare < bytes) throw createReserveError(minFree)
     this.#allowance = Math.max(bytes, Math.min(spare, checkIntervalBytes))
   }
 

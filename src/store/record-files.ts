@@ -153,7 +153,7 @@ export class FileRefStore implements RefStore {
   async #load(path: string): Promise<void> {
     const { layout, logger } = this.#options
     try {
-      const record = parseRepository(await readSmallFile(path, maxFileBytes))
+      const record = parseRepositoryRecord(await readSmallFile(path, maxFileBytes))
       if (record && layout.repository(record.host, record.name) === path) {
         this.#records.set(toKey(record.host, record.name), record)
         this.#limitWeight(record)
@@ -175,7 +175,7 @@ export class FileRefStore implements RefStore {
     const isEmpty = record.tags.size + record.manifests.size + record.blobs.size + record.referrers.size === 0
     try {
       if (isEmpty) await rm(path, { force: true })
-      else await writeFileAtomic(path, serializeRepository(record))
+      else await writeFileAtomic(path, serializeRepositoryRecord(record))
     } catch (error) {
       if (getErrno(error) === undefined) throw error
       this.#changed.add(record)
@@ -190,7 +190,7 @@ function toKey(host: string, name: string): string {
 }
 
 /** Serializes a record as JSON. Uses lists, not objects keyed by tag, because `__proto__` is a valid tag. */
-export function serializeRepository(record: RepositoryRecord): string {
+export function serializeRepositoryRecord(record: RepositoryRecord): string {
   return JSON.stringify({
     format,
     host: record.host,
@@ -203,7 +203,7 @@ export function serializeRepository(record: RepositoryRecord): string {
 }
 
 /** Parses the record of a repository's file; undefined when any part of it is damaged. */
-export function parseRepository(text: string): RepositoryRecord | undefined {
+export function parseRepositoryRecord(text: string): RepositoryRecord | undefined {
   return parseRecordJson(text, readRepository)
 }
 
@@ -218,7 +218,7 @@ function readRepository(json: unknown): RepositoryRecord {
     name,
     tags: new Map(readList(value['tags']).map(readTagRecord)),
     manifests: new Map(readList(value['manifests']).map(readManifest)),
-    blobs: new Map(readList(value['blobs']).map(readBlob)),
+    blobs: new Map(readList(value['blobs']).map(readBlobRecord)),
     // Accept records of earlier versions, which have no referrers.
     referrers: new Map(readList(value['referrers'] ?? []).map(readReferrers)),
   }
@@ -257,7 +257,7 @@ function readManifest(json: unknown): [Digest, ManifestRecord] {
   ]
 }
 
-function readBlob(json: unknown): [Digest, BlobRecord] {
+function readBlobRecord(json: unknown): [Digest, BlobRecord] {
   const value = readObject(json)
   const record = {
     size: readNumber(value['size']),

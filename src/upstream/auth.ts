@@ -89,15 +89,15 @@ export function createAuthorizer(options: AuthorizerOptions) {
         const response = await send(used?.header)
         const isOwn = response.redirectHost === undefined
         if (unasked && isOwn && response.status !== 401) remembered = unasked
-        const mended = isOwn && sends < maxSends && (await isMended(response))
-        if (!mended) return { response, identity: identify(current, host) }
+        const isRetried = isOwn && sends < maxSends && (await prepareRetry(response))
+        if (!isRetried) return { response, identity: identify(current, host) }
         response.discard()
       }
 
-      async function isMended(response: TransportResponse): Promise<boolean> {
+      async function prepareRetry(response: TransportResponse): Promise<boolean> {
         const challenge = response.status === 401 ? (readChallenge(response) ?? used?.challenge) : undefined
         try {
-          return await (challenge ? mend(challenge) : showCredential(response))
+          return await (challenge ? answerChallenge(challenge) : showCredential(response))
         } catch (error) {
           response.discard()
           throw error
@@ -127,7 +127,7 @@ export function createAuthorizer(options: AuthorizerOptions) {
       }
 
       /** Chooses the authorization for a retry after a 401; false when there is none to try. */
-      async function mend(challenge: Challenge): Promise<boolean> {
+      async function answerChallenge(challenge: Challenge): Promise<boolean> {
         const wasGuessed = guessed
         guessed = false
         if (used?.token) {

@@ -18,7 +18,7 @@ const maxRoutes = 100
 export type ConnectionPool = 'metadata' | 'blobs'
 
 /** The way to an origin. The proxy variables are read once, so it never changes. */
-interface Route {
+interface OriginRoute {
   readonly agent: Dispatcher
   /** The proxy's name; undefined for a direct connection. */
   readonly via: string | undefined
@@ -46,7 +46,7 @@ export const loadUndici = async () => (await import('undici')).default
 /** Creates the reusable connections of one upstream: direct ones, and those through proxies. Each opens on first use. */
 export function createAgents({ timeouts, guard, proxies, certificates, keepAlive = true }: AgentsOptions) {
   const agents = new Map<string, Promise<Dispatcher>>()
-  const routes = new LRUCache<string, Route>({ max: maxRoutes })
+  const routes = new LRUCache<string, OriginRoute>({ max: maxRoutes })
 
   async function createAgent(proxy: Proxy | undefined): Promise<Dispatcher> {
     const { Agent, ProxyAgent, buildConnector } = await loadUndici()
@@ -85,7 +85,7 @@ export function createAgents({ timeouts, guard, proxies, certificates, keepAlive
     }
   }
 
-  async function openRoute(key: string, pool: ConnectionPool, url: URL): Promise<Route> {
+  async function openRoute(key: string, pool: ConnectionPool, url: URL): Promise<OriginRoute> {
     const proxy = proxies.find(url)
     const agent = await findAgent(pool, proxy)
     const route = { agent, via: proxy?.name, needsCheck: !guard.isAlwaysAllowed(url) }
@@ -95,7 +95,7 @@ export function createAgents({ timeouts, guard, proxies, certificates, keepAlive
 
   return {
     /** Returns the route for a request. Throws an UpstreamError when the URL's literal address is refused. */
-    async find(pool: ConnectionPool, url: URL): Promise<Route> {
+    async find(pool: ConnectionPool, url: URL): Promise<OriginRoute> {
       const key = `${pool} ${url.origin}`
       const route = routes.get(key) ?? (await openRoute(key, pool, url))
       if (route.needsCheck) guard.checkLiteral(url)

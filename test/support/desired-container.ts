@@ -1,4 +1,4 @@
-import type { ApplyRequest, DesiredContainer } from '../../src/daemon/container/spec.ts'
+import type { ContainerApplyRequest, DesiredContainer } from '../../src/daemon/container/spec.ts'
 import { systemClock } from '../../src/lib/time.ts'
 import { createFakeEngine, type FakeEngine } from './fake-engine.ts'
 
@@ -34,7 +34,10 @@ export function engineWithImage(): FakeEngine {
   return docker
 }
 
-export function orderFor(desired: DesiredContainer, difference: Partial<ApplyRequest> = {}): ApplyRequest {
+export function orderFor(
+  desired: DesiredContainer,
+  difference: Partial<ContainerApplyRequest> = {},
+): ContainerApplyRequest {
   return {
     desired,
     instance: `of ${desired.memory}`,

@@ -75,7 +75,7 @@ function renderRequest(
     ...(typeof fields['ms'] === 'number' ? [formatDuration(fields['ms'])] : []),
   ]
   const before = [clock, word, sanitize(method)]
-  const failure = describeFailure(fields, status, word)
+  const failure = formatFailure(fields, status, word)
   // Wrap a failure, so that its reason is readable; cut anything else to one line.
   if (failure !== undefined || columns === undefined) {
     const words: Token[] = [
@@ -141,7 +141,7 @@ function formatSize({ bytes, received }: Fields, method: string, status: number)
   return method === 'GET' && status < 400 && typeof bytes === 'number' ? [formatBytes(bytes)] : []
 }
 
-function describeFailure({ error }: Fields, status: number, word: string): string | undefined {
+function formatFailure({ error }: Fields, status: number, word: string): string | undefined {
   if (status === 499) return 'the client closed the connection'
   return status >= 400 && word !== 'ABSENT' && typeof error === 'string' ? sanitize(error) : undefined
 }

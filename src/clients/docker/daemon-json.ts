@@ -5,7 +5,7 @@ import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { createTemporaryFolder } from '../../lib/fs.ts'
 import type { RunCommand } from '../../lib/process.ts'
 import { isLoopbackUrl, parseVersion } from '../address.ts'
-import { addEmptyJsonList, prependJsonItem, readJsonObject, removeJsonItems } from '../edit/json.ts'
+import { addEmptyJsonList, prependJsonItem, parseJsonFile, removeJsonItems } from '../edit/json.ts'
 import { dockerdKeys, assertFileKind, assertKnownKeys } from '../files/kinds.ts'
 import type { ConfigPlan, FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
 
@@ -28,7 +28,7 @@ export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, fi
   const isKnown = current !== undefined && assertFileKind(path, current, { kinds: ['daemon.json'], expected })
   const lists = current === undefined ? { [mirrorsKey]: [], [insecureKey]: [] } : readLists(path, current)
   let text = current ?? '{}\n'
-  let expectedContent = current === undefined ? {} : readJsonObject(path, current)
+  let expectedContent = current === undefined ? {} : parseJsonFile(path, current)
   if (!isKnown) assertKnownKeys(path, expectedContent, { expected, keys: dockerdKeys })
 
   const mirrors = lists[mirrorsKey]
@@ -51,7 +51,7 @@ export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, fi
   }
   if (isAskedByHttpOnly(mirror.cache, target.version))
     notes.push(`docker build before Docker 28 contacts ${host} by HTTP only, fails, and falls back to Docker Hub.`)
-  if (!isDeepStrictEqual(readJsonObject(path, text), expectedContent))
+  if (!isDeepStrictEqual(parseJsonFile(path, text), expectedContent))
     throw new MirrorError(`${path} cannot be edited safely because of its layout, so it was left unchanged.`, {
       exit: exitCode.usage,
       hints: [`Add ${JSON.stringify(mirror.cache)} to "${mirrorsKey}" there by hand`],
@@ -84,7 +84,7 @@ export function emptyDaemonJsonLists(
 }
 
 function withoutMirror(cache: string, path: string, text: string, emptied: 'drop' | 'keep'): string {
-  readJsonObject(path, text)
+  parseJsonFile(path, text)
   const isMirror = (item: unknown) => typeof item === 'string' && isSameUrl(item, cache)
   const isHost = (item: unknown) => typeof item === 'string' && stripScheme(item) === new URL(cache).host
   return removeJsonItems(removeJsonItems(text, mirrorsKey, isMirror, emptied), insecureKey, isHost, emptied)
@@ -92,7 +92,7 @@ function withoutMirror(cache: string, path: string, text: string, emptied: 'drop
 
 /** Returns the mirrors of a daemon.json as written; undefined without the key. Throws MirrorError (usage) for a broken file. */
 export function getListedMirrors(path: string, text: string): readonly string[] | undefined {
-  return mirrorsKey in readJsonObject(path, text) ? readLists(path, text)[mirrorsKey] : undefined
+  return mirrorsKey in parseJsonFile(path, text) ? readLists(path, text)[mirrorsKey] : undefined
 }
 
 /** Returns the insecure registries of a daemon.json, in lower case and without scheme. */
@@ -106,7 +106,7 @@ export function isSameUrl(one: string, other: string): boolean {
 }
 
 function readLists(path: string, text: string): Record<typeof mirrorsKey | typeof insecureKey, readonly string[]> {
-  const object = readJsonObject(path, text)
+  const object = parseJsonFile(path, text)
   const listAt = (key: string): readonly string[] => {
     const list = object[key] ?? []
     if (Array.isArray(list) && list.every((item) => typeof item === 'string')) return list

@@ -21,7 +21,7 @@ const problemTexts: Readonly<Record<string, string>> = {
  * column for a file that cannot be changed safely: comments, trailing data, a duplicate key, an empty file.
  * https://www.rfc-editor.org/rfc/rfc8259
  */
-export function readJsonObject(path: string, text: string): Record<string, unknown> {
+export function parseJsonFile(path: string, text: string): Record<string, unknown> {
   const json = removeByteOrderMark(text)
   const refuse = (offset: number, why: string): never => {
     const before = json.slice(0, offset).split(/\r\n|\n|\r/)

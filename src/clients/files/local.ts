@@ -14,7 +14,7 @@ import {
 } from 'node:fs/promises'
 import { basename, dirname, isAbsolute, join, parse, relative, resolve, sep } from 'node:path'
 import { getErrno, exitCode, MirrorError, createSystemError } from '../../lib/errors.ts'
-import { makeFolder, orAbsent, replaceFile, syncFolder } from '../../lib/fs.ts'
+import { makeFolder, ignoreMissing, replaceFile, syncFolder } from '../../lib/fs.ts'
 import { describeForeign, findForeign, isRoot } from '../../lib/ownership.ts'
 import type { FilePort } from '../types.ts'
 
@@ -51,7 +51,7 @@ function createFilePort(locate: (path: string) => Promise<string>): FilePort {
   }
   return {
     async read(path) {
-      return orAbsent(async () => {
+      return ignoreMissing(async () => {
         const target = await locate(path)
         const stats = await stat(target)
         // Refuse a pipe: reading it waits for a writer.
@@ -80,15 +80,16 @@ function createFilePort(locate: (path: string) => Promise<string>): FilePort {
     async remove(path) {
       const target = await locateToWrite(path)
       await rm(target, { force: true })
-      await orAbsent(() => syncFolder(dirname(target)))
+      await ignoreMissing(() => syncFolder(dirname(target)))
     },
 
     async mayWrite(path) {
       const target = await locateToWrite(path)
-      const existing = await orAbsent(() => stat(target))
+      const existing = await ignoreMissing(() => stat(target))
       if (existing && !canKeepOwner(existing)) return false
       let folder = dirname(target)
-      while ((await orAbsent(() => stat(folder))) === undefined && folder !== dirname(folder)) folder = dirname(folder)
+      while ((await ignoreMissing(() => stat(folder))) === undefined && folder !== dirname(folder))
+        folder = dirname(folder)
       try {
         await access(folder, constants.W_OK | constants.X_OK)
         return true
@@ -125,7 +126,7 @@ function refuseForeignPath(path: string): void {
 
 /** Resolves the symbolic links of a path, also those to a file that does not exist yet. */
 async function resolveLinks(path: string, followedLinks = 0): Promise<string> {
-  const real = await orAbsent(() => realpath(path))
+  const real = await ignoreMissing(() => realpath(path))
   if (real !== undefined) return real
   const link = await readLink(path)
   if (link === undefined || followedLinks > maxLinks) return path
@@ -156,13 +157,13 @@ function canKeepOwner({ uid, gid }: { uid: number; gid: number }): boolean {
 }
 
 async function listBelow(folder: string, depth: number, locate: (path: string) => Promise<string>): Promise<string[]> {
-  const names = (await orAbsent(async () => readdir(await locate(folder)))) ?? []
+  const names = (await ignoreMissing(async () => readdir(await locate(folder)))) ?? []
   const found: string[] = []
   for (const name of names.toSorted()) {
     if (isTemporary(name)) continue
     const path = join(folder, name)
     // Follow links, as the clients do.
-    const stats = await orAbsent(async () => stat(await locate(path)))
+    const stats = await ignoreMissing(async () => stat(await locate(path)))
     if (stats?.isFile()) found.push(path)
     else if (stats?.isDirectory() && depth > 1) found.push(...(await listBelow(path, depth - 1, locate)))
   }
@@ -250,5 +251,5 @@ function splitPath(path: string): string[] {
 
 /** Returns the target of a symbolic link; undefined for anything else, and where there is nothing. */
 async function readLink(path: string): Promise<string | undefined> {
-  return orAbsent(async () => ((await lstat(path)).isSymbolicLink() ? readlink(path) : undefined))
+  return ignoreMissing(async () => ((await lstat(path)).isSymbolicLink() ? readlink(path) : undefined))
 }

@@ -276,17 +276,17 @@ async function pullByPodman(
   const byPodman = await run('podman', ...connection, 'pull', '--quiet', image)
   if (byPodman) {
     if (byPodman.exitCode === 0) await run('podman', ...connection, 'image', 'rm', image)
-    return { failed: describeFailure(byPodman) }
+    return { failed: describePodmanFailure(byPodman) }
   }
   const byBuildah = await run('buildah', 'pull', '--quiet', image)
   if (byBuildah) {
     if (byBuildah.exitCode === 0) await run('buildah', 'rmi', image)
-    return { failed: describeFailure(byBuildah) }
+    return { failed: describePodmanFailure(byBuildah) }
   }
   const folder = await createTemporaryFolder('mirror-check-')
   try {
     const bySkopeo = await run('skopeo', 'copy', '--quiet', `docker://${image}`, `dir:${folder}`)
-    if (bySkopeo) return { failed: describeFailure(bySkopeo) }
+    if (bySkopeo) return { failed: describePodmanFailure(bySkopeo) }
   } finally {
     await rm(folder, { recursive: true, force: true })
   }
@@ -295,7 +295,7 @@ async function pullByPodman(
   })
 }
 
-function describeFailure({ exitCode, stderr, stdout }: CommandResult): string | undefined {
+function describePodmanFailure({ exitCode, stderr, stdout }: CommandResult): string | undefined {
   if (exitCode === 0) return undefined
   return stderr.trim() || stdout.trim() || (exitCode === undefined ? 'the pull timed out' : `exit code ${exitCode}`)
 }

@@ -97,8 +97,8 @@ export function createHostCheck(
   const isEnclosed = env[vmEngineVariable] === '1'
   return (connection) =>
     isFromHost(connection, {
-      gateways: parseDefaultGateways(undefinedIfUnknown(readRoutes) ?? ''),
-      subnets: isEnclosed ? undefinedIfUnknown(() => listSubnets(interfaces())) : undefined,
+      gateways: parseDefaultGateways(ignoreUnknown(readRoutes) ?? ''),
+      subnets: isEnclosed ? ignoreUnknown(() => listSubnets(interfaces())) : undefined,
     })
 }
 
@@ -163,7 +163,7 @@ function toAddress(hex: string): string {
 }
 
 /** Returns undefined where the system does not tell: then no connection counts as the host's by it. */
-function undefinedIfUnknown<T>(read: () => T): T | undefined {
+function ignoreUnknown<T>(read: () => T): T | undefined {
   try {
     return read()
   } catch (error) {

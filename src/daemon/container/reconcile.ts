@@ -8,7 +8,7 @@ import { removeLocalImage } from './image.ts'
 import {
   containerAliases,
   containerName,
-  type ApplyRequest,
+  type ContainerApplyRequest,
   type ContainerPlan,
   type ContainerPorts,
   createContainerSpec,
@@ -66,7 +66,7 @@ const publishedAddresses = ['127.0.0.1', '0.0.0.0']
 export async function applyContainerPlan(
   engine: DockerEngine,
   plan: ContainerPlan,
-  request: ApplyRequest,
+  request: ContainerApplyRequest,
 ): Promise<ContainerState> {
   if (plan.action === 'create') return createAndStart(engine, request)
   if (plan.action === 'replace') return replaceContainer(engine, request, () => createAndStart(engine, request))
@@ -90,7 +90,7 @@ export async function applyContainerPlan(
   }
 }
 
-async function createAndStart(engine: DockerEngine, request: ApplyRequest): Promise<ContainerState> {
+async function createAndStart(engine: DockerEngine, request: ContainerApplyRequest): Promise<ContainerState> {
   const { desired, signal, instance } = request
   const newVolume = await createVolume(engine, desired)
   let id: string | undefined
@@ -120,7 +120,7 @@ async function createVolume({ volumes }: DockerEngine, { data, owner }: DesiredC
   return data.volume
 }
 
-async function awaitReady(engine: DockerEngine, id: string, request: ApplyRequest): Promise<ContainerState> {
+async function awaitReady(engine: DockerEngine, id: string, request: ContainerApplyRequest): Promise<ContainerState> {
   const container = await awaitAnswer(engine, id, request)
   await request.onReady(container)
   return container
@@ -129,12 +129,16 @@ async function awaitReady(engine: DockerEngine, id: string, request: ApplyReques
 function awaitAnswer(
   engine: DockerEngine,
   id: string,
-  { clock, signal, desired }: ApplyRequest,
+  { clock, signal, desired }: ContainerApplyRequest,
 ): Promise<ContainerState> {
   return awaitContainer(engine, { id, admin: desired.ports.admin.inside, clock, signal })
 }
 
-function sendExports({ containers }: DockerEngine, id: string, { exportArchive }: ApplyRequest): Promise<void> {
+function sendExports(
+  { containers }: DockerEngine,
+  id: string,
+  { exportArchive }: ContainerApplyRequest,
+): Promise<void> {
   return wrapDockerError(
     'The container cannot receive its configuration',
     containers.unpack(id, dataFolder, exportArchive),
@@ -206,7 +210,7 @@ function createPortTakenError(name: string, port: number, holder: string, cause?
  */
 async function replaceContainer(
   engine: DockerEngine,
-  request: ApplyRequest,
+  request: ContainerApplyRequest,
   createSuccessor: () => Promise<ContainerState>,
 ): Promise<ContainerState> {
   // Finds the container again: creating an image may have taken minutes, and the name may belong to another container by now.
@@ -231,7 +235,11 @@ async function replaceContainer(
   return successor
 }
 
-async function restoreContainer(engine: DockerEngine, before: ContainerState, request: ApplyRequest): Promise<void> {
+async function restoreContainer(
+  engine: DockerEngine,
+  before: ContainerState,
+  request: ContainerApplyRequest,
+): Promise<void> {
   const { id } = before
   if (wasUp(before)) return request.onRestored(await restartContainer(engine, id, request.clock))
   const current = await engine.containers.find(id)

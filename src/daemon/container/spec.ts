@@ -226,7 +226,7 @@ function parseLabel(text: string | undefined): Record<string, unknown> {
 }
 
 /** Holds the input of `applyContainerPlan`. */
-export interface ApplyRequest {
+export interface ContainerApplyRequest {
   readonly desired: DesiredContainer
   /** Identifies the mirror; new for a new container. */
   readonly instance: string

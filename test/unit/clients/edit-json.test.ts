@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { prependJsonItem, readJsonObject, removeJsonItems } from '../../../src/clients/edit/json.ts'
+import { prependJsonItem, parseJsonFile, removeJsonItems } from '../../../src/clients/edit/json.ts'
 
 const isNew = (item: unknown) => item === 'new'
 
@@ -73,12 +73,12 @@ describe('a file that is not one JSON object', () => {
     ['null', 'line 1, column 1'],
     ['{"a": NaN}', 'line 1, column 7'],
   ])('%j is refused with line and column', (text, place) => {
-    expect(() => readJsonObject('/etc/x.json', text)).toThrow(
+    expect(() => parseJsonFile('/etc/x.json', text)).toThrow(
       expect.objectContaining({ exit: 2, message: expect.stringContaining(place) }),
     )
   })
 
   test('is accepted with a byte order mark', () => {
-    expect(readJsonObject('/etc/x.json', '\uFEFF{"a": [1]}')).toEqual({ a: [1] })
+    expect(parseJsonFile('/etc/x.json', '\uFEFF{"a": [1]}')).toEqual({ a: [1] })
   })
 })

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { reserveReached, createSystemError } from '../../../src/lib/errors.ts'
+import { createReserveError, createSystemError } from '../../../src/lib/errors.ts'
 import { translateDiskErrors } from '../../../src/registry/uploads.ts'
 
 test.each([
@@ -10,7 +10,7 @@ test.each([
   ],
   [
     'the reserve',
-    reserveReached(5 * 1024 ** 3),
+    createReserveError(5 * 1024 ** 3),
     /^The disk with the mirror's data .* less than 5 GiB .*cache\.minFree/,
   ],
 ])('the error for %s names the cause, and the command that names the folder', async (_, error, message) => {

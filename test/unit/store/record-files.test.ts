@@ -4,7 +4,12 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { parseIdentity } from '../../../src/oci/registry.ts'
 import { makeStoreFolders, createStoreLayout, type StoreLayout } from '../../../src/store/layout.ts'
-import { FileRefStore, parseRepository, toReferrersKey, serializeRepository } from '../../../src/store/record-files.ts'
+import {
+  FileRefStore,
+  parseRepositoryRecord,
+  toReferrersKey,
+  serializeRepositoryRecord,
+} from '../../../src/store/record-files.ts'
 import { addManifest, digestFor, emptyRecord } from '../../support/store/records.ts'
 import { temporaryFolder } from '../../support/store/store.ts'
 
@@ -73,8 +78,8 @@ describe('repository records', () => {
   })
 
   test('of an earlier version without lists of referrers are read', () => {
-    const { referrers: _, ...earlier } = JSON.parse(serializeRepository(emptyRecord())) as Record<string, unknown>
-    expect(parseRepository(JSON.stringify(earlier))).toEqual(emptyRecord())
+    const { referrers: _, ...earlier } = JSON.parse(serializeRepositoryRecord(emptyRecord())) as Record<string, unknown>
+    expect(parseRepositoryRecord(JSON.stringify(earlier))).toEqual(emptyRecord())
   })
 
   test('are written soon after a change, together with changes made meanwhile', async () => {
@@ -137,7 +142,7 @@ function whole(): string {
   const record = emptyRecord()
   addManifest(record, 'index', { tags: ['v1'], blobs: ['layer'] })
   record.blobs.set(digestFor('loose'), { size: 3, identity: parseIdentity('somebody'), usedAt: 7 })
-  return serializeRepository(record)
+  return serializeRepositoryRecord(record)
 }
 
 describe('records that grow by responses of an upstream', () => {
@@ -205,7 +210,8 @@ test('too many small records are scanned occasionally, not with each new record'
 
 test('a foreign layer that an earlier version has recorded is no link, because it would grant the layer', () => {
   const text = whole()
-  const links = (json: string) => [...parseRepository(json)!.manifests.values()].flatMap((each) => [...each.links])
+  const links = (json: string) =>
+    [...parseRepositoryRecord(json)!.manifests.values()].flatMap((each) => [...each.links])
   const [link] = links(text).filter(({ kind }) => kind === 'blob')
   const foreign = 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip'
   const old = JSON.stringify(link).replace(link!.mediaType, foreign)
@@ -216,8 +222,9 @@ test('a foreign layer that an earlier version has recorded is no link, because i
 describe('a damaged repository file', () => {
   test('counts as absent wherever it is truncated', () => {
     const text = whole()
-    expect(parseRepository(text)).toBeDefined()
-    for (let length = 0; length < text.length; length++) expect(parseRepository(text.slice(0, length))).toBeUndefined()
+    expect(parseRepositoryRecord(text)).toBeDefined()
+    for (let length = 0; length < text.length; length++)
+      expect(parseRepositoryRecord(text.slice(0, length))).toBeUndefined()
   })
 
   test.each([
@@ -234,7 +241,7 @@ describe('a damaged repository file', () => {
     ['no list', whole().replace(/"tags":\[.*?\]/, '"tags":{"length":1}')],
     ['depth', `${'['.repeat(100_000)}${']'.repeat(100_000)}`],
   ])('counts as absent with %s', (_, text) => {
-    expect(parseRepository(text)).toBeUndefined()
+    expect(parseRepositoryRecord(text)).toBeUndefined()
   })
 
   test('is removed at start, and other files are loaded', async () => {

@@ -5,7 +5,11 @@ import {
   refuseForeignVolume,
   refuseTakenPorts,
 } from '../../../../src/daemon/container/reconcile.ts'
-import { type ApplyRequest, type DesiredContainer, planContainer } from '../../../../src/daemon/container/spec.ts'
+import {
+  type ContainerApplyRequest,
+  type DesiredContainer,
+  planContainer,
+} from '../../../../src/daemon/container/spec.ts'
 import { findOwnContainer, removeVolume } from '../../../../src/daemon/container/stop.ts'
 import type { ContainerSpec } from '../../../../src/docker/engine.ts'
 import { MirrorError } from '../../../../src/lib/errors.ts'
@@ -13,7 +17,7 @@ import { systemClock } from '../../../../src/lib/time.ts'
 import { engineWithImage, orderFor, owner, desiredContainer } from '../../../support/desired-container.ts'
 import type { FakeEngine, Outcome } from '../../../support/fake-engine.ts'
 
-async function up(docker: FakeEngine, desired: DesiredContainer, difference: Partial<ApplyRequest> = {}) {
+async function up(docker: FakeEngine, desired: DesiredContainer, difference: Partial<ContainerApplyRequest> = {}) {
   const plan = planContainer(desired, await findOwnContainer(docker, owner))
   return applyContainerPlan(docker, plan, orderFor(desired, difference))
 }

@@ -1,6 +1,10 @@
 import { describe, expect, test } from 'vitest'
 import { applyContainerPlan, recoverInterruptedReplace } from '../../../../src/daemon/container/reconcile.ts'
-import { type ApplyRequest, type DesiredContainer, planContainer } from '../../../../src/daemon/container/spec.ts'
+import {
+  type ContainerApplyRequest,
+  type DesiredContainer,
+  planContainer,
+} from '../../../../src/daemon/container/spec.ts'
 import { findOwnContainer } from '../../../../src/daemon/container/stop.ts'
 import type { ContainerState } from '../../../../src/docker/engine.ts'
 import { MirrorError } from '../../../../src/lib/errors.ts'
@@ -8,7 +12,7 @@ import { type Clock, systemClock } from '../../../../src/lib/time.ts'
 import { engineWithImage, orderFor, owner, desiredContainer } from '../../../support/desired-container.ts'
 import type { FakeEngine, Outcome } from '../../../support/fake-engine.ts'
 
-async function up(docker: FakeEngine, desired: DesiredContainer, difference: Partial<ApplyRequest> = {}) {
+async function up(docker: FakeEngine, desired: DesiredContainer, difference: Partial<ContainerApplyRequest> = {}) {
   const plan = planContainer(desired, await findOwnContainer(docker, owner))
   return applyContainerPlan(docker, plan, orderFor(desired, difference))
 }
