@@ -24,7 +24,7 @@ export const durationFlag = custom<number>({
 export const versionFlag = custom({
   helpValue: 'V',
   parse: (text) => {
-    if (/^v?\d+(\.\d+)*([-+~.][\w.+~-]+)?$/.test(text)) return Promise.resolve(text)
+    if (/^(?:\d+:)?v?\d+(\.\d+)*([-+~.][\w.+~-]+)?$/.test(text)) return Promise.resolve(text)
     throw new MirrorError(`${JSON.stringify(text)} is not a version such as 28.3.`, { exit: exitCode.usage })
   },
 })

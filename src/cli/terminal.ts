@@ -305,14 +305,15 @@ export function wrapText(text: string, width: number, indent = '', hanging = ind
  */
 export function fitText(text: string, columns: number | undefined): string {
   if (columns === undefined) return text
+  // Programs of clients may end lines in other ways.
   return text
-    .split('\n')
+    .split(/\r?\n|[\r\u2028\u2029]/)
     .map((line) => fitLine(line, columns))
     .join('\n')
 }
 
 function fitLine(line: string, columns: number): string {
-  const plain = stripVTControlCharacters(line)
+  const plain = stripVTControlCharacters(line).trimEnd()
   if (plain.length <= columns) return line
   const [, indent = '', label = '', rest = ''] = /^( *)(\d+\. |\S+ {2,}(?! |\())?(.*)$/.exec(plain)!
   const [, head = '', note = ''] = /^(.*?)(?: {3}(\(.*\)))?$/.exec(rest)!
@@ -360,9 +361,10 @@ const colorCode = /(\x1b\[[\d;]*m)/
 // oxlint-disable-next-line no-control-regex
 const resetCode = /^\x1b\[(?:0|2[2-9]|39|49)?m$/
 
-// Skip `mirror: …`, `cache.maxSize: …` and `podman, user: …`, which begin a message, and `docker is …`, which begins a sentence.
+// Skip `mirror: …`, `cache.maxSize: …` and `podman, user: …`, which begin a message, and `docker is …` and `--image and …`, which begin
+// a sentence.
 const commandStart =
-  /^(?!\S+[:,] |mirror \(|\S+ (?:is|are|was|were|has|have|had|pulls|pulled|did|does|contacted|configured|cannot|may) )(?=[a-z-]|\w+=)|(?<=: +)(?=(?:sudo|env|docker|mirror|df|npx|podman|minikube|kind|k3d|systemctl|chmod) (?!\(|is )|[A-Z_]+=\S)/
+  /^(?!\S+[:,] |mirror \(|--\S+ and |\S+ (?:is|are|was|were|has|have|had|pulls|pulled|did|does|contacted|configured|cannot|may) )(?=[a-z-]|\w+=)|(?<=: +)(?=(?:sudo|env|docker|mirror|df|npx|podman|minikube|kind|k3d|systemctl|chmod) (?!\(|is )|[A-Z_]+=\S)/
 
 /** Splits a text into words, with a no-break space between a number and its unit. */
 export function splitWords(text: string): string[] {

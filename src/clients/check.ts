@@ -35,7 +35,7 @@ export async function checkClient(
   target: ConfigTarget,
 ): Promise<ClientCheckResult> {
   if (!target.pull && client === 'docker' && !machine.detached && target.details['kind'] !== 'file')
-    throw new MirrorError('No Docker engine answers, so there is nothing to check.', {
+    throw new MirrorError(`No Docker engine answers for ${target.title}, so there is nothing to check.`, {
       exit: exitCode.missing,
       hints: ['docker info   (shows if Docker runs)'],
     })

@@ -187,10 +187,20 @@ async function findChmod(path: string): Promise<string | undefined> {
     stats = await ifVisible(stat(folder))
   }
   if (stats === undefined || stats.uid !== process.geteuid?.()) return undefined
-  const allows = async (mode: number) => (await ifVisible(access(folder, mode).then(() => true))) === true
-  const [isWritable, isSearchable] = await Promise.all([allows(constants.W_OK), allows(constants.X_OK)])
-  if (isWritable && isSearchable) return undefined
-  return `chmod ${isSearchable ? 'u+w' : 'u+wx'} ${quoteShellWord(folder)}`
+  const checkAccess = async (mode: number) => {
+    try {
+      await access(folder, mode)
+      return undefined
+    } catch (error) {
+      const code = getErrno(error)
+      if (code === undefined) throw error
+      return code
+    }
+  }
+  const [writeFailure, searchFailure] = await Promise.all([checkAccess(constants.W_OK), checkAccess(constants.X_OK)])
+  // No mode helps on a read-only file system.
+  if ((writeFailure ?? searchFailure) === undefined || writeFailure === 'EROFS') return undefined
+  return `chmod ${searchFailure === undefined ? 'u+w' : 'u+wx'} ${quoteShellWord(folder)}`
 }
 
 /** Shortens a list of paths to the first and a count. */

@@ -101,9 +101,10 @@ export default class Init extends BaseCommand {
     return ['mirror init', ...args.map(quoteShellWord)].join(' ')
   }
 
-  /** `copy`: of the file that was replaced. */
+  /** Prints the path, for other programs. `copy`: of the file that was replaced. */
   private reportWritten(file: string, copy: string | undefined): void {
-    this.print(copy === undefined ? `Wrote ${file}` : `Replaced ${file}; the old one is ${copy}`)
+    if (copy !== undefined) this.info(`Kept the old file as ${copy}`)
+    this.print(file)
   }
 
   private async askForChoices(flags: {

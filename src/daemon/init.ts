@@ -1,5 +1,5 @@
 import { constants } from 'node:fs'
-import { access, copyFile, readFile, writeFile } from 'node:fs/promises'
+import { access, copyFile, readFile, stat, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { type Config, defaultConfig, toConfigDocument } from '../config/config.ts'
@@ -90,7 +90,8 @@ export async function writeConfig(
   }
   if (!force) throw createExistingFileError(file, command)
   // The file is absent where a symbolic link leads nowhere.
-  const old = await ignoreMissing(() => readFile(file, 'utf8'))
+  const isFile = (await ignoreMissing(() => stat(file)))?.isFile() === true
+  const old = isFile ? await readFile(file, 'utf8') : undefined
   const copy = old === undefined || old === text ? undefined : await copyBeside(file)
   await writeFileAtomic(file, text)
   return copy
@@ -192,8 +193,9 @@ const units = [
 ] as const
 
 const mountHints = {
-  compose: 'add "./mirror.yaml:/data/home/mirror.yaml:ro" to "volumes"',
-  k8s: 'mount it from a ConfigMap at /data/home/mirror.yaml',
+  compose:
+    'add "./mirror.yaml:/etc/mirror/mirror.yaml:ro" to "volumes" and "MIRROR_CONFIG: /etc/mirror/mirror.yaml" to "environment"; user 1000 reads it',
+  k8s: 'mount a ConfigMap with the key mirror.yaml at /etc/mirror, and set MIRROR_CONFIG to /etc/mirror/mirror.yaml',
 }
 
 /** Renders a comment about the settings that a template does not take over; empty when there are none. */

@@ -107,7 +107,7 @@ export function isDenial(status: number): boolean {
  */
 export function recordFailures(upstream: Upstream, wall: () => number, watcher?: WorkWatcher): Upstream {
   let last: { readonly message: string; readonly at: number; readonly retryAt: number } | undefined
-  /** True if the last request failed, and neither a pause nor a fault of this process explains it. */
+  /** True if the last request got no usable response, and neither a pause nor a fault of this process explains it. */
   let isFailing = false
 
   function recordFailure(error: unknown): void {
@@ -116,7 +116,7 @@ export function recordFailures(upstream: Upstream, wall: () => number, watcher?:
     // A request that the circuit refuses has failed for an earlier reason.
     const { message } = error.cause instanceof UpstreamError ? error.cause : error
     last = { message, at: wall(), retryAt: wall() + pauseMs }
-    isFailing = pauseMs === 0 && findProcessFaultCode(error) === undefined
+    isFailing = error.failure === 'unavailable' && pauseMs === 0 && findProcessFaultCode(error) === undefined
   }
 
   function recordAnswer(): void {

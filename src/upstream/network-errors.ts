@@ -75,10 +75,9 @@ export function toRequestError({ host, target, isRedirected, via }: FailedReques
   }
   const tls = describeTlsFailure(code, error)
   if (tls !== undefined) {
-    const url = `set upstreams."${host}".url to http://${target}`
     const next = {
       trust: `; set upstreams."${host}".ca to trust your own CA.`,
-      plain: isRedirected || via !== undefined ? '.' : `. If it is meant to be plain HTTP, ${url}.`,
+      plain: isRedirected || via !== undefined ? '.' : '. If it speaks plain HTTP, its URL must begin with http://.',
       other: '.',
     }
     return new UpstreamError('unavailable', 502, `${where} ${tls.why} (${code})${next[tls.kind]}`, { cause: error })

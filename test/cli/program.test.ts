@@ -267,7 +267,7 @@ describe('mirror', () => {
 
   test('init writes a valid mirror.yaml, and does not overwrite it', async () => {
     const { exit, stdout } = await mirror('init', '--max-size', '5GiB', '--upstream', 'registry.corp.example')
-    expect({ exit, stdout }).toEqual({ exit: 0, stdout: `Wrote ${join(home, 'mirror.yaml')}\n` })
+    expect({ exit, stdout }).toEqual({ exit: 0, stdout: `${join(home, 'mirror.yaml')}\n` })
     const text = await readFile(join(home, 'mirror.yaml'), 'utf8')
     expect(text).toContain('maxSize: 5GiB')
     expect((await mirror('up', '--dry-run')).exit).toBe(0)
@@ -275,9 +275,8 @@ describe('mirror', () => {
     expect((await mirror('init', '--force', '--dry-run')).stdout).toContain('maxSize: 20GiB')
     expect(await readFile(join(home, 'mirror.yaml'), 'utf8')).toBe(text)
     const forced = await mirror('init', '--force')
-    expect(forced.stdout).toBe(
-      `Replaced ${join(home, 'mirror.yaml')}; the old one is ${join(home, 'mirror.yaml.bak')}\n`,
-    )
+    expect(forced.stdout).toBe(`${join(home, 'mirror.yaml')}\n`)
+    expect(forced.stderr).toBe(`Kept the old file as ${join(home, 'mirror.yaml.bak')}\n`)
     expect(await readFile(join(home, 'mirror.yaml.bak'), 'utf8')).toBe(text)
   })
 

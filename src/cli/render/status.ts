@@ -2,8 +2,6 @@ import type {
   DamagedRepositoryReport,
   ImageReport,
   PushedImageReport,
-  RegistryApi,
-  RemovalReport,
   StatusReport,
   UpstreamReport,
 } from '../../admin/api.ts'
@@ -210,21 +208,6 @@ export function renderPushedImages(
     colors,
     columns,
   )
-}
-
-/** Renders a removal, or a preview of one. */
-export function renderRemoval({ images, blobs, bytes }: RemovalReport, dryRun: boolean): string {
-  if (images.length === 0 && blobs === 0) return 'Nothing to remove.'
-  const freed = `${images.length} ${images.length === 1 ? 'image' : 'images'}, ${blobs} ${blobs === 1 ? 'blob' : 'blobs'}, ${formatBytes(bytes)}`
-  return [`${dryRun ? 'Would remove' : 'Removed'}: ${freed}`, ...images.map((name) => `  ${name}`)].join('\n')
-}
-
-/** Describes the unreferenced content that the registry frees later, on a line of its own; empty when there is none. */
-export async function describeUnfreed(registry: Pick<RegistryApi, 'gc'>): Promise<string> {
-  const { bytes } = await registry.gc({ untagged: false, grace: 0, dryRun: true })
-  return bytes === 0
-    ? ''
-    : `\n${formatBytes(bytes)} more are freed after 24 h, because a push may still need them. To free them now: mirror registry gc --grace 0`
 }
 
 const maxNames = 5

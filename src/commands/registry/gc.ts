@@ -1,7 +1,7 @@
 import { boolean } from '@oclif/core/flags'
 import { BaseCommand } from '../../cli/base-command.ts'
 import { dryRunFlag, durationFlag, jsonFlag } from '../../cli/flags.ts'
-import { describeUnfreed, renderRemoval } from '../../cli/render/status.ts'
+import { describeUnfreed, renderRemoval } from '../../cli/render/removal.ts'
 
 export default class RegistryGc extends BaseCommand {
   static override summary = 'Remove unreferenced content from the registry'
@@ -31,8 +31,9 @@ export default class RegistryGc extends BaseCommand {
       const { untagged, grace, 'dry-run': dryRun } = flags
       const removal = await registry.gc({ untagged, grace, dryRun })
       if (flags.json) return this.printJson(removal)
-      const later = dryRun || grace === 0 ? '' : await describeUnfreed(registry)
-      this.report(renderRemoval(removal, dryRun) + later)
+      this.report(renderRemoval(removal, dryRun))
+      const later = dryRun || grace === 0 ? undefined : await describeUnfreed(registry)
+      if (later !== undefined) this.report(later)
     } finally {
       await registry.close()
     }

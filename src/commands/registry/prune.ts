@@ -3,7 +3,7 @@ import { integer } from '@oclif/core/flags'
 import type { RegistryAccess } from '../../admin/access.ts'
 import { BaseCommand } from '../../cli/base-command.ts'
 import { dryRunFlag, durationFlag, jsonFlag } from '../../cli/flags.ts'
-import { describeUnfreed, renderRemoval } from '../../cli/render/status.ts'
+import { describeUnfreed, renderRemoval } from '../../cli/render/removal.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 
 export default class RegistryPrune extends BaseCommand {
@@ -44,8 +44,9 @@ export default class RegistryPrune extends BaseCommand {
       if (flags.json) this.printJson(removal)
       // The error below says that there is no such repository.
       else if (removal.unknown.length === 0) {
-        const later = dryRun || removal.images.length === 0 ? '' : await describeUnfreed(registry)
-        this.report(renderRemoval(removal, dryRun) + later)
+        this.report(renderRemoval(removal, dryRun))
+        const later = dryRun || removal.images.length === 0 ? undefined : await describeUnfreed(registry)
+        if (later !== undefined) this.report(later)
       }
       if (removal.unknown.length > 0)
         throw new MirrorError(`There is no repository ${removal.unknown.join(', ')}.`, {

@@ -1,7 +1,7 @@
 import { string } from '@oclif/core/args'
 import { BaseCommand } from '../../cli/base-command.ts'
 import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
-import { describeUnfreed, renderRemoval } from '../../cli/render/status.ts'
+import { describeUnfreed, renderRemoval } from '../../cli/render/removal.ts'
 
 export default class RegistryRm extends BaseCommand {
   static override summary = 'Remove pushed images'
@@ -32,8 +32,9 @@ export default class RegistryRm extends BaseCommand {
       if (flags.json) this.printJson(report)
       // The error below reports the names that were not found.
       else if (missing.length === 0 || report.images.length + report.blobs > 0) {
-        const later = flags['dry-run'] || report.images.length === 0 ? '' : await describeUnfreed(registry)
-        this.report(renderRemoval(report, flags['dry-run']) + later)
+        this.report(renderRemoval(report, flags['dry-run']))
+        const later = flags['dry-run'] || report.images.length === 0 ? undefined : await describeUnfreed(registry)
+        if (later !== undefined) this.report(later)
       }
       if (missing.length > 0)
         throw createNotFoundError('Not in the registry', missing, naming.images, {

@@ -59,6 +59,22 @@ test.each([
   for (const line of fitText(text, 60).split('\n')) expect(line.length).toBeLessThanOrEqual(60)
 })
 
+test('carriage returns and other line ends of programs end lines too, and no text is lost', () => {
+  const long = 'E1130 a message of the program '.repeat(4).trim()
+  for (const end of ['\r\n', '\r', '\u2028'])
+    expect(fitText(`${long}${end}FATA the end`, 60).split('\n').at(-1)).toBe('FATA the end')
+  expect(fitText('   http://a:1/b   ', 10).trim()).toBe('http://a:1/b')
+})
+
+test.each([
+  '--image and --memory have no effect on a mirror that runs as a process. A mirror in a container uses them: mirror up',
+  '--cache-port and --registry-port were not given this time. To keep the mirror as it was: mirror up --cache-port 1',
+])('"%s" begins with flags, and its command is at the end', (text) => {
+  const lines = fitText(text, 60).split('\n')
+  for (const line of lines) expect(line.length).toBeLessThanOrEqual(60)
+  expect(lines.at(-1)).toMatch(/^ {2}mirror up/)
+})
+
 test('a sentence that goes on after its command is wrapped around the command', () => {
   expect(fitText('  fix /home/walker/.config/containers/registries.conf, then run the command again', 60)).toBe(
     '  fix /home/walker/.config/containers/registries.conf, then\n    run the command again',

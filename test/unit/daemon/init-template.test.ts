@@ -156,7 +156,9 @@ describe('the template for', () => {
     )
     const text = await render(name)
     expect(text).toMatch(/^# NOT taken over from your settings: cache\.tagFreshness, upstreams\.\n/)
-    expect(text).toContain('/data/home/mirror.yaml')
+    // A mount below /data would create folders of root there.
+    expect(text).toContain('/etc/mirror/mirror.yaml')
+    expect(text).not.toContain('/data/home/mirror.yaml')
   })
 
   test.each(['systemd', 'launchd'] as const)('%s says where it goes, and not that mirror wrote it', async (name) => {

@@ -73,7 +73,6 @@ describe('the health of an upstream', () => {
   }
 
   test.each([
-    ['an unusable response', new UpstreamError('invalid', 502, 'it answered 400.')],
     ['a failure of TLS', new UpstreamError('unavailable', 502, 'it does not speak TLS.')],
     ['a broken connection', new TransientError('unavailable', 502, 'it broke the connection.')],
   ])('is failing after %s, until it answers', async (_, failure) => {
@@ -84,6 +83,12 @@ describe('the health of an upstream', () => {
     expect(upstream.health()).toEqual({ state: 'ok', rateLimit: undefined })
     await request(failure)
     await request(new UpstreamError('absent', 404, 'it does not have it'))
+    expect(upstream.health().state).toBe('ok')
+  })
+
+  test('stays ok after a response that is no use to one request, because the upstream answers', async () => {
+    const { upstream, request } = recorded()
+    await request(new UpstreamError('invalid', 502, 'it answered 405.'))
     expect(upstream.health().state).toBe('ok')
   })
 
