@@ -54,12 +54,36 @@ test('every row of docs/reliability.md names its test', () => {
   expect(rows.filter((line) => !/\.test\.ts '|\| the same \|$/.test(line))).toEqual([])
 })
 
-test('docs/architecture.md names only files that exist', () => {
-  const text = readFileSync(join(root, 'docs', 'architecture.md'), 'utf8')
-  const files = [...text.matchAll(/`((?:[a-z0-9-]+\/)+[a-z0-9-]+\.ts)`/g)].map(([, file]) => file!)
-  expect(files.length).toBeGreaterThan(80)
-  const missing = files.filter((file) => !exists(join(root, file.startsWith('test/') ? '' : 'src', file)))
+/** Rooms of the program: the folders in src. */
+const rooms = readdirSync(join(root, 'src'), { withFileTypes: true })
+  .filter((entry) => entry.isDirectory())
+  .map(({ name }) => name)
+
+/**
+ * Lists the modules that a page names in backticks: `room/file.ts`, `room/file`, `src/room/file.ts`, `test/file.test.ts`. Paths of a
+ * room are below src. Leaves out built files, whose names the build chooses.
+ */
+function modulesOf(page: string): string[] {
+  const text = readFileSync(join(root, page), 'utf8').replaceAll(/^```[\s\S]*?^```/gm, '')
+  const names = [...text.matchAll(/`((?:[a-z0-9-]+\/)+[a-z0-9.-]+)`/g)].map(([, name]) => name!)
+  return names.flatMap((name) => {
+    const [first] = name.split('/') as [string]
+    const path = rooms.includes(first) ? `src/${name}` : name
+    const isInRoom = rooms.some((room) => path.startsWith(`src/${room}/`))
+    const isModule = /\.[jt]s$/.test(name) ? first !== 'dist' : isInRoom && !name.includes('.')
+    return isModule ? [path] : []
+  })
+}
+
+test.each(pages.filter((page) => page !== 'CHANGELOG.md'))('%s names only modules that exist', (page) => {
+  const missing = modulesOf(page).filter((path) => ![path, `${path}.ts`].some((file) => exists(join(root, file))))
   expect(missing).toEqual([])
+})
+
+test('docs/architecture.md names modules of every room', () => {
+  const modules = modulesOf(join('docs', 'architecture.md'))
+  expect(modules.length).toBeGreaterThan(80)
+  expect(rooms.filter((room) => !modules.some((path) => path.startsWith(`src/${room}/`)))).toEqual([])
 })
 
 // Run on Linux only, because other systems send blobs in another way.
