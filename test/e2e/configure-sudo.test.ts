@@ -82,7 +82,7 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
     expect(JSON.parse(kept.stdout), kept.stderr).toMatchObject([{ client: 'docker' }])
     expect(await user.shell(`${sudo.replace('sudo', 'sudo -E')} configure docker --check`)).toMatchObject({ exit: 0 })
     const down = await user.mirror('down')
-    expect(down.stderr).toContain('docker')
+    expect(down.stderr).toContain('Docker (system) still points at the mirror')
     expect(sudoLine(down)).toBe(`${sudo} configure --undo`)
 
     const locked = await user.mirror('configure', '--undo', '--yes')
