@@ -157,7 +157,7 @@ export interface DeadMirror {
   readonly container?: string
   /** Gives the time in ISO 8601. */
   readonly startedAt: string
-  /** Gives the last sign of life of a process, to about ten seconds, or the end of a container (ISO 8601). */
+  /** Holds the time a process was last seen, to about ten seconds, or the end of a container (ISO 8601). */
   readonly lastSeen?: string
   /**
    * Distinguishes `died`: no command stopped it; `reboot`: the machine has started since; `exited` and `out-of-memory`: the end of

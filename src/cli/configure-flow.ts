@@ -108,7 +108,7 @@ async function withInterruptReport<T>(prepared: PreparedClient, applied: boolean
     if (!isInterrupt || !applied || plan.changes.length === 0) throw error
     throw new MirrorError(
       `Interrupted: ${adapter.client} is configured (${target.title}: ${describeFiles(plan.changes)}), and was not reloaded.`,
-      { exit: exitCode.interrupted, hints: [...plan.todo, `${undoCommand}   (takes it back)`], cause: error },
+      { exit: exitCode.interrupted, hints: [...plan.todo, `${undoCommand}   (undoes it)`], cause: error },
     )
   }
 }
@@ -206,7 +206,7 @@ export async function undoInteractively(
   const todo = applied ? await listRemainingSteps(machine, target, record, files, reloads, stillInUse) : []
   const clientReload = reloads ? target.reload : undefined
   if (applied && !json) {
-    const what = plan.notes.length === 0 ? `${record.client} is as it was` : `Took mirror out of ${record.client}`
+    const what = plan.notes.length === 0 ? `${record.client} is as it was` : `Removed mirror from ${record.client}`
     terminal.report(
       stillInUse ? `The files of ${record.client} are as they were: ${record.title}.` : `${what}: ${record.title}.`,
     )

@@ -67,14 +67,14 @@ export const noRegistryFlag = boolean({
 })
 
 export const networkFlag = string({
-  description: 'Docker network to serve, too (default: only kind)',
+  description: 'Docker network to serve in addition to kind',
   helpValue: 'NAME',
   multiple: true,
   env: 'MIRROR_NETWORK',
 })
 
 export const imageFlag = string({
-  description: 'image of the container (default: one of this version)',
+  description: 'container image (default: the one of this version)',
   helpValue: 'REF',
   env: 'MIRROR_IMAGE',
 })

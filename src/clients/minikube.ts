@@ -40,7 +40,7 @@ function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, files: Fi
       ...listDockerCaFiles(mirror, target).flatMap((path) => planCaFile(path, mirror.ca, files)),
     ],
     notes: [
-      'Nodes with containerd go through the mirror for every registry, nodes with Docker for Docker Hub only.',
+      'Nodes with containerd use the mirror for every registry, nodes with Docker for Docker Hub only.',
       ...(isHub
         ? []
         : [`No flags for Docker are printed: it would pull from ${defaultUpstream} instead of Docker Hub.`]),

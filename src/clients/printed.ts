@@ -103,7 +103,7 @@ function printTestcontainers({ cache, ca }: MirrorForClient): PrintedConfig {
   const prefix = `${host}/docker.io/`
   return {
     notes: [
-      'Only images of Docker Hub get the prefix; those of other registries come through the mirror where the engine does: mirror configure docker.',
+      'Only images of Docker Hub get the prefix; pulls from other registries use the mirror if the engine does: mirror configure docker.',
       `Testcontainers for Java, Go and .NET also read it from ~/.testcontainers.properties: hub.image.name.prefix=${prefix}`,
     ],
     todo: [
@@ -129,7 +129,7 @@ function printPusher(
   builders: string,
   print: (registryName: string) => { readonly todo: string; readonly output: string },
 ): PrintedConfig {
-  const base = `Base images come through the mirror where the builder does: ${builders}.`
+  const base = `Base images come from the mirror if the builder uses it: ${builders}.`
   if (registry === undefined) {
     const nothing = `The mirror has no registry for pushed images: there is nothing to tell ${client}.`
     return { notes: [nothing, base], todo: [] }

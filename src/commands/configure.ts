@@ -56,7 +56,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
       helpValue: 'DIR',
     }),
     scope: string({
-      description: 'whose configuration (default: as the client has it)',
+      description: "user or system configuration (default: the client's)",
       options: ['user', 'system'],
     }),
     file: string({
@@ -72,7 +72,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
       description: "Docker's image store (default: the one in use)",
       options: ['classic', 'containerd'],
     }),
-    diff: boolean({ description: 'show the whole diff, with parts that are alike' }),
+    diff: boolean({ description: 'show the whole diff, including similar parts' }),
     yes: yesFlag,
     'dry-run': dryRunFlag,
     json: jsonFlag,
@@ -206,8 +206,8 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
     await getAdminForCheck(this.getSurroundings())
     const unchecked: object[] = []
     for (const { client, place, title } of uncheckable) {
-      unchecked.push({ client, place, skipped: 'cannot be made to pull from here' })
-      this.info(`Not checked, because it cannot pull from here: ${client}, ${title}.`)
+      unchecked.push({ client, place, skipped: 'cannot run a pull on this machine' })
+      this.info(`Not checked, because it cannot run a pull on this machine: ${client}, ${title}.`)
     }
     const { done, failed } = await forEachInTurn(
       checkable,

@@ -176,7 +176,7 @@ function describeRuntime({ pid, container }: MirrorState): string {
 }
 
 function describeReason(changed: readonly string[]): string {
-  if (changed.includes('unreachable')) return 'it did not answer any more'
+  if (changed.includes('unreachable')) return 'it stopped responding'
   return `changed: ${changed.join(', ')}`
 }
 
@@ -200,7 +200,7 @@ function describeEnd({ reason, pid, container, startedAt, lastSeen, exitCode }: 
     lastSeen === undefined
       ? ''
       : ` at ${formatLocalTime(lastSeen)}, ${renderAge(Math.max(0, now - Date.parse(lastSeen)))} ago`
-  const last = lastSeen === undefined ? '' : `; last sign of life${when}`
+  const last = lastSeen === undefined ? '' : `; last seen${when}`
   switch (reason) {
     case 'died':
       return `it died and was not stopped (pid ${pid}, started at ${formatLocalTime(startedAt)}${last})`

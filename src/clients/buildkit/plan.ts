@@ -123,7 +123,7 @@ export function stripBuildkit(
   for (let ownPath = findOwnPath(remaining); ownPath !== undefined; ownPath = findOwnPath(remaining)) {
     const after = removeFromToml(remaining, ownPath)
     if (after === undefined)
-      throw new MirrorError(`${path} was changed, and mirror's own keys cannot be told apart any more.`, {
+      throw new MirrorError(`${path} was changed, and mirror's own keys can no longer be identified.`, {
         exit: exitCode.usage,
         hints: [`remove ${host} from ${path} by hand`],
       })

@@ -72,9 +72,9 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
     if (usesDefaultFolder && found === undefined && !['_default', 'docker.io'].includes(name)) continue
     const userFolder = userFolders.find((folder) => toFolderNames(name).includes(folder.name))
     if (userFolder) {
-      notes.push(`${userFolder.path} is yours, and stays in use: ${name} does not come through the mirror.`)
+      notes.push(`${userFolder.path} is yours, and stays in use: pulls from ${name} bypass the mirror.`)
     } else if (found?.hosts !== undefined && !isMirrorHostsToml(found.hosts)) {
-      notes.push(`${join(hosts.path, found.name)} is yours, and stays: ${name} does not come through the mirror.`)
+      notes.push(`${join(hosts.path, found.name)} is yours, and stays: pulls from ${name} bypass the mirror.`)
     } else {
       changes.push(...planHostsToml(mirror, name, found, target, files, notes))
       mirrored++

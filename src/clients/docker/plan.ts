@@ -105,7 +105,7 @@ function describeForm(form: DockerForm, { cache }: MirrorForClient, { version, i
   const others = `Other registries: docker pull ${host}/ghcr.io/OWNER/IMAGE, or Docker 28 with the containerd image store.`
   switch (form) {
     case 'folders':
-      return `${what} with the containerd image store: every registry comes through the mirror, with no restart.`
+      return `${what} with the containerd image store: pulls from every registry use the mirror; no restart needed.`
     case 'mirrors': {
       const why = imageStore === 'classic' ? ' with the classic image store' : ''
       return `${what}${why} mirrors Docker Hub only. ${others}`

@@ -153,7 +153,7 @@ function decideTable(mirror: MirrorForClient, registry: string, found: RegistryT
   const upstream = location.replace(/^(registry-1|index)\.docker\.io(?=\/|$)/, 'docker.io')
   const upstreamHost = upstream.split('/')[0]!
   if (found && upstreamHost === host)
-    return { registry, note: `${registry} already comes through the mirror, by ${found.where}.` }
+    return { registry, note: `Pulls from ${registry} already use the mirror, by ${found.where}.` }
   if (found && !mirror.registries.includes(upstreamHost))
     return {
       registry,
@@ -164,7 +164,10 @@ function decideTable(mirror: MirrorForClient, registry: string, found: RegistryT
   // Write the port with an underscore: a location has no colon behind its first slash. The mirror reads it if the host has a dot.
   const path = upstream.replace(/^([^/]*\.[^/]*):(\d+)(?=\/|$)/, '$1_$2')
   if (path.includes(':'))
-    return { registry, note: `${registry} cannot come through the mirror: podman supports no mirror for such a name.` }
+    return {
+      registry,
+      note: `Pulls from ${registry} cannot use the mirror: podman supports no mirror for such a name.`,
+    }
   const own = { location: `${host}/${path}`, ...insecure }
   const others = asTables(existing).filter((one) => withoutEndSlashes(one['location']) !== own.location)
   const describeOthers = (what: string) =>
@@ -215,7 +218,7 @@ function planLocalRegistryTables({ registry }: MirrorForClient, found: readonly 
 function describeNarrowerTables({ registries }: MirrorForClient, found: readonly RegistryTable[]): string[] {
   return found
     .filter(({ prefix }) => registries.some((registry) => prefix.startsWith(`${registry}/`)))
-    .map(({ prefix, where }) => `${prefix} has settings of its own in ${where}, and does not come through the mirror.`)
+    .map(({ prefix, where }) => `${prefix} has settings of its own in ${where}, so its pulls bypass the mirror.`)
 }
 
 function describePushes({ fallback }: MirrorForClient): string[] {
@@ -253,7 +256,7 @@ function removeMirrorTables(path: string, text: string, isMirror: (table: TomlTa
   ) {
     const after = removeFromToml(remaining, tablePath)
     if (after === undefined)
-      throw new MirrorError(`${path} was changed, and mirror's own tables cannot be told apart any more.`, {
+      throw new MirrorError(`${path} was changed, and mirror's own tables can no longer be identified.`, {
         exit: exitCode.usage,
         hints: [`remove the tables that point at the mirror from ${path} by hand`],
       })

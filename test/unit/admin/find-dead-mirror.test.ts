@@ -150,7 +150,7 @@ describe('the text about a mirror that does not run', () => {
   test('tells what happened, how to find the reason, and how to start the mirror', () => {
     expect(renderDown(died, now)).toBe(
       [
-        'mirror is not running: it died and was not stopped (pid 42, started at 2026-11-21 19:01:40; last sign of life at 2026-11-21 19:02:40, 2 min ago).',
+        'mirror is not running: it died and was not stopped (pid 42, started at 2026-11-21 19:01:40; last seen at 2026-11-21 19:02:40, 2 min ago).',
         '  See why:   mirror logs',
         '  Start it:  mirror up',
       ].join('\n'),

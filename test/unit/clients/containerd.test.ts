@@ -87,7 +87,7 @@ describe("containerd's hosts folders", () => {
   test("leave a user's hosts.toml alone and note what that means", () => {
     const { hosts, plan } = planned({ '/etc/containerd/certs.d/docker.io/hosts.toml': '[host."https://hub.corp"]\n' })
     expect(Object.keys(hosts)).toEqual(['_default'])
-    expect(plan.notes.join()).toContain('docker.io does not come through the mirror')
+    expect(plan.notes.join()).toContain('pulls from docker.io bypass the mirror')
   })
 
   test.each([

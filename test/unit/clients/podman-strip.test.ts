@@ -48,7 +48,7 @@ describe("removing the mirror's tables from a drop-in that the user changed", ()
 
   test('is refused if the tables have no headings or the file is invalid', () => {
     expect(() => strip(`registry = [{ location = "127.0.0.1:5055/docker.io" }, { location = "x" }]\n`)).toThrow(
-      'cannot be told apart',
+      'can no longer be identified',
     )
     expect(() => strip(`[[registry]]\nlocation = "docker.io" oops`)).toThrow(`${path}:2:`)
   })

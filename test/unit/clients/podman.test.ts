@@ -158,7 +158,7 @@ describe("podman's drop-in", () => {
   test.each([
     ['blocked', 'location = "quay.io"\nblocked = true', 'is blocked in /etc/containers/registries.conf:1'],
     ['taken from elsewhere', 'location = "proxy.corp.example/quay"', 'quay.io is taken from proxy.corp.example/quay'],
-    ['pointed here by hand', 'location = "127.0.0.1:5055/quay.io"', 'already comes through the mirror'],
+    ['pointed here by hand', 'location = "127.0.0.1:5055/quay.io"', 'already use the mirror'],
   ])('leaves out a registry that is %s, with a note', (_, keys, note) => {
     const { tables, plan } = planned(system, { '/etc/containers/registries.conf': table('quay.io', keys) })
     expect(Object.keys(tables)).toEqual(['docker.io', 'registry.corp.example:8443'])
@@ -168,7 +168,7 @@ describe("podman's drop-in", () => {
   test('leaves out a registry whose name no image reference of the mirror can contain', () => {
     const { tables, plan } = planned(system, {}, { registries: ['docker.io', 'localhost:5000', '[::1]:5000'] })
     expect(Object.keys(tables)).toEqual(['docker.io'])
-    expect(plan.notes.join()).toContain('localhost:5000 cannot come through the mirror')
+    expect(plan.notes.join()).toContain('localhost:5000 cannot use the mirror')
   })
 
   test('is refused if no registry is left to mirror', () => {
