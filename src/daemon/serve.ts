@@ -170,13 +170,13 @@ export function surviveFailures(
   let count = 0
   const onRejection = (reason: unknown) => {
     count += 1
-    logger.error({ error: getStack(reason), count }, 'a task failed and nothing handled it; the mirror goes on')
+    logger.error({ error: getStack(reason), count }, 'unhandled rejection; the mirror continues')
   }
   const onException = (error: unknown) => {
     count += 1
     const fields = { error: getStack(error), count }
-    if (getErrno(error) !== undefined) return logger.error(fields, 'the system failed a call; the mirror goes on')
-    logger.error(fields, 'an exception was not caught; the mirror ends, because its state may be damaged')
+    if (getErrno(error) !== undefined) return logger.error(fields, 'system error in a callback; the mirror continues')
+    logger.error(fields, 'uncaught exception; the mirror ends, because its state may be damaged')
     exit(exitCode.failed)
   }
   source.on('unhandledRejection', onRejection)
