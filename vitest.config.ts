@@ -4,7 +4,7 @@ const shared = {
   environment: 'node' as const,
   setupFiles: ['test/support/setup.ts'],
   reporters: ['default'],
-  // As the time-outs of tests below: what is waited for comes, and the usual second is too short for a machine that is busy.
+  // Poll longer than the default of one second, which is too short on a busy machine.
   expect: { poll: { timeout: 20_000 } },
 }
 
@@ -14,7 +14,7 @@ const withRealClients = {
   testTimeout: 300_000,
   hookTimeout: 300_000,
 }
-/** They measure memory or time, or take all there is of a machine. */
+/** Lists tests that measure memory or time, or that use a whole machine. */
 const limits = ['limits-*', 'slow-*', 'registry-crash', 'log-disk', 'read-only-disk'].map(
   (name) => `test/e2e/${name}.test.ts`,
 )
@@ -26,11 +26,11 @@ export default defineConfig({
         test: {
           ...shared,
           name: 'fast',
-          // Most tests wait for sockets and clocks: more of them than cores run well together.
+          // Run more tests than cores, because most of them wait for sockets and clocks.
           maxWorkers: 3,
           include: ['test/**/*.test.ts'],
           exclude: ['test/e2e/**'],
-          // Far beyond what any of them takes: a machine that is busy with something else shall fail none.
+          // Allow far more time than any test takes, so that none fails on a busy machine.
           testTimeout: 60_000,
           hookTimeout: 60_000,
         },
@@ -41,7 +41,7 @@ export default defineConfig({
           name: 'e2e-clients',
           include: ['test/e2e/**/*.test.ts'],
           exclude: limits,
-          // Each has a network, sockets and folders of its own, and waits for daemons most of the time.
+          // Run several at once: each has its own network, sockets and folders, and mostly waits for daemons.
           maxWorkers: 3,
           sequence: { groupOrder: 1 },
         },

@@ -7,7 +7,7 @@ const seconds = (value) => `${value.toFixed(2)} s`
 const ms = (value) => `${value.toFixed(0)} ms`
 const times = (value) => `${value.toFixed(2)} ×`
 
-/** The rows of the table, with the unit of each figure. */
+/** Lists the rows of the table, with the unit of each figure. */
 const table = [
   { key: 'large', title: 'warm 60 MB blob, 1 client', show: GB },
   { key: 'large', title: 'processor time a GB of that', show: seconds, of: 'cpuPerGB' },

@@ -1,14 +1,14 @@
 'use strict'
-// Finds the folder for the code that Node has compiled of this program. Node runs the code in it, so only this user and root may
+// Finds the folder for the compiled code of this program. Node runs the code in it, so only this user and root may
 // be able to change it. Node's default folder has a name that anyone can guess, in a folder that all users can write.
 
 const { lstatSync, mkdirSync, readdirSync, readlinkSync, rmSync } = require('node:fs')
 const { homedir, userInfo } = require('node:os')
 const path = require('node:path')
 
-/** The number of symbolic links that Linux follows. */
+/** Limits the symbolic links to follow, as Linux does. */
 const maxHops = 40
-/** Number of folders of other versions that stay, because several versions may be installed. */
+/** Limits the kept folders of other versions, because several versions may be installed. */
 const maxOthers = 3
 
 /**
@@ -28,7 +28,7 @@ function compileCacheFolder({ platform, env, uid, version, home = () => userInfo
   return undefined
 }
 
-/** The base folders to try, in order: the home folder of the environment may be another user's. */
+/** Yields the base folders to try, in order: the home folder of the environment may be another user's. */
 function* basesOf({ platform, env, home }) {
   if (platform === 'win32') {
     if (env.LOCALAPPDATA) yield env.LOCALAPPDATA
@@ -63,9 +63,9 @@ function isPrivate(folder, uid) {
 }
 
 /**
- * Whether only this user and root can change the file at a path, or create it: they own the path itself, each folder above it and
- * each symbolic link on the way, and no other user may write to it. A sticky folder is no exception, because any user can create
- * a missing entry there.
+ * Returns true if only this user and root can change the file at a path, or create it: they own the path itself, each folder above
+ * it and each symbolic link on the way, and no other user may write to it. A sticky folder is no exception, because any user can
+ * create a missing entry there.
  */
 function isClosed(file, uid, hops = 0) {
   const system = lstatSync('/')

@@ -2,7 +2,7 @@
 'use strict'
 
 // Every Node can read this file, so that one that is too old for the program gets a message: the code is ES5, and package.json
-// beside it makes it CommonJS. A Node that is new enough goes on with start.js.
+// beside it makes it CommonJS. A Node that is new enough loads start.js.
 
 /** Returns why a version of Node, such as `18.20.8`, cannot run the program; undefined when it can. */
 function problemOf(version) {
@@ -42,7 +42,7 @@ function endForDescriptors(error) {
 
 function codeOf(error) {
   var code = error && error.code
-  // Node 26 reports so that it cannot open a package.json.
+  // Node 26 reports this code when it cannot open a package.json.
   if (code !== 'ERR_INVALID_PACKAGE_CONFIG' || !/too many open files/.test(error.message)) return code
   return /in system/.test(error.message) ? 'ENFILE' : 'EMFILE'
 }

@@ -1,11 +1,11 @@
-// Makes dist/ (declarations from tsc, JavaScript from the bundler) and oclif.manifest.json, what the program knows of its commands.
+// Makes dist/ (declarations from tsc, JavaScript from the bundler) and oclif.manifest.json, which describes the commands.
 import { spawnSync } from 'node:child_process'
 import { rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-// `npm ci` comes here first, also on a Node that is too old for what is loaded below.
+// Check the version first: `npm ci` runs this script on every Node, and the modules below do not load on an old one.
 const { problemOf, refuse } = createRequire(import.meta.url)('../bin/run.js')
 const problem = problemOf(process.versions.node)
 if (problem) {

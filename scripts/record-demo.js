@@ -1,4 +1,4 @@
-// Runs `mirror demo` and draws what it printed as docs/demo.svg, the picture in the README.
+// Runs `mirror demo` and draws its output as docs/demo.svg, the picture in the README.
 import { spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'

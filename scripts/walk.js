@@ -1,6 +1,6 @@
-// Prints which files of src run for a request: `npm run walk`. It starts a mirror from src, each source file as a file of its own,
-// sends requests of each kind, and asks V8 which functions ran. `--functions` prints these too, `--write` puts the lists of files
-// into docs/architecture.md, and `--check` compares them with that page.
+// Prints the files of src that run for a request: `npm run walk`. Starts a mirror from src with one compiled file for each source,
+// sends requests of each kind, and reads from V8 which functions ran. `--functions` prints these too, `--write` puts the lists of
+// files into docs/architecture.md, and `--check` compares them with that page.
 import { createHash } from 'node:crypto'
 import { EventEmitter, once } from 'node:events'
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
@@ -13,7 +13,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 import { transform } from 'esbuild'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
-// Node finds the packages from here.
+// Write the files below the project, so that Node finds its packages.
 const caches = join(root, 'node_modules', '.cache')
 mkdirSync(caches, { recursive: true })
 const out = realpathSync(mkdtempSync(join(caches, 'walk-')))
@@ -40,7 +40,7 @@ const requests = {
     provenance: 'mirror; fwd=miss; stored',
   },
 }
-// A timer may run beside one request: only files that run in each round belong to the request.
+// Keep only files that run in each round, because a timer may run during one request.
 const images = ['one', 'two', 'three'].map((name) => createImage(name))
 const warmUp = createImage('warm-up')
 const upstream = await listen([...images, warmUp])
@@ -50,7 +50,7 @@ const mirror = await startMirror(config(upstream.url), {
   runtime: 'process',
   logger: await createLogger({ level: 'info', write: () => void lines.emit('line') }),
 })
-// Clients keep their connection.
+// Keep the connection open, as clients do.
 const agent = new Agent({ keepAlive: true, maxSockets: 1 })
 const profiler = new Session()
 profiler.connect()
@@ -89,9 +89,9 @@ async function walk(kind) {
     await profiler.post('Profiler.takePreciseCoverage')
     const logged = once(lines, 'line')
     const provenance = await request(requests[kind].target(image))
-    // The log line and the statistics follow the answer.
+    // Wait for the log line and the statistics, which follow the response.
     await logged
-    // So does the end of a blob's way to the disk, on which the evictor comes last.
+    // Wait until a blob is on the disk, too; the evictor runs last.
     const last = kind === 'blob miss' ? 'cache/evictor.ts' : undefined
     const ran = new Map()
     for (let tries = 0; tries < 100; tries++) {
@@ -122,7 +122,7 @@ function executed(coverage) {
   )
 }
 
-/** Reads the whole answer of the mirror; returns its Cache-Status. */
+/** Reads the mirror's whole response; returns its Cache-Status. */
 async function request(target) {
   const [answer] = await once(get(`${mirror.endpoints.cache[0]}/v2/docker.io/library/${target}`, { agent }), 'response')
   answer.resume()
@@ -169,7 +169,7 @@ function listFiles(files) {
   return [...rooms].map(([room, names]) => `\`${room}/\`: ${names.join(', ')}.`).join(' ')
 }
 
-/** An image of one layer of 1 MiB, in a repository of its own. */
+/** Creates an image with one layer of 1 MiB, in its own repository. */
 function createImage(repository) {
   const contents = new Map()
   const add = (bytes) => {
@@ -188,7 +188,7 @@ function createImage(repository) {
   return { repository, contents, layer: layer.digest, manifest: manifest.digest }
 }
 
-/** A registry that holds the images. */
+/** Starts a registry that holds the images. */
 async function listen(held) {
   const byRepository = new Map(held.map((image) => [image.repository, image]))
   const server = createServer((incoming, response) => {
@@ -209,7 +209,7 @@ async function listen(held) {
   }
 }
 
-/** The defaults, on free ports. Nothing is fetched ahead, so that each request stands alone; tags stay fresh on a slow machine. */
+/** Returns the defaults with free ports, without prefetching, which would mix requests, and with tags that stay fresh for long. */
 function config(url) {
   const defaults = defaultConfig()
   const free = [{ host: '127.0.0.1', port: 0 }]

@@ -3,9 +3,9 @@
 const mostKept = 50
 
 export class Ledger {
-  /** Number of responses by traffic and outcome. @type {Map<string, Map<string, number>>} */
+  /** Counts responses by traffic and outcome. @type {Map<string, Map<string, number>>} */
   counts = new Map()
-  /** Outcomes that are bugs of the mirror. @type {string[]} */
+  /** Lists outcomes that are bugs of the mirror. @type {string[]} */
   findings = []
   findingCount = 0
   bytesChecked = 0

@@ -10,7 +10,7 @@ import { Upstreams } from './upstream.js'
 
 export const MB = 1_000_000
 export const MiB = 2 ** 20
-/** The folder with the homes of the mirrors; `end` removes it. */
+/** Holds the homes of the mirrors; `end` removes it. */
 export const folder = mkdtempSync(join(tmpdir(), 'mirror-limits-'))
 export const agent = new Agent({ keepAlive: true, maxSockets: 400 })
 let serial = 0
@@ -84,9 +84,9 @@ export async function pushBlob(mirror, blob) {
   return request(String(location), { method: 'PUT', body: bytesOf(blob), agent })
 }
 
-/** The config that every manifest here names. */
+/** Holds the config that every manifest here names. */
 const config = makeBlob(2, 1)
-/** Mirrors that hold the config or receive it now. @type {WeakMap<Mirror, Promise<unknown>>} */
+/** Remembers the mirrors that hold the config or receive it now. @type {WeakMap<Mirror, Promise<unknown>>} */
 const prepared = new WeakMap()
 
 export async function pushManifest(mirror, { tag, bytes }) {

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 const mountedAt = '/sys/fs/cgroup'
-/** Names of the kernel's files. */
+/** Names the kernel's files. */
 const versions = {
   1: { limit: 'memory.limit_in_bytes', swap: 'memory.memsw.limit_in_bytes', events: 'memory.oom_control' },
   2: { limit: 'memory.max', swap: 'memory.swap.max', events: 'memory.events' },
@@ -48,7 +48,7 @@ function listOf(folder, file) {
   return existsSync(path) ? readFileSync(path, 'utf8').trim().split(/\s+/) : []
 }
 
-/** A group of processes with a common memory limit and no swap. */
+/** Runs processes with a common memory limit and no swap. */
 export class MemoryGroup {
   #folder
   #names

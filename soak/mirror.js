@@ -12,10 +12,10 @@ export class Mirror {
   cacheUrl = ''
   registryUrl = ''
   adminUrl = ''
-  /** Number of ends of the process; a request may fail when it changes meanwhile. */
+  /** Counts ends of the process; a request may fail when this changes meanwhile. */
   epoch = 0
   isUp = false
-  /** Ends that the soak did not cause. @type {string[]} */
+  /** Lists ends that the soak did not cause. @type {string[]} */
   unexpectedEnds = []
   slowestStartMs = 0
   peakBytes = 0

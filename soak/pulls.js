@@ -4,7 +4,7 @@ import { bytesOf, digestOf } from './content.js'
 import { between, createRandom, pick } from './random.js'
 import { request } from './request.js'
 
-/** Statuses that are allowed while an upstream is broken and for `recoveryMs` after it: a circuit stays open for 30 s. */
+/** Lists the statuses that are allowed while an upstream is broken and for `recoveryMs` after it: a circuit stays open for 30 s. */
 const outage = new Set([429, 502, 503, 504])
 const recoveryMs = 45_000
 

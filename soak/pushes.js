@@ -14,11 +14,11 @@ export class Pusher {
   #random
   #agent = new Agent({ keepAlive: true, maxSockets: 4 })
   #serial = 0
-  /** The expected digest of each tag. @type {Map<string, string>} */
+  /** Holds the expected digest of each tag. @type {Map<string, string>} */
   tags = new Map()
-  /** Digests of deleted manifests. @type {Set<string>} */
+  /** Holds the digests of deleted manifests. @type {Set<string>} */
   deleted = new Set()
-  /** Digests of blobs that must exist. @type {Set<string>} */
+  /** Holds the digests of blobs that must exist. @type {Set<string>} */
   blobs = new Set()
   /** @type {Map<string, import('./content.js').Image>} */
   #images = new Map()

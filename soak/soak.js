@@ -10,7 +10,7 @@ import { Pusher } from './pushes.js'
 import { between, createRandom, pick } from './random.js'
 import { Upstreams } from './upstream.js'
 
-/** Upstreams are broken for the first `brokenMs` of each period. */
+/** Sets the length of a period; upstreams are broken for its first `brokenMs`. */
 const periodMs = 120_000
 const brokenMs = 40_000
 const mostBytes = 512 * 1024 * 1024

@@ -13,19 +13,19 @@ import { between, createRandom, pick } from './random.js'
  */
 
 const repositories = 24
-/** The share of requests that meet a fault while upstreams are broken. */
+/** Sets the share of requests that meet a fault while upstreams are broken. */
 const share = 0.15
 
 export class Upstreams {
   #random
   #serial = 0
-  /** All published images, the oldest first. @type {Published[]} */
+  /** Lists all published images, the oldest first. @type {Published[]} */
   published = []
-  /** All digests that a tag has had, by registry, repository and tag. @type {Map<string, Set<string>>} */
+  /** Lists all digests that a tag has had, by registry, repository and tag. @type {Map<string, Set<string>>} */
   history = new Map()
-  /** True while requests meet faults. */
+  /** Is true while requests meet faults. */
   isFaulty = false
-  /** Number of requests by fault. @type {Record<string, number>} */
+  /** Counts requests by fault. @type {Record<string, number>} */
   faults = {}
   requests = 0
   /** @type {Map<string, Blob>} */

@@ -1,13 +1,13 @@
 import { join } from 'node:path'
 
-// Packages that bundled code asks for when it loads and that this program never uses.
+// Lists packages that bundled code requires when it loads, but that this program never uses.
 const names = [
-  // @oclif/core: plugins to look for, configuration files, and help from templates (src/cli/help.ts has none).
+  // @oclif/core: search for plugins, configuration files, and help from templates (src/cli/help.ts has none).
   'tinyglobby',
   'minimatch',
   'lilconfig',
   'ejs',
-  // dockerode: builds of images by BuildKit, which are gRPC sessions, and build contexts.
+  // dockerode: image builds with BuildKit, which use gRPC sessions, and build contexts.
   '@balena/dockerignore',
   '@grpc/grpc-js',
   '@grpc/proto-loader',
@@ -15,10 +15,10 @@ const names = [
   'tar-fs',
 ]
 
-// docker-modem extends a class of `ssh2` when it loads. src/docker/connection.ts connects by the `ssh` program instead.
+// Leave out `ssh2`: docker-modem extends one of its classes when it loads, but src/docker/connection.ts runs the `ssh` program.
 const sshOfModem = { filter: /^\.\/ssh$/, importer: /node_modules[\\/]docker-modem[\\/]/ }
 
-/** Replaces a package that is left out. Every use throws an error that names the package. */
+/** Returns the code of the replacement for an absent package. Every use throws an error that names the package. */
 const contentsFor = (name) => `
 const fail = () => { throw new Error(${JSON.stringify(`${name} is not in the bundle (scripts/bundle/absent-packages.js)`)}) }
 module.exports = new Proxy(function () {}, { get: fail, apply: fail, construct: fail })
@@ -33,8 +33,8 @@ export const absentPackages = {
       sshOfModem.importer.test(importer) ? { path: 'ssh2', namespace: 'absent' } : undefined,
     )
     build.onLoad({ filter: /.*/, namespace: 'absent' }, ({ path }) => ({ contents: contentsFor(path) }))
-    // On a terminal the framework makes its spinner as soon as it prints anything. This program has none to show: the one for
-    // pipes, which needs no frames, serves.
+    // Use the framework's spinner for pipes, which has no frames: on a terminal the framework creates a spinner at its first
+    // output, and this program shows none.
     build.onResolve({ filter: /^\.\/action\/spinner$/ }, ({ resolveDir }) => ({
       path: join(resolveDir, 'action', 'simple.js'),
     }))

@@ -9,7 +9,7 @@ import { noticesOf } from './notices.js'
 import { pruneDeclarations } from './prune-declarations.js'
 import { quietDebug } from './quiet-debug.js'
 
-/** Writes dist/: the program, a file a command, the library, what they share, and the notices of what was taken in. */
+/** Writes dist/: the program, one file for each command, the library, their shared code, and the notices of bundled packages. */
 export async function bundle(root) {
   const { optionalDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
   const inlined = new Set()
@@ -28,11 +28,11 @@ export async function bundle(root) {
     legalComments: 'none',
     logLevel: 'warning',
     metafile: true,
-    // Everything else is bundled: only native code is installed as a package (docs/decisions/0022-one-package.md).
+    // Bundle everything else: only native code is installed as a package (docs/decisions/0022-one-package.md).
     external: [...Object.keys(optionalDependencies), 'typescript'],
-    // This entry of jsonc-parser loads its parts in a way that can be bundled; its main one does not.
+    // Use this entry of jsonc-parser, because the bundler cannot follow how the main entry loads its parts.
     alias: { 'jsonc-parser': 'jsonc-parser/lib/esm/main.js' },
-    // Bundled CommonJS asks for Node's own modules.
+    // Define `require`, because bundled CommonJS loads Node's own modules with it.
     banner: { js: "const require = process.getBuiltinModule('node:module').createRequire(import.meta.url);" },
     plugins: [inlineSources(root, inlined), lazyRequires, absentPackages, quietDebug],
   }
@@ -42,11 +42,11 @@ export async function bundle(root) {
     .map((file) => join('src', 'commands', file))
   const program = await build({
     ...options,
-    // The server under a name of its own, for bin/start.js.
+    // Give the server its own file, for bin/start.js.
     entryPoints: ['src/cli/main.ts', 'src/daemon/serve.ts', ...commands],
     inject: ['scripts/bundle/first-chunk.js'],
   })
-  // On its own, so that who embeds a mirror does not load the program.
+  // Build the library separately, so that a program that embeds a mirror does not load the command line.
   const library = await build({ ...options, entryPoints: ['src/index.ts'] })
 
   const outputs = { ...program.metafile.outputs, ...library.metafile.outputs }

@@ -4,9 +4,9 @@ const importOf = /^import ([^"';]+?) from "([^"]+)";/gm
 const clauses = /\{[^}]*\}|\* as [\w$]+|[\w$]+/g
 
 /**
- * A module of Node's own that is imported has all its exports read, the lazy ones too: `node:http` loads the whole of fetch, which
- * takes newer Nodes as long as the rest of their start. Fetched by hand it gives what is asked for. The fetching stands on the
- * first line, so that the others keep their numbers.
+ * Replaces imports of Node's own modules with `process.getBuiltinModule`, which reads only the exports in use. An import reads all
+ * exports, the lazy ones too: `node:http` would load all of fetch, which takes newer Nodes as long as the rest of their start. The
+ * replacements are on the first line, so that the other lines keep their numbers.
  */
 export function fetchBuiltins(text) {
   const fetched = []

@@ -1,5 +1,5 @@
-// Shared code is split by who needs it, into many small files. What every start needs, or `mirror status`, is named here, given to
-// each part of the program, and so lies in one.
+// Keeps the modules that every start and `mirror status` need in one file. The bundler splits shared code by its importers, into
+// many small files; it injects this file into every entry point, so these modules have the same importers.
 import '@oclif/core/config'
 import '../../src/admin/access.ts'
 import '../../src/admin/state.ts'

@@ -2,12 +2,12 @@ import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { relative } from 'node:path'
 
-// How a source reads a library's file, to hand its text to a thread.
+// Matches the code in src that reads a library's file and passes its text to a thread.
 const reading = /\breadFile\(createRequire\(import\.meta\.url\)\.resolve\('([^']+)'\), 'utf8'\)/g
 
 /**
- * A thread gets its code as text. Where the text is that of a library, which no user has as a package, the bundle holds it. Adds the
- * files to `inlined`, as paths from `root`.
+ * Puts the text of library files that run in threads into the bundle, because users do not have these libraries as packages. Adds
+ * the files to `inlined`, as paths from `root`.
  */
 export function inlineSources(root, inlined) {
   return {

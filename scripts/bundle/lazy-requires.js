@@ -1,13 +1,13 @@
 import { readFileSync } from 'node:fs'
 
-// As TypeScript writes them: const x_1 = require("x"); const x_1 = __importDefault(require("x"));
+// Matches what TypeScript writes: const x_1 = require("x"); const x_1 = __importDefault(require("x"));
 const declaration = /^const (\w+) = ((?:__import\w+\()?require\("[^"]+"\)\)?);$/gm
 
-// A question about Windows' Linux, and about the shell: not asked here (on Windows the second starts a PowerShell at every start;
-// without an answer the framework takes COMSPEC).
+// Loads the check for Linux on Windows and for the shell. The bundle leaves it out, because on Windows the check for the shell runs
+// PowerShell at every start; without a result the framework uses COMSPEC.
 const wslQuestion = "(await import('wsl-utils'))"
 
-/** A module of the framework that loads each other module when it first uses it. */
+/** Rewrites a module of the framework, so that it loads each other module at its first use. */
 function lazy(text, path) {
   const names = []
   let contents = text.replace(declaration, (_, name, required) => {
@@ -16,7 +16,7 @@ function lazy(text, path) {
   })
   contents = contents.replaceAll(wslQuestion, '({})')
   for (const name of names) contents = contents.replace(new RegExp(`\\b${name}(?=\\.|\\))`, 'g'), `(${name}())`)
-  // A use that was not found would take the function for the module, and fail only when somebody comes to it.
+  // Throw if a use was not rewritten: it would treat the function as the module, and fail only when it runs.
   const missed = names.find((name) => new RegExp(`\\b${name}\\b(?!\\(\\)| = \\(\\) =>)`).test(contents))
   if (missed !== undefined) throw new Error(`${path} uses ${missed} in a way that lazy-requires.js does not know`)
   if (contents.includes('wsl-utils'))
@@ -25,8 +25,8 @@ function lazy(text, path) {
 }
 
 /**
- * The CommonJS modules of @oclif/core load each other when they are loaded, down to help and spinners. Here each loads
- * another when it first uses it.
+ * Makes the CommonJS modules of @oclif/core load each other at first use. Unchanged, loading one of them loads all, down to help
+ * and spinners.
  */
 export const lazyRequires = {
   name: 'lazy-requires',

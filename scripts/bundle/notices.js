@@ -1,7 +1,7 @@
 import { readFileSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** The licences of the packages that these files (paths from `root`, as the bundler names them) belong to. */
+/** Returns the licences of the packages that contain these files (paths from `root`, as the bundler names them). */
 export function noticesOf(files, root) {
   const folders = files.map((file) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+(?=\/)/.exec(file)?.[0])
   const packages = [...new Set(folders.filter((folder) => folder !== undefined))]

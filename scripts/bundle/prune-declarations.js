@@ -4,8 +4,8 @@ import { dirname, join, relative } from 'node:path'
 const imports = /(?:from|import\()\s*['"](\.[^'"]+)['"]/g
 
 /**
- * Removes the declarations that no user of the library can reach from the entry: tsc writes one for each source file. Those that
- * stay import nothing but each other and Node's own modules (test/cli/package.test.ts).
+ * Removes the declarations that the entry does not reach, because tsc writes one for each source file. The remaining ones import
+ * only each other and Node's own modules (test/cli/package.test.ts).
  */
 export function pruneDeclarations(folder, entry) {
   const reached = new Set([entry])

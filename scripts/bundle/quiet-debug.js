@@ -2,7 +2,7 @@ const contents = `
 module.exports = process.env.DEBUG ? require('./node.js') : () => Object.assign(() => {}, { enabled: false })
 `
 
-/** The framework's log of what it does, with its colours, is loaded by who asks for it. */
+/** Loads the framework's debug log, with its colours, only when DEBUG is set. */
 export const quietDebug = {
   name: 'quiet-debug',
   setup(build) {
