@@ -22,19 +22,19 @@ import type { ManifestCacheOptions } from './manifests.ts'
 
 /** Blobs up to this size, mostly configs, are served from memory. */
 const smallBytes = 64 * 1024
-/** Minimum time during which an upstream that limits connections gets a single request per blob. */
+/** Sets the minimum time during which an upstream that limits connections gets a single request per blob. */
 const singleRequestMs = 10 * 60_000
-/** Time that a client waits for a download slot while the downloads before it make no progress, ms. */
+/** Limits the time that a client waits for a download slot while the downloads before it make no progress, ms. */
 const maxSlotWaitMs = 60_000
 
 export interface BlobCacheOptions extends ManifestCacheOptions {
-  /** When a blob is fetched over several connections. */
+  /** Decides when a blob is fetched over several connections. */
   readonly ranges: RangePolicy
   readonly hashes: Pick<HashPool, 'follow'>
   readonly release: BufferRelease
   /** Slots for downloads: each has a file and connections open. */
   readonly downloadSlots: Slots
-  /** Maximum bytes of a blob whose size is unknown. */
+  /** Limits the bytes of a blob whose size is unknown. */
   readonly maxUnsizedBytes: number
 }
 
@@ -45,7 +45,7 @@ export class BlobCache {
   readonly #options: BlobCacheOptions
   readonly #contents: SmallContents
   readonly #heads: HeadRequests
-  /** Prefetched blobs that no client has requested yet. The first request of one counts as its miss. */
+  /** Lists the prefetched blobs that no client has requested yet. The first request of one counts as its miss. */
   readonly #prefetched = new LRUCache<Digest, true>({ max: 10_000 })
   /** Upstreams that refused several connections for a blob, and until when they get one; running time, ms. */
   readonly #singleRequestUntil = new Map<string, number>()
@@ -318,7 +318,7 @@ function isOriginOf(origin: DownloadOrigin, { host, name }: RequestContext, iden
   return origin.host === host && origin.name === name && origin.identity === identity
 }
 
-/** The repository and the identity that a download was started for. */
+/** Holds the repository and the identity that a download was started for. */
 interface DownloadOrigin {
   readonly host: string
   readonly name: string
@@ -331,8 +331,8 @@ interface RunningDownload {
 }
 
 /**
- * The running downloads. A digest has several only on a full disk, where earlier ones have dropped bytes that a new client needs;
- * new clients join the latest.
+ * Tracks the running downloads. A digest has several only on a full disk, where earlier ones have dropped bytes that a new client
+ * needs; new clients join the latest.
  */
 export class Downloads {
   readonly #running = new Map<Digest, RunningDownload>()

@@ -24,13 +24,13 @@ interface DownloadWriterOptions {
   readonly logger: Logger
 }
 
-/** Memory of one download for bytes that a full disk does not take. */
+/** Limits the memory of one download for bytes that a full disk does not take. */
 const maxSpillBytes = 16 * 1024 * 1024
 /** Bytes to collect for one write, because each write wakes a thread and the followers. */
 const writeBytes = 512 * 1024
-/** Time that fewer bytes wait for more, ms. */
+/** Sets the time that fewer bytes wait for more, ms. */
 const writeDelayMs = 2
-/** Maximum bytes that wait for a write; beyond that the upstream waits. */
+/** Limits the bytes that wait for a write; beyond that the upstream waits. */
 const maxPendingBytes = 2 * writeBytes
 /** Bytes that each spill buffer may hold, however many there are: with less than a chunk no download would make progress. */
 const minSpillBytes = 512 * 1024
@@ -46,7 +46,7 @@ export class DownloadWriter {
   #writer: BlobWriter | undefined
   #spill: SpillBuffer | undefined
   #hash: StreamHash | undefined
-  /** The announced size of the blob, for estimates. */
+  /** Holds the announced size of the blob, for estimates. */
   #size: number | undefined
   #arrived = 0
   #pending: Uint8Array[] = []
@@ -64,17 +64,17 @@ export class DownloadWriter {
     return this.#arrived
   }
 
-  /** True when all arrived bytes are on disk. */
+  /** Is true when all arrived bytes are on disk. */
   get isOnDisk(): boolean {
     return !this.#spill
   }
 
-  /** True when the upstream waits until followers have read bytes from memory. */
+  /** Is true when the upstream waits until followers have read bytes from memory. */
   get isFull(): boolean {
     return this.#spill?.isFull === true
   }
 
-  /** True when bytes were dropped that a new follower would need. */
+  /** Is true when bytes were dropped that a new follower would need. */
   get hasDropped(): boolean {
     return this.#spill?.hasDropped === true
   }
@@ -288,22 +288,22 @@ function createThreadHash(
   }
 }
 
-/** The buffers in use. They share the memory for upstream bodies. */
+/** Holds the buffers in use. They share the memory for upstream bodies. */
 const openSpillBuffers = new Set<SpillBuffer>()
 
 /**
- * The bytes of a download that the disk had no room for, in memory until every follower has read them. `push` waits while the
+ * Keeps the bytes of a download that the disk had no room for, in memory until every follower has read them. `push` waits while the
  * buffer is full, so that a full disk slows the upstream down instead of filling the memory.
  */
 class SpillBuffer {
   readonly #limit: number
   readonly #chunks: { readonly start: number; readonly bytes: Uint8Array }[] = []
-  /** The position of the first byte that a follower still needs. */
+  /** Holds the position of the first byte that a follower still needs. */
   #needed = 0
-  /** The position behind the last byte. */
+  /** Holds the position behind the last byte. */
   #end = 0
   #room: Deferred<void> | undefined
-  /** True when bytes were dropped that a new follower would need. */
+  /** Is true when bytes were dropped that a new follower would need. */
   hasDropped = false
 
   constructor(limit: number) {
@@ -311,8 +311,8 @@ class SpillBuffer {
   }
 
   /**
-   * True when the needed bytes exceed this buffer's share. Bytes that no follower needs do not count, though they stay until their
-   * whole chunk is dropped: else followers would wait for more bytes, and those bytes for room.
+   * Is true when the needed bytes exceed this buffer's share. Bytes that no follower needs do not count, though they stay until
+   * their whole chunk is dropped: else followers would wait for more bytes, and those bytes for room.
    */
   get isFull(): boolean {
     const share = upstreamBodies.bytes / Math.max(1, openSpillBuffers.size)

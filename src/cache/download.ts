@@ -11,7 +11,7 @@ import { type FetchedBlob, UpstreamError } from '../upstream/upstream.ts'
 import { DownloadWriter } from './download-writer.ts'
 import { Followers } from './followers.ts'
 
-/** The download of one blob. Any number of clients follow it. */
+/** Describes the download of one blob. Any number of clients follow it. */
 export interface Download {
   readonly digest: Digest
   /** Bytes of the whole blob; undefined until the upstream announces them, or the whole blob has arrived and is verified. */
@@ -20,9 +20,9 @@ export interface Download {
   readonly started: Promise<{ readonly identity: Identity }>
   /** Resolves at the end: true when the blob is stored, false when it was only served or failed. Never rejects. */
   readonly settled: Promise<boolean>
-  /** True when any client follows it now. */
+  /** Is true when any client follows it now. */
   readonly isFollowed: boolean
-  /** True when any client has ever requested it; false for a blob that was only prefetched. */
+  /** Is true when any client has ever requested it; false for a blob that was only prefetched. */
   readonly isClaimed: boolean
   /** Marks it as requested by a client that will follow when it has started. */
   claim(): void
@@ -34,13 +34,13 @@ export interface Download {
 
 export interface DownloadOptions {
   readonly digest: Digest
-  /** The size in the descriptor. */
+  /** Holds the size in the descriptor. */
   readonly expectedSize: number | undefined
-  /** Maximum bytes of a blob whose size is unknown; default: no limit. */
+  /** Limits the bytes of a blob whose size is unknown; default: no limit. */
   readonly maxUnsizedBytes?: number
   /** Requests the bytes from `from` to `to` (inclusive; default: the end). The signal ends that attempt. */
   readonly open: (from: number, signal: AbortSignal, to?: number) => Promise<FetchedBlob>
-  /** When a blob is fetched over several connections; undefined for never. */
+  /** Decides when a blob is fetched over several connections; undefined for never. */
   readonly ranges?: RangePolicy | undefined
   readonly store: Pick<BlobStore, 'create'>
   readonly hashes: Pick<HashPool, 'follow'>
@@ -55,7 +55,7 @@ export interface DownloadOptions {
   readonly signal: AbortSignal
   readonly logger: Logger
   readonly clock?: Clock
-  /** Time that a follower may slow the others down on a full disk, ms. */
+  /** Limits the time that a follower may slow the others down on a full disk, ms. */
   readonly maxLagMs?: number
 }
 
@@ -268,7 +268,7 @@ export interface RangePolicy {
 interface RangedFetch {
   readonly size: number
   readonly policy: RangePolicy
-  /** The answer to the first range. */
+  /** Holds the answer to the first range. */
   readonly first: FetchedBlob
   /** Requests the bytes from `from` to `to`, both included. */
   readonly open: (from: number, to: number, signal: AbortSignal) => Promise<FetchedBlob>

@@ -106,7 +106,7 @@ function orderBlobs(references: readonly ImageReference[], sizes: ReadonlyMap<Di
   )
 }
 
-/** A plan that has not been applied yet. */
+/** Describes a plan that has not been applied yet. */
 export interface EvictionPlan {
   readonly references: readonly ReferenceRemoval[]
   readonly blobs: readonly Digest[]
@@ -157,7 +157,7 @@ class EvictionPlanner {
 }
 
 interface RemovalRequest {
-  /** Names of images as `listCachedImages` returns them, repositories with their registry, or digests. */
+  /** Lists the names of images as `listCachedImages` returns them, repositories with their registry, or digests. */
   readonly names: readonly string[]
   readonly records: Iterable<RepositoryRecord>
   readonly sizes: ReadonlyMap<Digest, number>
@@ -165,7 +165,7 @@ interface RemovalRequest {
 }
 
 interface RemovalPlan extends EvictionPlan {
-  /** Names that matched nothing. */
+  /** Lists names that matched nothing. */
   readonly unknown: string[]
 }
 
@@ -199,11 +199,11 @@ function getWholeNames({ record, digest }: ImageReference): string[] {
   return [`${record.host}/${record.name}`, toImageName(record, { digest }), digest]
 }
 
-/** The removal of a reference, or of some of its tags. */
+/** Describes the removal of a reference, or of some of its tags. */
 export interface ReferenceRemoval {
   readonly reference: ImageReference
   readonly tags: readonly string[]
-  /** False when other tags keep the image. */
+  /** Is false when other tags keep the image. */
   readonly isWhole: boolean
 }
 

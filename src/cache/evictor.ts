@@ -25,7 +25,7 @@ export interface EvictorOptions {
   readonly isInUse: (digest: Digest) => boolean
   readonly logger: Logger
   readonly clock: Clock
-  /** Time between two scheduled evictions, ms. */
+  /** Sets the time between two scheduled evictions, ms. */
   readonly intervalMs?: number
   readonly freeSpace?: (path: string) => Promise<number>
 }
@@ -44,17 +44,17 @@ interface EvictRequest {
   readonly dryRun: boolean
   /** Bytes to make room for. Nothing is evicted for them when there is enough room, or cannot be enough. */
   readonly neededBytes?: number
-  /** A user waits for the result: content that cannot be removed is an error. */
+  /** Is true when a user waits for the result: content that cannot be removed is an error. */
   readonly isManual?: boolean
 }
 
-/** The removed content; of a dry run, the content that would be removed. */
+/** Describes the removed content; of a dry run, the content that would be removed. */
 interface EvictionResult extends AppliedEviction {
-  /** Names that matched nothing. */
+  /** Lists names that matched nothing. */
   readonly unknown: string[]
 }
 
-/** Delay of a scheduled eviction, ms: several stored blobs share it. */
+/** Sets the delay of a scheduled eviction, ms: several stored blobs share it. */
 const scheduleDelayMs = 100
 
 /** Keeps a store within its limits. Runs one eviction or removal at a time. */
@@ -171,14 +171,14 @@ export class Evictor {
 interface RunOptions {
   /** Removes images even if they were pulled since the plan was made. */
   readonly isForced: boolean
-  /** A user waits for the result. */
+  /** Is true when a user waits for the result. */
   readonly isManual: boolean
 }
 
 type Plan = Generator<undefined, EvictionPlan & { readonly unknown?: string[] }>
 
 interface AppliedEviction {
-  /** Names of images. */
+  /** Lists the names of images. */
   readonly images: string[]
   readonly blobs: number
   readonly bytes: number
@@ -186,7 +186,7 @@ interface AppliedEviction {
 
 interface ApplyOptions {
   readonly blobs: FileBlobStore
-  /** Content that was used since the plan was started. It stays. */
+  /** Holds content that was used since the plan was started. It stays. */
   readonly recentUse: RecentUse
   readonly isInUse: (digest: Digest) => boolean
   /** Removes images even if they were pulled since the plan was made. */

@@ -8,20 +8,20 @@ import type { BlobWriter } from '../store/blob-store.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { DownloadWriter } from './download-writer.ts'
 
-/** The state of a download that its followers depend on. */
+/** Describes the state of a download that its followers depend on. */
 interface FollowedDownload {
   readonly digest: Digest
   readonly writer: DownloadWriter
   /** Bytes of the whole blob, if known. */
   readonly size: number | undefined
-  /** When the upstream responded, monotonic ms. */
+  /** Holds the time when the upstream responded, monotonic ms. */
   readonly begunAt: number | undefined
-  /** True when the whole blob has arrived and its digest is right. */
+  /** Is true when the whole blob has arrived and its digest is right. */
   readonly isVerified: boolean
   readonly failure: Error | undefined
   /** Is called after a follower has left. */
   readonly onLeft: () => void
-  /** Time that a follower may slow the others down on a full disk, ms. */
+  /** Limits the time that a follower may slow the others down on a full disk, ms. */
   readonly maxLagMs: number
   readonly clock: Pick<Clock, 'monotonic'>
   readonly logger: Logger
@@ -29,21 +29,21 @@ interface FollowedDownload {
 
 interface Reader extends Portion {
   position: number
-  /** A copy of the spilled bytes at the withheld end of its portion; it no longer needs the spill buffer. */
+  /** Holds a copy of the spilled bytes at the withheld end of its portion; it no longer needs the spill buffer. */
   tail: { readonly start: number; readonly bytes: Uint8Array } | undefined
-  /** True when it has read all releasable bytes and waits for more. */
+  /** Is true when it has read all releasable bytes and waits for more. */
   isWaiting: boolean
-  /** True when it was cut off, because it slowed the others down for too long. */
+  /** Is true when it was cut off, because it slowed the others down for too long. */
   isCutOff: boolean
 }
 
 /** Bytes withheld until the digest is verified. Harbor uses 32 KiB in production (its pull request 23911). */
 const tailBytes = 32 * 1024
-/** Maximum bytes of a piece from memory. */
+/** Limits the bytes of a piece from memory. */
 const pieceBytes = 128 * 1024
 
 /**
- * The clients that follow a download, each at its own pace. On a full disk they share a bounded memory: then the slowest one
+ * Serves the clients that follow a download, each at its own pace. On a full disk they share a bounded memory: then the slowest one
  * sets the pace, and one that is too slow is cut off.
  */
 export class Followers {
@@ -63,7 +63,7 @@ export class Followers {
     return this.#readers.size
   }
 
-  /** True when no reader takes bytes as they arrive. */
+  /** Is true when no reader takes bytes as they arrive. */
   get isAbandoned(): boolean {
     for (const { isAllOrNothing, isCutOff } of this.#readers) if (!isAllOrNothing && !isCutOff) return false
     return true
@@ -185,7 +185,7 @@ export class Followers {
     writer.dropBefore(needed)
   }
 
-  /** True when a reader waits for bytes while the memory is full of bytes for slower readers. */
+  /** Is true when a reader waits for bytes while the memory is full of bytes for slower readers. */
   get #isBlocked(): boolean {
     return (
       this.#download.writer.isFull && [...this.#readers].some((reader) => reader.isWaiting && !reader.isAllOrNothing)

@@ -11,16 +11,16 @@ import type { RefStore, RepositoryRecord } from '../store/records.ts'
 import { type Upstream, UpstreamError } from '../upstream/upstream.ts'
 
 /**
- * A grant: the upstream has confirmed that a repository has some content. The store shares bytes between repositories, so
+ * Records a grant: the upstream has confirmed that a repository has some content. The store shares bytes between repositories, so
  * having the bytes is not a right to serve them (decision D5). A grant follows from a manifest of that repository that names
  * the content, or from the upstream's response for the content itself.
  */
 export interface Grant {
-  /** The credential that the upstream answered; see `anonymousIdentity`. */
+  /** Holds the credential that the upstream answered; see `anonymousIdentity`. */
   readonly identity: Identity
   /** Bytes. */
   readonly size: number
-  /** The manifest's media type; for a blob the one in its descriptor, if a manifest names it. */
+  /** Holds the manifest's media type; for a blob the one in its descriptor, if a manifest names it. */
   readonly mediaType: string | undefined
 }
 
@@ -79,10 +79,10 @@ export function revokeGrants(record: RepositoryRecord, identity: Identity): bool
   return changed
 }
 
-/** One request for content of an upstream's repository. */
+/** Describes one request for content of an upstream's repository. */
 export interface RequestContext {
   readonly host: string
-  /** The repository as the upstream spells it: with `library/` on Docker Hub. */
+  /** Names the repository as the upstream spells it: with `library/` on Docker Hub. */
   readonly name: string
   readonly upstream: Upstream
   readonly caller: Caller
@@ -168,7 +168,7 @@ export async function findForCaller<T>(
 /** Stands for a credential that could not be read so far: no grant has it. */
 const unknownIdentity = parseIdentity('unknown')
 
-/** The identity of the credential for each upstream. */
+/** Remembers the identity of the credential for each upstream. */
 export class Identities {
   readonly #known = new Map<string, Identity>()
   /** Keys whose credential could not be read the last time. */

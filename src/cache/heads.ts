@@ -7,14 +7,14 @@ import { type BlobHead, type FetchedBlob, type ManifestHead, UpstreamError } fro
 import { findForCaller, findManifestGrant, type RequestContext } from './grants.ts'
 import type { CachedManifest, ManifestCache } from './manifests.ts'
 
-/** A manifest's HEAD; or the manifest itself, where the upstream answers only a GET. */
+/** Holds a manifest's HEAD; or the manifest itself, where the upstream answers only a GET. */
 export type ManifestHeadResult =
   | { readonly kind: 'head'; readonly head: ManifestHead }
   | { readonly kind: 'fetched'; readonly manifest: CachedManifest; readonly joined: boolean }
 
-/** Time during which an upstream with unreliable HEADs gets only GETs. */
+/** Sets the time during which an upstream with unreliable HEADs gets only GETs. */
 const unreliableMs = 10 * 60_000
-/** Consecutive HEADs that failed where the GET succeeded. One alone may be a temporary failure. */
+/** Limits the consecutive HEADs that fail where the GET succeeded. One alone may be a temporary failure. */
 const maxFailures = 2
 
 type ContentKind = 'manifests' | 'blobs'
@@ -29,7 +29,7 @@ type ContentKind = 'manifests' | 'blobs'
 export class HeadRequests {
   /** By kind and host, monotonic ms. */
   readonly #unreliableUntil = new LRUCache<string, number>({ max: 1000 })
-  /** Consecutive failures, by kind and host. */
+  /** Counts consecutive failures, by kind and host. */
   readonly #failures = new LRUCache<string, number>({ max: 1000 })
   readonly #manifests: Pick<ManifestCache, 'fetch'>
   readonly #clock: Clock

@@ -4,7 +4,7 @@ import type { ReferrersRecord, RefStore, RepositoryRecord } from '../store/recor
 /** References between two pauses. */
 const pauseEvery = 256
 
-/** An image of which at least one blob is stored. */
+/** Describes an image of which at least one blob is stored. */
 interface CachedImage {
   /** `docker.io/library/alpine:3.20`, or `docker.io/library/alpine@sha256:…` for one without a tag. */
   readonly name: string
@@ -17,7 +17,7 @@ interface CachedImage {
   readonly pulls: number
   /** Wall clock ms; undefined when it was never pulled. */
   readonly lastPulled: number | undefined
-  /** When the upstream last confirmed the tag, wall clock ms. */
+  /** Holds the time when the upstream last confirmed the tag, wall clock ms. */
   readonly checkedAt: number | undefined
 }
 
@@ -68,16 +68,16 @@ function toOptionalTime(time: number): number | undefined {
   return time > 0 ? time : undefined
 }
 
-/** The root manifest of an image: one with tags, or one that no other manifest of its repository names. */
+/** Describes the root manifest of an image: one with tags, or one that no other manifest of its repository names. */
 interface ImageRoot {
   readonly record: RepositoryRecord
   readonly digest: Digest
   readonly tags: readonly string[]
-  /** The recorded manifests of the image, the root first. */
+  /** Holds the recorded manifests of the image, the root first. */
   readonly manifests: readonly Digest[]
-  /** All digests of the image: its manifests, its blobs, and the lists of its referrers. */
+  /** Lists all digests of the image: its manifests, its blobs, and the lists of its referrers. */
   readonly contents: ReadonlySet<Digest>
-  /** The latest use of any of its manifests, running time ms. */
+  /** Holds the latest use of any of its manifests, running time ms. */
   readonly usedAt: number
 }
 
@@ -122,8 +122,8 @@ function describeRoot(
 }
 
 /**
- * A reference that keeps content in the store: an image, a blob with a grant of its own, or the lists of referrers of a manifest
- * without a record (the lists of a recorded manifest are part of its image).
+ * Describes a reference that keeps content in the store: an image, a blob with a grant of its own, or the lists of referrers of a
+ * manifest without a record (the lists of a recorded manifest are part of its image).
  */
 export interface ImageReference extends ImageRoot {
   readonly kind: 'image' | 'blob' | 'referrers'
@@ -132,7 +132,7 @@ export interface ImageReference extends ImageRoot {
 /** All references to stored content. */
 export interface References {
   readonly all: ImageReference[]
-  /** The number of references to each digest. */
+  /** Counts the references to each digest. */
   readonly counts: Map<Digest, number>
 }
 

@@ -20,15 +20,15 @@ import { type FetchedManifest, UpstreamError } from '../upstream/upstream.ts'
 import { chooseWiderIdentity, type RequestContext, toRequestKey } from './grants.ts'
 import type { Stats } from './stats.ts'
 
-/** A verified manifest in memory or on disk. */
+/** Describes a verified manifest in memory or on disk. */
 export interface CachedManifest {
   readonly digest: Digest
   readonly mediaType: string
   /** Bytes. */
   readonly size: number
-  /** The bytes; undefined for a manifest that is on disk and too large for memory. */
+  /** Holds the bytes; undefined for a manifest that is on disk and too large for memory. */
   readonly content: SmallContent | undefined
-  /** The identity of its grant. */
+  /** Holds the identity of its grant. */
   readonly identity: Identity
 }
 

@@ -19,21 +19,21 @@ interface PrefetcherOptions {
 
 /** Manifests of a repository that are remembered per client. */
 const maxManifests = 8
-/** A pull without a request and without a follower for this long has ended, ms. */
+/** Ends a pull that has had no request and no follower for this long, ms. */
 const idleTimeoutMs = 10_000
 const pollMs = 1000
 
-/** A download that a client has requested. */
+/** Describes a download that a client has requested. */
 type ClientDownload = Pick<Download, 'isFollowed'>
 
-/** An image that a client is pulling. */
+/** Describes an image that a client is pulling. */
 interface ImagePull {
   readonly context: RequestContext
   readonly queued: ManifestLink[]
   readonly running: Map<Download, AbortController>
   /** Downloads that clients have requested, and may still follow. */
   readonly requested: Set<ClientDownload>
-  /** The last request, monotonic ms. */
+  /** Holds the time of the last request, monotonic ms. */
   requestedAt: number
 }
 
@@ -45,7 +45,7 @@ interface ImagePull {
 export class Prefetcher {
   readonly #options: PrefetcherOptions
   readonly #manifests = new LRUCache<string, Digest[]>({ max: 10_000 })
-  /** Running pulls, by client and manifest. */
+  /** Lists running pulls, by client and manifest. */
   readonly #pulls = new Map<string, ImagePull>()
   #stopPolling: (() => void) | undefined
 

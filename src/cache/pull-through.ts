@@ -48,13 +48,14 @@ interface UpstreamRepository {
   readonly name: string
 }
 
-/** Time during which a 401, 403 or 404 of an upstream answers the same request again. */
+/** Sets the time during which a 401, 403 or 404 of an upstream answers the same request again. */
 const negativeTtlMs = 5000
-/** Memory for manifests and configs, bytes. */
+/** Limits the memory for manifests and configs, bytes. */
 const smallContentBytes = 32 * 1024 * 1024
 
 /**
- * The pull-through cache: serves the repositories of upstream registries from the local store, and fetches what is missing.
+ * Implements the pull-through cache: serves the repositories of upstream registries from the local store, and fetches what is
+ * missing.
  *
  * A pull passes these steps:
  *
@@ -318,8 +319,8 @@ class NegativeCache {
 }
 
 /**
- * The refusals that concern one request, by identity. A refused GET answers a HEAD as well; a refused HEAD does not answer a GET,
- * because some registries refuse every HEAD.
+ * Remembers the refusals that concern one request, by identity. A refused GET answers a HEAD as well; a refused HEAD does not
+ * answer a GET, because some registries refuse every HEAD.
  */
 class RequestRefusals {
   readonly #cache: NegativeCache

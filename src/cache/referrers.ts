@@ -277,9 +277,9 @@ function toListAnswer(
   return { contentType: mediaType.ociIndex, ...list, provenance: toProvenance(host, outcome) }
 }
 
-/** A list after the query's filter, in one page. */
+/** Describes a list after the query's filter, in one page. */
 interface FilteredList extends Pick<ListResponse, 'bytes' | 'next' | 'filtersApplied'> {
-  /** True when the list is empty without the filter. */
+  /** Is true when the list is empty without the filter. */
   readonly isEmpty: boolean
 }
 

@@ -7,7 +7,7 @@ import type { Digest, Reference } from '../oci/reference.ts'
 import type { Provenance } from '../oci/registry.ts'
 import type { RefStore, RepositoryRecord } from '../store/records.ts'
 
-/** Names that are counted. */
+/** Limits the names that are counted. */
 const maxNames = 100
 const maxNameLength = 255
 /** Requests of one client within this time belong to one pull. */
@@ -37,16 +37,16 @@ interface UpstreamTotals {
   bytesFromUpstream: number
 }
 
-/** One answered request for a manifest or blob. */
+/** Describes one answered request for a manifest or blob. */
 interface ServedResponse {
   readonly provenance: Provenance
   /** Body bytes that were sent. */
   readonly bytes: number
-  /** True when it was a HEAD: one of content that is not cached counts only as a request. */
+  /** Is true when it was a HEAD: one of content that is not cached counts only as a request. */
   readonly head: boolean
 }
 
-/** The counters of the cache. With a damaged file they start at zero. */
+/** Keeps the counters of the cache. With a damaged file they start at zero. */
 export class Stats {
   readonly totals: Totals = {
     pulls: 0,
@@ -63,11 +63,11 @@ export class Stats {
     bytesSaved: 0,
   }
   readonly upstreams = new Map<string, UpstreamTotals>()
-  /** Refused Host header values and their number; bounded, and only of this process. */
+  /** Counts the refused Host header values; bounded, and only of this process. */
   readonly refusedHosts = new Map<string, number>()
-  /** Requested registries that are not mirrored and their number; bounded, and only of this process. */
+  /** Counts the requests for each registry that is not mirrored; bounded, and only of this process. */
   readonly refusedRegistries = new Map<string, number>()
-  /** The start of counting, wall clock ms. */
+  /** Holds the start of counting, wall clock ms. */
   since: number
 
   constructor(now: number) {
@@ -124,7 +124,7 @@ export class Stats {
     countName(this.refusedRegistries, host)
   }
 
-  /** hits / (hits + misses); 0 before the first request. */
+  /** Returns hits / (hits + misses); 0 before the first request. */
   get hitRatio(): number {
     const { hits, misses } = this.totals
     return hits + misses === 0 ? 0 : hits / (hits + misses)
@@ -181,12 +181,12 @@ function copyNumbers(target: object, source: object): void {
   }
 }
 
-/** A manifest that a client has just requested. */
+/** Describes a manifest that a client has just requested. */
 interface RecentRequest {
   readonly tag: string | undefined
   /** Monotonic ms. */
   readonly at: number
-  /** True when its pull was counted. */
+  /** Is true when its pull was counted. */
   counted: boolean
 }
 

@@ -19,21 +19,21 @@ import {
 import { type HeadRequests, isCompleteHead, type ManifestHeadResult } from './heads.ts'
 import type { CachedManifest, ManifestCache } from './manifests.ts'
 
-/** The meaning of a tag now. */
+/** Describes the current meaning of a tag. */
 type TagResolution =
-  /** The manifest is cached. */
+  /** Means that the manifest is cached. */
   | { readonly kind: 'cached'; readonly digest: Digest; readonly outcome: 'hit' | 'revalidated' | 'stale' }
-  /** The manifest was just fetched. `joined`: by another request. */
+  /** Means that the manifest was just fetched. `joined`: by another request. */
   | { readonly kind: 'fetched'; readonly manifest: CachedManifest; readonly joined: boolean }
-  /** A client's HEAD of a tag that is not cached: the upstream's HEAD. */
+  /** Answers a client's HEAD of a tag that is not cached, with the upstream's HEAD. */
   | { readonly kind: 'headOnly'; readonly head: ManifestHead }
 
 export interface TagPolicy {
-  /** How long a tag needs no revalidation, ms; `byHost` has the registries that differ from the default. */
+  /** Sets the time for which a tag needs no revalidation, ms; `byHost` has the registries that differ from the default. */
   readonly freshness: { readonly default: number; readonly byHost: ReadonlyMap<string, number> }
   readonly stale: StalePolicy
   readonly offline: boolean
-  /** A revalidation that takes longer than this serves the cached digest and goes on in the background, ms. */
+  /** Limits the wait for a revalidation: then the cached digest is served, and the revalidation continues in the background, ms. */
   readonly revalidateTimeoutMs: number
 }
 
@@ -57,9 +57,12 @@ interface TagLookupOptions {
 export class TagLookup {
   readonly #revalidations = new SingleFlight<RevalidationResult>()
   readonly #headRequests = new SingleFlight<ManifestHeadResult>()
-  /** HEADs of tags that are not cached; `at`: monotonic ms. */
+  /** Caches the HEADs of tags that are not cached; `at`: monotonic ms. */
   readonly #knownHeads = new LRUCache<string, { readonly head: ManifestHead; readonly at: number }>({ max: 10_000 })
-  /** When this process last revalidated a tag, monotonic ms. Not persisted, because only a running process measures time. */
+  /**
+   * Holds the time when this process last revalidated a tag, monotonic ms. Not persisted, because only a running process measures
+   * time.
+   */
   readonly #checkedAt = new WeakMap<TagRecord, number>()
   readonly #manifests: ManifestCache
   readonly #heads: HeadRequests
@@ -266,9 +269,9 @@ export class TagLookup {
   }
 }
 
-/** The age of a tag at the time of a request, and the request's cache control. Times are monotonic ms. */
+/** Describes the age of a tag at the time of a request, and the request's cache control. Times are monotonic ms. */
 interface TagAge {
-  /** When this process last revalidated the tag; undefined after a start. */
+  /** Holds the time when this process last revalidated the tag; undefined after a start. */
   readonly checkedAt: number | undefined
   readonly now: number
   readonly freshFor: number

@@ -12,7 +12,7 @@ import { getServeArguments } from './spawn.ts'
 
 /** Starts a mirror after each reboot. */
 interface Autostart {
-  /** The file of the unit or agent. */
+  /** Names the file of the unit or agent. */
   readonly file: string
   /** Throws a MirrorError (exit 4) when this machine cannot do it. */
   check(): Promise<void>
@@ -26,7 +26,7 @@ interface AutostartOptions {
   platform: string
   env: Readonly<Record<string, string | undefined>>
   homedir: string
-  /** The folder of the package's templates. */
+  /** Names the folder of the package's templates. */
   templates: string
   runCommand: RunCommand
 }
@@ -129,9 +129,9 @@ async function exists(path: string): Promise<boolean> {
   }
 }
 
-/** The command that starts with the machine or the user's session. */
+/** Describes the command that starts with the machine or the user's session. */
 interface AutostartSpec {
-  /** The program and its arguments; the program absolute. */
+  /** Holds the program and its arguments; the program absolute. */
   command: readonly string[]
   env: Readonly<Record<string, string>>
   logFile: string
@@ -259,10 +259,10 @@ const listOf = (names: readonly string[]) => new Intl.ListFormat('en').format(na
 
 type Environment = Readonly<Record<string, string | undefined>>
 
-/** The variables that a mirror gets which is started without this environment, and those it does not get. */
+/** Lists the variables that a mirror gets when it is started without this environment, and those it does not get. */
 interface InheritedVariables {
   readonly kept: Readonly<Record<string, string>>
-  /** Names of what is kept and is a secret. */
+  /** Lists the names of kept variables that are secret. */
   readonly secrets: readonly string[]
   /** Variables that it would need and that are not kept, with the reason. */
   readonly dropped: ReadonlyMap<string, string>
@@ -270,7 +270,7 @@ interface InheritedVariables {
 
 /** Variables that locate programs and files. */
 const places = ['PATH', 'HOME', 'XDG_CONFIG_HOME', 'XDG_DATA_HOME', 'XDG_STATE_HOME']
-/** The way to Docker. */
+/** Lists the variables that locate Docker. */
 const docker = [
   'DOCKER_HOST',
   'DOCKER_CONTEXT',
@@ -280,7 +280,7 @@ const docker = [
   'DOCKER_AUTH_CONFIG',
   'KIND_EXPERIMENTAL_DOCKER_NETWORK',
 ]
-/** Whom Node, and credential helpers in other languages, trust. */
+/** Lists the variables with the CAs that Node, and credential helpers in other languages, trust. */
 const trust = [
   'NODE_EXTRA_CA_CERTS',
   'NODE_USE_SYSTEM_CA',
@@ -302,7 +302,9 @@ const secret = /(SECRET|PASSWORD|TOKEN|PASSPHRASE)|_KEY$|^DOCKER_AUTH_CONFIG$/
 /** Options of Node that say whom it trusts and how it finds addresses; others belong to the session, a debugger's above all. */
 const nodeOption =
   /^--((use-(system|openssl|bundled)-ca|openssl-legacy-provider|openssl-shared-config|tls-(min|max)-v1\.[0-3])$|(tls-cipher-list|openssl-config|dns-result-order)=)/
-/** Dead within hours, and preferred to what a helper would find by itself. */
+/**
+ * Lists variables with credentials that expire within hours. A helper would prefer them to the credentials that it finds itself.
+ */
 const shortLived = [
   'AWS_SESSION_TOKEN',
   'AWS_SECURITY_TOKEN',
@@ -312,8 +314,8 @@ const shortLived = [
 ]
 
 /**
- * The variables that a mirror needs of the environment it is set up in: its settings, and all that the way to upstreams, to
- * Docker and to credentials depends on. Relative paths become absolute: a service starts elsewhere.
+ * Returns the variables that a mirror needs from the environment of its setup: its settings, and those that the way to upstreams,
+ * to Docker and to credentials depends on. Relative paths become absolute: a service starts elsewhere.
  */
 function getInheritedVariables(env: Environment, cwd: string): InheritedVariables {
   const settings = new Set(listSettingVariables())

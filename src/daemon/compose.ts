@@ -34,7 +34,7 @@ import { loadUndici } from '../upstream/undici.ts'
 import { planDescriptors, spareMemory } from './limits.ts'
 import { createUpstreamDirectory } from './upstreams.ts'
 
-/** The parts of a running server. */
+/** Holds the parts of a running server. */
 export type Parts = Awaited<ReturnType<typeof compose>>
 
 const statsSaveMs = 10_000
@@ -178,11 +178,11 @@ export async function compose(
     cache,
     evictor,
     stats,
-    /** Undefined when the registry is switched off. */
+    /** Is undefined when the registry is switched off. */
     pushed,
     blobs,
     ownTroubles,
-    /** The connections of all listeners. */
+    /** Limits the connections of all listeners. */
     connections: new ConnectionBudget({
       limits: { clients: descriptors.clients, admin: descriptors.admin },
       refusals: descriptors.refusals,
@@ -204,13 +204,13 @@ function toFreshnessByHost(upstreams: Config['upstreams']): ReadonlyMap<string, 
   return found
 }
 
-/** Sockets that listen: on the addresses of the configuration, and on two gateways (IPv4 and IPv6) of each network. */
+/** Counts the sockets that listen: on the addresses of the configuration, and on two gateways (IPv4 and IPv6) of each network. */
 function countListeners({ cache, registry, admin, networks }: Config): number {
   const named = cache.listen.length + registry.listen.length + admin.listen.length
   return named + resolveNetworkNames(networks, process.env).length * 4
 }
 
-/** The parts of a running registry for pushed images. */
+/** Holds the parts of a running registry for pushed images. */
 export type RegistryParts = Awaited<ReturnType<typeof composeRegistry>>
 
 const uploadIdleMs = 3_600_000
@@ -254,14 +254,14 @@ async function composeRegistry(
     sessions,
     registry: new LocalRegistry({ store, sessions, makeRoom, clock }),
     maintenance,
-    /** Undefined for a registry without passwords. */
+    /** Is undefined for a registry without passwords. */
     authorize: passwords?.authorize,
     /** Lists the reasons why it serves no client, one sentence each; empty when it serves. */
     async troubles(): Promise<string[]> {
       const trouble = (await passwords?.getProblem())?.replace('The', 'the')
       return trouble === undefined ? [] : [`Nobody can log in to the registry, because ${trouble}`]
     },
-    /** Call it after the listeners are closed. */
+    /** Closes the registry. Call it after the listeners are closed. */
     async close(): Promise<void> {
       await passwords?.close()
       await sessions.close()

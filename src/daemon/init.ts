@@ -14,12 +14,12 @@ import { createAutostartSpec, printedOrigins, renderLaunchAgent, renderSystemdUn
 import { toContainerPorts } from './container/desired.ts'
 import { localImage } from './container/image.ts'
 
-/** The choices for a new mirror.yaml; all other keys have their default. */
+/** Holds the choices for a new mirror.yaml; all other keys have their default. */
 export interface ConfigChoices {
   cachePort: number
   /** `20GiB` */
   maxSize: string
-  /** Additional registries; `docker.io=https://harbor.corp/hub` for one behind a company cache, with a path. */
+  /** Lists additional registries; `docker.io=https://harbor.corp/hub` for one behind a company cache, with a path. */
   upstreams: readonly string[]
 }
 
@@ -27,7 +27,7 @@ interface InitRequest {
   choices: ConfigChoices
   /** Absolute path. */
   configFile: string
-  /** Path of the template of mirror.yaml. */
+  /** Locates the template of mirror.yaml. */
   template: string
   homedir: string
 }
@@ -68,7 +68,7 @@ function renderUpstream(text: string): string {
 interface WriteOptions {
   /** Replaces an existing file, and keeps a copy of it. */
   readonly force: boolean
-  /** The user's command without `--force` and `--dry-run`, which the error for an existing file repeats. */
+  /** Holds the user's command without `--force` and `--dry-run`, which the error for an existing file repeats. */
   readonly command: string
 }
 
@@ -135,9 +135,9 @@ interface TemplateRequest {
   readonly surroundings: CommandEnvironment
   /** bin/run.js */
   readonly program: string
-  /** The folder of the package's templates. */
+  /** Names the folder of the package's templates. */
   readonly templates: string
-  /** The image of the templates that run one. */
+  /** Names the image of the templates that run one. */
   readonly image: string | undefined
 }
 

@@ -3,13 +3,13 @@ import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { getMemoryLimit } from '../lib/process.ts'
 import { type OnFailure, runEvery } from '../lib/time.ts'
 
-/** The shares of the file descriptors. Their sum stays below the limit on open files. */
+/** Describes the shares of the file descriptors. Their sum stays below the limit on open files. */
 interface DescriptorPlan {
   /** Connections to the cache and the registry, on all their addresses. Each may have one file open. */
   readonly clients: number
   /** Connections to the admin listener, so that `mirror status` works while clients use up all of theirs. */
   readonly admin: number
-  /** Further connections, which are refused: they wait for a request, or for the client to read its 503. */
+  /** Limits further connections, which are refused: they wait for a request, or for the client to read its 503. */
   readonly refusals: number
   /** Uploads in progress: each holds a file open between its requests. */
   readonly uploads: number
@@ -17,24 +17,24 @@ interface DescriptorPlan {
   readonly fills: number
   /** Requests to upstreams: each holds a connection. */
   readonly requests: number
-  /** Hashing threads: each holds a few descriptors. */
+  /** Limits the hashing threads: each holds a few descriptors. */
   readonly hashThreads: number
 }
 
 /**
- * Smallest limit on open files with which the server starts: it covers the process itself, three clients, two downloads and one
- * upload.
+ * Sets the smallest limit on open files with which the server starts: it covers the process itself, three clients, two downloads
+ * and one upload.
  */
 const minOpenFiles = 56
 const recommendedOpenFiles = 1024
-/** Limit where the system reports none. */
+/** Replaces the limit where the system reports none. */
 const assumedOpenFiles = 8192
 /** Descriptors of a running server: standard streams, event loops and threads, listeners, koffi. */
 const ownDescriptors = 20
 const descriptorsPerHashThread = 5
-/** Memory of a connection with a waiting request that has the largest head, bytes. */
+/** Estimates the memory of a connection with a waiting request that has the largest head, bytes. */
 const connectionBytes = 32 * 1024
-/** The share of the memory for all connections. */
+/** Sets the share of the memory for all connections. */
 const connectionsShare = 1 / 4
 /** Descriptors in short use: a journal, a synced folder, statistics, a DNS lookup, a credential helper. */
 const transientDescriptors = 8
@@ -117,7 +117,7 @@ function countDescriptorsInUse(limit: number): number | undefined {
   }
 }
 
-/** Approximate memory of the idle process, bytes. */
+/** Estimates the memory of the idle process, bytes. */
 const idleBytes = 128 * 1024 * 1024
 /** Freed bytes that are worth a scan of all free pages. */
 const minTrimBytes = 16 * 1024 * 1024

@@ -9,7 +9,7 @@ interface LoggerOptions {
   level: LogLevel
   /** Takes each JSON line; default: stderr. */
   write?: ((line: string) => void) | undefined
-  /** The file behind stderr, whose size is limited; undefined where stderr is no log file. */
+  /** Names the file behind stderr, whose size is limited; undefined where stderr is no log file. */
   file?: string | undefined
 }
 
@@ -31,20 +31,20 @@ async function openSink(file: string | undefined): Promise<LogSink> {
   }
 }
 
-/** The target of a log's lines. */
+/** Describes the target of a log's lines. */
 interface LogSink {
   /** Writes `bytes` from a position on, maybe not all, and returns the number of bytes written. Throws the system's error. */
   write(bytes: Uint8Array, from: number): number
 }
 
-/** Characters that may wait for a slow reader; the oldest lines beyond that are dropped. */
+/** Limits the characters that may wait for a slow reader; the oldest lines beyond that are dropped. */
 const maxWaitingLength = 1024 * 1024
 /** Characters of a line; the logger's own are shorter. */
 const maxLineLength = 64 * 1024
-/** Characters that are written in one go. */
+/** Limits the characters that are written in one go. */
 const batchLength = 64 * 1024
 const retryMs = 10
-/** Time that the last lines wait for a slow reader when the process ends. */
+/** Sets the time that the last lines wait for a slow reader when the process ends. */
 const exitFlushMs = 1000
 
 /** Creates a sink that writes to a descriptor. */
@@ -57,15 +57,15 @@ function createDescriptorSink(descriptor: number): LogSink {
 /** Lines that are written in one go. */
 interface Batch {
   readonly bytes: Uint8Array
-  /** Number of log lines in it, after `extra` others. */
+  /** Counts the log lines in it, after `extra` others. */
   readonly lines: number
-  /** Number of other lines at its start: the end of a cut line, and the report of lost lines. */
+  /** Counts the other lines at its start: the end of a cut line, and the report of lost lines. */
   readonly extra: number
-  /** True when it begins with the end of a cut line. */
+  /** Is true when it begins with the end of a cut line. */
   readonly endsCutLine: boolean
-  /** Number of lost lines that it reports. */
+  /** Counts the lost lines that it reports. */
   readonly lost: number
-  /** Number of bytes written. */
+  /** Counts the bytes written. */
   at: number
 }
 
@@ -83,7 +83,7 @@ export function createLogWriter(target: LogSink | number) {
   let reason = ''
   let isScheduled = false
   let isBlocked = false
-  /** True when the last write left a line without its end. */
+  /** Is true when the last write left a line without its end. */
   let isCut = false
 
   const lose = (count: number, why: string) => {
@@ -192,22 +192,22 @@ export async function limitLog(file: string, maxBytes = 16 * 1024 * 1024): Promi
 }
 
 interface LogFileOptions {
-  /** Largest size of the file, bytes; the older `<file>.1` may be as large. */
+  /** Limits the size of the file, bytes; the older `<file>.1` may be as large. */
   readonly maxBytes?: number
   /**
    * Makes the descriptor `to` refer to the file of `from`, as dup2 does, so that other output to stderr follows the log. Without it
    * the log is copied and truncated, so that stderr stays the same file.
    */
   readonly redirect?: ((from: number, to: number) => boolean) | undefined
-  /** Another descriptor of this file, to which other code writes: stderr. */
+  /** Holds another descriptor of this file, to which other code writes: stderr. */
   readonly shared?: number | undefined
 }
 
 const megabyte = 1024 * 1024
 
 /**
- * A log file that is rotated before a write that does not fit: the full file becomes `<file>.1` and replaces the earlier one. The
- * constructor throws the system's error.
+ * Writes to a log file that is rotated before a write that does not fit: the full file becomes `<file>.1` and replaces the earlier
+ * one. The constructor throws the system's error.
  */
 export class LogFile implements LogSink {
   readonly #path: string
@@ -215,7 +215,7 @@ export class LogFile implements LogSink {
   readonly #redirect: LogFileOptions['redirect']
   readonly #shared: number | undefined
   #descriptor: number
-  /** Reserved descriptors, closed for a rotation: no other one may be free then. */
+  /** Holds reserved descriptors, closed for a rotation: no other one may be free then. */
   readonly #spare: number[] = []
 
   constructor(path: string, { maxBytes = 16 * megabyte, redirect, shared }: LogFileOptions = {}) {

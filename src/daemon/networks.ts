@@ -9,9 +9,9 @@ import { type Listener, ListenError } from '../server/listen.ts'
 
 interface NetworkListenersOptions {
   readonly docker: Pick<DockerEngine, 'ping' | 'networks'>
-  /** Names of the networks whose containers reach the mirror. */
+  /** Lists the names of the networks whose containers reach the mirror. */
   readonly networks: readonly string[]
-  /** True when the user has named them, so that an engine that does not answer is reported. */
+  /** Is true when the user has named them, so that an engine that does not answer is reported. */
   readonly isAskedFor: boolean
   /** Listens on a gateway address; undefined when the mirror listens on all addresses already. Throws ListenError. */
   readonly open: (address: string) => Promise<Listener | undefined>
@@ -22,10 +22,10 @@ interface NetworkListenersOptions {
   readonly logger: Logger
 }
 
-/** The listeners on the gateways of networks. */
+/** Holds the listeners on the gateways of networks. */
 export type NetworkListeners = ReturnType<typeof startNetworkListeners>
 
-/** Time until an absent address or a taken port is tried again. */
+/** Sets the time until an absent address or a taken port is tried again. */
 const retryMs = 2000
 
 /**
@@ -38,7 +38,7 @@ export function startNetworkListeners(options: NetworkListenersOptions) {
   /** By address. */
   const open = new Map<string, { readonly network: string; readonly listener: Listener | undefined }>()
   const warned = new Set<string>()
-  /** By network: why the mirror did not listen there at the last check. */
+  /** Records, by network, why the mirror did not listen there at the last check. */
   let troubles = new Map<string, NetworkReport>(
     networks.map((network) => [network, { state: 'waiting', reason: engineProblem }]),
   )
@@ -137,7 +137,7 @@ export function startNetworkListeners(options: NetworkListenersOptions) {
   }
 }
 
-/** The listeners of the configuration, and a function to listen on another address. */
+/** Describes the listeners of the configuration, and a function to listen on another address. */
 export interface ListenerOpener {
   readonly listeners: readonly Listener[]
   readonly open: (address: string, port: number) => Promise<Listener>

@@ -5,9 +5,9 @@ import type { Clock } from '../lib/time.ts'
 
 interface LogsRequest {
   logFile: string
-  /** Number of last lines to begin with. */
+  /** Counts the last lines to begin with. */
   lines: number
-  /** True when to go on with new lines until the signal aborts. */
+  /** Is true to continue with new lines until the signal aborts. */
   follow: boolean
   signal: AbortSignal
   clock: Clock

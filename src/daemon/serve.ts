@@ -97,7 +97,7 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
   }
 }
 
-/** The end of this process: the first request to end drains, a second signal ends at once. */
+/** Ends this process: the first request to end drains, a second signal ends at once. */
 class Ending {
   readonly #reason = createDeferred<string>()
   readonly begun = this.#reason.promise

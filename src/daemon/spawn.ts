@@ -8,10 +8,10 @@ import { makeFolder } from '../lib/fs.ts'
 import { limitLog } from './logging.ts'
 
 interface DetachedOptions {
-  /** The program and its arguments; Node is that of this process. */
+  /** Holds the program and its arguments; Node is that of this process. */
   args: string[]
   env: NodeJS.ProcessEnv
-  /** The file to which stdout and stderr are appended. */
+  /** Names the file to which stdout and stderr are appended. */
   logFile: string
   timeoutMs: number
   /** Aborts the start and kills the process. */
@@ -97,12 +97,12 @@ async function readLastLogLines(logFile: string, from: number): Promise<string[]
     .filter((line) => line !== '')
 }
 
-/** The only message that a detached mirror sends to the command that started it. */
+/** Describes the only message that a detached mirror sends to the command that started it. */
 type ReadinessMessage =
   | { type: 'ready'; endpoints: Endpoints }
   | { type: 'failed'; message: string; hints: string[]; exit: ExitCode }
 
-/** The part of `process` that sends messages to the parent process. */
+/** Describes the part of `process` that sends messages to the parent process. */
 type ParentChannel = Pick<NodeJS.Process, 'send' | 'connected'>
 
 export function reportReady(parent: ParentChannel, endpoints: Endpoints): Promise<void> {
@@ -144,7 +144,7 @@ interface ProcessRequest {
   readonly signal: AbortSignal
 }
 
-/** Time for the server to report that it is ready. */
+/** Limits the time for the server to report that it is ready. */
 const readyTimeoutMs = 60_000
 
 /** Starts the server as a detached process, and returns when it answers. Throws a MirrorError when it does not. */

@@ -91,16 +91,16 @@ function findListener({ host, port }: ListenError, config: Config): { name: stri
   return { name, key: `${name}.listen` }
 }
 
-/** The process that listens on a TCP port. */
+/** Describes the process that listens on a TCP port. */
 interface PortHolder {
   pid: number
   /** `nginx`, or a script's name after its interpreter: `node server.js`. */
   command: string
-  /** Undefined for any other program, and where the platform does not tell. */
+  /** Is undefined for any other program, and where the platform does not tell. */
   mirror?: OtherMirror
 }
 
-/** The mirror of a process: of a MIRROR_HOME, or of the usual folders; unknown where its variables cannot be read. */
+/** Distinguishes the mirror of a process: of a MIRROR_HOME, or of the usual folders; unknown where its variables cannot be read. */
 type OtherMirror = { readonly home: string } | 'usual' | 'unknown'
 
 interface PortHolderOptions {

@@ -40,7 +40,7 @@ export interface StartOptions {
   readonly logger: Logger
   /** Variables for proxies, credentials and switches; `process.env` when absent. */
   readonly env?: Readonly<Record<string, string | undefined>>
-  /** Present only for a mirror in a container. */
+  /** Is present only for a mirror in a container. */
   readonly handoff?: HostHandoff | undefined
   /** Is called when another process has taken the store: this one must not write any more. */
   readonly onStoreLost?: () => void

@@ -39,19 +39,19 @@ interface StopRequest {
 }
 
 export interface StoppedMirror {
-  /** Undefined for one in a container. */
+  /** Is undefined for one in a container. */
   pid?: number
-  /** The name of its container. */
+  /** Names its container. */
   container?: string
-  /** The volume with the container's data; undefined for a folder, or when it is unknown. */
+  /** Names the volume with the container's data; undefined for a folder, or when it is unknown. */
   volume?: string | undefined
-  /** The data folder of a process; undefined when it was not recorded. */
+  /** Names the data folder of a process; undefined when it was not recorded. */
   dataDir?: string | undefined
-  /** True when it did not end in time and was killed. */
+  /** Is true when it did not end in time and was killed. */
   killed: boolean
 }
 
-/** Time to end: pulls in flight get 30 s. */
+/** Limits the time to end: pulls in flight get 30 s. */
 const stopTimeoutMs = 40_000
 const pollMs = 50
 

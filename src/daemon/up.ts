@@ -20,7 +20,7 @@ import { explainStartFailure } from './start-errors.ts'
 import { prepareRollback, replaceWithRollback, type Rollback } from './stop.ts'
 
 interface UpRequest {
-  /** Its `env` holds the flags as variables. */
+  /** Holds the environment; its `env` has the flags as variables. */
   surroundings: CommandEnvironment
   version: string
   /** bin/run.js */
@@ -29,31 +29,31 @@ interface UpRequest {
   signal: AbortSignal
 }
 
-/** The steps of `up`, and the data for them. */
+/** Holds the steps of `up`, and the data for them. */
 export interface UpPlan {
   action: 'start' | 'replace' | 'nothing'
   /** Parts of the running mirror that the configured one does not have. */
   dropped: DroppedParts
   /** Reasons to replace it: `runtime`, `version`, `unreachable`, or parts of the configuration. */
   changed: string[]
-  /** The same reasons for a person, who looks for keys: `cache.listen` instead of `cache`. */
+  /** Lists the same reasons by the keys of mirror.yaml, for messages: `cache.listen` instead of `cache`. */
   changedKeys: string[]
   /** Flags of the running mirror's start without which the configuration differs. */
   omitted: OmittedFlag[]
   running: MirrorState | undefined
-  /** Addresses of the running mirror; undefined when it does not answer. */
+  /** Lists the addresses of the running mirror; undefined when it does not answer. */
   endpoints: Endpoints | undefined
   paths: MirrorPaths
   config: Config
 }
 
-/** A flag that another start had, and this one has not. */
+/** Describes a flag that another start had, and this one does not have. */
 export interface OmittedFlag {
   /** `--cache-port` */
   readonly name: string
   /** `--cache-port 7055` */
   readonly text: string
-  /** The key of mirror.yaml that does the same for every start; undefined when there is none. */
+  /** Names the key of mirror.yaml that does the same for every start; undefined when there is none. */
   readonly key: string | undefined
 }
 
@@ -61,9 +61,9 @@ export interface UpReport {
   /** `connected`: a container joined or left networks, which are `changed`. */
   outcome: 'started' | 'replaced' | 'connected' | 'already-up'
   changed: string[]
-  /** Undefined for one in a container. */
+  /** Is undefined for one in a container. */
   pid?: number
-  /** The name of its container. */
+  /** Names its container. */
   container?: string
   /** `ssh://me@there`: its Docker engine on another machine; the addresses are that machine's. */
   engine?: string
@@ -73,11 +73,11 @@ export interface UpReport {
   registryNetworks?: 'read' | 'write'
   /** Parts that it no longer has. */
   dropped: DroppedParts
-  /** Addresses of the earlier mirror that nothing answers at now. */
+  /** Lists the addresses of the earlier mirror that nothing answers at now. */
   moved: MovedAddress[]
 }
 
-/** Interval and number of polls for another mirror that is starting. */
+/** Sets the interval and number of polls for another mirror that is starting. */
 const pollMs = 100
 const maxPolls = 10
 
@@ -248,12 +248,12 @@ async function findReachableEndpoints(running: MirrorState, paths: MirrorPaths):
   }
 }
 
-/** An address that clients may be configured with, and the new one; undefined when nothing answers there any more. */
+/** Describes an address that clients may be configured with, and the new one; undefined when nothing answers there any more. */
 export interface MovedAddress {
   /** `cache`, `registry`, or a network's name. */
   readonly of: string
   readonly from: string
-  /** The engine of that mirror, where the address is another machine's. */
+  /** Names the engine of that mirror, where the address is another machine's. */
   readonly on?: string
   readonly to: string | undefined
 }
@@ -289,7 +289,7 @@ function findMissing(of: string, from: readonly string[], to: readonly string[])
 
 /** Parts of an earlier mirror, from a flag or an older configuration, that the configured one does not have. */
 export interface DroppedParts {
-  /** Docker networks whose containers no longer reach it. */
+  /** Lists the Docker networks whose containers no longer reach it. */
   readonly networks: readonly string[]
   /** Registries whose credentials its container no longer has. */
   readonly credentials: readonly string[]
@@ -310,7 +310,7 @@ export function findDroppedNetworks(running: MirrorState | undefined, wanted: re
 interface ServeInPlaceRequest extends ServeRequest {
   /** Runs `serveMirror`. The caller loads the server, because other commands do not need it. */
   serve: (request: ServeRequest) => Promise<void>
-  /** Undefined when no mirror runs. */
+  /** Is undefined when no mirror runs. */
   rollback: Rollback | undefined
   /** Aborts the start, until the server handles signals itself. */
   signal: AbortSignal

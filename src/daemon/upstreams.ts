@@ -17,11 +17,11 @@ import { readAuthorities } from './start-errors.ts'
 
 interface UpstreamDirectoryOptions {
   readonly config: Config
-  /** Test images that every registry seems to hold. */
+  /** Holds test images that every registry seems to hold. */
   readonly probeImages: ProbeImages
   readonly env: Readonly<Record<string, string | undefined>>
   readonly identify: Identify
-  /** User-Agent of requests to upstreams. */
+  /** Is the User-Agent of requests to upstreams. */
   readonly userAgent: string
   /** Limits the requests in flight, of all upstreams together. */
   readonly requests: Slots
@@ -122,16 +122,16 @@ export function createUpstreamDirectory({
   }
 }
 
-/** A repository of an upstream, as that upstream spells it. */
+/** Describes a repository of an upstream, as that upstream spells it. */
 interface UpstreamRepository {
   readonly host: string
   readonly name: string
 }
 
 interface RoutingOptions {
-  /** The hosts in the `upstreams` section of the configuration. */
+  /** Holds the hosts in the `upstreams` section of the configuration. */
   readonly configured: { has(host: string): boolean }
-  /** The upstream of requests that name no registry. */
+  /** Names the upstream of requests that name no registry. */
   readonly defaultUpstream: string
 }
 

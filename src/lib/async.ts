@@ -1,12 +1,12 @@
 import { setImmediate } from 'node:timers/promises'
 import type { Clock } from './time.ts'
 
-/** The longest time that work blocks the event loop, ms. */
+/** Limits the time that work blocks the event loop, ms. */
 const sliceMs = 10
-/** Bytes that count as progress of an owner's work. A body that trickles in makes no progress. */
+/** Sets the bytes that count as progress of an owner's work. A body that trickles in makes no progress. */
 const minProgressBytes = 256 * 1024
 
-/** A promise with the functions that settle it. */
+/** Describes a promise with the functions that settle it. */
 export interface Deferred<T> {
   readonly promise: Promise<T>
   resolve(value: T): void
@@ -147,7 +147,7 @@ export async function runInSlices<Result>(
 
 interface TakeOptions {
   readonly signal?: AbortSignal | undefined
-  /** The owner of the slot. An owner gets at most half of the slots that other owners leave. */
+  /** Names the owner of the slot. An owner gets at most half of the slots that other owners leave. */
   readonly owner?: string | undefined
   /** Restarts the time-out each time the owner's work makes progress: see `moved`. */
   readonly extendOnProgress?: boolean
@@ -170,7 +170,7 @@ export class Slots {
   #taken = 0
   readonly #held = new Map<string, number>()
   readonly #waiting = new Set<Waiter>()
-  /** Bytes of each owner since its waiters' time-outs last restarted. */
+  /** Counts the bytes of each owner since its waiters' time-outs last restarted. */
   readonly #movedBytes = new Map<string | undefined, number>()
 
   constructor(limit: number) {
@@ -181,17 +181,17 @@ export class Slots {
     return this.limit - this.#taken
   }
 
-  /** The number of callers that wait for a slot. */
+  /** Counts the callers that wait for a slot. */
   get waiting(): number {
     return this.#waiting.size
   }
 
-  /** The most slots that a single owner gets. */
+  /** Returns the slots that a single owner gets. */
   get maxPerOwner(): number {
     return Math.ceil(this.limit / 2)
   }
 
-  /** True when no slot is taken and no caller waits. */
+  /** Is true when no slot is taken and no caller waits. */
   get isUnused(): boolean {
     return this.#taken === 0 && this.#waiting.size === 0
   }

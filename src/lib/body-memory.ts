@@ -5,7 +5,7 @@ import { getMemoryLimit } from './process.ts'
 
 const KiB = 1024
 const MiB = 1024 * KiB
-/** The most tasks that wait in `LargeListQueue`, and the longest wait of one, ms. */
+/** Limits the tasks that wait in `LargeListQueue`, and the wait of each, ms. */
 const maxWaitingTasks = 64
 const maxWaitMs = 20_000
 
@@ -24,10 +24,10 @@ function createBodyBudget(): MemoryBudget {
   })
 }
 
-/** Half of the process's memory for bodies: bodies that clients send or receive. */
+/** Holds half of the process's memory for bodies: bodies that clients send or receive. */
 export const clientBodies = createBodyBudget()
 
-/** The other half: bodies from upstreams or from disk. A slow body in one half does not delay the other half. */
+/** Holds the other half: bodies from upstreams or from disk. A slow body in one half does not delay the other half. */
 export const upstreamBodies = createBodyBudget()
 
 /** Frees the memory of these chunks at once. The caller must not use them afterwards. */

@@ -2,7 +2,7 @@ const bugNames = new Set(['Error', 'TypeError', 'RangeError', 'ReferenceError', 
 const connectionCodes =
   /^ERR_(TLS_|SSL_|SOCKET_|HTTP2_(STREAM|SESSION|GOAWAY|ERROR)|STREAM_(PREMATURE_CLOSE|DESTROYED))/
 
-/** The exit codes of the program; part of its contract. */
+/** Lists the exit codes of the program; part of its contract. */
 export const exitCode = {
   done: 0,
   failed: 1,
@@ -21,7 +21,7 @@ export function combineExitCodes(codes: readonly ExitCode[]): ExitCode {
 }
 
 /**
- * A failure that the user can fix: what happened, why, and what to do next.
+ * Reports a failure that the user can fix: what happened, why, and what to do next.
  * `message` is one sentence; `hints` are next steps, one per line, without a full stop where they are commands.
  */
 export class MirrorError extends Error {

@@ -8,7 +8,7 @@ import { type Logger, silentLogger } from './logger.ts'
 import { getBoot, readBootId, readPidNamespace, readProcessStat } from './process.ts'
 import { type Clock, runEvery, logFailure } from './time.ts'
 
-/** A lock file that this process holds. */
+/** Describes a lock file that this process holds. */
 export interface FileLock {
   /** Removes the file, unless another process has taken the lock meanwhile. */
   release(): Promise<void>
@@ -18,25 +18,25 @@ export interface FileLockOptions {
   readonly clock: Clock
   /** Identifies the container of this process, also after a restart; undefined outside of containers. */
   readonly instance?: string | undefined
-  /** Another process took the lock, because this one stood still for so long that it looked dead. */
+  /** Is called when another process took the lock, because this one stood still for so long that it looked dead. */
   readonly onLost?: (() => void) | undefined
-  /** True for a lock that only processes of this machine take: a holder of an earlier boot is dead, and is not polled. */
+  /** Is true for a lock that only processes of this machine take: a holder of an earlier boot is dead, and is not polled. */
   readonly isLocal?: boolean
   /** Ends the attempt to take the lock. */
   readonly signal?: AbortSignal | undefined
   readonly logger?: Logger
 }
 
-/** The process that holds a lock: enough to tell it from a later one with the same number. */
+/** Identifies the process that holds a lock: enough to tell it from a later one with the same number. */
 export interface LockHolder {
   readonly pid: number
-  /** Boot of the running kernel; undefined where the system does not tell. */
+  /** Identifies the boot of the running kernel; undefined where the system does not tell. */
   readonly bootId: string | undefined
-  /** Namespace that `pid` belongs to, a container's for example; undefined where the system has none. */
+  /** Identifies the namespace that `pid` belongs to, a container's for example; undefined where the system has none. */
   readonly pidNamespace: string | undefined
-  /** Container that it runs in, see `FileLockOptions`. */
+  /** Identifies the container that it runs in; see `FileLockOptions`. */
   readonly instance: string | undefined
-  /** Clock ticks from boot to the start of the process; undefined where the system does not tell. */
+  /** Holds clock ticks from boot to the start of the process; undefined where the system does not tell. */
   readonly processStart: string | undefined
   /** 32 hex digits, new for every lock taken. */
   readonly nonce: string
@@ -45,9 +45,9 @@ export interface LockHolder {
 const retryMs = 20
 const maxAttempts = 150
 
-/** A holder touches its lock at this interval. */
+/** Sets the interval at which a holder touches its lock. */
 const beatMs = 1000
-/** A holder in another namespace is dead when it has not touched its lock for this many polls, four seconds. */
+/** Limits the polls without a touch of the lock, after which a holder in another namespace is dead: four seconds. */
 const maxPolls = 40
 const pollMs = 100
 

@@ -11,7 +11,7 @@ const harmlessSyncCodes = ['EACCES', 'EPERM', 'EINVAL', 'ENOTSUP', 'EOPNOTSUPP',
 /** Parents to try when TMPDIR is not safe. */
 const defaultParents = ['/tmp', '/var/tmp']
 
-/** The whole content, or its pieces in order, so that a large file need not be in memory as a whole. */
+/** Holds the whole content, or its pieces in order, so that a large file need not be in memory as a whole. */
 type FileContent = string | Uint8Array | Iterable<Uint8Array>
 
 /**

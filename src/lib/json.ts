@@ -16,19 +16,19 @@ export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/** The deepest nesting of objects and lists. Manifests need about six levels; every version of Node and every client reads 100. */
+/** Limits the nesting of objects and lists. Manifests need about six levels; every version of Node and every client reads 100. */
 export const maxJsonDepth = 100
-/** The most values in one text, members and entries. A manifest of 4 MiB has room for about 150,000 of them in descriptors. */
+/** Limits the values in one text, members and entries. A manifest of 4 MiB has room for about 150,000 of them in descriptors. */
 const maxJsonValues = 200_000
-/** The most members of one object. Beyond that, growing the object's table blocks the event loop. */
+/** Limits the members of one object. Beyond that, growing the object's table blocks the event loop. */
 export const maxJsonMembers = 50_000
-/** The most characters of a number. Longer numbers have no use, and parsing takes more than linear time. */
+/** Limits the characters of a number. Longer numbers have no use, and parsing takes more than linear time. */
 const maxNumberLength = 1000
-/** The largest text that is parsed in one step, bytes. */
+/** Limits the text that is parsed in one step, bytes. */
 const maxUnsplitBytes = 64 * 1024
 /** Values between two checks of the clock. */
 const stepValues = 512
-/** The longest time that a step of a large text blocks the event loop, ms. */
+/** Limits the time that a step of a large text blocks the event loop, ms. */
 const stepMs = 5
 
 type JsonProblem = 'not-json' | 'too-deep' | 'too-many' | 'repeated-key'
@@ -40,7 +40,7 @@ const messages: Record<JsonProblem, string> = {
   'repeated-key': 'An object has the same key twice.',
 }
 
-/** Thrown for a text that is not JSON, or that exceeds a limit. */
+/** Reports a text that is not JSON, or that exceeds a limit. */
 export class JsonError extends Error {
   override name = 'JsonError'
   readonly problem: JsonProblem

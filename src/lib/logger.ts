@@ -73,8 +73,8 @@ function shorten(text: string, budget: Budget): string {
 }
 
 /**
- * Query parameters of the distribution specification and of token servers whose values are not secret. Any other parameter may be
- * the signature of a URL, because each cloud has its own names for it.
+ * Lists the query parameters of the distribution specification and of token servers whose values are not secret. Any other
+ * parameter may be the signature of a URL, because each cloud has its own names for it.
  */
 export const harmlessParameters: ReadonlySet<string> = new Set([
   'account',
@@ -160,7 +160,7 @@ const webToken = /(?<![\w-])eyJ[\w-]+\.[\w-]+(?:\.[\w-]*)*/g
 const knownToken =
   /(?<![A-Za-z0-9])(?:gh[opsur]_\w{4,}|github_pat_\w{4,}|gl(?:pat|dt|rt|ptt|cbt|soat|ft)-[\w-]{4,}|dckr_[op]at_[\w-]{4,}|A[KS]IA[A-Z0-9]{12,}|npm_[A-Za-z0-9]{12,}|pypi-[\w-]{16,}|xox[abprs]-[\w-]{8,})/g
 
-/** Cheap tests that let most texts skip the redaction: a text without a match holds no secret. */
+/** Lets most texts skip the redaction: a text without a match holds no secret. */
 const mayHoldUrl = /[@#?&%]/
 const mayHoldSecret =
   /eyJ|bearer|basic|digest |negotiate|hmac|cookie|auth|token|passw|passphrase|pwd|secret|signature|credential|key|gh[opsur]_|_pat_|_oat_|gl[a-z]{2,4}-|a[ks]ia|npm_|pypi-|xox/i

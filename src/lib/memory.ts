@@ -2,27 +2,27 @@ import { runEvery } from './time.ts'
 
 const defaultPollMs = 250
 const defaultEvictAfterMs = 2000
-/** The most holders of extra memory that wait for main memory at a time. While they wait, they block extra memory. */
+/** Limits the holders of extra memory that wait for main memory at a time. While they wait, they block extra memory. */
 const maxUpgrades = 8
-/** The least bytes that a holder must transfer between two polls while others wait. */
+/** Sets the minimum bytes that a holder must transfer between two polls while others wait. */
 const minProgressBytes = 16 * 1024
 
 export interface MemoryBudgetOptions {
-  /** The size of the budget, bytes. */
+  /** Sets the size of the budget, bytes. */
   readonly bytes: number
-  /** The most reservations that wait. Further ones are refused at once. */
+  /** Limits the reservations that wait. Further ones are refused at once. */
   readonly maxWaiting: number
-  /** The longest wait of a reservation, ms. Then it is refused. */
+  /** Limits the wait of a reservation, ms. Then it is refused. */
   readonly maxWaitMs: number
-  /** The interval between checks of the holders' progress while others wait, ms. */
+  /** Sets the interval between checks of the holders' progress while others wait, ms. */
   readonly pollMs?: number
-  /** The time after which the first waiter makes the slowest holder be evicted, ms. */
+  /** Sets the time after which the first waiter makes the slowest holder be evicted, ms. */
   readonly evictAfterMs?: number
-  /** Extra memory for reservations of at most `maxBytes` that find no room, so that they never wait for larger ones. */
+  /** Adds extra memory for reservations of at most `maxBytes` that find no room, so that they never wait for larger ones. */
   readonly small?: { readonly maxBytes: number; readonly bytes: number }
 }
 
-/** Thrown when there is no memory for a body now. The client can try again after `retryAfterSeconds`. */
+/** Reports that there is no memory for a body now. The client can try again after `retryAfterSeconds`. */
 export class BudgetError extends Error {
   override name = 'BudgetError'
   readonly retryAfterSeconds = 2
@@ -41,7 +41,7 @@ export interface ReserveOptions {
   readonly expected?: number | undefined
 }
 
-/** Memory that one holder has reserved. */
+/** Holds the memory that one holder has reserved. */
 export interface Reservation {
   /** Records bytes that the other side has sent or received. */
   progress(bytes: number): void
@@ -94,22 +94,22 @@ export class MemoryBudget {
     this.#small = small && new MemoryBudget({ ...rest, bytes: small.bytes })
   }
 
-  /** The size of the budget, bytes. */
+  /** Returns the size of the budget, bytes. */
   get bytes(): number {
     return this.#options.bytes
   }
 
-  /** Bytes that are reserved now. */
+  /** Counts the bytes that are reserved now. */
   get held(): number {
     return this.#held + (this.#small?.held ?? 0)
   }
 
-  /** The number of reservations that wait. */
+  /** Counts the reservations that wait. */
   get waiting(): number {
     return this.#waiting.size + (this.#growing ? 1 : 0) + (this.#small?.waiting ?? 0)
   }
 
-  /** The waiter that is admitted next. */
+  /** Returns the waiter that is admitted next. */
   get #nextWaiter(): Waiter | undefined {
     return this.#growing ?? this.#waiting.values().next().value
   }
@@ -315,7 +315,7 @@ interface HolderProgress {
   readonly expected: number | undefined
   /** `performance.now()` of the start, plus the time that the holder has waited for memory. */
   since: number
-  /** True when the last poll saw this holder. */
+  /** Is true when the last poll saw this holder. */
   wasPolled: boolean
   /** Is defined while the holder waits for more memory. */
   readonly growing: unknown

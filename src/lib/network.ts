@@ -21,11 +21,11 @@ export const hostAliases = [
 ] as const
 export type HostAlias = (typeof hostAliases)[number]
 
-/** The name of the mirror's container, and its DNS name on the container's networks. */
+/** Is the name of the mirror's container, and its DNS name on the container's networks. */
 export const mirrorName = 'mirror'
 
 /**
- * The other DNS name, which client configurations use: kind adds `.svc` to the NO_PROXY of its nodes, so that they use no proxy.
+ * Is the other DNS name, which client configurations use: kind adds `.svc` to the NO_PROXY of its nodes, so that they use no proxy.
  * https://github.com/kubernetes-sigs/kind (pkg/cluster/internal/providers/docker/provision.go, getProxyEnv)
  */
 export const mirrorServiceName = 'mirror.svc'

@@ -5,18 +5,18 @@ import { getErrno } from './errors.ts'
 
 const maxSymlinks = 40
 
-/** The size limit for files that a mirror writes about itself, bytes. Such files are much smaller. */
+/** Sets the size limit for files that a mirror writes about itself, bytes. Such files are much smaller. */
 export const maxSmallFileBytes = 1024 * 1024
 
-/** A part of a path through which other users can change what the path leads to. */
+/** Describes a part of a path through which other users can change what the path leads to. */
 interface ForeignPart {
   readonly path: string
-  /** The uid of its owner; undefined when its mode lets others write. */
+  /** Holds the uid of its owner; undefined when its mode lets others write. */
   readonly owner: number | undefined
 }
 
 interface Trusted {
-  /** A uid that may own parts of the path, in addition to root. */
+  /** Holds a uid that may own parts of the path, in addition to root. */
   readonly uid?: number
   /** Accepts any owner and mode of a regular file at the end of the path. */
   readonly anyFile?: boolean

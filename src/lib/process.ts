@@ -8,18 +8,18 @@ import { getErrno } from './errors.ts'
 import { ifVisible } from './fs.ts'
 
 const maxOutputBytes = 16 * 1024 * 1024
-/** Interval and number of the polls for the end of the output, once the program has ended. */
+/** Sets the interval and number of the polls for the end of the output, once the program has ended. */
 const drainPollMs = 50
 const maxDrainPolls = 20
-/** The time that a program has to end after SIGTERM, ms. */
+/** Limits the time that a program has to end after SIGTERM, ms. */
 const graceMs = 2000
 const endPollMs = 50
 
-/** State of a process from /proc/PID/stat. */
+/** Holds the state of a process from /proc/PID/stat. */
 interface ProcessStat {
-  /** True when the process has ended and waits to be reaped. */
+  /** Is true when the process has ended and waits to be reaped. */
   readonly ended: boolean
-  /** Clock ticks from boot to its start. */
+  /** Holds clock ticks from boot to its start. */
   readonly started: string | undefined
 }
 
@@ -69,18 +69,18 @@ export async function isSameProcess(pid: number, identity: string | undefined): 
   }
 }
 
-/** The result of a program that has run. */
+/** Reports the result of a program that has run. */
 export interface CommandResult {
-  /** Undefined when a signal or the time-out ended the program. */
+  /** Is undefined when a signal or the time-out ended the program. */
   readonly exitCode: number | undefined
   readonly stdout: string
   readonly stderr: string
 }
 
 interface CommandOptions {
-  /** Text for the program's stdin, which is empty by default. */
+  /** Holds the text for the program's stdin, which is empty by default. */
   readonly input?: string
-  /** Time after which the program is ended together with all that it has started, ms. */
+  /** Sets the time after which the program is ended together with all that it has started, ms. */
   readonly timeoutMs: number
   /** Variables to add to the environment of this process. */
   readonly env?: Readonly<Record<string, string>>
@@ -183,8 +183,9 @@ export function quoteShellWord(text: string): string {
 }
 
 /**
- * The options for `spawn` that start a program in its own process group, so that it can be ended together with all that it has
- * started. Windows has no process groups: a detached program would open a window there, and `taskkill` finds the children anyway.
+ * Holds the options for `spawn` that start a program in its own process group, so that it can be ended together with all that it
+ * has started. Windows has no process groups: a detached program would open a window there, and `taskkill` finds the children
+ * anyway.
  */
 export const ownGroup = { detached: process.platform !== 'win32', windowsHide: true } as const
 
@@ -232,18 +233,18 @@ export function interruptGroups(): void {
   for (const pid of trackedGroups) signalGroup(pid, 'SIGINT')
 }
 
-/** The environment of a command: platform, variables, home folder and working folder. */
+/** Describes the environment of a command: platform, variables, home folder and working folder. */
 export interface CommandEnvironment {
-  /** A value of `process.platform`. */
+  /** Holds a value of `process.platform`. */
   platform: string
   env: Readonly<Record<string, string | undefined>>
-  /** The user's home folder. */
+  /** Names the user's home folder. */
   homedir: string
-  /** The folder that relative paths in `env` start from. */
+  /** Names the folder that relative paths in `env` start from. */
   cwd: string
   /**
-   * The original environment when mirror runs as root, which ignores paths that others can change. It only tells whose mirror the
-   * user may mean; no setting is read from it.
+   * Holds the original environment when mirror runs as root, which ignores paths that others can change. It only tells whose mirror
+   * the user may mean; no setting is read from it.
    */
   callers?: CommandEnvironment | undefined
 }

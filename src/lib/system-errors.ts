@@ -20,7 +20,10 @@ const partFailures: Record<Part, string> = {
   fetch: 'The mirror cannot send requests to upstreams',
   hash: 'The mirror cannot verify digests of downloads',
 }
-/** The time after which a failure that has not recurred counts as over, ms. A load peak exhausts descriptors and memory only briefly. */
+/**
+ * Sets the time after which a failure that has not recurred counts as over, ms. A load peak exhausts descriptors and memory only
+ * briefly.
+ */
 const expiryMs = { shortage: 30_000, other: 300_000 }
 const shortageCodes = /^(EMFILE|ENFILE|ENOMEM)$/
 /** Codes of failures of this process itself: no descriptor, no memory, a module or a thread that cannot be loaded. */
@@ -29,13 +32,13 @@ const processFaultCodes =
 
 /** Explains why the system refuses access to a file or folder. */
 interface FileFailure {
-  /** The file or folder of the failed call; undefined when the error does not name it. */
+  /** Names the file or folder of the failed call; undefined when the error does not name it. */
   readonly path: string | undefined
-  /** The reason as a clause: `it does not exist`. */
+  /** Holds the reason as a clause: `it does not exist`. */
   readonly why: string
   /** Commands that help, each with its purpose. Empty when only another file or folder helps. */
   readonly next: readonly string[]
-  /** The other user who owns the file or folder that denies the access. */
+  /** Names the user who owns the file or folder that denies the access. */
   readonly owner: string | undefined
 }
 

@@ -1,8 +1,11 @@
-/** One entry of a tar archive. A pax header carries paths (of more than about 255 bytes) and ids that do not fit the ustar header. */
+/**
+ * Describes one entry of a tar archive. A pax header carries paths (of more than about 255 bytes) and ids that do not fit the ustar
+ * header.
+ */
 export interface TarEntry {
-  /** A relative path with `/`. */
+  /** Holds a relative path with `/`. */
   readonly path: string
-  /** The permissions without the file type: 0o644. */
+  /** Holds the permissions without the file type: 0o644. */
   readonly mode: number
   readonly uid?: number
   readonly gid?: number
@@ -15,7 +18,7 @@ interface TarLink {
   readonly kind: 'link'
   readonly target: string
 }
-/** A file; `read` must yield exactly `size` bytes. */
+/** Describes a file; `read` must yield exactly `size` bytes. */
 interface TarFile {
   readonly kind: 'file'
   readonly size: number
@@ -29,7 +32,7 @@ export function toTarFile(content: string | Uint8Array): TarFile {
 }
 
 const blockBytes = 512
-/** The largest uid or gid that fits its field of the header. */
+/** Is the largest uid or gid that fits its field of the header. */
 const maxHeaderId = 0o7777777
 const typeFlag = { file: '0', link: '2', folder: '5', extended: 'x' } as const
 

@@ -90,9 +90,9 @@ interface WriteBehindOptions {
    */
   readonly write: () => Promise<void>
   readonly logger: Logger
-  /** The log message for a failed write: `could not save the statistics`. The next attempt follows within `everyMs`. */
+  /** Holds the log message for a failed write: `could not save the statistics`. The next attempt follows within `everyMs`. */
   readonly failure: string
-  /** The interval of writes without an `update`, ms. */
+  /** Sets the interval of writes without an `update`, ms. */
   readonly everyMs: number
 }
 

@@ -3,7 +3,10 @@ import { isObject, JsonError, readJson, readJsonObject } from '../lib/json.ts'
 import { type Digest, computeDigest, parseDigest } from './reference.ts'
 import { OciError } from './errors.ts'
 
-/** Media types of the OCI specification and of Docker v2. https://github.com/opencontainers/image-spec/blob/v1.1.1/media-types.md */
+/**
+ * Lists the media types of the OCI specification and of Docker v2.
+ * https://github.com/opencontainers/image-spec/blob/v1.1.1/media-types.md
+ */
 export const mediaType = {
   ociIndex: 'application/vnd.oci.image.index.v1+json',
   ociManifest: 'application/vnd.oci.image.manifest.v1+json',
@@ -16,7 +19,7 @@ export const mediaType = {
   octetStream: 'application/octet-stream',
 } as const
 
-/** The `Accept` header of manifest requests to upstreams: every current type, never schema 1. */
+/** Holds the `Accept` header of manifest requests to upstreams: every current type, never schema 1. */
 export const manifestAccept = [
   mediaType.ociIndex,
   mediaType.ociManifest,
@@ -25,20 +28,20 @@ export const manifestAccept = [
   'application/vnd.oci.artifact.manifest.v1+json',
 ].join(', ')
 
-/** Media types of an index. */
+/** Lists the media types of an index. */
 const indexTypes: readonly string[] = [mediaType.ociIndex, mediaType.dockerList]
-/** Media types of an image manifest, which names no other manifest. */
+/** Lists the media types of an image manifest, which names no other manifest. */
 export const imageTypes: readonly string[] = [mediaType.ociManifest, mediaType.dockerManifest]
 
 /**
- * The size limit of manifests, bytes: 4 MiB, which registries should accept and clients read (decision D4).
+ * Sets the size limit of manifests, bytes: 4 MiB, which registries should accept and clients read (decision D4).
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-manifests
  */
 export const maxManifestBytes = 4 * 1024 * 1024
 
-/** The largest content that is sent as a string, which is faster, bytes. Larger manifests are sent from disk. */
+/** Limits the content that is sent as a string, which is faster, bytes. Larger manifests are sent from disk. */
 export const maxStringBytes = 64 * 1024
-/** The most characters of a media type. https://www.rfc-editor.org/rfc/rfc6838#section-4.2 */
+/** Limits the characters of a media type. https://www.rfc-editor.org/rfc/rfc6838#section-4.2 */
 const maxMediaTypeLength = 255
 
 /** Checks whether a media type is one of a foreign layer, whose content a registry need not hold. The mirror does not fetch its `urls`. */
@@ -59,7 +62,7 @@ export function stripMediaType(contentType: string): string {
   return contentType.split(';', 1)[0]!.trim().toLowerCase()
 }
 
-/** A reference to content by its digest. https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md */
+/** Describes a reference to content by its digest. https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md */
 interface Descriptor {
   readonly mediaType: string
   readonly digest: Digest
@@ -67,7 +70,7 @@ interface Descriptor {
   readonly size: number
 }
 
-/** A descriptor in a manifest, with the endpoint that serves it: `/manifests/` or `/blobs/`. */
+/** Describes a descriptor in a manifest, with the endpoint that serves it: `/manifests/` or `/blobs/`. */
 export interface ManifestLink extends Descriptor {
   readonly kind: 'manifest' | 'blob'
 }
@@ -93,9 +96,9 @@ export class ImageContents {
   }
 }
 
-/** The parts of a manifest that the cache needs. */
+/** Holds the parts of a manifest that the cache needs. */
 export interface ManifestOutline {
-  /** The type to serve it with: the upstream's, or the manifest's own when the upstream's is not a manifest type. */
+  /** Holds the type to serve it with: the upstream's, or the manifest's own when the upstream's is not a manifest type. */
   readonly mediaType: string
   readonly links: readonly ManifestLink[]
 }
@@ -200,12 +203,12 @@ export function toArtifactTypeKey(type: string): string {
   return type.length <= maxMediaTypeLength ? type : computeDigest(Buffer.from(type))
 }
 
-/** The parts of a pushed manifest that the registry stores. */
+/** Holds the parts of a pushed manifest that the registry stores. */
 export interface ReadManifest {
   readonly mediaType: string
   readonly links: readonly ManifestLink[]
   readonly subject: Digest | undefined
-  /** The artifact type for lists of referrers: `artifactType`, or the media type of the config. */
+  /** Holds the artifact type for lists of referrers: `artifactType`, or the media type of the config. */
   readonly artifactType: string | undefined
   readonly annotations: Readonly<Record<string, string>> | undefined
 }
@@ -309,11 +312,11 @@ function createInvalidError(why: string): OciError {
   return new OciError('MANIFEST_INVALID', 400, `The manifest is not valid. ${why}`)
 }
 
-/** Content that is small enough to keep in memory. */
+/** Holds content that is small enough to keep in memory. */
 export interface SmallContent {
   /** Bytes. */
   readonly size: number
-  /** The bytes; short content as a latin1 string, which is sent together with the response head in one write. */
+  /** Holds the bytes; short content as a latin1 string, which is sent together with the response head in one write. */
   readonly body: string | Uint8Array
 }
 

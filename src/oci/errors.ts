@@ -1,7 +1,8 @@
 import { redact } from '../lib/logger.ts'
 
 /**
- * Error codes of the distribution specification, and two more (UNAVAILABLE, UNKNOWN) for 5xx responses, for which it has none.
+ * Lists the error codes of the distribution specification, and two more (UNAVAILABLE, UNKNOWN) for 5xx responses, for which it has
+ * none.
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes
  */
 export type OciErrorCode =
@@ -22,12 +23,12 @@ export type OciErrorCode =
   | 'UNAVAILABLE'
   | 'UNKNOWN'
 
-/** A failure to report to the client as an HTTP status and the specification's JSON body. */
+/** Reports a failure to the client as an HTTP status and the specification's JSON body. */
 export class OciError extends Error {
   override name = 'OciError'
   readonly code: OciErrorCode
   readonly status: number
-  /** Extra response headers, lower-case names (`retry-after`, `content-range` …). */
+  /** Holds extra response headers, lower-case names (`retry-after`, `content-range` …). */
   readonly headers: Readonly<Record<string, string>>
 
   constructor(code: OciErrorCode, status: number, message: string, headers: Record<string, string> = {}) {

@@ -1,13 +1,13 @@
 const token = /[!#$%&'*+.^_`|~0-9A-Za-z-]+/y
 const parameter = /\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))\s*/y
 
-/** The positions of the first and the last byte, both inclusive. */
+/** Holds the positions of the first and the last byte, both inclusive. */
 export interface ByteRange {
   readonly start: number
   readonly end: number
 }
 
-/** One authentication challenge of a `WWW-Authenticate` header; the scheme in lower case. */
+/** Describes one authentication challenge of a `WWW-Authenticate` header; the scheme in lower case. */
 interface Challenge {
   readonly scheme: string
   readonly parameters: ReadonlyMap<string, string>

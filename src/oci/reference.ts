@@ -59,7 +59,7 @@ export function computeDigest(bytes: Uint8Array, algorithm: DigestAlgorithm = 's
 const tagPattern = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/
 const hostLabel = /^[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?$/
 
-/** The most characters of a repository name. Clients allow 255 for the name together with its registry. */
+/** Limits the characters of a repository name. Clients allow 255 for the name together with its registry. */
 const maxNameLength = 255
 
 /**
@@ -121,7 +121,7 @@ export function formatUpstreamSetting(...hosts: string[]): string {
   return `upstreams: {${keys.map((key) => `${key}: {}`).join(', ')}}`
 }
 
-/** The last segment of a `/manifests/` URL: a mutable tag or an immutable digest. */
+/** Holds the last segment of a `/manifests/` URL: a mutable tag or an immutable digest. */
 export type Reference =
   | { readonly kind: 'tag'; readonly tag: string }
   | { readonly kind: 'digest'; readonly digest: Digest }

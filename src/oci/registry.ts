@@ -3,22 +3,22 @@ import type { Digest, DigestAlgorithm, Reference } from './reference.ts'
 import type { ByteRange } from './headers.ts'
 import type { Page, Repository } from './route.ts'
 
-/** The client's part of a request that a registry needs. */
+/** Holds the client's part of a request that a registry needs. */
 export interface Caller {
   readonly access: Access
   /** Identifies the client for counting pulls: its address and user agent. */
   readonly client: string
   /** `Cache-Control: no-cache`: revalidate with the upstream at once. */
   readonly noCache: boolean
-  /** A HEAD request: it needs no body and must not start a download. */
+  /** Is true for a HEAD request: it needs no body and must not start a download. */
   readonly head: boolean
-  /** A GET with a `Range`. */
+  /** Is true for a GET with a `Range`. */
   readonly part: boolean
   /** Provides a signal that aborts when the client disconnects early. The signal is created on access, because few requests need it. */
   readonly clientAbort?: { readonly signal: AbortSignal } | undefined
 }
 
-/** Read access to repositories. Throws an `OciError` for each failure that the client must see. */
+/** Gives read access to repositories. Throws an `OciError` for each failure that the client must see. */
 export interface Registry {
   manifest(repository: Repository, reference: Reference, caller: Caller): Promise<ManifestResponse>
   blob(repository: Repository, digest: Digest, caller: Caller): Promise<BlobResponse>
@@ -33,12 +33,12 @@ export interface Registry {
   catalog(registry: string | undefined, page: Page, caller: Caller): Promise<ListResponse>
 }
 
-/** The origin of a response, in the terms of RFC 9211, for `Cache-Status` and the statistics. */
+/** Describes the origin of a response, in the terms of RFC 9211, for `Cache-Status` and the statistics. */
 export interface Provenance {
-  /** The upstream's name for `OCI-Namespace`; undefined for content without an upstream. */
+  /** Names the upstream for `OCI-Namespace`; undefined for content without an upstream. */
   readonly registry: string | undefined
   readonly outcome: 'hit' | 'revalidated' | 'stale' | 'miss' | 'collapsed' | 'passed' | 'own'
-  /** The value of the `Cache-Status` header; undefined when no cache is involved. */
+  /** Holds the value of the `Cache-Status` header; undefined when no cache is involved. */
   readonly cacheStatus: string | undefined
   /** Marks the response about a probe image, which the mirror itself offers to check a client. It is not counted. */
   isProbe?: true
@@ -49,9 +49,9 @@ export interface ManifestResponse {
   readonly mediaType: string
   /** Bytes; undefined only when an upstream's HEAD response has no size. */
   readonly size: number | undefined
-  /** Undefined for a HEAD of a manifest that is not stored, and for a manifest too large for memory. */
+  /** Is undefined for a HEAD of a manifest that is not stored, and for a manifest too large for memory. */
   readonly body: SmallContent | undefined
-  /** The manifest on disk, when it is too large for memory. */
+  /** Holds the manifest on disk, when it is too large for memory. */
   readonly stored?: StoredManifest | undefined
   readonly provenance: Provenance
 }
@@ -70,11 +70,11 @@ export type BlobBody =
   | { readonly kind: 'arriving'; readonly download: ArrivingBlob }
   | { readonly kind: 'none' }
 
-/** A blob whose download is still running. Followers read the bytes as they arrive. */
+/** Describes a blob whose download is still running. Followers read the bytes as they arrive. */
 export interface ArrivingBlob {
   /** Bytes of the whole blob; undefined until the upstream sends the size, or until the download is complete and verified. */
   readonly size: number | undefined
-  /** True when the download has a follower. */
+  /** Is true when the download has a follower. */
   readonly isFollowed: boolean
   /** Creates a follower from `start` to the end of the portion. The caller must close it. */
   follow(start: number, portion?: Portion): Follower
@@ -83,14 +83,14 @@ export interface ArrivingBlob {
 export interface ListResponse {
   readonly contentType: string
   readonly bytes: Uint8Array<ArrayBuffer>
-  /** The query of the next page, for a `Link` header. */
+  /** Holds the query of the next page, for a `Link` header. */
   readonly next: string | undefined
   readonly filtersApplied?: string | undefined
   readonly provenance: Provenance
 }
 
 /**
- * A registry that accepts pushes. It acknowledges a push when the content is on disk, and keeps it until a client deletes it. Throws an
+ * Accepts pushes. It acknowledges a push when the content is on disk, and keeps it until a client deletes it. Throws an
  * `OciError` for each failure that the client must see. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#push
  */
 export interface PushRegistry extends Registry {
@@ -117,7 +117,7 @@ export interface PushRegistry extends Registry {
   deleteBlob(repository: Repository, digest: Digest): Promise<void>
 }
 
-/** The authenticated user; undefined without authentication. */
+/** Names the authenticated user; undefined without authentication. */
 export type User = string | undefined
 
 /** Identifies an upload. Only the user who started it can access it. */
@@ -128,28 +128,28 @@ export interface UploadName {
 
 export interface UploadState {
   readonly id: string
-  /** Bytes received so far. */
+  /** Counts the bytes received so far. */
   readonly size: number
 }
 
-/** A part of a blob as it arrives. */
+/** Describes a part of a blob as it arrives. */
 export interface UploadChunk {
-  /** The position of the chunk according to the client; undefined when the client sent none. */
+  /** Holds the position of the chunk according to the client; undefined when the client sent none. */
   readonly start: number | undefined
   readonly bytes: AsyncIterable<Uint8Array>
 }
 
 export interface PushedBody {
-  /** The Content-Type without parameters; undefined when the client sent none. */
+  /** Holds the Content-Type without parameters; undefined when the client sent none. */
   readonly mediaType: string | undefined
   readonly bytes: Uint8Array
-  /** Additional tags of a push by digest. */
+  /** Lists additional tags of a push by digest. */
   readonly tags: readonly string[]
 }
 
 export interface ManifestPushed {
   readonly digest: Digest
-  /** The digest of the manifest's `subject`. */
+  /** Holds the digest of the manifest's `subject`. */
   readonly subject: Digest | undefined
 }
 
@@ -157,14 +157,17 @@ export interface OpenBlob {
   readonly digest: Digest
   /** Bytes. */
   readonly size: number
-  /** The file descriptor, for sendfile. */
+  /** Holds the file descriptor, for sendfile. */
   readonly fd: number
   /** Reads into the buffer from a position. Returns the number of bytes read, 0 at the end. */
   read(buffer: Uint8Array, position: number): Promise<number>
   close(): Promise<void>
 }
 
-/** A manifest that is too large to keep in memory. It is sent from disk like a blob, and read as a whole only within the body memory. */
+/**
+ * Describes a manifest that is too large to keep in memory. It is sent from disk like a blob, and read as a whole only within the
+ * body memory.
+ */
 export interface StoredManifest {
   /** Opens the manifest for sending; undefined when it was removed meanwhile. */
   open(): Promise<OpenBlob | undefined>
@@ -174,7 +177,7 @@ export interface StoredManifest {
   links(): Promise<readonly ManifestLink[]>
 }
 
-/** True when requests to the upstream use the configured credential or none. */
+/** Says whether requests to the upstream use the configured credential or none. */
 export type Access = 'credentialed' | 'anonymous'
 
 declare const identityBrand: unique symbol
@@ -190,10 +193,10 @@ export function parseIdentity(text: string): Identity {
   return text as Identity
 }
 
-/** The identity of a request without a credential: every caller may see its answer. */
+/** Identifies a request without a credential: every caller may see its answer. */
 export const anonymousIdentity = parseIdentity('anonymous')
 
-/** One client's reader of a download, with its own position and end. */
+/** Describes one client's reader of a download, with its own position and end. */
 export interface Follower {
   /**
    * Returns the next bytes as soon as they may be sent; undefined at the end. Holds back the last 32 KiB of the portion until the
@@ -204,14 +207,14 @@ export interface Follower {
   close(): void
 }
 
-/** Bytes that have arrived: a range of the growing file, or bytes in memory that could not be written to disk. */
+/** Describes bytes that have arrived: a range of the growing file, or bytes in memory that could not be written to disk. */
 export type Piece =
   | { readonly kind: 'file'; readonly file: OpenBlob; readonly range: ByteRange }
   | { readonly kind: 'memory'; readonly bytes: Uint8Array }
 
-/** The part of a blob that a follower reads. */
+/** Describes the part of a blob that a follower reads. */
 export interface Portion {
-  /** The position after the last byte; undefined for the end of the blob. */
+  /** Holds the position after the last byte; undefined for the end of the blob. */
   readonly end?: number | undefined
   /** Sends nothing before the digest is verified, for a response whose truncation the client cannot detect. */
   readonly isAllOrNothing?: boolean

@@ -11,15 +11,17 @@ import {
 import { OciError } from './errors.ts'
 import { removeNamespace } from './headers.ts'
 
-/** A repository as the request names it. `registry` is undefined when the request names none. */
+/** Describes a repository as the request names it. `registry` is undefined when the request names none. */
 export interface Repository {
   readonly registry: string | undefined
   readonly name: string
-  /** True when `?ns=` names the registry, as clients send it that are configured to mirror any registry. */
+  /** Is true when `?ns=` names the registry, as clients send it that are configured to mirror any registry. */
   readonly byNamespace: boolean
 }
 
-/** A parsed URL of a registry request. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#endpoints */
+/**
+ * Describes a parsed URL of a registry request. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#endpoints
+ */
 export type Route =
   | { readonly kind: 'base' }
   | { readonly kind: 'catalog'; readonly registry: string | undefined; readonly page: Page }
@@ -35,15 +37,15 @@ export type Route =
   | ({ readonly kind: 'uploads'; readonly wanted: UploadQuery } & Repository)
   | ({ readonly kind: 'upload'; readonly id: string; readonly wanted: UploadQuery } & Repository)
 
-/** The raw paging parameters of a list request. The list interprets them. */
+/** Holds the raw paging parameters of a list request. The list interprets them. */
 export interface Page {
   readonly n: string | undefined
   readonly last: string | undefined
-  /** The whole query without `ns`, because registries may page by their own parameters. */
+  /** Holds the whole query without `ns`, because registries may page by their own parameters. */
   readonly query: string
 }
 
-/** The raw query parameters of a push. Only the push registry interprets them. */
+/** Holds the raw query parameters of a push. Only the push registry interprets them. */
 interface UploadQuery {
   readonly digest: string | undefined
   readonly algorithm: string | undefined
@@ -52,8 +54,8 @@ interface UploadQuery {
 }
 
 /**
- * The way a listener addresses repositories. `proxy` accepts five forms: `?ns=`, a first segment that is a registry (`host_port` for
- * `host:port`), `upstream/<registry>/`, `/<registry>/v2/`, and none of them. `plain` uses names unchanged.
+ * Distinguishes the ways a listener addresses repositories. `proxy` accepts five forms: `?ns=`, a first segment that is a registry
+ * (`host_port` for `host:port`), `upstream/<registry>/`, `/<registry>/v2/`, and none of them. `plain` uses names unchanged.
  */
 export type Addressing = 'proxy' | 'plain'
 

@@ -15,19 +15,19 @@ const maxRemembered = 1000
 /** Characters: Base64 of about 3 KB. bcrypt uses the first 72 bytes of a password. */
 const maxHeaderLength = 4096
 const maxFileBytes = 1024 * 1024
-/** The highest accepted bcrypt cost. A comparison of cost 16 takes seconds, and each step doubles it, so that 31 takes days. */
+/** Limits the accepted bcrypt cost. A comparison of cost 16 takes seconds, and each step doubles it, so that 31 takes days. */
 const maxCost = 16
 const defaultCost = 10
 const bcryptEntry = /^\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}$/
 
-/** A cached result of bcrypt, which is slow on purpose, while a push is many requests. */
+/** Describes a cached result of bcrypt, which is slow on purpose, while a push is many requests. */
 interface CachedResult {
   readonly isGood: boolean
   /** Monotonic ms. */
   readonly until: number
 }
 
-/** Basic authentication. https://www.rfc-editor.org/rfc/rfc7617 */
+/** Provides Basic authentication. https://www.rfc-editor.org/rfc/rfc7617 */
 export type BasicAuth = Awaited<ReturnType<typeof createBasicAuth>>
 
 /** Creates the authentication against an htpasswd file of bcrypt entries. Throws MirrorError for a file that cannot be used. */
@@ -122,7 +122,7 @@ type Users = ReturnType<typeof parsePasswordFile>
 export async function openPasswordFile(path: string, logger: Logger) {
   let version = await getFileVersion(path)
   let users: Users | UnusablePasswordFile = await readPasswordFile(path)
-  /** True if reading this version failed, so that it has to be read again. */
+  /** Is true if reading this version failed, so that it has to be read again. */
   let isUnread = false
   let reading: Promise<void> | undefined
 

@@ -6,26 +6,31 @@ import { OciError } from '../oci/errors.ts'
 import { PipelineBudget, type Connection, CountedConnection, discardInput, isDiscarding } from './connection.ts'
 import { formatErrorResponse } from './respond.ts'
 
-/** Idle time after which a connection yields to a request. A client in the middle of a pull sends its next request sooner. */
+/**
+ * Sets the idle time after which a connection yields to a request. A client in the middle of a pull sends its next request sooner.
+ */
 const minIdleMs = 1000
-/** Maximum wait of a connection beyond the limit for its request. */
+/** Limits the wait of a connection beyond the limit for its request. */
 const maxWaitMs = 1000
-/** Minimum time between two log lines about refused connections. */
+/** Sets the minimum time between two log lines about refused connections. */
 const warnIntervalMs = 10_000
 
-/** A group of connections with one limit: `clients` for the cache and the registry on all addresses, `admin` for the admin listener. */
+/**
+ * Names a group of connections with one limit: `clients` for the cache and the registry on all addresses, `admin` for the admin
+ * listener.
+ */
 export type Share = 'clients' | 'admin'
 
 interface Admission {
   readonly share: Share
-  /** True if the connection begins with a TLS handshake. */
+  /** Is true if the connection begins with a TLS handshake. */
   readonly isSecure: boolean
 }
 
 interface ConnectionBudgetOptions {
-  /** Maximum connections, by share. */
+  /** Limits the connections, by share. */
   readonly limits: Readonly<Record<Share, number>>
-  /** Maximum connections beyond the limits that wait at a time: for their request, or for their client to read the 503. */
+  /** Limits the connections beyond `limits` that wait at a time: for their request, or for their client to read the 503. */
   readonly refusals: number
   readonly logger?: Logger
 }

@@ -5,17 +5,17 @@ import type { TLSSocket } from 'node:tls'
 import { normalizeAddress } from '../lib/network.ts'
 import { SecureResponse } from './request-guard.ts'
 
-/** Maximum pending requests of one connection. */
+/** Limits the pending requests of one connection. */
 const maxPipelined = 100
-/** Memory for pipelined requests of all connections, bytes. Registry clients pipeline at most one request. */
+/** Limits the memory for pipelined requests of all connections, bytes. Registry clients pipeline at most one request. */
 const maxPipelinedBytes = 4 * 1024 * 1024
-/** Memory of a request without its head, bytes. */
+/** Estimates the memory of a request without its head, bytes. */
 const requestBytes = 4096
 /** Times of nginx's `lingering_time` and `lingering_timeout`. */
 const defaultLimits: DiscardLimits = { bytes: 64 * 1024 * 1024, total: 30_000, silence: 5000 }
 const discarding = new WeakSet<Duplex>()
 
-/** An accepted connection and its requests. */
+/** Describes an accepted connection and its requests. */
 export interface Connection {
   readonly socket: Socket
   /** Requests without a complete response. */
@@ -31,7 +31,7 @@ export interface Connection {
 
 type RequestHead = Pick<IncomingMessage, 'url' | 'rawHeaders'>
 
-/** The memory budget for pipelined requests. */
+/** Limits the memory for pipelined requests. */
 export class PipelineBudget {
   #usedBytes = 0
 
@@ -48,20 +48,20 @@ export class PipelineBudget {
 
 interface PendingRequest {
   readonly start: () => void
-  /** The request's share of the budget for pipelined requests. */
+  /** Holds the request's share of the budget for pipelined requests. */
   aheadBytes: number
 }
 
-/** A connection that counts for a budget. */
+/** Represents a connection that counts for a budget. */
 export class CountedConnection implements Connection {
   readonly socket: Socket
   readonly isSecure: boolean
-  /** Idle connections, the longest idle first. */
+  /** Lists idle connections, the longest idle first. */
   readonly #idle: Set<CountedConnection>
   readonly #ahead: PipelineBudget
-  /** The request that is being answered, and the pipelined ones behind it. */
+  /** Holds the request that is being answered, and the pipelined ones behind it. */
   readonly #requests: PendingRequest[] = []
-  /** Start of the idle time, `performance.now()`. */
+  /** Holds the start of the idle time, `performance.now()`. */
   idleSince = performance.now()
 
   constructor(
@@ -121,7 +121,7 @@ function estimateHeadLength({ url = '', rawHeaders }: RequestHead): number {
 }
 
 interface ServeOptions {
-  /** True if the server's requests have other sockets than the accepted ones, because it speaks TLS. */
+  /** Is true if the server's requests have other sockets than the accepted ones, because it speaks TLS. */
   readonly isSecure: boolean
   /** Admits or refuses an accepted connection before anything is read from it. Calls `serve` with an admitted one, at once or later. */
   readonly admit: (socket: Socket, serve: (connection: Connection) => void) => void
@@ -134,7 +134,7 @@ export function serveConnections(server: Server, { isSecure, admit, handle }: Se
   const open = new Map<Duplex, Connection>()
   /** Connections of a TLS listener, whose requests have other sockets than the accepted ones. */
   const byEndpoints = new Map<string, Connection>()
-  /** Accepted sockets, admitted or not. */
+  /** Lists accepted sockets, admitted or not. */
   const accepted = new Set<Socket>()
   const serve = (connection: Connection) => {
     const { socket } = connection
@@ -199,9 +199,9 @@ function getEndpoints({ localAddress, remoteAddress, remotePort }: Socket): stri
 /** Limits for input that arrives after the response. */
 export interface DiscardLimits {
   readonly bytes: number
-  /** Total time until the connection is closed, ms. */
+  /** Limits the total time until the connection is closed, ms. */
   readonly total: number
-  /** Time without a byte until the connection is closed, ms. */
+  /** Limits the time without a byte until the connection is closed, ms. */
   readonly silence: number
 }
 
@@ -248,9 +248,9 @@ export function discardInput(
 }
 
 /**
- * The response class of all listeners. A response may be sent before its request has arrived: 401, 413, 429, 503 and others. The rest of
- * the body is dropped then, and only after that the connection is closed or accepts the next request. A client that waits for the end
- * of the connection sees it at once, because the sending side is closed with the response.
+ * Is the response class of all listeners. A response may be sent before its request has arrived: 401, 413, 429, 503 and others. The
+ * rest of the body is dropped then, and only after that the connection is closed or accepts the next request. A client that waits
+ * for the end of the connection sees it at once, because the sending side is closed with the response.
  */
 export class LingeringResponse extends SecureResponse {
   /** Announces the end of the connection where the body is longer than the limit for dropped input. */

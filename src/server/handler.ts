@@ -21,30 +21,30 @@ import type { Transferred, TransferLog } from './transfer-log.ts'
 interface HandleOptions {
   readonly registry: Registry
   readonly addressing: Addressing
-  /** The access of this listener's clients. */
+  /** Holds the access of this listener's clients. */
   readonly access: Caller['access']
   readonly guard: HostGuard
-  /** Undefined for a registry that is not a cache. */
+  /** Is undefined for a registry that is not a cache. */
   readonly stats: Stats | undefined
-  /** Undefined for a registry that is read-only. */
+  /** Is undefined for a registry that is read-only. */
   readonly push?: PushOptions | undefined
   readonly sending: BlobSender
-  /** The upstream of requests that name none; undefined where repositories belong to no upstream. */
+  /** Names the upstream of requests that name none; undefined where repositories belong to no upstream. */
   readonly defaultRegistry: string | undefined
   readonly transfers: TransferLog
   readonly logger: Logger
 }
 
-/** The result of a request, for the statistics and the log. */
+/** Describes the result of a request, for the statistics and the log. */
 interface Sent {
   readonly bytes: number
   readonly provenance?: Provenance
   readonly manifest?: ManifestResponse
-  /** The digest of a manifest that was received. */
+  /** Holds the digest of a manifest that was received. */
   readonly pushed?: Digest | undefined
 }
 
-/** The state of a request that is being answered. */
+/** Describes the state of a request that is being answered. */
 interface RequestState {
   route: Route | undefined
   /** Reports the end of the request to the transfer log; undefined for a request that is not part of a transfer. */
@@ -161,9 +161,9 @@ async function handle(
 
 interface AccessLogEntry {
   readonly listener: 'cache' | 'registry'
-  /** Undefined for a URL that is not part of the registry API. */
+  /** Is undefined for a URL that is not part of the registry API. */
   readonly route: Route | undefined
-  /** The result of `getRepositoryName`. */
+  /** Holds the result of `getRepositoryName`. */
   readonly repository: string | undefined
   readonly status: number
   readonly bytes: number

@@ -18,16 +18,16 @@ const backlog = 4096
 
 export interface ListenOptions {
   readonly host: string
-  /** The port; 0 chooses a free one. */
+  /** Sets the port; 0 chooses a free one. */
   readonly port: number
-  /** PEM texts. */
+  /** Holds PEM texts. */
   readonly tls?: { readonly cert: string; readonly key: string } | undefined
   /** Limits the connections of all listeners of the process; no limit when absent. */
   readonly connections?: ConnectionBudget | undefined
-  /** The share that this listener's connections count for; default: `clients`. */
+  /** Names the share that this listener's connections count for; default: `clients`. */
   readonly share?: Share | undefined
   readonly logger?: Logger | undefined
-  /** Called with the server as soon as it listens. */
+  /** Is called with the server as soon as it listens. */
   readonly prepare?: ((server: Server) => void) | undefined
 }
 
@@ -40,7 +40,7 @@ export interface Listener {
   close(graceMilliseconds: number): Promise<void>
 }
 
-/** A failure to listen: the port is in use, or the machine does not have the address. */
+/** Reports a failure to listen: the port is in use, or the machine does not have the address. */
 export class ListenError extends MirrorError {
   override name = 'ListenError'
   readonly host: string

@@ -7,20 +7,20 @@ import { OciError } from '../oci/errors.ts'
 /** Comparisons that wait behind the running one. */
 const maxWaiting = 8
 
-/** A comparison of a password that a request waits for. */
+/** Describes a comparison of a password that a request waits for. */
 export interface PasswordCheck {
-  /** Equal for requests with the same credential, which share one comparison. */
+  /** Is equal for requests with the same credential, which share one comparison. */
   readonly key: string
   readonly address: string
   readonly user: string
   readonly password: string
   readonly hash: string
-  /** True if the same credential was found to be valid before. */
+  /** Is true if the same credential was found to be valid before. */
   readonly isTrusted: boolean
 }
 
 interface Job extends PasswordCheck {
-  /** The requests that wait for the result; empty after their clients disconnected. */
+  /** Holds the requests that wait for the result; empty after their clients disconnected. */
   readonly waiters: Set<{
     readonly resolve: (isSame: boolean) => void
     readonly reject: (reason: unknown) => void
@@ -36,14 +36,14 @@ export class PasswordQueue {
   #waiting: Job[] = []
   #running: Job | undefined
   #last: PasswordCheck | undefined
-  /** Duration of the last comparison, ms. */
+  /** Holds the duration of the last comparison, ms. */
   #milliseconds = 100
 
   constructor(compare: (password: string, hash: string) => Promise<boolean>) {
     this.#compare = compare
   }
 
-  /** Number of comparisons that wait. */
+  /** Returns the number of comparisons that wait. */
   get waiting(): number {
     return this.#waiting.length
   }

@@ -10,30 +10,30 @@ import { readBody, withSmallBody } from './request-body.ts'
 import { sendEmpty } from './respond.ts'
 
 const maxTags = 100
-/** The chunk size in bytes below which the request itself costs most. Smaller chunks are accepted too. */
+/** Sets the chunk size in bytes below which the request itself costs most. Smaller chunks are accepted too. */
 const minUsefulChunkBytes = 1024 * 1024
 
 export interface PushOptions {
   readonly registry: PushRegistry
-  /** True if clients may delete. */
+  /** Is true if clients may delete. */
   readonly deletes: boolean
-  /** A client that sends no bytes of its body for so long is disconnected; ms. */
+  /** Limits the time without a byte of a body, after which the client is disconnected, ms. */
   readonly idle: number
-  /** Undefined when no client needs to log in. */
+  /** Is undefined when no client needs to log in. */
   readonly authorize: BasicAuth['authorize'] | undefined
   /** Returns whether a client may push and delete, by its connection and its Host header; undefined when every client may. */
   readonly mayWrite?: ((connection: ConnectionEndpoints, host: string | undefined) => boolean) | undefined
 }
 
-/** The addresses of both ends of a connection, as `net.Socket` has them. */
+/** Describes the addresses of both ends of a connection, as `net.Socket` has them. */
 export interface ConnectionEndpoints {
   readonly remoteAddress?: string | undefined
   readonly localAddress?: string | undefined
 }
 
-/** The result of a push request. */
+/** Describes the result of a push request. */
 interface PushResult {
-  /** The digest of the manifest that was pushed. */
+  /** Holds the digest of the manifest that was pushed. */
   readonly manifest?: Digest
 }
 
@@ -121,7 +121,7 @@ function pullOnly(): OciError {
 
 interface UploadOptions {
   readonly registry: PushRegistry
-  /** A client that sends no bytes of its body for so long is disconnected; ms. */
+  /** Limits the time without a byte of a body, after which the client is disconnected, ms. */
   readonly idle: number
   readonly user: User
 }

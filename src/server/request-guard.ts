@@ -138,11 +138,11 @@ export function refuseOtherSites({ headers, method }: BrowserRequest): void {
   if (isOtherSite || isOtherOrigin) throw new OciError('DENIED', 403, 'Requests by pages of other sites are refused.')
 }
 
-/** The same headers as lines of a head, for responses that are written to a socket directly. */
+/** Holds the same headers as lines of a head, for responses that are written to a socket directly. */
 export const securityHeaderLines = entries.map(([name, value]) => `${name}: ${value}\r\n`).join('')
 
 /**
- * A response that adds the security headers to every head, also to those that Node writes itself. A handler that needs another value sets
+ * Adds the security headers to every head, also to those that Node writes itself. A handler that needs another value sets
  * that header itself. `writeHead` completes the headers that it is given.
  */
 export class SecureResponse extends ServerResponse {

@@ -9,17 +9,17 @@ import type { ClientAbort } from './connection.ts'
 import { securityHeaderLines } from './request-guard.ts'
 import { type BlobSender, waitForTurn, writeChunk } from './send/send-blob.ts'
 
-/** The header of every registry response; every listener adds its security headers too (`SecureResponse`). */
+/** Holds the header of every registry response; every listener adds its security headers too (`SecureResponse`). */
 export const commonHeaders = { 'docker-distribution-api-version': 'registry/2.0' } as const
 
-/** A body up to this size is sent at once, and its memory is not counted. */
+/** Limits the size of a body that is sent at once, and whose memory is not counted. */
 const smallBytes = 64 * 1024
 /** Bytes per write. */
 const chunkBytes = 128 * 1024
 
 /**
- * Response headers under construction. They are assigned one by one, because spreading objects makes several times the work for the
- * garbage collector of Node 20, and doubles the memory of the process.
+ * Holds response headers under construction. They are assigned one by one, because spreading objects makes several times the work
+ * for the garbage collector of Node 20, and doubles the memory of the process.
  */
 export type ResponseHeaders = Record<string, string | number>
 
@@ -179,7 +179,7 @@ export async function sendLarge(
   }
 }
 
-/** Bytes of the bodies that wait for a reservation. They are limited, because they are in memory already. */
+/** Counts the bytes of the bodies that wait for a reservation. They are limited, because they are in memory already. */
 let waitingBytes = 0
 
 /** Reserves memory of the budget. Throws a BudgetError at once while bodies of the budget's size are waiting. */

@@ -4,7 +4,7 @@ import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import type { Provenance } from '../oci/registry.ts'
 
-/** Interval at which quiet transfers are looked for. */
+/** Sets the interval at which quiet transfers are looked for. */
 const pollMs = 250
 /** Clients and repositories that are remembered at a time. */
 const maxActivities = 1000
@@ -12,27 +12,27 @@ const maxActivities = 1000
 const maxHeads = 20
 /** Digests and pulls that all activities remember, about 10 MB. They are limited, because a manifest may name any number. */
 const maxRemembered = 200_000
-/** A pull ends when its client sends no request for so long: clients skip the layers that they have. */
+/** Ends a pull whose client sends no request for so long, ms: clients skip the layers that they have. */
 const idleMs = 3000
-/** The same for a pull whose blobs were all sent. */
+/** Ends, in the same way, a pull whose blobs were all sent. */
 const completeIdleMs = 250
 
-/** A client and the repository that it pulls from or pushes to. */
+/** Describes a client and the repository that it pulls from or pushes to. */
 interface Peer {
   readonly listener: 'cache' | 'registry'
-  /** The client's address. */
+  /** Holds the client's address. */
   readonly client: string
   readonly agent: string | undefined
   /** `docker.io/library/redis`, or `app` on the registry. */
   readonly repository: string
 }
 
-/** The contribution of a finished request to a pull or push. */
+/** Describes the contribution of a finished request to a pull or push. */
 export type Transferred =
   | { readonly kind: 'head'; readonly tag: string; readonly digest: Digest }
   | {
       readonly kind: 'manifest'
-      /** Undefined for a request by digest. */
+      /** Is undefined for a request by digest. */
       readonly tag: string | undefined
       readonly digest: Digest
       readonly links: readonly ManifestLink[]
@@ -41,10 +41,10 @@ export type Transferred =
     }
   | { readonly kind: 'blob'; readonly digest: Digest; readonly bytes: number; readonly outcome: Provenance['outcome'] }
   | { readonly kind: 'failed'; readonly digest: Digest | undefined }
-  /** The client sent a part of a blob. */
+  /** Means that the client sent a part of a blob. */
   | { readonly kind: 'received'; readonly bytes: number }
   | { readonly kind: 'pushed-blob'; readonly digest: Digest; readonly bytes: number }
-  /** The registry has the blob already: the client sent a HEAD, or mounted it. */
+  /** Means that the registry has the blob already: the client sent a HEAD, or mounted it. */
   | { readonly kind: 'existing-blob'; readonly digest: Digest }
   | {
       readonly kind: 'pushed-manifest'
@@ -54,7 +54,7 @@ export type Transferred =
     }
   | { readonly kind: 'other' }
 
-/** The requests of one pull or push. */
+/** Describes the requests of one pull or push. */
 interface Transfer {
   tag: string | undefined
   digest: Digest | undefined
@@ -83,7 +83,7 @@ interface Push extends Transfer {
   manifests: number
 }
 
-/** The current pulls and the push of one client in one repository. */
+/** Describes the current pulls and the push of one client in one repository. */
 interface Activity {
   readonly peer: Peer
   readonly startedAt: number
@@ -94,7 +94,7 @@ interface Activity {
   readonly heads: Map<Digest, { readonly tag: string; readonly at: number }>
   pulls: Pull[]
   push: Push | undefined
-  /** The last result of `countRemembered`. */
+  /** Holds the last result of `countRemembered`. */
   size: number
 }
 

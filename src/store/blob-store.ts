@@ -4,7 +4,7 @@ import { type Digest, type DigestAlgorithm, parseDigest } from '../oci/reference
 import type { OpenBlob } from '../oci/registry.ts'
 import type { StoreLayout } from './layout.ts'
 
-/** Content-addressed storage. Returns `undefined` for absent blobs, and throws disk failures as Node's system errors. */
+/** Stores content by its digest. Returns `undefined` for absent blobs, and throws disk failures as Node's system errors. */
 export interface BlobStore {
   /** Returns the size of a published blob, bytes. */
   stat(digest: Digest): Promise<number | undefined>
@@ -30,15 +30,15 @@ export interface BlobStore {
   entries(): Iterable<readonly [Digest, number]>
   /** Resolves when the scan of the disk at start is done. */
   readonly ready: Promise<void>
-  /** The total size and the number of published blobs. */
+  /** Holds the total size and the number of published blobs. */
   readonly usage: { readonly bytes: number; readonly blobs: number }
 }
 
 /** Writes a blob to a temp file, which can be read while it grows. */
 export interface BlobWriter {
-  /** Bytes written so far, without a gap. */
+  /** Counts the bytes written so far, without a gap. */
   readonly size: number
-  /** The file descriptor, for readers that read the file themselves. */
+  /** Holds the file descriptor, for readers that read the file themselves. */
   readonly fd: number
   /** Appends a chunk. Throws system errors such as ENOSPC; the file then has exactly `size` bytes. */
   write(chunk: Uint8Array): Promise<void>

@@ -6,7 +6,7 @@ import type { BlobWriter } from './blob-store.ts'
 const checkIntervalBytes = 8 * 1024 * 1024
 
 interface FileBlobWriterOptions {
-  /** The path of the temp file, in the store's file system. Must not exist. */
+  /** Holds the path of the temp file, in the store's file system. Must not exist. */
   readonly path: string
   /** Bytes to leave free on the disk. */
   readonly minFree: number

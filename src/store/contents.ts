@@ -8,13 +8,13 @@ import { createDigester, type Digest, getDigestAlgorithm } from '../oci/referenc
 import type { OpenBlob, StoredManifest } from '../oci/registry.ts'
 import type { BlobStore } from './blob-store.ts'
 
-/** The overhead of a cache entry, bytes. */
+/** Estimates the overhead of a cache entry, bytes. */
 const entryBytes = 256
 /** Bytes of memory per byte of a manifest: the bytes themselves, and the parsed JSON. */
 const bytesPerManifestByte = 2
 const stepBytes = 256 * 1024
 
-/** An LRU cache in memory of stored manifests and configs, each verified when it is loaded (decision D2). */
+/** Caches in memory, by least recent use, stored manifests and configs, each verified when it is loaded (decision D2). */
 export class SmallContents {
   readonly #blobs: Pick<BlobStore, 'read' | 'stat'>
   readonly #memory: LRUCache<Digest, SmallContent>
@@ -84,7 +84,7 @@ export function openStoredManifest(
   }
 }
 
-/** Files that this process has verified, by `identifyFile`. */
+/** Remembers files that this process has verified, by `identifyFile`. */
 const soundFiles = new LRUCache<string, true>({ max: 10_000 })
 const hashing = new SingleFlight<boolean>()
 

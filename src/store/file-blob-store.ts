@@ -15,7 +15,7 @@ import { makeStoreFolders, type StoreLayout } from './layout.ts'
 interface BlobTrustOptions {
   /** `always` verifies a blob on every open; `auto` only while it is suspect. */
   readonly verifyReads: 'auto' | 'always'
-  /** True when the last stop was not clean. Then every blob is suspect until it has been verified once. */
+  /** Is true when the last stop was not clean. Then every blob is suspect until it has been verified once. */
   readonly suspect: boolean
 }
 
@@ -36,7 +36,7 @@ export class FileBlobStore implements BlobStore {
   readonly #options: FileBlobStoreOptions
   readonly #layout: StoreLayout
   readonly #index = new BlobIndex()
-  /** A live view of the sizes of the published blobs. */
+  /** Gives a live view of the sizes of the published blobs. */
   readonly sizes = this.#index.sizes
   readonly #closing = new AbortController()
   /** Serializes changes of the same digest, so that disk and index agree. */
@@ -55,7 +55,7 @@ export class FileBlobStore implements BlobStore {
     return { bytes: this.#index.bytes, blobs: this.sizes.size }
   }
 
-  /** True when no blob is suspect: each was verified or written since the last unclean stop. */
+  /** Is true when no blob is suspect: each was verified or written since the last unclean stop. */
   get isTrusted(): boolean {
     return (this.#isReady || !this.#options.suspect) && this.#trust.hasAll(this.sizes.keys())
   }
@@ -293,7 +293,7 @@ interface SizedFile {
   readonly ino: number
 }
 
-/** An open file of a published blob. It stays readable when the blob is removed meanwhile. */
+/** Represents an open file of a published blob. It stays readable when the blob is removed meanwhile. */
 export class FileOpenBlob implements OpenBlob {
   readonly digest: Digest
   readonly size: number

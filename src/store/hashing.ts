@@ -9,7 +9,7 @@ import { createDigester, type Digest, getDigestAlgorithm, type DigestAlgorithm, 
 
 // Hashing a chunk takes about a millisecond. The event loop runs between chunks.
 const chunkBytes = 256 * 1024
-/** The default limit of threads. More threads are not faster, because the disk and the network are the limit. */
+/** Is the default limit of threads. More threads are not faster, because the disk and the network are the limit. */
 const defaultMaxThreads = 4
 
 /**
@@ -65,12 +65,12 @@ function isUnreadable(error: unknown): boolean {
 interface Thread {
   readonly worker: Worker
   readonly waiting: Map<number, (answer: HashResult) => void>
-  /** The number of unfinished hashes. */
+  /** Counts the unfinished hashes. */
   jobs: number
 }
 
 interface HashPoolOptions {
-  /** The most threads; default: 4. */
+  /** Limits the threads; default: 4. */
   readonly maxThreads?: number
   /** Receives the outcome of each hash. */
   readonly watcher?: WorkWatcher | undefined
@@ -217,7 +217,7 @@ export function createHashPool(cores: number, { maxThreads = defaultMaxThreads, 
   }
 }
 
-/** A message to a hashing thread. Messages of one `id` arrive in order. */
+/** Describes a message to a hashing thread. Messages of one `id` arrive in order. */
 type HashCommand =
   | { readonly id: number; readonly kind: 'begin'; readonly algorithm: string; readonly descriptor: number }
   | { readonly id: number; readonly kind: 'advance'; readonly size: number }
@@ -225,7 +225,7 @@ type HashCommand =
   | { readonly id: number; readonly kind: 'digest' }
   | { readonly id: number; readonly kind: 'drop' }
 
-/** The result of `digest` or `drop`. */
+/** Describes the result of `digest` or `drop`. */
 interface HashResult {
   readonly id: number
   readonly hex?: string

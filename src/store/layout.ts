@@ -10,7 +10,7 @@ const formatVersion = 1
 /** Marks the name of a file that stays in the quarantine. */
 const permanentMark = '-damaged-'
 
-/** The paths of a store. */
+/** Holds the paths of a store. */
 export type StoreLayout = ReturnType<typeof createStoreLayout>
 
 /** Creates all paths of the store in the folder `root`; no other code joins them. */
@@ -22,11 +22,11 @@ export function createStoreLayout(root: string) {
   const quarantine = join(home, 'quarantine')
   const blobFolder = (algorithm: DigestAlgorithm) => join(blobs, algorithm)
   return {
-    /** The folder of the store. */
+    /** Names the folder of the store. */
     root,
-    /** The folder of this format version, which holds all the others. */
+    /** Names the folder of this format version, which holds all the others. */
     home,
-    /** The blob folder of an OCI image layout. */
+    /** Names the blob folder of an OCI image layout. */
     blobs,
     temporary,
     repositories,

@@ -14,7 +14,7 @@ const clockSaveMs = 60_000
 const quarantineRetentionMs = 7 * 24 * 3_600_000
 
 export interface StoreOptions {
-  /** The store's folder; created when it is missing. */
+  /** Names the store's folder; created when it is missing. */
   readonly root: string
   readonly verifyReads: 'auto' | 'always'
   /** Bytes to leave free on the disk. */
@@ -26,7 +26,7 @@ export interface StoreOptions {
   readonly onLost?: (() => void) | undefined
 }
 
-/** An open store, locked by this process: blobs, repository records and the running time. */
+/** Represents an open store, locked by this process: blobs, repository records and the running time. */
 export type Store = Awaited<ReturnType<typeof openStore>>
 
 /**

@@ -22,9 +22,9 @@ import {
 const format = 1
 const MiB = 1024 * 1024
 const defaultMaxBytes = { perRecord: 16 * MiB, total: 64 * MiB }
-/** The largest record file that is read, bytes. This version writes none so large, and a larger one might not fit into memory. */
+/** Limits the record files that are read, bytes. This version writes none so large, and a larger one might not fit into memory. */
 const maxFileBytes = 24 * MiB
-/** The share of a limit that is kept when parts are dropped. */
+/** Sets the share of a limit that is kept when parts are dropped. */
 const keptShare = 0.75
 const readsAtOnce = 4
 const writesAtOnce = 8
@@ -32,11 +32,11 @@ const writesAtOnce = 8
 interface FileRefStoreOptions {
   readonly layout: StoreLayout
   readonly logger: Logger
-  /** The delay in which changes are collected before a write, ms. */
+  /** Sets the delay in which changes are collected before a write, ms. */
   readonly writeDelay?: number
-  /** The delay before a failed write is repeated, ms. */
+  /** Sets the delay before a failed write is repeated, ms. */
   readonly retryDelay?: number
-  /** The most bytes of one record and of all records in their files. Beyond that, the least recently used parts are dropped. */
+  /** Limits the bytes of one record and of all records in their files. Beyond that, the least recently used parts are dropped. */
   readonly maxBytes?: { readonly perRecord: number; readonly total: number }
 }
 
@@ -46,10 +46,10 @@ export class FileRefStore implements RefStore {
   readonly #records = new Map<string, RepositoryRecord>()
   readonly #changed = new Set<RepositoryRecord>()
   readonly #writes = new KeyedQueue<RepositoryRecord>()
-  /** The estimated bytes of each record that was counted. */
+  /** Estimates the bytes of each record that was counted. */
   readonly #weights = new Map<RepositoryRecord, number>()
   #weight = 0
-  /** The total bytes beyond which parts are dropped. */
+  /** Sets the total bytes beyond which parts are dropped. */
   #maxWeight: number
   readonly #listeners = new Set<(record: RepositoryRecord) => void>()
   #cancelFlush: (() => void) | undefined

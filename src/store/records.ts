@@ -2,7 +2,7 @@ import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import type { Identity } from '../oci/registry.ts'
 
-/** The overhead of the parts in a record's file, bytes: names of members, numbers, quotes. */
+/** Estimates the overhead of the parts in a record's file, bytes: names of members, numbers, quotes. */
 const [recordBytes, manifestBytes, linkBytes, entryBytes] = [300, 250, 70, 250]
 
 /**
@@ -22,8 +22,8 @@ export interface RefStore {
 }
 
 /**
- * The record of one repository. `identity` in its parts: the identity of the credential to which the upstream confirmed the content; see
- * `anonymousIdentity`.
+ * Holds the record of one repository. `identity` in its parts: the identity of the credential to which the upstream confirmed the
+ * content; see `anonymousIdentity`.
  */
 export interface RepositoryRecord {
   readonly host: string
@@ -32,18 +32,18 @@ export interface RepositoryRecord {
   readonly manifests: Map<Digest, ManifestRecord>
   /** Blobs that the upstream confirmed individually, without a manifest of this repository that names them. */
   readonly blobs: Map<Digest, BlobRecord>
-  /** The latest lists of referrers from the upstream, by subject, identity and query. */
+  /** Holds the latest lists of referrers from the upstream, by subject, identity and query. */
   readonly referrers: Map<string, ReferrersRecord>
 }
 
 export interface TagRecord {
   digest: Digest
   identity: Identity
-  /** The time of the upstream's last confirmation, wall clock ms; for display. */
+  /** Holds the time of the upstream's last confirmation, wall clock ms; for display. */
   checkedAt: number
-  /** The number of pulls by this tag. */
+  /** Counts the pulls by this tag. */
   pulls: number
-  /** The last pull by this tag, wall clock ms, for display; 0 = never. */
+  /** Holds the time of the last pull by this tag, wall clock ms, for display; 0 = never. */
   lastPulled: number
 }
 
@@ -53,11 +53,13 @@ export interface ManifestRecord {
   readonly size: number
   identity: Identity
   readonly links: readonly ManifestLink[]
-  /** The number of pulls by digest. */
+  /** Counts the pulls by digest. */
   pulls: number
-  /** The last pull by digest, wall clock ms, for display; 0 = never. */
+  /** Holds the time of the last pull by digest, wall clock ms, for display; 0 = never. */
   lastPulled: number
-  /** The last pull (by tag or digest) or the first fetch, in running time ms (see `RunningClock`), for eviction. */
+  /**
+   * Holds the time of the last pull (by tag or digest) or the first fetch, in running time ms (see `RunningClock`), for eviction.
+   */
   usedAt: number
 }
 
@@ -67,20 +69,20 @@ export interface BlobRecord {
   usedAt: number
 }
 
-/** One page of a list of referrers, to serve while the upstream is unavailable. Its body is a blob of the store. */
+/** Holds one page of a list of referrers, to serve while the upstream is unavailable. Its body is a blob of the store. */
 export interface ReferrersRecord {
-  /** The manifest to which the referrers refer. */
+  /** Holds the manifest to which the referrers refer. */
   readonly subject: Digest
   readonly identity: Identity
-  /** The query of the page; empty for the start of the whole list. */
+  /** Holds the query of the page; empty for the start of the whole list. */
   readonly query: string
   readonly digest: Digest
   readonly size: number
-  /** The query of the next page. */
+  /** Holds the query of the next page. */
   readonly next: string | undefined
-  /** The value of the header `OCI-Filters-Applied`. */
+  /** Holds the value of the header `OCI-Filters-Applied`. */
   readonly filtersApplied: string | undefined
-  /** True when the upstream has neither a referrers API nor a referrers tag, so that the list is empty. */
+  /** Is true when the upstream has neither a referrers API nor a referrers tag, so that the list is empty. */
   readonly isWithoutApi: boolean
   usedAt: number
 }

@@ -7,11 +7,11 @@ const hour = 3_600_000
 const reportEveryMs = 100
 
 export interface VerifyOptions {
-  /** True when to quarantine damaged blobs, so that they are fetched again, or only to report them. */
+  /** Is true to quarantine damaged blobs, so that they are fetched again, instead of only reporting them. */
   readonly quarantine: boolean
   /** Cancels the verification, which then throws the signal's reason. */
   readonly signal: AbortSignal
-  /** The speed limit; unlimited when undefined. */
+  /** Sets the speed limit; unlimited when undefined. */
   readonly bytesPerSecond?: number
   readonly clock?: Clock
 }
@@ -69,9 +69,9 @@ interface ScrubOptions {
   readonly store: Pick<Store, 'blobs' | 'layout'>
   readonly clock: Clock
   readonly logger: Logger
-  /** The delay before the first round, ms. */
+  /** Sets the delay before the first round, ms. */
   readonly firstAfterMs?: number
-  /** The pause between two rounds, ms. */
+  /** Sets the pause between two rounds, ms. */
   readonly intervalMs?: number
   readonly bytesPerSecond?: number
 }

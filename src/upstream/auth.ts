@@ -20,11 +20,11 @@ import { type TransportResponse, createTransport, type TransportOptions } from '
 import { type AddressGuard, createAddressGuard, mayReceiveCredential, findRepository } from './trust.ts'
 import { UpstreamError } from './upstream.ts'
 
-/** Attempts: with a remembered challenge, without authorization, with an old token, with a new one. */
+/** Limits the attempts: with a remembered challenge, without authorization, with an old token, with a new one. */
 const maxSends = 4
 /** Statuses by which registries hide content from anonymous requests. */
 const hidingStatuses = [401, 403, 404]
-/** Time for which the response to `/v2/` is remembered. */
+/** Sets the time for which the response to `/v2/` is remembered. */
 const pingTtlMs = 5 * 60_000
 const maxTargets = 16
 const maxRepositories = 1000
@@ -56,7 +56,7 @@ type Authorization =
 type SendAuthorized = (authorization: string | undefined) => Promise<TransportResponse>
 
 interface AuthorizedCall {
-  /** The repository. */
+  /** Names the repository. */
   readonly name: string
   readonly credential: Credential | undefined
   readonly signal?: AbortSignal | undefined
@@ -207,7 +207,7 @@ function createUntrustedRealmError(host: string, realm: URL): UpstreamError {
   return new UpstreamError('denied', 401, message)
 }
 
-/** The authentication that a 401 response asks for. */
+/** Describes the authentication that a 401 response asks for. */
 type Challenge =
   | ({ readonly scheme: 'bearer'; readonly scope: string | undefined } & BearerChallenge)
   | { readonly scheme: 'basic' }
@@ -246,7 +246,7 @@ export function createRedirectTargets(options: RedirectTargetsOptions): Redirect
     const transport = createTransport({ ...options, host: url.host, guard: createTargetGuard(url, options) })
     return {
       tokens: createTokenCache(url.host, { transport, clock }),
-      /** The target's last token request, by repository. */
+      /** Remembers the target's last token request, by repository. */
       remembered: new LRUCache<string, TokenRequest>({ max: maxRepositories }),
       close: () => transport.close(),
     }

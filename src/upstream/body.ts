@@ -8,7 +8,10 @@ import { BudgetError, type Reservation } from '../lib/memory.ts'
 import type { TransportResponse } from './transport.ts'
 import { UpstreamError } from './upstream.ts'
 
-/** Time in which the largest body arrives at 140 kB/s. A body that drips never times out otherwise, and other requests wait for it. */
+/**
+ * Limits the time of a body: the largest one arrives in it at 140 kB/s. Without it a slow body would never time out, and would
+ * block others.
+ */
 const maxBodyMs = 120_000
 /** Bytes of memory per byte of a body: the byte itself, and what is parsed from it. */
 const memoryPerByte = 2
@@ -217,7 +220,7 @@ function getContentLength(response: TransportResponse): number | undefined {
   return Number.isSafeInteger(length) && length >= 0 ? length : undefined
 }
 
-/** The mirror's own lack of memory counts as an outage, so that cached content is served instead. */
+/** Reports the mirror's own lack of memory as an outage, so that cached content is served instead. */
 function createOutOfMemoryError(error: BudgetError): UpstreamError {
   const { message, retryAfterSeconds } = error
   return new UpstreamError('unavailable', 503, message, { retryAfterSeconds, cause: error })

@@ -36,7 +36,7 @@ export type CredentialsSource =
 interface CredentialsOptions {
   readonly host: string
   readonly source: CredentialsSource
-  /** Path of Docker's config.json; see `dockerConfigPath`. */
+  /** Locates Docker's config.json; see `dockerConfigPath`. */
   readonly dockerConfig: string
   readonly env: Readonly<Record<string, string | undefined>>
   readonly runCommand: RunCommand
@@ -95,7 +95,7 @@ async function readPassword(host: string, path: string): Promise<string> {
   return password
 }
 
-/** The lifetime of a credential that was exported to the container. */
+/** Holds the lifetime of a credential that was exported to the container. */
 export interface ExportedCredential {
   /** ISO 8601; absent for a credential that does not expire. */
   readonly expires?: string

@@ -15,18 +15,18 @@ import {
 
 const pollMs = 1000
 const noEntry: DockerAuth = { helper: undefined, inline: undefined }
-/** Time for which a helper's result is kept: its passwords live for hours (ECR: 12 h), and each call costs a process. */
+/** Sets the time for which a helper's result is kept: its passwords live for hours (ECR: 12 h), and each call costs a process. */
 const keepMs = 10 * 60_000
-/** A result older than this is not used while the helper runs again: another user may have logged in since. */
+/** Limits the age of a result that is used while the helper runs again: another user may have logged in since. */
 const maxAgeMs = 2 * keepMs
-/** Time for which a helper is not run again after it failed, or after the upstream refused its credential. */
+/** Sets the time for which a helper is not run again after it failed, or after the upstream refused its credential. */
 const backoffMs = 5000
 const timeoutMs = 15_000
 /** Characters; no credential takes more. */
 const maxAnswerBytes = 256 * 1024
 /** Messages of the helpers' library, which are safe to quote. */
 const quotableMessages = ['no credentials server URL', 'no credentials username']
-/** Names that other programs use for Docker Hub in config.json. */
+/** Lists the names that other programs use for Docker Hub in config.json. */
 const hubNames = ['docker.io', 'index.docker.io', 'registry-1.docker.io']
 
 /**
@@ -44,7 +44,7 @@ export function createDockerCredentials(options: {
   const config = openDockerConfig(options.dockerConfig, host, clock)
   const fromVariable = parseAuthVariable(options.env[dockerAuthVariable] ?? '')?.get(toDockerServer(host))
   let run: HelperRun | undefined
-  /** The last result of a helper. */
+  /** Holds the last result of a helper. */
   let lastResult:
     | { readonly entry: DockerAuth; readonly credential: Credential | undefined; readonly askedAt: number }
     | undefined
@@ -106,13 +106,13 @@ export function createDockerCredentials(options: {
   }
 }
 
-/** Docker Hub's name in Docker's config.json, and to credential helpers. */
+/** Is Docker Hub's name in Docker's config.json, and to credential helpers. */
 export const hubServer = 'https://index.docker.io/v1/'
 
-/** The environment variable with credentials in the form of config.json's `auths`. */
+/** Names the environment variable with credentials in the form of config.json's `auths`. */
 export const dockerAuthVariable = 'DOCKER_AUTH_CONFIG'
 
-/** The mirror's own member in an entry of `auths`, which Docker ignores. ISO 8601. */
+/** Is the mirror's own member in an entry of `auths`, which Docker ignores. ISO 8601. */
 export const expiresKey = 'mirrorUntil'
 
 /** Returns the path of Docker's config.json. */
@@ -211,13 +211,15 @@ function parseFirstObject(text: string): Record<string, unknown> | undefined {
   return undefined
 }
 
-/** The entry of one registry in Docker's config.json. */
+/** Describes the entry of one registry in Docker's config.json. */
 interface DockerAuth {
-  /** The helper `docker-credential-<name>`, called with `server`. `key`: the setting that names it, `credHelpers."ghcr.io"`. */
+  /**
+   * Names the helper `docker-credential-<name>`, called with `server`. `key`: the setting that names it, `credHelpers."ghcr.io"`.
+   */
   readonly helper: { readonly name: string; readonly server: string; readonly key: string } | undefined
-  /** The credential in the file itself. Docker ignores it where there is a helper. */
+  /** Holds the credential in the file itself. Docker ignores it where there is a helper. */
   readonly inline: Credential | undefined
-  /** The inline credential's expiry, wall clock ms. Only exported files have one. */
+  /** Holds the inline credential's expiry, wall clock ms. Only exported files have one. */
   readonly inlineExpiresAt?: number | undefined
 }
 

@@ -24,7 +24,7 @@ const statusMeanings: ReadonlyMap<number, 'absent' | 'denied' | 'later' | 'proxy
   [407, 'proxy'],
   [408, 'later'],
   [410, 'absent'],
-  /** Harbor's status for images that a policy blocks. */
+  /** Is Harbor's status for images that a policy blocks. */
   [412, 'denied'],
   [423, 'denied'],
   [425, 'later'],
@@ -45,7 +45,7 @@ const maxReasonLength = 300
 /** Members in which registries and token servers put their message, the most informative first. */
 const messageMembers = ['message', 'error_description', 'details', 'detail', 'reason', 'error', 'title']
 const markupTags = /<\/?[a-z!][^<>]*>/gi
-/** Control and format characters, line separators, and lone surrogates. */
+/** Matches control and format characters, line separators, and lone surrogates. */
 const unprintable = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]+/gu
 const startOfLine = new RegExp(`^.{${maxReasonLength}}`, 'u')
 
@@ -107,7 +107,7 @@ export function isDenial(status: number): boolean {
  */
 export function recordFailures(upstream: Upstream, wall: () => number, watcher?: WorkWatcher): Upstream {
   let last: { readonly message: string; readonly at: number; readonly retryAt: number } | undefined
-  /** True if the last request got no usable response, and neither a pause nor a fault of this process explains it. */
+  /** Is true if the last request got no usable response, and neither a pause nor a fault of this process explains it. */
   let isFailing = false
 
   function recordFailure(error: unknown): void {
@@ -162,7 +162,7 @@ export function recordFailures(upstream: Upstream, wall: () => number, watcher?:
   }
 }
 
-/** A rate limit that applies to later requests too. */
+/** Reports a rate limit that applies to later requests too. */
 export class LimitedError extends UpstreamError {
   readonly limit: Limit
 
@@ -189,11 +189,14 @@ export async function toLimitError(
   })
 }
 
-/** The limit in a 429 response: `manifests` = Docker Hub's pull quota, which only GETs of manifests spend; `all` = every request. */
+/**
+ * Distinguishes the limits in a 429 response: `manifests` = Docker Hub's pull quota, which only GETs of manifests spend; `all` =
+ * every request.
+ */
 interface Limit {
   readonly scope: 'manifests' | 'all'
   readonly retryAfterMs: number
-  /** The upstream's own message. */
+  /** Holds the upstream's own message. */
   readonly reason?: string | undefined
 }
 

@@ -27,12 +27,12 @@ import {
   type UpstreamHealth,
 } from './upstream.ts'
 
-/** Large, because some registries send all tags of a repository in one page, with details of each image. */
+/** Allows large lists, because some registries send all tags of a repository in one page, with details of each image. */
 const maxTagsListBytes = 16 * 1024 * 1024
 /** Statuses of registries without the referrers API, in addition to 404: they take its path for a bad or an unknown one. */
 const noReferrersStatuses = [400, 405, 501]
 
-/** An upstream with open connections. */
+/** Describes an upstream with open connections. */
 export interface HttpUpstream extends Upstream {
   /** Ends every connection; requests under way fail. */
   close(): Promise<void>
@@ -166,30 +166,30 @@ function createPrefix(path: string | undefined) {
 }
 
 interface UpstreamClientOptions {
-  /** The name that clients use. */
+  /** Holds the name that clients use. */
   readonly host: string
-  /** The base URL, without `/v2/`. */
+  /** Holds the base URL, without `/v2/`. */
   readonly url: string
-  /** The path below which the upstream stores its repositories: `/v2/<prefix>/<name>`. No result or message shows it. */
+  /** Holds the path below which the upstream stores its repositories: `/v2/<prefix>/<name>`. No result or message shows it. */
   readonly prefix?: string | undefined
   readonly credentials: CredentialsSource
   readonly identify: Identify
-  /** Additional hosts that may receive the credential. */
+  /** Lists additional hosts that may receive the credential. */
   readonly tokenHosts: readonly string[]
-  /** PEM text of an additional CA to trust. */
+  /** Holds the PEM text of an additional CA to trust. */
   readonly ca: string | undefined
   /** Milliseconds. */
   readonly timeouts: { readonly connect: number; readonly headers: number; readonly idle: number }
-  /** True if the upstream may have a private address, because the user configured it by name. */
+  /** Is true if the upstream may have a private address, because the user configured it by name. */
   readonly allowPrivate: boolean
-  /** The environment, for proxies and passwords. */
+  /** Holds the environment, for proxies and passwords. */
   readonly env: Readonly<Record<string, string | undefined>>
-  /** Path of Docker's config.json; see `dockerConfigPath`. */
+  /** Locates Docker's config.json; see `dockerConfigPath`. */
   readonly dockerConfig: string
   readonly userAgent: string
   /** Limits the concurrent requests of all upstreams together; no limit when absent. */
   readonly requests?: Slots | undefined
-  /** True if connections are reused; default true. */
+  /** Is true if connections are reused; default true. */
   readonly keepAlive?: boolean | undefined
   readonly runCommand: RunCommand
   readonly logger: Logger
@@ -201,7 +201,7 @@ interface UpstreamClientOptions {
 interface UpstreamRequest extends UpstreamCallOptions {
   readonly method: 'GET' | 'HEAD'
   readonly name: string
-  /** The path below `/v2/<name>/`. */
+  /** Holds the path below `/v2/<name>/`. */
   readonly path: string
   readonly headers?: Readonly<Record<string, string>>
   readonly pool?: ConnectionPool

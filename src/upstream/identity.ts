@@ -12,12 +12,12 @@ const processKey = randomBytes(32)
 /** A credential for an upstream. */
 export type Credential =
   | { readonly kind: 'password'; readonly username: string; readonly password: string }
-  /** An OAuth2 refresh token, as `docker login` receives it from some registries. */
+  /** Holds an OAuth2 refresh token, as `docker login` receives it from some registries. */
   | { readonly kind: 'identity-token'; readonly token: string }
-  /** A bearer token that the registry itself accepts, as some tools write it into Docker's config.json. */
+  /** Holds a bearer token that the registry itself accepts, as some tools write it into Docker's config.json. */
   | { readonly kind: 'registry-token'; readonly token: string }
 
-/** The source of an upstream's credential. */
+/** Provides an upstream's credential. */
 export interface Credentials {
   /** Returns the current credential; undefined when there is none. Throws an UpstreamError (unavailable) when it cannot be read. */
   find(): Promise<Credential | undefined>

@@ -31,18 +31,18 @@ const trustCode = /^(CERT_|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|INVALID_CA$|ERR_S
 
 const tlsCode = /^(ERR_SSL_|EPROTO$)/
 
-/** How OpenSSL reads the plain text of an HTTP server, in a code or, beside EPROTO, in a message. */
+/** Matches how OpenSSL reports the plain text of an HTTP server, in a code or, with EPROTO, in a message. */
 const plainTextInsteadOfTls = /wrong[ _]version[ _]number|packet[ _]length[ _]too[ _]long/i
 
-/** A request that got no response. */
+/** Describes a request that got no response. */
 interface FailedRequest {
-  /** The upstream's name. */
+  /** Names the upstream. */
   readonly host: string
-  /** The host that the request goes to, with its port. */
+  /** Names the host that the request goes to, with its port. */
   readonly target: string
-  /** True if a redirect led to another origin. */
+  /** Is true if a redirect led to another origin. */
   readonly isRedirected: boolean
-  /** The proxy that the request goes through. */
+  /** Names the proxy that the request goes through. */
   readonly via?: string | undefined
 }
 

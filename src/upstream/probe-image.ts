@@ -7,11 +7,11 @@ import { type Upstream, UpstreamError } from './upstream.ts'
 
 /** Begins the repository names of probe images, on every registry. */
 export const probeImagePrefix = 'mirror-check/'
-/** Lifetime of a probe image that no caller ends. */
+/** Sets the lifetime of a probe image that no caller ends. */
 const lifetimeMs = 15 * 60_000
 const maxImages = 20
 
-/** All platforms for which clients pull. */
+/** Lists all platforms for which clients pull. */
 const platforms = [
   { architecture: 'amd64' },
   { architecture: 'arm64', variant: 'v8' },
@@ -24,10 +24,10 @@ const platforms = [
 
 const identity = anonymousIdentity
 
-/** A unique image that the mirror serves for a while under every registry's name, to check a client. */
+/** Describes a unique image that the mirror serves for a while under every registry's name, to check a client. */
 interface ProbeImage {
   readonly id: string
-  /** The repository's name on any registry: `mirror-check/3f…`. No account on Docker Hub can have a name with a hyphen. */
+  /** Names the repository on any registry: `mirror-check/3f…`. No account on Docker Hub can have a name with a hyphen. */
   readonly repository: string
   readonly tag: string
   readonly image: ProbeImageContent
@@ -40,7 +40,7 @@ export function isProbeImageName(repository: string): boolean {
   return repository.startsWith(probeImagePrefix)
 }
 
-/** The probe images: a pull of one proves that a client uses this mirror. */
+/** Manages the probe images: a pull of one proves that a client uses this mirror. */
 export class ProbeImages {
   readonly #byRepository = new Map<string, { readonly probeImage: ProbeImage; readonly until: number }>()
   readonly #now: () => number
@@ -88,15 +88,15 @@ export class ProbeImages {
   }
 }
 
-/** The content of a probe image. */
+/** Holds the content of a probe image. */
 interface ProbeImageContent {
-  /** The digest of the index. */
+  /** Holds the digest of the index. */
   readonly digest: Digest
   readonly manifests: ReadonlyMap<Digest, { readonly mediaType: string; readonly bytes: Uint8Array<ArrayBuffer> }>
   readonly blobs: ReadonlyMap<Digest, Uint8Array>
 }
 
-/** A tiny image that no client can have: its content holds the given text. It is never run. */
+/** Makes a tiny image that no client can have: its content holds the given text. It is never run. */
 function makeProbeImage(unique: string): ProbeImageContent {
   const contents = new ImageContents()
   const tar = createSingleFileTar('mirror-check', Buffer.from(`${unique}\n`))

@@ -23,29 +23,29 @@ const socksErrorCodes: readonly [RegExp, string][] = [
   [/auth/i, 'the proxy refused the user name and password'],
 ]
 
-/** A proxy that requests go through. */
+/** Describes a proxy that requests go through. */
 export interface Proxy {
-  /** The URL without user name and password: `http://proxy.corp:3128`. */
+  /** Holds the URL without user name and password: `http://proxy.corp:3128`. */
   readonly name: string
   readonly protocol: 'http' | 'https' | 'socks4' | 'socks5'
-  /** The hostname or address, without brackets. */
+  /** Holds the hostname or address, without brackets. */
   readonly host: string
   readonly port: number
-  /** True if the proxy resolves names; always true with HTTP. */
+  /** Is true if the proxy resolves names; always true with HTTP. */
   readonly resolvesNames: boolean
   readonly credential: { readonly username: string; readonly password: string } | undefined
-  /** True if the proxy runs on this machine. */
+  /** Is true if the proxy runs on this machine. */
   readonly isLocal: boolean
 }
 
 type Environment = Readonly<Record<string, string | undefined>>
 
-/** The environment variables that configure proxies. */
+/** Lists the environment variables that configure proxies. */
 export const proxyVariables: readonly string[] = ['HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY', 'NO_PROXY'].flatMap(
   (name) => [name, name.toLowerCase()],
 )
 
-/** The proxies in the environment. */
+/** Holds the proxies in the environment. */
 export type Proxies = ReturnType<typeof readProxies>
 
 /**
@@ -69,7 +69,7 @@ export function readProxies(env: Environment) {
       // Connects directly to loopback, because a proxy on another machine would reach its own loopback.
       return isLoopback(url) && !found.proxy.isLocal ? undefined : found.proxy
     },
-    /** Every proxy, by the variable that names it. */
+    /** Lists every proxy, by the variable that names it. */
     all,
   }
 }

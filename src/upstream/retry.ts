@@ -34,16 +34,16 @@ export async function withRetries<T>(
 }
 
 /**
- * The kind of an outage (decision D6): `unreachable` = no connection; `silent` = a connection, but no response in time; `answered` = a
- * 5xx response. The last two may concern a single repository.
+ * Names the kind of an outage (decision D6): `unreachable` = no connection; `silent` = a connection, but no response in time;
+ * `answered` = a 5xx response. The last two may concern a single repository.
  */
 export type Outage = 'unreachable' | 'silent' | 'answered'
 
-/** A failure that a retry may avoid: no response, a 5xx response, a body cut short, a short rate limit. */
+/** Reports a failure that a retry may avoid: no response, a 5xx response, a body cut short, a short rate limit. */
 export class TransientError extends UpstreamError {
-  /** Undefined for a failure that the circuit breaker does not count. */
+  /** Is undefined for a failure that the circuit breaker does not count. */
   readonly outage: Outage | undefined
-  /** The pause that the upstream asked for, ms; undefined for the usual pause. */
+  /** Holds the pause that the upstream asked for, ms; undefined for the usual pause. */
   readonly pauseMs: number | undefined
 
   /** `breaksCircuit`: the circuit breaker counts the failure, as an `answered` outage unless `outage` says otherwise. */
@@ -61,7 +61,7 @@ export class TransientError extends UpstreamError {
     this.pauseMs = options.pauseMs
   }
 
-  /** True if the upstream responded. A network failure carries its cause. */
+  /** Is true if the upstream responded. A network failure carries its cause. */
   get isAnswer(): boolean {
     return this.cause === undefined
   }
@@ -73,7 +73,7 @@ interface RequestSource {
   readonly request: string
 }
 
-/** The refusal of a request that keeps failing. The rest of the upstream may be healthy. */
+/** Reports the refusal of a request that keeps failing. The rest of the upstream may be healthy. */
 export class RepeatedFailure extends UpstreamError {
   override name = 'RepeatedFailure'
 }
@@ -95,18 +95,18 @@ interface RequestFailures {
  * A single request that fails five times in a row is refused for 30 s by itself.
  */
 export function createCircuit(host: string, clock: Clock, logger: Logger) {
-  /** Failed connections since the upstream's last response. */
+  /** Counts failed connections since the upstream's last response. */
   let connectionFailures = 0
-  /** The whole upstream is refused until then, monotonic ms; undefined unless connections failed. */
+  /** Ends the refusal of the whole upstream, monotonic ms; undefined unless connections failed. */
   let closedUntil: number | undefined
-  /** Failed repositories since the upstream's last response, and until when an open circuit refuses each; monotonic ms. */
+  /** Records failed repositories since the upstream's last response, and until when an open circuit refuses each, monotonic ms. */
   const repositories = new LRUCache<string, number>({ max: maxEntries })
   const requests = new LRUCache<string, RequestFailures>({ max: maxEntries })
   const probing = new Set<string>()
   // Counts a failure once, because many requests may wait for the same token request and report its failure.
   const counted = new WeakSet<TransientError>()
 
-  /** The reason for an open circuit. */
+  /** Holds the reason for an open circuit. */
   let lastFailure: TransientError | undefined
 
   const failures = () => connectionFailures + repositories.size

@@ -16,12 +16,12 @@ const clientId = 'dev-mirror'
 
 export interface TokenRequest {
   readonly challenge: BearerChallenge
-  /** The scope of a single repository, because registries refuse tokens that grow too long. */
+  /** Holds the scope of a single repository, because registries refuse tokens that grow too long. */
   readonly scope: string
   readonly credential: Credential | undefined
 }
 
-/** The access tokens of one upstream. */
+/** Keeps the access tokens of one upstream. */
 export type TokenCache = ReturnType<typeof createTokenCache>
 
 /** Creates the cache of an upstream's access tokens, by realm, service, scope and credential. */
@@ -66,7 +66,7 @@ function toKey({ challenge: { realm, service }, scope, credential }: TokenReques
 /** Returns the scope that allows to pull a repository. */
 export const pullScope = (name: string) => `repository:${name}:pull`
 
-/** The realm and service of a Bearer challenge. */
+/** Describes the realm and service of a Bearer challenge. */
 export interface BearerChallenge {
   readonly realm: URL
   readonly service: string | undefined

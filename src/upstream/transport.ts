@@ -16,7 +16,7 @@ import {
 import { UpstreamError } from './upstream.ts'
 
 const maxRedirects = 5
-/** Maximum wait of a blob for a connection while the blobs before it make no progress, ms. */
+/** Limits the wait of a blob for a connection while the blobs before it make no progress, ms. */
 const maxBlobWaitMs = 60_000
 /** Limits for discarding a body: a body within them is read to keep its connection; beyond them the connection is closed. */
 const discardBytes = 64 * 1024
@@ -29,7 +29,7 @@ export interface TransportRequest {
   readonly headers: Readonly<Record<string, string>>
   readonly body?: string
   readonly pool: ConnectionPool
-  /** The repository that the request concerns; its share of the connections is limited. */
+  /** Names the repository that the request concerns; its share of the connections is limited. */
   readonly repository?: string | undefined
   readonly signal?: AbortSignal | undefined
   /** Answers the challenges of registries to which the request is redirected. */
@@ -38,20 +38,22 @@ export interface TransportRequest {
 
 export interface TransportResponse {
   readonly status: number
-  /** The host, with its port, that responded after a redirect to another origin; undefined without one. */
+  /** Names the host, with its port, that responded after a redirect to another origin; undefined without one. */
   readonly redirectHost: string | undefined
-  /** True if that host is not a registry but an object store or a content delivery network. */
+  /** Is true if that host is not a registry but an object store or a content delivery network. */
   readonly isStorage: boolean
   /** Returns a header by its lower-case name; several values are joined. */
   readonly header: (name: string) => string | undefined
-  /** The body, to be read once or discarded. Throws an UpstreamError when it breaks off; stopping early ends the connection. */
+  /**
+   * Holds the body, to be read once or discarded. Throws an UpstreamError when it breaks off; stopping early ends the connection.
+   */
   readonly body: AsyncIterable<Uint8Array>
   /** Discards the body. */
   discard(): void
 }
 
 export interface TransportOptions extends AgentsOptions {
-  /** The upstream's name, for messages. */
+  /** Names the upstream, for messages. */
   readonly host: string
   /** Milliseconds. */
   readonly timeouts: { readonly connect: number; readonly headers: number; readonly idle: number }
@@ -60,7 +62,7 @@ export interface TransportOptions extends AgentsOptions {
   readonly requests?: Slots | undefined
 }
 
-/** The network connections of one upstream. */
+/** Manages the network connections of one upstream. */
 export type Transport = ReturnType<typeof createTransport>
 
 /**
@@ -235,8 +237,8 @@ function getMachineCertificates(): readonly string[] {
 }
 
 /**
- * The registries that an upstream redirects to, as lscr.io does to ghcr.io. They require their own tokens, which the mirror requests
- * anonymously: they must not receive the upstream's credential.
+ * Lists the registries that an upstream redirects to, as lscr.io does to ghcr.io. They require their own tokens, which the mirror
+ * requests anonymously: they must not receive the upstream's credential.
  */
 export interface RedirectTargets {
   /** Sends a request to a URL of a repository, and answers the target's challenge. `ask` receives the Authorization header's value. */
@@ -258,11 +260,11 @@ interface ShareRequest {
 }
 
 interface RepositoryShareOptions {
-  /** The upstream's name; also the owner of its slots. */
+  /** Names the upstream; also the owner of its slots. */
   readonly host: string
-  /** Maximum wait of a metadata request for a slot, ms. */
+  /** Limits the wait of a metadata request for a slot, ms. */
   readonly maxWaitMs: number
-  /** Maximum wait of a blob while the blobs before it make no progress, ms. */
+  /** Limits the wait of a blob while the blobs before it make no progress, ms. */
   readonly maxBlobWaitMs: number
   /** Requests of all upstreams together, because each holds a connection. No upstream gets all of them. */
   readonly requests: Slots

@@ -113,7 +113,7 @@ function getPort(url: URL): string {
   return url.protocol === 'https:' ? '443' : '80'
 }
 
-/** The reach of an address, from the whole internet to this link. */
+/** Classifies the reach of an address, from the whole internet to this link. */
 type AddressClass = 'public' | 'private' | 'loopback' | 'link-local'
 
 /**
@@ -150,7 +150,7 @@ function findClass(address: string, family: 'ipv4' | 'ipv6'): AddressClass | und
   return lists.find(([, list]) => list.check(address, family))?.[0]
 }
 
-/** The IPv4 addresses in an IPv6 address, and the minimum class of the IPv6 address. */
+/** Holds the IPv4 addresses in an IPv6 address, and the minimum class of the IPv6 address. */
 interface Embedded {
   readonly addresses: readonly string[]
   readonly minClass: AddressClass
@@ -214,14 +214,14 @@ function parseGroups(text: string): number[] {
   })
 }
 
-/** The form of `dns.lookup` that returns all addresses. */
+/** Describes the form of `dns.lookup` that returns all addresses. */
 export type LookupAll = (
   hostname: string,
   options: LookupOptions & { all: true },
   callback: (error: NodeJS.ErrnoException | null, addresses: LookupAddress[]) => void,
 ) => void
 
-/** The form of `dns.lookup` that sockets call. */
+/** Describes the form of `dns.lookup` that sockets call. */
 type SocketLookup = (
   hostname: string,
   options: LookupOptions,
@@ -231,12 +231,12 @@ type SocketLookup = (
 interface AddressGuardOptions {
   readonly host: string
   readonly url: URL
-  /** True if the upstream may have a private address, because the user configured it by name. */
+  /** Is true if the upstream may have a private address, because the user configured it by name. */
   readonly allowPrivate: boolean
-  /** Hosts that the user named: they may have a private address too. */
+  /** Lists hosts that the user named: they may have a private address too. */
   readonly tokenHosts: readonly string[]
   readonly lookup: LookupAll
-  /** The upstream's class, where it is known before its name is resolved. */
+  /** Holds the upstream's class, where it is known before its name is resolved. */
   readonly ownClass?: AddressClass
 }
 

@@ -17,12 +17,12 @@ const maxRoutes = 100
 /** Separate connections for blobs, so that a metadata request never waits behind layers. */
 export type ConnectionPool = 'metadata' | 'blobs'
 
-/** The way to an origin. The proxy variables are read once, so it never changes. */
+/** Describes the way to an origin. The proxy variables are read once, so it never changes. */
 interface OriginRoute {
   readonly agent: Dispatcher
-  /** The proxy's name; undefined for a direct connection. */
+  /** Names the proxy; undefined for a direct connection. */
   readonly via: string | undefined
-  /** True if each request checks the origin's address, because the guard may refuse it later. */
+  /** Is true if each request checks the origin's address, because the guard may refuse it later. */
   readonly needsCheck: boolean
 }
 
@@ -33,7 +33,7 @@ export interface AgentsOptions {
   readonly proxies: Proxies
   /** PEM certificates to trust instead of the default ones. */
   readonly certificates: string[] | undefined
-  /** True if connections are reused; idle ones occupy file descriptors. Default: true. */
+  /** Is true if connections are reused; idle ones occupy file descriptors. Default: true. */
   readonly keepAlive?: boolean | undefined
 }
 
@@ -190,7 +190,10 @@ interface ResponseBodyOptions {
   readonly onClose: () => void
 }
 
-/** A body as it arrives from the network, to be read once. It is no stream, because a stream would cost more than everything else. */
+/**
+ * Reads a body as it arrives from the network, to be read once. It is no stream, because a stream would cost more than everything
+ * else.
+ */
 export class ResponseBody implements AsyncIterableIterator<Uint8Array> {
   readonly #options: ResponseBodyOptions
   readonly #chunks: Uint8Array[] = []

@@ -9,9 +9,9 @@ export interface UpstreamCallOptions {
   readonly isExtra?: boolean
 }
 
-/** A remote registry. Calls report every failure of the upstream as an `UpstreamError`. */
+/** Represents a remote registry. Calls report every failure of the upstream as an `UpstreamError`. */
 export interface Upstream {
-  /** The name that clients use: `docker.io`, `ghcr.io`, `registry.corp.example:5000`. */
+  /** Holds the name that clients use: `docker.io`, `ghcr.io`, `registry.corp.example:5000`. */
   readonly host: string
   /** Marks an upstream that serves a probe image, by which the mirror checks a client. */
   readonly isProbe?: true
@@ -33,16 +33,16 @@ export interface Upstream {
 }
 
 interface BlobOptions {
-  /** The first byte to fetch. */
+  /** Sets the first byte to fetch. */
   readonly from: number
-  /** The last byte to fetch; undefined for the rest. The upstream may send more: see `FetchedBlob.isPart`. */
+  /** Sets the last byte to fetch; undefined for the rest. The upstream may send more: see `FetchedBlob.isPart`. */
   readonly to?: number | undefined
-  /** The descriptor's size, when known: distinguishes a content-encoded response from a plain one. */
+  /** Holds the descriptor's size, when known: distinguishes a content-encoded response from a plain one. */
   readonly expectedSize?: number | undefined
 }
 
 export interface ManifestHead {
-  /** The digest that the upstream claims; not a key until the content proves it. */
+  /** Holds the digest that the upstream claims; not a key until the content proves it. */
   readonly digest: Digest | undefined
   readonly mediaType: string
   /** Bytes; undefined when the upstream does not say. */
@@ -51,7 +51,7 @@ export interface ManifestHead {
 }
 
 export interface FetchedManifest {
-  /** The digest that the upstream claims; the bytes may have another one. */
+  /** Holds the digest that the upstream claims; the bytes may have another one. */
   readonly digest: Digest | undefined
   readonly mediaType: string
   readonly bytes: Uint8Array<ArrayBuffer>
@@ -66,15 +66,15 @@ export interface BlobHead {
 }
 
 export interface FetchedBlob {
-  /** True if the body ends at byte `to`; otherwise it runs to the end of the blob. */
+  /** Is true if the body ends at byte `to`; otherwise it runs to the end of the blob. */
   readonly isPart: boolean
   /** Bytes of the whole blob; undefined when the upstream does not say. */
   readonly size: number | undefined
   readonly identity: Identity
   /**
-   * The bytes from `from` on; the bytes before it are skipped where the upstream ignores Range. Throws an UpstreamError when the
-   * body breaks off. The reader owns the chunks and their memory.
-   * Occupies a connection until it is read to its end, its iterator's `return` is called, or the signal aborts.
+   * Holds the bytes from `from` on; the bytes before it are skipped where the upstream ignores Range. Throws an UpstreamError when
+   * the body breaks off. The reader owns the chunks and their memory. Occupies a connection until it is read to its end, its
+   * iterator's `return` is called, or the signal aborts.
    */
   readonly body: AsyncIterable<Uint8Array>
 }
@@ -82,7 +82,7 @@ export interface FetchedBlob {
 export interface FetchedList {
   /** Unverified: may be anything but a list. */
   readonly bytes: Uint8Array<ArrayBuffer>
-  /** The query of the next page. */
+  /** Holds the query of the next page. */
   readonly next: string | undefined
   /** `OCI-Filters-Applied`. */
   readonly filtersApplied: string | undefined
@@ -94,7 +94,7 @@ export interface FetchedList {
 export interface UpstreamHealth {
   readonly state: 'ok' | 'failing' | 'open'
   readonly rateLimit: RateLimit | undefined
-  /** The last failure; absent while the upstream is healthy. `at`: wall clock ms. */
+  /** Holds the last failure; absent while the upstream is healthy. `at`: wall clock ms. */
   readonly lastError?: { readonly message: string; readonly at: number; readonly retryAfterSeconds?: number }
 }
 
@@ -118,7 +118,7 @@ export type UpstreamFailure = 'absent' | 'denied' | 'limited' | 'unavailable' | 
 export class UpstreamError extends Error {
   override name = 'UpstreamError'
   readonly failure: UpstreamFailure
-  /** The upstream's own status, or the status to answer with when it gave none (502, 503, 504). */
+  /** Holds the upstream's own status, or the status to answer with when it gave none (502, 503, 504). */
   readonly status: number
   /** Set with `limited`, and with `unavailable` while a circuit is open. */
   readonly retryAfterSeconds: number | undefined

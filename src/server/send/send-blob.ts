@@ -16,7 +16,7 @@ export type SendBlob = (
 
 export interface BlobSender {
   readonly sendBlob: SendBlob
-  /** A client that accepts no bytes for so long is disconnected; ms. */
+  /** Limits the time without an accepted byte, after which the client is disconnected, ms. */
   readonly idle: number
 }
 

@@ -11,10 +11,10 @@ const turnBytes = 1024 * 1024
 const probeBytes = 16 * 1024
 
 export interface SendBlobChoice {
-  /** The way in which stored blobs are sent. */
+  /** Names the way in which stored blobs are sent. */
   readonly kind: 'sendfile' | 'portable'
   readonly sending: BlobSender
-  /** For a listener whose clients are on this machine; undefined where it would change nothing. */
+  /** Prepares a listener whose clients are on this machine; undefined where it would change nothing. */
   readonly setCongestionControl: ((server: Server) => void) | undefined
   /** Returns freed memory to the system; undefined where there is no such call. */
   readonly trimMemory: Libc['trimMemory']
@@ -47,7 +47,7 @@ function isSet(value: string | undefined): boolean {
 }
 
 interface NativeSendingOptions {
-  /** A client that accepts no bytes for so long is disconnected; ms. */
+  /** Limits the time without an accepted byte, after which the client is disconnected, ms. */
   readonly idle: number
   /** Sends what sendfile cannot. */
   readonly portable: SendBlob
@@ -112,7 +112,7 @@ function createCongestionControl(libc: Libc | undefined): ((server: Server) => v
   }
 }
 
-/** https://docs.kernel.org/networking/ip-sysctl.html#tcp-variables */
+/** Returns true if the kernel paces connections. https://docs.kernel.org/networking/ip-sysctl.html#tcp-variables */
 function isPaced(): boolean {
   try {
     return readFileSync('/proc/sys/net/ipv4/tcp_congestion_control', 'utf8').startsWith('bbr')
@@ -121,17 +121,17 @@ function isPaced(): boolean {
   }
 }
 
-/** Distance between the pages that `isInMemory` samples. */
+/** Sets the distance between the pages that `isInMemory` samples. */
 const strideBytes = 256 * 1024
 /** Architectures on which `off_t` has 64 bits in every C library. */
 const wideArchitectures = new Set(['x64', 'arm64', 'riscv64', 'loong64', 'ppc64', 's390x'])
-/** The `f_type` of tmpfs. https://man7.org/linux/man-pages/man2/statfs.2.html */
+/** Is the `f_type` of tmpfs. https://man7.org/linux/man-pages/man2/statfs.2.html */
 const tmpfs = 0x0102_1994
 const rwfNoWait = 8
 const protocolTcp = 6
 const tcpCongestion = 13
 
-/** System calls that Node does not offer, by way of the C library. */
+/** Offers system calls that Node does not have, through the C library. */
 interface Libc {
   /** Returns the bytes that the socket took, 0 when it is full; undefined when this file or socket does not support the call. */
   sendfile(socket: number, file: number, position: number, length: number): number | undefined
