@@ -1,4 +1,4 @@
-/** For programs that embed a mirror: load or make a configuration, start, close. */
+/** Exports what a program needs to embed a mirror: load or make a configuration, start, close. */
 export { startMirror, type RunningMirror, type StartOptions } from './daemon/start.ts'
 export { defaultConfig } from './config/config.ts'
 export { loadConfig } from './config/load.ts'

@@ -4,7 +4,7 @@ import { getErrno } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 
 /**
- * Describes the admin operations of a mirror: the running server implements them all (daemon/admin-actions.ts), `AdminClient` sends
+ * Describes the admin operations of a mirror: the running server implements them all (daemon/start.ts), `AdminClient` sends
  * them over HTTP, and `cache` and `registry` of a stopped mirror work on its disk (local.ts).
  */
 export interface AdminApi {

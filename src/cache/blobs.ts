@@ -124,7 +124,7 @@ export class BlobCache {
     return this.#answerFromDownload(context, this.#startDownload(context, identity, digest, undefined), 'miss')
   }
 
-  /** Joins a running download. One that was started for another repository or identity needs a grant first. */
+  /** Joins a running download. If another repository or identity started it, this request needs a grant first. */
   async #join(
     context: RequestContext,
     identity: Identity,

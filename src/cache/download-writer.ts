@@ -32,7 +32,7 @@ const writeBytes = 512 * 1024
 const writeDelayMs = 2
 /** Limits the bytes that wait for a write; beyond that the upstream waits. */
 const maxPendingBytes = 2 * writeBytes
-/** Bytes that each spill buffer may hold, however many there are: with less than a chunk no download would make progress. */
+/** Guarantees each spill buffer these bytes, however many there are: with less than a chunk no download would make progress. */
 const minSpillBytes = 512 * 1024
 /** Blobs up to this size are hashed on this thread, because waking another one takes longer. */
 const smallBytes = 256 * 1024
@@ -59,7 +59,7 @@ export class DownloadWriter {
     this.#options = options
   }
 
-  /** Bytes that can be read. */
+  /** Returns the bytes that can be read. */
   get arrived(): number {
     return this.#arrived
   }

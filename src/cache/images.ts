@@ -129,7 +129,7 @@ export interface ImageReference extends ImageRoot {
   readonly kind: 'image' | 'blob' | 'referrers'
 }
 
-/** All references to stored content. */
+/** Holds all references to stored content. */
 export interface References {
   readonly all: ImageReference[]
   /** Counts the references to each digest. */

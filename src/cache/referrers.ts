@@ -33,7 +33,7 @@ type ReferrersResult = { readonly identity: Identity } & (
 const maxLists = 500
 /** Pages of one list that are joined. */
 const maxPages = 100
-/** Larger lists are read one at a time, bytes. */
+/** Limits the lists that are read concurrently, bytes; larger lists are read one at a time. */
 const smallBytes = 64 * 1024
 
 /**

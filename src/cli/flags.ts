@@ -2,7 +2,7 @@ import { boolean, custom, integer, string } from '@oclif/core/flags'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import { parseDuration } from '../lib/units.ts'
 
-// Share these flags among commands. One that changes a setting has the setting's `MIRROR_*` variable.
+// Defines the flags that several commands share. A flag that changes a setting has the setting's `MIRROR_*` variable.
 
 export const jsonFlag = boolean({ description: 'print JSON' })
 
@@ -20,7 +20,7 @@ export const durationFlag = custom<number>({
   },
 })
 
-/** A version as programs print it: `28.3`, `v1.9.1`, `20.10.24+dfsg1`. */
+/** Accepts a version as programs print it: `28.3`, `v1.9.1`, `20.10.24+dfsg1`. */
 export const versionFlag = custom({
   helpValue: 'V',
   parse: (text) => {

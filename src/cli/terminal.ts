@@ -51,7 +51,7 @@ interface Choice<T> {
   readonly value: T
   /** Explains the name beside it. */
   readonly description?: string
-  /** The name once it is chosen; `name` when absent. */
+  /** Holds the name to show once it is chosen; `name` when absent. */
   readonly short?: string
 }
 
@@ -141,9 +141,9 @@ export interface Terminal {
   /** Holds the colours of stdout. */
   readonly colors: Colors
   readonly stderrColors: Colors
-  /** The columns of stdout; undefined for no limit. */
+  /** Counts the columns of stdout; undefined for no limit. */
   readonly columns: number | undefined
-  /** Undefined without a terminal. */
+  /** Is undefined without a terminal. */
   readonly prompt: ReturnType<typeof createPrompt>
 }
 

@@ -40,7 +40,7 @@ export interface PreparedClient extends PrepareRequest {
   readonly why: string
   readonly warning: string | undefined
   readonly plan: ConfigPlan
-  /** Why this user may not carry out the plan, and who may; only of a dry run. */
+  /** Explains why this user may not carry out the plan, and which user may; only of a dry run. */
   readonly denial: MirrorError | undefined
   readonly previous: StoredRecord | undefined
   /** Holds the command that undoes this target, and no other target of the client. */
@@ -148,7 +148,7 @@ export function getRecordRoot(machine: Machine): string | undefined {
   return machine.detached ? machine.root : undefined
 }
 
-/** The error (usage) for files that this user cannot write, or for a record that only root can change; undefined for neither. */
+/** Returns the error (usage) for files that this user cannot write, or for a record that only root can change; else undefined. */
 async function findDenial(
   changes: readonly FileChange[],
   request: PrepareRequest,
@@ -178,7 +178,10 @@ async function findDenial(
   })
 }
 
-/** The command that opens the folder of this user which keeps a file from being written; undefined where another user's folder does. */
+/**
+ * Returns the command that makes writable the folder of this user that prevents the write of a file; undefined if it is another
+ * user's folder.
+ */
 async function findChmod(path: string): Promise<string | undefined> {
   let folder = dirname(path)
   let stats = await ifVisible(stat(folder))

@@ -98,7 +98,7 @@ export function openClientRecords(where: string | RecordFolders) {
       if (shared !== undefined && isRoot) await removeRecord(shared, record)
     },
 
-    /** As root: moves system-wide records from root's state folder, where older versions wrote them, to the system folder. */
+    /** Moves, as root, system-wide records from root's state folder, where older versions wrote them, to the system folder. */
     async migrate(): Promise<void> {
       if (own === undefined || shared === undefined || !isRoot) return
       for (const record of await readRecords(own, false)) if (isSystemWide(record)) await configured.put(record)

@@ -95,13 +95,13 @@ export default class Init extends BaseCommand {
     this.reportWritten(file, copy)
   }
 
-  /** This command as the user gave it, without the flags that an error for an existing file suggests. */
+  /** Returns this command as the user gave it, without the flags that an error for an existing file suggests. */
   private get commandLine(): string {
     const args = this.argv.filter((arg) => arg !== '--force' && arg !== '--dry-run')
     return ['mirror init', ...args.map(quoteShellWord)].join(' ')
   }
 
-  /** Prints the path, for other programs. `copy`: of the file that was replaced. */
+  /** Prints the path, for other programs. `copy`: the copy of the file that was replaced. */
   private reportWritten(file: string, copy: string | undefined): void {
     if (copy !== undefined) this.info(`Kept the old file as ${copy}`)
     this.print(file)

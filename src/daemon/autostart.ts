@@ -235,7 +235,7 @@ export function createAutostartSpec(
   }
 }
 
-/** Warnings about variables that a start without the user's shell does not have. `file`: the unit or agent. */
+/** Returns warnings about variables that a start without the user's shell does not have. `file`: the unit or agent. */
 export function getAutostartWarnings(config: Config, { env, cwd }: CommandEnvironment, file: string): string[] {
   const { secrets, dropped } = getInheritedVariables(env, cwd)
   const passwords = Object.entries(config.upstreams).flatMap(([host, { credentials }]) =>
@@ -268,7 +268,7 @@ interface InheritedVariables {
   readonly dropped: ReadonlyMap<string, string>
 }
 
-/** Variables that locate programs and files. */
+/** Lists the variables that locate programs and files. */
 const places = ['PATH', 'HOME', 'XDG_CONFIG_HOME', 'XDG_DATA_HOME', 'XDG_STATE_HOME']
 /** Lists the variables that locate Docker. */
 const docker = [
@@ -291,7 +291,7 @@ const trust = [
   'CURL_CA_BUNDLE',
   'REQUESTS_CA_BUNDLE',
 ]
-/** Variables that credential helpers read, and all that match `cloud`. */
+/** Lists variables that credential helpers read, in addition to those that match `cloud`. */
 const helpers = ['PASSWORD_STORE_DIR', 'GNUPGHOME']
 const inherited = new Set([...proxyVariables, ...places, ...docker, ...trust, ...helpers])
 const cloud = /^(AWS|AZURE|GOOGLE|CLOUDSDK)_[A-Z0-9_]+$/
@@ -299,7 +299,7 @@ const cloud = /^(AWS|AZURE|GOOGLE|CLOUDSDK)_[A-Z0-9_]+$/
 const files =
   /^(DOCKER_CONFIG|NODE_EXTRA_CA_CERTS|OPENSSL_CONF|GNUPGHOME|CLOUDSDK_CONFIG|GOOGLE_APPLICATION_CREDENTIALS|AWS_SHARED_CREDENTIALS_FILE|MIRROR_TLS_(CERT|KEY|CA)|MIRROR_REGISTRY_AUTH_HTPASSWD)$|_(FILE|DIR|PATH|BUNDLE)$/
 const secret = /(SECRET|PASSWORD|TOKEN|PASSPHRASE)|_KEY$|^DOCKER_AUTH_CONFIG$/
-/** Options of Node that say whom it trusts and how it finds addresses; others belong to the session, a debugger's above all. */
+/** Matches the options of Node for trust and for name resolution; others, such as a debugger's, belong to the session. */
 const nodeOption =
   /^--((use-(system|openssl|bundled)-ca|openssl-legacy-provider|openssl-shared-config|tls-(min|max)-v1\.[0-3])$|(tls-cipher-list|openssl-config|dns-result-order)=)/
 /**
@@ -326,7 +326,7 @@ function getInheritedVariables(env: Environment, cwd: string): InheritedVariable
   for (const [name, value] of Object.entries(env)) {
     if (!value || !(settings.has(name) || inherited.has(name) || cloud.test(name))) continue
     if (dies.has(name)) dropped.set(name, 'it is valid for hours only; a profile or a file of credentials lasts')
-    // Neither a unit nor a property list can hold other control characters than these.
+    // Allow only these control characters, because a unit and a property list can hold no others.
     else if (/[^\P{Cc}\t\n]/u.test(value)) dropped.set(name, 'it holds control characters')
     else if (name === 'NODE_OPTIONS') {
       const options = value.split(/\s+/).filter((option) => nodeOption.test(option))
@@ -336,7 +336,7 @@ function getInheritedVariables(env: Environment, cwd: string): InheritedVariable
   return { kept, secrets: Object.keys(kept).filter((name) => isSecret(name, kept[name]!)), dropped }
 }
 
-/** Reports whether a variable's value is not for everybody's eyes. */
+/** Returns true if a variable's value is secret. */
 function isSecret(name: string, value: string): boolean {
   if (proxyVariables.includes(name)) return /\/\/[^@/]*:[^@/]*@/.test(value)
   return secret.test(name) && !files.test(name)

@@ -162,7 +162,7 @@ export async function renderTemplate(request: TemplateRequest): Promise<string> 
       return fill(note + (await read(files[name])), {
         IMAGE: checkImage(request.image ?? localImage),
         MAX_SIZE: formatSize(maxSize),
-        // Pushed images and downloads need room besides the cache.
+        // Add room for pushed images and downloads to that of the cache.
         STORAGE: maxSize === 0 ? '100Gi' : formatQuantity(maxSize * 1.25),
         CACHE_PORT: String(ports.cache.inside),
         REGISTRY_PORT: String(ports.registry?.inside ?? 5001),

@@ -35,7 +35,7 @@ const retryMs = 2000
 export function startNetworkListeners(options: NetworkListenersOptions) {
   const { docker, networks, logger } = options
   const stop = new AbortController()
-  /** By address. */
+  /** Holds the open listeners by address. */
   const open = new Map<string, { readonly network: string; readonly listener: Listener | undefined }>()
   const warned = new Set<string>()
   /** Records, by network, why the mirror did not listen there at the last check. */

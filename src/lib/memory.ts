@@ -303,13 +303,13 @@ function warnOfFailedPoll(error: unknown): void {
   process.emitWarning(`could not check the bodies in flight: ${String(error)}`)
 }
 
-/** A holder of memory for a body, with the progress of the body. */
+/** Tracks a holder of memory for a body, and the progress of the body. */
 interface HolderProgress {
-  /** Bytes that the holder has reserved. */
+  /** Counts the bytes that the holder has reserved. */
   bytes: number
-  /** Bytes of the body transferred in total. */
+  /** Counts the bytes of the body transferred in total. */
   moved: number
-  /** Bytes transferred since the last poll. */
+  /** Counts the bytes transferred since the last poll. */
   progressed: number
   /** Bytes to transfer in total; undefined when unknown. */
   readonly expected: number | undefined

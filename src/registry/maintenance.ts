@@ -10,7 +10,7 @@ import { copyRepository, type PushedChange, type PushedRepository } from './repo
 /** Protects unreferenced content for this time, because a manifest that names it may follow; running time ms. */
 export const defaultGraceMs = 24 * 3_600_000
 
-/** The removed content; of a dry run, the content that would be removed. */
+/** Describes the removed content; of a dry run, the content that would be removed. */
 export interface RegistryRemoval {
   /** Names of images. */
   readonly images: string[]

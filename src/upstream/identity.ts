@@ -9,7 +9,7 @@ const maxTokenLength = 64 * 1024
 const volatileClaims = new Set(['exp', 'iat', 'nbf', 'jti'])
 const processKey = randomBytes(32)
 
-/** A credential for an upstream. */
+/** Describes a credential for an upstream. */
 export type Credential =
   | { readonly kind: 'password'; readonly username: string; readonly password: string }
   /** Holds an OAuth2 refresh token, as `docker login` receives it from some registries. */

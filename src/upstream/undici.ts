@@ -6,7 +6,7 @@ import { createDeferred, type Deferred } from '../lib/async.ts'
 import { createSocksConnector, type Proxies, type Proxy } from './proxy.ts'
 import type { AddressGuard } from './trust.ts'
 
-/** Bytes that wait for the reader; beyond this the upstream is paused. */
+/** Limits the bytes that wait for the reader; beyond this the upstream is paused. */
 const maxBufferedBytes = 256 * 1024
 /** https://github.com/nodejs/undici/blob/v7.30.2/docs/docs/api/DiagnosticsChannel.md#undiciclientconnected */
 const connectedChannel = 'undici:client:connected'
@@ -31,7 +31,7 @@ export interface AgentsOptions {
   readonly timeouts: { readonly connect: number }
   readonly guard: AddressGuard
   readonly proxies: Proxies
-  /** PEM certificates to trust instead of the default ones. */
+  /** Lists PEM certificates to trust instead of the default ones. */
   readonly certificates: string[] | undefined
   /** Is true if connections are reused; idle ones occupy file descriptors. Default: true. */
   readonly keepAlive?: boolean | undefined
@@ -119,9 +119,9 @@ interface DispatchOptions {
   readonly signal: AbortSignal
   /** Converts the reason for a body that broke off to the error that its reader receives. */
   readonly explain: (error: unknown) => Error
-  /** Called with the length of each chunk of the body. */
+  /** Is called with the length of each chunk of the body. */
   readonly onBytes?: (bytes: number) => void
-  /** Called once, when the request is over. */
+  /** Is called once, when the request is over. */
   readonly onClose: () => void
 }
 
@@ -186,7 +186,7 @@ interface ResponseBodyOptions {
   readonly control: ResponseControl
   /** Converts the reason for a body that broke off to the error that its reader receives. */
   readonly explain: (error: unknown) => Error
-  /** Called once, when the body is over. */
+  /** Is called once, when the body is over. */
   readonly onClose: () => void
 }
 

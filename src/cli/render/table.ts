@@ -138,12 +138,12 @@ export function renderPullCommand(
   return `docker pull ${image}`
 }
 
-/** The word for an upstream's state on every screen. `waiting`: the mirror sends nothing for a while. */
+/** Returns the word for an upstream's state on every screen. `waiting`: the mirror sends nothing for a while. */
 export function nameUpstreamState({ state, lastError }: UpstreamReport): 'ok' | 'failing' | 'waiting' {
   return state === 'open' || (state === 'ok' && lastError !== undefined) ? 'waiting' : state
 }
 
-/** The next step after a failure of an upstream. */
+/** Returns the next step after a failure of an upstream. */
 export function suggestUpstreamStep(host: string, message: string, runtime: StatusReport['runtime']): string {
   if (message.includes('the environment variable')) return 'set it, then: mirror down && mirror up'
   if (message.startsWith('The credential for'))

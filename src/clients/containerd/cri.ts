@@ -11,7 +11,7 @@ interface NodePrograms {
   exec(node: string, args: readonly string[], input?: string, timeoutMs?: number): Promise<CommandResult | undefined>
 }
 
-/** The failure of a call that the runtime refused. */
+/** Reports that the runtime refused a call. */
 export class CriError extends Error {
   override name = 'CriError'
   /** Holds the gRPC status code. https://grpc.github.io/grpc/core/md_doc_statuscodes.html */

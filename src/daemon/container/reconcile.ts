@@ -246,7 +246,7 @@ async function restoreContainer(
   if (current !== undefined && current.name !== containerName) await engine.containers.rename(id, containerName)
 }
 
-/** Reports whether the container ran. One that the user stopped is not started after a failure. */
+/** Returns true if the container ran. A container that the user stopped is not started after a failure. */
 function wasUp({ running, restarting }: ContainerState): boolean {
   return running || restarting
 }

@@ -14,7 +14,7 @@ export interface SendBlobChoice {
   /** Names the way in which stored blobs are sent. */
   readonly kind: 'sendfile' | 'portable'
   readonly sending: BlobSender
-  /** Prepares a listener whose clients are on this machine; undefined where it would change nothing. */
+  /** Sets the congestion control of a listener whose clients are on this machine; undefined where it would change nothing. */
   readonly setCongestionControl: ((server: Server) => void) | undefined
   /** Returns freed memory to the system; undefined where there is no such call. */
   readonly trimMemory: Libc['trimMemory']
@@ -107,12 +107,12 @@ function createCongestionControl(libc: Libc | undefined): ((server: Server) => v
   if (!libc || !isPaced()) return undefined
   return (server) => {
     const { _handle: handle } = server as { _handle?: { fd?: unknown } | null }
-    // Reno is always there and needs no privilege. A connection that has begun to pace would go on, so the listener sets it.
+    // Reno is always there and needs no privilege. A connection that has begun to pace would continue, so the listener sets it.
     if (typeof handle?.fd === 'number') libc.setCongestionControl(handle.fd, 'reno')
   }
 }
 
-/** Returns true if the kernel paces connections. https://docs.kernel.org/networking/ip-sysctl.html#tcp-variables */
+/** Returns true if the default congestion control paces. https://docs.kernel.org/networking/ip-sysctl.html#tcp-variables */
 function isPaced(): boolean {
   try {
     return readFileSync('/proc/sys/net/ipv4/tcp_congestion_control', 'utf8').startsWith('bbr')
