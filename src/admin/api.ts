@@ -99,7 +99,7 @@ interface RegistryCounters {
   tags: number
   manifests: number
   bytes: number
-  /** Uploads in progress. */
+  /** Counts the uploads in progress. */
   uploads: number
   /** Access of containers of Docker networks; absent where no registry runs. */
   networks?: 'read' | 'write'

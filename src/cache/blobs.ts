@@ -20,7 +20,7 @@ import {
 import type { HeadRequests } from './heads.ts'
 import type { ManifestCacheOptions } from './manifests.ts'
 
-/** Blobs up to this size, mostly configs, are served from memory. */
+/** Limits the blobs, mostly configs, that are served from memory, bytes. */
 const smallBytes = 64 * 1024
 /** Sets the minimum time during which an upstream that limits connections gets a single request per blob. */
 const singleRequestMs = 10 * 60_000

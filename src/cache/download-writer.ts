@@ -34,7 +34,7 @@ const writeDelayMs = 2
 const maxPendingBytes = 2 * writeBytes
 /** Guarantees each spill buffer these bytes, however many there are: with less than a chunk no download would make progress. */
 const minSpillBytes = 512 * 1024
-/** Blobs up to this size are hashed on this thread, because waking another one takes longer. */
+/** Limits the blobs that are hashed on this thread, bytes, because waking another one takes longer. */
 const smallBytes = 256 * 1024
 
 /**

@@ -261,7 +261,7 @@ export interface RangePolicy {
   readonly perBlob: number
   /** Bytes of a range. */
   readonly bytes: number
-  /** Blobs below this size are fetched by one request, bytes. */
+  /** Sets the size below which a blob is fetched by one request, bytes. */
   readonly minSize: number
 }
 

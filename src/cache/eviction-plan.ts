@@ -24,7 +24,7 @@ export interface EvictionLimits {
   readonly needBytes: number
 }
 
-/** Steps between two pauses. */
+/** Sets the steps between two pauses. */
 const pauseEvery = 2048
 
 /**

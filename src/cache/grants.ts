@@ -171,7 +171,7 @@ const unknownIdentity = parseIdentity('unknown')
 /** Remembers the identity of the credential for each upstream. */
 export class Identities {
   readonly #known = new Map<string, Identity>()
-  /** Keys whose credential could not be read the last time. */
+  /** Lists the keys whose credential could not be read the last time. */
   readonly #failing = new Set<string>()
 
   /**

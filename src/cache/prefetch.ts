@@ -9,7 +9,7 @@ import type { Download } from './download.ts'
 import type { RequestContext } from './grants.ts'
 
 interface PrefetcherOptions {
-  /** Layers of one image that are prefetched at a time; 0 turns prefetching off. */
+  /** Limits the layers of one image that are prefetched at a time; 0 turns prefetching off. */
   readonly layers: number
   readonly clock: Clock
   readonly logger: Logger
@@ -17,7 +17,7 @@ interface PrefetcherOptions {
   readonly fetch: (context: RequestContext, layer: ManifestLink, signal: AbortSignal) => Promise<Download | undefined>
 }
 
-/** Manifests of a repository that are remembered per client. */
+/** Limits the manifests of a repository that are remembered per client. */
 const maxManifests = 8
 /** Ends a pull that has had no request and no follower for this long, ms. */
 const idleTimeoutMs = 10_000

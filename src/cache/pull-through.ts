@@ -38,7 +38,7 @@ interface PullThroughOptions extends BlobCacheOptions {
   /** Maps a requested repository to its upstream and its name there; undefined when its registry is not mirrored. */
   readonly resolveUpstream: (repository: Repository) => UpstreamRepository | undefined
   readonly policy: TagPolicy
-  /** Layers of one image that are prefetched at a time; 0 turns prefetching off. */
+  /** Limits the layers of one image that are prefetched at a time; 0 turns prefetching off. */
   readonly prefetchLayers: number
   readonly clock: Clock
 }

@@ -29,9 +29,9 @@ type ReferrersResult = { readonly identity: Identity } & (
   | { readonly kind: 'failed'; readonly error: unknown }
 )
 
-/** Pages of lists that are stored per repository; the least recently requested ones are removed first. */
+/** Limits the pages of lists that are stored per repository; the least recently requested ones are removed first. */
 const maxLists = 500
-/** Pages of one list that are joined. */
+/** Limits the pages of one list that are joined. */
 const maxPages = 100
 /** Limits the lists that are read concurrently, bytes; larger lists are read one at a time. */
 const smallBytes = 64 * 1024

@@ -10,14 +10,14 @@ import type { RefStore, RepositoryRecord } from '../store/records.ts'
 /** Limits the names that are counted. */
 const maxNames = 100
 const maxNameLength = 255
-/** Requests of one client within this time belong to one pull. */
+/** Limits the time between requests of one client that belong to one pull, ms. */
 const pullWindowMs = 10_000
 
 /** Totals since `Stats.since`, across restarts. */
 export interface Totals {
   /** Pulled images. */
   pulls: number
-  /** Requests for manifests and blobs. The other counters have the same unit. */
+  /** Counts the requests for manifests and blobs. The other counters have the same unit. */
   requests: number
   hits: number
   misses: number

@@ -116,7 +116,7 @@ export function listSettingVariables(): string[] {
   return [...getVariableNames(settings, 'MIRROR'), ...getVariableNames(flagSettings, 'MIRROR')]
 }
 
-/** Variables of the program itself, which set no key. */
+/** Lists the variables of the program itself, which set no key. */
 const ownVariables = [
   'MIRROR_HOME',
   'MIRROR_CONFIG',

@@ -264,7 +264,7 @@ interface InheritedVariables {
   readonly kept: Readonly<Record<string, string>>
   /** Lists the names of kept variables that are secret. */
   readonly secrets: readonly string[]
-  /** Variables that it would need and that are not kept, with the reason. */
+  /** Lists the variables that it would need but does not get, with the reason. */
   readonly dropped: ReadonlyMap<string, string>
 }
 

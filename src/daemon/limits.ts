@@ -5,17 +5,17 @@ import { type OnFailure, runEvery } from '../lib/time.ts'
 
 /** Describes the shares of the file descriptors. Their sum stays below the limit on open files. */
 interface DescriptorPlan {
-  /** Connections to the cache and the registry, on all their addresses. Each may have one file open. */
+  /** Limits the connections to the cache and the registry, on all their addresses. Each may have one file open. */
   readonly clients: number
-  /** Connections to the admin listener, so that `mirror status` works while clients use up all of theirs. */
+  /** Limits the connections to the admin listener, so that `mirror status` works while clients use up all of theirs. */
   readonly admin: number
   /** Limits further connections, which are refused: they wait for a request, or for the client to read its 503. */
   readonly refusals: number
-  /** Uploads in progress: each holds a file open between its requests. */
+  /** Limits the uploads in progress: each holds a file open between its requests. */
   readonly uploads: number
-  /** Blobs in download: each holds a file open. */
+  /** Limits the downloads: each holds a file open. */
   readonly fills: number
-  /** Requests to upstreams: each holds a connection. */
+  /** Limits the requests to upstreams: each holds a connection. */
   readonly requests: number
   /** Limits the hashing threads: each holds a few descriptors. */
   readonly hashThreads: number
@@ -29,14 +29,14 @@ const minOpenFiles = 56
 const recommendedOpenFiles = 1024
 /** Replaces the limit where the system reports none. */
 const assumedOpenFiles = 8192
-/** Descriptors of a running server: standard streams, event loops and threads, listeners, koffi. */
+/** Counts the descriptors of a running server: standard streams, event loops and threads, listeners, koffi. */
 const ownDescriptors = 20
 const descriptorsPerHashThread = 5
 /** Estimates the memory of a connection with a waiting request that has the largest head, bytes. */
 const connectionBytes = 32 * 1024
 /** Sets the share of the memory for all connections. */
 const connectionsShare = 1 / 4
-/** Descriptors in short use: a journal, a synced folder, statistics, a DNS lookup, a credential helper. */
+/** Reserves descriptors for short use: a journal, a synced folder, statistics, a DNS lookup, a credential helper. */
 const transientDescriptors = 8
 
 /**

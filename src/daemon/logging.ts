@@ -39,7 +39,7 @@ interface LogSink {
 
 /** Limits the characters that may wait for a slow reader; the oldest lines beyond that are dropped. */
 const maxWaitingLength = 1024 * 1024
-/** Characters of a line; the logger's own are shorter. */
+/** Limits the characters of a line; the logger's own are shorter. */
 const maxLineLength = 64 * 1024
 /** Limits the characters that are written in one go. */
 const batchLength = 64 * 1024
@@ -54,7 +54,7 @@ function createDescriptorSink(descriptor: number): LogSink {
   return { write: (bytes, from) => writeSync(descriptor, bytes, from) }
 }
 
-/** Lines that are written in one go. */
+/** Holds the lines that are written in one go. */
 interface Batch {
   readonly bytes: Uint8Array
   /** Counts the log lines in it, after `extra` others. */

@@ -38,7 +38,7 @@ export interface StartOptions {
   readonly version: string
   readonly runtime: StatusReport['runtime']
   readonly logger: Logger
-  /** Variables for proxies, credentials and switches; `process.env` when absent. */
+  /** Holds the variables for proxies, credentials and switches; `process.env` when absent. */
   readonly env?: Readonly<Record<string, string | undefined>>
   /** Is present only for a mirror in a container. */
   readonly handoff?: HostHandoff | undefined

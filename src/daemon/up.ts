@@ -32,13 +32,13 @@ interface UpRequest {
 /** Holds the steps of `up`, and the data for them. */
 export interface UpPlan {
   action: 'start' | 'replace' | 'nothing'
-  /** Parts of the running mirror that the configured one does not have. */
+  /** Lists the parts of the running mirror that the configured one does not have. */
   dropped: DroppedParts
-  /** Reasons to replace it: `runtime`, `version`, `unreachable`, or parts of the configuration. */
+  /** Lists the reasons to replace it: `runtime`, `version`, `unreachable`, or parts of the configuration. */
   changed: string[]
   /** Lists the same reasons by the keys of mirror.yaml, for messages: `cache.listen` instead of `cache`. */
   changedKeys: string[]
-  /** Flags of the running mirror's start without which the configuration differs. */
+  /** Lists the flags of the running mirror's start without which the configuration differs. */
   omitted: OmittedFlag[]
   running: MirrorState | undefined
   /** Lists the addresses of the running mirror; undefined when it does not answer. */
@@ -71,7 +71,7 @@ export interface UpReport {
   endpoints: Endpoints
   /** Rights of Docker networks' containers in the registry. */
   registryNetworks?: 'read' | 'write'
-  /** Parts that it no longer has. */
+  /** Lists the parts that it no longer has. */
   dropped: DroppedParts
   /** Lists the addresses of the earlier mirror that nothing answers at now. */
   moved: MovedAddress[]
@@ -287,11 +287,11 @@ function findMissing(of: string, from: readonly string[], to: readonly string[])
   return from.filter((url) => !to.includes(url)).map((url) => ({ of, from: url, to: to[0] }))
 }
 
-/** Parts of an earlier mirror, from a flag or an older configuration, that the configured one does not have. */
+/** Lists the parts of an earlier mirror, from a flag or an older configuration, that the configured one does not have. */
 export interface DroppedParts {
   /** Lists the Docker networks whose containers no longer reach it. */
   readonly networks: readonly string[]
-  /** Registries whose credentials its container no longer has. */
+  /** Lists the registries whose credentials its container no longer has. */
   readonly credentials: readonly string[]
 }
 

@@ -31,7 +31,10 @@ interface UpstreamDirectoryOptions {
   readonly ownTroubles: ProcessHealth
 }
 
-/** Requests in flight below which connections are closed after use, because idle ones hold descriptors that others need. */
+/**
+ * Sets the number of requests in flight below which connections are closed after use, because idle ones hold descriptors that
+ * others need.
+ */
 const minRequestsForKeepAlive = 64
 
 /**

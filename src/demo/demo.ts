@@ -17,7 +17,7 @@ import { SecureResponse } from '../server/request-guard.ts'
 import { commonHeaders } from '../server/respond.ts'
 
 export interface DemoPull extends Pull {
-  /** Requests to the upstream, and bytes from it. */
+  /** Counts the requests to the upstream, and the bytes from it. */
   readonly upstreamRequests: number
   readonly upstreamBytes: number
 }

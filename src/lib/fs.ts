@@ -6,7 +6,7 @@ import { basename, dirname, join } from 'node:path'
 import { getErrno, MirrorError, createSystemError } from './errors.ts'
 import { describeForeign, findForeign, maxSmallFileBytes } from './ownership.ts'
 
-/** Codes of an fsync that cannot be done: the folder is not readable, or its file system has no such call. */
+/** Lists the error codes of an fsync that cannot be done: the folder is not readable, or its file system has no such call. */
 const harmlessSyncCodes = ['EACCES', 'EPERM', 'EINVAL', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EISDIR']
 /** Parents to try when TMPDIR is not safe. */
 const defaultParents = ['/tmp', '/var/tmp']

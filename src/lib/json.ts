@@ -26,7 +26,7 @@ export const maxJsonMembers = 50_000
 const maxNumberLength = 1000
 /** Limits the text that is parsed in one step, bytes. */
 const maxUnsplitBytes = 64 * 1024
-/** Values between two checks of the clock. */
+/** Sets the values between two checks of the clock. */
 const stepValues = 512
 /** Limits the time that a step of a large text blocks the event loop, ms. */
 const stepMs = 5

@@ -31,7 +31,9 @@ export async function createJsonLogger(level: LogLevel, output: { write(line: st
   }
 }
 
-/** Characters of one value, and of all names and values of one line, because texts of clients and upstreams may be long. */
+/**
+ * Limits the characters of one value, and of all names and values of one line, because texts of clients and upstreams may be long.
+ */
 const maxTextLength = 4096
 const maxRecordLength = 16 * 1024
 
@@ -98,7 +100,7 @@ export const harmlessParameters: ReadonlySet<string> = new Set([
   'tag',
 ])
 
-/** Characters. Shorter values are not redacted, because they can be guessed anyway. */
+/** Sets the length below which values are not redacted, because they can be guessed anyway. */
 const minSecretLength = 3
 
 const nonSpace = /[^\s"'<>]+/g

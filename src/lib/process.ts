@@ -82,7 +82,7 @@ interface CommandOptions {
   readonly input?: string
   /** Sets the time after which the program is ended together with all that it has started, ms. */
   readonly timeoutMs: number
-  /** Variables to add to the environment of this process. */
+  /** Holds the variables to add to the environment of this process. */
   readonly env?: Readonly<Record<string, string>>
 }
 

@@ -26,7 +26,7 @@ const partFailures: Record<Part, string> = {
  */
 const expiryMs = { shortage: 30_000, other: 300_000 }
 const shortageCodes = /^(EMFILE|ENFILE|ENOMEM)$/
-/** Codes of failures of this process itself: no descriptor, no memory, a module or a thread that cannot be loaded. */
+/** Lists the codes of failures of this process itself: no descriptor, no memory, a module or a thread that cannot be loaded. */
 const processFaultCodes =
   /^(EMFILE|ENFILE|ENOMEM|MODULE_NOT_FOUND|ERR_MODULE_NOT_FOUND|ERR_DLOPEN_FAILED|ERR_WORKER_.*)$/
 
@@ -36,7 +36,7 @@ interface FileFailure {
   readonly path: string | undefined
   /** Holds the reason as a clause: `it does not exist`. */
   readonly why: string
-  /** Commands that help, each with its purpose. Empty when only another file or folder helps. */
+  /** Lists the commands that help, each with its purpose. Empty when only another file or folder helps. */
   readonly next: readonly string[]
   /** Names the user who owns the file or folder that denies the access. */
   readonly owner: string | undefined

@@ -3,9 +3,9 @@ import type { Logger } from './logger.ts'
 
 /** Provides the time. `wall` may jump and is only displayed or stored; `monotonic` never jumps and measures ages and time-outs. */
 export interface Clock {
-  /** Milliseconds since the Unix epoch. */
+  /** Returns the milliseconds since the Unix epoch. */
   wall(): number
-  /** Milliseconds since a fixed point in the life of this process. */
+  /** Returns the milliseconds since a fixed point in the life of this process. */
   monotonic(): number
   /** Resolves after `ms`; rejects with the signal's reason when it aborts first. */
   sleep(ms: number, signal?: AbortSignal): Promise<void>

@@ -10,9 +10,9 @@ import { OciError } from '../oci/errors.ts'
 import { PasswordQueue, startPasswordThread } from './passwords.ts'
 
 const rememberMs = 5 * 60_000
-/** Entries for good passwords, and as many for wrong ones, because a client with an old password keeps sending it. */
+/** Limits the entries for good passwords, and as many for wrong ones, because a client with an old password keeps sending it. */
 const maxRemembered = 1000
-/** Characters: Base64 of about 3 KB. bcrypt uses the first 72 bytes of a password. */
+/** Limits the characters of the header: Base64 of about 3 KB. bcrypt uses the first 72 bytes of a password. */
 const maxHeaderLength = 4096
 const maxFileBytes = 1024 * 1024
 /** Limits the accepted bcrypt cost. A comparison of cost 16 takes seconds, and each step doubles it, so that 31 takes days. */

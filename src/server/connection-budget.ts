@@ -48,7 +48,7 @@ export class ConnectionBudget {
   readonly #options: ConnectionBudgetOptions
   readonly #shares = { clients: createShare(), admin: createShare() }
   readonly #ahead = new PipelineBudget()
-  /** Connections beyond the limit, the oldest first, each with a function that ends its wait. */
+  /** Lists the connections beyond the limit, the oldest first, each with a function that ends its wait. */
   readonly #waiting = new Map<Socket, () => void>()
   #warnedAt = -Infinity
 

@@ -18,7 +18,7 @@ const discarding = new WeakSet<Duplex>()
 /** Describes an accepted connection and its requests. */
 export interface Connection {
   readonly socket: Socket
-  /** Requests without a complete response. */
+  /** Counts the requests without a complete response. */
   readonly pending: number
   /**
    * Queues a request and starts it after those before it, so that a connection has at most one open file. Returns false when too much
@@ -132,7 +132,7 @@ interface ServeOptions {
 export function serveConnections(server: Server, { isSecure, admit, handle }: ServeOptions) {
   const accept = server.listeners('connection') as ((socket: Socket) => void)[]
   const open = new Map<Duplex, Connection>()
-  /** Connections of a TLS listener, whose requests have other sockets than the accepted ones. */
+  /** Holds the connections of a TLS listener, whose requests have other sockets than the accepted ones. */
   const byEndpoints = new Map<string, Connection>()
   /** Lists accepted sockets, admitted or not. */
   const accepted = new Set<Socket>()

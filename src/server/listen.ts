@@ -11,8 +11,8 @@ import { discardInput, isDiscarding, LingeringResponse, serveConnections } from 
 import { formatErrorResponse } from './respond.ts'
 
 /**
- * Connections that may wait to be accepted; Linux allows at most `net.core.somaxconn`, 4096 by default. A client whose connection does
- * not fit waits for seconds until a kernel retries.
+ * Limits the connections that wait to be accepted; Linux allows at most `net.core.somaxconn`, 4096 by default. A client whose
+ * connection does not fit waits for seconds until a kernel retries.
  */
 const backlog = 4096
 

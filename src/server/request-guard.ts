@@ -5,12 +5,12 @@ import { hostAliases, isLoopbackAddress, mirrorHostNames } from '../lib/network.
 import { OciError } from '../oci/errors.ts'
 
 const aliases = new Set<string>(hostAliases)
-/** Values of `Sec-Fetch-Mode` with which browsers navigate, or open connections that registry clients never open. */
+/** Lists the values of `Sec-Fetch-Mode` with which browsers navigate, or open connections that registry clients never open. */
 const browserModes = new Set(['navigate', 'nested-navigate', 'websocket', 'webtransport'])
 
 /**
- * Headers of every response of every listener, for browsers: render nothing, run nothing, guess no type, and let no other page embed the
- * response. Content comes from upstreams and pushes, and shares its origin with the admin API.
+ * Lists the headers of every response of every listener, for browsers: render nothing, run nothing, guess no type, and let no other
+ * page embed the response. Content comes from upstreams and pushes, and shares its origin with the admin API.
  */
 const securityHeaders: Readonly<Record<string, string>> = {
   'content-security-policy': "sandbox; default-src 'none'",

@@ -6,7 +6,7 @@ import type { Provenance } from '../oci/registry.ts'
 
 /** Sets the interval at which quiet transfers are looked for. */
 const pollMs = 250
-/** Clients and repositories that are remembered at a time. */
+/** Limits the clients and repositories that are remembered at a time. */
 const maxActivities = 1000
 /** Tags by HEAD that are remembered per activity. */
 const maxHeads = 20
@@ -64,11 +64,11 @@ interface Transfer {
 }
 
 interface Pull extends Transfer {
-  /** Manifests in the index of this pull. */
+  /** Holds the manifests in the index of this pull. */
   readonly children: Set<Digest>
-  /** Blobs in the manifests of this pull. */
+  /** Holds the blobs in the manifests of this pull. */
   readonly expected: Set<Digest>
-  /** Blobs that were sent. */
+  /** Holds the blobs that were sent. */
   readonly sent: Set<Digest>
   bytesFromUpstream: number
   hits: number
@@ -79,7 +79,7 @@ interface Pull extends Transfer {
 interface Push extends Transfer {
   readonly blobs: Set<Digest>
   readonly existing: Set<Digest>
-  /** Manifests that arrived; without any, this is not the push of an image. */
+  /** Counts the manifests that arrived; without any, this is not the push of an image. */
   manifests: number
 }
 
@@ -88,7 +88,7 @@ interface Activity {
   readonly peer: Peer
   readonly startedAt: number
   lastAt: number
-  /** Requests under way. */
+  /** Counts the requests under way. */
   running: number
   /** Tags that the client requested by HEAD, by the digest in the response. */
   readonly heads: Map<Digest, { readonly tag: string; readonly at: number }>

@@ -62,7 +62,7 @@ const batchSize = 64
 /** Keeps the sizes of the published blobs in memory: those found at start, and all changes since. */
 export class BlobIndex {
   readonly #sizes = new Map<Digest, number>()
-  /** Blobs removed during the scan, which may have listed them before. */
+  /** Holds the blobs removed during the scan, which may have listed them before. */
   readonly #removed = new Set<Digest>()
   #isScanning = true
   #bytes = 0

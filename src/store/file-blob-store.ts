@@ -323,7 +323,7 @@ export class FileOpenBlob implements OpenBlob {
 /** Decides whether a blob must be verified when it is opened, and verifies it. */
 class BlobTrust {
   readonly #options: BlobTrustOptions
-  /** Blobs verified or written since the start. Recorded only while the others are suspect. */
+  /** Holds the blobs verified or written since the start. They are recorded only while the others are suspect. */
   readonly #sound = new Set<Digest>()
   readonly #checks = new Map<string, Promise<boolean>>()
 

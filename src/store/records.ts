@@ -30,7 +30,7 @@ export interface RepositoryRecord {
   readonly name: string
   readonly tags: Map<string, TagRecord>
   readonly manifests: Map<Digest, ManifestRecord>
-  /** Blobs that the upstream confirmed individually, without a manifest of this repository that names them. */
+  /** Holds the blobs that the upstream confirmed individually, without a manifest of this repository that names them. */
   readonly blobs: Map<Digest, BlobRecord>
   /** Holds the latest lists of referrers from the upstream, by subject, identity and query. */
   readonly referrers: Map<string, ReferrersRecord>

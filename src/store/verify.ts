@@ -17,7 +17,7 @@ export interface VerifyOptions {
 }
 
 export interface VerifyState {
-  /** Blobs. */
+  /** Counts the checked blobs. */
   readonly checked: number
   readonly total: number
   readonly checkedBytes: number

@@ -22,13 +22,13 @@ import { UpstreamError } from './upstream.ts'
 
 /** Limits the attempts: with a remembered challenge, without authorization, with an old token, with a new one. */
 const maxSends = 4
-/** Statuses by which registries hide content from anonymous requests. */
+/** Lists the statuses by which registries hide content from anonymous requests. */
 const hidingStatuses = [401, 403, 404]
 /** Sets the time for which the response to `/v2/` is remembered. */
 const pingTtlMs = 5 * 60_000
 const maxTargets = 16
 const maxRepositories = 1000
-/** Characters; a longer scope in a challenge is replaced. */
+/** Limits the characters of a scope; a longer scope in a challenge is replaced. */
 const maxScopeLength = 1000
 
 interface AuthorizerOptions {

@@ -22,9 +22,9 @@ const maxAgeMs = 2 * keepMs
 /** Sets the time for which a helper is not run again after it failed, or after the upstream refused its credential. */
 const backoffMs = 5000
 const timeoutMs = 15_000
-/** Characters; no credential takes more. */
+/** Limits the characters of an answer; no credential takes more. */
 const maxAnswerBytes = 256 * 1024
-/** Messages of the helpers' library, which are safe to quote. */
+/** Lists messages of the helpers' library, which are safe to quote. */
 const quotableMessages = ['no credentials server URL', 'no credentials username']
 /** Lists the names that other programs use for Docker Hub in config.json. */
 const hubNames = ['docker.io', 'index.docker.io', 'registry-1.docker.io']

@@ -42,7 +42,7 @@ const maxReasonBytes = 16 * 1024
 const maxReasonMs = 1000
 /** Characters. */
 const maxReasonLength = 300
-/** Members in which registries and token servers put their message, the most informative first. */
+/** Lists the members in which registries and token servers put their message, the most informative first. */
 const messageMembers = ['message', 'error_description', 'details', 'detail', 'reason', 'error', 'title']
 const markupTags = /<\/?[a-z!][^<>]*>/gi
 /** Matches control and format characters, line separators, and lone surrogates. */
@@ -50,7 +50,7 @@ const unprintable = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]+/gu
 const startOfLine = new RegExp(`^.{${maxReasonLength}}`, 'u')
 
 interface RefusalOptions {
-  /** Statuses that mean the same as a 404 when the registry itself sends them. */
+  /** Lists statuses that mean the same as a 404 when the registry itself sends them. */
   readonly meansAbsent?: readonly number[] | undefined
   /** Secrets in the request, which no message may show. */
   readonly secrets?: readonly string[] | undefined

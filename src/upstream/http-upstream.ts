@@ -29,7 +29,9 @@ import {
 
 /** Allows large lists, because some registries send all tags of a repository in one page, with details of each image. */
 const maxTagsListBytes = 16 * 1024 * 1024
-/** Statuses of registries without the referrers API, in addition to 404: they take its path for a bad or an unknown one. */
+/**
+ * Lists the statuses of registries without the referrers API, in addition to 404: they take its path for a bad or an unknown one.
+ */
 const noReferrersStatuses = [400, 405, 501]
 
 /** Describes an upstream with open connections. */
@@ -205,7 +207,7 @@ interface UpstreamRequest extends UpstreamCallOptions {
   readonly path: string
   readonly headers?: Readonly<Record<string, string>>
   readonly pool?: ConnectionPool
-  /** Statuses that mean the same as a 404 for this request. */
+  /** Lists statuses that mean the same as a 404 for this request. */
   readonly meansAbsent?: readonly number[]
 }
 

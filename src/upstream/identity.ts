@@ -3,7 +3,7 @@ import { parseObject } from '../lib/json.ts'
 import { anonymousIdentity, type Identity, parseIdentity } from '../oci/registry.ts'
 import { UpstreamError } from './upstream.ts'
 
-/** Characters; no registry issues longer tokens. */
+/** Limits the characters of a token; no registry issues longer ones. */
 const maxTokenLength = 64 * 1024
 /** Claims that identify a token and its time, not its account. https://www.rfc-editor.org/rfc/rfc7519#section-4.1 */
 const volatileClaims = new Set(['exp', 'iat', 'nbf', 'jti'])

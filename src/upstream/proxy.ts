@@ -178,7 +178,7 @@ function isLoopback(url: URL): boolean {
 }
 
 interface SocksOptions {
-  /** Milliseconds for the proxy to connect. */
+  /** Limits the time for the proxy to connect, ms. */
   readonly timeout: number
   /** Resolves names for proxies that do not. */
   readonly guard: AddressGuard

@@ -7,7 +7,7 @@ const pausesMs = [150, 450]
 const budgetMs = 10_000
 const failuresToOpen = 5
 const openMs = 30_000
-/** Repositories that may probe an upstream at the same time, so that a probe that hangs does not block the others. */
+/** Limits the repositories that probe an upstream at the same time, so that a probe that hangs does not block the others. */
 const maxProbes = 5
 const maxEntries = 1000
 

@@ -80,7 +80,10 @@ export function createTransport(options: TransportOptions) {
     requests,
     connections: connectionsPerOrigin,
   })
-  /** Requests that wait or run. `close` aborts them itself, because an agent does not end a connection whose last request has begun. */
+  /**
+   * Tracks the requests that wait or run. `close` aborts them itself, because an agent does not end a connection whose last request
+   * has begun.
+   */
   const running = new Set<AbortController>()
   let closed = false
 
@@ -266,9 +269,9 @@ interface RepositoryShareOptions {
   readonly maxWaitMs: number
   /** Limits the wait of a blob while the blobs before it make no progress, ms. */
   readonly maxBlobWaitMs: number
-  /** Requests of all upstreams together, because each holds a connection. No upstream gets all of them. */
+  /** Limits the requests of all upstreams together, because each holds a connection. No upstream gets all of them. */
   readonly requests: Slots
-  /** Connections to one origin, per pool. */
+  /** Limits the connections to one origin, per pool. */
   readonly connections: number
 }
 

@@ -110,7 +110,7 @@ export function createAgents({ timeouts, guard, proxies, certificates, keepAlive
 
 export interface AgentResponse {
   readonly status: number
-  /** Headers by lower-case name. */
+  /** Holds the headers by lower-case name. */
   readonly headers: Readonly<Record<string, string | string[] | undefined>>
   readonly body: ResponseBody
 }

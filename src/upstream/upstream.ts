@@ -136,7 +136,7 @@ export class UpstreamError extends Error {
   }
 }
 
-/** Registries that need no entry in the configuration. */
+/** Lists the registries that need no entry in the configuration. */
 export const builtInUpstreams: ReadonlySet<string> = new Set([
   'docker.io',
   'ghcr.io',
