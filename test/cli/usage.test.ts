@@ -80,7 +80,7 @@ describe('wrong usage', () => {
       'mirror configure --help',
     ],
     [['cache', 'rm'], 'Missing argument: NAME', 'mirror cache rm --help'],
-  ])('as in %j is answered with a suggestion and exit code 2', (args, message, next) => {
+  ])('is answered with a suggestion and exit code 2: %j', (args, message, next) => {
     const { status, stdout, stderr } = mirror(args)
     expect({ status, stdout }).toEqual({ status: 2, stdout: '' })
     expect(stderr).toMatch(/^mirror: /)
@@ -90,7 +90,7 @@ describe('wrong usage', () => {
     expect(stderr).not.toMatch(/^\s+at /m)
   })
 
-  test('as in flags of a container for a process is answered with the command for a container', () => {
+  test('is only a warning for container flags of a process, and names the command that starts a container', () => {
     const { status, stderr } = mirror(['up', '--runtime', 'process', '--memory', '1GiB', '--image=a', '--dry-run'])
     expect(status).toBe(0)
     expect(stderr).toContain('--image and --memory have no effect on a mirror that runs as a process.')

@@ -42,7 +42,7 @@ describe.each(['sha256', 'sha512'] as const)('%s blobs', (algorithm) => {
     expect((await get(url, `/v2/${name}/blobs/${digest}`, { method: 'HEAD' })).status).toBe(404)
   }
 
-  test('get-missing', async () => {
+  test('are a 404 before they are pushed (get-missing)', async () => {
     const { url, digest } = await setUp()
     expect((await get(url, `/v2/${repository}/blobs/${digest}`)).status).toBe(404)
   })
@@ -57,7 +57,7 @@ describe.each(['sha256', 'sha512'] as const)('%s blobs', (algorithm) => {
     ['chunked out-of-order', 'chunked', threeChunks, { outOfOrder: true }],
     ['chunked out-of-order and put chunk', 'chunked', threeChunks, { outOfOrder: true, putLastChunk: true }],
   ]
-  test.each(pushes)('%s', async (_name, way, size, how) => {
+  test.each(pushes)('are pushed, pulled and deleted: %s', async (_name, way, size, how) => {
     const push = { ...(await setUp(size)), ...how }
     await pushBlob(way, push)
     await expectThere(push)
@@ -67,7 +67,7 @@ describe.each(['sha256', 'sha512'] as const)('%s blobs', (algorithm) => {
   test.each([
     ['mount', `&from=${encodeURIComponent(sibling)}`],
     ['mount anonymous', ''],
-  ])('%s', async (_name, from) => {
+  ])('are mounted, pulled and deleted: %s', async (_name, from) => {
     const push = await setUp()
     const { url, digest } = push
     await pushBlob('post+put', { ...push, repository: sibling })
@@ -80,7 +80,7 @@ describe.each(['sha256', 'sha512'] as const)('%s blobs', (algorithm) => {
     await expectDeletable({ ...push, repository: sibling })
   })
 
-  test('mount missing falls back to an upload', async () => {
+  test('are uploaded when there is nothing to mount (mount missing)', async () => {
     const push = await setUp()
     const { url, digest, bytes } = push
     const query = `mount=${encodeURIComponent(digest)}&from=${encodeURIComponent(sibling)}`
@@ -91,7 +91,7 @@ describe.each(['sha256', 'sha512'] as const)('%s blobs', (algorithm) => {
     await expectAtLocation(put, push)
   })
 
-  test('post cancel', async () => {
+  test('are absent after their upload was cancelled (post cancel)', async () => {
     const { url } = await setUp()
     const begun = await get(url, `/v2/${repository}/blobs/uploads/`, { method: 'POST' })
     const target = locationOf(begun, url)
@@ -104,7 +104,7 @@ describe.each(['sha256', 'sha512'] as const)('%s blobs', (algorithm) => {
     ['500-', 500, 2047],
     ['-500', 1548, 2047],
     ['2000-5000', 2000, 2047],
-  ])('range %s', async (range, first, last) => {
+  ])('are pulled in part with the range %s', async (range, first, last) => {
     const push = await setUp(2048)
     await pushBlob('post only', push)
     const headers = { range: `bytes=${range}` }
@@ -116,7 +116,7 @@ describe.each(['sha256', 'sha512'] as const)('%s blobs', (algorithm) => {
     expect(answer.body.equals(push.bytes.subarray(first, last + 1))).toBe(true)
   })
 
-  test.each(['500-0', '5000-10000'])('range %s', async (range) => {
+  test.each(['500-0', '5000-10000'])('are a 416 with the range %s', async (range) => {
     const push = await setUp(2048)
     await pushBlob('post only', push)
     const headers = { range: `bytes=${range}` }
@@ -126,7 +126,7 @@ describe.each(['sha256', 'sha512'] as const)('%s blobs', (algorithm) => {
   test.each([
     ['empty', ''],
     ['emptyJSON', '{}'],
-  ])('%s', async (_name, text) => {
+  ])('are pushed in every way, pulled and deleted: %s', async (_name, text) => {
     const { url } = await setUp()
     const bytes = Buffer.from(text)
     const push = { url, repository, bytes, digest: computeDigest(bytes, algorithm) }
@@ -144,7 +144,7 @@ describe.each(['sha256', 'sha512'] as const)('%s blobs', (algorithm) => {
     ['bad digest chunked and put chunk', 'chunked', { putLastChunk: true }],
     ['bad digest stream', 'stream', {}],
   ]
-  test.each(badPushes)('%s', async (_name, way, how) => {
+  test.each(badPushes)('are not stored: %s', async (_name, way, how) => {
     const push = await setUp(threeChunks)
     await pushBlob(way, { ...push, ...how, bytes: Buffer.concat([push.bytes, Buffer.from('oh no')]), badDigest: true })
     expect((await get(push.url, `/v2/${repository}/blobs/${push.digest}`)).status).toBe(404)

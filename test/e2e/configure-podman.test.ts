@@ -120,8 +120,8 @@ describe.skipIf(missing !== undefined).each(['podman', 'buildah', 'skopeo'] as c
   })
 })
 
-describe.skipIf(missing !== undefined)('podman with settings of the user', () => {
-  test("podman asks the mirror first and the user's own mirror next", async () => {
+describe.skipIf(missing !== undefined)('the configuration of podman', () => {
+  test("makes podman ask the mirror first and the user's own mirror next", async () => {
     const { apart, pull } = await machineWith('podman', '')
     // Pulls an image that Docker Hub does not have, but the user's own mirror has.
     const corp = `[[registry]]\nlocation = "docker.io"\n[[registry.mirror]]\nlocation = "127.0.0.1:5055/quay.io"\ninsecure = true\n`
@@ -133,7 +133,7 @@ describe.skipIf(missing !== undefined)('podman with settings of the user', () =>
     expect(await readFile(apart.outside(`${dropIns}/99-corp.conf`), 'utf8')).toBe(corp)
   })
 
-  test('configure asks for a restart of a podman service that still uses the old configuration', async () => {
+  test('names a running podman service to restart that still uses the old configuration', async () => {
     const { apart, scene } = await machineWith('podman', '')
     const socket = join(scene.folder, 'podman.sock')
     const asked = () => apart.run('podman', '--url', `unix://${socket}`, 'info', '--format', 'json')
@@ -154,7 +154,7 @@ describe.skipIf(missing !== undefined)('podman with settings of the user', () =>
     })
   })
 
-  test('podman info lists the mirror that configure wrote', async () => {
+  test('is listed by podman info', async () => {
     const { apart } = await machineWith('podman', '')
     await apart.mirror('configure', 'podman', '--yes')
     const info = JSON.parse(await apart.run('podman', 'info', '--format', 'json')) as {
@@ -163,7 +163,7 @@ describe.skipIf(missing !== undefined)('podman with settings of the user', () =>
     expect(info.registries['quay.io']!.Mirrors).toMatchObject([{ Location: '127.0.0.1:5055/quay.io', Insecure: true }])
   })
 
-  test('podman is configured for a single user, and the undo removes the configuration folder', async () => {
+  test('can be that of a single user, and the undo removes its folder', async () => {
     const { apart, pull } = await machineWith('podman', '')
     expect(await apart.mirror('configure', 'podman', '--scope', 'user', '--yes')).toMatchObject({ exit: 0 })
     await pull(references[1]!)

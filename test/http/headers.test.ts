@@ -47,7 +47,7 @@ describe('Cache-Status', () => {
 })
 
 describe('every response describes its content', () => {
-  test.each(['cold', 'warm'])('when %s: digest, ETag, type, length, registry', async (state) => {
+  test.each(['cold', 'warm'])('by digest, ETag, type, length and registry, when %s', async (state) => {
     const { mirror, image, layer, layerBytes } = await startScene()
     const paths = [`${app}/manifests/v1`, `${app}/manifests/${image.digest}`, `${app}/blobs/${layer}`]
     if (state === 'warm') {
@@ -74,7 +74,7 @@ describe('every response describes its content', () => {
     }
   })
 
-  test('to a HEAD as to a GET, without a body', async () => {
+  test('also to a HEAD, as to a GET but without a body', async () => {
     const { mirror, layer } = await startScene({ cache: { tagFreshness: 60_000 } })
     for (const path of [`${app}/manifests/v1`, `${app}/blobs/${layer}`, '/v2/', '/v2/_catalog']) {
       await mirror.get(path)
@@ -88,11 +88,11 @@ describe('every response describes its content', () => {
 
 describe('If-None-Match', () => {
   test.each([
-    ['the strong tag', (digest: string) => `"${digest}"`, 304],
-    ['the weak tag', (digest: string) => `W/"${digest}"`, 304],
-    ['one of several', (digest: string) => `"x", "${digest}"`, 304],
-    ['any', () => '*', 304],
-    ['another', () => '"sha256:0"', 200],
+    ['is a 304 for the strong tag', (digest: string) => `"${digest}"`, 304],
+    ['is a 304 for the weak tag', (digest: string) => `W/"${digest}"`, 304],
+    ['is a 304 for one of several tags', (digest: string) => `"x", "${digest}"`, 304],
+    ['is a 304 for any tag', () => '*', 304],
+    ['is a 200 for another tag', () => '"sha256:0"', 200],
   ])('%s', async (_, tag, expected) => {
     const { mirror, image, layer } = await startScene()
     for (const [path, digest] of [
@@ -107,7 +107,7 @@ describe('If-None-Match', () => {
     }
   })
 
-  test('a 304 counts as a hit', async () => {
+  test('counts as a hit when it is a 304', async () => {
     const { mirror, layer } = await startScene()
     const path = `${app}/blobs/${layer}`
     await mirror.get(path)

@@ -200,7 +200,7 @@ describe('Pushing a blob in chunks', () => {
     expect(registry.log.filter((line) => line.startsWith('error'))).toEqual([])
   })
 
-  test('of two PATCHes at once, one is a 202 and the other a 409', async () => {
+  test('one of two PATCHes at once is a 202, and the other a 409', async () => {
     const registry = await startTestRegistry()
     const location = await registry.begin('app')
     const { request } = await import('node:http')

@@ -68,7 +68,7 @@ describe('Listing tags', () => {
     ['?n=2&last=t110', ['t2', 't3']],
     ['?n=5&last=t9', []],
     ['?n=0', []],
-  ])('%s', async (query, expected) => {
+  ])('gives the page after `last` with the query %s', async (query, expected) => {
     const { tags, link } = await list(await withTags(12), query)
     expect(tags).toEqual(expected)
     if (expected.length === 0) expect(link).toBeUndefined()

@@ -101,7 +101,7 @@ describe('Pushing manifests', () => {
     expect((await registry.pushManifest('app', 'cache', cache)).status).toBe(201)
   })
 
-  test('requires the content that they name in the same repository', async () => {
+  test('requires the content that the manifests name in the same repository', async () => {
     const registry = await startTestRegistry()
     await registry.push('other', 'v1', image)
     expectError(await registry.pushManifest('app', 'v1', image), 400, 'MANIFEST_BLOB_UNKNOWN')
@@ -157,13 +157,13 @@ describe('Pushing manifests', () => {
   }
 })
 
-describe('a manifest that two readers could read differently is refused with 400:', () => {
+describe('a manifest that two readers could read differently', () => {
   const schema1 = 'application/vnd.docker.distribution.manifest.v1+prettyjws'
   test.each([
     ['with layers and manifests', { ...fields, manifests: [] }, mediaType.ociManifest, undefined],
     ['with layers, called an index', fields, mediaType.ociIndex, undefined],
     ['with manifests, called an image', { manifests: [] }, mediaType.ociManifest, undefined],
-    ['whose mediaType is not its Content-Type', fields, mediaType.ociManifest, mediaType.dockerManifest],
+    ['with a mediaType that is not its Content-Type', fields, mediaType.ociManifest, mediaType.dockerManifest],
     ['of schema 1', { schemaVersion: 1, fsLayers: [], mediaType: undefined }, schema1, undefined],
     ['without a config', { layers: [] }, mediaType.ociManifest, undefined],
     [
@@ -181,7 +181,7 @@ describe('a manifest that two readers could read differently is refused with 400
     ],
     ['with layers that are no list', { ...fields, layers: {} }, mediaType.ociManifest, undefined],
     ['with annotations that are no texts', { ...fields, annotations: { a: 1 } }, mediaType.ociManifest, undefined],
-  ])('%s', async (_what, content, type, contentType) => {
+  ])('is refused with 400, such as one %s', async (_what, content, type, contentType) => {
     const registry = await withBlobs()
     const { bytes } = manifestWith(content, type)
     expectError(
@@ -193,16 +193,16 @@ describe('a manifest that two readers could read differently is refused with 400
 
   const text = image.bytes.toString()
   test.each([
-    ['no JSON', 'nonsense'],
+    ['not JSON', 'nonsense'],
     ['a list', '[]'],
     ['null', 'null'],
     ['100,000 deep', '['.repeat(100_000) + ']'.repeat(100_000)],
-    ['deep inside', text.replace('{', `{"deep":${'['.repeat(100_000)}${']'.repeat(100_000)},`)],
-    ['with a key twice', text.replace('{', '{"layers":[],')],
-    ['with a key twice, escaped', text.replace('{', '{"l\\u0061yers":[],')],
+    ['100,000 deep in one member', text.replace('{', `{"deep":${'['.repeat(100_000)}${']'.repeat(100_000)},`)],
+    ['JSON with a key twice', text.replace('{', '{"layers":[],')],
+    ['JSON with a key twice, once escaped', text.replace('{', '{"l\\u0061yers":[],')],
     ['not UTF-8', Buffer.concat([Buffer.from('{"a":"'), Buffer.from([0xff]), Buffer.from('"}')])],
-    ['with a size of 1e400', text.replace(/"size":\d+/, '"size":1e400')],
-  ])('%s', async (_what, body) => {
+    ['JSON with a size of 1e400', text.replace(/"size":\d+/, '"size":1e400')],
+  ])('is refused with 400, such as a text that is %s', async (_what, body) => {
     const registry = await withBlobs()
     const bytes = Buffer.from(body)
     expectError(
@@ -213,7 +213,7 @@ describe('a manifest that two readers could read differently is refused with 400
     expect(({} as Record<string, unknown>)['x']).toBeUndefined()
   })
 
-  test('also one with tens of thousands of layers that do not exist', async () => {
+  test('is refused with 400 also with tens of thousands of layers that do not exist', async () => {
     const registry = await withBlobs()
     const layers = Array.from({ length: 30_000 }, (_, at) => ({
       mediaType: 'application/x',
@@ -223,7 +223,7 @@ describe('a manifest that two readers could read differently is refused with 400
     expectError(await registry.pushManifest('app', 'v1', manifestWith({ ...fields, layers })), 400)
   })
 
-  test('but not one with a __proto__ field, which is a field like any other', async () => {
+  test('is not one with a __proto__ field, which is accepted like any other field', async () => {
     const registry = await withBlobs()
     const bytes = Buffer.from(text.replace('{', '{"__proto__":{"x":1},'))
     expect((await registry.pushManifest('app', 'v1', { bytes, mediaType: image.mediaType })).status).toBe(201)

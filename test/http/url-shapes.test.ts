@@ -96,7 +96,7 @@ describe('a registry that is not allowed', () => {
     ['port 65536', '/v2/team/app/manifests/v1?ns=ghcr.io:65536', 400],
     ['white space', '/v2/team/app/manifests/v1?ns=ghcr.io%20', 400],
     ['a line break', '/v2/team/app/manifests/v1?ns=ghcr.io%0d%0aX-A:b', 400],
-  ])('%s', async (_, path, status) => {
+  ])('is refused without a request: %s', async (_, path, status) => {
     const { docker, other, mirror } = await startTwo()
     const answer = await mirror.get(path)
     expectError(answer, status)

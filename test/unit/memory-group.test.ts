@@ -21,7 +21,7 @@ const second = { 'cgroup.controllers': 'cpuset cpu io memory pids\n', 'cgroup.su
 const within = (folder: string, files: Record<string, string>) =>
   Object.fromEntries(Object.entries(files).map(([name, text]) => [`${folder}/${name}`, text]))
 
-describe('groups with a limit of memory are found', () => {
+describe('the search for groups with a memory limit', () => {
   test.each([
     ['of version 1', first, 'memory', 1],
     [
@@ -37,13 +37,13 @@ describe('groups with a limit of memory are found', () => {
       'unified',
       2,
     ],
-  ])('%s', async (_, files, folder, version) => {
+  ])('finds groups %s', async (_, files, folder, version) => {
     const root = await controlGroups(files)
     expect(findMemoryGroups(root)).toEqual({ folder: join(root, folder), version })
     expect((await readdir(join(root, folder))).filter((name) => name.startsWith('mirror'))).toEqual([])
   })
 
-  test('of version 2, after the memory controller is enabled for its groups', async () => {
+  test('enables the memory controller for the groups of version 2', async () => {
     const root = await controlGroups({ ...second, 'cgroup.subtree_control': 'cpu pids\n' })
     findMemoryGroups(root)
     expect(await readFile(join(root, 'cgroup.subtree_control'), 'utf8')).toBe('+memory')
@@ -52,19 +52,19 @@ describe('groups with a limit of memory are found', () => {
   test.each([
     ['nothing is mounted', {}, /no memory controller .* neither of version 1 nor of version 2/],
     ['the second version has no memory', { 'cgroup.controllers': 'cpu pids\n' }, /no memory controller/],
-  ])('and an error says that %s', async (_, files, message) => {
+  ])('throws an error that says that %s', async (_, files, message) => {
     const root = await controlGroups(files)
     expect(() => findMemoryGroups(root)).toThrow(message)
   })
 
-  test('and an error has the reason of the system if none can be created', async () => {
+  test('throws an error with the reason of the system if no group can be created', async () => {
     const root = await controlGroups(second)
     await writeFile(join(root, `mirror-probe-${process.pid}`), 'in the way')
     expect(() => findMemoryGroups(root)).toThrow(/No group can be made in .* \(EEXIST\)/)
   })
 })
 
-describe('a group with a limit of memory', () => {
+describe('a group with a memory limit', () => {
   test.each([
     ['1', first, 'memory/group', 'memory.limit_in_bytes', 'memory.oom_control'],
     ['2', second, 'group', 'memory.max', 'memory.events'],

@@ -25,7 +25,7 @@ describe('a text that is too long for the terminal', () => {
       ['mirror is not running: it died, nobody stopped it (pid 7,', '  started at noon).'],
     ],
     ['Short.\n  mirror up   (a note)', ['Short.', '  mirror up   (a note)']],
-  ])('%s', (text, lines) => {
+  ])('is wrapped between words and before a command: %s', (text, lines) => {
     expect(fitText(text, 60)).toBe(lines.join('\n'))
     expect(fitText(text, undefined)).toBe(text)
   })

@@ -135,7 +135,7 @@ describe('the name of the program', () => {
       'mirror',
     ],
     ['by a script of a clone', { npm_command: 'run-script', npm_config_local_prefix: '/clone' }, '/clone', 'mirror'],
-  ])('%s', (_, env, root, expected) => {
+  ])('is as the user can type it: %s', (_, env, root, expected) => {
     expect(getProgramName({ env, argv: ['/usr/bin/node', join(root, 'bin', 'run.js')] }, { root, name }).name).toBe(
       expected,
     )

@@ -97,7 +97,7 @@ describe('untrusted JSON', () => {
     ],
     ['bytes that are no text', Buffer.from([0x22, 0xff, 0x22]), 'not-json'],
     ['a text without an end', `{"a":"${'x'.repeat(MiB)}`, 'not-json'],
-  ])('%s', async (_what, text, problem) => {
+  ])('is parsed or rejected as expected: %s', async (_what, text, problem) => {
     expect(await problemOf(text)).toBe(problem)
   })
 

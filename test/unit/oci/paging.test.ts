@@ -18,7 +18,7 @@ describe('the next page that a Link header names', () => {
     ['</x?last=b&ns=docker.io>; rel="next"', 'last=b'],
     ['</x?last=b#fragment>; rel="next"', 'last=b'],
     ['</x?last=ü "b">; rel="next"', 'last=%C3%BC%20%22b%22'],
-  ])('%s', (link, query) => {
+  ])('is read from %s', (link, query) => {
     expect(parseNextPage(link)).toBe(query)
   })
 

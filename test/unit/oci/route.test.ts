@@ -34,7 +34,7 @@ describe('the five forms of a path that name an upstream', () => {
     ['/ghcr.io/v2/org/app/manifests/1', 'ghcr.io', 'org/app', false],
     ['/v2/library/alpine/manifests/3.20', undefined, 'library/alpine', false],
     ['/v2/alpine/manifests/3.20', undefined, 'alpine', false],
-  ])('%s', (target, registry, name, byNamespace) => {
+  ])('are parsed: %s', (target, registry, name, byNamespace) => {
     expect(repositoryOf(target)).toEqual({ registry, name, byNamespace })
   })
 
@@ -78,7 +78,7 @@ describe('a parsed route', () => {
       { kind: 'manifest', name: 'manifests', reference: { kind: 'tag', tag: 'manifests' } },
     ],
     ['/v2/tags/list/tags/list', { kind: 'tags', name: 'tags/list' }],
-  ])('%s', (target, expected) => {
+  ])('has the kind and the parts of %s', (target, expected) => {
     expect(parseRoute(target, 'proxy')).toMatchObject(expected)
   })
 })
@@ -106,7 +106,7 @@ describe('an invalid request target', () => {
     ['/v2/a/manifests/latest?ns=a@b', 400],
     ['/v2/a/manifests/latest?ns=docker.io/../x', 400],
     [`/v2/a/manifests/latest?ns=${'a'.repeat(300)}`, 400],
-  ])('%s', (target, status) => {
+  ])('is an error: %s', (target, status) => {
     expect(refusal(target)).toBe(status)
   })
 

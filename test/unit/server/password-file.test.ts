@@ -56,7 +56,7 @@ describe('the hash for an unknown user name', () => {
   })
 })
 
-describe('a password file that cannot be used names the line:', () => {
+describe('the error for an unusable password file', () => {
   test.each([
     ['a cost that would take days', `${line('one', 10)}${line('two', 31)}`, /line 2 has a bcrypt cost of 31.*16/],
     ['a cost just above the limit', line('one', 17), /line 1 has a bcrypt cost of 17/],
@@ -65,7 +65,7 @@ describe('a password file that cannot be used names the line:', () => {
     ['no user name', line('', 10), /line 1 is not/],
     ['a hash that is cut', line('one', 10).slice(0, -5), /line 1 is not/],
     ['more than a file of passwords has', '#'.repeat(1024 * 1024 + 1), /larger than 1 MiB/],
-  ])('%s', async (_what, text, message) => {
+  ])('names the line and the reason: %s', async (_what, text, message) => {
     const opened = open(text)
     await expect(opened).rejects.toThrow(message)
     await expect(opened).rejects.not.toThrow(tail)

@@ -30,7 +30,7 @@ test.each([
   ['many clients', (at: number) => [`client-${at}`, 'docker', 'v1'] as const],
   ['one client under many names', (at: number) => ['client', `agent-${at}`, 'v1'] as const],
   ['one client by many tags', (at: number) => ['client', 'docker', `v${at}`] as const],
-])('of images with 27,000 layers that %s pull, only some are remembered, and the others are summed up', (_, nameOf) => {
+])('the log remembers only some of the images with 27,000 layers that %s pull, and sums up the others', (_, nameOf) => {
   const { lines, begin } = open()
   // Leaves one request of each open, so that its pulls do not end.
   for (let at = 0; at < 30; at++) {

@@ -16,7 +16,7 @@ const secureBlobs = () => serve((_, response) => reply(response, 200, {}, 'blob'
 /** Returns the name of the proxy for a URL. */
 const proxyFor = (url: string, env: Record<string, string>) => readProxies(env).find(new URL(url))?.name
 
-describe('the proxy variables, read as curl reads them:', () => {
+describe('the proxy variables', () => {
   const [a, b, c, d] = ['http://a:1', 'http://b:2', 'http://c:3', 'http://d:4']
   test.each<[Record<string, string>, string | undefined, string | undefined]>([
     [{}, undefined, undefined],
@@ -36,7 +36,7 @@ describe('the proxy variables, read as curl reads them:', () => {
     [{ http_proxy: a, no_proxy: '*' }, undefined, undefined],
     [{ http_proxy: a, NO_PROXY: 'registry.test' }, undefined, undefined],
     [{ http_proxy: a, no_proxy: 'other.test', NO_PROXY: 'registry.test' }, a, undefined],
-  ])('%j', (env, http, https) => {
+  ])('are read as curl reads them: %j', (env, http, https) => {
     expect([proxyFor('http://registry.test/', env), proxyFor('https://registry.test/', env)]).toEqual([http, https])
   })
 
@@ -81,7 +81,7 @@ describe('the proxy variables, read as curl reads them:', () => {
   })
 })
 
-describe('a host in no_proxy is connected to directly:', () => {
+describe('a host in no_proxy', () => {
   const isDirect = (host: string, no_proxy: string) =>
     proxyFor(`http://${host}/`, { http_proxy: 'http://127.0.0.1:3128', no_proxy }) === undefined
 
@@ -138,7 +138,7 @@ describe('a host in no_proxy is connected to directly:', () => {
     ['[::1]', '0:0::1/128', true],
     ['[::1]', '0:0::1/129', false],
     ['[fe80::ab47:4396:55c9:8474]', 'fe80::ab47:4396:55c9:8474/64', true],
-  ])("curl's table: %s with %j is asked directly: %j", (host, list, direct) => {
+  ])("is connected to directly as in curl's table: %s with %j: %j", (host, list, direct) => {
     expect(isDirect(host, list)).toBe(direct)
   })
 
@@ -165,7 +165,7 @@ describe('a host in no_proxy is connected to directly:', () => {
     ['registry.test', '*', true],
     ['registry.test', '.', false],
     ['registry.test', 'est', false],
-  ])('%s with %j is asked directly: %j', (host, list, direct) => {
+  ])('is connected to directly, also by port and CIDR block: %s with %j: %j', (host, list, direct) => {
     expect(isDirect(host, list)).toBe(direct)
   })
 
@@ -176,7 +176,7 @@ describe('a host in no_proxy is connected to directly:', () => {
     ['http://127.8.0.1:5000/', undefined],
     ['http://[::1]:5000/', undefined],
     ['http://10.0.0.1:5000/', 'http://proxy.test:3128'],
-  ])('and %s, which a proxy on another machine cannot reach, goes through %j', (url, name) => {
+  ])('need not be one that a proxy on another machine cannot reach: %s goes through %j', (url, name) => {
     expect(proxyFor(url, { http_proxy: 'proxy.test:3128' })).toBe(name)
     expect(proxyFor(url, { http_proxy: '127.0.0.1:3128' })).toBe('http://127.0.0.1:3128')
   })

@@ -15,7 +15,7 @@ describe('Retry-After', () => {
     ['880\ufffds', 0.88],
     ['1m30.5s', 90_500],
     ['soon', undefined],
-  ])('%s', (text, ms) => {
+  ])('is read in every form that servers send: %s', (text, ms) => {
     const parsed = parseRetryAfter(text, now)
     if (ms === undefined) expect(parsed).toBeUndefined()
     else expect(parsed).toBeCloseTo(ms, 6)
@@ -61,7 +61,7 @@ describe('quota headers', () => {
     })
   })
 
-  test('of another kind are ignored', () => {
+  test('are ignored when they have no window', () => {
     expect(readRateLimit(headers({ 'ratelimit-limit': '2000', 'ratelimit-remaining': '1999' }), now)).toBeUndefined()
     expect(readRateLimit(headers({}), now)).toBeUndefined()
   })

@@ -65,7 +65,7 @@ describe('redirects', () => {
   test.each([
     [5, true],
     [6, false],
-  ])('of %i hops: followed %s', async (hops, followed) => {
+  ])('of %i hops are followed or not: %s', async (hops, followed) => {
     const registry = await serve((request, response) => {
       const hop = Number(/hop=(\d)/.exec(request.url!)?.[1] ?? 0)
       if (hop === hops) return reply(response, 200, {}, 'blob')

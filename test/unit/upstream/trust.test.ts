@@ -13,25 +13,25 @@ import {
 const trusts = (upstream: string, realm: string, tokenHosts: string[] = []) =>
   mayReceiveCredential(new URL(realm), new URL(upstream), tokenHosts)
 
-describe('a realm may receive the credential:', () => {
+describe('a realm that may receive the credential', () => {
   test.each([
     ['on the same host and port', 'https://registry.example', 'https://registry.example/token'],
     ['on the same host and port over http', 'http://127.0.0.1:5000', 'http://127.0.0.1:5000/token'],
     ['on the same registrable domain', 'https://registry-1.docker.io', 'https://auth.docker.io/token'],
     ['on another port of the same domain', 'https://registry.corp.example', 'https://registry.corp.example:8443/token'],
     ['where NVIDIA keeps it', 'https://nvcr.io', 'https://authn.nvidia.com/token'],
-  ])('%s', (_, upstream, realm) => {
+  ])('is one %s', (_, upstream, realm) => {
     expect(trusts(upstream, realm)).toBe(true)
   })
 
-  test('on a host the user named, by its port when it has one', () => {
+  test('is one on a host that the user named, by its port when it has one', () => {
     expect(trusts('https://a.example', 'https://auth.other.example/token', ['Auth.other.example'])).toBe(true)
     expect(trusts('https://a.example', 'https://auth.other.example:444/token', ['auth.other.example:444'])).toBe(true)
     expect(trusts('https://a.example', 'https://auth.other.example:444/token', ['auth.other.example'])).toBe(false)
   })
 })
 
-describe('a realm may not receive the credential:', () => {
+describe('a realm that may not receive the credential', () => {
   test.each([
     ['on a foreign host', 'https://registry.example', 'https://evil.test/token'],
     ['on a host that only ends alike', 'https://docker.io', 'https://evildocker.io/token'],
@@ -43,11 +43,11 @@ describe('a realm may not receive the credential:', () => {
     ['on another literal address', 'https://10.0.0.1', 'https://10.0.0.2/token'],
     ['where NVIDIA keeps it, for anybody else', 'https://registry.example', 'https://authn.nvidia.com/token'],
     ['of another scheme', 'https://registry.example', 'ftp://registry.example/token'],
-  ])('%s', (_, upstream, realm) => {
+  ])('is one %s', (_, upstream, realm) => {
     expect(trusts(upstream, realm)).toBe(false)
   })
 
-  test('over http on a named host, when the upstream is https', () => {
+  test('is one over http on a named host, when the upstream is https', () => {
     expect(trusts('https://a.example', 'http://auth.example', ['auth.example'])).toBe(false)
   })
 })

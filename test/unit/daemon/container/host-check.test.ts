@@ -18,7 +18,7 @@ describe('a connection to a container', () => {
     ['of another machine', '192.168.1.20', false],
     ['of nobody, because the client has left', undefined, false],
     ['of an address that only looks like the gateway', '::ffff:172.18.0.11', false],
-  ])('%s', (_, remoteAddress, expected) => {
+  ])('is recognised as one from this machine or not: %s', (_, remoteAddress, expected) => {
     expect(isFromHost({ remoteAddress, localAddress }, { gateways, subnets: undefined })).toBe(expected)
   })
 
@@ -29,10 +29,13 @@ describe('a connection to a container', () => {
     ['another container', '172.18.0.2', false],
     ['another container on the second network', '::ffff:172.20.255.254', false],
     ['another container, by IPv6', 'fc00:f853:ccd:e793::2', false],
-  ])('in an engine in a virtual machine, from %s', (_, remoteAddress, expected) => {
-    const subnets = ['127.0.0.1/8', '172.18.0.5/16', '172.20.0.2/16', 'fc00:f853:ccd:e793::5/64']
-    expect(isFromHost({ remoteAddress, localAddress }, { gateways, subnets })).toBe(expected)
-  })
+  ])(
+    'is recognised as one from this machine or not, in an engine in a virtual machine: %s',
+    (_, remoteAddress, expected) => {
+      const subnets = ['127.0.0.1/8', '172.18.0.5/16', '172.20.0.2/16', 'fc00:f853:ccd:e793::5/64']
+      expect(isFromHost({ remoteAddress, localAddress }, { gateways, subnets })).toBe(expected)
+    },
+  )
 })
 
 test('only the gateways of default routes are parsed', () => {

@@ -127,7 +127,7 @@ describe('a container that is replaced', () => {
     expect(docker.done).toEqual([])
   })
 
-  test('that cannot be restored is reported as down, after the reason of the failure', async () => {
+  test('is reported as down, after the reason of the failure, when it cannot be restored', async () => {
     const { docker } = await setEngine()
     docker.outcome = { code: 2, lines: ['mirror: The store is too new.'] }
     expect((await getRefusal(up(docker, newer))).message).toBe(
