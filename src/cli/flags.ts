@@ -67,7 +67,7 @@ export const noRegistryFlag = boolean({
 })
 
 export const networkFlag = string({
-  description: 'Docker network to serve in addition to kind',
+  description: 'Docker network to serve in addition to kind (default: none)',
   helpValue: 'NAME',
   multiple: true,
   env: 'MIRROR_NETWORK',

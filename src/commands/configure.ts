@@ -13,7 +13,8 @@ import { redact } from '../lib/logger.ts'
 export default class Configure extends BaseCommand {
   static override summary = 'Configure a client to pull through the mirror'
   static override description = `Shows a diff and asks before it writes; everything else in your files stays as it is. --check writes nothing.
-Without CLIENT it offers the clients of this machine; --check, --undo and --list apply to all that are configured.`
+Without CLIENT it offers the clients of this machine; --check, --undo and --list apply to all that are configured.
+Clients: docker, podman, containerd, kind, k3d, k3s, minikube, buildkit, kaniko, testcontainers, skaffold and tilt.`
   static override examples = [
     '<%= config.bin %> <%= command.id %> docker',
     '<%= config.bin %> <%= command.id %> kind | kind create cluster --config -',
@@ -24,8 +25,7 @@ Without CLIENT it offers the clients of this machine; --check, --undo and --list
   ]
   static override args = {
     client: stringArgument({
-      description:
-        'docker, podman, containerd, kind, k3d, k3s, minikube, buildkit, kaniko, testcontainers, skaffold or tilt',
+      description: 'client to configure (default: choose from those found)',
     }),
   }
   static override flags = {
