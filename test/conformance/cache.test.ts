@@ -18,7 +18,7 @@ async function startCache() {
 }
 
 test.each(Object.entries(contentSets))(
-  '%s: tag-list, head, pull, referrers; cold, then warm',
+  'the cache serves tag list, HEAD, pull and referrers of content of the suite, cold and then warm: %s',
   async (_name, makeContent) => {
     const { upstream, mirror } = await startCache()
     const content = makeContent()
@@ -32,21 +32,24 @@ test.each(Object.entries(contentSets))(
   },
 )
 
-test.each(['500-1499', '500-', '-500', '2000-5000'])('range %s', async (range) => {
-  const { upstream, mirror } = await startCache()
-  const content = contentSets['Artifact']!()
-  await pushContent(upstream, content)
-  const [digest, bytes] = [...content.blobs].find(([, { length }]) => length === 2048)!
-  const [first, last] = { '500-1499': [500, 1499], '500-': [500, 2047], '-500': [1548, 2047] }[range] ?? [2000, 2047]
-  for (const _ of ['cold', 'warm']) {
-    const headers = { range: `bytes=${range}` }
-    const answer = await get(mirror.url, `/v2/docker.io/${repository}/blobs/${digest}`, { headers })
-    expect(answer).toMatchObject({ status: 206, headers: { 'content-range': `bytes ${first}-${last}/2048` } })
-    expect(answer.body.equals(bytes.subarray(first, last! + 1))).toBe(true)
-  }
-})
+test.each(['500-1499', '500-', '-500', '2000-5000'])(
+  'the cache serves the range %s of a blob, cold and then warm',
+  async (range) => {
+    const { upstream, mirror } = await startCache()
+    const content = contentSets['Artifact']!()
+    await pushContent(upstream, content)
+    const [digest, bytes] = [...content.blobs].find(([, { length }]) => length === 2048)!
+    const [first, last] = { '500-1499': [500, 1499], '500-': [500, 2047], '-500': [1548, 2047] }[range] ?? [2000, 2047]
+    for (const _ of ['cold', 'warm']) {
+      const headers = { range: `bytes=${range}` }
+      const answer = await get(mirror.url, `/v2/docker.io/${repository}/blobs/${digest}`, { headers })
+      expect(answer).toMatchObject({ status: 206, headers: { 'content-range': `bytes ${first}-${last}/2048` } })
+      expect(answer.body.equals(bytes.subarray(first, last! + 1))).toBe(true)
+    }
+  },
+)
 
-test.each(['500-0', '5000-10000'])('range %s is a 416', async (range) => {
+test.each(['500-0', '5000-10000'])('the range %s of a cached blob is a 416', async (range) => {
   const { upstream, mirror } = await startCache()
   const content = contentSets['Artifact']!()
   await pushContent(upstream, content)
@@ -63,7 +66,7 @@ test.each([
   ['manifest by a name that no tag has', 'manifests/.INVALID_MANIFEST_NAME', [404]],
   ['manifest by no digest', 'manifests/sha256:baddigeststring', [400, 404]],
   ['blob', `blobs/${computeDigest(Buffer.from('missing'))}`, [404]],
-])('a missing %s', async (_name, path, expected) => {
+])('a missing %s is an absence, for HEAD and GET', async (_name, path, expected) => {
   const { upstream, mirror } = await startCache()
   await pushContent(upstream, contentSets['Image']!())
   for (const method of ['HEAD', 'GET'])

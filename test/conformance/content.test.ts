@@ -13,12 +13,12 @@ import { deleteContent, listReferrers, listTags, pushContent, readContent } from
 
 const repository = 'conformance/repo1'
 
-test('ping', async () => {
+test('the registry answers /v2/ with 200 (ping)', async () => {
   const { url } = await startTestRegistry()
   expect((await get(url, '/v2/')).status).toBe(200)
 })
 
-test('empty: tag list, referrers', async () => {
+test('an empty registry has no tags and no referrers (empty)', async () => {
   const { url } = await startTestRegistry()
   expect([200, 404]).toContain((await get(url, `/v2/${repository}/tags/list`)).status)
   const answer = await get(url, `/v2/${repository}/referrers/${computeDigest(Buffer.from('x'))}`)
@@ -28,7 +28,7 @@ test('empty: tag list, referrers', async () => {
 })
 
 test.each(Object.entries(contentSets))(
-  '%s: push, tag-list, head, pull, referrers, delete',
+  'the registry takes, lists, serves and deletes content of the suite: %s',
   async (_name, makeContent) => {
     const place = { url: (await startTestRegistry()).url, repository }
     const content = makeContent()
@@ -40,7 +40,7 @@ test.each(Object.entries(contentSets))(
   },
 )
 
-test('Bad Digest Image: a manifest with two more blanks has another digest', async () => {
+test('a manifest with two more blanks has another digest and is refused (Bad Digest Image)', async () => {
   const { url } = await startTestRegistry()
   const content = new Content()
   const { digest } = content.image()
@@ -59,12 +59,12 @@ test.each([
   ['by-digest', computeDigest(Buffer.from('missing')) as string, [404]],
   ['by-tag', 'missing-tag', [404]],
   ['invalid-digest-format/manifest-get', 'sha256:baddigeststring', [400, 404]],
-])('missing-manifest/%s', async (_name, reference, expected) => {
+])('a missing manifest is an absence (missing-manifest/%s)', async (_name, reference, expected) => {
   const { url } = await startTestRegistry()
   expect(expected).toContain((await get(url, `/v2/${repository}/manifests/${reference}`)).status)
 })
 
-test('invalid-digest-format/manifest-put', async () => {
+test('a push of a manifest by a malformed digest is refused (invalid-digest-format/manifest-put)', async () => {
   const { url } = await startTestRegistry()
   const content = new Content()
   content.image({ layers: [300] })

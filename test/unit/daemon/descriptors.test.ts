@@ -3,7 +3,7 @@ import { checkDescriptorLimit, planDescriptors } from '../../../src/daemon/limit
 import { MirrorError } from '../../../src/lib/errors.ts'
 
 test.each([56, 64, 128, 256, 1024, 4096, 20_000, 1_048_576])(
-  'of %i descriptors all shares together, with what the process holds itself, stay below the limit',
+  'the shares of %i descriptors, with those that the process itself holds, stay below the limit',
   (limit) => {
     const plan = planDescriptors({ limit, inUse: 18, listening: 3 })
     const own = 20 + plan.hashThreads * 5 + 3

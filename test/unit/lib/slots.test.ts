@@ -42,7 +42,7 @@ test.each([
   [12, [6, 3, 2, 1]],
   [30, [15, 8, 4, 2, 1]],
   [121, [61, 30, 15, 8, 4, 2, 1]],
-])('of %i slots each owner takes half of the slots that the others leave', (limit, shares) => {
+])('each owner takes half of those of %i slots that the others leave', (limit, shares) => {
   const slots = new Slots(limit)
   expect(slots.roomFor('owner 0')).toBe(slots.maxPerOwner)
   expect(shares.map((_, at) => takeAll(slots, `owner ${at}`).length)).toEqual(shares)
