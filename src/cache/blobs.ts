@@ -266,7 +266,7 @@ export class BlobCache {
     download: Download,
     joined: 'miss' | 'collapsed',
   ): Promise<BlobResponse> {
-    // Claim a prefetched download, so that it goes on while this client waits for its start.
+    // Claim a prefetched download, so that it continues while this client waits for its start.
     download.claim()
     const outcome = this.#claimPrefetched(context, download.digest) ? 'miss' : joined
     await download.started

@@ -66,7 +66,7 @@ const writeBytes = 512 * 1024
 /** Pauses before the second, third and fourth request of a body that broke, ms. */
 const resumePausesMs = [250, 500, 1000]
 
-/** Starts a download. It goes on when its clients leave; without clients only a full disk ends it early. */
+/** Starts a download. It continues when its clients leave; without clients only a full disk ends it early. */
 export function startDownload(options: DownloadOptions): Download {
   const { digest, logger, signal, clock = systemClock, maxUnsizedBytes = Infinity } = options
   const started = createDeferred<{ identity: Identity }>()

@@ -346,7 +346,7 @@ export function nameCommands(text: string, { name, sudo }: ProgramName): string 
 }
 
 /**
- * Handles output that cannot be written. A reader that has left, such as `head`, is no failure: the command goes on and ends as
+ * Handles output that cannot be written. A reader that has left, such as `head`, is no failure: the command continues and ends as
  * it would have. Another error of stdout, such as a full disk, is reported once and makes the exit code 1. Stderr carries only
  * messages, which may be lost.
  */

@@ -255,7 +255,7 @@ interface Sequence<R> {
 }
 
 /**
- * Runs `act` for each item in turn. Passes a failure to `onFailure` and goes on; throws the failure of a single item, and a bug or
+ * Runs `act` for each item in turn. Passes a failure to `onFailure` and continues; throws the failure of a single item, and a bug or
  * an interruption at once.
  */
 export async function forEachInTurn<T, R>(

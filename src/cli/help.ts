@@ -20,7 +20,7 @@ interface HelpStyle {
   readonly colors: Colors
 }
 
-/** Columns of a name beside its description; a longer name has a line of its own. */
+/** Limits the columns of a name beside its description; a longer name gets its own line. */
 const maxNameLength = 32
 
 type Row = readonly [left: string, right: string]

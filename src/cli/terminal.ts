@@ -147,7 +147,7 @@ export interface Terminal {
   readonly prompt: ReturnType<typeof createPrompt>
 }
 
-/** Reports whether to go on: by flag, or by the user's answer. Throws NotInteractiveError without both. */
+/** Returns true to continue: by flag, or by the user's answer. Throws NotInteractiveError without both. */
 export async function confirm(
   terminal: Pick<Terminal, 'prompt'>,
   { yes }: { readonly yes: boolean },
@@ -323,7 +323,7 @@ function fitLine(line: string, columns: number): string {
   const hanging = ' '.repeat(label === '' ? indent.length + 2 : first.length)
   const isSentence = tail === '.'
   const prose = isSentence ? head : head.slice(0, start).trimEnd()
-  // A command stays inside a sentence that goes on after it.
+  // Keep a command inside a sentence that continues after it.
   const lines =
     isSentence || tail !== '' || command === ''
       ? wrapText(isSentence ? head : `${prose} ${command.replaceAll(' ', '\u00a0')}${tail}`, columns, first, hanging)

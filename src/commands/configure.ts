@@ -328,7 +328,7 @@ function createFailureReporter(info: (text: string) => void, colors: Colors) {
   const render = (error: Error) => renderError(error, colors, { debug: isDebugging(process.env) }).trimEnd()
   let notInteractive: NotInteractiveError | undefined
   return {
-    /** Reports the failure of one of several items; the others go on. Its files may be written, and only the reload have failed. */
+    /** Reports the failure of one of several items; the others continue. Its files may be written: perhaps only the reload failed. */
     report(title: string, error: Error): void {
       if (error instanceof NotInteractiveError) notInteractive = error
       else info(`${title}\n${render(error)}`)

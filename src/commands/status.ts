@@ -79,7 +79,7 @@ export default class Status extends BaseCommand {
     const { MirrorError } = await import('../lib/errors.ts')
     while (!this.interrupted.aborted) {
       const text = await this.readStatus(asJson).catch((error: unknown) => {
-        // Show the error and go on: a mirror that is ending or busy may answer the next time.
+        // Show the error and continue: a mirror that is ending or busy may answer the next time.
         if (error instanceof MirrorError && !asJson) return error.message
         throw error
       })

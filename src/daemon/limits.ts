@@ -139,7 +139,7 @@ interface SpareMemoryOptions {
  */
 export function spareMemory(options: SpareMemoryOptions): () => void {
   const { trim, held = () => process.memoryUsage.rss(), everyMs = trimIntervalMs, onFailure } = options
-  /** Bytes from which a trim is worth it. */
+  /** Sets the bytes from which a trim is worthwhile. */
   let limit = idleBytes + minTrimBytes
   const poll = async () => {
     const before = held()

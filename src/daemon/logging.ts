@@ -41,7 +41,7 @@ interface LogSink {
 const maxWaitingLength = 1024 * 1024
 /** Limits the characters of a line; the logger's own are shorter. */
 const maxLineLength = 64 * 1024
-/** Limits the characters that are written in one go. */
+/** Limits the characters of one write. */
 const batchLength = 64 * 1024
 const retryMs = 10
 /** Sets the time that the last lines wait for a slow reader when the process ends. */
@@ -54,7 +54,7 @@ function createDescriptorSink(descriptor: number): LogSink {
   return { write: (bytes, from) => writeSync(descriptor, bytes, from) }
 }
 
-/** Holds the lines that are written in one go. */
+/** Holds the lines of one write. */
 interface Batch {
   readonly bytes: Uint8Array
   /** Counts the log lines in it, after `extra` others. */

@@ -159,7 +159,7 @@ interface SurviveOptions {
 
 /**
  * Handles failures that nothing has caught (docs/decisions/0015). An unhandled rejection ends one task: it is logged with its stack
- * and counted, and the server goes on. The same holds for a system error from a callback, because a missing descriptor does not
+ * and counted, and the server continues. The same holds for a system error from a callback, because a missing descriptor does not
  * damage the program's state. Any other exception may have left half-changed state: it is logged, and the process ends with exit
  * code 1. Returns a function that stops this.
  */

@@ -42,7 +42,7 @@ export interface StartOptions {
   readonly env?: Readonly<Record<string, string | undefined>>
   /** Is present only for a mirror in a container. */
   readonly handoff?: HostHandoff | undefined
-  /** Is called when another process has taken the store: this one must not write any more. */
+  /** Is called when another process has taken the store: this one must no longer write. */
   readonly onStoreLost?: () => void
   /** Is called when a command asks over the admin listener to end the mirror. */
   readonly onStopRequested?: () => void

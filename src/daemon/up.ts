@@ -248,7 +248,7 @@ async function findReachableEndpoints(running: MirrorState, paths: MirrorPaths):
   }
 }
 
-/** Describes an address that clients may be configured with, and the new one; undefined when nothing answers there any more. */
+/** Describes an address that clients may be configured with, and the new one; undefined when nothing answers there now. */
 export interface MovedAddress {
   /** `cache`, `registry`, or a network's name. */
   readonly of: string

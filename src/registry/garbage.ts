@@ -90,7 +90,7 @@ interface PlanOptions extends GarbageOptions {
   readonly isClaimed: (digest: Digest) => boolean
 }
 
-/** Calls `apply` synchronously with the planned changes, while they are valid: pushes go on before and after that call. */
+/** Calls `apply` synchronously with the planned changes, while they are valid: pushes continue before and after that call. */
 async function planGarbage<T>(
   repository: PushedRepository,
   { grace, untagged, now, isClaimed, links }: PlanOptions,

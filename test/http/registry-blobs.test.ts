@@ -137,7 +137,7 @@ describe('Pushing a blob in chunks', () => {
     ['PATCH', 'the first chunk again', 0],
     ['PUT', 'a gap', 200_000],
     ['PUT', 'the first chunk again', 0],
-  ])('%s with %s is a 416 with the stored Range, and the upload goes on', async (method, _what, start) => {
+  ])('%s with %s is a 416 with the stored Range, and the upload continues', async (method, _what, start) => {
     const registry = await startTestRegistry()
     const location = await registry.begin('app')
     await registry.ask('PATCH', location, { body: bytes.subarray(0, 100_000), headers: range(0, 100_000) })

@@ -119,7 +119,7 @@ async function ensureLocalImage(
   return build()
 }
 
-/** Removes an image that was built on this machine and is not used any more; other images stay. */
+/** Removes an image that was built on this machine and is no longer used; other images stay. */
 export async function removeLocalImage({ images }: DockerEngine, id: string): Promise<void> {
   if ((await images.find(id))?.labels[contentLabel] !== undefined) await images.remove(id)
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { limitLog } from '../../../src/daemon/logging.ts'
 
-test('a log that is too large is copied and truncated, and its writer goes on in the same file', async () => {
+test('a log that is too large is copied and truncated, and its writer continues in the same file', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'mirror-log-'))
   const log = join(folder, 'log')
   await limitLog(log, 10)

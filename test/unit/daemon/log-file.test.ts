@@ -210,7 +210,7 @@ test('a log that was replaced by a folder keeps its limit and leaves the folder 
   expect(readFileSync(path, 'utf8')).toBe('again\n')
 })
 
-test('a log in a folder that takes no new file keeps its limit and goes on', async () => {
+test('a log in a folder that takes no new file keeps its limit and continues', async () => {
   const { path, write, text, sizes } = await openLog(10, () => {
     throw new Error('not reached')
   })

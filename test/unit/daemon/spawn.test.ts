@@ -31,7 +31,7 @@ async function failure(started: Promise<unknown>): Promise<MirrorError> {
 }
 
 describe('a detached mirror', () => {
-  test('has started when it reports that it is ready, and goes on running', async () => {
+  test('has started when it reports that it is ready, and continues to run', async () => {
     const mirror = await start(
       `process.send({type: 'ready', endpoints: ${JSON.stringify(endpoints)}}); console.log('hello'); setTimeout(() => {}, 60_000)`,
     )

@@ -14,7 +14,7 @@ function watch() {
   return { source, log, exits, stop }
 }
 
-test('a rejection that nothing handles is logged with its stack and counted, and the process goes on', () => {
+test('an unhandled rejection is logged with its stack and counted, and the process continues', () => {
   const { source, log, exits } = watch()
   source.emit('unhandledRejection', new TypeError('of one request'))
   source.emit('unhandledRejection', 'no error at all')
