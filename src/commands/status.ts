@@ -6,7 +6,6 @@ import { jsonFlag } from '../cli/flags.ts'
 import { renderStatus } from '../cli/render/status.ts'
 import { renderDown } from '../cli/render/up.ts'
 import { getColumns, fitText } from '../cli/terminal.ts'
-import type { ClientName } from '../clients/types.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import { exitCode } from '../lib/errors.ts'
 
@@ -51,14 +50,7 @@ export default class Status extends BaseCommand {
     const { version } = this.config
     const shown = report.version === version ? report : { ...report, cliVersion: version }
     if (asJson) return JSON.stringify(shown, null, 2)
-    const installed = report.images.length === 0 ? await this.findInstalledClients() : []
-    return renderStatus(shown, this.getColorsFor(process.stdout), Date.now(), getColumns(process.stdout), installed)
-  }
-
-  private async findInstalledClients(): Promise<ClientName[]> {
-    const { findClientsOnPath } = await import('../clients/adapters.ts')
-    const surroundings = this.getSurroundings()
-    return findClientsOnPath({ ...surroundings, home: surroundings.homedir })
+    return renderStatus(shown, this.getColorsFor(process.stdout), Date.now(), getColumns(process.stdout))
   }
 
   /** Redraws the status on a terminal; elsewhere prints one after the other, JSON as one object a line. */

@@ -5,7 +5,6 @@ import type {
   StatusReport,
   UpstreamReport,
 } from '../../admin/api.ts'
-import type { ClientName } from '../../clients/types.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'
 import { formatUpstreamSetting } from '../../oci/reference.ts'
 import { type Colorizer, createColors, fitText, type Colors, shortenDigest } from '../terminal.ts'
@@ -28,17 +27,8 @@ import {
 const maxImages = 15
 const noColors = createColors(false)
 
-/**
- * Renders the status of a running mirror. `now`: wall clock, ms. `columns`: of the terminal; undefined for no limit. `installed`: the
- * clients of this machine, of which an empty mirror suggests one.
- */
-export function renderStatus(
-  report: StatusReport,
-  colors: Colors,
-  now: number,
-  columns?: number,
-  installed: readonly ClientName[] = [],
-): string {
+/** Renders the status of a running mirror. `now`: wall clock, ms. `columns`: of the terminal; undefined for no limit. */
+export function renderStatus(report: StatusReport, colors: Colors, now: number, columns?: number): string {
   const { version, pid, runtime, engine, user, uptimeSeconds } = report
   const location = runtime === 'container' ? `container${engine === undefined ? '' : ` on ${engine}`}` : `pid ${pid}`
   const blocks = [
@@ -46,7 +36,7 @@ export function renderStatus(
     renderFacts([...listEndpointFacts(report), ...listCacheFacts(report)], colors, columns),
     ...renderTroubles(report, colors, columns),
     ...renderUpstreams(report, colors, columns),
-    ...renderRecentImages(report, colors, now, columns, installed),
+    ...renderRecentImages(report, colors, now, columns),
   ]
   return blocks.join('\n\n')
 }
@@ -135,10 +125,10 @@ function renderRecentImages(
   colors: Colors,
   now: number,
   columns: number | undefined,
-  installed: readonly ClientName[],
 ): string[] {
   if (images.length === 0) {
-    const text = `Nothing is cached yet. Try: ${renderPullCommand(endpoints, installed)}`
+    // Searches no client, because that would slow every status of a new mirror; `mirror up` does.
+    const text = `Nothing is cached yet. Try: ${renderPullCommand(endpoints)}`
     return [colors.dim(fitText(text, columns))]
   }
   const recent = images.toSorted((a, b) => toTime(b.lastPulled) - toTime(a.lastPulled)).slice(0, maxImages)

@@ -124,10 +124,10 @@ export function describeRegistryRights(
   ]
 }
 
-/** Renders a command that pulls an image by the mirror's address, with a client of this machine that needs no configuration for it. */
+/** Renders a command that pulls an image by the mirror's address, with one of these clients; none of them needs configuration for it. */
 export function renderPullCommand(
   { cache }: Pick<StatusReport['endpoints'], 'cache'>,
-  installed: readonly ClientName[],
+  installed: readonly ClientName[] = [],
 ): string {
   const [url = ''] = cache
   const image = `${url.replace(/^https?:\/\//, '')}/docker.io/library/alpine`
