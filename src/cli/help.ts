@@ -165,11 +165,18 @@ function renderRows(rows: readonly Row[], width: number): string[] {
   // Below flags that leave room for a short one, descriptions are further to the right.
   const below = rows.some(([left]) => left.startsWith(' ')) ? ' '.repeat(10) : ' '.repeat(6)
   return rows.flatMap(([left, right]) => {
-    if (width - column < minDescriptionWidth) return [`  ${left}`, ...wrapText(right, width, below)]
+    if (width - column < minDescriptionWidth) return [...fitName(left, width), ...wrapText(right, width, below)]
     const [first = '', ...others] = wrapText(right, width, ' '.repeat(column))
     if (left.length > maxNameLength) return [`  ${left}`, first, ...others]
     return [`  ${left}`.padEnd(column) + first.slice(column), ...others]
   })
+}
+
+/** Puts the value of a flag on a line of its own where both do not fit: `--template`, `compose|systemd|launchd|caddy|k8s`. */
+function fitName(name: string, width: number): string[] {
+  const at = name.lastIndexOf(' ')
+  if (name.length + 2 <= width || at === -1) return [`  ${name}`]
+  return [`  ${name.slice(0, at)}`, `      ${name.slice(at + 1)}`]
 }
 
 /** Holds the parsed command line. */

@@ -22,7 +22,7 @@ const everything = [undefined, ...plugin.topics.map(({ name }) => name), ...plug
 describe('help', () => {
   test.each(everything)('of %s fits into every terminal, with its words whole', (of) => {
     const words = (text: string) => new Set(text.split(/\s+/).filter((word) => word !== '\\'))
-    for (const width of [50, 60, 80, 100, 200]) {
+    for (const width of [40, 60, 80, 100, 200]) {
       const text = help(of, width)
       for (const line of text.split('\n')) expect(line.length, line).toBeLessThanOrEqual(width)
       expect(words(text)).toEqual(words(help(of, 100)))

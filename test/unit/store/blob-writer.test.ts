@@ -76,7 +76,7 @@ describe('a blob being written', () => {
     // Without a quarantine the folder stays in the way.
     await rm(store.layout.quarantine, { recursive: true })
     await writeFile(store.layout.quarantine, '')
-    await expect(putText(store, 'abc')).rejects.toThrow(/ENOTDIR|EISDIR|EEXIST|ENOTEMPTY|EPERM/)
+    await expect(putText(store, 'abc')).rejects.toThrow('ENOTDIR')
     expect(store.blobs.usage.blobs).toBe(0)
     expect(await readdir(store.layout.temporary)).toEqual([])
   })
