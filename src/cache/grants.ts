@@ -36,7 +36,7 @@ export function findGrant(record: RepositoryRecord | undefined, digest: Digest, 
   if (manifest && isValidFor(manifest, identity)) return manifest
   const blob = record.blobs.get(digest)
   if (blob && isValidFor(blob, identity)) return { identity: blob.identity, size: blob.size, mediaType: undefined }
-  for (const parent of record.manifests.values()) {
+  for (const [, parent] of record.manifests.naming(digest)) {
     if (!isValidFor(parent, identity)) continue
     const link = parent.links.find((link) => link.digest === digest)
     if (link) return { identity: parent.identity, size: link.size, mediaType: link.mediaType }
@@ -53,7 +53,7 @@ export function findManifestGrant(
   if (!record) return undefined
   const manifest = record.manifests.get(digest)
   if (manifest && isValidFor(manifest, identity)) return manifest
-  for (const parent of record.manifests.values()) {
+  for (const [, parent] of record.manifests.naming(digest)) {
     const link =
       isValidFor(parent, identity) && parent.links.find((link) => link.kind === 'manifest' && link.digest === digest)
     if (link) return { identity: parent.identity, size: link.size, mediaType: link.mediaType }

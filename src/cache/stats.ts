@@ -226,9 +226,9 @@ export class PullTracker {
     if (head) return
     const own = findRecent(digest)
     if (own) return this.#count(record, digest, own)
-    for (const [parent, manifest] of record.manifests) {
+    for (const [parent] of record.manifests.naming(digest)) {
       const above = findRecent(parent)
-      if (above && manifest.links.some((link) => link.digest === digest)) return this.#count(record, parent, above)
+      if (above) return this.#count(record, parent, above)
     }
     const request: RecentRequest = { tag: undefined, at: now, counted: false }
     this.#recent.set(toKey(digest), request)

@@ -2,7 +2,7 @@ import { open } from 'node:fs/promises'
 import { createDeferred, type Deferred } from '../lib/async.ts'
 import { writeFileAtomic } from '../lib/fs.ts'
 import { toArtifactTypeKey } from '../oci/content.ts'
-import { type Digest, isRepositoryName } from '../oci/reference.ts'
+import { isRepositoryName } from '../oci/reference.ts'
 import {
   throwDamaged,
   readDigest,
@@ -15,6 +15,7 @@ import {
 } from '../store/record-files.ts'
 import {
   applyChange,
+  type Holders,
   type MutableRepository,
   toChanges,
   isRemoval,
@@ -48,15 +49,18 @@ interface JournalLength {
 export class RepositoryJournal {
   readonly #path: string
   readonly #state: MutableRepository
+  readonly #holders: Holders
   #queued: Commit[] = []
-  #writing: readonly Commit[] = []
   #isWriting = false
   #length: JournalLength | undefined
 
-  constructor(path: string, state: MutableRepository, length: JournalLength | undefined) {
+  /** `holders` counts the content of the state, also while a commit that removes it is not on disk. */
+  constructor(path: string, state: MutableRepository, length: JournalLength | undefined, holders: Holders) {
     this.#path = path
     this.#state = state
     this.#length = length
+    this.#holders = holders
+    for (const held of [state.blobs, state.manifests]) for (const digest of held.keys()) holders.add(digest, 1)
   }
 
   get repository(): PushedRepository {
@@ -82,13 +86,6 @@ export class RepositoryJournal {
     return done.promise
   }
 
-  /** Reports whether the repository has this content, or gets it back if the disk refuses its removal. */
-  holds(digest: Digest): boolean {
-    const { blobs, manifests } = this.#state
-    if (blobs.has(digest) || manifests.has(digest)) return true
-    return [...this.#writing, ...this.#queued].some(({ hidden }) => hidden.some((entry) => isEntryOf(entry, digest)))
-  }
-
   get #entries(): number {
     const { tags, manifests, blobs } = this.#state
     return tags.size + manifests.size + blobs.size
@@ -99,16 +96,16 @@ export class RepositoryJournal {
     while (this.#queued.length > 0) {
       const batch = this.#queued
       this.#queued = []
-      this.#writing = batch
       try {
         await this.#append(batch.flatMap(({ changes }) => toLines(changes)))
-        for (const { changes } of batch) for (const change of changes) applyChange(this.#state, change)
-        this.#writing = []
+        for (const { changes, hidden } of batch) {
+          this.#countRemoved(hidden)
+          for (const change of changes) this.#apply(change)
+        }
         for (const { done } of batch) done.resolve()
       } catch (error) {
         // Let the next commit rewrite the file, which may end with a part of a line.
         this.#length = undefined
-        this.#writing = []
         this.#restore(batch)
         for (const { done } of batch) done.reject(error)
       }
@@ -119,8 +116,22 @@ export class RepositoryJournal {
   /** Restores the entries that these commits have hidden, except those that a queued commit removes. */
   #restore(failed: readonly Commit[]): void {
     const entries = failed.flatMap(({ hidden }) => hidden)
-    for (const entry of entries.toReversed()) if (!hasEntry(this.#state, entry)) applyChange(this.#state, entry)
+    for (const entry of entries.toReversed())
+      if (hasEntry(this.#state, entry)) this.#countRemoved([entry])
+      else applyChange(this.#state, entry)
     for (const { changes, hidden } of this.#queued) hidden.unshift(...applyRemovals(this.#state, changes))
+  }
+
+  #apply(change: PushedChange): void {
+    const before = findEntry(this.#state, change)
+    applyChange(this.#state, change)
+    if (change.op === 'tag' || change.op === 'untag') return
+    if (before && isRemoval(change)) this.#holders.add(change.digest, -1)
+    else if (!before && !isRemoval(change)) this.#holders.add(change.digest, 1)
+  }
+
+  #countRemoved(entries: readonly PushedChange[]): void {
+    for (const entry of entries) if (entry.op === 'blob' || entry.op === 'manifest') this.#holders.add(entry.digest, -1)
   }
 
   async #append(lines: readonly string[]): Promise<void> {
@@ -198,10 +209,6 @@ function findEntry({ tags, manifests, blobs }: PushedRepository, change: PushedC
 
 function hasEntry(repository: PushedRepository, change: PushedChange): boolean {
   return findEntry(repository, change) !== undefined
-}
-
-function isEntryOf(entry: PushedChange, digest: Digest): boolean {
-  return (entry.op === 'blob' || entry.op === 'manifest') && entry.digest === digest
 }
 
 function toLines(changes: readonly PushedChange[]): string[] {

@@ -14,7 +14,13 @@ import {
   touchFile,
 } from './journal-reader.ts'
 import { RepositoryJournal } from './journal.ts'
-import { createEmptyRepository, isEmptyRepository, type PushedChange, type PushedRepository } from './repository.ts'
+import {
+  createEmptyRepository,
+  Holders,
+  isEmptyRepository,
+  type PushedChange,
+  type PushedRepository,
+} from './repository.ts'
 
 const maxConcurrentReads = 8
 
@@ -26,6 +32,7 @@ export class PushedRepositories {
   readonly #damaged: DamagedJournals
   /** Holds the repositories that lost damaged lines when they were loaded. */
   readonly #repaired: DamagedRepository[] = []
+  readonly #holders = new Holders()
   readonly #claims = new Map<Digest, number>()
   #hasCopies = false
   /** Is true when a damaged journal could not be copied, so that the next push overwrites its damaged lines. */
@@ -97,7 +104,7 @@ export class PushedRepositories {
     let journal = this.#find(name)
     if (!journal) {
       this.#damaged.throwIfDamaged(name)
-      journal = new RepositoryJournal(this.#layout.journal(name), createEmptyRepository(name), undefined)
+      journal = new RepositoryJournal(this.#layout.journal(name), createEmptyRepository(name), undefined, this.#holders)
       this.#journals.set(name, journal)
     }
     return journal.commit(changes)
@@ -126,8 +133,7 @@ export class PushedRepositories {
   /** Reports whether any repository holds this content, or may: it is claimed, or a journal is damaged. */
   isHeld(digest: Digest): boolean {
     if (this.isIncomplete || this.isClaimed(digest)) return true
-    for (const journal of this.#journals.values()) if (journal.holds(digest)) return true
-    return false
+    return this.#holders.has(digest)
   }
 
   #find(name: string): RepositoryJournal | undefined {
@@ -138,7 +144,7 @@ export class PushedRepositories {
   #recover(name: string): RepositoryJournal | undefined {
     const state = this.#damaged.getRecoverable(name)
     if (!state) return undefined
-    const journal = new RepositoryJournal(this.#layout.journal(name), state, undefined)
+    const journal = new RepositoryJournal(this.#layout.journal(name), state, undefined, this.#holders)
     this.#journals.set(name, journal)
     this.#logger.warn({ repository: name }, 'recovered a pushed repository from its damaged journal')
     void this.#saveRecovered(name, journal)
@@ -168,7 +174,7 @@ export class PushedRepositories {
     if (head.version === 'newer') return this.#damaged.recordUnreadable(path, 'a newer version of mirror wrote it')
     // Omit the length of a journal that is incomplete or has an older format, so that the next commit rewrites it.
     const isIntact = !isTorn && unreadable === 0 && head.version === 'current'
-    const journal = new RepositoryJournal(path, repository, isIntact ? { lines, bytes } : undefined)
+    const journal = new RepositoryJournal(path, repository, isIntact ? { lines, bytes } : undefined, this.#holders)
     if (unreadable > 0) await this.#quarantineCopy(path, journal, unreadable)
     else if (head.version === 'older' || (isIntact && journal.isWasteful)) await this.#compact(path, journal)
     if (isEmptyRepository(repository)) await rm(path, { force: true })

@@ -51,6 +51,21 @@ export interface MutableRepository extends PushedRepository {
   readonly blobs: Map<Digest, PushedBlob>
 }
 
+/** Counts the entries of all repositories that hold a digest, as a blob or as a manifest. */
+export class Holders {
+  readonly #counts = new Map<Digest, number>()
+
+  add(digest: Digest, change: 1 | -1): void {
+    const count = (this.#counts.get(digest) ?? 0) + change
+    if (count > 0) this.#counts.set(digest, count)
+    else this.#counts.delete(digest)
+  }
+
+  has(digest: Digest): boolean {
+    return this.#counts.has(digest)
+  }
+}
+
 export function createEmptyRepository(name: string): MutableRepository {
   return { name, tags: new Map(), manifests: new Map(), blobs: new Map() }
 }

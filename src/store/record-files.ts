@@ -12,6 +12,7 @@ import {
   type BlobRecord,
   dropLeastRecentlyUsed,
   type ManifestRecord,
+  ManifestRecords,
   type ReferrersRecord,
   type RefStore,
   type RepositoryRecord,
@@ -76,7 +77,14 @@ export class FileRefStore implements RefStore {
   ensure(host: string, name: string): RepositoryRecord {
     const known = this.get(host, name)
     if (known) return known
-    const record = { host, name, tags: new Map(), manifests: new Map(), blobs: new Map(), referrers: new Map() }
+    const record = {
+      host,
+      name,
+      tags: new Map(),
+      manifests: new ManifestRecords(),
+      blobs: new Map(),
+      referrers: new Map(),
+    }
     this.#records.set(toKey(host, name), record)
     return record
   }
@@ -217,7 +225,7 @@ function readRepository(json: unknown): RepositoryRecord {
     host,
     name,
     tags: new Map(readList(value['tags']).map(readTagRecord)),
-    manifests: new Map(readList(value['manifests']).map(readManifest)),
+    manifests: new ManifestRecords(readList(value['manifests']).map(readManifest)),
     blobs: new Map(readList(value['blobs']).map(readBlobRecord)),
     // Accept records of earlier versions, which have no referrers.
     referrers: new Map(readList(value['referrers'] ?? []).map(readReferrers)),

@@ -29,11 +29,55 @@ export interface RepositoryRecord {
   readonly host: string
   readonly name: string
   readonly tags: Map<string, TagRecord>
-  readonly manifests: Map<Digest, ManifestRecord>
+  readonly manifests: ManifestRecords
   /** Holds the blobs that the upstream confirmed individually, without a manifest of this repository that names them. */
   readonly blobs: Map<Digest, BlobRecord>
   /** Holds the latest lists of referrers from the upstream, by subject, identity and query. */
   readonly referrers: Map<string, ReferrersRecord>
+}
+
+/** Holds the manifests of a repository by digest, and an index of the content that they name. */
+export class ManifestRecords extends Map<Digest, ManifestRecord> {
+  /** Holds the digests of the manifests that name a digest, in the order in which they were set. */
+  readonly #parents = new Map<Digest, Set<Digest>>()
+
+  constructor(entries: Iterable<readonly [Digest, ManifestRecord]> = []) {
+    super()
+    for (const [digest, manifest] of entries) this.set(digest, manifest)
+  }
+
+  override set(digest: Digest, manifest: ManifestRecord): this {
+    this.#removeLinks(digest)
+    for (const link of manifest.links) {
+      const parents = this.#parents.get(link.digest)
+      if (parents) parents.add(digest)
+      else this.#parents.set(link.digest, new Set([digest]))
+    }
+    return super.set(digest, manifest)
+  }
+
+  override delete(digest: Digest): boolean {
+    this.#removeLinks(digest)
+    return super.delete(digest)
+  }
+
+  override clear(): void {
+    this.#parents.clear()
+    super.clear()
+  }
+
+  /** Yields the manifests that name this digest. */
+  *naming(digest: Digest): Generator<[Digest, ManifestRecord], void> {
+    for (const parent of this.#parents.get(digest) ?? []) yield [parent, this.get(parent)!]
+  }
+
+  #removeLinks(digest: Digest): void {
+    for (const link of this.get(digest)?.links ?? []) {
+      const parents = this.#parents.get(link.digest)
+      parents?.delete(digest)
+      if (parents?.size === 0) this.#parents.delete(link.digest)
+    }
+  }
 }
 
 export interface TagRecord {

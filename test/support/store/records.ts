@@ -1,6 +1,6 @@
 import { computeDigest, type Digest } from '../../../src/oci/reference.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
-import type { ManifestRecord, RepositoryRecord } from '../../../src/store/records.ts'
+import { type ManifestRecord, ManifestRecords, type RepositoryRecord } from '../../../src/store/records.ts'
 
 /** Returns a digest that stands for a name. */
 export function digestFor(name: string): Digest {
@@ -8,7 +8,7 @@ export function digestFor(name: string): Digest {
 }
 
 export function emptyRecord(name = 'library/app', host = 'docker.io'): RepositoryRecord {
-  return { host, name, tags: new Map(), manifests: new Map(), blobs: new Map(), referrers: new Map() }
+  return { host, name, tags: new Map(), manifests: new ManifestRecords(), blobs: new Map(), referrers: new Map() }
 }
 
 /** Adds a manifest, whose digest stands for the name, with its children, blobs and tags. */

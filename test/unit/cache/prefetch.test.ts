@@ -8,7 +8,7 @@ import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import type { Download } from '../../../src/cache/download.ts'
 import type { RequestContext } from '../../../src/cache/grants.ts'
 import { Prefetcher } from '../../../src/cache/prefetch.ts'
-import type { RepositoryRecord } from '../../../src/store/records.ts'
+import { ManifestRecords, type RepositoryRecord } from '../../../src/store/records.ts'
 
 const digests = Array.from({ length: 6 }, (_, at) => computeDigest(Buffer.from(`layer ${at}`)))
 const manifest = computeDigest(Buffer.from('manifest'))
@@ -18,7 +18,7 @@ function place(): RequestContext {
   const mediaType = 'application/vnd.oci.image.layer.v1.tar+gzip'
   const links = digests.map((digest) => ({ kind: 'blob' as const, mediaType, digest, size: 1 }))
   const known = { mediaType: '', size: 1, identity: anonymousIdentity, links, pulls: 0, lastPulled: 0, usedAt: 0 }
-  const manifests = new Map([[manifest, known]])
+  const manifests = new ManifestRecords([[manifest, known]])
   const record: RepositoryRecord = {
     host: 'a',
     name: 'b',

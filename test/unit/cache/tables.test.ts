@@ -8,7 +8,7 @@ import { type ManifestOutline, outlineManifest } from '../../../src/oci/content.
 import { type Digest, computeDigest } from '../../../src/oci/reference.ts'
 import { paginate, createReferrersIndex, toReferrersTag } from '../../../src/oci/lists.ts'
 import { anonymousIdentity, parseIdentity } from '../../../src/oci/registry.ts'
-import type { ManifestRecord, RepositoryRecord } from '../../../src/store/records.ts'
+import { type ManifestRecord, ManifestRecords, type RepositoryRecord } from '../../../src/store/records.ts'
 
 const digests = ['a', 'b', 'c', 'd'].map((text) => computeDigest(Buffer.from(text))) as [Digest, Digest, Digest, Digest]
 const bytesOf = (value: unknown) => Buffer.from(typeof value === 'string' ? value : JSON.stringify(value))
@@ -138,7 +138,7 @@ function recordOf(manifests: [Digest, Partial<ManifestRecord>][]): RepositoryRec
     host: 'r.example',
     name: 'app',
     tags: new Map(),
-    manifests: new Map(manifests.map(([digest, rest]) => [digest, { ...blank, ...rest }])),
+    manifests: new ManifestRecords(manifests.map(([digest, rest]) => [digest, { ...blank, ...rest }])),
     blobs: new Map(),
     referrers: new Map(),
   }
@@ -163,6 +163,32 @@ describe('a grant', () => {
     const record = recordOf([[digests[0], { links: (outline as ManifestOutline).links }]])
     expect(findGrant(record, digests[1], anonymousIdentity)).toBeUndefined()
     expect(findGrant(record, digests[2], anonymousIdentity)).toMatchObject({ size: 7 })
+  })
+
+  test('is found by the digest, without a look at the manifests that do not name it', () => {
+    let looked = 0
+    const others = Array.from({ length: 1000 }, (_, at): [Digest, Partial<ManifestRecord>] => {
+      const link = {
+        kind: 'blob' as const,
+        mediaType: 'l/t',
+        size: 1,
+        digest: computeDigest(Buffer.from(`layer ${at}`)),
+      }
+      return [computeDigest(Buffer.from(`manifest ${at}`)), { links: [link] }]
+    })
+    const record = recordOf([
+      ...others,
+      [digests[0], { links: [{ kind: 'blob', digest: digests[1], size: 7, mediaType: 'l/t' }] }],
+    ])
+    for (const manifest of record.manifests.values()) {
+      const { links } = manifest
+      Object.defineProperty(manifest, 'links', { get: () => ((looked += 1), links) })
+    }
+    expect(findGrant(record, digests[1], anonymousIdentity)).toMatchObject({ size: 7 })
+    expect(findGrant(record, digests[2], anonymousIdentity)).toBeUndefined()
+    expect(looked).toBe(1)
+    record.manifests.delete(digests[0])
+    expect(findGrant(record, digests[1], anonymousIdentity)).toBeUndefined()
   })
 
   test('stays anonymous when a credential gets the same grant', () => {
