@@ -10,6 +10,7 @@ const levels: Record<string, number> = {
   lib: 0,
   oci: 1,
   store: 2,
+  metadata: 2,
   upstream: 2,
   config: 2,
   docker: 2,

@@ -1,0 +1,318 @@
+import { type FileHandle, open, readdir, rename, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { crc32 } from 'node:zlib'
+import { getErrno } from '../lib/errors.ts'
+import { ignoreMissing, makeFolder, syncFolder } from '../lib/fs.ts'
+
+/** Is the content of one line: one commit, or in a checkpoint some entries of one repository. */
+export interface LogLine {
+  /** Numbers the commits from 1; in a checkpoint, the last commit that it includes. */
+  readonly sequence: number
+  /** Holds `<host>/<name>` of the repository. */
+  readonly repository: string
+  /** Holds JSON. */
+  readonly operations: string
+}
+
+/** Describes a part of the log that is lost. */
+export interface LogDamage {
+  readonly path: string
+  /** Names the repository `<host>/<name>`, as far as the damaged line tells it. */
+  readonly repository: string | undefined
+  /** Holds the damaged line; empty for commits that are missing without a trace. */
+  readonly bytes: Buffer
+}
+
+export interface LogReader {
+  onLine(line: LogLine): void
+  onDamage(damage: LogDamage): void
+  /** Is called after each chunk of the files. */
+  pause(): Promise<void>
+}
+
+const chunkBytes = 1024 * 1024
+/** Limits a line, bytes: more than any commit. */
+const maxLineBytes = 64 * 1024 * 1024
+const [lineFeed, space] = [0x0a, 0x20]
+/** Is the name in the last line of a checkpoint, which holds the number of the lines before. */
+const endMark = '-'
+
+/** Formats a line: CRC-32 of the rest, bytes of the rest, sequence, repository, operations. */
+export function formatLine({ sequence, repository, operations }: LogLine): string {
+  const text = `${sequence} ${repository} ${operations}`
+  const rest = `${Buffer.byteLength(text)} ${text}`
+  return `${crc32(rest).toString(16).padStart(8, '0')} ${rest}\n`
+}
+
+/** Parses the line at the start of these bytes, and returns the position of its end; undefined when it is damaged. */
+function parseLine(bytes: Buffer): { readonly line: LogLine; readonly end: number } | undefined {
+  const headEnd = bytes.indexOf(space, 9)
+  const end = headEnd + 1 + Number(bytes.toString('latin1', 9, headEnd))
+  if (bytes[8] !== space || headEnd === -1 || !(end <= bytes.length)) return undefined
+  if (crc32(bytes.subarray(9, end)) !== Number.parseInt(bytes.toString('latin1', 0, 8), 16)) return undefined
+  const text = bytes.toString('utf8', headEnd + 1, end)
+  const [first, second] = [text.indexOf(' '), text.indexOf(' ', text.indexOf(' ') + 1)]
+  const [sequence, repository] = [Number(text.slice(0, first)), text.slice(first + 1, second)]
+  return { line: { sequence, repository, operations: text.slice(second + 1) }, end }
+}
+
+/**
+ * Reads the lines of a file in chunks. A line whose line feed is damaged is still found by its length. Returns the position behind the last
+ * line feed: a crash may leave a part of a line behind it, which was never acknowledged.
+ */
+async function readLines(path: string, reader: LogReader): Promise<number> {
+  const onLine = (bytes: Buffer) => {
+    for (let rest = bytes; rest.length > 0;) {
+      const parsed = parseLine(rest)
+      if (!parsed) return reader.onDamage({ path, repository: guessRepository(rest), bytes: rest })
+      reader.onLine(parsed.line)
+      rest = rest.subarray(parsed.end + 1)
+    }
+  }
+  const file = await open(path, 'r')
+  try {
+    let position = 0
+    let started: Buffer[] = []
+    let startedBytes = 0
+    for (;;) {
+      const chunk = Buffer.allocUnsafe(chunkBytes)
+      const { bytesRead } = await file.read(chunk, 0, chunkBytes, position)
+      if (bytesRead === 0) break
+      position += bytesRead
+      let from = 0
+      for (let end = chunk.indexOf(lineFeed); end !== -1 && end < bytesRead; end = chunk.indexOf(lineFeed, from)) {
+        const part = chunk.subarray(from, end)
+        onLine(started.length === 0 ? part : Buffer.concat([...started, part]))
+        started = []
+        startedBytes = 0
+        from = end + 1
+      }
+      started.push(chunk.subarray(from, bytesRead))
+      startedBytes += bytesRead - from
+      if (startedBytes > maxLineBytes) started = [started[0]!]
+      await reader.pause()
+    }
+    const tail = Buffer.concat(started)
+    // The line feed of the last line may be damaged, too.
+    if (tail.length > 0 && parseLine(tail)) {
+      onLine(tail)
+      return position
+    }
+    return position - startedBytes
+  } finally {
+    await file.close()
+  }
+}
+
+/** Finds the name of a repository in a damaged line. */
+function guessRepository(bytes: Buffer): string | undefined {
+  return /^[0-9a-f]{8} \d+ \d+ ([a-zA-Z0-9.:[\]_-]*(?:\/[a-z0-9._-]+)+) \[/.exec(bytes.toString('latin1', 0, 1024))?.[1]
+}
+
+interface LogFile {
+  readonly path: string
+  /** Is the first sequence of a segment, or the last one of a checkpoint. */
+  readonly sequence: number
+}
+
+/**
+ * Appends commits to segment files, and replaces old segments by a checkpoint. A folder holds at most one valid checkpoint
+ * (`<sequence>.checkpoint`) and the segments after it (`<sequence>.log`).
+ */
+export class MetadataLog {
+  readonly #folder: string
+  #segments: LogFile[] = []
+  #file: FileHandle | undefined
+  /** Is the position behind the last line of the current segment. */
+  #end = 0
+  /** Is true when there may be bytes behind `#end`. */
+  #hasTail = false
+  #bytes = 0
+  #checkpointBytes = 0
+
+  private constructor(folder: string) {
+    this.#folder = folder
+  }
+
+  /** Counts the bytes of all segments. */
+  get bytes(): number {
+    return this.#bytes
+  }
+
+  /** Counts the bytes of the last checkpoint. */
+  get checkpointBytes(): number {
+    return this.#checkpointBytes
+  }
+
+  /** Reads a log without changing it. Throws the system's error when a file cannot be read. */
+  static async read(
+    folder: string,
+    reader: LogReader,
+  ): Promise<{ readonly log: MetadataLog; readonly sequence: number }> {
+    const log = new MetadataLog(folder)
+    return { log, sequence: await log.#read(reader) }
+  }
+
+  /** Continues a log that was read: removes what a crash has left. */
+  async continue(): Promise<void> {
+    await makeFolder(this.#folder)
+    const names = await readdir(this.#folder)
+    const kept = new Set(this.#segments.map(({ path }) => path))
+    const [checkpoint] = await listFiles(this.#folder, 'checkpoint')
+    if (checkpoint) kept.add(checkpoint.path)
+    for (const name of names)
+      if (!kept.has(join(this.#folder, name))) await rm(join(this.#folder, name), { force: true })
+    const last = this.#segments.at(-1)
+    if (last) this.#file = await open(last.path, 'r+')
+  }
+
+  /** Appends lines whose first has this sequence; `isDurable` syncs them. Throws the system's error; then nothing is appended. */
+  async append(text: Buffer, sequence: number, isDurable: boolean): Promise<void> {
+    const file = (this.#file ??= await this.#createSegment(sequence))
+    try {
+      if (this.#hasTail) await file.truncate(this.#end)
+      this.#hasTail = true
+      for (let at = 0; at < text.length;)
+        at += (await file.write(text, at, text.length - at, this.#end + at)).bytesWritten
+      if (isDurable) await file.datasync()
+    } catch (error) {
+      await this.#dropTail(file)
+      throw error
+    }
+    this.#hasTail = false
+    this.#end += text.length
+    this.#bytes += text.length
+  }
+
+  /** Reports whether the current segment was deleted from outside. */
+  async isLost(): Promise<boolean> {
+    return this.#file !== undefined && (await this.#file.stat()).nlink === 0
+  }
+
+  /** Lets the next commit start a new segment. */
+  async endSegment(): Promise<void> {
+    const file = this.#file
+    this.#file = undefined
+    await file?.close()
+  }
+
+  /**
+   * Writes a checkpoint that includes all commits up to `sequence`, and removes the segments before it. `pieces` yields whole lines; it
+   * may pause. Throws the system's error; then the log stays as it was.
+   */
+  async writeCheckpoint(sequence: number, pieces: AsyncIterable<string[]>): Promise<void> {
+    await makeFolder(this.#folder)
+    const temporary = join(this.#folder, `${sequence}.new`)
+    const replaced = this.#segments.filter((segment) => segment.sequence <= sequence)
+    const older = await listFiles(this.#folder, 'checkpoint')
+    let [bytes, lines] = [0, 0]
+    try {
+      const file = await open(temporary, 'w', 0o600)
+      try {
+        for await (const piece of pieces) {
+          const text = Buffer.from(piece.join(''))
+          await file.writeFile(text)
+          bytes += text.length
+          lines += piece.length
+        }
+        await file.writeFile(formatLine({ sequence, repository: endMark, operations: String(lines) }))
+        await file.sync()
+      } finally {
+        await file.close()
+      }
+      await rename(temporary, this.#toPath(sequence, 'checkpoint'))
+    } catch (error) {
+      await rm(temporary, { force: true })
+      throw error
+    }
+    await syncFolder(this.#folder)
+    this.#checkpointBytes = bytes
+    for (const file of older) if (file.sequence < sequence) await rm(file.path, { force: true })
+    for (const { path } of replaced) await rm(path, { force: true })
+    this.#segments = this.#segments.filter((segment) => !replaced.includes(segment))
+    this.#bytes = this.#segments.length > 0 ? this.#end : 0
+  }
+
+  async close(): Promise<void> {
+    await this.endSegment()
+  }
+
+  async #read(reader: LogReader): Promise<number> {
+    const [checkpoint] = await listFiles(this.#folder, 'checkpoint')
+    let sequence = checkpoint?.sequence ?? 0
+    let [missing, lines, isComplete] = [0, 0, false]
+    const onDamage = (damage: LogDamage) => {
+      missing += 1
+      reader.onDamage(damage)
+    }
+    if (checkpoint) {
+      const onLine = (line: LogLine) => {
+        isComplete = line.repository === endMark && Number(line.operations) === lines + missing
+        lines += 1
+        if (line.repository !== endMark) reader.onLine(line)
+      }
+      this.#checkpointBytes = await readLines(checkpoint.path, {
+        ...reader,
+        pause: () => reader.pause(),
+        onLine,
+        onDamage,
+      })
+      if (!isComplete && missing === 0)
+        onDamage({ path: checkpoint.path, repository: undefined, bytes: Buffer.alloc(0) })
+    }
+    const segments = (await listFiles(this.#folder, 'log')).toReversed()
+    this.#segments = segments.filter((segment) => segment.sequence > sequence)
+    missing = 0
+    for (const { path } of this.#segments) {
+      const onLine = (line: LogLine) => {
+        if (line.sequence > sequence + 1 + missing) onDamage({ path, repository: undefined, bytes: Buffer.alloc(0) })
+        sequence = line.sequence
+        missing = 0
+        reader.onLine(line)
+      }
+      this.#end = await readLines(path, { pause: () => reader.pause(), onLine, onDamage })
+      this.#bytes += this.#end
+    }
+    this.#hasTail = true
+    return sequence + missing
+  }
+
+  async #createSegment(sequence: number): Promise<FileHandle> {
+    await makeFolder(this.#folder)
+    const path = this.#toPath(sequence, 'log')
+    const file = await open(path, 'w+', 0o600)
+    try {
+      await syncFolder(this.#folder)
+    } catch (error) {
+      await file.close()
+      throw error
+    }
+    this.#segments.push({ path, sequence })
+    this.#end = 0
+    this.#hasTail = false
+    return file
+  }
+
+  async #dropTail(file: FileHandle): Promise<void> {
+    try {
+      await file.truncate(this.#end)
+      this.#hasTail = false
+    } catch (error) {
+      // The next append tries again, before it writes.
+      if (getErrno(error) === undefined) throw error
+    }
+  }
+
+  #toPath(sequence: number, type: 'log' | 'checkpoint'): string {
+    return join(this.#folder, `${String(sequence).padStart(16, '0')}.${type}`)
+  }
+}
+
+/** Lists the files of a type, the latest first. */
+async function listFiles(folder: string, type: 'log' | 'checkpoint'): Promise<LogFile[]> {
+  const names = (await ignoreMissing(() => readdir(folder))) ?? []
+  return names
+    .filter((name) => /^\d{16}$/.test(name.slice(0, 16)) && name.slice(16) === `.${type}`)
+    .map((name) => ({ path: join(folder, name), sequence: Number(name.slice(0, 16)) }))
+    .toSorted((a, b) => b.sequence - a.sequence)
+}

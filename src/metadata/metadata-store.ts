@@ -1,0 +1,449 @@
+import { createDeferred, createPauses, type Deferred } from '../lib/async.ts'
+import { getErrno } from '../lib/errors.ts'
+import { writeFileAtomic } from '../lib/fs.ts'
+import type { Logger } from '../lib/logger.ts'
+import { type Clock, logFailure, runLater } from '../lib/time.ts'
+import type { Digest } from '../oci/reference.ts'
+import { formatLine, type LogDamage, MetadataLog } from './log.ts'
+import { formatOperations, type Operation, parseOperations } from './operations.ts'
+import { Repositories, type Repository, toOperations } from './repositories.ts'
+import { planDrops } from './weight.ts'
+
+/** Sets when a commit reaches the disk: `durable` before it resolves and is visible, `soon` within half a second. */
+export type Durability = 'durable' | 'soon'
+
+/**
+ * Stores what is known about repositories: their tags, manifests, blobs and lists of referrers. Reads are synchronous, from memory. The
+ * state is the result of all commits up to `sequence`.
+ */
+export interface Metadata {
+  /** Numbers the last commit that the state includes. */
+  readonly sequence: number
+  get(host: string, name: string): Repository | undefined
+  all(): Iterable<Repository>
+  /**
+   * Changes a repository; after a crash all operations of a commit are there, or none. `durable`: resolves when they are on the disk and
+   * visible, and rejects with the disk's error when nothing has changed. Removals are visible at once, because nothing may build on
+   * content that is about to be removed. `soon`: they are visible at once.
+   */
+  commit(
+    repository: Pick<Repository, 'host' | 'name'>,
+    operations: readonly Operation[],
+    durability: Durability,
+  ): Promise<void>
+  /** Records a pull, which reaches the disk within a minute. */
+  recordUse(repository: Pick<Repository, 'host' | 'name'>, use: Use): void
+  /** Applies the commits of other processes. Does nothing for a store of one process. */
+  catchUp(): Promise<void>
+}
+
+type Use = Extract<Operation, { op: `use-${string}` }>
+
+interface MetadataStoreOptions {
+  readonly folder: string
+  /** Returns a path for a copy of the damaged lines of a file. */
+  readonly setAside: (path: string) => string
+  readonly logger: Logger
+  readonly clock: Clock
+  /** Limits the memory of the entries, bytes. Beyond that, the least recently used ones are dropped; default: no limit. */
+  readonly maxWeight?: number
+}
+
+const writeDelayMs = 500
+const retryDelayMs = 5000
+const useDelayMs = 60_000
+/** Starts a checkpoint when the log has this many bytes … */
+const maxLogBytes = 64 * 1024 * 1024
+/** … or this many times the bytes of the last checkpoint, and at least `minLogBytes`. */
+const maxLogFactor = 4
+const minLogBytes = 1024 * 1024
+/** Limits the changes that wait for a disk that takes none, bytes. Beyond that, a checkpoint replaces them. */
+const maxQueuedBytes = 16 * 1024 * 1024
+const pieceBytes = 64 * 1024
+/** Sets the share of the limit that is kept when entries are dropped. */
+const keptShare = 0.75
+
+interface Commit {
+  readonly host: string
+  readonly name: string
+  readonly operations: readonly Operation[]
+  /** Holds the entries that the removals of a durable commit have hidden. They come back when the disk refuses the commit. */
+  readonly hidden: Operation[]
+  /** Is undefined for a commit that is visible already. */
+  readonly done: Deferred<void> | undefined
+}
+
+/** Keeps the metadata of a store in memory, and its commits in a log on the local disk. */
+export class MetadataStore implements Metadata {
+  /** Lists what was damaged when the store was opened. */
+  readonly damage: LogDamage[] = []
+  readonly #options: MetadataStoreOptions
+  readonly #repositories = new Repositories()
+  readonly #listeners = new Set<(host: string, name: string, operations: readonly Operation[]) => void>()
+  #log!: MetadataLog
+  #sequence = 0
+  #queue: Commit[] = []
+  #queuedBytes = 0
+  #inFlight: readonly Commit[] = []
+  readonly #uses = new Map<string, { readonly host: string; readonly name: string; readonly use: Use }>()
+  /** Collects the entries that came back during a checkpoint, which may have missed them. */
+  #restored: Commit[] | undefined
+  #writing: Promise<void> = Promise.resolve()
+  #isWriting = false
+  #checkpointing: Promise<void> | undefined
+  #needsCheckpoint = false
+  #cancelWrite: (() => void) | undefined
+  #cancelUses: (() => void) | undefined
+  readonly #closing = new AbortController()
+
+  private constructor(options: MetadataStoreOptions) {
+    this.#options = options
+  }
+
+  /** Loads the log, and continues it. Sets damaged lines aside. Throws the system's error when a file cannot be read. */
+  static async open(options: MetadataStoreOptions): Promise<MetadataStore> {
+    const store = await MetadataStore.read(options)
+    await store.#log.continue()
+    if (store.damage.length > 0) await store.#setDamageAside()
+    store.#limitWeight()
+    if (store.#isCheckpointDue) void store.#startWrite()
+    return store
+  }
+
+  /** Loads the log and changes nothing on the disk. Changes of the result stay in memory. */
+  static async read(options: MetadataStoreOptions): Promise<MetadataStore> {
+    const store = new MetadataStore(options)
+    const pause = createPauses(options.clock)
+    const { log, sequence } = await MetadataLog.read(options.folder, {
+      pause,
+      onDamage: (damage) => void store.damage.push(damage),
+      onLine(line) {
+        const { host, name } = parseKey(line.repository)
+        try {
+          for (const operation of parseOperations(line.operations)) store.#repositories.apply(host, name, operation)
+        } catch (error) {
+          if (!(error instanceof SyntaxError)) throw error
+          store.damage.push({ path: options.folder, repository: line.repository, bytes: Buffer.from(formatLine(line)) })
+        }
+      },
+    })
+    store.#log = log
+    store.#sequence = sequence
+    return store
+  }
+
+  get sequence(): number {
+    return this.#sequence
+  }
+
+  get(host: string, name: string): Repository | undefined {
+    return this.#repositories.get(host, name)
+  }
+
+  all(): Iterable<Repository> {
+    return this.#repositories.all()
+  }
+
+  /** Reports whether any repository holds this content, or gets it back if the disk refuses its removal. */
+  isHeld(digest: Digest): boolean {
+    return this.#repositories.isHeld(digest)
+  }
+
+  catchUp(): Promise<void> {
+    return Promise.resolve()
+  }
+
+  /** Returns the latest time of a use, running time ms. */
+  findLatestUse(): number {
+    let latest = 0
+    for (const { manifests, blobs, referrers } of this.all())
+      for (const entries of [manifests, blobs, referrers])
+        for (const { usedAt } of entries.values()) latest = Math.max(latest, usedAt)
+    return latest
+  }
+
+  commit(
+    { host, name }: Pick<Repository, 'host' | 'name'>,
+    operations: readonly Operation[],
+    durability: Durability,
+  ): Promise<void> {
+    const isDurable = durability === 'durable'
+    const done = isDurable ? createDeferred() : undefined
+    if (!done) this.#apply(host, name, operations)
+    this.#enqueue({ host, name, operations, done, hidden: done ? this.#hide(host, name, operations) : [] })
+    if (done) {
+      void this.#startWrite()
+      return done.promise
+    }
+    this.#limitWeight(this.#repositories.get(host, name))
+    return Promise.resolve()
+  }
+
+  recordUse({ host, name }: Pick<Repository, 'host' | 'name'>, use: Use): void {
+    this.#apply(host, name, [use])
+    this.#uses.set(`${host}/${name} ${use.op} ${'tag' in use ? use.tag : use.digest}`, { host, name, use })
+    this.#cancelUses ??= runLater(
+      useDelayMs,
+      () => this.#queueUses(),
+      logFailure(this.#options.logger, 'could not record the pulls'),
+    )
+  }
+
+  /** Calls the listener with all changes from now on. Returns the function that removes it. */
+  onChange(listener: (host: string, name: string, operations: readonly Operation[]) => void): () => void {
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
+  }
+
+  /** Writes all changes to the disk. */
+  async flush(): Promise<void> {
+    this.#queueUses()
+    await this.#startWrite()
+  }
+
+  /** Writes all changes, and ends a running checkpoint. Later changes stay in memory. */
+  async close(): Promise<void> {
+    this.#closing.abort()
+    await this.flush()
+    this.#cancelWrite?.()
+    await this.#checkpointing
+    await this.#log.close()
+  }
+
+  get #isCheckpointDue(): boolean {
+    if (this.#closing.signal.aborted || this.#checkpointing) return false
+    const { bytes, checkpointBytes } = this.#log
+    const limit = Math.max(minLogBytes, Math.min(maxLogBytes, checkpointBytes * maxLogFactor))
+    return this.#needsCheckpoint || bytes > limit
+  }
+
+  #apply(host: string, name: string, operations: readonly Operation[]): void {
+    for (const operation of operations) this.#repositories.apply(host, name, operation)
+    for (const listener of this.#listeners) listener(host, name, operations)
+  }
+
+  /** Applies the removals among the operations. Returns the operations that restore the removed entries. */
+  #hide(host: string, name: string, operations: readonly Operation[]): Operation[] {
+    const hidden: Operation[] = []
+    for (const operation of operations) {
+      if (!isRemoval(operation)) continue
+      const entry = this.#repositories.findEntry(host, name, operation)
+      this.#repositories.apply(host, name, operation)
+      if (!entry || this.#repositories.findEntry(host, name, operation)) continue
+      hidden.push(entry)
+      this.#countHidden([entry], 1)
+    }
+    return hidden
+  }
+
+  #countHidden(entries: readonly Operation[], change: 1 | -1): void {
+    for (const entry of entries)
+      if (entry.op === 'blob' || entry.op === 'manifest') this.#repositories.countHolder(entry.digest, change)
+  }
+
+  #queueUses(): void {
+    this.#cancelUses?.()
+    this.#cancelUses = undefined
+    const groups = new Map<string, Commit & { readonly operations: Operation[] }>()
+    for (const { host, name, use } of this.#uses.values()) {
+      const group = groups.get(`${host}/${name}`) ?? { host, name, operations: [], hidden: [], done: undefined }
+      groups.set(`${host}/${name}`, group)
+      group.operations.push(use)
+    }
+    this.#uses.clear()
+    for (const group of groups.values()) this.#enqueue(group)
+  }
+
+  #enqueue(commit: Commit): void {
+    this.#queue.push(commit)
+    this.#queuedBytes += commit.operations.reduce((sum, operation) => sum + estimateBytes(operation), 0)
+    if (this.#queuedBytes > maxQueuedBytes) {
+      this.#queue = this.#queue.filter(({ done }) => done)
+      this.#queuedBytes = 0
+      this.#needsCheckpoint = true
+    }
+    if (!commit.done) this.#scheduleWrite(writeDelayMs)
+  }
+
+  #scheduleWrite(delay: number): void {
+    if (this.#cancelWrite || this.#closing.signal.aborted) return
+    const onFailure = logFailure(this.#options.logger, 'could not write the metadata')
+    this.#cancelWrite = runLater(delay, () => this.#startWrite(), onFailure)
+  }
+
+  #startWrite(): Promise<void> {
+    this.#cancelWrite?.()
+    this.#cancelWrite = undefined
+    if (!this.#isWriting) this.#writing = this.#write()
+    return this.#writing
+  }
+
+  /** Writes the queue in batches: commits that come during a sync share the next one. */
+  async #write(): Promise<void> {
+    this.#isWriting = true
+    try {
+      let goesOn = true
+      while (this.#queue.some(({ done }) => done) || (goesOn && (this.#queue.length > 0 || this.#isCheckpointDue)))
+        goesOn = await this.#writeBatch()
+    } finally {
+      this.#isWriting = false
+    }
+  }
+
+  /** Writes all commits of the queue; returns false when the disk refuses them. */
+  async #writeBatch(): Promise<boolean> {
+    if (this.#isCheckpointDue) {
+      await this.#log.endSegment()
+      this.#checkpointing = this.#checkpoint().finally(() => (this.#checkpointing = undefined))
+    }
+    const batch = this.#queue
+    this.#queue = []
+    this.#queuedBytes = 0
+    if (batch.length === 0) return true
+    this.#inFlight = batch
+    try {
+      await this.#recreateLog()
+      const isDurable = batch.some(({ done }) => done)
+      await this.#log.append(this.#format(batch), this.#sequence + 1, isDurable)
+    } catch (error) {
+      this.#inFlight = []
+      this.#revert(batch)
+      for (const { done } of batch) done?.reject(error)
+      if (getErrno(error) === undefined) throw error
+      if (this.#queue.length === 0) return true
+      this.#options.logger.error({ error: String(error) }, 'could not write the metadata; trying again')
+      this.#scheduleWrite(retryDelayMs)
+      return false
+    }
+    this.#sequence += batch.length
+    this.#inFlight = []
+    for (const { host, name, operations, hidden, done } of batch) {
+      if (!done) continue
+      this.#countHidden(hidden, -1)
+      this.#apply(host, name, operations)
+    }
+    for (const { done } of batch) done?.resolve()
+    return true
+  }
+
+  #format(batch: readonly Commit[]): Buffer {
+    let sequence = this.#sequence
+    const lines = batch.map(({ host, name, operations }) => {
+      sequence += 1
+      return formatLine({ sequence, repository: `${host}/${name}`, operations: formatOperations(operations) })
+    })
+    return Buffer.from(lines.join(''))
+  }
+
+  /** Writes the whole state again when somebody has deleted the log. */
+  async #recreateLog(): Promise<void> {
+    if (!(await this.#log.isLost())) return
+    this.#options.logger.error(
+      { path: this.#options.folder },
+      'the metadata on the disk were deleted; writing them again',
+    )
+    await this.#checkpointing
+    await this.#log.endSegment()
+    await this.#log.writeCheckpoint(this.#sequence, this.#formatCheckpoint())
+  }
+
+  /** Writes a checkpoint while commits go on. Logs a disk that refuses it, and tries again later. */
+  async #checkpoint(): Promise<void> {
+    const { logger } = this.#options
+    this.#restored = []
+    try {
+      await this.#log.writeCheckpoint(this.#sequence, this.#formatCheckpoint())
+      this.#needsCheckpoint = false
+    } catch (error) {
+      if (this.#closing.signal.aborted) return
+      if (getErrno(error) === undefined) throw error
+      logger.error({ error: String(error) }, 'could not write a checkpoint of the metadata; trying again')
+      this.#needsCheckpoint = true
+      await this.#options.clock.sleep(retryDelayMs, this.#closing.signal).catch(() => {})
+    } finally {
+      this.#restored = undefined
+    }
+  }
+
+  /**
+   * Yields the lines of a checkpoint. They may include changes that come meanwhile, because all values are absolute and those changes are in
+   * the next segment. Entries whose removal is not on the disk yet are included.
+   */
+  async *#formatCheckpoint(): AsyncGenerator<string[], void> {
+    const pause = createPauses(this.#options.clock)
+    const sequence = this.#sequence
+    let lines: string[] = []
+    let bytes = 0
+    const add = (host: string, name: string, operations: readonly Operation[]) => {
+      const line = formatLine({ sequence, repository: `${host}/${name}`, operations: formatOperations(operations) })
+      lines.push(line)
+      bytes += line.length
+    }
+    for (const repository of [...this.#repositories.all()]) {
+      const { host, name } = repository
+      for (const operation of toOperations(repository)) {
+        add(host, name, [operation])
+        if (bytes < pieceBytes) continue
+        yield lines
+        lines = []
+        bytes = 0
+        await pause()
+        if (!this.#needsCheckpoint) this.#closing.signal.throwIfAborted()
+      }
+    }
+    for (const { host, name, hidden } of [...this.#inFlight, ...this.#queue, ...(this.#restored ?? [])])
+      if (hidden.length > 0) add(host, name, hidden)
+    yield lines
+  }
+
+  /** Drops the least recently used entries when all together, or those of one repository, take too much memory. */
+  #limitWeight(changed?: Repository): void {
+    const { maxWeight = Infinity, logger } = this.#options
+    if (this.#repositories.weight <= maxWeight && (changed?.weight ?? 0) <= maxWeight * keptShare) return
+    const drops = planDrops(this.#repositories, changed, maxWeight, keptShare)
+    for (const { host, name, operations } of drops) {
+      this.#apply(host, name, operations)
+      this.#enqueue({ host, name, operations, hidden: [], done: undefined })
+    }
+    const fields = { repositories: drops.length, maxWeight }
+    logger.info(fields, 'dropped the records of the least recently used content')
+  }
+
+  async #setDamageAside(): Promise<void> {
+    const { logger, setAside } = this.#options
+    const copiedTo = setAside(this.damage[0]!.path)
+    const repositories = [...new Set(this.damage.map(({ repository }) => repository ?? 'unknown'))]
+    logger.error({ copiedTo, lines: this.damage.length, repositories }, 'the metadata have damaged lines')
+    await writeFileAtomic(copiedTo, Buffer.concat(this.damage.flatMap(({ bytes }) => [bytes, Buffer.from('\n')])))
+    // Without the damaged lines, which the next start would set aside again.
+    this.#needsCheckpoint = true
+  }
+
+  /** Restores what failed commits have hidden, and queues the others again. */
+  #revert(batch: readonly Commit[]): void {
+    for (const commit of batch.toReversed()) {
+      const { host, name, hidden } = commit
+      this.#countHidden(hidden, -1)
+      for (const entry of hidden.toReversed())
+        if (!this.#repositories.findEntry(host, name, entry)) this.#repositories.apply(host, name, entry)
+      if (hidden.length > 0) this.#restored?.push(commit)
+    }
+    // A queued commit may remove what came back.
+    for (const { host, name, operations, hidden, done } of this.#queue)
+      if (done) hidden.unshift(...this.#hide(host, name, operations))
+    this.#queue.unshift(...batch.filter(({ done }) => !done))
+  }
+}
+
+function isRemoval({ op }: Operation): boolean {
+  return op === 'untag' || op.startsWith('drop-')
+}
+
+function estimateBytes(operation: Operation): number {
+  return 300 + (operation.op === 'manifest' ? (operation.links?.bytes.length ?? 0) * 1.4 : 0)
+}
+
+function parseKey(key: string): { readonly host: string; readonly name: string } {
+  const slash = key.indexOf('/')
+  return { host: key.slice(0, slash), name: key.slice(slash + 1) }
+}

@@ -1,0 +1,181 @@
+import { type Digest, parseDigest } from '../oci/reference.ts'
+import type { Identity } from '../oci/registry.ts'
+import { type PackedLinks, throwDamaged } from './links.ts'
+
+/** Records a tag. `identity` of all entries: the credential to which the upstream confirmed it; anonymous in the registry. */
+export interface Tag {
+  readonly digest: Digest
+  readonly identity: Identity
+  /** Holds the time of the push, or of the upstream's last confirmation, wall clock ms. */
+  readonly updatedAt: number
+  /** Counts the pulls by this tag. */
+  readonly pulls: number
+  /** Holds the time of the last pull by this tag, wall clock ms; 0 = never. */
+  readonly lastPulled: number
+}
+
+export interface Manifest {
+  readonly mediaType: string
+  /** Counts the bytes of the manifest itself. */
+  readonly size: number
+  readonly identity: Identity
+  /** Holds the time of the push, wall clock ms; 0 in the cache. */
+  readonly updatedAt: number
+  /** Counts the pulls by digest. */
+  readonly pulls: number
+  /** Holds the time of the last pull by digest, wall clock ms; 0 = never. */
+  readonly lastPulled: number
+  /** Holds the time of a client's last push, pull or request, or of the first fetch, running time ms (see `RunningClock`). */
+  readonly usedAt: number
+  readonly subject?: Digest | undefined
+  /** Holds the key of a referrer's artifact type, see `toArtifactTypeKey`. */
+  readonly artifactType?: string | undefined
+}
+
+/** Records a blob: in the registry each one, in the cache one that the upstream confirmed alone, without a manifest that names it. */
+export interface Blob {
+  /** Counts the bytes. */
+  readonly size: number
+  readonly identity: Identity
+  /** Holds the time of a client's last push or request, running time ms. */
+  readonly usedAt: number
+}
+
+/** Records one page of a list of referrers, to serve while the upstream is unavailable. Its body is a blob of the store. */
+export interface ReferrersPage {
+  /** Holds the manifest to which the referrers refer. */
+  readonly subject: Digest
+  readonly identity: Identity
+  /** Holds the query of the page; empty for the start of the whole list. */
+  readonly query: string
+  readonly digest: Digest
+  readonly size: number
+  /** Holds the query of the next page. */
+  readonly next: string | undefined
+  /** Holds the value of the header `OCI-Filters-Applied`. */
+  readonly filtersApplied: string | undefined
+  /** Is true when the upstream has neither a referrers API nor a referrers tag, so that the list is empty. */
+  readonly isWithoutApi: boolean
+  /** Holds the time of the last request, running time ms. */
+  readonly usedAt: number
+}
+
+/**
+ * Changes one entry of a repository. All values are absolute, so that an operation may be applied twice. Those that begin with `use` record
+ * a pull; they change nothing when the entry is gone.
+ */
+export type Operation =
+  | ({ readonly op: 'tag'; readonly tag: string } & Tag)
+  /** Removes the tag; with `updatedAt` only if that push has set it, because a tag that was pushed again since stays. */
+  | { readonly op: 'untag'; readonly tag: string; readonly updatedAt?: number }
+  /** Sets a manifest and the content that it names, for `findLink`. The registry keeps no links. */
+  | ({ readonly op: 'manifest'; readonly digest: Digest; readonly links?: PackedLinks } & Manifest)
+  | { readonly op: 'drop-manifest'; readonly digest: Digest }
+  | ({ readonly op: 'blob'; readonly digest: Digest } & Blob)
+  | { readonly op: 'drop-blob'; readonly digest: Digest }
+  | ({ readonly op: 'referrers' } & ReferrersPage)
+  | ({ readonly op: 'drop-referrers' } & Pick<ReferrersPage, 'subject' | 'identity' | 'query'>)
+  | ({ readonly op: 'use-tag'; readonly tag: string } & Pick<Tag, 'pulls' | 'lastPulled'>)
+  | ({ readonly op: 'use-manifest'; readonly digest: Digest } & Pick<Manifest, 'pulls' | 'lastPulled' | 'usedAt'>)
+  | ({ readonly op: 'use-blob'; readonly digest: Digest } & Pick<Blob, 'usedAt'>)
+
+/** Lists the members of each operation in the order of its list on the disk. */
+const members = {
+  tag: ['tag', 'digest', 'identity', 'updatedAt', 'pulls', 'lastPulled'],
+  untag: ['tag', 'updatedAt'],
+  manifest: [
+    'digest',
+    'mediaType',
+    'size',
+    'identity',
+    'updatedAt',
+    'pulls',
+    'lastPulled',
+    'usedAt',
+    'links',
+    'subject',
+    'artifactType',
+  ],
+  'drop-manifest': ['digest'],
+  blob: ['digest', 'size', 'identity', 'usedAt'],
+  'drop-blob': ['digest'],
+  referrers: ['subject', 'identity', 'query', 'digest', 'size', 'next', 'filtersApplied', 'isWithoutApi', 'usedAt'],
+  'drop-referrers': ['subject', 'identity', 'query'],
+  'use-tag': ['tag', 'pulls', 'lastPulled'],
+  'use-manifest': ['digest', 'pulls', 'lastPulled', 'usedAt'],
+  'use-blob': ['digest', 'usedAt'],
+} as const satisfies Record<Operation['op'], readonly string[]>
+
+const optional = new Set(['untag updatedAt', 'manifest links', 'manifest subject', 'manifest artifactType'])
+for (const member of ['next', 'filtersApplied']) optional.add(`referrers ${member}`)
+
+/** Checks and converts the JSON values of members. */
+const readers: Record<string, (value: unknown) => unknown> = {
+  digest: readDigest,
+  subject: readDigest,
+  isWithoutApi: (value) => value === true,
+  links: readLinks,
+}
+for (const member of ['updatedAt', 'pulls', 'lastPulled', 'usedAt', 'size']) readers[member] = readNumber
+
+/** Formats the operations of a commit as JSON: a list for each, with its name and its values. */
+export function formatOperations(operations: readonly Operation[]): string {
+  return JSON.stringify(operations.map(toList))
+}
+
+function toList(operation: Operation): unknown[] {
+  const values = operation as unknown as Record<string, unknown>
+  const list: unknown[] = [operation.op]
+  for (const member of members[operation.op]) list.push(member === 'links' ? toJson(values[member]) : values[member])
+  while (list.at(-1) === undefined) list.pop()
+  return list
+}
+
+function toJson(links: unknown): unknown {
+  const { types, bytes } = (links ?? {}) as Partial<PackedLinks>
+  return types && bytes && bytes.length > 0 ? [types, bytes.toString('base64')] : undefined
+}
+
+/** Parses the operations of a commit. Throws a SyntaxError for any other text. */
+export function parseOperations(json: string): Operation[] {
+  return readList(JSON.parse(json)).map(parseOperation)
+}
+
+function parseOperation(json: unknown): Operation {
+  const list = readList(json)
+  const op = list[0] as Operation['op']
+  if (!Object.hasOwn(members, op)) return throwDamaged()
+  const operation: Record<string, unknown> = { op }
+  let at = 0
+  for (const member of members[op]) {
+    const value = list[++at] ?? undefined
+    if (value !== undefined) operation[member] = (readers[member] ?? readText)(value)
+    else if (!optional.has(`${op} ${member}`)) return throwDamaged()
+  }
+  return operation as unknown as Operation
+}
+
+function readLinks(value: unknown): PackedLinks {
+  const [types, bytes] = readList(value)
+  return { types: readList(types).map(readText), bytes: Buffer.from(readText(bytes), 'base64') }
+}
+
+/** Returns the value if it is a list; throws a SyntaxError otherwise. */
+export function readList(value: unknown): unknown[] {
+  return Array.isArray(value) ? value : throwDamaged()
+}
+
+/** Returns the value if it is a string; throws a SyntaxError otherwise. */
+export function readText(value: unknown): string {
+  return typeof value === 'string' ? value : throwDamaged()
+}
+
+/** Returns the value if it is a finite number that is not negative; throws a SyntaxError otherwise. */
+export function readNumber(value: unknown): number {
+  return typeof value === 'number' && Number.isFinite(value) && value >= 0 ? value : throwDamaged()
+}
+
+/** Returns the value if it is a digest; throws a SyntaxError otherwise. */
+export function readDigest(value: unknown): Digest {
+  return parseDigest(readText(value)) ?? throwDamaged()
+}

@@ -1,0 +1,392 @@
+import type { ManifestLink } from '../oci/content.ts'
+import type { Digest } from '../oci/reference.ts'
+import { type Identity, parseIdentity } from '../oci/registry.ts'
+import { Dictionary, DigestTable, noRow, RowMap, selectDigest } from './digest-table.ts'
+import { LinkTable, unpackLinks } from './links.ts'
+import type { Blob, Manifest, Operation, ReferrersPage, Tag } from './operations.ts'
+
+/** Estimates the memory of entries, bytes. A byte of packed links takes two in the table. */
+export const weights = { repository: 1000, tag: 250, manifest: 150, blob: 120, referrers: 700, linkByte: 2 }
+/** Limits the manifests that `getParents` returns. */
+const maxParents = 100
+
+/** Holds what is known about one repository. The entries are read-only copies; `Repositories.apply` changes them. */
+export interface Repository {
+  /** Names the upstream registry; empty in the local registry. */
+  readonly host: string
+  readonly name: string
+  readonly tags: ReadonlyMap<string, Tag>
+  readonly manifests: ReadonlyMap<Digest, Manifest>
+  readonly blobs: ReadonlyMap<Digest, Blob>
+  /** Holds the pages of lists of referrers from the upstream, by `toReferrersKey`, the most recently stored last. */
+  readonly referrers: ReadonlyMap<string, ReferrersPage>
+  /** Estimates its memory, bytes. */
+  readonly weight: number
+  /** Estimates the memory of the links of a manifest, bytes. */
+  getLinkWeight(manifest: Digest): number
+  /** Returns the content that a manifest names; empty for an unknown manifest, and in the local registry. */
+  getLinks(manifest: Digest): ManifestLink[]
+  /** Finds content that a manifest of exactly this identity names, in a time that does not depend on the number of manifests. */
+  findLink(digest: Digest, identity: Identity, kind: ManifestLink['kind']): ManifestLink | undefined
+  /** Returns manifests that name this manifest, at most 100. */
+  getParents(digest: Digest): Digest[]
+  /** Returns the manifests with this subject. */
+  getReferrers(subject: Digest): ReadonlySet<Digest>
+}
+
+/** Returns the key of a page in `Repository.referrers`. */
+export function toReferrersKey({ subject, identity, query }: Pick<ReferrersPage, 'subject' | 'identity' | 'query'>) {
+  return JSON.stringify([subject, identity, query])
+}
+
+/** Reports whether a repository has no entries. */
+export function isEmptyRepository({ tags, manifests, blobs, referrers }: Repository): boolean {
+  return tags.size + manifests.size + blobs.size + referrers.size === 0
+}
+
+/** Yields operations that create a repository. May omit entries that are removed during the iteration. */
+export function* toOperations(repository: Repository): Generator<Operation, void> {
+  const { tags, manifests, blobs, referrers } = repository
+  for (const [digest, blob] of blobs) yield { op: 'blob', digest, ...blob }
+  for (const digest of manifests.keys()) {
+    const entry = (repository as StoredRepository).findEntry({ op: 'drop-manifest', digest })
+    if (entry) yield entry
+  }
+  for (const [tag, value] of tags) yield { op: 'tag', tag, ...value }
+  for (const page of referrers.values()) yield { op: 'referrers', ...page }
+}
+
+/** Keeps all repositories in memory. */
+export class Repositories {
+  readonly #repositories = new Map<string, StoredRepository>()
+  readonly #tables = new Tables()
+  #lastNumber = 0
+  #weight = 0
+
+  /** Estimates the memory of all entries, bytes. */
+  get weight(): number {
+    return this.#weight
+  }
+
+  get(host: string, name: string): Repository | undefined {
+    return this.#repositories.get(`${host}/${name}`)
+  }
+
+  all(): Iterable<Repository> {
+    return this.#repositories.values()
+  }
+
+  /** Reports whether any repository has this blob or manifest. */
+  isHeld(digest: Digest): boolean {
+    return this.#tables.isHeld(digest)
+  }
+
+  /** Counts one more or one less holder of content: an entry whose removal is visible, but not on the disk yet. */
+  countHolder(digest: Digest, change: 1 | -1): void {
+    this.#tables.countHolder(digest, change)
+  }
+
+  /** Applies an operation. Creates the repository for the first entry, and removes it with the last one. */
+  apply(host: string, name: string, operation: Operation): void {
+    const key = `${host}/${name}`
+    const known = this.#repositories.get(key)
+    const repository = known ?? new StoredRepository(host, name, ++this.#lastNumber, this.#tables)
+    const before = known ? repository.weight : 0
+    repository.apply(operation)
+    const isEmpty = isEmptyRepository(repository)
+    this.#weight += (isEmpty ? 0 : repository.weight) - before
+    if (isEmpty) this.#repositories.delete(key)
+    else if (!known) this.#repositories.set(key, repository)
+  }
+
+  /** Returns the operation that creates the entry which an operation changes; undefined when there is no such entry. */
+  findEntry(host: string, name: string, operation: Operation): Operation | undefined {
+    return this.#repositories.get(`${host}/${name}`)?.findEntry(operation)
+  }
+}
+
+/** Holds the entries of all repositories by their digest. */
+class Tables {
+  readonly identities = new Dictionary()
+  readonly types = new Dictionary()
+  readonly links = new LinkTable()
+  readonly manifests = new DigestTable({
+    mediaType: new Uint32Array(),
+    identity: new Uint32Array(),
+    size: new Float64Array(),
+    updatedAt: new Float64Array(),
+    pulls: new Uint32Array(),
+    lastPulled: new Float64Array(),
+    usedAt: new Float64Array(),
+    /** Identifies the links in `links`. */
+    firstLink: new Int32Array(),
+    linkWeight: new Uint32Array(),
+  })
+  /** Holds the manifests that have a subject. */
+  readonly referrers = new Map<number, Pick<Manifest, 'subject' | 'artifactType'>>()
+  readonly blobs = new DigestTable({
+    identity: new Uint32Array(),
+    size: new Float64Array(),
+    usedAt: new Float64Array(),
+  })
+  /** Counts for each digest the blobs and manifests of all repositories. */
+  readonly #holders = new DigestTable({ count: new Uint32Array() })
+
+  isHeld(digest: Digest): boolean {
+    return this.#findHolders(digest) !== noRow
+  }
+
+  countHolder(digest: Digest, change: 1 | -1): void {
+    const found = this.#findHolders(digest)
+    const row = found === noRow ? this.#holders.add(0) : found
+    const count = (found === noRow ? 0 : this.#holders.columns.count[row]!) + change
+    this.#holders.columns.count[row] = count
+    if (count === 0) this.#holders.remove(row)
+  }
+
+  readManifest(row: number): Manifest {
+    const { columns } = this.manifests
+    return {
+      mediaType: this.types.get(columns.mediaType[row]!),
+      size: columns.size[row]!,
+      identity: parseIdentity(this.identities.get(columns.identity[row]!)),
+      updatedAt: columns.updatedAt[row]!,
+      pulls: columns.pulls[row]!,
+      lastPulled: columns.lastPulled[row]!,
+      usedAt: columns.usedAt[row]!,
+      ...this.referrers.get(row),
+    }
+  }
+
+  readBlob(row: number): Blob {
+    const { size, identity, usedAt } = this.blobs.columns
+    return { size: size[row]!, identity: parseIdentity(this.identities.get(identity[row]!)), usedAt: usedAt[row]! }
+  }
+
+  #findHolders(digest: Digest): number {
+    selectDigest(digest)
+    return this.#holders.find(0, () => true)
+  }
+}
+
+class StoredRepository implements Repository {
+  readonly host: string
+  readonly name: string
+  readonly tags = new Map<string, Tag>()
+  readonly manifests: RowMap<Manifest>
+  readonly blobs: RowMap<Blob>
+  readonly referrers = new Map<string, ReferrersPage>()
+  readonly #number: number
+  readonly #tables: Tables
+  readonly #subjects = new Map<Digest, Set<Digest>>()
+  /** Estimates the memory of the links and texts, bytes. */
+  #extraWeight = 0
+
+  /** `number` is unique among all repositories of the tables. */
+  constructor(host: string, name: string, number: number, tables: Tables) {
+    this.host = host
+    this.name = name
+    this.#number = number
+    this.#tables = tables
+    this.manifests = new RowMap(tables.manifests, number, (row) => tables.readManifest(row))
+    this.blobs = new RowMap(tables.blobs, number, (row) => tables.readBlob(row))
+  }
+
+  get weight(): number {
+    const { tags, manifests, blobs, referrers } = this
+    const entries =
+      tags.size * weights.tag +
+      manifests.size * weights.manifest +
+      blobs.size * weights.blob +
+      referrers.size * weights.referrers
+    return weights.repository + entries + this.#extraWeight
+  }
+
+  getLinkWeight(manifest: Digest): number {
+    const row = this.manifests.find(manifest)
+    return row === noRow ? 0 : this.#tables.manifests.columns.linkWeight[row]!
+  }
+
+  getLinks(manifest: Digest): ManifestLink[] {
+    const row = this.manifests.find(manifest)
+    return row === noRow
+      ? []
+      : [...unpackLinks(this.#tables.links.pack(this.#tables.manifests.columns.firstLink[row]!))]
+  }
+
+  findLink(digest: Digest, identity: Identity, kind: ManifestLink['kind']): ManifestLink | undefined {
+    const number = this.#tables.identities.find(identity)
+    return number === undefined ? undefined : this.#tables.links.find({ digest, kind, ...this.#getLinkScope(number) })
+  }
+
+  getParents(digest: Digest): Digest[] {
+    const { identities, links, manifests } = this.#tables
+    const parents: Digest[] = []
+    for (const identity of identities.numbers()) {
+      const query = { digest, kind: 'manifest', ...this.#getLinkScope(identity) } as const
+      for (const row of links.findManifests(query, maxParents - parents.length)) parents.push(manifests.digest(row))
+    }
+    return parents
+  }
+
+  getReferrers(subject: Digest): ReadonlySet<Digest> {
+    return this.#subjects.get(subject) ?? new Set()
+  }
+
+  apply(operation: Operation): void {
+    switch (operation.op) {
+      case 'tag': {
+        const { op: _, tag, ...value } = operation
+        this.tags.set(tag, value)
+        return
+      }
+      case 'untag': {
+        const { tag, updatedAt } = operation
+        if (updatedAt === undefined || this.tags.get(tag)?.updatedAt === updatedAt) this.tags.delete(tag)
+        return
+      }
+      case 'manifest':
+        return this.#setManifest(operation)
+      case 'drop-manifest':
+        return this.#dropManifest(operation.digest)
+      case 'blob':
+        return this.#setBlob(operation)
+      case 'drop-blob':
+        return this.#dropBlob(operation.digest)
+      case 'referrers': {
+        const { op: _, ...page } = operation
+        // Set it last: the map is ordered by the time of the store.
+        this.#dropReferrers(page)
+        this.referrers.set(toReferrersKey(page), page)
+        this.#extraWeight += weighTexts(page)
+        return
+      }
+      case 'drop-referrers':
+        return this.#dropReferrers(operation)
+      case 'use-tag': {
+        const { op: _, tag, ...uses } = operation
+        const known = this.tags.get(tag)
+        // Keep the object: it identifies the tag while it has not moved.
+        if (known) Object.assign(known, uses)
+        return
+      }
+      case 'use-manifest': {
+        const row = this.manifests.find(operation.digest)
+        if (row === noRow) return
+        const { columns } = this.#tables.manifests
+        columns.pulls[row] = operation.pulls
+        columns.lastPulled[row] = operation.lastPulled
+        columns.usedAt[row] = operation.usedAt
+        return
+      }
+      case 'use-blob': {
+        const row = this.blobs.find(operation.digest)
+        if (row !== noRow) this.#tables.blobs.columns.usedAt[row] = operation.usedAt
+      }
+    }
+  }
+
+  findEntry(operation: Operation): Operation | undefined {
+    if ('tag' in operation) {
+      const tag = this.tags.get(operation.tag)
+      return tag && { op: 'tag', tag: operation.tag, ...tag }
+    }
+    if (operation.op === 'referrers' || operation.op === 'drop-referrers') {
+      const page = this.referrers.get(toReferrersKey(operation))
+      return page && { op: 'referrers', ...page }
+    }
+    const { digest } = operation
+    if (operation.op.endsWith('blob')) {
+      const blob = this.blobs.get(digest)
+      return blob && { op: 'blob', digest, ...blob }
+    }
+    const row = this.manifests.find(digest)
+    if (row === noRow) return undefined
+    const links = this.#tables.links.pack(this.#tables.manifests.columns.firstLink[row]!)
+    return { op: 'manifest', digest, ...this.#tables.readManifest(row), links }
+  }
+
+  #setManifest(manifest: Operation & { readonly op: 'manifest' }): void {
+    const { digest, identity, links, subject, artifactType } = manifest
+    this.#dropManifest(digest)
+    const row = this.manifests.add(digest)
+    const tables = this.#tables
+    const { columns } = tables.manifests
+    columns.mediaType[row] = tables.types.use(manifest.mediaType)
+    columns.identity[row] = tables.identities.use(identity)
+    columns.size[row] = manifest.size
+    columns.updatedAt[row] = manifest.updatedAt
+    columns.pulls[row] = manifest.pulls
+    columns.lastPulled[row] = manifest.lastPulled
+    columns.usedAt[row] = manifest.usedAt
+    const { scope } = this.#getLinkScope(columns.identity[row])
+    columns.firstLink[row] = links ? tables.links.add(row, scope, links) : noRow
+    columns.linkWeight[row] = links
+      ? links.bytes.length * weights.linkByte + links.types.reduce((sum, type) => sum + type.length, 0)
+      : 0
+    this.#extraWeight += columns.linkWeight[row]
+    tables.countHolder(digest, 1)
+    if (subject === undefined) return
+    tables.referrers.set(row, { subject, ...(artifactType !== undefined && { artifactType }) })
+    this.#subjects.set(subject, (this.#subjects.get(subject) ?? new Set()).add(digest))
+    this.#extraWeight += weights.tag
+  }
+
+  #dropManifest(digest: Digest): void {
+    const row = this.manifests.find(digest)
+    if (row === noRow) return
+    const tables = this.#tables
+    const { columns } = tables.manifests
+    tables.links.remove(columns.firstLink[row]!)
+    tables.types.release(columns.mediaType[row]!)
+    tables.identities.release(columns.identity[row]!)
+    this.#extraWeight -= columns.linkWeight[row]!
+    const subject = tables.referrers.get(row)?.subject
+    if (subject !== undefined) {
+      tables.referrers.delete(row)
+      this.#subjects.get(subject)?.delete(digest)
+      if (this.#subjects.get(subject)?.size === 0) this.#subjects.delete(subject)
+      this.#extraWeight -= weights.tag
+    }
+    this.manifests.remove(row)
+    tables.countHolder(digest, -1)
+  }
+
+  #setBlob({ digest, size, identity, usedAt }: Operation & { readonly op: 'blob' }): void {
+    this.#dropBlob(digest)
+    const row = this.blobs.add(digest)
+    const { columns } = this.#tables.blobs
+    columns.size[row] = size
+    columns.identity[row] = this.#tables.identities.use(identity)
+    columns.usedAt[row] = usedAt
+    this.#tables.countHolder(digest, 1)
+  }
+
+  #dropBlob(digest: Digest): void {
+    const row = this.blobs.find(digest)
+    if (row === noRow) return
+    this.#tables.identities.release(this.#tables.blobs.columns.identity[row]!)
+    this.blobs.remove(row)
+    this.#tables.countHolder(digest, -1)
+  }
+
+  #dropReferrers(page: Pick<ReferrersPage, 'subject' | 'identity' | 'query'>): void {
+    const key = toReferrersKey(page)
+    const known = this.referrers.get(key)
+    if (known) this.#extraWeight -= weighTexts(known)
+    this.referrers.delete(key)
+  }
+
+  /** Selects the links of this repository's manifests of one identity. */
+  #getLinkScope(identity: number): { readonly scope: number; readonly isFrom: (manifest: number) => boolean } {
+    const { columns } = this.#tables.manifests
+    return {
+      scope: (this.#number << 8) ^ identity,
+      isFrom: (manifest) => this.manifests.hasRow(manifest) && columns.identity[manifest] === identity,
+    }
+  }
+}
+
+function weighTexts({ query, next, filtersApplied }: ReferrersPage): number {
+  return query.length + (next?.length ?? 0) + (filtersApplied?.length ?? 0)
+}

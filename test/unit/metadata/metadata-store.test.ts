@@ -1,0 +1,113 @@
+import { appendFile, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { createTemporaryFolder } from '../../../src/lib/fs.ts'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { systemClock } from '../../../src/lib/time.ts'
+import { packLinks } from '../../../src/metadata/links.ts'
+import { MetadataStore } from '../../../src/metadata/metadata-store.ts'
+import type { Operation } from '../../../src/metadata/operations.ts'
+import type { Repository } from '../../../src/metadata/repositories.ts'
+import { computeDigest, type Digest } from '../../../src/oci/reference.ts'
+import { anonymousIdentity, parseIdentity } from '../../../src/oci/registry.ts'
+
+const app = { host: 'docker.io', name: 'library/app' }
+const me = parseIdentity('me')
+
+function digestOf(name: string, algorithm: 'sha256' | 'sha512' = 'sha256'): Digest {
+  return computeDigest(Buffer.from(name), algorithm)
+}
+
+async function makeFolder(): Promise<string> {
+  const root = await createTemporaryFolder('mirror-metadata-')
+  onTestFinished(() => rm(root, { recursive: true }))
+  return root
+}
+
+async function openStore(root: string, maxWeight?: number): Promise<MetadataStore> {
+  const store = await MetadataStore.open({
+    folder: join(root, 'metadata'),
+    setAside: () => join(root, `aside-${Math.random()}`),
+    logger: silentLogger,
+    clock: systemClock,
+    ...(maxWeight !== undefined && { maxWeight }),
+  })
+  onTestFinished(() => store.close())
+  return store
+}
+
+function manifest(name: string, blobs: string[], rest: object = {}): Operation {
+  const links = blobs.map((blob) => ({
+    kind: 'blob' as const,
+    mediaType: 'l/t',
+    size: blob.length,
+    digest: digestOf(blob),
+  }))
+  const times = { updatedAt: 0, pulls: 1, lastPulled: 5, usedAt: 7 }
+  return {
+    op: 'manifest',
+    digest: digestOf(name),
+    mediaType: 'm/t',
+    size: 3,
+    identity: anonymousIdentity,
+    ...times,
+    links: packLinks(links),
+    ...rest,
+  }
+}
+
+function tag(name: string, of = name, updatedAt = 1): Operation {
+  return { op: 'tag', tag: name, digest: digestOf(of), identity: me, updatedAt, pulls: 0, lastPulled: 0 }
+}
+
+/** Describes a repository, with the links of its manifests. */
+function describeRepository(repository: Repository | undefined) {
+  if (!repository) return undefined
+  return {
+    tags: Object.fromEntries(repository.tags),
+    manifests: Object.fromEntries(
+      [...repository.manifests].map(([digest, value]) => [digest, { ...value, links: repository.getLinks(digest) }]),
+    ),
+    blobs: Object.fromEntries(repository.blobs),
+    referrers: [...repository.referrers.values()],
+  }
+}
+
+describe('the metadata store', () => {
+  test('has the same state after a restart, for all kinds of entries', async () => {
+    const root = await makeFolder()
+    const store = await openStore(root)
+    const long = digestOf('long', 'sha512')
+    const page = {
+      subject: digestOf('a'),
+      identity: me,
+      query: '?é',
+      digest: digestOf('list'),
+      size: 9,
+      next: 'n=1',
+      filtersApplied: undefined,
+      isWithoutApi: false,
+      usedAt: 4,
+    }
+    await store.commit(app, [manifest('a', ['x', 'y']), tag('1', 'a')], 'soon')
+    await store.commit(
+      app,
+      [
+        { ...manifest('b', []), digest: long, subject: digestOf('a'), artifactType: 'a/t' } as Operation,
+        { op: 'blob', digest: long, size: 4, identity: me, usedAt: 3 },
+        { op: 'referrers', ...page },
+      ],
+      'durable',
+    )
+    await store.commit({ host: '', name: 'pushed' }, [tag('gone'), tag('kept')], 'durable')
+    await store.commit({ host: '', name: 'pushed' }, [{ op: 'untag', tag: 'gone' }], 'durable')
+    store.recordUse(app, { op: 'use-manifest', digest: digestOf('a'), pulls: 8, lastPulled: 9, usedAt: 10 })
+    const before = [store.get('docker.io', 'library/app'), store.get('', 'pushed')].map(describeRepository)
+    expect(before[0]!.manifests[digestOf('a')]).toMatchObject({ pulls: 8, links: [{ size: 1 }, { size: 1 }] })
+    await store.close()
+    const again = await openStore(root)
+    expect([again.get('docker.io', 'library/app'), again.get('', 'pushed')].map(describeRepository)).toEqual(before)
+    expect(again.sequence).toBe(store.sequence)
+    expect(again.damage).toEqual([])
+  })
+})
