@@ -120,7 +120,7 @@ interface LogFile {
  * (`<sequence>.checkpoint`) and the segments after it (`<sequence>.log`).
  */
 export class MetadataLog {
-  readonly #folder: string
+  readonly folder: string
   #segments: LogFile[] = []
   #file: FileHandle | undefined
   /** Is the position behind the last line of the current segment. */
@@ -130,8 +130,9 @@ export class MetadataLog {
   #bytes = 0
   #checkpointBytes = 0
 
-  private constructor(folder: string) {
-    this.#folder = folder
+  /** Starts an empty log in this folder. */
+  constructor(folder: string) {
+    this.folder = folder
   }
 
   /** Counts the bytes of all segments. */
@@ -144,24 +145,57 @@ export class MetadataLog {
     return this.#checkpointBytes
   }
 
-  /** Reads a log without changing it. Throws the system's error when a file cannot be read. */
-  static async read(
-    folder: string,
-    reader: LogReader,
-  ): Promise<{ readonly log: MetadataLog; readonly sequence: number }> {
-    const log = new MetadataLog(folder)
-    return { log, sequence: await log.#read(reader) }
+  /**
+   * Reads the log without changing it. Returns the sequence of the last commit. Throws the system's error when a file cannot be read.
+   */
+  async read(reader: LogReader): Promise<number> {
+    const [checkpoint] = await listFiles(this.folder, 'checkpoint')
+    let sequence = checkpoint?.sequence ?? 0
+    let [missing, lines, isComplete] = [0, 0, false]
+    const onDamage = (damage: LogDamage) => {
+      missing += 1
+      reader.onDamage(damage)
+    }
+    if (checkpoint) {
+      const onLine = (line: LogLine) => {
+        isComplete = line.repository === endMark && Number(line.operations) === lines + missing
+        lines += 1
+        if (line.repository !== endMark) reader.onLine(line)
+      }
+      this.#checkpointBytes = await readLines(checkpoint.path, {
+        ...reader,
+        pause: () => reader.pause(),
+        onLine,
+        onDamage,
+      })
+      if (!isComplete && missing === 0)
+        onDamage({ path: checkpoint.path, repository: undefined, bytes: Buffer.alloc(0) })
+    }
+    const segments = (await listFiles(this.folder, 'log')).toReversed()
+    this.#segments = segments.filter((segment) => segment.sequence > sequence)
+    missing = 0
+    for (const { path } of this.#segments) {
+      const onLine = (line: LogLine) => {
+        if (line.sequence > sequence + 1 + missing) onDamage({ path, repository: undefined, bytes: Buffer.alloc(0) })
+        sequence = line.sequence
+        missing = 0
+        reader.onLine(line)
+      }
+      this.#end = await readLines(path, { pause: () => reader.pause(), onLine, onDamage })
+      this.#bytes += this.#end
+    }
+    this.#hasTail = true
+    return sequence + missing
   }
 
   /** Continues a log that was read: removes what a crash has left. */
   async continue(): Promise<void> {
-    await makeFolder(this.#folder)
-    const names = await readdir(this.#folder)
+    await makeFolder(this.folder)
+    const names = await readdir(this.folder)
     const kept = new Set(this.#segments.map(({ path }) => path))
-    const [checkpoint] = await listFiles(this.#folder, 'checkpoint')
+    const [checkpoint] = await listFiles(this.folder, 'checkpoint')
     if (checkpoint) kept.add(checkpoint.path)
-    for (const name of names)
-      if (!kept.has(join(this.#folder, name))) await rm(join(this.#folder, name), { force: true })
+    for (const name of names) if (!kept.has(join(this.folder, name))) await rm(join(this.folder, name), { force: true })
     const last = this.#segments.at(-1)
     if (last) this.#file = await open(last.path, 'r+')
   }
@@ -201,10 +235,10 @@ export class MetadataLog {
    * may pause. Throws the system's error; then the log stays as it was.
    */
   async writeCheckpoint(sequence: number, pieces: AsyncIterable<string[]>): Promise<void> {
-    await makeFolder(this.#folder)
-    const temporary = join(this.#folder, `${sequence}.new`)
+    await makeFolder(this.folder)
+    const temporary = join(this.folder, `${sequence}.new`)
     const replaced = this.#segments.filter((segment) => segment.sequence <= sequence)
-    const older = await listFiles(this.#folder, 'checkpoint')
+    const older = await listFiles(this.folder, 'checkpoint')
     let [bytes, lines] = [0, 0]
     try {
       const file = await open(temporary, 'w', 0o600)
@@ -225,7 +259,7 @@ export class MetadataLog {
       await rm(temporary, { force: true })
       throw error
     }
-    await syncFolder(this.#folder)
+    await syncFolder(this.folder)
     this.#checkpointBytes = bytes
     for (const file of older) if (file.sequence < sequence) await rm(file.path, { force: true })
     for (const { path } of replaced) await rm(path, { force: true })
@@ -237,52 +271,12 @@ export class MetadataLog {
     await this.endSegment()
   }
 
-  async #read(reader: LogReader): Promise<number> {
-    const [checkpoint] = await listFiles(this.#folder, 'checkpoint')
-    let sequence = checkpoint?.sequence ?? 0
-    let [missing, lines, isComplete] = [0, 0, false]
-    const onDamage = (damage: LogDamage) => {
-      missing += 1
-      reader.onDamage(damage)
-    }
-    if (checkpoint) {
-      const onLine = (line: LogLine) => {
-        isComplete = line.repository === endMark && Number(line.operations) === lines + missing
-        lines += 1
-        if (line.repository !== endMark) reader.onLine(line)
-      }
-      this.#checkpointBytes = await readLines(checkpoint.path, {
-        ...reader,
-        pause: () => reader.pause(),
-        onLine,
-        onDamage,
-      })
-      if (!isComplete && missing === 0)
-        onDamage({ path: checkpoint.path, repository: undefined, bytes: Buffer.alloc(0) })
-    }
-    const segments = (await listFiles(this.#folder, 'log')).toReversed()
-    this.#segments = segments.filter((segment) => segment.sequence > sequence)
-    missing = 0
-    for (const { path } of this.#segments) {
-      const onLine = (line: LogLine) => {
-        if (line.sequence > sequence + 1 + missing) onDamage({ path, repository: undefined, bytes: Buffer.alloc(0) })
-        sequence = line.sequence
-        missing = 0
-        reader.onLine(line)
-      }
-      this.#end = await readLines(path, { pause: () => reader.pause(), onLine, onDamage })
-      this.#bytes += this.#end
-    }
-    this.#hasTail = true
-    return sequence + missing
-  }
-
   async #createSegment(sequence: number): Promise<FileHandle> {
-    await makeFolder(this.#folder)
+    await makeFolder(this.folder)
     const path = this.#toPath(sequence, 'log')
     const file = await open(path, 'w+', 0o600)
     try {
-      await syncFolder(this.#folder)
+      await syncFolder(this.folder)
     } catch (error) {
       await file.close()
       throw error
@@ -304,7 +298,7 @@ export class MetadataLog {
   }
 
   #toPath(sequence: number, type: 'log' | 'checkpoint'): string {
-    return join(this.#folder, `${String(sequence).padStart(16, '0')}.${type}`)
+    return join(this.folder, `${String(sequence).padStart(16, '0')}.${type}`)
   }
 }
 

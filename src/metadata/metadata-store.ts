@@ -1,11 +1,10 @@
 import { createDeferred, createPauses, type Deferred } from '../lib/async.ts'
 import { getErrno } from '../lib/errors.ts'
-import { writeFileAtomic } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, logFailure, runLater } from '../lib/time.ts'
 import type { Digest } from '../oci/reference.ts'
 import { formatLine, type LogDamage, MetadataLog } from './log.ts'
-import { formatOperations, type Operation, parseOperations } from './operations.ts'
+import { formatOperations, type Operation } from './operations.ts'
 import { Repositories, type Repository, toOperations } from './repositories.ts'
 import { planDrops } from './weight.ts'
 
@@ -40,13 +39,22 @@ export interface Metadata {
 type Use = Extract<Operation, { op: `use-${string}` }>
 
 interface MetadataStoreOptions {
-  readonly folder: string
-  /** Returns a path for a copy of the damaged lines of a file. */
-  readonly setAside: (path: string) => string
+  /** Holds the state, which the store changes from now on, and its log. */
+  readonly loaded: LoadedMetadata
   readonly logger: Logger
   readonly clock: Clock
   /** Limits the memory of the entries, bytes. Beyond that, the least recently used ones are dropped; default: no limit. */
-  readonly maxWeight?: number
+  readonly maxWeight?: number | undefined
+  /** Keeps changes in memory. */
+  readonly isReadOnly?: boolean
+}
+
+/** Holds what was read from the disk. */
+export interface LoadedMetadata {
+  readonly repositories: Repositories
+  readonly log: MetadataLog
+  readonly sequence: number
+  readonly damage: readonly LogDamage[]
 }
 
 const writeDelayMs = 500
@@ -75,13 +83,13 @@ interface Commit {
 
 /** Keeps the metadata of a store in memory, and its commits in a log on the local disk. */
 export class MetadataStore implements Metadata {
-  /** Lists what was damaged when the store was opened. */
-  readonly damage: LogDamage[] = []
-  readonly #options: MetadataStoreOptions
-  readonly #repositories = new Repositories()
+  /** Lists what was damaged when the store was loaded. */
+  readonly damage: readonly LogDamage[]
+  readonly #options: Omit<MetadataStoreOptions, 'loaded'>
+  readonly #repositories: Repositories
+  readonly #log: MetadataLog
   readonly #listeners = new Set<(host: string, name: string, operations: readonly Operation[]) => void>()
-  #log!: MetadataLog
-  #sequence = 0
+  #sequence: number
   #queue: Commit[] = []
   #queuedBytes = 0
   #inFlight: readonly Commit[] = []
@@ -96,40 +104,15 @@ export class MetadataStore implements Metadata {
   #cancelUses: (() => void) | undefined
   readonly #closing = new AbortController()
 
-  private constructor(options: MetadataStoreOptions) {
+  constructor({ loaded, ...options }: MetadataStoreOptions) {
     this.#options = options
-  }
-
-  /** Loads the log, and continues it. Sets damaged lines aside. Throws the system's error when a file cannot be read. */
-  static async open(options: MetadataStoreOptions): Promise<MetadataStore> {
-    const store = await MetadataStore.read(options)
-    await store.#log.continue()
-    if (store.damage.length > 0) await store.#setDamageAside()
-    store.#limitWeight()
-    if (store.#isCheckpointDue) void store.#startWrite()
-    return store
-  }
-
-  /** Loads the log and changes nothing on the disk. Changes of the result stay in memory. */
-  static async read(options: MetadataStoreOptions): Promise<MetadataStore> {
-    const store = new MetadataStore(options)
-    const pause = createPauses(options.clock)
-    const { log, sequence } = await MetadataLog.read(options.folder, {
-      pause,
-      onDamage: (damage) => void store.damage.push(damage),
-      onLine(line) {
-        const { host, name } = parseKey(line.repository)
-        try {
-          for (const operation of parseOperations(line.operations)) store.#repositories.apply(host, name, operation)
-        } catch (error) {
-          if (!(error instanceof SyntaxError)) throw error
-          store.damage.push({ path: options.folder, repository: line.repository, bytes: Buffer.from(formatLine(line)) })
-        }
-      },
-    })
-    store.#log = log
-    store.#sequence = sequence
-    return store
+    this.#repositories = loaded.repositories
+    this.#log = loaded.log
+    this.#sequence = loaded.sequence
+    this.damage = loaded.damage
+    if (options.isReadOnly) return
+    this.#limitWeight()
+    if (this.#isCheckpointDue) void this.#startWrite()
   }
 
   get sequence(): number {
@@ -193,6 +176,17 @@ export class MetadataStore implements Metadata {
   onChange(listener: (host: string, name: string, operations: readonly Operation[]) => void): () => void {
     this.#listeners.add(listener)
     return () => this.#listeners.delete(listener)
+  }
+
+  /** Writes a checkpoint in the background. */
+  requestCheckpoint(): void {
+    this.#needsCheckpoint = true
+    void this.#startWrite()
+  }
+
+  /** Writes a checkpoint before anything else is committed. Throws the system's error. */
+  writeCheckpoint(): Promise<void> {
+    return this.#log.writeCheckpoint(this.#sequence, this.#formatCheckpoint())
   }
 
   /** Writes all changes to the disk. */
@@ -266,7 +260,7 @@ export class MetadataStore implements Metadata {
   }
 
   #scheduleWrite(delay: number): void {
-    if (this.#cancelWrite || this.#closing.signal.aborted) return
+    if (this.#cancelWrite || this.#closing.signal.aborted || this.#options.isReadOnly) return
     const onFailure = logFailure(this.#options.logger, 'could not write the metadata')
     this.#cancelWrite = runLater(delay, () => this.#startWrite(), onFailure)
   }
@@ -274,7 +268,7 @@ export class MetadataStore implements Metadata {
   #startWrite(): Promise<void> {
     this.#cancelWrite?.()
     this.#cancelWrite = undefined
-    if (!this.#isWriting) this.#writing = this.#write()
+    if (!this.#isWriting && !this.#options.isReadOnly) this.#writing = this.#write()
     return this.#writing
   }
 
@@ -338,13 +332,10 @@ export class MetadataStore implements Metadata {
   /** Writes the whole state again when somebody has deleted the log. */
   async #recreateLog(): Promise<void> {
     if (!(await this.#log.isLost())) return
-    this.#options.logger.error(
-      { path: this.#options.folder },
-      'the metadata on the disk were deleted; writing them again',
-    )
+    this.#options.logger.error({ path: this.#log.folder }, 'the metadata on the disk were deleted; writing them again')
     await this.#checkpointing
     await this.#log.endSegment()
-    await this.#log.writeCheckpoint(this.#sequence, this.#formatCheckpoint())
+    await this.writeCheckpoint()
   }
 
   /** Writes a checkpoint while commits go on. Logs a disk that refuses it, and tries again later. */
@@ -352,7 +343,7 @@ export class MetadataStore implements Metadata {
     const { logger } = this.#options
     this.#restored = []
     try {
-      await this.#log.writeCheckpoint(this.#sequence, this.#formatCheckpoint())
+      await this.writeCheckpoint()
       this.#needsCheckpoint = false
     } catch (error) {
       if (this.#closing.signal.aborted) return
@@ -409,16 +400,6 @@ export class MetadataStore implements Metadata {
     logger.info(fields, 'dropped the records of the least recently used content')
   }
 
-  async #setDamageAside(): Promise<void> {
-    const { logger, setAside } = this.#options
-    const copiedTo = setAside(this.damage[0]!.path)
-    const repositories = [...new Set(this.damage.map(({ repository }) => repository ?? 'unknown'))]
-    logger.error({ copiedTo, lines: this.damage.length, repositories }, 'the metadata have damaged lines')
-    await writeFileAtomic(copiedTo, Buffer.concat(this.damage.flatMap(({ bytes }) => [bytes, Buffer.from('\n')])))
-    // Without the damaged lines, which the next start would set aside again.
-    this.#needsCheckpoint = true
-  }
-
   /** Restores what failed commits have hidden, and queues the others again. */
   #revert(batch: readonly Commit[]): void {
     for (const commit of batch.toReversed()) {
@@ -441,9 +422,4 @@ function isRemoval({ op }: Operation): boolean {
 
 function estimateBytes(operation: Operation): number {
   return 300 + (operation.op === 'manifest' ? (operation.links?.bytes.length ?? 0) * 1.4 : 0)
-}
-
-function parseKey(key: string): { readonly host: string; readonly name: string } {
-  const slash = key.indexOf('/')
-  return { host: key.slice(0, slash), name: key.slice(slash + 1) }
 }

@@ -1,5 +1,6 @@
 import { lstat, opendir } from 'node:fs/promises'
 import { getErrno } from '../lib/errors.ts'
+import { ignoreMissing } from '../lib/fs.ts'
 import { type Digest, type DigestAlgorithm, parseDigest } from '../oci/reference.ts'
 import type { OpenBlob } from '../oci/registry.ts'
 import type { StoreLayout } from './layout.ts'
@@ -92,7 +93,8 @@ export class BlobIndex {
     try {
       for (const algorithm of algorithms) {
         let batch: Digest[] = []
-        for await (const entry of await opendir(layout.blobFolder(algorithm), { bufferSize: 256 })) {
+        const folder = await ignoreMissing(() => opendir(layout.blobFolder(algorithm), { bufferSize: 256 }))
+        for await (const entry of folder ?? []) {
           if (signal.aborted) return
           const digest = parseDigest(`${algorithm}:${entry.name}`)
           if (digest === undefined) continue

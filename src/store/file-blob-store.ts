@@ -24,6 +24,8 @@ interface FileBlobStoreOptions extends BlobTrustOptions {
   /** Bytes that writers leave free on the disk. */
   readonly minFree: number
   readonly logger: Logger
+  /** Leaves damaged blobs where they are. */
+  readonly isReadOnly?: boolean
   readonly freeSpace?: (path: string) => Promise<number>
   readonly syncFolder?: (path: string) => Promise<void>
 }
@@ -261,6 +263,7 @@ export class FileBlobStore implements BlobStore {
 
   /** Quarantines the file with this inode only, because an intact one may have replaced it since it was read. */
   #quarantine(digest: Digest, inode: number): Promise<void> {
+    if (this.#options.isReadOnly) return Promise.resolve()
     return this.#changes.run(digest, async () => {
       const path = this.#layout.blob(digest)
       try {

@@ -1,11 +1,11 @@
-import { createHash, randomBytes } from 'node:crypto'
-import { readdir } from 'node:fs/promises'
+import { randomBytes } from 'node:crypto'
+import { readdir, rename, rmdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
-import { makeFolder } from '../lib/fs.ts'
+import { ignoreMissing, makeFolder, pathExists, syncFolder } from '../lib/fs.ts'
 import { getDigestAlgorithm, getDigestHex, type Digest, type DigestAlgorithm } from '../oci/reference.ts'
 
-const formatVersion = 1
+const formatVersion = 2
 
 /** Marks the name of a file that stays in the quarantine. */
 const permanentMark = '-damaged-'
@@ -13,13 +13,15 @@ const permanentMark = '-damaged-'
 /** Holds the paths of a store. */
 export type StoreLayout = ReturnType<typeof createStoreLayout>
 
-/** Creates all paths of the store in the folder `root`; no other code joins them. */
-export function createStoreLayout(root: string) {
-  const home = join(root, `v${formatVersion}`)
+/** Creates all paths of the store in the folder `root`; no other code joins them. `version`: 1 for the format of release 0.1. */
+export function createStoreLayout(root: string, version = formatVersion) {
+  const home = join(root, `v${version}`)
   const blobs = join(home, 'blobs')
   const temporary = join(home, 'tmp')
+  const metadata = join(home, 'metadata')
   const repositories = join(home, 'repositories')
   const quarantine = join(home, 'quarantine')
+  const setAside = (path: string) => join(quarantine, `${basename(path)}-${createRandomName()}`)
   const blobFolder = (algorithm: DigestAlgorithm) => join(blobs, algorithm)
   return {
     /** Names the folder of the store. */
@@ -29,8 +31,13 @@ export function createStoreLayout(root: string) {
     /** Names the blob folder of an OCI image layout. */
     blobs,
     temporary,
+    /** Holds the log of the metadata. */
+    metadata,
+    /** Holds the records of release 0.1, until they are migrated. */
     repositories,
     quarantine,
+    /** Holds what `openMetadata` needs. */
+    metadataFiles: { folder: metadata, previousFolder: repositories, setAside },
     lock: join(home, 'lock'),
     /** Exists while no process has the store open and the last stop was clean. */
     cleanMarker: join(home, 'clean'),
@@ -47,19 +54,9 @@ export function createStoreLayout(root: string) {
     /** Returns a new path in `quarantine`. */
     quarantined: (digest: Digest) =>
       join(quarantine, `${getDigestAlgorithm(digest)}-${getDigestHex(digest)}-${createRandomName()}`),
-    /**
-     * Returns the path of a repository's file. Its name is a hash, because a repository name may be longer than a file name allows, or
-     * differ from another only in ways that the file system ignores.
-     */
-    repository: (host: string, name: string) =>
-      join(repositories, `${createHash('sha256').update(`${host}/${name}`).digest('hex')}.json`),
-    /** Returns the path of a pushed repository's journal, whose name is a hash too. */
-    journal: (name: string) => join(repositories, `${createHash('sha256').update(name).digest('hex')}.jsonl`),
-    /** Returns a new path in `quarantine` for an unreadable file. */
-    setAside: (path: string) => join(quarantine, `${basename(path)}-${createRandomName()}`),
-    /** Returns a new path in `quarantine` for an unreadable file that holds a repository's only records. It stays until the user removes it. */
-    setAsideForGood: (path: string) => join(quarantine, `${basename(path)}${permanentMark}${createRandomName()}`),
-    /** Returns the original path of a file with a name from `setAsideForGood`; undefined for any other name. */
+    /** Returns a new path in `quarantine` for a damaged file, or for the damaged parts of one. */
+    setAside,
+    /** Returns the original path of a journal that release 0.1 has set aside for good; undefined for any other name. */
     originOf: (name: string): string | undefined => {
       const at = name.indexOf(permanentMark)
       return at === -1 ? undefined : join(repositories, name.slice(0, at))
@@ -72,8 +69,25 @@ export function createStoreLayout(root: string) {
 /** Creates the missing folders of the store, durably and with mode 0700. */
 export async function makeStoreFolders(layout: StoreLayout): Promise<void> {
   const folders = [layout.blobFolder('sha256'), layout.blobFolder('sha512')]
-  folders.push(layout.temporary, layout.repositories, layout.quarantine)
+  folders.push(layout.temporary, layout.metadata, layout.quarantine)
   for (const folder of folders) await makeFolder(folder)
+}
+
+/** Reports whether the folder holds a store of release 0.1 that was not migrated. An empty folder is one of an interrupted migration. */
+export async function isPreviousFormat(root: string): Promise<boolean> {
+  const names = await ignoreMissing(() => readdir(createStoreLayout(root).home))
+  return (names ?? []).length === 0 && (await pathExists(createStoreLayout(root, 1).home))
+}
+
+/**
+ * Moves a store of release 0.1 to the folder of this format, so that release 0.1 refuses to use it. Its records stay in
+ * `layout.repositories`. The caller must have held its lock.
+ */
+export async function movePreviousStore(root: string): Promise<void> {
+  const { home } = createStoreLayout(root)
+  await ignoreMissing(() => rmdir(home))
+  await rename(createStoreLayout(root, 1).home, home)
+  await syncFolder(root)
 }
 
 /** Throws a MirrorError when the folder holds a store of a newer version. The folder need not exist. */

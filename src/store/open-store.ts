@@ -6,9 +6,14 @@ import type { Logger } from '../lib/logger.ts'
 import { describeFileFailure } from '../lib/system-errors.ts'
 import { type Clock, continueClock, createWriteBehind, type RunningClock } from '../lib/time.ts'
 import { FileBlobStore } from './file-blob-store.ts'
-import { makeStoreFolders, refuseNewerStore, createStoreLayout, type StoreLayout } from './layout.ts'
-import { FileRefStore } from './record-files.ts'
-import type { RepositoryRecord } from './records.ts'
+import {
+  createStoreLayout,
+  isPreviousFormat,
+  makeStoreFolders,
+  movePreviousStore,
+  refuseNewerStore,
+  type StoreLayout,
+} from './layout.ts'
 
 const clockSaveMs = 60_000
 const quarantineRetentionMs = 7 * 24 * 3_600_000
@@ -26,22 +31,39 @@ export interface StoreOptions {
   readonly onLost?: (() => void) | undefined
 }
 
-/** Represents an open store, locked by this process: blobs, repository records and the running time. */
-export type Store = Awaited<ReturnType<typeof openStore>>
+/** Is the part of the metadata that the store itself needs. Whoever opens the store says how they are loaded. */
+interface StoreMetadata {
+  /** Returns the latest time of a use of content, running time ms. */
+  findLatestUse(): number
+  close(): Promise<void>
+}
+
+type LoadMetadata<Metadata extends StoreMetadata> = (layout: StoreLayout) => Promise<Metadata>
+
+/** Represents an open store, locked by this process: blobs, metadata and the running time. */
+export type Store<Metadata extends StoreMetadata> = Awaited<ReturnType<typeof openStore<Metadata>>>
 
 /**
  * Opens the store, or creates an empty one. Damaged content counts as absent. Throws a MirrorError when another process uses the
  * store, a newer version wrote it, or its folder cannot be used.
  */
-export async function openStore(options: StoreOptions) {
+export async function openStore<Metadata extends StoreMetadata>(
+  options: StoreOptions,
+  loadMetadata: LoadMetadata<Metadata>,
+) {
   const layout = createStoreLayout(options.root)
   try {
     await refuseNewerStore(options.root)
+    if (await isPreviousFormat(options.root)) {
+      const previous = await acquireStoreLock(createStoreLayout(options.root, 1), options)
+      await previous.release()
+      await movePreviousStore(options.root)
+    }
     const isNew = !(await pathExists(layout.blobs))
     await makeStoreFolders(layout)
     const lock = await acquireStoreLock(layout, options)
     try {
-      return await openLocked(options, layout, lock, isNew)
+      return await openLocked(options, layout, lock, isNew, loadMetadata)
     } catch (error) {
       await lock.release()
       throw error
@@ -75,11 +97,12 @@ function createInUseError(layout: StoreLayout, { pid, instance }: LockHolder): M
   })
 }
 
-async function openLocked(
+async function openLocked<Metadata extends StoreMetadata>(
   { verifyReads, minFree, logger, clock }: StoreOptions,
   layout: StoreLayout,
   lock: FileLock,
   isNew: boolean,
+  loadMetadata: LoadMetadata<Metadata>,
 ) {
   await removeLeftovers(layout, clock.wall())
   const suspect = !isNew && !(await pathExists(layout.cleanMarker))
@@ -89,8 +112,8 @@ async function openLocked(
       : 'the last stop was not clean'
     logger.info({ path: layout.root }, `${why}; blobs are checked when first read`)
   }
-  const refs = await FileRefStore.open({ layout, logger })
-  const runningClock = await openRunningClock(layout.runningClock, findLatestUse(refs.all()), clock)
+  const metadata = await loadMetadata(layout)
+  const runningClock = await openRunningClock(layout.runningClock, metadata.findLatestUse(), clock)
   for (const marker of [layout.cleanMarker, layout.uncheckedMarker]) await rm(marker, { recursive: true, force: true })
   await syncFolder(layout.home)
   const blobs = new FileBlobStore({ layout, verifyReads, suspect, minFree, logger })
@@ -105,7 +128,7 @@ async function openLocked(
   const closeStore = async () => {
     try {
       await blobs.close()
-      await refs.close()
+      await metadata.close()
       await savingClock.close()
       // Keep blobs suspect that were not verified since an unclean stop.
       const marker = blobs.isTrusted ? layout.cleanMarker : layout.uncheckedMarker
@@ -118,21 +141,39 @@ async function openLocked(
   return {
     layout,
     blobs,
-    refs,
+    metadata,
     runningClock,
     /** Writes all changes and releases the lock. All writers must be closed before. */
     close: () => (closed ??= closeStore()),
   }
 }
 
-function findLatestUse(records: Iterable<RepositoryRecord>): number {
-  let latest = 0
-  for (const record of records) {
-    for (const { usedAt } of record.manifests.values()) latest = Math.max(latest, usedAt)
-    for (const { usedAt } of record.blobs.values()) latest = Math.max(latest, usedAt)
-    for (const { usedAt } of record.referrers.values()) latest = Math.max(latest, usedAt)
+/**
+ * Opens a store to read it: takes no lock, changes nothing, and finds an empty store where there is none. A store of release 0.1 is read as
+ * it is. Throws a MirrorError when a newer version wrote the store, or its folder cannot be read.
+ */
+export async function readStore<Metadata extends StoreMetadata>(
+  options: Pick<StoreOptions, 'root' | 'logger'>,
+  loadMetadata: LoadMetadata<Metadata>,
+) {
+  const { root, logger } = options
+  try {
+    await refuseNewerStore(root)
+    const layout = createStoreLayout(root, (await isPreviousFormat(root)) ? 1 : undefined)
+    const metadata = await loadMetadata(layout)
+    const blobs = new FileBlobStore({
+      layout,
+      verifyReads: 'auto',
+      suspect: true,
+      minFree: 0,
+      logger,
+      isReadOnly: true,
+    })
+    await blobs.ready
+    return { layout, blobs, metadata, close: () => blobs.close() }
+  } catch (error) {
+    throw toUnusableStoreError(error, root)
   }
-  return latest
 }
 
 /** Runs an action, and logs system errors instead of throwing them. */
@@ -161,7 +202,6 @@ async function removeLeftovers(layout: StoreLayout, wallNow: number): Promise<vo
   await removeEntries(layout, layout.temporary, () => true)
   // Remove the hidden temp files of atomic writes.
   await removeEntries(layout, layout.home, (name) => name.startsWith('.'))
-  await removeEntries(layout, layout.repositories, (name) => name.startsWith('.'))
   await removeExpiredQuarantine(layout, wallNow)
 }
 

@@ -1,7 +1,9 @@
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, runLater, logFailure, systemClock } from '../lib/time.ts'
 import type { Digest } from '../oci/reference.ts'
-import { removeExpiredQuarantine, type Store } from './open-store.ts'
+import type { FileBlobStore } from './file-blob-store.ts'
+import type { StoreLayout } from './layout.ts'
+import { removeExpiredQuarantine } from './open-store.ts'
 
 const hour = 3_600_000
 const reportEveryMs = 100
@@ -27,7 +29,7 @@ export interface VerifyState {
 
 /** Verifies all blobs. Yields its progress ten times a second and at the end. */
 export async function* verifyStore(
-  { blobs }: Pick<Store, 'blobs'>,
+  { blobs }: { readonly blobs: FileBlobStore },
   { quarantine, signal, bytesPerSecond = Infinity, clock = systemClock }: VerifyOptions,
 ): AsyncGenerator<VerifyState, void> {
   await blobs.ready
@@ -66,7 +68,7 @@ export async function* verifyStore(
 }
 
 interface ScrubOptions {
-  readonly store: Pick<Store, 'blobs' | 'layout'>
+  readonly store: { readonly blobs: FileBlobStore; readonly layout: StoreLayout }
   readonly clock: Clock
   readonly logger: Logger
   /** Sets the delay before the first round, ms. */

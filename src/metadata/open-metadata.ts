@@ -1,0 +1,93 @@
+import { rename, rm } from 'node:fs/promises'
+import { createPauses } from '../lib/async.ts'
+import { pathExists, writeFileAtomic } from '../lib/fs.ts'
+import type { Logger } from '../lib/logger.ts'
+import type { Clock } from '../lib/time.ts'
+import { formatLine, type LogDamage, type LogLine, MetadataLog } from './log.ts'
+import { type LoadedMetadata, MetadataStore } from './metadata-store.ts'
+import { readPreviousRecords } from './migrate.ts'
+import { type Operation, parseOperations } from './operations.ts'
+import { Repositories } from './repositories.ts'
+
+export interface MetadataOptions {
+  /** Holds the log. */
+  readonly folder: string
+  /** Holds the records of release 0.1, if they were not migrated. */
+  readonly previousFolder: string
+  /** Returns a path for a damaged file, or for a copy of its damaged lines. */
+  readonly setAside: (path: string) => string
+  readonly logger: Logger
+  readonly clock: Clock
+  /** See `MetadataStore`. */
+  readonly maxWeight?: number | undefined
+}
+
+/**
+ * Opens the metadata of a store whose lock the caller holds. Sets damaged lines aside, and replaces the records of release 0.1 by a
+ * checkpoint. Throws the system's error when a file cannot be read.
+ */
+export async function openMetadata(options: MetadataOptions): Promise<MetadataStore> {
+  const { folder, setAside, logger } = options
+  const { unreadable, ...loaded } = await load(options)
+  if (unreadable) await rm(folder, { recursive: true, force: true })
+  else await loaded.log.continue()
+  const store = new MetadataStore({ ...options, loaded })
+  if (unreadable) await store.writeCheckpoint()
+  if (loaded.damage.length > 0) {
+    const copiedTo = setAside(loaded.damage[0]!.path)
+    const repositories = [...new Set(loaded.damage.map(({ repository }) => repository ?? 'unknown'))]
+    logger.error({ copiedTo, lines: loaded.damage.length, repositories }, 'the metadata have damaged lines')
+    await writeFileAtomic(copiedTo, Buffer.concat(loaded.damage.flatMap(({ bytes }) => [bytes, Buffer.from('\n')])))
+    // Without a checkpoint, the next start would set the same lines aside.
+    store.requestCheckpoint()
+  }
+  if (unreadable) await removePrevious(options, unreadable)
+  return store
+}
+
+/** Reads the metadata and changes nothing on the disk. Changes of the result stay in memory. */
+export async function readMetadata(options: MetadataOptions): Promise<MetadataStore> {
+  return new MetadataStore({ ...options, loaded: await load(options), isReadOnly: true })
+}
+
+/** `unreadable`: the unreadable files of release 0.1; undefined for metadata of this format. */
+async function load(options: MetadataOptions): Promise<LoadedMetadata & { readonly unreadable: string[] | undefined }> {
+  const { folder, previousFolder, clock } = options
+  const repositories = new Repositories()
+  const log = new MetadataLog(folder)
+  const damage: LogDamage[] = []
+  const reader = {
+    pause: createPauses(clock),
+    onDamage: (found: LogDamage) => void damage.push(found),
+    onOperations(host: string, name: string, operations: readonly Operation[]) {
+      for (const operation of operations) repositories.apply(host, name, operation)
+    },
+    onLine(line: LogLine) {
+      const slash = line.repository.indexOf('/')
+      try {
+        const operations = parseOperations(line.operations)
+        reader.onOperations(line.repository.slice(0, slash), line.repository.slice(slash + 1), operations)
+      } catch (error) {
+        if (!(error instanceof SyntaxError)) throw error
+        damage.push({ path: folder, repository: line.repository, bytes: Buffer.from(formatLine(line)) })
+      }
+    },
+  }
+  const isPrevious = await pathExists(previousFolder)
+  const unreadable = isPrevious ? await readPreviousRecords(previousFolder, reader) : undefined
+  const sequence = isPrevious ? 0 : await log.read(reader)
+  return { repositories, log, sequence, damage, unreadable }
+}
+
+/** Removes the files of release 0.1, after their checkpoint is on the disk and before the first commit. Keeps the unreadable ones. */
+async function removePrevious(
+  { folder, previousFolder, setAside, logger }: MetadataOptions,
+  unreadable: readonly string[],
+) {
+  for (const path of unreadable) await rename(path, setAside(path))
+  const removed = setAside(previousFolder)
+  // Remove all at once, because a rest of them would be migrated again.
+  await rename(previousFolder, removed)
+  await rm(removed, { recursive: true, force: true })
+  logger.info({ path: folder }, 'migrated the records of release 0.1')
+}
