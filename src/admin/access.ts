@@ -25,7 +25,7 @@ export async function openCacheAccess(surroundings: CommandEnvironment): Promise
     const stopped = await loadStopped(surroundings)
     // Loads the store's code only for a stopped mirror.
     const { openStoredCache } = await import('./local.ts')
-    return { ...(await openStoredCache(stopped.cache)), naming: await createCacheNaming(surroundings, []) }
+    return { ...openStoredCache(stopped.cache), naming: await createCacheNaming(surroundings, []), async close() {} }
   }
   const { cache, networks } = found.running.endpoints
   const naming = await createCacheNaming(surroundings, [...cache, ...Object.values(networks)])
@@ -47,7 +47,8 @@ export async function openRegistryAccess(surroundings: CommandEnvironment): Prom
   if (found === undefined) {
     const stopped = await loadStopped(surroundings)
     const { openStoredRegistry } = await import('./local.ts')
-    return { ...(await openStoredRegistry(stopped.registry)), naming: await createRegistryNaming(surroundings, []) }
+    const naming = await createRegistryNaming(surroundings, [])
+    return { ...openStoredRegistry(stopped.registry), naming, async close() {} }
   }
   const { registry, networks } = found.running.endpoints
   // Adds the networks, where the registry has the same port.

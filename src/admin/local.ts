@@ -1,11 +1,14 @@
 import { Evictor } from '../cache/evictor.ts'
 import { silentLogger } from '../lib/logger.ts'
 import { systemClock } from '../lib/time.ts'
+import type { MetadataStore } from '../metadata/metadata-store.ts'
+import { openMetadata, readMetadata } from '../metadata/open-metadata.ts'
+import type { Digest } from '../oci/reference.ts'
 import { createRegistryMaintenance, type RegistryMaintenance } from '../registry/maintenance.ts'
-import { openPushedStore, type PushedStore } from '../registry/repositories.ts'
-import { openStore, type Store, type StoreOptions } from '../store/open-store.ts'
-import { verifyStore } from '../store/verify.ts'
-import type { CacheApi, RegistryApi } from './api.ts'
+import { openPushedStore, type PushedStore, readPushedStore } from '../registry/repositories.ts'
+import { openStore, readStore, type Store, type StoreOptions } from '../store/open-store.ts'
+import { type VerifyState, verifyStore } from '../store/verify.ts'
+import type { CacheApi, RegistryApi, VerifyProgress } from './api.ts'
 import { listDamagedReports, listImageReports } from './status.ts'
 
 const common = { logger: silentLogger, clock: systemClock }
@@ -17,41 +20,88 @@ interface StoredCacheOptions extends Pick<StoreOptions, 'root' | 'verifyReads' |
   readonly maxAge: number
 }
 
-/** Opens the cache of a stopped mirror on the disk. Throws a MirrorError when another process has it. */
-export async function openStoredCache({
-  maxSize,
-  maxAge,
-  ...options
-}: StoredCacheOptions): Promise<CacheApi & { close(): Promise<void> }> {
-  const store = await openStore({ ...options, ...common })
-  const limits = { maxSize, maxAge, minFree: options.minFree }
-  const evictor = new Evictor({ store, limits, isInUse: () => false, ...common })
-  return {
-    ...createCacheApi(store, evictor),
-    async close() {
+/** Accesses the cache of a stopped mirror on the disk. Reads without a lock. Throws a MirrorError for a change while another process has it. */
+export function openStoredCache({ maxSize, maxAge, ...options }: StoredCacheOptions): CacheApi {
+  const open = async () => {
+    const store = await openStore({ ...options, ...common }, (layout) =>
+      openMetadata({ ...layout.metadataFiles, ...common }),
+    )
+    const limits = { maxSize, maxAge, minFree: options.minFree }
+    const evictor = new Evictor({ store, limits, isInUse: () => false, ...common })
+    const close = async () => {
       await evictor.close()
       await store.close()
+    }
+    return { store, api: createCacheApi(store, evictor), close }
+  }
+  return {
+    list: () => using(openToRead(options.root), async (store) => listImageReports({ store })),
+    remove: (request) => using(open(), ({ api }) => api.remove(request)),
+    prune: (request) => using(open(), ({ api }) => api.prune(request)),
+    async *verify({ quarantine }, signal) {
+      const store = await openToRead(options.root)
+      let damaged: readonly Digest[] = []
+      try {
+        for await (const state of verifyStore(store, { quarantine: false, signal })) {
+          damaged = state.damaged
+          yield toProgress(state)
+        }
+      } finally {
+        await store.close()
+      }
+      // Take the lock only when there is something to move.
+      if (!quarantine || damaged.length === 0) return
+      await using(open(), async ({ store: { blobs } }) => {
+        await blobs.checkWritable()
+        for (const digest of damaged) for await (const _ of blobs.check(digest, true)) signal.throwIfAborted()
+      })
     },
   }
 }
 
-/** Opens the registry of a stopped mirror on the disk. Throws a MirrorError when another process has it. */
-export async function openStoredRegistry(
-  options: Pick<StoreOptions, 'root' | 'minFree'>,
-): Promise<RegistryApi & { close(): Promise<void> }> {
-  const store = await openPushedStore({ ...options, ...common })
-  const maintenance = createRegistryMaintenance({ store, ...common })
-  return {
-    ...createRegistryApi(store, maintenance),
-    async close() {
+function openToRead(root: string) {
+  return readStore({ root, ...common }, (layout) => readMetadata({ ...layout.metadataFiles, ...common }))
+}
+
+/** Runs a task with something open, and closes it. */
+async function using<Resource extends { close(): Promise<void> }, Result>(
+  opening: Promise<Resource>,
+  task: (resource: Resource) => Promise<Result>,
+): Promise<Result> {
+  const resource = await opening
+  try {
+    return await task(resource)
+  } finally {
+    await resource.close()
+  }
+}
+
+/** Accesses the registry of a stopped mirror on the disk, as `openStoredCache` does. */
+export function openStoredRegistry(options: Pick<StoreOptions, 'root' | 'minFree'>): RegistryApi {
+  const openApi = async (isReadOnly: boolean) => {
+    const store = await (isReadOnly ? readPushedStore : openPushedStore)({ ...options, ...common })
+    const maintenance = createRegistryMaintenance({ store, ...common })
+    const close = async () => {
       await maintenance.close()
       await store.close()
-    },
+    }
+    return { ...createRegistryApi(store, maintenance), close }
+  }
+  return {
+    list: () => using(openApi(true), (api) => api.list()),
+    listDamaged: () => using(openApi(true), (api) => api.listDamaged()),
+    remove: (request) => using(openApi(false), (api) => api.remove(request)),
+    gc: (request) => using(openApi(false), (api) => api.gc(request)),
+    prune: (request) => using(openApi(false), (api) => api.prune(request)),
   }
 }
 
 /** Implements the operations on cached images with a store of this process. `onRemoved`: content may be gone from the store. */
-export function createCacheApi(store: Store, evictor: Evictor, onRemoved: () => void = () => {}): CacheApi {
+export function createCacheApi(
+  store: Store<MetadataStore>,
+  evictor: Evictor,
+  onRemoved: () => void = () => {},
+): CacheApi {
   return {
     async list() {
       await store.blobs.ready
@@ -67,11 +117,14 @@ export function createCacheApi(store: Store, evictor: Evictor, onRemoved: () => 
     prune: ({ dryRun }) => evictor.evict({ dryRun, isManual: true }),
     async *verify({ quarantine }, signal) {
       if (quarantine) await store.blobs.checkWritable()
-      for await (const state of verifyStore(store, { quarantine, signal }))
-        yield { ...state, damaged: [...state.damaged], done: state.checked === state.total }
+      for await (const state of verifyStore(store, { quarantine, signal })) yield toProgress(state)
       onRemoved()
     },
   }
+}
+
+function toProgress(state: VerifyState): VerifyProgress {
+  return { ...state, damaged: [...state.damaged], done: state.checked === state.total }
 }
 
 /** Implements the operations on pushed images with a store of this process. */

@@ -1,6 +1,7 @@
 import { listCachedImages } from '../cache/images.ts'
 import type { Stats, Totals } from '../cache/stats.ts'
 import { redact } from '../lib/logger.ts'
+import type { MetadataStore } from '../metadata/metadata-store.ts'
 import type { PushedRepositories, PushedStore } from '../registry/repositories.ts'
 import type { Store } from '../store/open-store.ts'
 import { isProbeImageName } from '../upstream/probe-image.ts'
@@ -26,7 +27,7 @@ interface StatusContext {
 
 /** Holds the parts of the server that a status report covers. */
 interface StatusSources {
-  readonly store: Pick<Store, 'refs' | 'blobs' | 'layout'>
+  readonly store: Pick<Store<MetadataStore>, 'metadata' | 'blobs' | 'layout'>
   readonly stats: Stats
   /** Holds the upstreams that received requests since the start. */
   readonly upstreams: { all(): Iterable<{ readonly host: string; health(): UpstreamHealth }> }
@@ -41,7 +42,7 @@ export function createStatusReport(
   context: StatusContext,
 ): StatusReport {
   const manifests = new Set<string>()
-  for (const record of store.refs.all()) for (const digest of record.manifests.keys()) manifests.add(digest)
+  for (const record of store.metadata.all()) for (const digest of record.manifests.keys()) manifests.add(digest)
   const { bytes, blobs } = store.blobs.usage
   return {
     version: context.version,
@@ -78,8 +79,12 @@ export function createStatusReport(
 }
 
 /** Lists the cached images, without probe images. */
-export function listImageReports({ store }: Pick<StatusSources, 'store'>): ImageReport[] {
-  const images = listCachedImages(store.refs, store.blobs.sizes).filter(
+export function listImageReports({
+  store,
+}: {
+  readonly store: Pick<StatusSources['store'], 'metadata' | 'blobs'>
+}): ImageReport[] {
+  const images = listCachedImages(store.metadata, store.blobs.sizes).filter(
     ({ repository }) => !isProbeImageName(repository),
   )
   return images.map(({ name, digest, bytes, pulls, lastPulled, checkedAt }) => {

@@ -17,6 +17,7 @@ import type { Logger } from '../lib/logger.ts'
 import { loadCommandRunner } from '../lib/process.ts'
 import { ProcessHealth } from '../lib/system-errors.ts'
 import { createWriteBehind, logFailure, systemClock } from '../lib/time.ts'
+import { openMetadata } from '../metadata/open-metadata.ts'
 import { LocalRegistry } from '../registry/local-registry.ts'
 import { createRegistryMaintenance } from '../registry/maintenance.ts'
 import { openPushedStore } from '../registry/repositories.ts'
@@ -31,7 +32,7 @@ import { createIdentify } from '../upstream/identity.ts'
 import { ProbeImages } from '../upstream/probe-image.ts'
 import { loadSocks } from '../upstream/proxy.ts'
 import { loadUndici } from '../upstream/undici.ts'
-import { planDescriptors, spareMemory } from './limits.ts'
+import { planDescriptors, planMetadataMemory, spareMemory } from './limits.ts'
 import { createUpstreamDirectory } from './upstreams.ts'
 
 /** Holds the parts of a running server. */
@@ -79,14 +80,17 @@ export async function compose(
     logger,
     ownTroubles,
   })
-  const store = await openStore({
-    root: getCacheRoot(paths),
-    verifyReads: settings.verifyReads,
-    minFree: settings.minFree,
-    logger,
-    clock,
-    ...lock,
-  })
+  const store = await openStore(
+    {
+      root: getCacheRoot(paths),
+      verifyReads: settings.verifyReads,
+      minFree: settings.minFree,
+      logger,
+      clock,
+      ...lock,
+    },
+    (layout) => openMetadata({ ...layout.metadataFiles, logger, clock, maxWeight: planMetadataMemory() }),
+  )
 
   const statsFile = join(paths.stateDir, 'stats.json')
   const stats = new Stats(clock.wall())
@@ -116,7 +120,7 @@ export async function compose(
   const cache: PullThrough = new PullThrough({
     resolveUpstream: upstreams.route,
     blobs: store.blobs,
-    refs: store.refs,
+    metadata: store.metadata,
     hashes,
     downloadSlots: new Slots(descriptors.fills),
     maxUnsizedBytes: Math.min(settings.maxSize || Infinity, maxUnsizedBytes),

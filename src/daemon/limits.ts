@@ -39,6 +39,14 @@ const connectionsShare = 1 / 4
 /** Reserves descriptors for short use: a journal, a synced folder, statistics, a DNS lookup, a credential helper. */
 const transientDescriptors = 8
 
+const maxMetadataBytes = 256 * 1024 * 1024
+const metadataShare = 1 / 4
+
+/** Returns the limit of the memory for metadata, bytes. 256 MiB are 200,000 images with ten layers each. */
+export function planMetadataMemory(memory: number = getMemoryLimit()): number {
+  return Math.min(maxMetadataBytes, memory * metadataShare)
+}
+
 /**
  * Returns the limit on open files of this process; undefined where the system reports none. Node raises the soft limit to the
  * hard one at its start: https://github.com/nodejs/node/blob/v20.19.0/src/node.cc#L560 (PlatformInit).

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type { Digest } from '../oci/reference.ts'
 
 /** Holds one value of every row; grows with its table. */
-type Column = Float64Array | Uint32Array | Int32Array | Uint8Array
+type Column = Float64Array | Uint32Array | Int32Array | Uint16Array
 
 /** Marks the absence of a row. */
 export const noRow = -1
@@ -160,14 +160,36 @@ function grow<T extends Column>(column: T, length: number): T {
   return grown
 }
 
-/** Shows the rows of one repository as a map by digest. The values are copies. */
-export class RowMap<Value> implements ReadonlyMap<Digest, Value> {
+/** Is a map whose values are copies of rows. */
+export abstract class PackedMap<Key, Value> implements ReadonlyMap<Key, Value> {
+  abstract readonly size: number
+  abstract has(key: Key): boolean
+  abstract get(key: Key): Value | undefined
+  abstract keys(): MapIterator<Key>
+  abstract entries(): MapIterator<[Key, Value]>
+
+  *values(): MapIterator<Value> {
+    for (const [, value] of this.entries()) yield value
+  }
+
+  [Symbol.iterator](): MapIterator<[Key, Value]> {
+    return this.entries()
+  }
+
+  forEach(visit: (value: Value, key: Key, map: ReadonlyMap<Key, Value>) => void): void {
+    for (const [key, value] of this.entries()) visit(value, key, this)
+  }
+}
+
+/** Shows the rows of one repository by digest. */
+export class RowMap<Value> extends PackedMap<Digest, Value> {
   readonly #rows = new Set<number>()
   readonly #table: DigestTable<Record<string, Column>>
   readonly #scope: number
   readonly #read: (row: number) => Value
 
   constructor(table: DigestTable<any>, scope: number, read: (row: number) => Value) {
+    super()
     this.#table = table
     this.#scope = scope
     this.#read = read
@@ -207,24 +229,12 @@ export class RowMap<Value> implements ReadonlyMap<Digest, Value> {
     return row === noRow ? undefined : this.#read(row)
   }
 
-  *entries(): MapIterator<[Digest, Value]> {
-    for (const row of this.#rows) yield [this.#table.digest(row), this.#read(row)]
-  }
-
   *keys(): MapIterator<Digest> {
     for (const row of this.#rows) yield this.#table.digest(row)
   }
 
-  *values(): MapIterator<Value> {
-    for (const row of this.#rows) yield this.#read(row)
-  }
-
-  [Symbol.iterator](): MapIterator<[Digest, Value]> {
-    return this.entries()
-  }
-
-  forEach(visit: (value: Value, digest: Digest, map: ReadonlyMap<Digest, Value>) => void): void {
-    for (const [digest, value] of this) visit(value, digest, this)
+  *entries(): MapIterator<[Digest, Value]> {
+    for (const row of this.#rows) yield [this.#table.digest(row), this.#read(row)]
   }
 }
 

@@ -13,6 +13,8 @@ export interface PackedLinks {
 
 const manifestFlag = 1
 const sha512Flag = 2
+const flagBits = 2
+const flagMask = 3
 /** Counts the bytes of a link before its digest. */
 const headBytes = 9
 const maxSize = 2 ** 48 - 1
@@ -82,9 +84,10 @@ interface LinkQuery {
 export class LinkTable {
   readonly #types = new Dictionary()
   readonly #table = new DigestTable({
-    flags: new Uint8Array(),
-    mediaType: new Uint32Array(),
-    size: new Float64Array(),
+    /** Holds the number of the media type, and the flags in the lowest bits. */
+    type: new Uint32Array(),
+    sizeLow: new Uint32Array(),
+    sizeHigh: new Uint16Array(),
     manifest: new Uint32Array(),
     /** Holds the next link of the same manifest. */
     next: new Int32Array(),
@@ -99,9 +102,9 @@ export class LinkTable {
       selectDigestBytes(bytes, at + headBytes, length)
       const row = this.#table.add(scope)
       const { columns } = this.#table
-      columns.flags[row] = flags
-      columns.mediaType[row] = this.#types.use(types[bytes.readUInt16LE(at + 1)]!)
-      columns.size[row] = bytes.readUIntLE(at + 3, 6)
+      columns.type[row] = (this.#types.use(types[bytes.readUInt16LE(at + 1)]!) << flagBits) | flags
+      columns.sizeLow[row] = bytes.readUInt32LE(at + 3)
+      columns.sizeHigh[row] = bytes.readUInt16LE(at + 7)
       columns.manifest[row] = manifest
       columns.next[row] = noRow
       if (last === noRow) first = row
@@ -116,7 +119,7 @@ export class LinkTable {
     for (let row = first; row !== noRow;) {
       const { columns } = this.#table
       const next = columns.next[row]!
-      this.#types.release(columns.mediaType[row]!)
+      this.#types.release(columns.type[row]! >>> flagBits)
       this.#table.remove(row)
       row = next
     }
@@ -130,7 +133,8 @@ export class LinkTable {
     const bytes = Buffer.allocUnsafeSlow(rows.length * (headBytes + 64))
     let at = 0
     for (const row of rows) {
-      writeHead(bytes, at, columns.flags[row]!, numberOf(types, columns.mediaType[row]!), columns.size[row]!)
+      const type = columns.type[row]!
+      writeHead(bytes, at, type & flagMask, numberOf(types, type >>> flagBits), this.#getSize(row))
       at += headBytes + this.#table.copyDigest(row, bytes, at + headBytes)
     }
     return { types: Array.from(types.keys(), (type) => this.#types.get(type)), bytes: bytes.subarray(0, at) }
@@ -142,8 +146,8 @@ export class LinkTable {
     selectDigest(query.digest)
     const row = this.#table.find(query.scope, this.#createTest(query))
     if (row === noRow) return undefined
-    const mediaType = this.#types.get(columns.mediaType[row]!)
-    return { kind: query.kind, digest: query.digest, size: columns.size[row]!, mediaType }
+    const mediaType = this.#types.get(columns.type[row]! >>> flagBits)
+    return { kind: query.kind, digest: query.digest, size: this.#getSize(row), mediaType }
   }
 
   /** Returns the manifests that the query selects, at most `limit`. */
@@ -157,9 +161,14 @@ export class LinkTable {
     return manifests
   }
 
+  #getSize(row: number): number {
+    const { sizeLow, sizeHigh } = this.#table.columns
+    return sizeHigh[row]! * 2 ** 32 + sizeLow[row]!
+  }
+
   #createTest({ kind, isFrom }: LinkQuery): (row: number) => boolean {
     const flag = kind === 'manifest' ? manifestFlag : 0
-    const { flags, manifest } = this.#table.columns
-    return (row) => (flags[row]! & manifestFlag) === flag && isFrom(manifest[row]!)
+    const { type, manifest } = this.#table.columns
+    return (row) => (type[row]! & manifestFlag) === flag && isFrom(manifest[row]!)
   }
 }

@@ -10,7 +10,7 @@ export interface LogLine {
   readonly sequence: number
   /** Holds `<host>/<name>` of the repository. */
   readonly repository: string
-  /** Holds JSON. */
+  /** Holds JSON in ASCII. */
   readonly operations: string
 }
 
@@ -40,7 +40,7 @@ const endMark = '-'
 /** Formats a line: CRC-32 of the rest, bytes of the rest, sequence, repository, operations. */
 export function formatLine({ sequence, repository, operations }: LogLine): string {
   const text = `${sequence} ${repository} ${operations}`
-  const rest = `${Buffer.byteLength(text)} ${text}`
+  const rest = `${text.length} ${text}`
   return `${crc32(rest).toString(16).padStart(8, '0')} ${rest}\n`
 }
 
@@ -50,7 +50,7 @@ function parseLine(bytes: Buffer): { readonly line: LogLine; readonly end: numbe
   const end = headEnd + 1 + Number(bytes.toString('latin1', 9, headEnd))
   if (bytes[8] !== space || headEnd === -1 || !(end <= bytes.length)) return undefined
   if (crc32(bytes.subarray(9, end)) !== Number.parseInt(bytes.toString('latin1', 0, 8), 16)) return undefined
-  const text = bytes.toString('utf8', headEnd + 1, end)
+  const text = bytes.toString('latin1', headEnd + 1, end)
   const [first, second] = [text.indexOf(' '), text.indexOf(' ', text.indexOf(' ') + 1)]
   const [sequence, repository] = [Number(text.slice(0, first)), text.slice(first + 1, second)]
   return { line: { sequence, repository, operations: text.slice(second + 1) }, end }
@@ -64,18 +64,18 @@ async function readLines(path: string, reader: LogReader): Promise<number> {
   const onLine = (bytes: Buffer) => {
     for (let rest = bytes; rest.length > 0;) {
       const parsed = parseLine(rest)
-      if (!parsed) return reader.onDamage({ path, repository: guessRepository(rest), bytes: rest })
+      if (!parsed) return reader.onDamage({ path, repository: guessRepository(rest), bytes: Buffer.from(rest) })
       reader.onLine(parsed.line)
       rest = rest.subarray(parsed.end + 1)
     }
   }
   const file = await open(path, 'r')
   try {
+    const chunk = Buffer.allocUnsafeSlow(chunkBytes)
     let position = 0
     let started: Buffer[] = []
     let startedBytes = 0
     for (;;) {
-      const chunk = Buffer.allocUnsafe(chunkBytes)
       const { bytesRead } = await file.read(chunk, 0, chunkBytes, position)
       if (bytesRead === 0) break
       position += bytesRead
@@ -87,7 +87,7 @@ async function readLines(path: string, reader: LogReader): Promise<number> {
         startedBytes = 0
         from = end + 1
       }
-      started.push(chunk.subarray(from, bytesRead))
+      started.push(Buffer.from(chunk.subarray(from, bytesRead)))
       startedBytes += bytesRead - from
       if (startedBytes > maxLineBytes) started = [started[0]!]
       await reader.pause()

@@ -18,6 +18,8 @@ export interface MetadataOptions {
   readonly setAside: (path: string) => string
   readonly logger: Logger
   readonly clock: Clock
+  /** See `Repositories`. */
+  readonly countsHolders?: boolean
   /** See `MetadataStore`. */
   readonly maxWeight?: number | undefined
 }
@@ -53,7 +55,7 @@ export async function readMetadata(options: MetadataOptions): Promise<MetadataSt
 /** `unreadable`: the unreadable files of release 0.1; undefined for metadata of this format. */
 async function load(options: MetadataOptions): Promise<LoadedMetadata & { readonly unreadable: string[] | undefined }> {
   const { folder, previousFolder, clock } = options
-  const repositories = new Repositories()
+  const repositories = new Repositories(options.countsHolders ?? false)
   const log = new MetadataLog(folder)
   const damage: LogDamage[] = []
   const reader = {

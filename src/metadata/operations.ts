@@ -118,9 +118,10 @@ const readers: Record<string, (value: unknown) => unknown> = {
 }
 for (const member of ['updatedAt', 'pulls', 'lastPulled', 'usedAt', 'size']) readers[member] = readNumber
 
-/** Formats the operations of a commit as JSON: a list for each, with its name and its values. */
+/** Formats the operations of a commit as JSON in ASCII: a list for each, with its name and its values. */
 export function formatOperations(operations: readonly Operation[]): string {
-  return JSON.stringify(operations.map(toList))
+  const json = JSON.stringify(operations.map(toList))
+  return json.replaceAll(/[^\0-\x7f]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
 }
 
 function toList(operation: Operation): unknown[] {

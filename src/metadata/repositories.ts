@@ -4,6 +4,7 @@ import { type Identity, parseIdentity } from '../oci/registry.ts'
 import { Dictionary, DigestTable, noRow, RowMap, selectDigest } from './digest-table.ts'
 import { LinkTable, unpackLinks } from './links.ts'
 import type { Blob, Manifest, Operation, ReferrersPage, Tag } from './operations.ts'
+import { createTagTable, TagMap } from './tags.ts'
 
 /** Estimates the memory of entries, bytes. A byte of packed links takes two in the table. */
 export const weights = { repository: 1000, tag: 250, manifest: 150, blob: 120, referrers: 700, linkByte: 2 }
@@ -59,9 +60,14 @@ export function* toOperations(repository: Repository): Generator<Operation, void
 /** Keeps all repositories in memory. */
 export class Repositories {
   readonly #repositories = new Map<string, StoredRepository>()
-  readonly #tables = new Tables()
+  readonly #tables: Tables
   #lastNumber = 0
   #weight = 0
+
+  /** `countsHolders`: makes `isHeld` possible, which only a store without other references needs. */
+  constructor(countsHolders: boolean) {
+    this.#tables = new Tables(countsHolders)
+  }
 
   /** Estimates the memory of all entries, bytes. */
   get weight(): number {
@@ -110,6 +116,7 @@ class Tables {
   readonly identities = new Dictionary()
   readonly types = new Dictionary()
   readonly links = new LinkTable()
+  readonly tags = createTagTable()
   readonly manifests = new DigestTable({
     mediaType: new Uint32Array(),
     identity: new Uint32Array(),
@@ -129,19 +136,26 @@ class Tables {
     size: new Float64Array(),
     usedAt: new Float64Array(),
   })
-  /** Counts for each digest the blobs and manifests of all repositories. */
-  readonly #holders = new DigestTable({ count: new Uint32Array() })
+  readonly #holders: DigestTable<{ count: Uint32Array }> | undefined
+
+  constructor(countsHolders: boolean) {
+    this.#holders = countsHolders ? new DigestTable({ count: new Uint32Array() }) : undefined
+  }
 
   isHeld(digest: Digest): boolean {
-    return this.#findHolders(digest) !== noRow
+    selectDigest(digest)
+    return this.#holders?.find(0, () => true) !== noRow
   }
 
   countHolder(digest: Digest, change: 1 | -1): void {
-    const found = this.#findHolders(digest)
-    const row = found === noRow ? this.#holders.add(0) : found
-    const count = (found === noRow ? 0 : this.#holders.columns.count[row]!) + change
-    this.#holders.columns.count[row] = count
-    if (count === 0) this.#holders.remove(row)
+    const table = this.#holders
+    if (!table) return
+    selectDigest(digest)
+    const found = table.find(0, () => true)
+    const row = found === noRow ? table.add(0) : found
+    const count = (found === noRow ? 0 : table.columns.count[row]!) + change
+    table.columns.count[row] = count
+    if (count === 0) table.remove(row)
   }
 
   readManifest(row: number): Manifest {
@@ -162,17 +176,12 @@ class Tables {
     const { size, identity, usedAt } = this.blobs.columns
     return { size: size[row]!, identity: parseIdentity(this.identities.get(identity[row]!)), usedAt: usedAt[row]! }
   }
-
-  #findHolders(digest: Digest): number {
-    selectDigest(digest)
-    return this.#holders.find(0, () => true)
-  }
 }
 
 class StoredRepository implements Repository {
   readonly host: string
   readonly name: string
-  readonly tags = new Map<string, Tag>()
+  readonly tags: TagMap
   readonly manifests: RowMap<Manifest>
   readonly blobs: RowMap<Blob>
   readonly referrers = new Map<string, ReferrersPage>()
@@ -188,6 +197,7 @@ class StoredRepository implements Repository {
     this.name = name
     this.#number = number
     this.#tables = tables
+    this.tags = new TagMap(tables.tags, tables.identities)
     this.manifests = new RowMap(tables.manifests, number, (row) => tables.readManifest(row))
     this.blobs = new RowMap(tables.blobs, number, (row) => tables.readBlob(row))
   }
@@ -235,11 +245,8 @@ class StoredRepository implements Repository {
 
   apply(operation: Operation): void {
     switch (operation.op) {
-      case 'tag': {
-        const { op: _, tag, ...value } = operation
-        this.tags.set(tag, value)
-        return
-      }
+      case 'tag':
+        return this.tags.set(operation.tag, operation)
       case 'untag': {
         const { tag, updatedAt } = operation
         if (updatedAt === undefined || this.tags.get(tag)?.updatedAt === updatedAt) this.tags.delete(tag)
@@ -264,11 +271,8 @@ class StoredRepository implements Repository {
       case 'drop-referrers':
         return this.#dropReferrers(operation)
       case 'use-tag': {
-        const { op: _, tag, ...uses } = operation
-        const known = this.tags.get(tag)
-        // Keep the object: it identifies the tag while it has not moved.
-        if (known) Object.assign(known, uses)
-        return
+        const known = this.tags.get(operation.tag)
+        return known && this.tags.set(operation.tag, { ...known, ...operation })
       }
       case 'use-manifest': {
         const row = this.manifests.find(operation.digest)

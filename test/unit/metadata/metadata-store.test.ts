@@ -1,11 +1,12 @@
-import { appendFile, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { createTemporaryFolder } from '../../../src/lib/fs.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { systemClock } from '../../../src/lib/time.ts'
 import { packLinks } from '../../../src/metadata/links.ts'
-import { MetadataStore } from '../../../src/metadata/metadata-store.ts'
+import type { MetadataStore } from '../../../src/metadata/metadata-store.ts'
+import { openMetadata } from '../../../src/metadata/open-metadata.ts'
 import type { Operation } from '../../../src/metadata/operations.ts'
 import type { Repository } from '../../../src/metadata/repositories.ts'
 import { computeDigest, type Digest } from '../../../src/oci/reference.ts'
@@ -25,8 +26,9 @@ async function makeFolder(): Promise<string> {
 }
 
 async function openStore(root: string, maxWeight?: number): Promise<MetadataStore> {
-  const store = await MetadataStore.open({
+  const store = await openMetadata({
     folder: join(root, 'metadata'),
+    previousFolder: join(root, 'repositories'),
     setAside: () => join(root, `aside-${Math.random()}`),
     logger: silentLogger,
     clock: systemClock,
