@@ -27,7 +27,7 @@ export function packLinks(links: readonly ManifestLink[]): PackedLinks {
   for (const { kind, digest, size, mediaType } of links) {
     if (size > maxSize) continue
     const length = bytes.write(digest.slice(digest.indexOf(':') + 1), at + headBytes, 'hex')
-    const flags = (kind === 'manifest' ? manifestFlag : 0) | (length === 64 ? sha512Flag : 0)
+    const flags = toFlag(kind) | (length === 64 ? sha512Flag : 0)
     writeHead(bytes, at, flags, numberOf(types, mediaType), size)
     at += headBytes + length
   }
@@ -44,6 +44,15 @@ function numberOf<Key>(numbers: Map<Key, number>, key: Key): number {
   const number = numbers.get(key) ?? numbers.size
   numbers.set(key, number)
   return number
+}
+
+function toFlag(kind: ManifestLink['kind']): number {
+  return kind === 'manifest' ? manifestFlag : 0
+}
+
+/** Separates the kinds, so that a search for a manifest does not pass the links of all manifests that name the same layer. */
+function toTableScope(scope: number, flags: number): number {
+  return (flags & manifestFlag) === 0 ? scope : ~scope
 }
 
 function getDigestBytes(flags: number): number {
@@ -100,7 +109,7 @@ export class LinkTable {
       const flags = bytes[at]!
       const length = getDigestBytes(flags)
       selectDigestBytes(bytes, at + headBytes, length)
-      const row = this.#table.add(scope)
+      const row = this.#table.add(toTableScope(scope, flags))
       const { columns } = this.#table
       columns.type[row] = (this.#types.use(types[bytes.readUInt16LE(at + 1)]!) << flagBits) | flags
       columns.sizeLow[row] = bytes.readUInt32LE(at + 3)
@@ -144,7 +153,7 @@ export class LinkTable {
   find(query: LinkQuery): ManifestLink | undefined {
     const { columns } = this.#table
     selectDigest(query.digest)
-    const row = this.#table.find(query.scope, this.#createTest(query))
+    const row = this.#table.find(toTableScope(query.scope, toFlag(query.kind)), this.#createTest(query))
     if (row === noRow) return undefined
     const mediaType = this.#types.get(columns.type[row]! >>> flagBits)
     return { kind: query.kind, digest: query.digest, size: this.#getSize(row), mediaType }
@@ -155,7 +164,7 @@ export class LinkTable {
     const manifests: number[] = []
     const test = this.#createTest(query)
     selectDigest(query.digest)
-    let row = this.#table.find(query.scope, test)
+    let row = this.#table.find(toTableScope(query.scope, toFlag(query.kind)), test)
     for (; row !== noRow && manifests.length < limit; row = this.#table.findNext(row, test))
       manifests.push(this.#table.columns.manifest[row]!)
     return manifests
