@@ -2,6 +2,7 @@ import { setMaxListeners } from 'node:events'
 import { LRUCache } from 'lru-cache'
 import type { Slots } from '../lib/async.ts'
 import type { BufferRelease } from '../lib/body-memory.ts'
+import type { Metadata } from '../metadata/metadata-store.ts'
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import type { BlobResponse, BlobBody, Identity } from '../oci/registry.ts'
@@ -28,6 +29,7 @@ const singleRequestMs = 10 * 60_000
 const maxSlotWaitMs = 60_000
 
 export interface BlobCacheOptions extends ManifestCacheOptions {
+  readonly metadata: Metadata
   /** Decides when a blob is fetched over several connections. */
   readonly ranges: RangePolicy
   readonly hashes: Pick<HashPool, 'follow'>
@@ -62,7 +64,7 @@ export class BlobCache {
   async get(context: RequestContext, digest: Digest): Promise<BlobResponse> {
     for (;;) {
       const ended = this.downloads.endedCount
-      const grant = await findForCaller(context, (record, identity) => findGrant(record, digest, identity))
+      const grant = await findForCaller(context, (repository, identity) => findGrant(repository, digest, identity))
       if (grant) {
         const content = grant.size <= smallBytes && (await this.#contents.loadStored(digest, grant.size))
         if (content) return this.#answerFromStore(context, digest, content.size, { kind: 'whole', content }, 'hit')
@@ -91,7 +93,7 @@ export class BlobCache {
     signal: AbortSignal,
   ): Promise<Download | undefined> {
     if (this.downloads.has(digest) || (await this.#options.blobs.stat(digest)) !== undefined) return undefined
-    const grant = await findForCaller(context, (record, identity) => findGrant(record, digest, identity))
+    const grant = await findForCaller(context, (repository, identity) => findGrant(repository, digest, identity))
     // Requested blobs come first: leave them a part of the upstream's slots.
     if (!grant || this.#isCongested(context.host)) return undefined
     const identity = await context.identity()
@@ -285,8 +287,9 @@ export class BlobCache {
     body: BlobBody,
     outcome: 'hit' | 'revalidated',
   ): BlobResponse {
-    const own = context.record()?.blobs.get(digest)
-    if (own && !context.caller.head) own.usedAt = this.#options.runningTime()
+    const { metadata, runningTime } = this.#options
+    const isOwn = context.record()?.blobs.has(digest)
+    if (isOwn && !context.caller.head) metadata.recordUse(context, { op: 'use-blob', digest, usedAt: runningTime() })
     return {
       digest,
       size,
@@ -301,16 +304,10 @@ export class BlobCache {
 
   /** Records a grant for a blob, unless a manifest of the repository grants it already. */
   #recordGrant(context: RequestContext, digest: Digest, size: number, identity: Identity): void {
-    const known = findGrant(context.record(), digest, identity)
-    if (known?.size === size) return
-    const record = context.ensure()
-    const before = record.blobs.get(digest)
-    record.blobs.set(digest, {
-      size,
-      identity: chooseWiderIdentity(before?.identity, identity),
-      usedAt: this.#options.runningTime(),
-    })
-    this.#options.refs.touch(record)
+    const known = context.record()
+    if (findGrant(known, digest, identity)?.size === size) return
+    const wider = chooseWiderIdentity(known?.blobs.get(digest)?.identity, identity)
+    context.commit([{ op: 'blob', digest, size, identity: wider, usedAt: this.#options.runningTime() }])
   }
 }
 

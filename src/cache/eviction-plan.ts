@@ -1,9 +1,10 @@
+import type { Operation, ReferrersPage } from '../metadata/operations.ts'
+import type { Repository } from '../metadata/repositories.ts'
 import { type Digest, parseDigest } from '../oci/reference.ts'
-import type { RepositoryRecord } from '../store/records.ts'
 import { type ImageReference, type References, toImageName, findImageRoots, collectReferences } from './images.ts'
 
 export interface EvictionRequest {
-  readonly records: Iterable<RepositoryRecord>
+  readonly repositories: Iterable<Repository>
   /** Bytes of each stored blob. */
   readonly sizes: ReadonlyMap<Digest, number>
   readonly limits: EvictionLimits
@@ -31,13 +32,13 @@ const pauseEvery = 2048
  * Plans an eviction in small steps; the caller may pause between two of them. The order:
  *
  * 1. images that were not used for `maxAge`;
- * 2. while the store is too large, blobs that no record references;
+ * 2. while the store is too large, blobs that no repository references;
  * 3. whole images, least recently pulled first;
  * 4. single blobs of the remaining images: those in use, and the most recently pulled one.
  */
 export function* planEviction(request: EvictionRequest): Generator<undefined, EvictionPlan> {
-  const { records, sizes, limits, now, isInUse } = request
-  const references = yield* collectReferences(records)
+  const { repositories, sizes, limits, now, isInUse } = request
+  const references = yield* collectReferences(repositories)
   const planner = new EvictionPlanner(references, sizes, isInUse)
   let total = 0
   let removable = 0
@@ -159,7 +160,7 @@ class EvictionPlanner {
 interface RemovalRequest {
   /** Lists the names of images as `listCachedImages` returns them, repositories with their registry, or digests. */
   readonly names: readonly string[]
-  readonly records: Iterable<RepositoryRecord>
+  readonly repositories: Iterable<Repository>
   readonly sizes: ReadonlyMap<Digest, number>
   readonly isInUse: (digest: Digest) => boolean
 }
@@ -172,7 +173,7 @@ interface RemovalPlan extends EvictionPlan {
 /** Plans the removal of named content, in small steps. An image is removed with its last tag; a blob in use stays on disk. */
 export function* planRemoval(request: RemovalRequest): Generator<undefined, RemovalPlan> {
   const { sizes, isInUse } = request
-  const references = yield* collectReferences(request.records)
+  const references = yield* collectReferences(request.repositories)
   const planner = new EvictionPlanner(references, sizes, isInUse)
   const names = new Set(request.names)
   const matched = new Set<string>()
@@ -180,7 +181,7 @@ export function* planRemoval(request: RemovalRequest): Generator<undefined, Remo
 
   for (const reference of references.all) {
     const isWhole = getWholeNames(reference).filter(isNamed).length > 0
-    const tags = reference.tags.filter((tag) => isNamed(toImageName(reference.record, { tag })))
+    const tags = reference.tags.filter((tag) => isNamed(toImageName(reference.repository, { tag })))
     if (isWhole) planner.removeReference({ reference, tags: reference.tags, isWhole: true })
     else if (tags.length > 0)
       planner.removeReference({ reference, tags, isWhole: tags.length === reference.tags.length })
@@ -195,8 +196,8 @@ export function* planRemoval(request: RemovalRequest): Generator<undefined, Remo
 }
 
 /** Returns the names that match all tags of an image. */
-function getWholeNames({ record, digest }: ImageReference): string[] {
-  return [`${record.host}/${record.name}`, toImageName(record, { digest }), digest]
+function getWholeNames({ repository, digest }: ImageReference): string[] {
+  return [`${repository.host}/${repository.name}`, toImageName(repository, { digest }), digest]
 }
 
 /** Describes the removal of a reference, or of some of its tags. */
@@ -207,37 +208,49 @@ export interface ReferenceRemoval {
   readonly isWhole: boolean
 }
 
-/** Removes references from their record. Manifests that another image of the repository names stay. */
-export function removeReferences(record: RepositoryRecord, removals: readonly ReferenceRemoval[]): void {
+/**
+ * Returns the operations that remove references from their repository, as it is now. Manifests that another image of the repository names
+ * stay.
+ */
+export function removeReferences(repository: Repository, removals: readonly ReferenceRemoval[]): Operation[] {
+  const removedTags = new Set<string>()
+  const blobs = new Set<Digest>()
   const roots = new Set<Digest>()
+  /** Holds the subjects of the lists of referrers to remove. */
+  const subjects = new Set<Digest>()
   for (const { reference, tags, isWhole } of removals) {
-    for (const tag of tags) if (record.tags.get(tag)?.digest === reference.digest) record.tags.delete(tag)
-    if (isWhole && reference.kind === 'blob') record.blobs.delete(reference.digest)
-    else if (isWhole && reference.kind === 'referrers') removeLists(record, new Set([reference.digest]))
-    else if (isWhole) roots.add(reference.digest)
+    const { kind, digest } = reference
+    for (const tag of tags) if (repository.tags.get(tag)?.digest === digest) removedTags.add(tag)
+    if (!isWhole) continue
+    if (kind === 'blob' && repository.blobs.has(digest)) blobs.add(digest)
+    else if (kind === 'referrers') subjects.add(digest)
+    else if (kind === 'image') roots.add(digest)
   }
-  if (roots.size === 0) return
   const kept = new Set<Digest>()
-  for (const root of findImageRoots(record))
-    if (root.tags.length > 0 || !roots.has(root.digest)) for (const digest of root.manifests) kept.add(digest)
-  const dropped = new Set<Digest>()
+  if (roots.size > 0)
+    for (const root of findImageRoots(repository, removedTags))
+      if (root.tags.length > 0 || !roots.has(root.digest)) for (const digest of root.manifests) kept.add(digest)
+  const manifests = new Set<Digest>()
   for (const { reference, isWhole } of removals)
     if (isWhole)
       for (const digest of reference.manifests)
-        if (!kept.has(digest) && record.manifests.delete(digest)) dropped.add(digest)
-  removeLists(record, dropped)
-}
-
-/** Removes the lists of referrers of these manifests. */
-function removeLists({ referrers }: RepositoryRecord, subjects: ReadonlySet<Digest>): void {
-  for (const [key, { subject }] of referrers) if (subjects.has(subject)) referrers.delete(key)
+        if (!kept.has(digest) && repository.manifests.has(digest)) manifests.add(digest)
+  const isListOfRemoved = ({ subject }: ReferrersPage) => subjects.has(subject) || manifests.has(subject)
+  return [
+    ...Array.from(removedTags, (tag): Operation => ({ op: 'untag', tag })),
+    ...Array.from(manifests, (digest): Operation => ({ op: 'drop-manifest', digest })),
+    ...Array.from(blobs, (digest): Operation => ({ op: 'drop-blob', digest })),
+    ...[...repository.referrers.values()]
+      .filter(isListOfRemoved)
+      .map((page): Operation => ({ ...page, op: 'drop-referrers' })),
+  ]
 }
 
 /** Returns the names of a removed image; empty for a single blob or list. */
 export function getRemovedNames({ reference, tags }: ReferenceRemoval): string[] {
-  const { record, digest, kind } = reference
+  const { repository, digest, kind } = reference
   if (kind !== 'image') return []
-  return tags.length > 0 ? tags.map((tag) => toImageName(record, { tag })) : [toImageName(record, { digest })]
+  return tags.length > 0 ? tags.map((tag) => toImageName(repository, { tag })) : [toImageName(repository, { digest })]
 }
 
 /** Returns the names of the removed images that `listCachedImages` would list: at least one of their blobs is stored. */

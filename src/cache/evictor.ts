@@ -2,12 +2,13 @@ import { createPauses, runInSlices } from '../lib/async.ts'
 import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, logFailure, type OnFailure, runEvery, runLater } from '../lib/time.ts'
+import type { MetadataStore } from '../metadata/metadata-store.ts'
+import type { Operation } from '../metadata/operations.ts'
+import { type Repository, toReferrersKey } from '../metadata/repositories.ts'
 import type { Digest } from '../oci/reference.ts'
 import { freeSpace } from '../store/blob-writer.ts'
 import type { FileBlobStore } from '../store/file-blob-store.ts'
 import { dropQuarantined, type Store } from '../store/open-store.ts'
-import type { FileRefStore } from '../store/record-files.ts'
-import type { RepositoryRecord } from '../store/records.ts'
 import {
   type EvictionLimits,
   type EvictionPlan,
@@ -19,7 +20,7 @@ import {
 } from './eviction-plan.ts'
 
 export interface EvictorOptions {
-  readonly store: Pick<Store, 'blobs' | 'refs' | 'runningClock' | 'layout'>
+  readonly store: Pick<Store, 'blobs' | 'runningClock' | 'layout'> & { readonly metadata: EvictorMetadata }
   readonly limits: EvictorLimits
   /** Reports whether a blob is being downloaded or sent. */
   readonly isInUse: (digest: Digest) => boolean
@@ -29,6 +30,8 @@ export interface EvictorOptions {
   readonly intervalMs?: number
   readonly freeSpace?: (path: string) => Promise<number>
 }
+
+type EvictorMetadata = Pick<MetadataStore, 'all' | 'get' | 'commit' | 'onChange'>
 
 interface EvictorLimits {
   /** Bytes; 0 = no limit. */
@@ -91,7 +94,7 @@ export class Evictor {
     return this.#runExclusive(dryRun, { isForced: false, isManual }, async () =>
       planEviction({
         limits: await this.#computeLimits(dryRun, neededBytes),
-        records: store.refs.all(),
+        repositories: store.metadata.all(),
         sizes: store.blobs.sizes,
         now: store.runningClock.now(),
         isInUse,
@@ -103,7 +106,7 @@ export class Evictor {
   remove(names: readonly string[], dryRun: boolean): Promise<EvictionResult> {
     const { store, isInUse } = this.#options
     return this.#runExclusive(dryRun, { isForced: true, isManual: true }, async () =>
-      planRemoval({ names, records: store.refs.all(), sizes: store.blobs.sizes, isInUse }),
+      planRemoval({ names, repositories: store.metadata.all(), sizes: store.blobs.sizes, isInUse }),
     )
   }
 
@@ -128,19 +131,20 @@ export class Evictor {
   ): Promise<EvictionResult> {
     const { store, isInUse, logger, clock } = this.#options
     await store.blobs.ready
-    const recentUse = new RecentUse(store.refs)
+    const recentUse = new RecentUse(store.metadata)
     try {
       const { signal } = this.#closing
       const plan = signal.aborted ? undefined : await runInSlices(await makePlan(), clock, signal)
       if (!plan) return { images: [], blobs: 0, bytes: 0, unknown: [] }
       const unknown = plan.unknown ?? []
-      const { blobs } = store
+      const { blobs, metadata } = store
       if (dryRun) return { ...previewEviction(plan, blobs.sizes), unknown }
-      // Check before the records change: blobs that cannot be removed must not lose their records.
+      // Check before the metadata change: blobs that cannot be removed must not lose their records.
       if (isManual && plan.references.length + plan.blobs.length > 0) await blobs.checkWritable()
       const errors: unknown[] = []
       const onError = (error: unknown) => void errors.push(error)
-      const removed = await applyEviction(plan, { blobs, recentUse, isInUse, isForced, onError, logger, clock, signal })
+      const uses = { recentUse, isInUse, isForced }
+      const removed = await applyEviction(plan, { blobs, metadata, ...uses, onError, logger, clock, signal })
       if (removed.blobs + removed.images.length > 0) logger.info({ ...removed }, 'removed cached content')
       if (isManual && errors.length > 0) throw errors[0]
       return { ...removed, unknown }
@@ -186,6 +190,7 @@ interface AppliedEviction {
 
 interface ApplyOptions {
   readonly blobs: FileBlobStore
+  readonly metadata: EvictorMetadata
   /** Holds content that was used since the plan was started. It stays. */
   readonly recentUse: RecentUse
   readonly isInUse: (digest: Digest) => boolean
@@ -198,20 +203,24 @@ interface ApplyOptions {
   readonly signal: AbortSignal
 }
 
-/** Applies a plan, records before blobs. Checks before each step that the content was not used meanwhile. */
+/** Applies a plan, metadata before blobs. Checks before each step that the content was not used meanwhile. */
 async function applyEviction(plan: EvictionPlan, options: ApplyOptions): Promise<AppliedEviction> {
-  const { blobs, recentUse, isInUse, logger, signal } = options
+  const { blobs, metadata, recentUse, isInUse, logger, signal } = options
   const pause = createPauses(options.clock)
   const images: string[] = []
-  for (const [record, planned] of groupByRecord(plan.references)) {
+  for (const planned of groupByRepository(plan.references)) {
     if (signal.aborted) break
+    const { host, name } = planned[0].reference.repository
+    const repository = metadata.get(host, name)
+    // It may have lost its last entry since the plan was made.
+    if (!repository) continue
     const removals: ReferenceRemoval[] = []
     for (const removal of planned)
-      if (options.isForced || !isUsedAgain(removal, isInUse)) removals.push(removal)
+      if (options.isForced || !isUsedAgain(repository, removal, isInUse)) removals.push(removal)
       else recentUse.add(removal.reference.contents)
     if (removals.length === 0) continue
-    removeReferences(record, removals)
-    recentUse.touchSilently(record)
+    const operations = removeReferences(repository, removals)
+    if (operations.length > 0) void metadata.commit(repository, operations, 'soon')
     images.push(...getRemovedImages(removals, blobs.sizes))
     await pause()
   }
@@ -241,44 +250,60 @@ function previewEviction(plan: EvictionPlan, sizes: ReadonlyMap<Digest, number>)
   return { images, blobs: plan.blobs.length, bytes: plan.bytes }
 }
 
-function groupByRecord(all: readonly ReferenceRemoval[]): Map<RepositoryRecord, ReferenceRemoval[]> {
-  const groups = new Map<RepositoryRecord, ReferenceRemoval[]>()
+type NonEmpty<T> = [T, ...T[]]
+
+function groupByRepository(all: readonly ReferenceRemoval[]): Iterable<NonEmpty<ReferenceRemoval>> {
+  const groups = new Map<Repository, NonEmpty<ReferenceRemoval>>()
   for (const removal of all) {
-    const group = groups.get(removal.reference.record)
+    const group = groups.get(removal.reference.repository)
     if (group) group.push(removal)
-    else groups.set(removal.reference.record, [removal])
+    else groups.set(removal.reference.repository, [removal])
   }
-  return groups
+  return groups.values()
 }
 
-function isUsedAgain({ reference }: ReferenceRemoval, isInUse: (digest: Digest) => boolean): boolean {
-  const { record, kind, digest, manifests, contents, usedAt } = reference
-  if (kind === 'blob') return (record.blobs.get(digest)?.usedAt ?? 0) > usedAt || isInUse(digest)
+/** Reports whether a reference was used since the plan was made. `repository` is its repository as it is now. */
+function isUsedAgain(
+  repository: Repository,
+  { reference }: ReferenceRemoval,
+  isInUse: (digest: Digest) => boolean,
+): boolean {
+  const { kind, digest, manifests, contents, usedAt } = reference
+  if (kind === 'blob') return (repository.blobs.get(digest)?.usedAt ?? 0) > usedAt || isInUse(digest)
   if (kind === 'referrers')
-    return [...record.referrers.values()].some((list) => list.subject === digest && list.usedAt > usedAt)
-  if (manifests.some((manifest) => (record.manifests.get(manifest)?.usedAt ?? 0) > usedAt)) return true
+    return [...repository.referrers.values()].some((list) => list.subject === digest && list.usedAt > usedAt)
+  if (manifests.some((manifest) => (repository.manifests.get(manifest)?.usedAt ?? 0) > usedAt)) return true
   for (const content of contents) if (isInUse(content)) return true
   return false
 }
 
-/** Tracks the content of records that have changed since a plan was started: it is in use again. */
-class RecentUse {
-  readonly #refs: FileRefStore
-  readonly #used = new Set<Digest>()
-  readonly #touched = new Set<RepositoryRecord>()
-  readonly #stop: () => void
-  #isIgnoring = false
+interface Change {
+  readonly host: string
+  readonly name: string
+  readonly operation: Operation
+}
 
-  constructor(refs: FileRefStore) {
-    this.#refs = refs
-    this.#stop = refs.onTouch((record) => {
-      if (!this.#isIgnoring) this.#touched.add(record)
+/** Tracks the content that was recorded or used since a plan was started, except what was removed again. */
+class RecentUse {
+  readonly #metadata: EvictorMetadata
+  readonly #used = new Set<Digest>()
+  /** Holds the changes whose content is not in `#used` yet. Several uses of one entry are one change. */
+  readonly #changes = new Map<string, Change>()
+  readonly #stop: () => void
+
+  constructor(metadata: EvictorMetadata) {
+    this.#metadata = metadata
+    this.#stop = metadata.onChange((host, name, operations) => {
+      for (const operation of operations) {
+        const key = toEntryKey(operation)
+        if (key !== undefined) this.#changes.set(`${host}/${name} ${key}`, { host, name, operation })
+      }
     })
   }
 
   has(digest: Digest): boolean {
-    for (const record of this.#touched) this.#addRecord(record)
-    this.#touched.clear()
+    for (const change of this.#changes.values()) this.#addChange(change)
+    this.#changes.clear()
     return this.#used.has(digest)
   }
 
@@ -286,24 +311,55 @@ class RecentUse {
     for (const digest of digests) this.#used.add(digest)
   }
 
-  /** Reports a change of a record that the plan itself has made. */
-  touchSilently(record: RepositoryRecord): void {
-    this.#isIgnoring = true
-    this.#refs.touch(record)
-    this.#isIgnoring = false
-  }
-
   close(): void {
     this.#stop()
   }
 
-  #addRecord(record: RepositoryRecord): void {
-    for (const { digest } of record.tags.values()) this.#used.add(digest)
-    for (const digest of record.blobs.keys()) this.#used.add(digest)
-    for (const { digest } of record.referrers.values()) this.#used.add(digest)
-    for (const [digest, { links }] of record.manifests) {
-      this.#used.add(digest)
-      for (const link of links) this.#used.add(link.digest)
-    }
+  #addChange({ host, name, operation }: Change): void {
+    const repository = this.#metadata.get(host, name)
+    const digest = repository && findContent(repository, operation)
+    if (!digest) return
+    const contents = new Set([digest])
+    // The set grows while it is walked.
+    for (const at of contents) for (const link of repository.getLinks(at)) contents.add(link.digest)
+    this.add(contents)
+  }
+}
+
+/** Returns a key of the entry that an operation records or uses; undefined for a removal. */
+function toEntryKey(operation: Operation): string | undefined {
+  switch (operation.op) {
+    case 'tag':
+    case 'use-tag':
+      return `tag ${operation.tag}`
+    case 'manifest':
+    case 'use-manifest':
+      return `manifest ${operation.digest}`
+    case 'blob':
+    case 'use-blob':
+      return `blob ${operation.digest}`
+    case 'referrers':
+      return `referrers ${toReferrersKey(operation)}`
+    default:
+      return undefined
+  }
+}
+
+/** Finds the content of the entry that an operation records or uses; undefined when the entry was removed since. */
+function findContent({ tags, manifests, blobs, referrers }: Repository, operation: Operation): Digest | undefined {
+  switch (operation.op) {
+    case 'tag':
+    case 'use-tag':
+      return tags.get(operation.tag)?.digest
+    case 'manifest':
+    case 'use-manifest':
+      return manifests.has(operation.digest) ? operation.digest : undefined
+    case 'blob':
+    case 'use-blob':
+      return blobs.has(operation.digest) ? operation.digest : undefined
+    case 'referrers':
+      return referrers.get(toReferrersKey(operation))?.digest
+    default:
+      return undefined
   }
 }

@@ -1,3 +1,7 @@
+import type { Metadata } from '../metadata/metadata-store.ts'
+import type { Operation } from '../metadata/operations.ts'
+import type { Repository } from '../metadata/repositories.ts'
+import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import {
   type Access,
@@ -7,7 +11,6 @@ import {
   parseIdentity,
   type Provenance,
 } from '../oci/registry.ts'
-import type { RefStore, RepositoryRecord } from '../store/records.ts'
 import { type Upstream, UpstreamError } from '../upstream/upstream.ts'
 
 /**
@@ -30,33 +33,39 @@ export function isValidFor(grant: { readonly identity: Identity }, identity: Ide
 }
 
 /** Finds a grant for a blob that is valid for this identity. A manifest counts as a blob, too. */
-export function findGrant(record: RepositoryRecord | undefined, digest: Digest, identity: Identity): Grant | undefined {
-  if (!record) return undefined
-  const manifest = record.manifests.get(digest)
+export function findGrant(repository: Repository | undefined, digest: Digest, identity: Identity): Grant | undefined {
+  if (!repository) return undefined
+  const manifest = repository.manifests.get(digest)
   if (manifest && isValidFor(manifest, identity)) return manifest
-  const blob = record.blobs.get(digest)
+  const blob = repository.blobs.get(digest)
   if (blob && isValidFor(blob, identity)) return { identity: blob.identity, size: blob.size, mediaType: undefined }
-  for (const [, parent] of record.manifests.naming(digest)) {
-    if (!isValidFor(parent, identity)) continue
-    const link = parent.links.find((link) => link.digest === digest)
-    if (link) return { identity: parent.identity, size: link.size, mediaType: link.mediaType }
-  }
-  return undefined
+  return findLinkGrant(repository, digest, identity, ['blob', 'manifest'])
 }
 
 /** Finds a grant for a manifest that is valid for this identity. A link to a layer does not grant a manifest. */
 export function findManifestGrant(
-  record: RepositoryRecord | undefined,
+  repository: Repository | undefined,
   digest: Digest,
   identity: Identity,
 ): (Grant & { readonly mediaType: string }) | undefined {
-  if (!record) return undefined
-  const manifest = record.manifests.get(digest)
+  if (!repository) return undefined
+  const manifest = repository.manifests.get(digest)
   if (manifest && isValidFor(manifest, identity)) return manifest
-  for (const [, parent] of record.manifests.naming(digest)) {
-    const link =
-      isValidFor(parent, identity) && parent.links.find((link) => link.kind === 'manifest' && link.digest === digest)
-    if (link) return { identity: parent.identity, size: link.size, mediaType: link.mediaType }
+  return findLinkGrant(repository, digest, identity, ['manifest'])
+}
+
+/** Finds a grant that follows from a manifest which names the content. */
+function findLinkGrant(
+  repository: Repository,
+  digest: Digest,
+  identity: Identity,
+  kinds: readonly ManifestLink['kind'][],
+): (Grant & { readonly mediaType: string }) | undefined {
+  for (const holder of new Set([anonymousIdentity, identity])) {
+    for (const kind of kinds) {
+      const link = repository.findLink(digest, holder, kind)
+      if (link) return { identity: holder, size: link.size, mediaType: link.mediaType }
+    }
   }
   return undefined
 }
@@ -66,17 +75,17 @@ export function chooseWiderIdentity(known: Identity | undefined, recent: Identit
   return known === anonymousIdentity ? known : recent
 }
 
-/** Removes all grants of an identity that the upstream has denied. Returns true when that changed the record. */
-export function revokeGrants(record: RepositoryRecord, identity: Identity): boolean {
-  if (identity === anonymousIdentity) return false
-  let changed = false
-  const { tags, manifests, blobs, referrers } = record
-  for (const entries of [tags, manifests, blobs, referrers] as Map<string, { identity: Identity }>[]) {
-    for (const [key, entry] of entries) {
-      if (entry.identity === identity) changed = entries.delete(key) || changed
-    }
-  }
-  return changed
+/** Returns the operations that remove all grants of an identity which the upstream has denied. */
+export function revokeGrants({ tags, manifests, blobs, referrers }: Repository, identity: Identity): Operation[] {
+  if (identity === anonymousIdentity) return []
+  const operations: Operation[] = []
+  for (const [tag, entry] of tags) if (entry.identity === identity) operations.push({ op: 'untag', tag })
+  for (const [digest, entry] of manifests)
+    if (entry.identity === identity) operations.push({ op: 'drop-manifest', digest })
+  for (const [digest, entry] of blobs) if (entry.identity === identity) operations.push({ op: 'drop-blob', digest })
+  for (const page of referrers.values())
+    if (page.identity === identity) operations.push({ ...page, op: 'drop-referrers' })
+  return operations
 }
 
 /** Describes one request for content of an upstream's repository. */
@@ -95,14 +104,14 @@ export interface RequestContext {
   readonly access: () => Promise<Access>
   /** Throws the upstream's UpstreamError if it has just refused this request. Call it before a request to the upstream. */
   readonly throwIfRefused: () => Promise<void>
-  /** Returns the repository's record; undefined while there is none. */
-  readonly record: () => RepositoryRecord | undefined
-  /** Returns the repository's record; creates it when there is none. */
-  readonly ensure: () => RepositoryRecord
+  /** Returns what is recorded of the repository; undefined while that is nothing. Call it again after an `await`. */
+  readonly record: () => Repository | undefined
+  /** Changes what is recorded of the repository. The change is visible at once. */
+  readonly commit: (operations: readonly Operation[]) => void
 }
 
 export function createRequestContext(
-  refs: RefStore,
+  metadata: Metadata,
   upstream: Upstream,
   name: string,
   caller: Caller,
@@ -123,8 +132,10 @@ export function createRequestContext(
       const refused = refusal(await identity())
       if (refused) throw refused
     },
-    record: () => refs.get(host, name),
-    ensure: () => refs.ensure(host, name),
+    record: () => metadata.get(host, name),
+    commit(operations) {
+      if (operations.length > 0) void metadata.commit({ host, name }, operations, 'soon')
+    },
   }
 }
 
@@ -149,20 +160,20 @@ export async function toRequestKey(context: RequestContext, resource: string): P
 }
 
 /**
- * Finds something in the repository's record that is valid for the caller. Tries the anonymous identity first, so that public
+ * Finds something recorded of the repository that is valid for the caller. Tries the anonymous identity first, so that public
  * content does not wait for the caller's identity.
  */
 export async function findForCaller<T>(
   context: RequestContext,
-  find: (record: RepositoryRecord, identity: Identity) => T | undefined,
+  find: (repository: Repository, identity: Identity) => T | undefined,
 ): Promise<T | undefined> {
   const before = context.record()
   const found = before && find(before, anonymousIdentity)
   if (found !== undefined || !before || context.caller.access === 'anonymous') return found
   const identity = await context.identity()
-  // The record may have changed while the identity was determined.
-  const record = context.record()
-  return record && find(record, identity)
+  // The repository may have changed while the identity was determined.
+  const repository = context.record()
+  return repository && find(repository, identity)
 }
 
 /** Stands for a credential that could not be read so far: no grant has it. */

@@ -119,7 +119,7 @@ const toKey = ({ host }: RequestContext, kind: ContentKind) => `${kind} ${host}`
 async function completeHead(context: RequestContext, head: ManifestHead, reference: Reference): Promise<ManifestHead> {
   const digest = reference.kind === 'digest' ? reference.digest : head.digest
   const known =
-    digest && (await findForCaller(context, (record, identity) => findManifestGrant(record, digest, identity)))
+    digest && (await findForCaller(context, (repository, identity) => findManifestGrant(repository, digest, identity)))
   return {
     ...head,
     size: known?.size ?? (head.size || undefined),

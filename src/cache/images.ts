@@ -1,5 +1,7 @@
+import type { Metadata } from '../metadata/metadata-store.ts'
+import type { ReferrersPage, Tag } from '../metadata/operations.ts'
+import type { Repository } from '../metadata/repositories.ts'
 import type { Digest } from '../oci/reference.ts'
-import type { ReferrersRecord, RefStore, RepositoryRecord } from '../store/records.ts'
 
 /** References between two pauses. */
 const pauseEvery = 256
@@ -22,10 +24,10 @@ interface CachedImage {
 }
 
 /** Lists the cached images: one per tag, and those that were only pulled by digest. Sorted by name. */
-export function listCachedImages(refs: Pick<RefStore, 'all'>, sizes: ReadonlyMap<Digest, number>): CachedImage[] {
+export function listCachedImages(metadata: Pick<Metadata, 'all'>, sizes: ReadonlyMap<Digest, number>): CachedImage[] {
   const images: CachedImage[] = []
-  for (const record of refs.all()) {
-    for (const root of findImageRoots(record)) {
+  for (const repository of metadata.all()) {
+    for (const root of findImageRoots(repository)) {
       let bytes = 0
       for (const digest of root.contents) bytes += sizes.get(digest) ?? 0
       if (bytes > 0) images.push(...toCachedImages(root, bytes))
@@ -35,32 +37,35 @@ export function listCachedImages(refs: Pick<RefStore, 'all'>, sizes: ReadonlyMap
 }
 
 /** Formats the name of an image: `<registry>/<repository>:<tag>` or `<registry>/<repository>@<digest>`. */
-export function toImageName({ host, name }: RepositoryRecord, reference: { tag: string } | { digest: Digest }): string {
+export function toImageName({ host, name }: Repository, reference: { tag: string } | { digest: Digest }): string {
   return 'tag' in reference ? `${host}/${name}:${reference.tag}` : `${host}/${name}@${reference.digest}`
 }
 
-function toCachedImages({ record, digest, tags }: ImageRoot, bytes: number): CachedImage[] {
-  if (tags.length === 0) return [toCachedImage(record, digest, bytes, undefined, record.manifests.get(digest)!)]
-  return tags.map((tag) => toCachedImage(record, digest, bytes, tag, record.tags.get(tag)!))
+function toCachedImages({ repository, digest, tags }: ImageRoot, bytes: number): CachedImage[] {
+  if (tags.length === 0) {
+    const { pulls, lastPulled } = repository.manifests.get(digest)!
+    return [toCachedImage(repository, digest, bytes, undefined, { pulls, lastPulled, updatedAt: 0 })]
+  }
+  return tags.map((tag) => toCachedImage(repository, digest, bytes, tag, repository.tags.get(tag)!))
 }
 
 function toCachedImage(
-  record: RepositoryRecord,
+  repository: Repository,
   digest: Digest,
   bytes: number,
   tag: string | undefined,
-  { pulls, lastPulled, checkedAt = 0 }: { pulls: number; lastPulled: number; checkedAt?: number },
+  { pulls, lastPulled, updatedAt }: Pick<Tag, 'pulls' | 'lastPulled' | 'updatedAt'>,
 ): CachedImage {
   return {
-    name: toImageName(record, tag === undefined ? { digest } : { tag }),
-    host: record.host,
-    repository: record.name,
+    name: toImageName(repository, tag === undefined ? { digest } : { tag }),
+    host: repository.host,
+    repository: repository.name,
     tag,
     digest,
     bytes,
     pulls,
     lastPulled: toOptionalTime(lastPulled),
-    checkedAt: toOptionalTime(checkedAt),
+    checkedAt: toOptionalTime(updatedAt),
   }
 }
 
@@ -70,7 +75,8 @@ function toOptionalTime(time: number): number | undefined {
 
 /** Describes the root manifest of an image: one with tags, or one that no other manifest of its repository names. */
 interface ImageRoot {
-  readonly record: RepositoryRecord
+  /** Is empty when the repository lost its last entry since; then another object may stand for it. */
+  readonly repository: Repository
   readonly digest: Digest
   readonly tags: readonly string[]
   /** Holds the recorded manifests of the image, the root first. */
@@ -81,27 +87,35 @@ interface ImageRoot {
   readonly usedAt: number
 }
 
-/** Finds the images of a repository, one at a time, so that the caller can pause in between. */
-export function* findImageRoots(record: RepositoryRecord): Generator<ImageRoot, void> {
+/**
+ * Finds the images of a repository without some of its tags, one at a time, so that the caller can pause in between. May omit images that
+ * are removed in a pause.
+ */
+export function* findImageRoots(
+  repository: Repository,
+  withoutTags: ReadonlySet<string> = new Set(),
+): Generator<ImageRoot, void> {
   const tags = new Map<Digest, string[]>()
-  for (const [tag, { digest }] of record.tags) {
+  for (const [tag, { digest }] of repository.tags) {
+    if (withoutTags.has(tag)) continue
     const others = tags.get(digest)
     if (others) others.push(tag)
     else tags.set(digest, [tag])
   }
-  const children = new Set<Digest>()
-  for (const [digest, { links }] of record.manifests)
-    for (const link of links) if (link.kind === 'manifest' && link.digest !== digest) children.add(link.digest)
   const lists = new Map<Digest, Digest[]>()
-  for (const { subject, digest } of record.referrers.values())
+  for (const { subject, digest } of repository.referrers.values())
     lists.set(subject, [...(lists.get(subject) ?? []), digest])
-  for (const [digest, names] of tags) yield describeRoot(record, lists, digest, names)
-  for (const digest of record.manifests.keys())
-    if (!tags.has(digest) && !children.has(digest)) yield describeRoot(record, lists, digest, [])
+  for (const [digest, names] of tags) yield describeRoot(repository, lists, digest, names)
+  for (const digest of repository.manifests.keys())
+    if (!tags.has(digest) && !isChild(repository, digest)) yield describeRoot(repository, lists, digest, [])
+}
+
+function isChild(repository: Repository, digest: Digest): boolean {
+  return repository.getParents(digest).some((parent) => parent !== digest)
 }
 
 function describeRoot(
-  record: RepositoryRecord,
+  repository: Repository,
   lists: ReadonlyMap<Digest, readonly Digest[]>,
   digest: Digest,
   tags: string[],
@@ -111,19 +125,19 @@ function describeRoot(
   let usedAt = 0
   // The set grows while it is walked, and never visits a digest twice.
   for (const at of contents) {
-    const manifest = record.manifests.get(at)
+    const manifest = repository.manifests.get(at)
     if (!manifest) continue
     manifests.push(at)
     usedAt = Math.max(usedAt, manifest.usedAt)
-    for (const link of manifest.links) contents.add(link.digest)
+    for (const link of repository.getLinks(at)) contents.add(link.digest)
     for (const list of lists.get(at) ?? []) contents.add(list)
   }
-  return { record, digest, tags, manifests, contents, usedAt }
+  return { repository, digest, tags, manifests, contents, usedAt }
 }
 
 /**
  * Describes a reference that keeps content in the store: an image, a blob with a grant of its own, or the lists of referrers of a
- * manifest without a record (the lists of a recorded manifest are part of its image).
+ * manifest that is not recorded (the lists of a recorded manifest are part of its image).
  */
 export interface ImageReference extends ImageRoot {
   readonly kind: 'image' | 'blob' | 'referrers'
@@ -136,12 +150,12 @@ export interface References {
   readonly counts: Map<Digest, number>
 }
 
-/** Collects the references of all records in small steps; the caller may pause between two of them. */
-export function* collectReferences(records: Iterable<RepositoryRecord>): Generator<undefined, References> {
+/** Collects the references of all repositories in small steps; the caller may pause between two of them. */
+export function* collectReferences(repositories: Iterable<Repository>): Generator<undefined, References> {
   const all: ImageReference[] = []
   const counts = new Map<Digest, number>()
-  for (const record of records) {
-    for (const reference of collectFromRecord(record)) {
+  for (const repository of repositories) {
+    for (const reference of collectFromRepository(repository)) {
       all.push(reference)
       for (const digest of reference.contents) counts.set(digest, (counts.get(digest) ?? 0) + 1)
       if (all.length % pauseEvery === 0) yield
@@ -150,14 +164,14 @@ export function* collectReferences(records: Iterable<RepositoryRecord>): Generat
   return { all, counts }
 }
 
-function* collectFromRecord(record: RepositoryRecord): Generator<ImageReference> {
-  for (const root of findImageRoots(record)) yield { kind: 'image', ...root }
-  for (const [digest, { usedAt }] of record.blobs)
-    yield { kind: 'blob', record, digest, tags: [], manifests: [], contents: new Set([digest]), usedAt }
-  for (const [subject, lists] of groupOrphanLists(record))
+function* collectFromRepository(repository: Repository): Generator<ImageReference> {
+  for (const root of findImageRoots(repository)) yield { kind: 'image', ...root }
+  for (const [digest, { usedAt }] of repository.blobs)
+    yield { kind: 'blob', repository, digest, tags: [], manifests: [], contents: new Set([digest]), usedAt }
+  for (const [subject, lists] of groupOrphanLists(repository))
     yield {
       kind: 'referrers',
-      record,
+      repository,
       digest: subject,
       tags: [],
       manifests: [],
@@ -166,10 +180,10 @@ function* collectFromRecord(record: RepositoryRecord): Generator<ImageReference>
     }
 }
 
-/** Groups the lists of referrers of manifests that the record does not have, by subject. */
-function groupOrphanLists(record: RepositoryRecord): Map<Digest, ReferrersRecord[]> {
-  const lists = new Map<Digest, ReferrersRecord[]>()
-  for (const list of record.referrers.values())
-    if (!record.manifests.has(list.subject)) lists.set(list.subject, [...(lists.get(list.subject) ?? []), list])
+/** Groups the lists of referrers of manifests that the repository does not have, by subject. */
+function groupOrphanLists(repository: Repository): Map<Digest, ReferrersPage[]> {
+  const lists = new Map<Digest, ReferrersPage[]>()
+  for (const list of repository.referrers.values())
+    if (!repository.manifests.has(list.subject)) lists.set(list.subject, [...(lists.get(list.subject) ?? []), list])
   return lists
 }

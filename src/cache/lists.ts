@@ -1,8 +1,8 @@
+import type { Repository } from '../metadata/repositories.ts'
 import { dropRepeatedPage, paginate, readTagsList } from '../oci/lists.ts'
 import type { ListResponse, Provenance } from '../oci/registry.ts'
 import type { Page } from '../oci/route.ts'
 import { anonymousIdentity, type Identity } from '../oci/registry.ts'
-import type { RepositoryRecord } from '../store/records.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import { isValidFor, type RequestContext, toProvenance } from './grants.ts'
 import { maySubstitute, type TagPolicy } from './tags.ts'
@@ -12,7 +12,7 @@ export function checkPage(page: Page): void {
   paginate([], page)
 }
 
-/** Lists the tags of a repository from its upstream; from the record while the upstream fails. Throws an UpstreamError. */
+/** Lists the tags of a repository from its upstream; the recorded ones while the upstream fails. Throws an UpstreamError. */
 export async function listTags(context: RequestContext, page: Page, policy: TagPolicy): Promise<ListResponse> {
   const { host, name, upstream, caller } = context
   try {
@@ -31,13 +31,13 @@ export async function listTags(context: RequestContext, page: Page, policy: TagP
   }
 }
 
-/** Lists the repositories of `records` that the caller may read. `identityFor`: the caller's identity at a record's registry. */
+/** Lists those of the repositories that the caller may read. `identityFor`: the caller's identity at a repository's registry. */
 export async function listCatalog(
-  records: Iterable<RepositoryRecord>,
+  repositories: Iterable<Repository>,
   page: Page,
-  identityFor: (record: RepositoryRecord) => Promise<Identity>,
+  identityFor: (repository: Repository) => Promise<Identity>,
 ): Promise<ListResponse> {
-  const { entries, next } = paginate(await findVisibleNames(records, identityFor), page)
+  const { entries, next } = paginate(await findVisibleNames(repositories, identityFor), page)
   return toListAnswer({ repositories: entries }, next, {
     registry: undefined,
     outcome: 'passed',
@@ -59,28 +59,32 @@ function isPlainPage({ query }: Page): boolean {
   return [...new URLSearchParams(query).keys()].every((name) => name === 'n' || name === 'last')
 }
 
-/** Finds `<registry>/<name>` of each record with a manifest for the caller. Resolves the identity once a registry, and only if needed. */
+/** Finds `<registry>/<name>` of each repository with a manifest for the caller. Resolves the identity once a registry, and only if needed. */
 async function findVisibleNames(
-  records: Iterable<RepositoryRecord>,
-  identityFor: (record: RepositoryRecord) => Promise<Identity>,
+  repositories: Iterable<Repository>,
+  identityFor: (repository: Repository) => Promise<Identity>,
 ): Promise<string[]> {
   const identities = new Map<string, Promise<Identity>>()
-  const getIdentity = (record: RepositoryRecord) => {
-    const known = identities.get(record.host) ?? identityFor(record)
-    identities.set(record.host, known)
+  const getIdentity = (repository: Repository) => {
+    const known = identities.get(repository.host) ?? identityFor(repository)
+    identities.set(repository.host, known)
     return known
   }
-  const isVisible = async (record: RepositoryRecord) => {
-    const manifests = [...record.manifests.values()]
-    if (manifests.length === 0) return false
-    if (manifests.some((manifest) => isValidFor(manifest, anonymousIdentity))) return true
-    const identity = await getIdentity(record)
-    return manifests.some((manifest) => isValidFor(manifest, identity))
+  const isVisible = async (repository: Repository) => {
+    if (repository.manifests.size === 0) return false
+    return hasManifestFor(repository, anonymousIdentity) || hasManifestFor(repository, await getIdentity(repository))
   }
   const visible = await Promise.all(
-    [...records].map(async (record) => ((await isVisible(record)) ? `${record.host}/${record.name}` : undefined)),
+    [...repositories].map(async (repository) =>
+      (await isVisible(repository)) ? `${repository.host}/${repository.name}` : undefined,
+    ),
   )
   return visible.filter((name) => name !== undefined).toSorted()
+}
+
+function hasManifestFor({ manifests }: Repository, identity: Identity): boolean {
+  for (const manifest of manifests.values()) if (isValidFor(manifest, identity)) return true
+  return false
 }
 
 function toListAnswer(value: unknown, next: string | undefined, provenance: Provenance): ListResponse {

@@ -1,6 +1,7 @@
 import { SingleFlight } from '../lib/async.ts'
 import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { packLinks } from '../metadata/links.ts'
 import {
   toBytes,
   maxManifestBytes,
@@ -15,7 +16,6 @@ import { OciError } from '../oci/errors.ts'
 import { anonymousIdentity, type Identity } from '../oci/registry.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import { isStored, type SmallContents, openStoredManifest } from '../store/contents.ts'
-import type { ManifestRecord, RefStore } from '../store/records.ts'
 import { type FetchedManifest, UpstreamError } from '../upstream/upstream.ts'
 import { chooseWiderIdentity, type RequestContext, toRequestKey } from './grants.ts'
 import type { Stats } from './stats.ts'
@@ -43,7 +43,6 @@ export interface SmallContentStore {
 }
 
 export interface ManifestCacheOptions extends SmallContentStore {
-  readonly refs: RefStore
   readonly stats: Stats
   /** Returns the running time in ms, for eviction. */
   readonly runningTime: () => number
@@ -85,7 +84,7 @@ export class ManifestCache {
     this.#contents = contents
   }
 
-  /** Loads the manifest if it is cached. Records the grant if the record knows the manifest only as a link of another one. */
+  /** Loads the manifest if it is cached. Records the grant if the manifest is recorded only as a link of another one. */
   async load(
     context: RequestContext,
     digest: Digest,
@@ -204,19 +203,22 @@ export class ManifestCache {
     identity: Identity,
     outline: ManifestOutline,
   ): void {
-    const record = context.ensure()
-    const known = record.manifests.get(digest)
+    const known = context.record()?.manifests.get(digest)
     if (known?.identity === identity || known?.identity === anonymousIdentity) return
-    const recorded: ManifestRecord = {
-      mediaType: outline.mediaType,
-      size,
-      links: outline.links,
-      identity: chooseWiderIdentity(known?.identity, identity),
-      pulls: known?.pulls ?? 0,
-      lastPulled: known?.lastPulled ?? 0,
-      usedAt: this.#options.runningTime(),
-    }
-    record.manifests.set(digest, recorded)
-    this.#options.refs.touch(record)
+    const { pulls, lastPulled } = known ?? { pulls: 0, lastPulled: 0 }
+    context.commit([
+      {
+        op: 'manifest',
+        digest,
+        mediaType: outline.mediaType,
+        size,
+        identity: chooseWiderIdentity(known?.identity, identity),
+        updatedAt: 0,
+        pulls,
+        lastPulled,
+        usedAt: this.#options.runningTime(),
+        links: packLinks(outline.links),
+      },
+    ])
   }
 }

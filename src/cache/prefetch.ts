@@ -19,6 +19,8 @@ interface PrefetcherOptions {
 
 /** Limits the manifests of a repository that are remembered per client. */
 const maxManifests = 8
+/** Limits the layers that are kept in memory: unpacking a manifest's links takes longer than the rest of a blob's request. */
+const maxCachedLayers = 20_000
 /** Ends a pull that has had no request and no follower for this long, ms. */
 const idleTimeoutMs = 10_000
 const pollMs = 1000
@@ -45,6 +47,11 @@ interface ImagePull {
 export class Prefetcher {
   readonly #options: PrefetcherOptions
   readonly #manifests = new LRUCache<string, Digest[]>({ max: 10_000 })
+  /** Caches the layers of manifests. */
+  readonly #layers = new LRUCache<Digest, readonly ManifestLink[]>({
+    maxSize: maxCachedLayers,
+    sizeCalculation: (layers) => layers.length + 1,
+  })
   /** Lists running pulls, by client and manifest. */
   readonly #pulls = new Map<string, ImagePull>()
   #stopPolling: (() => void) | undefined
@@ -66,7 +73,7 @@ export class Prefetcher {
   recordBlob(context: RequestContext, digest: Digest, download?: ClientDownload): void {
     if (this.#options.layers === 0) return
     for (const manifest of this.#manifests.get(toClientKey(context)) ?? []) {
-      const layers = context.record()?.manifests.get(manifest)?.links.filter(isLayer) ?? []
+      const layers = this.#getLayers(context, manifest)
       const at = layers.findIndex((layer) => layer.digest === digest)
       if (at !== -1) return this.#recordPull(context, manifest, layers.slice(at + 1), download)
     }
@@ -77,6 +84,14 @@ export class Prefetcher {
     this.#stopPolling?.()
     for (const pull of this.#pulls.values()) abandon(pull)
     this.#pulls.clear()
+  }
+
+  #getLayers(context: RequestContext, manifest: Digest): readonly ManifestLink[] {
+    const known = context.record()
+    if (!known?.manifests.has(manifest)) return []
+    const layers = this.#layers.get(manifest) ?? known.getLinks(manifest).filter(isLayer)
+    this.#layers.set(manifest, layers)
+    return layers
   }
 
   #recordPull(

@@ -101,7 +101,9 @@ export class PullThrough implements Registry {
       logger: options.logger,
       fetch: (context, layer, signal) => this.#blobs.prefetch(context, layer, signal),
     })
-    this.#pulls = new PullTracker(options.refs, options.clock, options.runningTime, () => options.stats.recordPull())
+    this.#pulls = new PullTracker(options.metadata, options.clock, options.runningTime, () =>
+      options.stats.recordPull(),
+    )
   }
 
   /** Answers GET and HEAD of a manifest. Throws an OciError. */
@@ -115,8 +117,8 @@ export class PullThrough implements Registry {
       const { digest } = answer
       if (!digest) return answer
       if (!caller.head) this.#prefetcher.recordManifest(context, digest)
-      const record = context.record()
-      if (record && !context.upstream.isProbe) this.#pulls.record(caller.client, record, reference, digest, caller.head)
+      const known = context.record()
+      if (known && !context.upstream.isProbe) this.#pulls.record(caller.client, known, reference, digest, caller.head)
       return answer
     })
   }
@@ -149,7 +151,7 @@ export class PullThrough implements Registry {
     const { host } = upstream
     const refusals =
       resource === undefined ? undefined : this.#refusals.forRequest(`${host}/${name} ${resource}`, caller)
-    const context = createRequestContext(this.#options.refs, upstream, name, caller, this.#identities, (identity) =>
+    const context = createRequestContext(this.#options.metadata, upstream, name, caller, this.#identities, (identity) =>
       refusals?.find(identity),
     )
     try {
@@ -195,7 +197,9 @@ export class PullThrough implements Registry {
 
   /** Gets a manifest: hit, revalidate, HEAD or miss. A digest is immutable, so a granted manifest in the store is never revalidated. */
   async #getByDigest(context: RequestContext, digest: Digest): Promise<ManifestResponse> {
-    const grant = await findForCaller(context, (record, identity) => findManifestGrant(record, digest, identity))
+    const grant = await findForCaller(context, (repository, identity) =>
+      findManifestGrant(repository, digest, identity),
+    )
     const cached = grant && (await this.#manifests.load(context, digest, grant.mediaType, grant.identity))
     if (cached) return this.#answerManifest(context, cached, 'hit')
     await context.throwIfRefused()
@@ -235,8 +239,8 @@ export class PullThrough implements Registry {
   /** Revokes the grants of an identity that the upstream has denied, unless stale content is always served. */
   #revokeIfDenied(context: RequestContext, identity: Identity, error: UpstreamError): void {
     if (error.failure !== 'denied' || this.#options.policy.stale === 'always') return
-    const record = context.record()
-    if (record && revokeGrants(record, identity)) this.#options.refs.touch(record)
+    const known = context.record()
+    if (known) context.commit(revokeGrants(known, identity))
   }
 
   /** Lists the tags of a repository: the upstream's list, or the cached tags while it fails. Throws an OciError. */
@@ -262,8 +266,8 @@ export class PullThrough implements Registry {
 
   /** Lists the cached repositories that the caller may read, each with its registry in front of the name. */
   async catalog(registry: string | undefined, page: Page, caller: Caller): Promise<ListResponse> {
-    const records = [...this.#options.refs.all()].filter(({ host }) => registry === undefined || host === registry)
-    return listCatalog(records, page, async ({ host, name }) => {
+    const known = [...this.#options.metadata.all()].filter(({ host }) => registry === undefined || host === registry)
+    return listCatalog(known, page, async ({ host, name }) => {
       const route = this.#options.resolveUpstream({ registry: host, name, byNamespace: true })
       return route ? this.#identities.get(route.upstream, caller.access) : anonymousIdentity
     })

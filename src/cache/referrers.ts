@@ -1,14 +1,14 @@
 import { waitForFlight, SingleFlight } from '../lib/async.ts'
 import { LargeListQueue } from '../lib/body-memory.ts'
 import type { Clock } from '../lib/time.ts'
+import type { Operation, ReferrersPage } from '../metadata/operations.ts'
+import { type Repository, toReferrersKey } from '../metadata/repositories.ts'
 import { toBytes, maxManifestBytes, mediaType } from '../oci/content.ts'
 import { type Digest, computeDigest } from '../oci/reference.ts'
 import { isSamePage } from '../oci/headers.ts'
 import { dropRepeatedPage, readReferrersIndex, createReferrersIndex, toReferrersTag } from '../oci/lists.ts'
 import type { Identity, ListResponse, ManifestResponse } from '../oci/registry.ts'
 import type { BlobStore } from '../store/blob-store.ts'
-import { toReferrersKey } from '../store/record-files.ts'
-import type { ReferrersRecord, RepositoryRecord } from '../store/records.ts'
 import { type FetchedList, UpstreamError } from '../upstream/upstream.ts'
 import { findForCaller, isValidFor, type RequestContext, toProvenance } from './grants.ts'
 import { type ManifestCacheOptions, publishSmall } from './manifests.ts'
@@ -159,12 +159,12 @@ export class ReferrersCache {
   }
 
   /** Finds all pages of the unfiltered list; undefined unless all of them are stored. */
-  async #findAllPages(context: RequestContext, subject: Digest): Promise<ReferrersRecord[] | undefined> {
-    const pages: ReferrersRecord[] = []
+  async #findAllPages(context: RequestContext, subject: Digest): Promise<ReferrersPage[] | undefined> {
+    const pages: ReferrersPage[] = []
     let bytes = 0
     let query: string | undefined = ''
     while (query !== undefined) {
-      const page: ReferrersRecord | undefined = await this.#findPage(context, subject, query)
+      const page: ReferrersPage | undefined = await this.#findPage(context, subject, query)
       bytes += page?.size ?? 0
       if (!page || pages.length === maxPages || bytes > maxManifestBytes) return undefined
       pages.push(page)
@@ -173,7 +173,7 @@ export class ReferrersCache {
     return pages
   }
 
-  #findPage(context: RequestContext, subject: Digest, query: string): Promise<ReferrersRecord | undefined> {
+  #findPage(context: RequestContext, subject: Digest, query: string): Promise<ReferrersPage | undefined> {
     return findForCaller(context, ({ referrers }, identity) => {
       const pages = [...referrers.values()].filter(
         (page) => page.subject === subject && isValidFor(page, identity) && isSamePage(page.query, query),
@@ -184,41 +184,27 @@ export class ReferrersCache {
 
   async #store(
     context: RequestContext,
-    page: Omit<ReferrersRecord, 'digest' | 'size' | 'usedAt'>,
+    page: Omit<ReferrersPage, 'digest' | 'size' | 'usedAt'>,
     bytes: Uint8Array<ArrayBuffer>,
   ): Promise<void> {
-    const { blobs, refs, runningTime } = this.#options
+    const { blobs, runningTime } = this.#options
     if (!isFirstPage(page.query) && !isLinked(context.record(), page)) return
     const digest = computeDigest(bytes)
     const key = toReferrersKey(page)
     const known = context.record()?.referrers.get(key)
-    if (known?.digest === digest && known.next === page.next && (await blobs.stat(digest)) !== undefined) {
-      known.usedAt = runningTime()
-      const { referrers } = context.ensure()
-      referrers.delete(key)
-      referrers.set(key, known)
-      return
-    }
-    await publishSmall(this.#options, digest, bytes)
-    const record = context.ensure()
-    record.referrers.delete(key)
-    record.referrers.set(key, { ...page, digest, size: bytes.length, usedAt: runningTime() })
-    for (const oldest of record.referrers.keys()) {
-      if (record.referrers.size <= maxLists) break
-      record.referrers.delete(oldest)
-    }
-    refs.touch(record)
+    const isKnown = known?.digest === digest && known.next === page.next && (await blobs.stat(digest)) !== undefined
+    if (!isKnown) await publishSmall(this.#options, digest, bytes)
+    const stored = isKnown ? known : { ...page, digest, size: bytes.length }
+    const others = [...(context.record()?.referrers ?? [])].filter(([other]) => other !== key)
+    const oldest = others.slice(0, Math.max(0, others.length + 1 - maxLists))
+    context.commit([{ ...stored, op: 'referrers', usedAt: runningTime() }, ...oldest.map(([, page]) => toDrop(page))])
   }
 
   async #removePages(context: RequestContext, subject: Digest): Promise<void> {
     if (context.record() === undefined) return
     const identity = await context.identity()
-    const record = context.record()
-    const keys = [...(record?.referrers ?? [])]
-      .filter(([, page]) => page.subject === subject && isValidFor(page, identity))
-      .map(([key]) => key)
-    for (const key of keys) record!.referrers.delete(key)
-    if (keys.length > 0) this.#options.refs.touch(record!)
+    const pages = [...(context.record()?.referrers.values() ?? [])]
+    context.commit(pages.filter((page) => page.subject === subject && isValidFor(page, identity)).map(toDrop))
   }
 }
 
@@ -229,17 +215,21 @@ function isFirstPage(query: string): boolean {
 
 /** Reports whether a stored page links to this one. Other pages are not stored, because clients may send any query. */
 function isLinked(
-  record: RepositoryRecord | undefined,
-  { subject, identity, query }: Pick<ReferrersRecord, 'subject' | 'identity' | 'query'>,
+  repository: Repository | undefined,
+  { subject, identity, query }: Pick<ReferrersPage, 'subject' | 'identity' | 'query'>,
 ): boolean {
-  return [...(record?.referrers.values() ?? [])].some(
+  return [...(repository?.referrers.values() ?? [])].some(
     (page) =>
       page.subject === subject && page.identity === identity && page.next !== undefined && isSamePage(page.next, query),
   )
 }
 
+function toDrop(page: ReferrersPage): Operation {
+  return { ...page, op: 'drop-referrers' }
+}
+
 /**
- * Reports whether the repository has a record. Empty lists are stored only then, because upstreams return an empty list for anything that
+ * Reports whether anything is recorded of the repository. Empty lists are stored only then, because upstreams return an empty list for anything that
  * does not exist. Clients request the referrers of each referrer, usually empty lists, before any referrer is cached.
  */
 function isKnownRepository(context: RequestContext): boolean {
@@ -298,12 +288,12 @@ class StoredReferrers {
   }
 
   /** Reads the bytes of a stored page; undefined when they were removed. */
-  readPage(page: ReferrersRecord): Promise<Uint8Array<ArrayBuffer> | undefined> {
+  readPage(page: ReferrersPage): Promise<Uint8Array<ArrayBuffer> | undefined> {
     return this.#pages.run(toPageKey(page), () => this.#queueLarge(page.size, () => this.#read(page))).result
   }
 
   /** Reads all pages of a list as one, with the query's filter applied; undefined when one of them was removed. */
-  readList(pages: readonly ReferrersRecord[], query: string): Promise<FilteredList | undefined> {
+  readList(pages: readonly ReferrersPage[], query: string): Promise<FilteredList | undefined> {
     const size = pages.reduce((sum, page) => sum + page.size, 0)
     const key = JSON.stringify([parseArtifactType(query), ...pages.map(toPageKey)])
     const read = async () => {
@@ -331,7 +321,7 @@ class StoredReferrers {
     return size <= smallBytes ? task() : this.#largeReads.run(task)
   }
 
-  async #read({ digest, size }: ReferrersRecord): Promise<Uint8Array<ArrayBuffer> | undefined> {
+  async #read({ digest, size }: ReferrersPage): Promise<Uint8Array<ArrayBuffer> | undefined> {
     const bytes = await this.#blobs.read(digest, maxManifestBytes)
     return bytes?.length === size ? bytes : undefined
   }
@@ -357,6 +347,6 @@ function parseArtifactType(query: string): string | undefined {
   return new URLSearchParams(query).get('artifactType') ?? undefined
 }
 
-function toPageKey({ digest, size }: ReferrersRecord): string {
+function toPageKey({ digest, size }: ReferrersPage): string {
   return `${digest} ${size}`
 }

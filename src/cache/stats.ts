@@ -3,9 +3,10 @@ import { getErrno } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
 import type { Clock } from '../lib/time.ts'
+import type { Metadata } from '../metadata/metadata-store.ts'
+import type { Repository } from '../metadata/repositories.ts'
 import type { Digest, Reference } from '../oci/reference.ts'
 import type { Provenance } from '../oci/registry.ts'
-import type { RefStore, RepositoryRecord } from '../store/records.ts'
 
 /** Limits the names that are counted. */
 const maxNames = 100
@@ -196,21 +197,21 @@ interface RecentRequest {
  */
 export class PullTracker {
   readonly #recent = new LRUCache<string, RecentRequest>({ max: 20_000 })
-  readonly #refs: Pick<RefStore, 'touch'>
+  readonly #metadata: Pick<Metadata, 'recordUse'>
   readonly #clock: Clock
   readonly #runningTime: () => number
   readonly #onPull: () => void
 
-  constructor(refs: Pick<RefStore, 'touch'>, clock: Clock, runningTime: () => number, onPull = () => {}) {
-    this.#refs = refs
+  constructor(metadata: Pick<Metadata, 'recordUse'>, clock: Clock, runningTime: () => number, onPull = () => {}) {
+    this.#metadata = metadata
     this.#onPull = onPull
     this.#clock = clock
     this.#runningTime = runningTime
   }
 
   /** Records that a client got a manifest of the repository. */
-  record(client: string, record: RepositoryRecord, reference: Reference, digest: Digest, head: boolean): void {
-    const toKey = (of: Digest) => `${client} ${record.host}/${record.name} ${of}`
+  record(client: string, repository: Repository, reference: Reference, digest: Digest, head: boolean): void {
+    const toKey = (of: Digest) => `${client} ${repository.host}/${repository.name} ${of}`
     const now = this.#clock.monotonic()
     const findRecent = (of: Digest): RecentRequest | undefined => {
       const request = this.#recent.get(toKey(of))
@@ -220,31 +221,35 @@ export class PullTracker {
     if (reference.kind === 'tag') {
       const request: RecentRequest = { tag: reference.tag, at: now, counted: findRecent(digest)?.counted ?? false }
       this.#recent.set(toKey(digest), request)
-      if (!head) this.#count(record, digest, request)
+      if (!head) this.#count(repository, digest, request)
       return
     }
     if (head) return
     const own = findRecent(digest)
-    if (own) return this.#count(record, digest, own)
-    for (const [parent] of record.manifests.naming(digest)) {
+    if (own) return this.#count(repository, digest, own)
+    for (const parent of repository.getParents(digest)) {
       const above = findRecent(parent)
-      if (above) return this.#count(record, parent, above)
+      if (above) return this.#count(repository, parent, above)
     }
     const request: RecentRequest = { tag: undefined, at: now, counted: false }
     this.#recent.set(toKey(digest), request)
-    this.#count(record, digest, request)
+    this.#count(repository, digest, request)
   }
 
-  #count(record: RepositoryRecord, digest: Digest, request: RecentRequest): void {
-    const manifest = record.manifests.get(digest)
-    if (manifest) manifest.usedAt = this.#runningTime()
-    if (request.counted) return
-    const counter = request.tag === undefined ? manifest : record.tags.get(request.tag)
-    if (!counter) return
+  /** Records the use of the manifest, and one more pull of its tag or of itself if the request was not counted yet. */
+  #count(repository: Repository, digest: Digest, request: RecentRequest): void {
+    const { tag } = request
+    const manifest = repository.manifests.get(digest)
+    const counter = tag === undefined ? manifest : repository.tags.get(tag)
+    const counted = !request.counted && counter && { pulls: counter.pulls + 1, lastPulled: this.#clock.wall() }
+    if (manifest) {
+      const { pulls, lastPulled } = tag === undefined && counted ? counted : manifest
+      const usedAt = this.#runningTime()
+      this.#metadata.recordUse(repository, { op: 'use-manifest', digest, pulls, lastPulled, usedAt })
+    }
+    if (!counted) return
+    if (tag !== undefined) this.#metadata.recordUse(repository, { op: 'use-tag', tag, ...counted })
     request.counted = true
-    counter.pulls += 1
     this.#onPull()
-    counter.lastPulled = this.#clock.wall()
-    this.#refs.touch(record)
   }
 }

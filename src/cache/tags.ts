@@ -3,10 +3,10 @@ import { waitForFlight, SingleFlight } from '../lib/async.ts'
 import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Clock } from '../lib/time.ts'
+import type { Tag } from '../metadata/operations.ts'
 import type { Digest } from '../oci/reference.ts'
 import type { Identity } from '../oci/registry.ts'
 import type { BlobStore } from '../store/blob-store.ts'
-import type { RefStore, TagRecord } from '../store/records.ts'
 import { type ManifestHead, UpstreamError } from '../upstream/upstream.ts'
 import {
   findForCaller,
@@ -47,7 +47,6 @@ interface TagLookupOptions {
   readonly manifests: ManifestCache
   readonly heads: HeadRequests
   readonly blobs: Pick<BlobStore, 'stat'>
-  readonly refs: RefStore
   readonly policy: TagPolicy
   readonly clock: Clock
   readonly logger: Logger
@@ -61,13 +60,12 @@ export class TagLookup {
   readonly #knownHeads = new LRUCache<string, { readonly head: ManifestHead; readonly at: number }>({ max: 10_000 })
   /**
    * Holds the time when this process last revalidated a tag, monotonic ms. Not persisted, because only a running process measures
-   * time.
+   * time. A tag that is recorded again is a new object.
    */
-  readonly #checkedAt = new WeakMap<TagRecord, number>()
+  readonly #checkedAt = new WeakMap<Tag, number>()
   readonly #manifests: ManifestCache
   readonly #heads: HeadRequests
   readonly #blobs: Pick<BlobStore, 'stat'>
-  readonly #refs: RefStore
   readonly #policy: TagPolicy
   readonly #clock: Clock
   readonly #logger: Logger
@@ -76,7 +74,6 @@ export class TagLookup {
     this.#manifests = options.manifests
     this.#heads = options.heads
     this.#blobs = options.blobs
-    this.#refs = options.refs
     this.#policy = options.policy
     this.#clock = options.clock
     this.#logger = options.logger
@@ -85,7 +82,7 @@ export class TagLookup {
   /** Throws the upstream's UpstreamError when no cached digest may replace its answer. */
   async resolve(context: RequestContext, tag: string): Promise<TagResolution> {
     const policy = this.#policy
-    const known = await this.#findRecord(context, tag)
+    const known = await this.#findTag(context, tag)
     const cached = known && (await this.#isStored(context, known.digest)) ? known : undefined
     if (!cached) return this.#resolveUncached(context, tag)
 
@@ -127,22 +124,19 @@ export class TagLookup {
 
   /** Finds the digest that the upstream last confirmed, if that manifest is cached. Sends no request. */
   async findCached(context: RequestContext, tag: string): Promise<Digest | undefined> {
-    const digest = (await this.#findRecord(context, tag))?.digest
+    const digest = (await this.#findTag(context, tag))?.digest
     return digest !== undefined && (await this.#isStored(context, digest)) ? digest : undefined
   }
 
   /** Records that the upstream has just resolved the tag to this digest. */
   record(context: RequestContext, tag: string, digest: Digest, identity: Identity): void {
-    const record = context.ensure()
-    const known = record.tags.get(tag)
+    const known = context.record()?.tags.get(tag)
     const wider = known?.digest === digest ? chooseWiderIdentity(known.identity, identity) : identity
-    const entry = known ?? { digest, identity: wider, checkedAt: 0, pulls: 0, lastPulled: 0 }
-    entry.digest = digest
-    entry.identity = wider
-    entry.checkedAt = this.#clock.wall()
-    record.tags.set(tag, entry)
-    this.#checkedAt.set(entry, this.#clock.monotonic())
-    this.#refs.touch(record)
+    const { pulls, lastPulled } = known ?? { pulls: 0, lastPulled: 0 }
+    const updatedAt = this.#clock.wall()
+    context.commit([{ op: 'tag', tag, digest, identity: wider, updatedAt, pulls, lastPulled }])
+    const recorded = context.record()?.tags.get(tag)
+    if (recorded) this.#checkedAt.set(recorded, this.#clock.monotonic())
   }
 
   /** Resolves a tag that is not cached, or not for this credential. A HEAD is proxied, a GET fetches what the store lacks. */
@@ -203,7 +197,7 @@ export class TagLookup {
   }
 
   /** Sends one HEAD for a cached tag. Fetches the manifest when the digest has changed, or when no HEAD names it. */
-  async #revalidate(context: RequestContext, tag: string, cached: TagRecord): Promise<RevalidationResult> {
+  async #revalidate(context: RequestContext, tag: string, cached: Tag): Promise<RevalidationResult> {
     const identity = await context.identity()
     try {
       const result = await this.#heads.headManifest(context, { kind: 'tag', tag }, true)
@@ -231,7 +225,7 @@ export class TagLookup {
   async #recordFailure(
     context: RequestContext,
     tag: string,
-    cached: TagRecord,
+    cached: Tag,
     error: unknown,
     identity: Identity,
   ): Promise<void> {
@@ -239,17 +233,16 @@ export class TagLookup {
       { upstream: context.host, repository: context.name, tag, reason: describeFailure(error) },
       'a tag could not be confirmed',
     )
-    const record = context.record()
-    if (!record || !(error instanceof UpstreamError)) return
+    const known = context.record()
+    if (!known || !(error instanceof UpstreamError)) return
     if (mayServeStale(this.#policy.stale, error.failure)) {
       // A dead upstream costs one timeout per freshness window, not one per pull.
       this.#checkedAt.set(cached, this.#clock.monotonic())
       return
     }
     if (error.failure !== 'absent' && error.failure !== 'denied') return
-    record.tags.delete(tag)
-    if (error.failure === 'denied') revokeGrants(record, identity)
-    this.#refs.touch(record)
+    const revoked = error.failure === 'denied' ? revokeGrants(known, identity) : []
+    context.commit([{ op: 'untag', tag }, ...revoked])
   }
 
   #getFreshnessMs({ host }: RequestContext): number {
@@ -257,7 +250,7 @@ export class TagLookup {
     return freshness.byHost.get(host) ?? freshness.default
   }
 
-  #findRecord(context: RequestContext, tag: string): Promise<TagRecord | undefined> {
+  #findTag(context: RequestContext, tag: string): Promise<Tag | undefined> {
     return findForCaller(context, ({ tags }, identity) => {
       const known = tags.get(tag)
       return known && isValidFor(known, identity) ? known : undefined

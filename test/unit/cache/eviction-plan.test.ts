@@ -4,15 +4,24 @@ import {
   type EvictionRequest,
   removeReferences,
   getRemovedNames,
+  type ReferenceRemoval,
   planEviction,
 } from '../../../src/cache/eviction-plan.ts'
+import { Repositories } from '../../../src/metadata/repositories.ts'
 import type { Digest } from '../../../src/oci/reference.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
-import type { RepositoryRecord } from '../../../src/store/records.ts'
-import { addManifest, digestFor, emptyRecord, sizesOf } from '../../support/store/records.ts'
+import {
+  addManifest,
+  createTestRepository,
+  digestFor,
+  setTag,
+  sizesOf,
+  type TestRepository,
+  useManifest,
+} from '../../support/metadata.ts'
 
 interface Case {
-  records: RepositoryRecord[]
+  repositories: Repositories
   sizes: Record<string, number>
   maxSize?: number
   maxAge?: number
@@ -27,7 +36,7 @@ function planned(given: Case): { images: string[]; blobs: string[]; bytes: numbe
   const { maxSize = 0, maxAge = 0, reserveBytes = 0, needBytes = 0, now = 100 } = given
   const inUse = new Set((given.inUse ?? []).map(digestFor))
   const plan = toEnd({
-    records: given.records,
+    repositories: given.repositories.all(),
     sizes: sizesOf(given.sizes),
     limits: { maxSize, maxAge, reserveBytes, needBytes },
     now,
@@ -52,49 +61,52 @@ function toEnd(request: EvictionRequest): EvictionPlan {
 const nothing = { images: [], blobs: [], bytes: 0 }
 
 /** Returns images old (used at 10) and new (used at 20), which share a base. */
-function twoImages(): Case {
-  const record = emptyRecord()
-  addManifest(record, 'old', { tags: ['old'], blobs: ['base', 'old layer'], usedAt: 10 })
-  addManifest(record, 'new', { tags: ['new'], blobs: ['base', 'new layer'], usedAt: 20 })
-  return { records: [record], sizes: { old: 1, new: 1, base: 1000, 'old layer': 100, 'new layer': 100 } }
+function twoImages(): Case & { app: TestRepository } {
+  const repositories = new Repositories()
+  const app = createTestRepository({}, repositories)
+  addManifest(app, 'old', { tags: ['old'], blobs: ['base', 'old layer'], usedAt: 10 })
+  addManifest(app, 'new', { tags: ['new'], blobs: ['base', 'new layer'], usedAt: 20 })
+  const sizes = { old: 1, new: 1, base: 1000, 'old layer': 100, 'new layer': 100 }
+  return { repositories, app, sizes }
 }
 
 /** Adds a list of the referrers of a manifest. */
-function addList(record: RepositoryRecord, subject: string, usedAt: number): void {
+function addList(repository: TestRepository, subject: string, usedAt: number): void {
   const digest = digestFor(`list of ${subject}`)
   const page = { query: '', next: undefined, filtersApplied: undefined, isWithoutApi: false, size: 1 }
-  record.referrers.set(subject, { subject: digestFor(subject), identity: anonymousIdentity, digest, usedAt, ...page })
+  const identity = anonymousIdentity
+  repository.apply({ op: 'referrers', subject: digestFor(subject), identity, digest, usedAt, ...page })
 }
 
 describe('an eviction plan', () => {
   test('evicts a list of referrers with its image, whenever the list was requested', () => {
-    const { records, sizes } = twoImages()
-    const [record] = records as [RepositoryRecord]
-    addList(record, 'old', 90)
-    addList(record, 'new', 5)
-    const given = { records, sizes: { ...sizes, 'list of old': 7, 'list of new': 7 }, maxAge: 85 }
+    const { repositories, app, sizes } = twoImages()
+    addList(app, 'old', 90)
+    addList(app, 'new', 5)
+    const given = { repositories, sizes: { ...sizes, 'list of old': 7, 'list of new': 7 }, maxAge: 85 }
     expect(planned(given)).toEqual({
       images: ['app:old'],
       blobs: ['old', 'old layer', 'list of old'],
       bytes: 108,
     })
     const plan = toEnd({
-      records,
+      repositories: repositories.all(),
       sizes: sizesOf(given.sizes),
       limits: { maxSize: 0, maxAge: 85, reserveBytes: 0, needBytes: 0 },
       now: 100,
       isInUse: () => false,
     })
-    removeReferences(record, plan.references)
-    expect([...record.referrers.keys()]).toEqual(['new'])
+    app.apply(...removeReferences(app.current, plan.references))
+    expect([...app.current.referrers.values()].map(({ subject }) => subject)).toEqual([digestFor('new')])
   })
 
   test('evicts a list of referrers by its own age when its image has no record', () => {
-    const record = emptyRecord()
-    addList(record, 'elsewhere', 10)
-    addList(record, 'another', 50)
+    const repositories = new Repositories()
+    const app = createTestRepository({}, repositories)
+    addList(app, 'elsewhere', 10)
+    addList(app, 'another', 50)
     const sizes = { 'list of elsewhere': 7, 'list of another': 7 }
-    const given = { records: [record], sizes, maxAge: 85 }
+    const given = { repositories, sizes, maxAge: 85 }
     expect(planned(given)).toEqual({ images: [], blobs: ['list of elsewhere'], bytes: 7 })
     expect(planned({ ...given, maxAge: 0, maxSize: 13 })).toMatchObject({ blobs: ['list of elsewhere'] })
   })
@@ -102,7 +114,9 @@ describe('an eviction plan', () => {
   test('evicts nothing without limits, or within them', () => {
     expect(planned(twoImages())).toEqual(nothing)
     expect(planned({ ...twoImages(), maxSize: 1202, maxAge: 100 })).toEqual(nothing)
-    expect(planned({ records: [], sizes: {}, maxSize: 1, maxAge: 1, needBytes: 1 })).toEqual(nothing)
+    expect(planned({ repositories: new Repositories(), sizes: {}, maxSize: 1, maxAge: 1, needBytes: 1 })).toEqual(
+      nothing,
+    )
   })
 
   test('evicts the least recently used image, without the blobs that it shares with another', () => {
@@ -115,9 +129,9 @@ describe('an eviction plan', () => {
 
   test('takes the latest use of any manifest as the use of its image', () => {
     const given = twoImages()
-    addManifest(given.records[0]!, 'index', { tags: ['index'], manifests: ['old'], usedAt: 1 })
-    given.records[0]!.tags.delete('old')
-    given.records[0]!.manifests.get(digestFor('old'))!.usedAt = 30
+    addManifest(given.app, 'index', { tags: ['index'], manifests: ['old'], usedAt: 1 })
+    given.app.apply({ op: 'untag', tag: 'old' })
+    useManifest(given.app, 'old', 30)
     expect(planned({ ...given, sizes: { ...given.sizes, index: 1 }, maxSize: 1202 }).images).toEqual(['app:new'])
   })
 
@@ -133,7 +147,9 @@ describe('an eviction plan', () => {
   })
 
   test('keeps unreferenced blobs while there is room, because a new grant may reference them again', () => {
-    expect(planned({ records: [], sizes: { nobody: 50 }, maxSize: 50, maxAge: 1 })).toEqual(nothing)
+    expect(planned({ repositories: new Repositories(), sizes: { nobody: 50 }, maxSize: 50, maxAge: 1 })).toEqual(
+      nothing,
+    )
   })
 
   test('evicts blobs of the most recently pulled image, but not its record, when that image alone is too large', () => {
@@ -155,7 +171,9 @@ describe('an eviction plan', () => {
     })
     const all = Object.keys(twoImages().sizes)
     expect(planned({ ...twoImages(), maxSize: 1, maxAge: 1, inUse: all })).toEqual(nothing)
-    expect(planned({ records: [], sizes: { nobody: 50 }, maxSize: 1, inUse: ['nobody'] })).toEqual(nothing)
+    expect(planned({ repositories: new Repositories(), sizes: { nobody: 50 }, maxSize: 1, inUse: ['nobody'] })).toEqual(
+      nothing,
+    )
   })
 
   test('evicts unused blobs of images in use at last, least recently used and largest first', () => {
@@ -201,10 +219,10 @@ describe('an eviction plan', () => {
 
   test('evicts a blob with a grant of its own by age, and only with its last reference', () => {
     const given = twoImages()
-    const other = emptyRecord('library/other')
-    other.blobs.set(digestFor('alone'), { size: 7, identity: anonymousIdentity, usedAt: 5 })
-    other.blobs.set(digestFor('old layer'), { size: 7, identity: anonymousIdentity, usedAt: 15 })
-    given.records.push(other)
+    const other = createTestRepository({ name: 'library/other' }, given.repositories)
+    const blob = { op: 'blob', size: 7, identity: anonymousIdentity } as const
+    other.apply({ ...blob, digest: digestFor('alone'), usedAt: 5 })
+    other.apply({ ...blob, digest: digestFor('old layer'), usedAt: 15 })
     given.sizes['alone'] = 7
     expect(planned({ ...given, needBytes: 1 })).toEqual({ images: [], blobs: ['alone'], bytes: 7 })
     expect(planned({ ...given, needBytes: 8 })).toEqual({ images: ['app:old'], blobs: ['alone', 'old'], bytes: 8 })
@@ -213,9 +231,8 @@ describe('an eviction plan', () => {
 
   test('keeps a blob that another repository or upstream references', () => {
     const given = twoImages()
-    const other = emptyRecord('library/app', 'ghcr.io')
+    const other = createTestRepository({ host: 'ghcr.io' }, given.repositories)
     addManifest(other, 'old', { tags: ['v1'], blobs: ['base', 'old layer'], usedAt: 50 })
-    given.records.push(other)
     expect(planned({ ...given, maxAge: 60 })).toEqual({
       images: ['app:old', 'app:new'],
       blobs: ['new', 'new layer'],
@@ -232,16 +249,16 @@ describe('an eviction plan', () => {
 
 describe("the removal of an image's references", () => {
   test('removes its tags, its manifest, and the child manifests that no other image names', () => {
-    const record = emptyRecord()
-    addManifest(record, 'gone', { tags: ['v1', 'v2'], manifests: ['shared', 'own', 'tagged'], usedAt: 1 })
-    addManifest(record, 'kept', { tags: ['v3'], manifests: ['shared'], usedAt: 50 })
-    addManifest(record, 'shared', {})
-    addManifest(record, 'own', { manifests: ['below'] })
-    addManifest(record, 'below', {})
-    addManifest(record, 'tagged', { tags: ['child'], usedAt: 50 })
-    addManifest(record, 'single', { usedAt: 50 })
+    const repository = createTestRepository()
+    addManifest(repository, 'gone', { tags: ['v1', 'v2'], manifests: ['shared', 'own', 'tagged'], usedAt: 1 })
+    addManifest(repository, 'kept', { tags: ['v3'], manifests: ['shared'], usedAt: 50 })
+    addManifest(repository, 'shared', {})
+    addManifest(repository, 'own', { manifests: ['below'] })
+    addManifest(repository, 'below', {})
+    addManifest(repository, 'tagged', { tags: ['child'], usedAt: 50 })
+    addManifest(repository, 'single', { usedAt: 50 })
     const plan = toEnd({
-      records: [record],
+      repositories: [repository.current],
       sizes: sizesOf({ gone: 1 }),
       limits: { maxSize: 0, maxAge: 45, reserveBytes: 0, needBytes: 0 },
       now: 51,
@@ -249,36 +266,35 @@ describe("the removal of an image's references", () => {
     })
     // Keeps the image, because it has the latest use of its children.
     expect(plan.references).toEqual([])
-    record.manifests.get(digestFor('tagged'))!.usedAt = 1
+    useManifest(repository, 'tagged', 1)
     const { references: removals } = toEnd({
-      records: [record],
+      repositories: [repository.current],
       sizes: sizesOf({ gone: 1 }),
       limits: { maxSize: 0, maxAge: 45, reserveBytes: 0, needBytes: 0 },
       now: 51,
       isInUse: () => false,
     })
-    removeReferences(
-      record,
-      removals.filter(({ reference }) => reference.digest === digestFor('gone')),
+    const isGone = ({ reference }: ReferenceRemoval) => reference.digest === digestFor('gone')
+    repository.apply(...removeReferences(repository.current, removals.filter(isGone)))
+    expect([...repository.current.tags.keys()].toSorted()).toEqual(['child', 'v3'])
+    expect(new Set(repository.current.manifests.keys())).toEqual(
+      new Set(['kept', 'shared', 'tagged', 'single'].map(digestFor)),
     )
-    expect([...record.tags.keys()].toSorted()).toEqual(['child', 'v3'])
-    expect(new Set(record.manifests.keys())).toEqual(new Set(['kept', 'shared', 'tagged', 'single'].map(digestFor)))
   })
 
   test('keeps an image that was tagged again meanwhile', () => {
-    const record = emptyRecord()
-    addManifest(record, 'image', { tags: ['v1'], usedAt: 1 })
+    const repository = createTestRepository()
+    addManifest(repository, 'image', { tags: ['v1'], usedAt: 1 })
     const { references: removals } = toEnd({
-      records: [record],
+      repositories: [repository.current],
       sizes: sizesOf({ image: 1 }),
       limits: { maxSize: 0, maxAge: 1, reserveBytes: 0, needBytes: 0 },
       now: 51,
       isInUse: () => false,
     })
-    record.tags.set('v2', { ...record.tags.get('v1')! })
-    record.tags.set('v1', { ...record.tags.get('v1')!, digest: digestFor('other') })
-    removeReferences(record, removals)
-    expect([...record.tags.keys()]).toEqual(['v1', 'v2'])
-    expect(record.manifests.has(digestFor('image'))).toBe(true)
+    repository.apply(setTag('v2', digestFor('image')), setTag('v1', digestFor('other')))
+    repository.apply(...removeReferences(repository.current, removals))
+    expect([...repository.current.tags.keys()]).toEqual(['v1', 'v2'])
+    expect(repository.current.manifests.has(digestFor('image'))).toBe(true)
   })
 })

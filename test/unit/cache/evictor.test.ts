@@ -6,14 +6,29 @@ import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { computeDigest, type Digest } from '../../../src/oci/reference.ts'
 import type { Store } from '../../../src/store/open-store.ts'
-import type { RepositoryRecord } from '../../../src/store/records.ts'
 import { Evictor, type EvictorOptions } from '../../../src/cache/evictor.ts'
-import { addManifest, digestFor } from '../../support/store/records.ts'
+import type { MetadataStore } from '../../../src/metadata/metadata-store.ts'
+import {
+  addManifest,
+  createMemoryMetadata,
+  createTestRepository,
+  digestFor,
+  setTag,
+  type TestRepository,
+  useManifest,
+} from '../../support/metadata.ts'
 import { bytesOf, openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
 
 const noLimits = { maxSize: 0, maxAge: 0, minFree: 0 }
 
-function createTestEvictor(store: Store, options: Partial<EvictorOptions> = {}): Evictor {
+type StoreWithMetadata = Omit<Store, 'metadata'> & { readonly metadata: MetadataStore }
+
+/** Opens a store whose metadata are in memory. */
+async function openStoreWithMetadata(): Promise<StoreWithMetadata> {
+  return { ...(await openTestStore(await temporaryFolder())), metadata: await createMemoryMetadata() }
+}
+
+function createTestEvictor(store: StoreWithMetadata, options: Partial<EvictorOptions> = {}): Evictor {
   const evictor = new Evictor({
     store,
     limits: noLimits,
@@ -27,25 +42,29 @@ function createTestEvictor(store: Store, options: Partial<EvictorOptions> = {}):
 }
 
 /** Stores images old (used at 1), middle (2) and new (3). Each has a manifest and a blob; all share a base. */
-async function threeImages(): Promise<{ store: Store; record: RepositoryRecord; own: Digest[]; base: Digest }> {
-  const store = await openTestStore(await temporaryFolder())
-  const record = store.refs.ensure('docker.io', 'library/app')
+async function threeImages(): Promise<{
+  store: StoreWithMetadata
+  repository: TestRepository
+  own: Digest[]
+  base: Digest
+}> {
+  const store = await openStoreWithMetadata()
+  const repository = createTestRepository({}, store.metadata)
   const base = await putText(store, 'base')
   const own: Digest[] = []
   for (const [at, name] of ['old', 'middle', 'new'].entries()) {
     await putText(store, name)
     own.push(await putText(store, `${name} blob`))
-    addManifest(record, name, { tags: [name], blobs: ['base', `${name} blob`], usedAt: at + 1 })
+    addManifest(repository, name, { tags: [name], blobs: ['base', `${name} blob`], usedAt: at + 1 })
   }
-  store.refs.touch(record)
-  return { store, record, own, base }
+  return { store, repository, own, base }
 }
 
 const total = 'baseoldold blobmiddlemiddle blobnewnew blob'.length
 
 describe('a removal that the disk refuses', () => {
   test.each(['rm', 'prune'])('fails with the reason and keeps all image records (%s)', async (how) => {
-    const { store, record } = await threeImages()
+    const { store, repository } = await threeImages()
     const evictor = createTestEvictor(store, { limits: { ...noLimits, maxSize: 1 } })
     // Replaces the folder by a file, so that writes fail even for root.
     await rm(store.layout.temporary, { recursive: true })
@@ -55,7 +74,7 @@ describe('a removal that the disk refuses', () => {
         ? evictor.remove(['docker.io/library/app:old'], false)
         : evictor.evict({ dryRun: false, isManual: true })
     await expect(asked).rejects.toMatchObject({ code: 'EACCES' })
-    expect([...record.tags.keys()]).toEqual(['old', 'middle', 'new'])
+    expect([...repository.current.tags.keys()]).toEqual(['old', 'middle', 'new'])
     expect(store.blobs.usage.bytes).toBe(total)
   })
 
@@ -80,29 +99,28 @@ describe('a removal that the disk refuses', () => {
 
 describe('an eviction', () => {
   test('removes the least recently used image, its record before its blobs, and reports it', async () => {
-    const { store, record, own, base } = await threeImages()
+    const { store, repository, own, base } = await threeImages()
     const evictor = createTestEvictor(store, { limits: { ...noLimits, maxSize: total - 1 } })
     const expected = { images: ['docker.io/library/app:old'], blobs: 2, bytes: 'oldold blob'.length, unknown: [] }
     expect(await evictor.evict({ dryRun: true })).toEqual(expected)
     expect(store.blobs.usage.bytes).toBe(total)
     expect(await evictor.evict({ dryRun: false })).toEqual(expected)
     expect(store.blobs.usage.bytes).toBe(total - expected.bytes)
-    expect([...record.tags.keys()]).toEqual(['middle', 'new'])
+    expect([...repository.current.tags.keys()]).toEqual(['middle', 'new'])
     expect(await openText(store, own[0]!)).toBeUndefined()
     expect(await openText(store, base)).toBe('base')
     expect(await evictor.evict({ dryRun: false })).toEqual({ images: [], blobs: 0, bytes: 0, unknown: [] })
   })
 
   test('spares an image that is pulled between plan and removal', async () => {
-    const { store, record } = await threeImages()
+    const { store, repository } = await threeImages()
     store.runningClock.now = () => 1000
     const evictor = createTestEvictor(store, {
       limits: { ...noLimits, maxAge: 10 },
       isInUse: (digest) => {
         // Uses the oldest image when the plan checks the newest one, after it has decided on the oldest.
         if (digest === digestFor('new')) {
-          record.manifests.get(digestFor('old'))!.usedAt = 999
-          store.refs.touch(record)
+          useManifest(repository, 'old', 999)
         }
         return false
       },
@@ -120,9 +138,8 @@ describe('an eviction', () => {
       limits: { ...noLimits, maxAge: 10 },
       isInUse: (digest) => {
         if (digest === digestFor('new')) {
-          const other = store.refs.ensure('ghcr.io', 'other')
+          const other = createTestRepository({ host: 'ghcr.io', name: 'other' }, store.metadata)
           addManifest(other, 'other', { blobs: ['old blob'], usedAt: 1000 })
-          store.refs.touch(other)
         }
         return false
       },
@@ -238,14 +255,14 @@ describe('an eviction', () => {
   })
 
   test('of many blobs lets other tasks run in between', async () => {
-    const store = await openTestStore(await temporaryFolder())
+    const store = await openStoreWithMetadata()
     await store.blobs.ready
     const sizes = store.blobs.sizes as Map<Digest, number>
     for (let repository = 0; repository < 100; repository++) {
-      const record = store.refs.ensure('docker.io', `app${repository}`)
+      const app = createTestRepository({ name: `app${repository}` }, store.metadata)
       for (let image = 0; image < 100; image++) {
         const names = Array.from({ length: 10 }, (_, layer) => `${repository}/${image}/${layer}`)
-        addManifest(record, `${repository}/${image}`, { tags: [`v${image}`], blobs: names, usedAt: image })
+        addManifest(app, `${repository}/${image}`, { tags: [`v${image}`], blobs: names, usedAt: image })
         for (const name of names) sizes.set(digestFor(name), 1)
       }
     }
@@ -258,7 +275,6 @@ describe('an eviction', () => {
     expect(removal.blobs).toBe(50_000)
     // Does not depend on the machine's speed: without pauses the callback would run once, at the end.
     expect(delay.count).toBeGreaterThan(3)
-    for (const record of store.refs.all()) record.manifests.clear()
   })
 })
 
@@ -292,8 +308,8 @@ describe('a removal by name', () => {
   })
 
   test('removes one of two tags, and keeps the image for the other', async () => {
-    const { store, record } = await threeImages()
-    record.tags.set('also', { ...record.tags.get('old')! })
+    const { store, repository } = await threeImages()
+    repository.apply(setTag('also', digestFor('old')))
     const evictor = createTestEvictor(store)
     expect(await evictor.remove(['docker.io/library/app:old'], false)).toEqual({
       images: ['docker.io/library/app:old'],
@@ -301,7 +317,7 @@ describe('a removal by name', () => {
       bytes: 0,
       unknown: [],
     })
-    expect(record.tags.has('also')).toBe(true)
+    expect(repository.current.tags.has('also')).toBe(true)
     expect((await evictor.remove(['docker.io/library/app:also'], false)).blobs).toBe(2)
   })
 
@@ -314,10 +330,10 @@ describe('a removal by name', () => {
   })
 
   test('removes the record of an image in use, and keeps its blobs while they are in use', async () => {
-    const { store, record } = await threeImages()
+    const { store, repository } = await threeImages()
     const evictor = createTestEvictor(store, { isInUse: (digest) => digest === digestFor('old blob') })
     expect((await evictor.remove(['docker.io/library/app:old'], false)).blobs).toBe(1)
-    expect(record.tags.has('old')).toBe(false)
+    expect(repository.current.tags.has('old')).toBe(false)
     expect(await openText(store, digestFor('old blob'))).toBe('old blob')
   })
 })

@@ -8,7 +8,7 @@ import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import type { Download } from '../../../src/cache/download.ts'
 import type { RequestContext } from '../../../src/cache/grants.ts'
 import { Prefetcher } from '../../../src/cache/prefetch.ts'
-import { ManifestRecords, type RepositoryRecord } from '../../../src/store/records.ts'
+import { createTestRepository, setManifest } from '../../support/metadata.ts'
 
 const digests = Array.from({ length: 6 }, (_, at) => computeDigest(Buffer.from(`layer ${at}`)))
 const manifest = computeDigest(Buffer.from('manifest'))
@@ -17,20 +17,11 @@ const manifest = computeDigest(Buffer.from('manifest'))
 function place(): RequestContext {
   const mediaType = 'application/vnd.oci.image.layer.v1.tar+gzip'
   const links = digests.map((digest) => ({ kind: 'blob' as const, mediaType, digest, size: 1 }))
-  const known = { mediaType: '', size: 1, identity: anonymousIdentity, links, pulls: 0, lastPulled: 0, usedAt: 0 }
-  const manifests = new ManifestRecords([[manifest, known]])
-  const record: RepositoryRecord = {
-    host: 'a',
-    name: 'b',
-    tags: new Map(),
-    manifests,
-    blobs: new Map(),
-    referrers: new Map(),
-  }
+  const repository = createTestRepository({ host: 'a', name: 'b' })
+  repository.apply(setManifest(manifest, { links }))
   const caller = { access: 'anonymous' as const, client: 'c', noCache: false, head: false, part: false }
   // Omits the upstream, because prefetching does not use it.
   const upstream = undefined as unknown as RequestContext['upstream']
-  const here = () => record
   return {
     host: 'a',
     name: 'b',
@@ -39,8 +30,8 @@ function place(): RequestContext {
     identity: async () => anonymousIdentity,
     access: async () => 'anonymous' as const,
     throwIfRefused: async () => {},
-    record: here,
-    ensure: here,
+    record: () => repository.current,
+    commit: (operations) => repository.apply(...operations),
   }
 }
 

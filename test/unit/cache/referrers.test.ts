@@ -8,6 +8,7 @@ import { ReferrersCache } from '../../../src/cache/referrers.ts'
 import type { Store } from '../../../src/store/open-store.ts'
 import { Evictor } from '../../../src/cache/evictor.ts'
 import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
+import { addManifest, createMemoryMetadata, createTestRepository } from '../../support/metadata.ts'
 import { withStore } from '../../support/temporary-store.ts'
 
 const caller = { access: 'anonymous', client: 'a test', noCache: false, head: false, part: false } as const
@@ -30,7 +31,8 @@ function listOf(number: number): Uint8Array<ArrayBuffer> {
 }
 
 /** Sets up a cache that has all lists, and whose upstream is down. Counts the reads from disk. */
-async function setUp({ blobs, refs }: Store, { patience = 10_000, hasApi = true } = {}) {
+async function setUp({ blobs }: Store, { patience = 10_000, hasApi = true } = {}) {
+  const metadata = await createMemoryMetadata()
   const state: { isDown: boolean; held?: Promise<void> } = { isDown: false }
   const numbers = Array.from({ length: lists }, (_, number) => number)
   const upstream = {
@@ -60,7 +62,6 @@ async function setUp({ blobs, refs }: Store, { patience = 10_000, hasApi = true 
   })
   const cache = new ReferrersCache({
     blobs: counted,
-    refs,
     makeRoom: async () => {},
     onStored: () => {},
     runningTime: () => 0,
@@ -74,12 +75,12 @@ async function setUp({ blobs, refs }: Store, { patience = 10_000, hasApi = true 
   })
   const identities = new Identities()
   const ask = (number: number, query = '') =>
-    cache.list(createRequestContext(refs, upstream, 'app', caller, identities), subjectOf(number), query)
-  // Creates the record, because without the API an empty list is stored only if the repository has a record.
-  refs.ensure('registry.example', 'app')
+    cache.list(createRequestContext(metadata, upstream, 'app', caller, identities), subjectOf(number), query)
+  // Records a manifest, because without the API an empty list is stored only if anything is recorded of the repository.
+  addManifest(createTestRepository({ host: 'registry.example', name: 'app' }, metadata), 'known', {})
   for (const number of numbers) await ask(number)
   state.isDown = true
-  return { state, reads, ask, numbers }
+  return { state, reads, ask, numbers, metadata }
 }
 
 test.each([
@@ -115,9 +116,8 @@ test.each([
   'a list of referrers that is removed during a request to its upstream (%s) is not stored again',
   async (_, hasApi) => {
     await withStore(async (store) => {
-      const { state, ask } = await setUp(store, { patience: 0, hasApi })
-      const kept = () =>
-        [...store.refs.get('registry.example', 'app')!.referrers.values()].map(({ subject }) => subject)
+      const { state, ask, metadata } = await setUp(store, { patience: 0, hasApi })
+      const kept = () => [...metadata.get('registry.example', 'app')!.referrers.values()].map(({ subject }) => subject)
       expect(kept()).toContain(subjectOf(3))
       let letGo = () => {}
       state.held = new Promise((resolve) => (letGo = resolve))
@@ -125,7 +125,8 @@ test.each([
       expect((await ask(3)).provenance.outcome).toBe('stale')
 
       const limits = { maxSize: 0, maxAge: 0, minFree: 0 }
-      const evictor = new Evictor({ store, limits, isInUse: () => false, logger: silentLogger, clock: systemClock })
+      const options = { limits, isInUse: () => false, logger: silentLogger, clock: systemClock }
+      const evictor = new Evictor({ store: { ...store, metadata }, ...options })
       await evictor.remove([subjectOf(3)], false)
       await evictor.close()
       expect(kept()).not.toContain(subjectOf(3))

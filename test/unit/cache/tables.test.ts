@@ -8,7 +8,13 @@ import { type ManifestOutline, outlineManifest } from '../../../src/oci/content.
 import { type Digest, computeDigest } from '../../../src/oci/reference.ts'
 import { paginate, createReferrersIndex, toReferrersTag } from '../../../src/oci/lists.ts'
 import { anonymousIdentity, parseIdentity } from '../../../src/oci/registry.ts'
-import { type ManifestRecord, ManifestRecords, type RepositoryRecord } from '../../../src/store/records.ts'
+import {
+  createMemoryMetadata,
+  createTestRepository,
+  setManifest,
+  setTag,
+  type TestRepository,
+} from '../../support/metadata.ts'
 
 const digests = ['a', 'b', 'c', 'd'].map((text) => computeDigest(Buffer.from(text))) as [Digest, Digest, Digest, Digest]
 const bytesOf = (value: unknown) => Buffer.from(typeof value === 'string' ? value : JSON.stringify(value))
@@ -124,24 +130,12 @@ describe('a page of a list', () => {
   })
 })
 
-function recordOf(manifests: [Digest, Partial<ManifestRecord>][]): RepositoryRecord {
-  const blank = {
-    mediaType: 'm/t',
-    size: 1,
-    identity: anonymousIdentity,
-    links: [],
-    pulls: 0,
-    lastPulled: 0,
-    usedAt: 0,
-  }
-  return {
-    host: 'r.example',
-    name: 'app',
-    tags: new Map(),
-    manifests: new ManifestRecords(manifests.map(([digest, rest]) => [digest, { ...blank, ...rest }])),
-    blobs: new Map(),
-    referrers: new Map(),
-  }
+type ManifestOptions = NonNullable<Parameters<typeof setManifest>[1]>
+
+function repositoryOf(manifests: [Digest, ManifestOptions][]): TestRepository {
+  const repository = createTestRepository({ host: 'r.example', name: 'app' })
+  repository.apply(...manifests.map(([digest, rest]) => setManifest(digest, { mediaType: 'm/t', ...rest })))
+  return repository
 }
 
 describe('a grant', () => {
@@ -149,46 +143,20 @@ describe('a grant', () => {
   const link = (digest: Digest, mediaType = 'l/t') => ({ kind: 'blob' as const, digest, size: 7, mediaType })
 
   test('follows from a manifest that names the content, for the identity of that manifest', () => {
-    const record = recordOf([[digests[0], { identity: me, links: [link(digests[1])] }]])
-    expect(findGrant(record, digests[1], me)).toMatchObject({ size: 7 })
-    expect(findGrant(record, digests[0], me)).toMatchObject({ mediaType: 'm/t' })
-    expect(findGrant(record, digests[1], anonymousIdentity)).toBeUndefined()
-    expect(findGrant(record, digests[2], me)).toBeUndefined()
+    const { current: repository } = repositoryOf([[digests[0], { identity: me, links: [link(digests[1])] }]])
+    expect(findGrant(repository, digests[1], me)).toMatchObject({ size: 7 })
+    expect(findGrant(repository, digests[0], me)).toMatchObject({ mediaType: 'm/t' })
+    expect(findGrant(repository, digests[1], anonymousIdentity)).toBeUndefined()
+    expect(findGrant(repository, digests[2], me)).toBeUndefined()
     expect(findGrant(undefined, digests[1], me)).toBeUndefined()
   })
 
   test('does not follow from a manifest that names a foreign layer', async () => {
     const foreign = link(digests[1], 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip')
     const outline = await outlineManifest(bytesOf({ schemaVersion: 2, layers: [foreign, link(digests[2])] }), '')
-    const record = recordOf([[digests[0], { links: (outline as ManifestOutline).links }]])
-    expect(findGrant(record, digests[1], anonymousIdentity)).toBeUndefined()
-    expect(findGrant(record, digests[2], anonymousIdentity)).toMatchObject({ size: 7 })
-  })
-
-  test('is found by the digest, without a look at the manifests that do not name it', () => {
-    let looked = 0
-    const others = Array.from({ length: 1000 }, (_, at): [Digest, Partial<ManifestRecord>] => {
-      const link = {
-        kind: 'blob' as const,
-        mediaType: 'l/t',
-        size: 1,
-        digest: computeDigest(Buffer.from(`layer ${at}`)),
-      }
-      return [computeDigest(Buffer.from(`manifest ${at}`)), { links: [link] }]
-    })
-    const record = recordOf([
-      ...others,
-      [digests[0], { links: [{ kind: 'blob', digest: digests[1], size: 7, mediaType: 'l/t' }] }],
-    ])
-    for (const manifest of record.manifests.values()) {
-      const { links } = manifest
-      Object.defineProperty(manifest, 'links', { get: () => ((looked += 1), links) })
-    }
-    expect(findGrant(record, digests[1], anonymousIdentity)).toMatchObject({ size: 7 })
-    expect(findGrant(record, digests[2], anonymousIdentity)).toBeUndefined()
-    expect(looked).toBe(1)
-    record.manifests.delete(digests[0])
-    expect(findGrant(record, digests[1], anonymousIdentity)).toBeUndefined()
+    const { current: repository } = repositoryOf([[digests[0], { links: (outline as ManifestOutline).links }]])
+    expect(findGrant(repository, digests[1], anonymousIdentity)).toBeUndefined()
+    expect(findGrant(repository, digests[2], anonymousIdentity)).toMatchObject({ size: 7 })
   })
 
   test('stays anonymous when a credential gets the same grant', () => {
@@ -198,46 +166,48 @@ describe('a grant', () => {
   })
 
   test('is revoked for one identity only', () => {
-    const record = recordOf([
+    const repository = repositoryOf([
       [digests[0], { identity: me }],
       [digests[1], { identity: anonymousIdentity }],
     ])
-    expect(revokeGrants(record, me)).toBe(true)
-    expect([...record.manifests.keys()]).toEqual([digests[1]])
-    expect(revokeGrants(record, anonymousIdentity)).toBe(false)
+    repository.apply(setTag('mine', digests[0], { identity: me }), setTag('public', digests[1]))
+    repository.apply({ op: 'blob', digest: digests[2], size: 1, identity: me, usedAt: 0 })
+    repository.apply(...revokeGrants(repository.current, me))
+    const { tags, manifests, blobs } = repository.current
+    expect([...tags.keys(), ...manifests.keys(), ...blobs.keys()]).toEqual(['public', digests[1]])
+    expect(revokeGrants(repository.current, anonymousIdentity)).toEqual([])
   })
 })
 
 describe('the pull counter', () => {
-  function tracked() {
+  async function tracked() {
     let now = 0
-    const record = recordOf([
-      [digests[0], { links: [{ kind: 'manifest', digest: digests[1], size: 1, mediaType: 'm/t' }] }],
-      [digests[1], {}],
-    ])
-    const tag = { digest: digests[0], identity: anonymousIdentity, checkedAt: 0, pulls: 0, lastPulled: 0 }
-    record.tags.set('1', tag)
+    const metadata = await createMemoryMetadata()
+    const repository = createTestRepository({ host: 'r.example', name: 'app' }, metadata)
+    const link = { kind: 'manifest' as const, digest: digests[1], size: 1, mediaType: 'm/t' }
+    repository.apply(setManifest(digests[0], { links: [link] }), setManifest(digests[1]), setTag('1', digests[0]))
+    const { current } = repository
     const clock = { ...systemClock, monotonic: () => now }
-    const tracker = new PullTracker({ touch() {} }, clock, () => 42)
-    const byTag = (head: boolean) => tracker.record('c', record, { kind: 'tag', tag: '1' }, digests[0], head)
+    const tracker = new PullTracker(metadata, clock, () => 42)
+    const byTag = (head: boolean) => tracker.record('c', current, { kind: 'tag', tag: '1' }, digests[0], head)
     const byDigest = (digest: Digest, client = 'c') =>
-      tracker.record(client, record, { kind: 'digest', digest }, digest, false)
-    return { record, tag, byTag, byDigest, wait: (ms: number) => (now += ms) }
+      tracker.record(client, current, { kind: 'digest', digest }, digest, false)
+    return { repository: current, tag: current.tags.get('1')!, byTag, byDigest, wait: (ms: number) => (now += ms) }
   }
 
-  test("counts containerd's HEAD, index and manifest as one pull", () => {
-    const { tag, byTag, byDigest, record } = tracked()
+  test("counts containerd's HEAD, index and manifest as one pull", async () => {
+    const { tag, byTag, byDigest, repository } = await tracked()
     byTag(true)
     expect(tag.pulls).toBe(0)
     byDigest(digests[0])
     byDigest(digests[1])
     expect(tag.pulls).toBe(1)
-    expect(record.manifests.get(digests[0])!.usedAt).toBe(42)
-    expect(record.manifests.get(digests[1])!.pulls).toBe(0)
+    expect(repository.manifests.get(digests[0])!.usedAt).toBe(42)
+    expect(repository.manifests.get(digests[1])!.pulls).toBe(0)
   })
 
-  test("counts podman's GETs by tag and by digest as one pull, and later ones as a second pull", () => {
-    const { tag, byTag, byDigest, wait } = tracked()
+  test("counts podman's GETs by tag and by digest as one pull, and later ones as a second pull", async () => {
+    const { tag, byTag, byDigest, wait } = await tracked()
     byTag(false)
     byDigest(digests[1])
     expect(tag.pulls).toBe(1)
@@ -246,21 +216,21 @@ describe('the pull counter', () => {
     expect(tag.pulls).toBe(2)
   })
 
-  test('does not count polling with HEAD, and does not protect its image from eviction', () => {
-    const { tag, byTag, record } = tracked()
+  test('does not count polling with HEAD, and does not protect its image from eviction', async () => {
+    const { tag, byTag, repository } = await tracked()
     byTag(true)
     byTag(true)
     expect(tag.pulls).toBe(0)
-    expect(record.manifests.get(digests[0])!.usedAt).toBe(0)
+    expect(repository.manifests.get(digests[0])!.usedAt).toBe(0)
   })
 
-  test('counts a pull by digest and of its platform manifest once, for the digest', () => {
-    const { tag, byDigest, record } = tracked()
+  test('counts a pull by digest and of its platform manifest once, for the digest', async () => {
+    const { tag, byDigest, repository } = await tracked()
     byDigest(digests[0], 'other')
     byDigest(digests[1], 'other')
     expect(tag.pulls).toBe(0)
-    expect(record.manifests.get(digests[0])!.pulls).toBe(1)
-    expect(record.manifests.get(digests[1])!.pulls).toBe(0)
+    expect(repository.manifests.get(digests[0])!.pulls).toBe(1)
+    expect(repository.manifests.get(digests[1])!.pulls).toBe(0)
   })
 })
 
