@@ -24,7 +24,8 @@ export interface LogDamage {
 }
 
 export interface LogReader {
-  onLine(line: LogLine): void
+  /** `path` names the file of the line. */
+  onLine(line: LogLine, path: string): void
   onDamage(damage: LogDamage): void
   /** Is called after each chunk of the files. */
   pause(): Promise<void>
@@ -60,7 +61,7 @@ function parseLine(bytes: Buffer): { readonly line: LogLine; readonly end: numbe
  * Reads the lines of a file in chunks. A line whose line feed is damaged is still found by its length. Returns the position behind the last
  * line feed: a crash may leave a part of a line behind it, which was never acknowledged.
  */
-async function readLines(path: string, reader: LogReader): Promise<number> {
+export async function readLines(path: string, reader: LogReader): Promise<number> {
   const onLine = (bytes: Buffer) => {
     for (let rest = bytes; rest.length > 0;) {
       const parsed = parseLine(rest)

@@ -3,6 +3,7 @@ import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, logFailure, runLater } from '../lib/time.ts'
 import type { Digest } from '../oci/reference.ts'
+import { writeDamage } from './damage.ts'
 import { formatLine, type LogDamage, MetadataLog } from './log.ts'
 import { formatOperations, type Operation } from './operations.ts'
 import { Repositories, type Repository, toOperations } from './repositories.ts'
@@ -100,6 +101,7 @@ export class MetadataStore implements Metadata {
   #isWriting = false
   #checkpointing: Promise<void> | undefined
   #needsCheckpoint = false
+  #hasUnkeptDamage = false
   #cancelWrite: (() => void) | undefined
   #cancelUses: (() => void) | undefined
   readonly #closing = new AbortController()
@@ -113,6 +115,11 @@ export class MetadataStore implements Metadata {
     if (options.isReadOnly) return
     this.#limitWeight()
     if (this.#isCheckpointDue) void this.#startWrite()
+  }
+
+  /** Is true while the damaged lines could not be copied. They stay in the log until they are. */
+  get hasUnkeptDamage(): boolean {
+    return this.#hasUnkeptDamage
   }
 
   get sequence(): number {
