@@ -1,7 +1,8 @@
 import { type Digest, getDigestAlgorithm, getDigestHex } from '../oci/reference.ts'
-import { ManifestMarker, getRemovedImageNames, StoredLinks } from './images.ts'
-import type { PushedStore } from './repositories.ts'
-import { withChanges, copyRepository, type PushedChange, type PushedRepository } from './repository.ts'
+import type { Operation } from '../metadata/operations.ts'
+import { Repositories, toOperations } from '../metadata/repositories.ts'
+import { findRemovedImages, ManifestMarker, StoredLinks } from './images.ts'
+import type { PushedRepository, PushedStore } from './repositories.ts'
 
 /** Matches tags for signatures and lists of referrers, for registries without the referrers API. */
 const attachedTagPattern = /^sha(?:256|512)-[0-9a-f]{64}/
@@ -14,8 +15,8 @@ export interface GarbageOptions {
   /** Collects manifests that no tag leads to as well. */
   readonly untagged: boolean
   readonly dryRun: boolean
-  /** Holds the changes that would be made before, by repository; for a dry run. */
-  readonly pendingChanges?: ReadonlyMap<string, readonly PushedChange[]>
+  /** Holds the operations that would be committed before, by repository; for a dry run. */
+  readonly pendingOperations?: ReadonlyMap<string, readonly Operation[]>
 }
 
 /** Reports the removed content; of a dry run, the content that would be removed. */
@@ -30,7 +31,7 @@ interface CollectedGarbage {
 /**
  * Removes unreferenced content: from each repository the blobs that no manifest names, then from the disk the bytes that no
  * repository holds. It runs concurrently with pushes: content that is claimed, or was requested within the grace, stays. Nothing
- * is removed from the disk while a damaged journal is in quarantine, because that journal may reference any of it. A repository
+ * is removed from the disk while a damaged record is in quarantine, because that record may reference any of it. A repository
  * is skipped while one of its manifests cannot be read.
  */
 export async function collectGarbage(
@@ -40,47 +41,82 @@ export async function collectGarbage(
 ): Promise<CollectedGarbage> {
   await store.blobs.ready
   const { repositories } = store
-  await repositories.findCopies()
+  await repositories.findDamage()
   const images: string[] = []
   let manifests = 0
-  /** Holds the content that the plans leave: one lookup per blob instead of one per blob and repository. */
-  const stillHeld = new Set<Digest>()
+  const dryRun = options.dryRun ? new RemovalPreview() : undefined
   for (const current of repositories.all()) {
-    const repository = withChanges(current, options.pendingChanges?.get(current.name) ?? [])
+    const { name } = current
+    const pending = options.pendingOperations?.get(name) ?? []
+    dryRun?.add(name, pending)
+    const repository = withOperations(current, pending)
+    if (!repository) continue
     const planning: PlanOptions = {
       ...options,
       links,
       now: () => store.runningClock.now(),
       isClaimed: (digest) => repositories.isClaimed(digest),
     }
-    const { changes, before } = await planGarbage(repository, planning, async (planned) => {
-      const found = { changes: planned, before: planned.length === 0 ? repository : copyRepository(repository) }
-      if (!options.dryRun && planned.length > 0) await repositories.commit(repository.name, planned)
+    const { operations, readNames } = await planGarbage(repository, planning, async (planned) => {
+      const found = { operations: planned, readNames: findRemovedImages(repository, planned) }
+      if (!dryRun) await repositories.commit(name, planned)
       return found
     })
-    const removed = new Set<Digest>()
-    for (const change of changes) {
-      if (!('digest' in change)) continue
-      removed.add(change.digest)
-      if (change.op === 'drop-manifest') manifests += 1
-    }
-    images.push(...(await getRemovedImageNames(before, changes, links)))
-    for (const held of [before.blobs, before.manifests])
-      for (const digest of held.keys()) if (!removed.has(digest)) stillHeld.add(digest)
+    dryRun?.add(name, operations)
+    for (const { op } of operations) if (op === 'drop-manifest') manifests += 1
+    images.push(...(await readNames(links)))
   }
   let blobs = 0
   let bytes = 0
   if (repositories.isIncomplete) return { images: images.toSorted(), manifests, blobs, bytes }
+  const wouldRemove = dryRun?.findRemoved(repositories.all())
   for (const [digest, size] of store.blobs.entries()) {
-    if (stillHeld.has(digest)) continue
-    // Keep content that was pushed since. In a dry run repositories still hold the content that would be removed.
-    if (options.dryRun ? repositories.isClaimed(digest) : repositories.isHeld(digest)) continue
+    if (repositories.isHeld(digest) && !(wouldRemove?.has(digest) && !repositories.isClaimed(digest))) continue
     // Remove it at once: a push of the same content that starts now publishes it after this removal.
-    if (!options.dryRun) await store.blobs.remove(digest)
+    if (!dryRun) await store.blobs.remove(digest)
     blobs += 1
     bytes += size
   }
   return { images: images.toSorted(), manifests, blobs, bytes }
+}
+
+/** Returns a copy of the repository after these operations, or the repository when there are none; undefined when it would be empty. */
+function withOperations(repository: PushedRepository, operations: readonly Operation[]): PushedRepository | undefined {
+  if (operations.length === 0) return repository
+  const { host, name } = repository
+  const copy = new Repositories()
+  for (const list of [toOperations(repository), operations])
+    for (const operation of list) copy.apply(host, name, operation)
+  return copy.get(host, name)
+}
+
+/** Finds the content that no repository would hold after a dry run. */
+class RemovalPreview {
+  /** Holds the planned removals by repository. */
+  readonly #dropped = new Map<string, Record<'drop-blob' | 'drop-manifest', Set<Digest>>>()
+  readonly #removed = new Set<Digest>()
+
+  add(repository: string, operations: readonly Operation[]): void {
+    for (const operation of operations) {
+      if (operation.op !== 'drop-blob' && operation.op !== 'drop-manifest') continue
+      const dropped = this.#dropped.get(repository) ?? { 'drop-blob': new Set(), 'drop-manifest': new Set() }
+      this.#dropped.set(repository, dropped)
+      dropped[operation.op].add(operation.digest)
+      this.#removed.add(operation.digest)
+    }
+  }
+
+  /** Finds the removed content that is not held elsewhere: by another repository, or by an entry of the other kind. */
+  findRemoved(repositories: Iterable<PushedRepository>): ReadonlySet<Digest> {
+    const removed = new Set(this.#removed)
+    if (removed.size === 0) return removed
+    for (const { name, blobs, manifests } of repositories) {
+      const dropped = this.#dropped.get(name)
+      for (const digest of blobs.keys()) if (!dropped?.['drop-blob'].has(digest)) removed.delete(digest)
+      for (const digest of manifests.keys()) if (!dropped?.['drop-manifest'].has(digest)) removed.delete(digest)
+    }
+    return removed
+  }
 }
 
 interface PlanOptions extends GarbageOptions {
@@ -90,16 +126,16 @@ interface PlanOptions extends GarbageOptions {
   readonly isClaimed: (digest: Digest) => boolean
 }
 
-/** Calls `apply` synchronously with the planned changes, while they are valid: pushes continue before and after that call. */
+/** Calls `apply` synchronously with the planned operations, while they are valid: pushes continue before and after that call. */
 async function planGarbage<T>(
   repository: PushedRepository,
   { grace, untagged, now, isClaimed, links }: PlanOptions,
-  apply: (changes: PushedChange[]) => T,
+  apply: (operations: Operation[]) => T,
 ): Promise<Awaited<T>> {
   const { tags, manifests, blobs } = repository
-  const isYoung = (heldSince: number) => now() - heldSince < grace
-  const isFree = (digest: Digest, held: { readonly heldSince: number } | undefined) =>
-    held !== undefined && !isYoung(held.heldSince) && !isClaimed(digest)
+  const isYoung = (usedAt: number) => now() - usedAt < grace
+  const isFree = (digest: Digest, held: { readonly usedAt: number } | undefined) =>
+    held !== undefined && !isYoung(held.usedAt) && !isClaimed(digest)
   /** Holds the blobs outside the grace that no manifest is known to name. */
   const unreferenced = new Set<Digest>()
   for (const [digest, blob] of blobs) if (isFree(digest, blob)) unreferenced.add(digest)
@@ -142,9 +178,9 @@ interface RemovalPlanOptions {
 export async function planRemovals<T>(
   repository: PushedRepository,
   { tags, digests, links, isClaimed }: RemovalPlanOptions,
-  apply: (changes: PushedChange[]) => T,
+  apply: (operations: Operation[]) => T,
 ): Promise<T> {
-  const requested = new Map(tags.map((tag) => [tag, repository.tags.get(tag)?.pushedAt]))
+  const requested = new Map(tags.map((tag) => [tag, repository.tags.get(tag)?.updatedAt]))
   const named = new Set(digests)
   const removed = new ManifestMarker(repository, { links })
   const kept = new ManifestMarker(repository, { links })
@@ -168,8 +204,8 @@ export async function planRemovals<T>(
     )
     return apply([
       ...[...removedTags].flatMap((tag) => {
-        const pushedAt = repository.tags.get(tag)?.pushedAt
-        return pushedAt === undefined ? [] : { op: 'untag' as const, tag, pushedAt }
+        const updatedAt = repository.tags.get(tag)?.updatedAt
+        return updatedAt === undefined ? [] : { op: 'untag' as const, tag, updatedAt }
       }),
       ...dropped.map((digest) => ({ op: 'drop-manifest' as const, digest })),
     ])
@@ -185,8 +221,8 @@ function selectRemovedTags(
   named: ReadonlySet<Digest>,
 ): Set<string> {
   const removed = new Set<string>()
-  for (const [tag, { digest, pushedAt }] of repository.tags)
-    if (requested.get(tag) === pushedAt || named.has(digest)) removed.add(tag)
+  for (const [tag, { digest, updatedAt }] of repository.tags)
+    if (requested.get(tag) === updatedAt || named.has(digest)) removed.add(tag)
   const stillTagged = new Set(getRemainingRoots(repository, removed))
   const orphaned = new Set(named)
   for (const tag of removed) {

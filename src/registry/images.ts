@@ -3,7 +3,8 @@ import { isObject, readJsonObject } from '../lib/json.ts'
 import { imageTypes, maxManifestBytes } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/reference.ts'
 import type { BlobStore } from '../store/blob-store.ts'
-import type { PushedChange, PushedManifest, PushedRepository } from './repository.ts'
+import type { Manifest, Operation } from '../metadata/operations.ts'
+import type { PushedRepository } from './repositories.ts'
 
 /** Describes an image of the local registry. */
 export interface PushedImage {
@@ -31,36 +32,41 @@ export async function listPushedImages(
       sizes.set(digest, bytes)
       return bytes
     }
-    for (const [tag, { digest, pushedAt }] of tags)
-      images.push({ name: `${name}:${tag}`, digest, bytes: await getSize(digest), pushedAt })
+    for (const [tag, { digest, updatedAt }] of tags)
+      images.push({ name: `${name}:${tag}`, digest, bytes: await getSize(digest), pushedAt: updatedAt })
     const referenced = await findReferencedManifests(repository, links)
-    for (const [digest, { subject, pushedAt }] of manifests)
+    for (const [digest, { subject, updatedAt }] of manifests)
       if (!referenced.has(digest) && subject === undefined)
-        images.push({ name: `${name}@${digest}`, digest, bytes: await getSize(digest), pushedAt })
+        images.push({ name: `${name}@${digest}`, digest, bytes: await getSize(digest), pushedAt: updatedAt })
   }
   return images.toSorted((a, b) => (a.name < b.name ? -1 : 1))
 }
 
 /**
- * Returns the names of the images that `changes` remove from the repository as it was `before`: one per tag, and none for the
- * manifests of an index or for referrers.
+ * Finds the images that operations remove from the repository, which must not have been applied: one per tag, and none for the manifests of
+ * an index or for referrers. The result returns their names, also when the operations have been applied meanwhile.
  */
-export async function getRemovedImageNames(
-  before: PushedRepository,
-  changes: readonly PushedChange[],
-  links: StoredLinks,
-): Promise<string[]> {
-  const { name, tags, manifests } = before
+export function findRemovedImages(
+  { name, tags, manifests }: PushedRepository,
+  operations: readonly Operation[],
+): (links: StoredLinks) => Promise<string[]> {
   const names: string[] = []
-  const dropped: Digest[] = []
-  for (const change of changes) {
-    if (change.op === 'untag' && tags.has(change.tag)) names.push(`${name}:${change.tag}`)
-    const isManifest = change.op === 'drop-manifest' && manifests.get(change.digest)
-    if (isManifest && isManifest.subject === undefined) dropped.push(change.digest)
+  const dropped = new Set<Digest>()
+  for (const operation of operations) {
+    if (operation.op === 'untag' && tags.has(operation.tag)) names.push(`${name}:${operation.tag}`)
+    const manifest = operation.op === 'drop-manifest' && manifests.get(operation.digest)
+    if (manifest && manifest.subject === undefined) dropped.add(operation.digest)
   }
-  if (dropped.length === 0) return names
-  const referenced = await findReferencedManifests(before, links)
-  return [...names, ...dropped.filter((digest) => !referenced.has(digest)).map((digest) => `${name}@${digest}`)]
+  const parents: Digest[] = []
+  if (dropped.size > 0) {
+    for (const { digest } of tags.values()) dropped.delete(digest)
+    for (const [digest, manifest] of manifests) if (mayNameManifests(manifest)) parents.push(digest)
+  }
+  return async (links) => {
+    if (dropped.size > 0)
+      for (const parent of parents) for (const link of (await links.read(parent)) ?? []) dropped.delete(link)
+    return [...names, ...Array.from(dropped, (digest) => `${name}@${digest}`)]
+  }
 }
 
 /** Finds the manifests that have a tag, or that another manifest names. */
@@ -134,7 +140,7 @@ async function parseLinks(bytes: Uint8Array): Promise<Digest[] | undefined> {
 }
 
 /** Reports whether a manifest may name other manifests. */
-function mayNameManifests({ mediaType: type }: PushedManifest): boolean {
+function mayNameManifests({ mediaType: type }: Manifest): boolean {
   return !imageTypes.includes(type)
 }
 
@@ -169,16 +175,12 @@ export class ManifestMarker {
     const { manifests } = this.#repository
     const found = new Set<Digest>()
     for (const root of roots) if (manifests.has(root) && !this.marked.has(root)) found.add(root)
-    const referrers = new Map<Digest, Digest[]>()
-    for (const [digest, { subject }] of manifests) {
-      if (subject === undefined || this.marked.has(digest)) continue
-      if (this.marked.has(subject)) found.add(digest)
-      const others = referrers.get(subject)
-      if (others) others.push(digest)
-      else referrers.set(subject, [digest])
+    const addReferrers = (subject: Digest) => {
+      for (const referrer of this.#repository.getReferrers(subject)) if (!this.marked.has(referrer)) found.add(referrer)
     }
+    for (const digest of this.marked) addReferrers(digest)
     // Extend the set while it is walked: it never visits a digest twice.
-    for (const digest of found) for (const referrer of referrers.get(digest) ?? []) found.add(referrer)
+    for (const digest of found) addReferrers(digest)
     return [...found]
   }
 

@@ -1,6 +1,6 @@
 import { LargeListQueue } from '../lib/body-memory.ts'
-import { getErrno } from '../lib/errors.ts'
 import type { Clock } from '../lib/time.ts'
+import type { Operation } from '../metadata/operations.ts'
 import { toBytes, maxStringBytes, mediaType } from '../oci/content.ts'
 import {
   type Digest,
@@ -11,27 +11,27 @@ import {
 } from '../oci/reference.ts'
 import { OciError } from '../oci/errors.ts'
 import { paginate } from '../oci/lists.ts'
-import type {
-  BlobResponse,
-  Caller,
-  ListResponse,
-  ManifestResponse,
-  ManifestPushed,
-  Provenance,
-  PushedBody,
-  PushRegistry,
-  UploadChunk,
-  UploadName,
-  UploadState,
-  User,
+import {
+  anonymousIdentity,
+  type BlobResponse,
+  type Caller,
+  type ListResponse,
+  type ManifestResponse,
+  type ManifestPushed,
+  type Provenance,
+  type PushedBody,
+  type PushRegistry,
+  type UploadChunk,
+  type UploadName,
+  type UploadState,
+  type User,
 } from '../oci/registry.ts'
 import type { Page, Repository } from '../oci/route.ts'
 import { isStored, SmallContents, openStoredManifest } from '../store/contents.ts'
 import { LocalManifests } from './manifests.ts'
-import { listReferrers } from './referrers.ts'
-import type { PushedStore } from './repositories.ts'
-import type { PushedBlob, PushedChange, PushedManifest, PushedRepository } from './repository.ts'
-import { journalBytes, LocalUploads, type MakeRoom, type UploadSessions, withRoom } from './uploads.ts'
+import { ReferrersLists } from './referrers.ts'
+import type { PushedRepository, PushedStore } from './repositories.ts'
+import { commitBytes, LocalUploads, type MakeRoom, type UploadSessions, withRoom } from './uploads.ts'
 
 interface LocalRegistryOptions {
   readonly store: PushedStore
@@ -42,11 +42,8 @@ interface LocalRegistryOptions {
 
 const provenance: Provenance = { registry: undefined, outcome: 'own', cacheStatus: undefined }
 
-/**
- * Sets the interval between updates of `heldSince` of requested content, running time ms; a fraction of the garbage collector's
- * grace.
- */
-const refreshHeldMs = 3_600_000
+/** Sets the interval between records of requests for the same content, running time ms; a fraction of the garbage collector's grace. */
+const recordUseMs = 3_600_000
 /** Limits the blobs that are served from memory, as manifests are; mostly configs. */
 const smallBytes = 64 * 1024
 /** Limits the memory for manifests and configs, bytes. */
@@ -54,7 +51,7 @@ const smallContentBytes = 8 * 1024 * 1024
 
 /**
  * Implements the push registry. A pushed blob goes through an upload session to the disk; a pushed manifest may name only content
- * of its repository. Each push is a synced line in the repository's journal before the client gets its 201. Repositories share
+ * of its repository. Each push is a synced commit of the metadata before the client gets its 201. Repositories share
  * bytes on disk, and nothing else.
  */
 export class LocalRegistry implements PushRegistry {
@@ -63,6 +60,7 @@ export class LocalRegistry implements PushRegistry {
   readonly #uploads: LocalUploads
   readonly #manifests: LocalManifests
   readonly #contents: SmallContents
+  readonly #referrers = new ReferrersLists()
   readonly #lists = new LargeListQueue()
 
   constructor(options: LocalRegistryOptions) {
@@ -80,8 +78,10 @@ export class LocalRegistry implements PushRegistry {
     if (record) {
       const { mediaType: type, size } = record
       // Count only a pull by digest, because a tagged manifest is never garbage.
-      if (reference.kind === 'digest')
-        await this.#refreshHeld(name, digest, record, (heldSince) => ({ op: 'manifest', digest, ...record, heldSince }))
+      if (reference.kind === 'digest' && this.#isUseDue(record)) {
+        const { pulls, lastPulled } = record
+        this.#store.repositories.recordUse(name, { op: 'use-manifest', digest, pulls, lastPulled, usedAt: this.#now() })
+      }
       const answer = { digest, mediaType: type, size, provenance }
       if (head && (await this.#store.blobs.stat(digest)) === size) return { ...answer, body: undefined }
       if (size > maxStringBytes) {
@@ -100,7 +100,8 @@ export class LocalRegistry implements PushRegistry {
     const record = this.#getKnown(name).blobs.get(digest)
     if (record) {
       const { size } = record
-      await this.#refreshHeld(name, digest, record, (heldSince) => ({ op: 'blob', digest, size, heldSince }))
+      if (this.#isUseDue(record))
+        this.#store.repositories.recordUse(name, { op: 'use-blob', digest, usedAt: this.#now() })
       if (head && (await this.#store.blobs.stat(digest)) === size)
         return { digest, size, body: { kind: 'none' }, provenance }
       const content = size <= smallBytes && (await this.#contents.loadStored(digest, size))
@@ -132,7 +133,7 @@ export class LocalRegistry implements PushRegistry {
     }
     // Build one page at a time: it may be as large as a manifest, and so may each of the manifests that it reads.
     const { index, next } = await this.#lists.run(
-      () => listReferrers(repository, { subject, artifactType, page }, read),
+      () => this.#referrers.list(repository, { subject, artifactType, page }, read),
       clientAbort?.signal,
     )
     return {
@@ -186,15 +187,12 @@ export class LocalRegistry implements PushRegistry {
   }
 
   async mountBlob({ name }: Repository, digest: Digest, from: string | undefined): Promise<boolean> {
-    const { repositories, blobs, runningClock } = this.#store
-    repositories.get(name)
+    const { repositories, blobs } = this.#store
     const release = repositories.claim([digest])
     try {
-      const isUnknown = from === undefined || repositories.isDamaged(from)
-      const sources = isUnknown ? repositories.all() : [repositories.get(from)]
-      const size = findSize(sources, digest)
+      const size = from === undefined ? this.#findSize(digest) : repositories.get(from)?.blobs.get(digest)?.size
       if (size === undefined || (await blobs.stat(digest)) !== size) return false
-      await this.#commit(name, [{ op: 'blob', digest, size, heldSince: runningClock.now() }])
+      await this.#commit(name, [{ op: 'blob', digest, size, identity: anonymousIdentity, usedAt: this.#now() }])
       return true
     } finally {
       release()
@@ -221,43 +219,33 @@ export class LocalRegistry implements PushRegistry {
 
   #getKnown(name: string): PushedRepository {
     const repository = this.#store.repositories.get(name)
-    if (repository && repository.tags.size + repository.manifests.size + repository.blobs.size > 0) return repository
+    if (repository) return repository
     throw new OciError('NAME_UNKNOWN', 404, `There is no repository ${name}.`)
   }
 
-  #commit(name: string, changes: readonly PushedChange[]): Promise<void> {
-    return withRoom(this.#makeRoom, journalBytes, () => this.#store.repositories.commit(name, changes))
-  }
-
-  /** Updates `heldSince`: a client that has seen the content may skip its push, so it must not be garbage for a while. */
-  async #refreshHeld(
-    name: string,
-    digest: Digest,
-    { heldSince }: PushedBlob | PushedManifest,
-    toChange: (heldSince: number) => PushedChange,
-  ): Promise<void> {
-    const { repositories, runningClock } = this.#store
-    const now = runningClock.now()
-    if (now - heldSince < refreshHeldMs) return
-    // Claim it: a garbage collection that starts before the commit would still see the old time.
-    const release = repositories.claim([digest])
-    try {
-      await repositories.commit(name, [toChange(now)])
-    } catch (error) {
-      // Ignore a full disk, which must not prevent the pull.
-      if (getErrno(error) === undefined) throw error
-    } finally {
-      release()
+  /** Finds the size of a blob of any repository. */
+  #findSize(digest: Digest): number | undefined {
+    const { repositories } = this.#store
+    if (!repositories.has(digest)) return undefined
+    for (const { blobs } of repositories.all()) {
+      const size = blobs.get(digest)?.size
+      if (size !== undefined) return size
     }
+    return undefined
   }
-}
 
-function findSize(sources: Iterable<PushedRepository | undefined>, digest: Digest): number | undefined {
-  for (const source of sources) {
-    const size = source?.blobs.get(digest)?.size
-    if (size !== undefined) return size
+  #commit(name: string, operations: readonly Operation[]): Promise<void> {
+    return withRoom(this.#makeRoom, commitBytes, () => this.#store.repositories.commit(name, operations))
   }
-  return undefined
+
+  /** Reports whether to record a request: a client that has seen content may skip its push, so it must not be garbage for a while. */
+  #isUseDue({ usedAt }: { readonly usedAt: number }): boolean {
+    return this.#now() - usedAt >= recordUseMs
+  }
+
+  #now(): number {
+    return this.#store.runningClock.now()
+  }
 }
 
 function toListResponse(value: unknown, next: string | undefined): ListResponse {

@@ -3,9 +3,9 @@ import type { Logger } from '../lib/logger.ts'
 import { type Clock, runEvery, logFailure } from '../lib/time.ts'
 import { type Digest, parseDigest } from '../oci/reference.ts'
 import { parseAttachedTag, collectGarbage, type GarbageOptions, planRemovals } from './garbage.ts'
-import { listPushedImages, type PushedImage, getRemovedImageNames, StoredLinks } from './images.ts'
-import type { PushedStore } from './repositories.ts'
-import { copyRepository, type PushedChange, type PushedRepository } from './repository.ts'
+import type { Operation } from '../metadata/operations.ts'
+import { findRemovedImages, listPushedImages, type PushedImage, StoredLinks } from './images.ts'
+import type { PushedRepository, PushedStore } from './repositories.ts'
 
 /** Protects unreferenced content for this time, because a manifest that names it may follow; running time ms. */
 export const defaultGraceMs = 24 * 3_600_000
@@ -59,25 +59,25 @@ export function createRegistryMaintenance(options: RegistryMaintenanceOptions) {
   /** Removes the selected content of each repository, and what it leaves unreferenced. */
   const removeSelected = async (select: (repository: PushedRepository) => Selection, dryRun: boolean) => {
     const images: string[] = []
-    const planned = new Map<string, PushedChange[]>()
+    const pendingOperations = new Map<string, Operation[]>()
     for (const repository of repositories.all()) {
       const { name } = repository
       const { tags, digests } = select(repository)
       if (tags.length + digests.length === 0) continue
-      const { before, changes } = await planRemovals(
+      const { operations, readNames } = await planRemovals(
         repository,
         { tags, digests, links, isClaimed },
         // Commit at once: pushes go on, and an outdated plan would remove what they have added.
         async (plan) => {
-          const found = { before: copyRepository(repository), changes: plan }
-          if (!dryRun && plan.length > 0) await repositories.commit(name, plan)
+          const found = { operations: plan, readNames: findRemovedImages(repository, plan) }
+          if (!dryRun) await repositories.commit(name, plan)
           return found
         },
       )
-      planned.set(name, changes)
-      images.push(...(await getRemovedImageNames(before, changes, links)))
+      if (dryRun) pendingOperations.set(name, operations)
+      images.push(...(await readNames(links)))
     }
-    const { blobs, bytes } = await gc({ grace: defaultGraceMs, untagged: false, dryRun, pendingChanges: planned })
+    const { blobs, bytes } = await gc({ grace: defaultGraceMs, untagged: false, dryRun, pendingOperations })
     return { images: images.toSorted(), blobs, bytes }
   }
 
@@ -89,8 +89,8 @@ export function createRegistryMaintenance(options: RegistryMaintenanceOptions) {
     const byAge = [...repository.tags]
       // Tags of signatures and lists of referrers are removed with their image.
       .filter(([tag]) => parseAttachedTag(tag) === undefined)
-      .toSorted(([, a], [, b]) => b.pushedAt - a.pushedAt)
-    const old = byAge.slice(keep).filter(([, { pushedAt }]) => clock.wall() - pushedAt > olderThan)
+      .toSorted(([, a], [, b]) => b.updatedAt - a.updatedAt)
+    const old = byAge.slice(keep).filter(([, { updatedAt }]) => clock.wall() - updatedAt > olderThan)
     return { tags: old.map(([tag]) => tag), digests: [] }
   }
 
@@ -100,20 +100,12 @@ export function createRegistryMaintenance(options: RegistryMaintenanceOptions) {
 
   return {
     list: (): Promise<PushedImage[]> => listPushedImages(repositories.all(), links),
-    /** Removes images, repositories or digests by name, also repositories whose journal cannot be loaded. */
+    /** Removes images, repositories or digests by name. */
     remove: (names: readonly string[], dryRun: boolean): Promise<RegistryRemoval> =>
       queue.run('all', async () => {
         const matched = new Set<string>()
-        const damaged = names.filter((name) => repositories.isDamaged(name))
-        for (const name of damaged) {
-          matched.add(name)
-          if (dryRun) continue
-          await repositories.discardDamaged(name)
-          logger.warn({ repository: name }, 'discarded a pushed repository whose journal is damaged')
-        }
         const removal = await removeSelected((repository) => selectNamed(repository, names, matched), dryRun)
-        const images = [...removal.images, ...damaged].toSorted()
-        return { ...removal, images, unknown: names.filter((name) => !matched.has(name)) }
+        return { ...removal, unknown: names.filter((name) => !matched.has(name)) }
       }),
     /** Removes unreferenced content. */
     gc: (garbage: GarbageOptions) => queue.run('all', () => gc(garbage)),

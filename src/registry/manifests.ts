@@ -1,4 +1,5 @@
 import { KeyedQueue } from '../lib/async.ts'
+import type { Manifest, Operation } from '../metadata/operations.ts'
 import {
   toArtifactTypeKey,
   isForeignLayer,
@@ -10,12 +11,11 @@ import {
 import { type Digest, getDigestAlgorithm, computeDigest, type Reference } from '../oci/reference.ts'
 import { OciError } from '../oci/errors.ts'
 import { toReferrersTag } from '../oci/lists.ts'
-import type { ManifestPushed, PushedBody } from '../oci/registry.ts'
+import { anonymousIdentity, type ManifestPushed, type PushedBody } from '../oci/registry.ts'
 import type { Repository } from '../oci/route.ts'
 import { changeReferrersList, toReferrerEntry, type ReferrerEntry } from './referrers.ts'
-import type { PushedStore } from './repositories.ts'
-import type { PushedChange, PushedManifest, PushedRepository } from './repository.ts'
-import { journalBytes, type MakeRoom, withRoom } from './uploads.ts'
+import type { PushedRepository, PushedStore } from './repositories.ts'
+import { commitBytes, type MakeRoom, withRoom } from './uploads.ts'
 
 /** Pushes and deletes manifests in the local registry. */
 export class LocalManifests {
@@ -58,14 +58,14 @@ export class LocalManifests {
     const release = repositories.claim([digest, ...read.links.map((link) => link.digest)])
     try {
       checkLinks(repositories.get(name), read)
-      const pushedAt = this.#wallClock()
+      const updatedAt = this.#wallClock()
       const { subject } = read
-      const manifest = toManifestRecord(read, bytes.length, pushedAt, runningClock.now())
+      const manifest = toManifestEntry(read, bytes.length, updatedAt, runningClock.now())
       await withRoom(this.#makeRoom, bytes.length * 2, async () => {
         await this.#store.blobs.put(digest, bytes)
         await repositories.commit(name, [
           { op: 'manifest', digest, ...manifest },
-          ...tags.map((tag) => ({ op: 'tag' as const, tag, digest, pushedAt })),
+          ...tags.map((tag) => toTagOperation(tag, digest, updatedAt)),
         ])
         if (subject === undefined) return
         await this.#updateReferrersList(name, subject, digest, toReferrerEntry(digest, bytes.length, read))
@@ -92,9 +92,10 @@ export class LocalManifests {
     const manifest = repository?.manifests.get(digest)
     if (!repository || !manifest)
       throw new OciError('MANIFEST_UNKNOWN', 404, `There is no manifest ${digest} in ${name}.`)
-    const tags = [...repository.tags].filter(([, tag]) => tag.digest === digest)
-    const untag = tags.map(([tag, { pushedAt }]): PushedChange => ({ op: 'untag', tag, pushedAt }))
-    await this.#commit(name, [...untag, { op: 'drop-manifest', digest }])
+    const operations: Operation[] = [{ op: 'drop-manifest', digest }]
+    for (const [tag, { digest: tagged, updatedAt }] of repository.tags)
+      if (tagged === digest) operations.push({ op: 'untag', tag, updatedAt })
+    await this.#commit(name, operations)
     await this.removeUnheld(digest)
     const { subject } = manifest
     if (subject === undefined) return
@@ -103,8 +104,8 @@ export class LocalManifests {
     )
   }
 
-  #commit(name: string, changes: readonly PushedChange[]): Promise<void> {
-    return withRoom(this.#makeRoom, journalBytes, () => this.#store.repositories.commit(name, changes))
+  #commit(name: string, operations: readonly Operation[]): Promise<void> {
+    return withRoom(this.#makeRoom, commitBytes, () => this.#store.repositories.commit(name, operations))
   }
 
   /** Removes the bytes from the disk if no repository holds them. */
@@ -138,14 +139,12 @@ export class LocalManifests {
       const release = repositories.claim([updated])
       try {
         await blobs.put(updated, bytes)
-        const pushedAt = this.#wallClock()
+        const updatedAt = this.#wallClock()
         const read = await readPushedManifest(bytes, known.mediaType)
-        const isShared =
-          repositories.isClaimed(old) ||
-          [...repository!.tags].some(([other, value]) => value.digest === old && other !== tag)
+        const isShared = repositories.isClaimed(old) || hasOtherTag(repositories.get(name), old, tag)
         await repositories.commit(name, [
-          { op: 'manifest', digest: updated, ...toManifestRecord(read, bytes.length, pushedAt, runningClock.now()) },
-          { op: 'tag', tag, digest: updated, pushedAt },
+          { op: 'manifest', digest: updated, ...toManifestEntry(read, bytes.length, updatedAt, runningClock.now()) },
+          toTagOperation(tag, updated, updatedAt),
           ...(isShared ? [] : [{ op: 'drop-manifest' as const, digest: old }]),
         ])
         await this.removeUnheld(old)
@@ -156,18 +155,27 @@ export class LocalManifests {
   }
 }
 
-/** Converts a manifest to the repository's record of it. */
-function toManifestRecord(
+function hasOtherTag(repository: PushedRepository | undefined, digest: Digest, tag: string): boolean {
+  for (const [other, tagged] of repository?.tags ?? []) if (tagged.digest === digest && other !== tag) return true
+  return false
+}
+
+function toTagOperation(tag: string, digest: Digest, updatedAt: number): Operation {
+  return { op: 'tag', tag, digest, identity: anonymousIdentity, updatedAt, pulls: 0, lastPulled: 0 }
+}
+
+/** Converts a manifest to the repository's entry for it. */
+function toManifestEntry(
   { mediaType: type, subject, artifactType }: ReadManifest,
   size: number,
-  pushedAt: number,
-  heldSince: number,
-): PushedManifest {
+  updatedAt: number,
+  usedAt: number,
+): Manifest {
   const referrer = subject !== undefined && {
     subject,
     ...(artifactType !== undefined && { artifactType: toArtifactTypeKey(artifactType) }),
   }
-  return { mediaType: type, size, ...referrer, pushedAt, heldSince }
+  return { mediaType: type, size, identity: anonymousIdentity, updatedAt, pulls: 0, lastPulled: 0, usedAt, ...referrer }
 }
 
 /** Throws an OciError 400 for a manifest that names content that the repository does not have. */

@@ -1,9 +1,11 @@
+import { LRUCache } from 'lru-cache'
 import { isObject, readJsonObject } from '../lib/json.ts'
 import { toArtifactTypeKey, maxManifestBytes, mediaType, dropNullMembers, type ReadManifest } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import { paginate } from '../oci/lists.ts'
 import type { Page } from '../oci/route.ts'
-import type { PushedManifest, PushedRepository } from './repository.ts'
+import type { Manifest } from '../metadata/operations.ts'
+import type { PushedRepository } from './repositories.ts'
 
 /**
  * Is a descriptor in a list of referrers.
@@ -45,53 +47,74 @@ interface ReferrersQuery {
   readonly page: Pick<Page, 'n' | 'last'>
 }
 
-/**
- * Lists one page of the referrers of a manifest, sorted by digest and filtered by the artifact type if one is given. Returns the
- * index, and the query of the next page. `read` returns the bytes of a manifest, which have the annotations; manifests are read
- * one after the other until the page is full.
- */
-export async function listReferrers(
-  repository: PushedRepository | undefined,
-  { subject, artifactType, page }: ReferrersQuery,
-  read: (digest: Digest, size: number) => Promise<Uint8Array | undefined>,
-): Promise<{ readonly index: Uint8Array<ArrayBuffer>; readonly next: string | undefined }> {
-  const key = artifactType === undefined ? undefined : toArtifactTypeKey(artifactType)
-  const all = new Map<string, PushedManifest>()
-  for (const [digest, manifest] of repository?.manifests ?? [])
-    if (manifest.subject === subject && (key === undefined || manifest.artifactType === key)) all.set(digest, manifest)
-  const pageQuery = { n: page.n ?? String(maxPageEntries), last: page.last }
-  const { entries: digests, next } = paginate([...all.keys()].toSorted(), pageQuery)
-  const entries: string[] = []
-  let last: string | undefined
-  let bytes = 0
-  let bytesRead = 0
-  for (const digest of digests as Digest[]) {
-    const manifest = all.get(digest)!
-    bytesRead += manifest.size
-    if (bytesRead > maxPageBytes && entries.length > 0) break
-    const entry = JSON.stringify(await readEntry(digest, manifest, read))
-    bytes += Buffer.byteLength(entry) + 1
-    if (bytes > maxPageBytes && entries.length > 0) break
-    entries.push(entry)
-    last = digest
+/** Limits the memory for descriptors, and of a single one, in UTF-16 code units. */
+const [cachedLength, maxCachedLength] = [2 * 1024 * 1024, 64 * 1024]
+
+/** Lists the referrers of manifests. Caches descriptors, because their annotations are only in the manifests themselves. */
+export class ReferrersLists {
+  readonly #entries = new LRUCache<string, string>({
+    maxSize: cachedLength,
+    maxEntrySize: maxCachedLength,
+    sizeCalculation: (entry, key) => entry.length + key.length,
+  })
+
+  /**
+   * Lists one page of the referrers of a manifest, sorted by digest and filtered by the artifact type if one is given. Returns the
+   * index, and the query of the next page. `read` returns the bytes of a manifest, which have the annotations; manifests are read
+   * one after the other until the page is full.
+   */
+  async list(
+    repository: PushedRepository | undefined,
+    { subject, artifactType, page }: ReferrersQuery,
+    read: ReadManifestBytes,
+  ): Promise<{ readonly index: Uint8Array<ArrayBuffer>; readonly next: string | undefined }> {
+    const key = artifactType === undefined ? undefined : toArtifactTypeKey(artifactType)
+    const all = new Map<string, Manifest>()
+    for (const digest of repository?.getReferrers(subject) ?? []) {
+      const manifest = repository!.manifests.get(digest)
+      if (manifest && (key === undefined || manifest.artifactType === key)) all.set(digest, manifest)
+    }
+    const pageQuery = { n: page.n ?? String(maxPageEntries), last: page.last }
+    const { entries: digests, next } = paginate([...all.keys()].toSorted(), pageQuery)
+    const entries: string[] = []
+    let last: string | undefined
+    let bytes = 0
+    let bytesRead = 0
+    for (const digest of digests as Digest[]) {
+      const manifest = all.get(digest)!
+      const cacheKey = `${digest} ${manifest.mediaType}`
+      const known = this.#entries.get(cacheKey)
+      if (known === undefined) bytesRead += manifest.size
+      if (bytesRead > maxPageBytes && entries.length > 0) break
+      const { entry, isComplete } =
+        known === undefined ? await readEntry(digest, manifest, read) : { entry: known, isComplete: false }
+      if (isComplete) this.#entries.set(cacheKey, entry)
+      bytes += Buffer.byteLength(entry) + 1
+      if (bytes > maxPageBytes && entries.length > 0) break
+      entries.push(entry)
+      last = digest
+    }
+    const index = formatIndex(entries)
+    const isCut = entries.length < digests.length
+    if (last === undefined || (next === undefined && !isCut)) return { index, next: undefined }
+    const type = artifactType === undefined ? '' : `&artifactType=${encodeURIComponent(artifactType)}`
+    return { index, next: `n=${pageQuery.n}&last=${encodeURIComponent(last)}${type}` }
   }
-  const index = formatIndex(entries)
-  const isCut = entries.length < digests.length
-  if (last === undefined || (next === undefined && !isCut)) return { index, next: undefined }
-  const type = artifactType === undefined ? '' : `&artifactType=${encodeURIComponent(artifactType)}`
-  return { index, next: `n=${pageQuery.n}&last=${encodeURIComponent(last)}${type}` }
 }
 
-/** Reads the descriptor of a referrer; without annotations if its manifest cannot be read. */
+type ReadManifestBytes = (digest: Digest, size: number) => Promise<Uint8Array | undefined>
+
+/** Reads the descriptor of a referrer, as JSON; without annotations, and not complete, if its manifest cannot be read. */
 async function readEntry(
   digest: Digest,
-  manifest: PushedManifest,
-  read: (digest: Digest, size: number) => Promise<Uint8Array | undefined>,
-): Promise<ReferrerEntry> {
+  manifest: Manifest,
+  read: ReadManifestBytes,
+): Promise<{ readonly entry: string; readonly isComplete: boolean }> {
   const { mediaType: type, size, artifactType } = manifest
   const bytes = await read(digest, size)
-  const known = { mediaType: type, artifactType, annotations: undefined }
-  return toReferrerEntry(digest, size, (bytes && (await readDescription(bytes, type))) ?? known)
+  const description = bytes && (await readDescription(bytes, type))
+  const known = description ?? { mediaType: type, artifactType, annotations: undefined }
+  return { entry: JSON.stringify(toReferrerEntry(digest, size, known)), isComplete: description !== undefined }
 }
 
 /** Reads the members for a descriptor from a manifest that was validated when it was pushed. */

@@ -1,113 +1,76 @@
-import { copyFile, link, readdir, rm } from 'node:fs/promises'
-import { eachLimited } from '../lib/async.ts'
-import { getErrno } from '../lib/errors.ts'
-import type { Logger } from '../lib/logger.ts'
+import { MetadataStore } from '../metadata/metadata-store.ts'
+import type { Operation } from '../metadata/operations.ts'
+import type { Repository } from '../metadata/repositories.ts'
 import type { Digest } from '../oci/reference.ts'
 import type { StoreLayout } from '../store/layout.ts'
 import { openStore, type Store, type StoreOptions } from '../store/open-store.ts'
-import {
-  DamagedJournals,
-  type DamagedRepository,
-  readJournal,
-  type ReadJournal,
-  describeReadError,
-  touchFile,
-} from './journal-reader.ts'
-import { RepositoryJournal } from './journal.ts'
-import {
-  createEmptyRepository,
-  Holders,
-  isEmptyRepository,
-  type PushedChange,
-  type PushedRepository,
-} from './repository.ts'
+import { type DamagedRepository, describeUnkeptDamage, getMetadataFolder, listQuarantinedDamage } from './damage.ts'
 
-const maxConcurrentReads = 8
+/** Is a repository of the local registry: its host is empty, and its manifests have no links. */
+export type PushedRepository = Repository
 
-/** Keeps the repositories of the local registry in memory, each with its journal on disk. */
+/** Limits the removals in one commit. Unlike other operations, removals may be applied without each other. */
+const maxRemovals = 100_000
+
+/** Keeps the repositories of the local registry, and the claims of running requests. */
 export class PushedRepositories {
   readonly #layout: StoreLayout
-  readonly #logger: Logger
-  readonly #journals = new Map<string, RepositoryJournal>()
-  readonly #damaged: DamagedJournals
-  /** Holds the repositories that lost damaged lines when they were loaded. */
-  readonly #repaired: DamagedRepository[] = []
-  readonly #holders = new Holders()
+  readonly #metadata: MetadataStore
   readonly #claims = new Map<Digest, number>()
-  #hasCopies = false
-  /** Is true when a damaged journal could not be copied, so that the next push overwrites its damaged lines. */
-  #hasUncopied = false
+  #quarantined = { isAny: false, repositories: [] as DamagedRepository[] }
 
-  private constructor(layout: StoreLayout, logger: Logger) {
+  private constructor(layout: StoreLayout, metadata: MetadataStore) {
     this.#layout = layout
-    this.#logger = logger
-    this.#damaged = new DamagedJournals(layout, logger)
+    this.#metadata = metadata
   }
 
-  /**
-   * Loads all journals. A journal that cannot be loaded is quarantined, and the other repositories are served. A journal with
-   * damaged lines is copied to the quarantine and served without those lines.
-   */
-  static async open(layout: StoreLayout, logger: Logger): Promise<PushedRepositories> {
-    const repositories = new PushedRepositories(layout, logger)
-    const names = (await readdir(layout.repositories)).filter((name) => name.endsWith('.jsonl'))
-    await eachLimited(names, maxConcurrentReads, (name) => repositories.#load(layout.entry(layout.repositories, name)))
-    const loaded = new Set(Array.from(repositories.#journals.keys(), (name) => layout.journal(name)))
-    await repositories.#damaged.loadQuarantined((journal) => loaded.has(journal))
-    await repositories.findCopies()
+  static async open(layout: StoreLayout, metadata: MetadataStore): Promise<PushedRepositories> {
+    const repositories = new PushedRepositories(layout, metadata)
+    await repositories.findDamage()
     return repositories
   }
 
-  /** Checks whether there are copies of damaged journals in quarantine. They are removed after a week. */
-  async findCopies(): Promise<void> {
-    this.#hasCopies = (await readdir(this.#layout.quarantine)).some((name) => name.includes('.jsonl-'))
+  /** Looks for damaged records in the quarantine. */
+  async findDamage(): Promise<void> {
+    this.#quarantined = await listQuarantinedDamage(this.#layout)
   }
 
-  /** Is true when a journal is damaged: then content without a reference may belong to it, and must stay. */
+  /** Is true while a record is damaged: then content without a reference may belong to it, and must stay. */
   get isIncomplete(): boolean {
-    return this.#hasCopies || this.#hasUncopied || this.#damaged.size > 0
+    return this.#quarantined.isAny || this.#metadata.hasUnkeptDamage
   }
 
   /** Lists the damaged repositories, for the user. */
   get damaged(): DamagedRepository[] {
-    return [...this.#damaged.all(), ...this.#repaired]
+    const { hasUnkeptDamage, damage } = this.#metadata
+    return [...this.#quarantined.repositories, ...(hasUnkeptDamage ? describeUnkeptDamage(damage) : [])]
   }
 
-  /** Reports whether the repository's journal cannot be loaded. */
-  isDamaged(name: string): boolean {
-    return this.#find(name) === undefined && this.#damaged.has(name)
-  }
-
-  /** Discards a repository whose journal cannot be loaded: the next push to this name starts a new one. */
-  discardDamaged(name: string): Promise<void> {
-    this.#hasCopies = true
-    return this.#damaged.discard(name)
-  }
-
-  /** Returns undefined when there is no such repository. Throws an OciError 500 when its journal cannot be loaded. */
+  /** Returns undefined when there is no such repository. */
   get(name: string): PushedRepository | undefined {
-    const journal = this.#find(name)
-    if (!journal) this.#damaged.throwIfDamaged(name)
-    return journal?.repository
+    return this.#metadata.get('', name)
   }
 
-  /** Yields the repositories that are not empty. */
-  *all(): Generator<PushedRepository, void> {
-    for (const { repository } of this.#journals.values()) if (!isEmptyRepository(repository)) yield repository
+  /** Returns the repositories that are there now. */
+  all(): PushedRepository[] {
+    return [...this.#metadata.all()]
   }
 
   /**
-   * Resolves when the changes are on disk and visible. Rejects with the disk's error; then nothing has changed. Throws an OciError
-   * 500 when the journal cannot be loaded.
+   * Resolves when the operations are on disk and visible. Rejects with the disk's error; then nothing has changed, except that of very many
+   * removals some may be done. Removals are visible at once.
    */
-  commit(name: string, changes: readonly PushedChange[]): Promise<void> {
-    let journal = this.#find(name)
-    if (!journal) {
-      this.#damaged.throwIfDamaged(name)
-      journal = new RepositoryJournal(this.#layout.journal(name), createEmptyRepository(name), undefined, this.#holders)
-      this.#journals.set(name, journal)
-    }
-    return journal.commit(changes)
+  async commit(name: string, operations: readonly Operation[]): Promise<void> {
+    const size = operations.every(isRemoval) ? maxRemovals : operations.length
+    const commits: Promise<void>[] = []
+    for (let at = 0; at < operations.length; at += size)
+      commits.push(this.#metadata.commit({ host: '', name }, operations.slice(at, at + size), 'durable'))
+    await Promise.all(commits)
+  }
+
+  /** Records a client's request. It is visible at once, and reaches the disk within a minute. */
+  recordUse(name: string, use: Parameters<MetadataStore['recordUse']>[1]): void {
+    this.#metadata.recordUse({ host: '', name }, use)
   }
 
   /** Protects content from removal while a request builds on it. Call the result to end the claim. */
@@ -130,98 +93,19 @@ export class PushedRepositories {
     return this.#claims.has(digest)
   }
 
-  /** Reports whether any repository holds this content, or may: it is claimed, or a journal is damaged. */
+  /** Reports whether any repository has this content. */
+  has(digest: Digest): boolean {
+    return this.#metadata.isHeld(digest)
+  }
+
+  /** Reports whether any repository holds this content, or may: it is claimed, or a record is damaged. */
   isHeld(digest: Digest): boolean {
-    if (this.isIncomplete || this.isClaimed(digest)) return true
-    return this.#holders.has(digest)
-  }
-
-  #find(name: string): RepositoryJournal | undefined {
-    return this.#journals.get(name) ?? this.#recover(name)
-  }
-
-  /** Restores a repository whose journal has lost only its name, which the request provides. */
-  #recover(name: string): RepositoryJournal | undefined {
-    const state = this.#damaged.getRecoverable(name)
-    if (!state) return undefined
-    const journal = new RepositoryJournal(this.#layout.journal(name), state, undefined, this.#holders)
-    this.#journals.set(name, journal)
-    this.#logger.warn({ repository: name }, 'recovered a pushed repository from its damaged journal')
-    void this.#saveRecovered(name, journal)
-    return journal
-  }
-
-  async #saveRecovered(name: string, journal: RepositoryJournal): Promise<void> {
-    try {
-      await journal.commit([])
-      await this.discardDamaged(name)
-    } catch (error) {
-      if (getErrno(error) === undefined) throw error
-      this.#logger.error({ repository: name, error: String(error) }, 'could not write a journal; trying again later')
-    }
-  }
-
-  async #load(path: string): Promise<void> {
-    let read: ReadJournal
-    try {
-      read = await readJournal(path)
-    } catch (error) {
-      if (getErrno(error) === undefined) throw error
-      return this.#damaged.recordUnreadable(path, describeReadError(error))
-    }
-    const { head, repository, lines, bytes, isTorn, unreadable } = read
-    if (!head || this.#layout.journal(head.name) !== path) return this.#damaged.quarantine(path)
-    if (head.version === 'newer') return this.#damaged.recordUnreadable(path, 'a newer version of mirror wrote it')
-    // Omit the length of a journal that is incomplete or has an older format, so that the next commit rewrites it.
-    const isIntact = !isTorn && unreadable === 0 && head.version === 'current'
-    const journal = new RepositoryJournal(path, repository, isIntact ? { lines, bytes } : undefined, this.#holders)
-    if (unreadable > 0) await this.#quarantineCopy(path, journal, unreadable)
-    else if (head.version === 'older' || (isIntact && journal.isWasteful)) await this.#compact(path, journal)
-    if (isEmptyRepository(repository)) await rm(path, { force: true })
-    else this.#journals.set(head.name, journal)
-  }
-
-  /** Rewrites a journal at the start, so that the next start reads less. */
-  async #compact(path: string, journal: RepositoryJournal): Promise<void> {
-    try {
-      await journal.commit([])
-    } catch (error) {
-      if (getErrno(error) === undefined) throw error
-      this.#logger.warn({ path, error: String(error) }, 'could not rewrite a journal; trying again with the next push')
-    }
-  }
-
-  async #quarantineCopy(path: string, journal: RepositoryJournal, unreadable: number): Promise<void> {
-    const { name } = journal.repository
-    const copiedTo = this.#layout.setAside(path)
-    const fields = { repository: name, unreadable, copiedTo }
-    const lines = unreadable === 1 ? '1 damaged line was' : `${unreadable} damaged lines were`
-    const reason = `${lines} skipped: push the missing images again`
-    const report = { name, path: copiedTo, original: path, reason, isServed: true }
-    this.#repaired.push(report)
-    try {
-      await linkOrCopy(path, copiedTo)
-      await touchFile(copiedTo)
-      // Rewrite it now: else the next start would copy it again.
-      await journal.commit([])
-      this.#logger.error(fields, 'the journal of a pushed repository has damaged lines')
-    } catch (error) {
-      if (getErrno(error) === undefined) throw error
-      this.#hasUncopied = true
-      report.path = path
-      this.#logger.error({ ...fields, error: String(error) }, 'could not copy a damaged journal')
-    }
+    return this.isIncomplete || this.isClaimed(digest) || this.has(digest)
   }
 }
 
-/** Preserves a file that is about to be replaced: by a hard link, or by a copy where the file system has no hard links. */
-async function linkOrCopy(path: string, target: string): Promise<void> {
-  try {
-    await link(path, target)
-  } catch (error) {
-    if (getErrno(error) === undefined) throw error
-    await copyFile(path, target)
-  }
+function isRemoval({ op }: Operation): boolean {
+  return op === 'untag' || op === 'drop-manifest' || op === 'drop-blob'
 }
 
 /** Stores the content of the local registry: like the cache's store, in a separate folder without eviction. */
@@ -231,11 +115,33 @@ export interface PushedStore extends Pick<Store, 'layout' | 'blobs' | 'runningCl
 
 /** Opens the store, or creates an empty one. Throws a `MirrorError` as `openStore` does. */
 export async function openPushedStore(options: Omit<StoreOptions, 'verifyReads'>): Promise<PushedStore> {
-  const store = await openStore({ ...options, verifyReads: 'auto' })
+  const store = await openStoreWith({ ...options, verifyReads: 'auto' }, (layout, { logger, clock }) =>
+    MetadataStore.open({ folder: getMetadataFolder(layout), setAside: (path) => layout.setAside(path), logger, clock }),
+  )
   try {
-    const repositories = await PushedRepositories.open(store.layout, options.logger)
+    const repositories = await PushedRepositories.open(store.layout, store.metadata)
     const { layout, blobs, runningClock } = store
     return { layout, blobs, runningClock, repositories, close: () => store.close() }
+  } catch (error) {
+    await store.close()
+    throw error
+  }
+}
+
+/** Opens a store with its metadata. Is to be replaced by `openStore`, when it takes the function that loads the metadata. */
+async function openStoreWith(
+  options: StoreOptions,
+  loadMetadata: (layout: StoreLayout, options: StoreOptions) => Promise<MetadataStore>,
+) {
+  const store = await openStore(options)
+  try {
+    const metadata = await loadMetadata(store.layout, options)
+    const close = async () => {
+      await metadata.close()
+      await store.close()
+    }
+    let closed: Promise<void> | undefined
+    return { ...store, metadata, close: () => (closed ??= close()) }
   } catch (error) {
     await store.close()
     throw error

@@ -11,13 +11,13 @@ import {
   type Digester,
 } from '../oci/reference.ts'
 import { OciError } from '../oci/errors.ts'
-import type { UploadChunk, UploadName, UploadState, User } from '../oci/registry.ts'
+import { anonymousIdentity, type UploadChunk, type UploadName, type UploadState, type User } from '../oci/registry.ts'
 import type { Repository } from '../oci/route.ts'
 import type { BlobStore, BlobWriter } from '../store/blob-store.ts'
 import type { PushedStore } from './repositories.ts'
 
-/** Exceeds the bytes of any line of a journal. */
-export const journalBytes = 64 * 1024
+/** Exceeds the bytes of a commit on the disk. */
+export const commitBytes = 64 * 1024
 /** Asks for room for further writes, so that the next one does not need to make room again. */
 const maxRoomBytes = 64 * 1024 * 1024
 const rereadBytes = 256 * 1024
@@ -39,8 +39,6 @@ export class LocalUploads {
   }
 
   start({ name }: Repository, user: User, algorithm: DigestAlgorithm | undefined): UploadSession {
-    // Throw before the client sends anything: a damaged repository takes no uploads.
-    this.#options.store.repositories.get(name)
     const session = this.#options.sessions.start({ repository: name, user, algorithm: algorithm ?? 'sha256' })
     if (session) return session
     throw new OciError('TOOMANYREQUESTS', 429, 'Too many uploads are open.', { 'retry-after': '5' })
@@ -68,8 +66,9 @@ export class LocalUploads {
       try {
         const isMatch = await translateDiskErrors(() => session.publish(digest))
         if (!isMatch) throw new OciError('DIGEST_INVALID', 400, `The uploaded bytes do not hash to ${digest}.`)
-        const change = { op: 'blob' as const, digest, size, heldSince: store.runningClock.now() }
-        await withRoom(makeRoom, journalBytes, () => store.repositories.commit(session.repository, [change]))
+        const usedAt = store.runningClock.now()
+        const blob = { op: 'blob' as const, digest, size, identity: anonymousIdentity, usedAt }
+        await withRoom(makeRoom, commitBytes, () => store.repositories.commit(session.repository, [blob]))
       } finally {
         release()
       }
