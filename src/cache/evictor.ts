@@ -20,7 +20,9 @@ import {
 } from './eviction-plan.ts'
 
 export interface EvictorOptions {
-  readonly store: Pick<Store, 'blobs' | 'runningClock' | 'layout'> & { readonly metadata: EvictorMetadata }
+  readonly store: Pick<Store<MetadataStore>, 'blobs' | 'runningClock' | 'layout'> & {
+    readonly metadata: EvictorMetadata
+  }
   readonly limits: EvictorLimits
   /** Reports whether a blob is being downloaded or sent. */
   readonly isInUse: (digest: Digest) => boolean

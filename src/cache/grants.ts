@@ -1,4 +1,4 @@
-import type { Metadata } from '../metadata/metadata-store.ts'
+import type { Metadata } from '../metadata/repositories.ts'
 import type { Operation } from '../metadata/operations.ts'
 import type { Repository } from '../metadata/repositories.ts'
 import type { ManifestLink } from '../oci/content.ts'

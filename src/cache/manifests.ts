@@ -1,7 +1,7 @@
 import { SingleFlight } from '../lib/async.ts'
 import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { packLinks } from '../metadata/links.ts'
+import { packLinks } from '../metadata/operations.ts'
 import {
   toBytes,
   maxManifestBytes,

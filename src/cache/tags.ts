@@ -52,6 +52,9 @@ interface TagLookupOptions {
   readonly logger: Logger
 }
 
+/** Limits the tags whose last check is remembered. A forgotten one is checked again. */
+const maxCheckedTags = 200_000
+
 /** Resolves tags. A cached tag is fresh for a while; then one HEAD revalidates it for all concurrent requests. */
 export class TagLookup {
   readonly #revalidations = new SingleFlight<RevalidationResult>()
@@ -60,9 +63,9 @@ export class TagLookup {
   readonly #knownHeads = new LRUCache<string, { readonly head: ManifestHead; readonly at: number }>({ max: 10_000 })
   /**
    * Holds the time when this process last revalidated a tag, monotonic ms. Not persisted, because only a running process measures
-   * time. A tag that is recorded again is a new object.
+   * time.
    */
-  readonly #checkedAt = new WeakMap<Tag, number>()
+  readonly #checkedAt = new LRUCache<string, number>({ max: maxCheckedTags })
   readonly #manifests: ManifestCache
   readonly #heads: HeadRequests
   readonly #blobs: Pick<BlobStore, 'stat'>
@@ -88,7 +91,7 @@ export class TagLookup {
 
     const { noCache } = context.caller
     const age = {
-      checkedAt: this.#checkedAt.get(cached),
+      checkedAt: this.#checkedAt.get(toTagKey(context, tag)),
       now: this.#clock.monotonic(),
       freshFor: this.#getFreshnessMs(context),
     }
@@ -135,8 +138,7 @@ export class TagLookup {
     const { pulls, lastPulled } = known ?? { pulls: 0, lastPulled: 0 }
     const updatedAt = this.#clock.wall()
     context.commit([{ op: 'tag', tag, digest, identity: wider, updatedAt, pulls, lastPulled }])
-    const recorded = context.record()?.tags.get(tag)
-    if (recorded) this.#checkedAt.set(recorded, this.#clock.monotonic())
+    this.#checkedAt.set(toTagKey(context, tag), this.#clock.monotonic())
   }
 
   /** Resolves a tag that is not cached, or not for this credential. A HEAD is proxied, a GET fetches what the store lacks. */
@@ -216,19 +218,13 @@ export class TagLookup {
       if (named && named !== manifest.digest) await this.#heads.verifyDigest(context, tag, named)
       return { kind: 'fetched', manifest }
     } catch (error) {
-      await this.#recordFailure(context, tag, cached, error, identity)
+      await this.#recordFailure(context, tag, error, identity)
       return { kind: 'failed', error, identity }
     }
   }
 
   /** Keeps a tag that may be served stale; removes one that the upstream has refused. */
-  async #recordFailure(
-    context: RequestContext,
-    tag: string,
-    cached: Tag,
-    error: unknown,
-    identity: Identity,
-  ): Promise<void> {
+  async #recordFailure(context: RequestContext, tag: string, error: unknown, identity: Identity): Promise<void> {
     this.#logger.warn(
       { upstream: context.host, repository: context.name, tag, reason: describeFailure(error) },
       'a tag could not be confirmed',
@@ -237,7 +233,7 @@ export class TagLookup {
     if (!known || !(error instanceof UpstreamError)) return
     if (mayServeStale(this.#policy.stale, error.failure)) {
       // A dead upstream costs one timeout per freshness window, not one per pull.
-      this.#checkedAt.set(cached, this.#clock.monotonic())
+      this.#checkedAt.set(toTagKey(context, tag), this.#clock.monotonic())
       return
     }
     if (error.failure !== 'absent' && error.failure !== 'denied') return
@@ -260,6 +256,10 @@ export class TagLookup {
   async #isStored(context: RequestContext, digest: Digest): Promise<boolean> {
     return context.record()?.manifests.has(digest) === true && (await this.#blobs.stat(digest)) !== undefined
   }
+}
+
+function toTagKey({ host, name }: RequestContext, tag: string): string {
+  return `${host}/${name}:${tag}`
 }
 
 /** Describes the age of a tag at the time of a request, and the request's cache control. Times are monotonic ms. */

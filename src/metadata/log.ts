@@ -2,7 +2,7 @@ import { type FileHandle, open, readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { getErrno } from '../lib/errors.ts'
-import { ignoreMissing, makeFolder, syncFolder } from '../lib/fs.ts'
+import { ignoreMissing, makeFolder, syncFolder, writeFileAtomic } from '../lib/fs.ts'
 
 /** Is the content of one line: one commit, or in a checkpoint some entries of one repository. */
 export interface LogLine {
@@ -61,12 +61,12 @@ function parseLine(bytes: Buffer): { readonly line: LogLine; readonly end: numbe
  * Reads the lines of a file in chunks. A line whose line feed is damaged is still found by its length. Returns the position behind the last
  * line feed: a crash may leave a part of a line behind it, which was never acknowledged.
  */
-export async function readLines(path: string, reader: LogReader): Promise<number> {
+async function readLines(path: string, reader: LogReader): Promise<number> {
   const onLine = (bytes: Buffer) => {
     for (let rest = bytes; rest.length > 0;) {
       const parsed = parseLine(rest)
       if (!parsed) return reader.onDamage({ path, repository: guessRepository(rest), bytes: Buffer.from(rest) })
-      reader.onLine(parsed.line)
+      reader.onLine(parsed.line, path)
       rest = rest.subarray(parsed.end + 1)
     }
   }
@@ -161,7 +161,7 @@ export class MetadataLog {
       const onLine = (line: LogLine) => {
         isComplete = line.repository === endMark && Number(line.operations) === lines + missing
         lines += 1
-        if (line.repository !== endMark) reader.onLine(line)
+        if (line.repository !== endMark) reader.onLine(line, checkpoint.path)
       }
       this.#checkpointBytes = await readLines(checkpoint.path, {
         ...reader,
@@ -180,7 +180,7 @@ export class MetadataLog {
         if (line.sequence > sequence + 1 + missing) onDamage({ path, repository: undefined, bytes: Buffer.alloc(0) })
         sequence = line.sequence
         missing = 0
-        reader.onLine(line)
+        reader.onLine(line, path)
       }
       this.#end = await readLines(path, { pause: () => reader.pause(), onLine, onDamage })
       this.#bytes += this.#end
@@ -310,4 +310,25 @@ async function listFiles(folder: string, type: 'log' | 'checkpoint'): Promise<Lo
     .filter((name) => /^\d{16}$/.test(name.slice(0, 16)) && name.slice(16) === `.${type}`)
     .map((name) => ({ path: join(folder, name), sequence: Number(name.slice(0, 16)) }))
     .toSorted((a, b) => b.sequence - a.sequence)
+}
+
+/** Stands for commits that are missing without a trace. */
+const missingLine = Buffer.from('commits are missing')
+
+/** Writes damaged lines to a file of their own. */
+export async function writeDamage(path: string, damage: readonly LogDamage[]): Promise<void> {
+  const lines = damage.map(({ bytes }) => (bytes.length > 0 ? bytes : missingLine))
+  await writeFileAtomic(
+    path,
+    lines.flatMap((line) => [line, Buffer.from('\n')]),
+  )
+}
+
+/** Counts the lines of a file from `writeDamage` by their repository, `<host>/<name>`; undefined for a line that does not tell it. */
+export async function countDamagedLines(path: string): Promise<Map<string | undefined, number>> {
+  const counts = new Map<string | undefined, number>()
+  const onRepository = ({ repository }: Pick<LogDamage, 'repository'>) =>
+    void counts.set(repository, (counts.get(repository) ?? 0) + 1)
+  await readLines(path, { onLine: onRepository, onDamage: onRepository, pause: () => Promise.resolve() })
+  return counts
 }

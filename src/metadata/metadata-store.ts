@@ -3,45 +3,23 @@ import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, logFailure, runLater } from '../lib/time.ts'
 import type { Digest } from '../oci/reference.ts'
-import { writeDamage } from './damage.ts'
-import { formatLine, type LogDamage, MetadataLog } from './log.ts'
-import { formatOperations, type Operation } from './operations.ts'
-import { Repositories, type Repository, toOperations } from './repositories.ts'
+import { formatLine, type LogDamage, MetadataLog, writeDamage } from './log.ts'
+import { estimateBytes, formatOperations, isRemoval, type Operation } from './operations.ts'
+import {
+  type Durability,
+  type Metadata,
+  type Repositories,
+  type Repository,
+  toOperations,
+  type Use,
+} from './repositories.ts'
 import { planDrops } from './weight.ts'
-
-/** Sets when a commit reaches the disk: `durable` before it resolves and is visible, `soon` within half a second. */
-export type Durability = 'durable' | 'soon'
-
-/**
- * Stores what is known about repositories: their tags, manifests, blobs and lists of referrers. Reads are synchronous, from memory. The
- * state is the result of all commits up to `sequence`.
- */
-export interface Metadata {
-  /** Numbers the last commit that the state includes. */
-  readonly sequence: number
-  get(host: string, name: string): Repository | undefined
-  all(): Iterable<Repository>
-  /**
-   * Changes a repository; after a crash all operations of a commit are there, or none. `durable`: resolves when they are on the disk and
-   * visible, and rejects with the disk's error when nothing has changed. Removals are visible at once, because nothing may build on
-   * content that is about to be removed. `soon`: they are visible at once.
-   */
-  commit(
-    repository: Pick<Repository, 'host' | 'name'>,
-    operations: readonly Operation[],
-    durability: Durability,
-  ): Promise<void>
-  /** Records a pull, which reaches the disk within a minute. */
-  recordUse(repository: Pick<Repository, 'host' | 'name'>, use: Use): void
-  /** Applies the commits of other processes. Does nothing for a store of one process. */
-  catchUp(): Promise<void>
-}
-
-type Use = Extract<Operation, { op: `use-${string}` }>
 
 interface MetadataStoreOptions {
   /** Holds the state, which the store changes from now on, and its log. */
   readonly loaded: LoadedMetadata
+  /** Returns a path for a copy of the damaged lines of a file. */
+  readonly setAside: (path: string) => string
   readonly logger: Logger
   readonly clock: Clock
   /** Limits the memory of the entries, bytes. Beyond that, the least recently used ones are dropped; default: no limit. */
@@ -113,6 +91,7 @@ export class MetadataStore implements Metadata {
     this.#sequence = loaded.sequence
     this.damage = loaded.damage
     if (options.isReadOnly) return
+    this.#hasUnkeptDamage = loaded.damage.length > 0
     this.#limitWeight()
     if (this.#isCheckpointDue) void this.#startWrite()
   }
@@ -145,11 +124,7 @@ export class MetadataStore implements Metadata {
 
   /** Returns the latest time of a use, running time ms. */
   findLatestUse(): number {
-    let latest = 0
-    for (const { manifests, blobs, referrers } of this.all())
-      for (const entries of [manifests, blobs, referrers])
-        for (const { usedAt } of entries.values()) latest = Math.max(latest, usedAt)
-    return latest
+    return this.#repositories.findLatestUse()
   }
 
   commit(
@@ -183,6 +158,15 @@ export class MetadataStore implements Metadata {
   onChange(listener: (host: string, name: string, operations: readonly Operation[]) => void): () => void {
     this.#listeners.add(listener)
     return () => this.#listeners.delete(listener)
+  }
+
+  /** Copies the damaged lines, which the next checkpoint removes. Throws the system's error. */
+  async keepDamage(): Promise<void> {
+    if (!this.#hasUnkeptDamage) return
+    const copiedTo = this.#options.setAside(this.damage[0]!.path)
+    await writeDamage(copiedTo, this.damage)
+    this.#hasUnkeptDamage = false
+    this.#options.logger.info({ copiedTo }, 'copied the damaged lines of the metadata')
   }
 
   /** Writes a checkpoint in the background. */
@@ -350,6 +334,7 @@ export class MetadataStore implements Metadata {
     const { logger } = this.#options
     this.#restored = []
     try {
+      await this.keepDamage()
       await this.writeCheckpoint()
       this.#needsCheckpoint = false
     } catch (error) {
@@ -421,12 +406,4 @@ export class MetadataStore implements Metadata {
       if (done) hidden.unshift(...this.#hide(host, name, operations))
     this.#queue.unshift(...batch.filter(({ done }) => !done))
   }
-}
-
-function isRemoval({ op }: Operation): boolean {
-  return op === 'untag' || op.startsWith('drop-')
-}
-
-function estimateBytes(operation: Operation): number {
-  return 300 + (operation.op === 'manifest' ? (operation.links?.bytes.length ?? 0) * 1.4 : 0)
 }

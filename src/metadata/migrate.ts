@@ -4,8 +4,8 @@ import { getErrno } from '../lib/errors.ts'
 import { isForeignLayer, type ManifestLink, toArtifactTypeKey } from '../oci/content.ts'
 import { isRepositoryName, isTag, parseRegistryHost } from '../oci/reference.ts'
 import { parseIdentity } from '../oci/registry.ts'
-import { packLinks, throwDamaged } from './links.ts'
-import type { LogDamage } from './log.ts'
+import { packLinks, throwDamaged } from './operations.ts'
+import { formatLine, type LogDamage } from './log.ts'
 import { type Operation, readDigest, readList, readNumber, readText } from './operations.ts'
 
 /** Receives the content of the files of release 0.1. */
@@ -15,11 +15,13 @@ interface PreviousReader {
   pause(): Promise<void>
 }
 
+const lineFeed = 0x0a
+
 type JsonObject = Record<string, unknown>
 
 /**
  * Reads the records of release 0.1: a JSON file for each repository of the cache, a journal in JSON Lines for each pushed repository. Changes
- * nothing. Returns the files that could not be read at all.
+ * nothing. Returns the journals that could not be read; the content of a repository of the cache is requested from the upstream again.
  */
 export async function readPreviousRecords(folder: string, reader: PreviousReader): Promise<string[]> {
   const unreadable: string[] = []
@@ -30,8 +32,7 @@ export async function readPreviousRecords(folder: string, reader: PreviousReader
       await read?.(path, reader)
     } catch (error) {
       if (!(error instanceof SyntaxError) && getErrno(error) === undefined) throw error
-      unreadable.push(path)
-      reader.onDamage({ path, repository: undefined, bytes: Buffer.from(`${file}: ${String(error)}`) })
+      if (read === readJournal) unreadable.push(path)
     }
     await reader.pause()
   }
@@ -40,7 +41,7 @@ export async function readPreviousRecords(folder: string, reader: PreviousReader
 
 async function readRecord(path: string, reader: PreviousReader): Promise<void> {
   let record: JsonObject | undefined
-  for await (const line of readLines(path)) record = line
+  for await (const { value } of readLines(path)) record = value
   const { format, host, name, tags, manifests, blobs, referrers } = record ?? throwDamaged()
   const registry = readText(host)
   const repository = readText(name)
@@ -56,19 +57,20 @@ async function readRecord(path: string, reader: PreviousReader): Promise<void> {
 
 async function readJournal(path: string, reader: PreviousReader): Promise<void> {
   let name: string | undefined
-  for await (const line of readLines(path)) {
+  for await (const { text, value } of readLines(path)) {
     if (name === undefined) {
-      const head = readObject(line)
+      const head = readObject(value)
       name = readText(head['name'])
       if (readNumber(head['format']) > 2 || !isRepositoryName(name)) return throwDamaged()
       continue
     }
     try {
-      const changes = readList(line).map((change) => toChange(readObject(change)))
+      const changes = readList(value).map((change) => toChange(readObject(change)))
       reader.onOperations('', name, changes)
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error
-      reader.onDamage({ path, repository: `/${name}`, bytes: Buffer.from(JSON.stringify(line ?? null)) })
+      const line = formatLine({ sequence: 0, repository: `/${name}`, operations: text })
+      reader.onDamage({ path, repository: `/${name}`, bytes: Buffer.from(line.slice(0, -1)) })
     }
     await reader.pause()
   }
@@ -76,31 +78,29 @@ async function readJournal(path: string, reader: PreviousReader): Promise<void> 
 }
 
 /**
- * Yields the JSON values of the lines; undefined for a damaged one. A crash may have left a part of a line at the end, which was never
- * acknowledged.
+ * Yields the lines with their JSON value, which is undefined for a damaged one. A crash may have left a part of a line at the end, which was
+ * never acknowledged.
  */
-async function* readLines(path: string): AsyncGenerator<JsonObject | undefined, void> {
+async function* readLines(
+  path: string,
+): AsyncGenerator<{ readonly text: string; readonly value: JsonObject | undefined }> {
   const file = await open(path, 'r')
   try {
     const { size } = await file.stat()
     const last = Buffer.alloc(1)
     await file.read(last, 0, 1, Math.max(0, size - 1))
-    const isTorn = last[0] !== 0x0a
-    let isDamaged = false
-    for await (const line of file.readLines({ start: 0, autoClose: false })) {
-      if (isDamaged) yield undefined
-      isDamaged = false
-      let value: JsonObject | undefined
+    let damaged: string | undefined
+    for await (const text of file.readLines({ start: 0, autoClose: false })) {
+      if (damaged !== undefined) yield { text: damaged, value: undefined }
+      damaged = undefined
       try {
-        value = JSON.parse(line) as JsonObject
+        yield { text, value: JSON.parse(text) as JsonObject }
       } catch (error) {
         if (!(error instanceof SyntaxError)) throw error
-        isDamaged = true
-        continue
+        damaged = text
       }
-      yield value
     }
-    if (isDamaged && !isTorn) yield undefined
+    if (damaged !== undefined && last[0] === lineFeed) yield { text: damaged, value: undefined }
   } finally {
     await file.close()
   }

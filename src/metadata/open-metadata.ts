@@ -1,6 +1,7 @@
 import { rename, rm } from 'node:fs/promises'
 import { createPauses } from '../lib/async.ts'
-import { pathExists, writeFileAtomic } from '../lib/fs.ts'
+import { getErrno } from '../lib/errors.ts'
+import { pathExists } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Clock } from '../lib/time.ts'
 import { formatLine, type LogDamage, type LogLine, MetadataLog } from './log.ts'
@@ -29,22 +30,29 @@ export interface MetadataOptions {
  * checkpoint. Throws the system's error when a file cannot be read.
  */
 export async function openMetadata(options: MetadataOptions): Promise<MetadataStore> {
-  const { folder, setAside, logger } = options
+  const { folder } = options
   const { unreadable, ...loaded } = await load(options)
   if (unreadable) await rm(folder, { recursive: true, force: true })
   else await loaded.log.continue()
   const store = new MetadataStore({ ...options, loaded })
   if (unreadable) await store.writeCheckpoint()
-  if (loaded.damage.length > 0) {
-    const copiedTo = setAside(loaded.damage[0]!.path)
-    const repositories = [...new Set(loaded.damage.map(({ repository }) => repository ?? 'unknown'))]
-    logger.error({ copiedTo, lines: loaded.damage.length, repositories }, 'the metadata have damaged lines')
-    await writeFileAtomic(copiedTo, Buffer.concat(loaded.damage.flatMap(({ bytes }) => [bytes, Buffer.from('\n')])))
-    // Without a checkpoint, the next start would set the same lines aside.
-    store.requestCheckpoint()
-  }
+  if (loaded.damage.length > 0) await reportDamage(store, options)
   if (unreadable) await removePrevious(options, unreadable)
   return store
+}
+
+async function reportDamage(store: MetadataStore, { logger }: MetadataOptions): Promise<void> {
+  const repositories = [...new Set(store.damage.map(({ repository }) => repository ?? 'unknown'))]
+  const fields = { path: store.damage[0]!.path, lines: store.damage.length, repositories }
+  logger.error(fields, 'the metadata have damaged lines')
+  try {
+    await store.keepDamage()
+  } catch (error) {
+    if (getErrno(error) === undefined) throw error
+    logger.error({ error: String(error) }, 'could not copy the damaged lines; trying again')
+  }
+  // Without a checkpoint, the next start would find the same lines.
+  store.requestCheckpoint()
 }
 
 /** Reads the metadata and changes nothing on the disk. Changes of the result stay in memory. */
@@ -64,14 +72,14 @@ async function load(options: MetadataOptions): Promise<LoadedMetadata & { readon
     onOperations(host: string, name: string, operations: readonly Operation[]) {
       for (const operation of operations) repositories.apply(host, name, operation)
     },
-    onLine(line: LogLine) {
+    onLine(line: LogLine, path: string) {
       const slash = line.repository.indexOf('/')
       try {
         const operations = parseOperations(line.operations)
         reader.onOperations(line.repository.slice(0, slash), line.repository.slice(slash + 1), operations)
       } catch (error) {
         if (!(error instanceof SyntaxError)) throw error
-        damage.push({ path: folder, repository: line.repository, bytes: Buffer.from(formatLine(line)) })
+        damage.push({ path, repository: line.repository, bytes: Buffer.from(formatLine(line).slice(0, -1)) })
       }
     },
   }

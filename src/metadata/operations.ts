@@ -1,6 +1,7 @@
+import { formatDigest } from './digest-table.ts'
+import type { ManifestLink } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/reference.ts'
 import type { Identity } from '../oci/registry.ts'
-import { type PackedLinks, throwDamaged } from './links.ts'
 
 /** Records a tag. `identity` of all entries: the credential to which the upstream confirmed it; anonymous in the registry. */
 export interface Tag {
@@ -79,6 +80,73 @@ export type Operation =
   | ({ readonly op: 'use-manifest'; readonly digest: Digest } & Pick<Manifest, 'pulls' | 'lastPulled' | 'usedAt'>)
   | ({ readonly op: 'use-blob'; readonly digest: Digest } & Pick<Blob, 'usedAt'>)
 
+/**
+ * Holds the links of a manifest in 41 bytes each (73 for sha512): flags, the number of the media type in `types`, the size in 48 bits, and the
+ * digest.
+ */
+export interface PackedLinks {
+  readonly types: readonly string[]
+  readonly bytes: Buffer
+}
+
+export const manifestFlag = 1
+export const sha512Flag = 2
+export const flagBits = 2
+export const flagMask = 3
+/** Counts the bytes of a link before its digest. */
+export const headBytes = 9
+const maxSize = 2 ** 48 - 1
+
+/** Packs links. Leaves out those with an impossible size, which no blob can have. */
+export function packLinks(links: readonly ManifestLink[]): PackedLinks {
+  const types = new Map<string, number>()
+  const bytes = Buffer.allocUnsafeSlow(links.length * (headBytes + 64))
+  let at = 0
+  for (const { kind, digest, size, mediaType } of links) {
+    if (size > maxSize) continue
+    const length = bytes.write(digest.slice(digest.indexOf(':') + 1), at + headBytes, 'hex')
+    const flags = toFlag(kind) | (length === 64 ? sha512Flag : 0)
+    writeHead(bytes, at, flags, numberOf(types, mediaType), size)
+    at += headBytes + length
+  }
+  return { types: [...types.keys()], bytes: bytes.subarray(0, at) }
+}
+
+export function writeHead(bytes: Buffer, at: number, flags: number, type: number, size: number): void {
+  bytes[at] = flags
+  bytes.writeUInt16LE(type, at + 1)
+  bytes.writeUIntLE(size, at + 3, 6)
+}
+
+export function numberOf<Key>(numbers: Map<Key, number>, key: Key): number {
+  const number = numbers.get(key) ?? numbers.size
+  numbers.set(key, number)
+  return number
+}
+
+export function toFlag(kind: ManifestLink['kind']): number {
+  return kind === 'manifest' ? manifestFlag : 0
+}
+
+export function getDigestBytes(flags: number): number {
+  return (flags & sha512Flag) === 0 ? 32 : 64
+}
+
+/** Yields the links of a manifest. */
+export function* unpackLinks({ types, bytes }: PackedLinks): Generator<ManifestLink, void> {
+  for (let at = 0; at < bytes.length;) {
+    const flags = bytes[at]!
+    const length = getDigestBytes(flags)
+    yield {
+      kind: (flags & manifestFlag) === 0 ? 'blob' : 'manifest',
+      digest: formatDigest(bytes, at + headBytes, length),
+      size: bytes.readUIntLE(at + 3, 6),
+      mediaType: types[bytes.readUInt16LE(at + 1)] ?? throwDamaged(),
+    }
+    at += headBytes + length
+  }
+}
+
 /** Lists the members of each operation in the order of its list on the disk. */
 const members = {
   tag: ['tag', 'digest', 'identity', 'updatedAt', 'pulls', 'lastPulled'],
@@ -117,6 +185,16 @@ const readers: Record<string, (value: unknown) => unknown> = {
   links: readLinks,
 }
 for (const member of ['updatedAt', 'pulls', 'lastPulled', 'usedAt', 'size']) readers[member] = readNumber
+
+/** Reports whether an operation removes an entry. */
+export function isRemoval({ op }: Operation): boolean {
+  return op === 'untag' || op.startsWith('drop-')
+}
+
+/** Estimates the length of an operation on the disk, bytes. */
+export function estimateBytes(operation: Operation): number {
+  return 300 + (operation.op === 'manifest' ? (operation.links?.bytes.length ?? 0) * 1.4 : 0)
+}
 
 /** Formats the operations of a commit as JSON in ASCII: a list for each, with its name and its values. */
 export function formatOperations(operations: readonly Operation[]): string {
@@ -179,4 +257,9 @@ export function readNumber(value: unknown): number {
 /** Returns the value if it is a digest; throws a SyntaxError otherwise. */
 export function readDigest(value: unknown): Digest {
   return parseDigest(readText(value)) ?? throwDamaged()
+}
+
+/** Throws a SyntaxError, which marks a record as damaged. */
+export function throwDamaged(): never {
+  throw new SyntaxError('a record has an unexpected value')
 }

@@ -1,10 +1,9 @@
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
-import { type Identity, parseIdentity } from '../oci/registry.ts'
-import { Dictionary, DigestTable, noRow, RowMap, selectDigest } from './digest-table.ts'
-import { LinkTable, unpackLinks } from './links.ts'
-import type { Blob, Manifest, Operation, ReferrersPage, Tag } from './operations.ts'
-import { createTagTable, TagMap } from './tags.ts'
+import type { Identity } from '../oci/registry.ts'
+import { noRow, RowMap } from './digest-table.ts'
+import { type Blob, type Manifest, type Operation, type ReferrersPage, type Tag, unpackLinks } from './operations.ts'
+import { TagMap, Tables } from './tables.ts'
 
 /** Estimates the memory of entries, bytes. A byte of packed links takes two in the table. */
 export const weights = { repository: 1000, tag: 250, manifest: 150, blob: 120, referrers: 700, linkByte: 2 }
@@ -34,6 +33,36 @@ export interface Repository {
   /** Returns the manifests with this subject. */
   getReferrers(subject: Digest): ReadonlySet<Digest>
 }
+
+/** Sets when a commit reaches the disk: `durable` before it resolves and is visible, `soon` within half a second. */
+export type Durability = 'durable' | 'soon'
+
+/**
+ * Stores what is known about repositories: their tags, manifests, blobs and lists of referrers. Reads are synchronous, from memory. The
+ * state is the result of all commits up to `sequence`.
+ */
+export interface Metadata {
+  /** Numbers the last commit that the state includes. */
+  readonly sequence: number
+  get(host: string, name: string): Repository | undefined
+  all(): Iterable<Repository>
+  /**
+   * Changes a repository; after a crash all operations of a commit are there, or none. `durable`: resolves when they are on the disk and
+   * visible, and rejects with the disk's error when nothing has changed. Removals are visible at once, because nothing may build on
+   * content that is about to be removed. `soon`: they are visible at once.
+   */
+  commit(
+    repository: Pick<Repository, 'host' | 'name'>,
+    operations: readonly Operation[],
+    durability: Durability,
+  ): Promise<void>
+  /** Records a pull, which reaches the disk within a minute. */
+  recordUse(repository: Pick<Repository, 'host' | 'name'>, use: Use): void
+  /** Applies the commits of other processes. Does nothing for a store of one process. */
+  catchUp(): Promise<void>
+}
+
+export type Use = Extract<Operation, { op: `use-${string}` }>
 
 /** Returns the key of a page in `Repository.referrers`. */
 export function toReferrersKey({ subject, identity, query }: Pick<ReferrersPage, 'subject' | 'identity' | 'query'>) {
@@ -92,6 +121,14 @@ export class Repositories {
     this.#tables.countHolder(digest, change)
   }
 
+  /** Returns the latest time of a use, running time ms. */
+  findLatestUse(): number {
+    let latest = this.#tables.findLatestUse()
+    for (const { referrers } of this.#repositories.values())
+      for (const { usedAt } of referrers.values()) latest = Math.max(latest, usedAt)
+    return latest
+  }
+
   /** Applies an operation. Creates the repository for the first entry, and removes it with the last one. */
   apply(host: string, name: string, operation: Operation): void {
     const key = `${host}/${name}`
@@ -108,73 +145,6 @@ export class Repositories {
   /** Returns the operation that creates the entry which an operation changes; undefined when there is no such entry. */
   findEntry(host: string, name: string, operation: Operation): Operation | undefined {
     return this.#repositories.get(`${host}/${name}`)?.findEntry(operation)
-  }
-}
-
-/** Holds the entries of all repositories by their digest. */
-class Tables {
-  readonly identities = new Dictionary()
-  readonly types = new Dictionary()
-  readonly links = new LinkTable()
-  readonly tags = createTagTable()
-  readonly manifests = new DigestTable({
-    mediaType: new Uint32Array(),
-    identity: new Uint32Array(),
-    size: new Float64Array(),
-    updatedAt: new Float64Array(),
-    pulls: new Uint32Array(),
-    lastPulled: new Float64Array(),
-    usedAt: new Float64Array(),
-    /** Identifies the links in `links`. */
-    firstLink: new Int32Array(),
-    linkWeight: new Uint32Array(),
-  })
-  /** Holds the manifests that have a subject. */
-  readonly referrers = new Map<number, Pick<Manifest, 'subject' | 'artifactType'>>()
-  readonly blobs = new DigestTable({
-    identity: new Uint32Array(),
-    size: new Float64Array(),
-    usedAt: new Float64Array(),
-  })
-  readonly #holders: DigestTable<{ count: Uint32Array }> | undefined
-
-  constructor(countsHolders: boolean) {
-    this.#holders = countsHolders ? new DigestTable({ count: new Uint32Array() }) : undefined
-  }
-
-  isHeld(digest: Digest): boolean {
-    selectDigest(digest)
-    return this.#holders?.find(0, () => true) !== noRow
-  }
-
-  countHolder(digest: Digest, change: 1 | -1): void {
-    const table = this.#holders
-    if (!table) return
-    selectDigest(digest)
-    const found = table.find(0, () => true)
-    const row = found === noRow ? table.add(0) : found
-    const count = (found === noRow ? 0 : table.columns.count[row]!) + change
-    table.columns.count[row] = count
-    if (count === 0) table.remove(row)
-  }
-
-  readManifest(row: number): Manifest {
-    const { columns } = this.manifests
-    return {
-      mediaType: this.types.get(columns.mediaType[row]!),
-      size: columns.size[row]!,
-      identity: parseIdentity(this.identities.get(columns.identity[row]!)),
-      updatedAt: columns.updatedAt[row]!,
-      pulls: columns.pulls[row]!,
-      lastPulled: columns.lastPulled[row]!,
-      usedAt: columns.usedAt[row]!,
-      ...this.referrers.get(row),
-    }
-  }
-
-  readBlob(row: number): Blob {
-    const { size, identity, usedAt } = this.blobs.columns
-    return { size: size[row]!, identity: parseIdentity(this.identities.get(identity[row]!)), usedAt: usedAt[row]! }
   }
 }
 

@@ -1,6 +1,7 @@
 import { readdir } from 'node:fs/promises'
 import { getErrno } from '../lib/errors.ts'
-import { countDamagedLines } from '../metadata/damage.ts'
+import { ignoreMissing } from '../lib/fs.ts'
+import { countDamagedLines } from '../metadata/log.ts'
 import type { LogDamage } from '../metadata/log.ts'
 import type { StoreLayout } from '../store/layout.ts'
 
@@ -17,10 +18,8 @@ export interface DamagedRepository {
   readonly isServed: boolean
 }
 
-/** Matches the names that `layout.setAside` gives to the files of damaged lines. */
-const damagedLinesPattern = /^\d{16}\.(?:log|checkpoint)-/
-/** Is part of the names of damaged records that an earlier version has copied to the quarantine. */
-const earlierRecord = '.jsonl-'
+/** Matches the names that `layout.setAside` gives to damaged lines, and to damaged journals of release 0.1. */
+const damagedLinesPattern = /^(?:\d{16}\.(?:log|checkpoint)|[0-9a-f]{64}\.jsonl)-/
 
 interface QuarantinedDamage {
   /** Is true when there is any file that may describe content of the store. */
@@ -32,13 +31,13 @@ interface QuarantinedDamage {
 export async function listQuarantinedDamage(layout: StoreLayout): Promise<QuarantinedDamage> {
   const repositories: DamagedRepository[] = []
   let isAny = false
-  for (const file of (await readdir(layout.quarantine)).toSorted()) {
+  for (const file of ((await ignoreMissing(() => readdir(layout.quarantine))) ?? []).toSorted()) {
     const path = layout.entry(layout.quarantine, file)
     const origin = layout.originOf(file)
-    const isOfLines = damagedLinesPattern.test(file)
-    isAny ||= isOfLines || origin !== undefined || file.includes(earlierRecord)
+    const isOfLines = origin === undefined && damagedLinesPattern.test(file)
+    isAny ||= isOfLines || origin !== undefined
     if (isOfLines) {
-      const original = layout.entry(getMetadataFolder(layout), file.slice(0, file.lastIndexOf('-')))
+      const original = layout.entry(layout.metadata, file.slice(0, file.lastIndexOf('-')))
       repositories.push(...toReports(await countLines(path), path, original))
     } else if (origin !== undefined) repositories.push(describeEarlierRecord(path, origin))
   }
@@ -51,11 +50,6 @@ export function describeUnkeptDamage(damage: readonly LogDamage[]): DamagedRepos
   const counts = new Map<string | undefined, number>()
   for (const { repository } of damage) counts.set(repository, (counts.get(repository) ?? 0) + 1)
   return toReports(counts, path, path)
-}
-
-/** Returns the folder of the metadata. */
-export function getMetadataFolder(layout: StoreLayout): string {
-  return layout.entry(layout.home, 'metadata')
 }
 
 /** Counts the damaged lines by repository; those of a file that cannot be read as one line without a repository. */
@@ -87,6 +81,6 @@ function toReports(
 
 function describeEarlierRecord(path: string, original: string): DamagedRepository {
   const reason =
-    'an earlier version of mirror could not read it, and nothing is deleted while it is there: push the missing images again, then remove the file'
+    'release 0.1 could not read it, and nothing is deleted while it is there: push the missing images again, then remove the file'
   return { name: undefined, path, original, reason, isServed: false }
 }

@@ -84,7 +84,7 @@ export async function collectGarbage(
 function withOperations(repository: PushedRepository, operations: readonly Operation[]): PushedRepository | undefined {
   if (operations.length === 0) return repository
   const { host, name } = repository
-  const copy = new Repositories()
+  const copy = new Repositories(false)
   for (const list of [toOperations(repository), operations])
     for (const operation of list) copy.apply(host, name, operation)
   return copy.get(host, name)

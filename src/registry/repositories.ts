@@ -1,10 +1,11 @@
-import { MetadataStore } from '../metadata/metadata-store.ts'
+import type { MetadataStore } from '../metadata/metadata-store.ts'
+import { openMetadata, readMetadata } from '../metadata/open-metadata.ts'
 import type { Operation } from '../metadata/operations.ts'
 import type { Repository } from '../metadata/repositories.ts'
 import type { Digest } from '../oci/reference.ts'
 import type { StoreLayout } from '../store/layout.ts'
-import { openStore, type Store, type StoreOptions } from '../store/open-store.ts'
-import { type DamagedRepository, describeUnkeptDamage, getMetadataFolder, listQuarantinedDamage } from './damage.ts'
+import { openStore, readStore, type Store, type StoreOptions } from '../store/open-store.ts'
+import { type DamagedRepository, describeUnkeptDamage, listQuarantinedDamage } from './damage.ts'
 
 /** Is a repository of the local registry: its host is empty, and its manifests have no links. */
 export type PushedRepository = Repository
@@ -109,39 +110,31 @@ function isRemoval({ op }: Operation): boolean {
 }
 
 /** Stores the content of the local registry: like the cache's store, in a separate folder without eviction. */
-export interface PushedStore extends Pick<Store, 'layout' | 'blobs' | 'runningClock' | 'close'> {
+export interface PushedStore extends Pick<Store<MetadataStore>, 'layout' | 'blobs' | 'runningClock' | 'close'> {
   readonly repositories: PushedRepositories
 }
 
 /** Opens the store, or creates an empty one. Throws a `MirrorError` as `openStore` does. */
 export async function openPushedStore(options: Omit<StoreOptions, 'verifyReads'>): Promise<PushedStore> {
-  const store = await openStoreWith({ ...options, verifyReads: 'auto' }, (layout, { logger, clock }) =>
-    MetadataStore.open({ folder: getMetadataFolder(layout), setAside: (path) => layout.setAside(path), logger, clock }),
+  const { logger, clock } = options
+  const store = await openStore({ ...options, verifyReads: 'auto' }, (layout) =>
+    openMetadata({ ...layout.metadataFiles, logger, clock, countsHolders: true }),
   )
-  try {
-    const repositories = await PushedRepositories.open(store.layout, store.metadata)
-    const { layout, blobs, runningClock } = store
-    return { layout, blobs, runningClock, repositories, close: () => store.close() }
-  } catch (error) {
-    await store.close()
-    throw error
-  }
+  return addRepositories(store)
 }
 
-/** Opens a store with its metadata. Is to be replaced by `openStore`, when it takes the function that loads the metadata. */
-async function openStoreWith(
-  options: StoreOptions,
-  loadMetadata: (layout: StoreLayout, options: StoreOptions) => Promise<MetadataStore>,
-) {
-  const store = await openStore(options)
+/** Opens the store to read it. Throws a `MirrorError` as `readStore` does. */
+export async function readPushedStore(options: Pick<StoreOptions, 'root' | 'logger' | 'clock'>): Promise<PushedStore> {
+  const { logger, clock } = options
+  const store = await readStore(options, (layout) => readMetadata({ ...layout.metadataFiles, logger, clock }))
+  return addRepositories({ ...store, runningClock: { now: () => store.metadata.findLatestUse() } })
+}
+
+async function addRepositories(store: Omit<PushedStore, 'repositories'> & { readonly metadata: MetadataStore }) {
+  const { layout, blobs, runningClock, metadata } = store
   try {
-    const metadata = await loadMetadata(store.layout, options)
-    const close = async () => {
-      await metadata.close()
-      await store.close()
-    }
-    let closed: Promise<void> | undefined
-    return { ...store, metadata, close: () => (closed ??= close()) }
+    const repositories = await PushedRepositories.open(layout, metadata)
+    return { layout, blobs, runningClock, repositories, close: () => store.close() }
   } catch (error) {
     await store.close()
     throw error

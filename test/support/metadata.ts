@@ -2,8 +2,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { silentLogger } from '../../src/lib/logger.ts'
 import { systemClock } from '../../src/lib/time.ts'
-import { packLinks } from '../../src/metadata/links.ts'
+import { packLinks } from '../../src/metadata/operations.ts'
 import { MetadataStore } from '../../src/metadata/metadata-store.ts'
+import { readMetadata } from '../../src/metadata/open-metadata.ts'
 import type { Operation, Tag } from '../../src/metadata/operations.ts'
 import { Repositories, type Repository } from '../../src/metadata/repositories.ts'
 import type { ManifestLink } from '../../src/oci/content.ts'
@@ -13,7 +14,8 @@ import { anonymousIdentity, type Identity } from '../../src/oci/registry.ts'
 /** Creates an empty metadata store that stays in memory. */
 export function createMemoryMetadata(): Promise<MetadataStore> {
   const folder = join(tmpdir(), 'mirror-absent-folder')
-  return MetadataStore.read({ folder, setAside: () => folder, logger: silentLogger, clock: systemClock })
+  const options = { folder, previousFolder: folder, setAside: () => folder, logger: silentLogger, clock: systemClock }
+  return readMetadata(options)
 }
 
 /** Returns a digest that stands for a name. */
@@ -33,7 +35,7 @@ export interface TestRepository {
 /** Prepares a repository of a store, or of `Repositories`. It begins to exist with its first entry. */
 export function createTestRepository(
   { name = 'library/app', host = 'docker.io' } = {},
-  source: MetadataStore | Repositories = new Repositories(),
+  source: MetadataStore | Repositories = new Repositories(false),
 ): TestRepository {
   return {
     host,

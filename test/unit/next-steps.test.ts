@@ -22,13 +22,16 @@ test('no next step is a sentence that goes on from the one before: that one may 
 test.skipIf(process.platform !== 'linux')(
   'a folder where none can be made is refused with a whole sentence',
   async () => {
-    const opening = openStore({
-      root: '/proc/no-such/cache',
-      verifyReads: 'auto',
-      minFree: 0,
-      logger: silentLogger,
-      clock: systemClock,
-    })
+    const opening = openStore(
+      {
+        root: '/proc/no-such/cache',
+        verifyReads: 'auto',
+        minFree: 0,
+        logger: silentLogger,
+        clock: systemClock,
+      },
+      () => Promise.reject(new Error('unreachable')),
+    )
     await expect(opening).rejects.toBeInstanceOf(MirrorError)
     await expect(opening).rejects.toMatchObject({
       message: 'Cannot use the folder /proc/no-such/cache for the store: the folder cannot be created (ENOENT).',

@@ -6,10 +6,11 @@ import { onTestFinished } from 'vitest'
 import { build } from 'vite'
 
 const program = `
-import { openStore, systemClock, silentLogger } from './store.mjs'
+import { openMetadata, openStore, systemClock, silentLogger } from './store.mjs'
 const [root] = process.argv.slice(2)
 try {
-  const store = await openStore({ root, verifyReads: 'auto', minFree: 0, logger: silentLogger, clock: systemClock })
+  const options = { root, verifyReads: 'auto', minFree: 0, logger: silentLogger, clock: systemClock }
+  const store = await openStore(options, (layout) => openMetadata({ ...layout.metadataFiles, ...options }))
   process.send('open')
   process.on('message', async () => {
     await store.close()
@@ -28,7 +29,9 @@ export async function buildStoreProgram(folder: string): Promise<string> {
   await mkdir(folder, { recursive: true })
   await writeFile(
     entry,
-    ['store/open-store', 'lib/time', 'lib/logger'].map((name) => `export * from '${src}/${name}.ts'\n`).join(''),
+    ['store/open-store', 'metadata/open-metadata', 'lib/time', 'lib/logger']
+      .map((name) => `export * from '${src}/${name}.ts'\n`)
+      .join(''),
   )
   await build({
     configFile: false,

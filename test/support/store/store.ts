@@ -5,7 +5,11 @@ import { onTestFinished } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { computeDigest, type Digest } from '../../../src/oci/reference.ts'
+import type { MetadataStore } from '../../../src/metadata/metadata-store.ts'
+import { openMetadata } from '../../../src/metadata/open-metadata.ts'
 import { openStore, type Store, type StoreOptions } from '../../../src/store/open-store.ts'
+
+export type TestStore = Store<MetadataStore>
 
 /** Creates a folder; removes it when the test ends. */
 export async function temporaryFolder(): Promise<string> {
@@ -15,9 +19,10 @@ export async function temporaryFolder(): Promise<string> {
 }
 
 /** Opens a store; closes it when the test ends. */
-export async function openTestStore(root: string, options: Partial<StoreOptions> = {}): Promise<Store> {
+export async function openTestStore(root: string, options: Partial<StoreOptions> = {}): Promise<TestStore> {
   const defaults = { verifyReads: 'auto' as const, minFree: 0, logger: silentLogger, clock: systemClock }
-  const store = await openStore({ root, ...defaults, ...options })
+  const all = { root, ...defaults, ...options }
+  const store = await openStore(all, (layout) => openMetadata({ ...layout.metadataFiles, ...all }))
   onTestFinished(() => store.close())
   return store
 }
@@ -27,7 +32,7 @@ export function bytesOf(text: string): Uint8Array {
 }
 
 /** Stores a text as a blob. */
-export async function putText(store: Pick<Store, 'blobs'>, text: string): Promise<Digest> {
+export async function putText(store: Pick<TestStore, 'blobs'>, text: string): Promise<Digest> {
   const digest = computeDigest(bytesOf(text))
   await store.blobs.put(digest, bytesOf(text))
   return digest
@@ -35,7 +40,7 @@ export async function putText(store: Pick<Store, 'blobs'>, text: string): Promis
 
 /** Reads a blob as text; undefined when it is absent. */
 export async function openText(
-  store: Pick<Store, 'blobs'>,
+  store: Pick<TestStore, 'blobs'>,
   digest: Digest,
   size?: number,
 ): Promise<string | undefined> {

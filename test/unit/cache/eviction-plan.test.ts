@@ -62,7 +62,7 @@ const nothing = { images: [], blobs: [], bytes: 0 }
 
 /** Returns images old (used at 10) and new (used at 20), which share a base. */
 function twoImages(): Case & { app: TestRepository } {
-  const repositories = new Repositories()
+  const repositories = new Repositories(false)
   const app = createTestRepository({}, repositories)
   addManifest(app, 'old', { tags: ['old'], blobs: ['base', 'old layer'], usedAt: 10 })
   addManifest(app, 'new', { tags: ['new'], blobs: ['base', 'new layer'], usedAt: 20 })
@@ -101,7 +101,7 @@ describe('an eviction plan', () => {
   })
 
   test('evicts a list of referrers by its own age when its image has no record', () => {
-    const repositories = new Repositories()
+    const repositories = new Repositories(false)
     const app = createTestRepository({}, repositories)
     addList(app, 'elsewhere', 10)
     addList(app, 'another', 50)
@@ -114,7 +114,7 @@ describe('an eviction plan', () => {
   test('evicts nothing without limits, or within them', () => {
     expect(planned(twoImages())).toEqual(nothing)
     expect(planned({ ...twoImages(), maxSize: 1202, maxAge: 100 })).toEqual(nothing)
-    expect(planned({ repositories: new Repositories(), sizes: {}, maxSize: 1, maxAge: 1, needBytes: 1 })).toEqual(
+    expect(planned({ repositories: new Repositories(false), sizes: {}, maxSize: 1, maxAge: 1, needBytes: 1 })).toEqual(
       nothing,
     )
   })
@@ -147,7 +147,7 @@ describe('an eviction plan', () => {
   })
 
   test('keeps unreferenced blobs while there is room, because a new grant may reference them again', () => {
-    expect(planned({ repositories: new Repositories(), sizes: { nobody: 50 }, maxSize: 50, maxAge: 1 })).toEqual(
+    expect(planned({ repositories: new Repositories(false), sizes: { nobody: 50 }, maxSize: 50, maxAge: 1 })).toEqual(
       nothing,
     )
   })
@@ -171,9 +171,9 @@ describe('an eviction plan', () => {
     })
     const all = Object.keys(twoImages().sizes)
     expect(planned({ ...twoImages(), maxSize: 1, maxAge: 1, inUse: all })).toEqual(nothing)
-    expect(planned({ repositories: new Repositories(), sizes: { nobody: 50 }, maxSize: 1, inUse: ['nobody'] })).toEqual(
-      nothing,
-    )
+    expect(
+      planned({ repositories: new Repositories(false), sizes: { nobody: 50 }, maxSize: 1, inUse: ['nobody'] }),
+    ).toEqual(nothing)
   })
 
   test('evicts unused blobs of images in use at last, least recently used and largest first', () => {

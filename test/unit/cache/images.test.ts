@@ -63,7 +63,7 @@ describe('the list of cached images', () => {
   })
 
   test('distinguishes equal names of different upstreams, and omits images without stored blobs', () => {
-    const repositories = new Repositories()
+    const repositories = new Repositories(false)
     for (const host of ['docker.io', 'ghcr.io']) {
       const repository = createTestRepository({ name: 'app', host }, repositories)
       addManifest(repository, host === 'ghcr.io' ? 'single' : 'gone', { tags: ['v1'] })

@@ -5,7 +5,7 @@ import { computeDigest } from '../../../src/oci/reference.ts'
 import { mediaType } from '../../../src/oci/content.ts'
 import { Identities, createRequestContext } from '../../../src/cache/grants.ts'
 import { ReferrersCache } from '../../../src/cache/referrers.ts'
-import type { Store } from '../../../src/store/open-store.ts'
+import type { TestStore } from '../../support/store/store.ts'
 import { Evictor } from '../../../src/cache/evictor.ts'
 import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
 import { addManifest, createMemoryMetadata, createTestRepository } from '../../support/metadata.ts'
@@ -31,7 +31,7 @@ function listOf(number: number): Uint8Array<ArrayBuffer> {
 }
 
 /** Sets up a cache that has all lists, and whose upstream is down. Counts the reads from disk. */
-async function setUp({ blobs }: Store, { patience = 10_000, hasApi = true } = {}) {
+async function setUp({ blobs }: TestStore, { patience = 10_000, hasApi = true } = {}) {
   const metadata = await createMemoryMetadata()
   const state: { isDown: boolean; held?: Promise<void> } = { isDown: false }
   const numbers = Array.from({ length: lists }, (_, number) => number)

@@ -4,7 +4,7 @@ import { computeDigest } from '../../../src/oci/reference.ts'
 import { systemClock, type Clock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { FileBlobStore } from '../../../src/store/file-blob-store.ts'
-import type { Store } from '../../../src/store/open-store.ts'
+import type { TestStore } from '../../support/store/store.ts'
 import { UploadSessions } from '../../../src/registry/uploads.ts'
 import { bytesOf, openTestStore, openText, temporaryFolder } from '../../support/store/store.ts'
 

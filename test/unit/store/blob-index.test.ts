@@ -2,7 +2,7 @@ import { writeFile } from 'node:fs/promises'
 import { expect, test } from 'vitest'
 import { BlobIndex } from '../../../src/store/blob-store.ts'
 import { makeStoreFolders, createStoreLayout } from '../../../src/store/layout.ts'
-import { digestFor } from '../../support/store/records.ts'
+import { digestFor } from '../../support/metadata.ts'
 import { temporaryFolder } from '../../support/store/store.ts'
 
 test('changes during the scan of the disk take precedence over its findings', async () => {

@@ -164,13 +164,23 @@ describe('a full disk', () => {
     // Checks that a record that does not fit stays in memory, and is written when there is room.
     const filler = join(folder, 'filler')
     await writeFile(filler, Buffer.alloc(1024 * 1024)).catch(() => undefined)
-    const record = store.refs.ensure('docker.io', 'library/app')
-    record.blobs.set(computeDigest(chunk), { size: chunk.length, identity: anonymousIdentity, usedAt: 0 })
-    store.refs.touch(record)
-    await store.refs.flush()
-    expect(await readdir(store.layout.repositories)).toEqual([])
+    const repository = { host: 'docker.io', name: 'library/app' }
+    const blob = {
+      op: 'blob',
+      digest: computeDigest(chunk),
+      size: chunk.length,
+      identity: anonymousIdentity,
+      usedAt: 0,
+    } as const
+    void store.metadata.commit(repository, [blob], 'soon')
+    await store.metadata.flush()
+    const readBytes = async () => {
+      const files = (await readdir(store.layout.metadata)).map((name) => stat(join(store.layout.metadata, name)))
+      return (await Promise.all(files)).reduce((sum, { size }) => sum + size, 0)
+    }
+    expect(await readBytes()).toBe(0)
     await rm(filler)
-    await store.refs.flush()
-    expect(await readdir(store.layout.repositories)).toHaveLength(1)
+    await store.metadata.flush()
+    expect(await readBytes()).toBeGreaterThan(0)
   })
 })

@@ -16,7 +16,7 @@ import { silentLogger } from '../../../src/lib/logger.ts'
 import { computeDigest, type Digest } from '../../../src/oci/reference.ts'
 import { FileBlobStore } from '../../../src/store/file-blob-store.ts'
 import { makeStoreFolders, createStoreLayout } from '../../../src/store/layout.ts'
-import type { Store } from '../../../src/store/open-store.ts'
+import type { TestStore } from '../../support/store/store.ts'
 import { bytesOf, openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
 
 const text = 'some bytes worth keeping'
@@ -30,7 +30,7 @@ async function flipByte(path: string): Promise<void> {
   await utimes(path, atime, mtime)
 }
 
-async function quarantined(store: Store): Promise<string[]> {
+async function quarantined(store: TestStore): Promise<string[]> {
   return readdir(store.layout.quarantine)
 }
 

@@ -1,15 +1,16 @@
 import { chmod, mkdir, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test, vi } from 'vitest'
+import { toOperations } from '../../../src/metadata/repositories.ts'
 import { systemClock } from '../../../src/lib/time.ts'
 import { exitCode, MirrorError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { makeStoreFolders, createStoreLayout } from '../../../src/store/layout.ts'
-import type { Store } from '../../../src/store/open-store.ts'
-import { addManifest, digestFor } from '../../support/store/records.ts'
+import type { TestStore } from '../../support/store/store.ts'
+import { addManifest, createTestRepository, digestFor } from '../../support/metadata.ts'
 import { openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
 
-async function refusal(open: Promise<Store>): Promise<MirrorError> {
+async function refusal(open: Promise<TestStore>): Promise<MirrorError> {
   const error = await open.catch((error: unknown) => error)
   expect(error).toBeInstanceOf(MirrorError)
   return error as MirrorError
@@ -20,7 +21,7 @@ describe('opening a store', () => {
     const root = join(await temporaryFolder(), 'data', 'cache')
     const { layout } = await openTestStore(root)
     const folders = [root, layout.home, layout.blobs, layout.blobFolder('sha512'), layout.temporary]
-    folders.push(layout.repositories, layout.quarantine)
+    folders.push(layout.metadata, layout.quarantine)
     for (const folder of folders) expect((await stat(folder)).mode & 0o777, folder).toBe(0o700)
     expect((await stat(layout.lock)).mode & 0o777).toBe(0o600)
   })
@@ -29,16 +30,16 @@ describe('opening a store', () => {
     const root = await temporaryFolder()
     const first = await openTestStore(root)
     const digest = await putText(first, 'abc')
-    const record = first.refs.ensure('docker.io', 'library/app')
-    addManifest(record, 'index', { tags: ['v1'] })
-    first.refs.touch(record)
+    const repository = createTestRepository({}, first.metadata)
+    addManifest(repository, 'index', { tags: ['v1'], blobs: ['a'] })
+    const before = [...toOperations(repository.current)]
     await first.close()
     await first.close()
     expect((await readdir(first.layout.home)).toSorted()).toEqual(
-      ['blobs', 'clean', 'quarantine', 'repositories', 'running.json', 'tmp'].toSorted(),
+      ['blobs', 'clean', 'metadata', 'quarantine', 'running.json', 'tmp'].toSorted(),
     )
     const second = await openTestStore(root)
-    expect(second.refs.get('docker.io', 'library/app')).toEqual(record)
+    expect([...toOperations(second.metadata.get('docker.io', 'library/app')!)]).toEqual(before)
     expect(await openText(second, digest)).toBe('abc')
     await second.blobs.ready
     expect(second.blobs.usage).toEqual({ bytes: 3, blobs: 1 })
@@ -87,7 +88,7 @@ describe('opening a store', () => {
     await makeStoreFolders(layout)
     await writeFile(layout.temporaryBlob(), 'half a blob')
     await mkdir(join(layout.temporary, 'folder'))
-    await writeFile(join(layout.repositories, '.x.json.0123'), '{')
+    await writeFile(join(layout.metadata, '7.new'), 'half a checkpoint')
     await writeFile(join(layout.home, '.running.json.0123'), '{')
     const old = layout.quarantined(digestFor('old'))
     await writeFile(old, 'old')
@@ -97,7 +98,7 @@ describe('opening a store', () => {
     await writeFile(recent, 'recent')
     await openTestStore(root)
     expect(await readdir(layout.temporary)).toEqual([])
-    expect(await readdir(layout.repositories)).toEqual([])
+    expect(await readdir(layout.metadata)).toEqual([])
     expect((await readdir(layout.home)).filter((name) => name.startsWith('.'))).toEqual([])
     expect(await readdir(layout.quarantine)).toHaveLength(1)
   })
@@ -165,9 +166,7 @@ describe('the running time', () => {
     const second = await openTestStore(root, { clock })
     monotonic += 10
     expect(second.runningClock.now()).toBe(5_010)
-    const record = second.refs.ensure('docker.io', 'library/app')
-    addManifest(record, 'index', { usedAt: 9_000 })
-    second.refs.touch(record)
+    addManifest(createTestRepository({}, second.metadata), 'index', { usedAt: 9_000 })
     await second.close()
     expect((await openTestStore(root, { clock })).runningClock.now()).toBe(9_000)
   })

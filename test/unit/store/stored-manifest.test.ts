@@ -4,11 +4,11 @@ import { expect, test } from 'vitest'
 import { computeDigest } from '../../../src/oci/reference.ts'
 import type { OpenBlob } from '../../../src/oci/registry.ts'
 import { isStored } from '../../../src/store/contents.ts'
-import type { Store } from '../../../src/store/open-store.ts'
+import type { TestStore } from '../../support/store/store.ts'
 import { withStore } from '../../support/temporary-store.ts'
 
 /** Stores a manifest of 1 MB, and counts the bytes that are read of it. */
-async function setUp({ blobs, layout }: Store, seed: string) {
+async function setUp({ blobs, layout }: TestStore, seed: string) {
   const bytes = Buffer.alloc(1_000_000, seed)
   const digest = computeDigest(bytes)
   await blobs.put(digest, bytes)

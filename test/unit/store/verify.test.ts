@@ -4,11 +4,11 @@ import { describe, expect, test } from 'vitest'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { systemClock } from '../../../src/lib/time.ts'
 import { type Digest, computeDigest } from '../../../src/oci/reference.ts'
-import type { Store } from '../../../src/store/open-store.ts'
+import type { TestStore } from '../../support/store/store.ts'
 import { createScrub, type VerifyOptions, type VerifyState, verifyStore } from '../../../src/store/verify.ts'
 import { openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
 
-async function storeWithDamage(): Promise<{ store: Store; good: Digest; bad: Digest }> {
+async function storeWithDamage(): Promise<{ store: TestStore; good: Digest; bad: Digest }> {
   const store = await openTestStore(await temporaryFolder())
   const good = await putText(store, 'good')
   const bad = await putText(store, 'bad bytes')
@@ -19,7 +19,7 @@ async function storeWithDamage(): Promise<{ store: Store; good: Digest; bad: Dig
   return { store, good, bad }
 }
 
-async function lastState(store: Store, options: Partial<VerifyOptions> = {}): Promise<VerifyState | undefined> {
+async function lastState(store: TestStore, options: Partial<VerifyOptions> = {}): Promise<VerifyState | undefined> {
   let last: VerifyState | undefined
   const { signal } = new AbortController()
   for await (const state of verifyStore(store, { quarantine: true, signal, ...options })) last = state
@@ -91,7 +91,7 @@ describe('the scrub', () => {
 })
 
 /** Counts the files of the store that this process has open. */
-async function openBlobFiles(store: Store): Promise<number> {
+async function openBlobFiles(store: TestStore): Promise<number> {
   const { readlink } = await import('node:fs/promises')
   const links = await Promise.all(
     (await readdir('/proc/self/fd')).map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')),

@@ -1,0 +1,283 @@
+import type { ManifestLink } from '../oci/content.ts'
+import type { Digest } from '../oci/reference.ts'
+import { parseIdentity } from '../oci/registry.ts'
+import { Dictionary, DigestTable, noRow, PackedMap, selectDigest, selectDigestBytes } from './digest-table.ts'
+import {
+  type Blob,
+  flagBits,
+  flagMask,
+  getDigestBytes,
+  headBytes,
+  type Manifest,
+  manifestFlag,
+  numberOf,
+  type PackedLinks,
+  type Tag,
+  toFlag,
+  writeHead,
+} from './operations.ts'
+
+/** Holds the entries of all repositories by their digest. */
+export class Tables {
+  readonly identities = new Dictionary()
+  readonly types = new Dictionary()
+  readonly links = new LinkTable()
+  readonly tags = createTagTable()
+  readonly manifests = new DigestTable({
+    mediaType: new Uint32Array(),
+    identity: new Uint32Array(),
+    size: new Float64Array(),
+    updatedAt: new Float64Array(),
+    pulls: new Uint32Array(),
+    lastPulled: new Float64Array(),
+    usedAt: new Float64Array(),
+    /** Identifies the links in `links`. */
+    firstLink: new Int32Array(),
+    linkWeight: new Uint32Array(),
+  })
+  /** Holds the manifests that have a subject. */
+  readonly referrers = new Map<number, Pick<Manifest, 'subject' | 'artifactType'>>()
+  readonly blobs = new DigestTable({
+    identity: new Uint32Array(),
+    size: new Float64Array(),
+    usedAt: new Float64Array(),
+  })
+  readonly #holders: DigestTable<{ count: Uint32Array }> | undefined
+
+  constructor(countsHolders: boolean) {
+    this.#holders = countsHolders ? new DigestTable({ count: new Uint32Array() }) : undefined
+  }
+
+  isHeld(digest: Digest): boolean {
+    selectDigest(digest)
+    return this.#holders?.find(0, () => true) !== noRow
+  }
+
+  countHolder(digest: Digest, change: 1 | -1): void {
+    const table = this.#holders
+    if (!table) return
+    selectDigest(digest)
+    const found = table.find(0, () => true)
+    const row = found === noRow ? table.add(0) : found
+    const count = (found === noRow ? 0 : table.columns.count[row]!) + change
+    table.columns.count[row] = count
+    if (count === 0) table.remove(row)
+  }
+
+  /** Returns the latest time of a use of manifests and blobs, also of those that were removed. */
+  findLatestUse(): number {
+    let latest = 0
+    for (const { usedAt } of [this.manifests.columns, this.blobs.columns])
+      for (const time of usedAt) latest = Math.max(latest, time)
+    return latest
+  }
+
+  readManifest(row: number): Manifest {
+    const { columns } = this.manifests
+    return {
+      mediaType: this.types.get(columns.mediaType[row]!),
+      size: columns.size[row]!,
+      identity: parseIdentity(this.identities.get(columns.identity[row]!)),
+      updatedAt: columns.updatedAt[row]!,
+      pulls: columns.pulls[row]!,
+      lastPulled: columns.lastPulled[row]!,
+      usedAt: columns.usedAt[row]!,
+      ...this.referrers.get(row),
+    }
+  }
+
+  readBlob(row: number): Blob {
+    const { size, identity, usedAt } = this.blobs.columns
+    return { size: size[row]!, identity: parseIdentity(this.identities.get(identity[row]!)), usedAt: usedAt[row]! }
+  }
+}
+
+type TagTable = ReturnType<typeof createTagTable>
+
+/** Creates the table for the tags of all repositories. */
+function createTagTable() {
+  const columns = {
+    identity: new Uint32Array(),
+    updatedAt: new Float64Array(),
+    pulls: new Uint32Array(),
+    lastPulled: new Float64Array(),
+  }
+  return new DigestTable(columns)
+}
+
+/** Holds the tags of one repository, packed. The values are copies. */
+export class TagMap extends PackedMap<string, Tag> {
+  readonly #rows = new Map<string, number>()
+  readonly #table: TagTable
+  readonly #identities: Dictionary
+
+  constructor(table: TagTable, identities: Dictionary) {
+    super()
+    this.#table = table
+    this.#identities = identities
+  }
+
+  get size(): number {
+    return this.#rows.size
+  }
+
+  set(name: string, { digest, identity, updatedAt, pulls, lastPulled }: Tag): void {
+    this.#release(name)
+    selectDigest(digest)
+    const row = this.#table.add(0)
+    const { columns } = this.#table
+    columns.identity[row] = this.#identities.use(identity)
+    columns.updatedAt[row] = updatedAt
+    columns.pulls[row] = pulls
+    columns.lastPulled[row] = lastPulled
+    this.#rows.set(name, row)
+  }
+
+  delete(name: string): void {
+    this.#release(name)
+    this.#rows.delete(name)
+  }
+
+  has(name: string): boolean {
+    return this.#rows.has(name)
+  }
+
+  get(name: string): Tag | undefined {
+    const row = this.#rows.get(name)
+    return row === undefined ? undefined : this.#read(row)
+  }
+
+  *entries(): MapIterator<[string, Tag]> {
+    for (const [name, row] of this.#rows) yield [name, this.#read(row)]
+  }
+
+  keys(): MapIterator<string> {
+    return this.#rows.keys()
+  }
+
+  #release(name: string): void {
+    const row = this.#rows.get(name)
+    if (row === undefined) return
+    this.#identities.release(this.#table.columns.identity[row]!)
+    this.#table.remove(row)
+  }
+
+  #read(row: number): Tag {
+    const { columns } = this.#table
+    return {
+      digest: this.#table.digest(row),
+      identity: parseIdentity(this.#identities.get(columns.identity[row]!)),
+      updatedAt: columns.updatedAt[row]!,
+      pulls: columns.pulls[row]!,
+      lastPulled: columns.lastPulled[row]!,
+    }
+  }
+}
+
+/** Separates the kinds, so that a search for a manifest does not pass the links of all manifests that name the same layer. */
+function toTableScope(scope: number, flags: number): number {
+  return (flags & manifestFlag) === 0 ? scope : ~scope
+}
+
+/** Selects among the manifests that name a digest. */
+interface LinkQuery {
+  readonly digest: Digest
+  readonly kind: ManifestLink['kind']
+  /** Numbers what the manifests have in common: repository and identity. */
+  readonly scope: number
+  /** Reports whether a manifest (its row) really has the repository and identity of the scope. */
+  readonly isFrom: (manifest: number) => boolean
+}
+
+/** Holds the links of all manifests in 70 bytes each, and finds the manifests that name a digest. A manifest is the number of its row. */
+export class LinkTable {
+  readonly #types = new Dictionary()
+  readonly #table = new DigestTable({
+    /** Holds the number of the media type, and the flags in the lowest bits. */
+    type: new Uint32Array(),
+    sizeLow: new Uint32Array(),
+    sizeHigh: new Uint16Array(),
+    manifest: new Uint32Array(),
+    /** Holds the next link of the same manifest. */
+    next: new Int32Array(),
+  })
+
+  /** Adds the links of a manifest. Returns the first one's row, which identifies them, or `noRow`. */
+  add(manifest: number, scope: number, { types, bytes }: PackedLinks): number {
+    let [first, last] = [noRow, noRow]
+    for (let at = 0; at < bytes.length;) {
+      const flags = bytes[at]!
+      const length = getDigestBytes(flags)
+      selectDigestBytes(bytes, at + headBytes, length)
+      const row = this.#table.add(toTableScope(scope, flags))
+      const { columns } = this.#table
+      columns.type[row] = (this.#types.use(types[bytes.readUInt16LE(at + 1)]!) << flagBits) | flags
+      columns.sizeLow[row] = bytes.readUInt32LE(at + 3)
+      columns.sizeHigh[row] = bytes.readUInt16LE(at + 7)
+      columns.manifest[row] = manifest
+      columns.next[row] = noRow
+      if (last === noRow) first = row
+      else columns.next[last] = row
+      last = row
+      at += headBytes + length
+    }
+    return first
+  }
+
+  remove(first: number): void {
+    for (let row = first; row !== noRow;) {
+      const { columns } = this.#table
+      const next = columns.next[row]!
+      this.#types.release(columns.type[row]! >>> flagBits)
+      this.#table.remove(row)
+      row = next
+    }
+  }
+
+  pack(first: number): PackedLinks {
+    const { columns } = this.#table
+    const rows: number[] = []
+    for (let row = first; row !== noRow; row = columns.next[row]!) rows.push(row)
+    const types = new Map<number, number>()
+    const bytes = Buffer.allocUnsafeSlow(rows.length * (headBytes + 64))
+    let at = 0
+    for (const row of rows) {
+      const type = columns.type[row]!
+      writeHead(bytes, at, type & flagMask, numberOf(types, type >>> flagBits), this.#getSize(row))
+      at += headBytes + this.#table.copyDigest(row, bytes, at + headBytes)
+    }
+    return { types: Array.from(types.keys(), (type) => this.#types.get(type)), bytes: bytes.subarray(0, at) }
+  }
+
+  /** Finds the link of a manifest that the query selects: the one added last. */
+  find(query: LinkQuery): ManifestLink | undefined {
+    const { columns } = this.#table
+    selectDigest(query.digest)
+    const row = this.#table.find(toTableScope(query.scope, toFlag(query.kind)), this.#createTest(query))
+    if (row === noRow) return undefined
+    const mediaType = this.#types.get(columns.type[row]! >>> flagBits)
+    return { kind: query.kind, digest: query.digest, size: this.#getSize(row), mediaType }
+  }
+
+  /** Returns the manifests that the query selects, at most `limit`. */
+  findManifests(query: LinkQuery, limit: number): number[] {
+    const manifests: number[] = []
+    const test = this.#createTest(query)
+    selectDigest(query.digest)
+    let row = this.#table.find(toTableScope(query.scope, toFlag(query.kind)), test)
+    for (; row !== noRow && manifests.length < limit; row = this.#table.findNext(row, test))
+      manifests.push(this.#table.columns.manifest[row]!)
+    return manifests
+  }
+
+  #getSize(row: number): number {
+    const { sizeLow, sizeHigh } = this.#table.columns
+    return sizeHigh[row]! * 2 ** 32 + sizeLow[row]!
+  }
+
+  #createTest({ kind, isFrom }: LinkQuery): (row: number) => boolean {
+    const flag = kind === 'manifest' ? manifestFlag : 0
+    const { type, manifest } = this.#table.columns
+    return (row) => (type[row]! & manifestFlag) === flag && isFrom(manifest[row]!)
+  }
+}
