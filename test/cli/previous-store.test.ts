@@ -4,17 +4,14 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { get } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
-import { type MirrorProcess } from '../support/mirror-process.ts'
 import { pushImage } from '../support/push.ts'
+import { damagedOf, expectAll, expectAnswers, expected } from '../support/store-v1/compare.ts'
 import {
   accounts,
   ask,
-  askAll,
   commands,
-  type ExpectedAnswer,
   homeWithStores,
   readCounts,
-  readExpected,
   run,
   runJson,
   startOffline,
@@ -22,7 +19,6 @@ import {
   storeNames,
 } from '../support/store-v1/fixture.ts'
 
-const expected = await readExpected()
 const { alice } = expected.cache
 const ofApp = / \/v2\/(app\/|_catalog)/
 const ofHubApp = /docker\.io\/library\/app\/|_catalog\?ns=docker/
@@ -36,31 +32,6 @@ function recordOf(home: string, store: string, name: string, ending: string): st
   const hash = createHash('sha256').update(name).digest('hex')
   return join(home, 'data', store, 'v1', 'repositories', `${hash}.${ending}`)
 }
-
-/** Expects the recorded answers to all requests but those that differ. */
-async function expectAnswers(
-  url: string,
-  answers: Readonly<Record<string, ExpectedAnswer>>,
-  differs = /^$/,
-): Promise<void> {
-  const same = Object.entries(answers).filter(([request]) => !differs.test(request))
-  expect(same.length).toBeGreaterThan(0)
-  expect(
-    await askAll(
-      url,
-      same.map(([request]) => request),
-    ),
-  ).toEqual(Object.fromEntries(same))
-}
-
-/** Expects that the server has everything that the release had. */
-async function expectAll(mirror: MirrorProcess): Promise<void> {
-  await expect.poll(() => readCounts(mirror)).toEqual(expected.status)
-  await expectAnswers(mirror.url, alice)
-  await expectAnswers(mirror.registryUrl!, expected.registry)
-}
-
-const damagedOf = async (mirror: MirrorProcess) => (await mirror.status()).registry.damaged ?? []
 
 describe('the store of the previous release', () => {
   test('gives the commands of a stopped mirror what it gave that release', async () => {
@@ -110,6 +81,23 @@ describe('the store of the previous release', () => {
     const mirror = await startOffline(home)
     await expectAll(mirror)
     expect(await damagedOf(mirror)).toEqual([])
+  })
+
+  test('with a damaged blob has all but that blob, which a verification finds and moves aside', async () => {
+    const home = await homeWithStores()
+    const request = Object.keys(alice).find((name) => /GET .*library\/app\/blobs\/sha256/.test(name))!
+    const digest = request.split('/').at(-1)!
+    const path = join(home, 'data', 'cache', 'v1', 'blobs', ...digest.split(':'))
+    await writeFile(path, (await readFile(path)).fill(0))
+    const { checked } = expected.commands['cache verify'] as { checked: number }
+    for (const command of ['cache verify --dry-run', 'cache verify']) {
+      const { status, stdout } = await run(home, command)
+      expect([command, status, JSON.parse(stdout)]).toMatchObject([command, 5, { checked, damaged: [digest] }])
+    }
+    expect(await runJson(home, 'cache verify')).toMatchObject({ checked: checked - 1, damaged: [] })
+    const mirror = await startOffline(home)
+    expect(await ask(mirror.url, request)).toMatchObject({ status: 503 })
+    await expectAnswers(mirror.url, alice, new RegExp(digest))
   })
 
   test('counts later pulls on top of those that it has counted', async () => {
