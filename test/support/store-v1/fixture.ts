@@ -189,7 +189,8 @@ export async function run(
   const child = spawn(process.execPath, [path, ...args, '--json'], {
     cwd: home,
     env: {
-      PATH: process.env['PATH'],
+      // Root would say that others can change folders of the PATH of npx.
+      PATH: '/usr/bin:/bin',
       HOME: home,
       MIRROR_HOME: home,
       MIRROR_CACHE_MIN_FREE: '0',

@@ -1,0 +1,337 @@
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { chmod, chown, cp, lstat, mkdir, readdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { systemClock } from '../../src/lib/time.ts'
+import { computeDigest } from '../../src/oci/reference.ts'
+import { createStoreLayout } from '../../src/store/layout.ts'
+import { get } from '../support/get.ts'
+import { makeImage } from '../support/images.ts'
+import { pushImage } from '../support/push.ts'
+import { expectAll, expectAnswers, expected } from '../support/store-v1/compare.ts'
+import { homeWithStores, program, run, runJson, startOffline, stop, storeNames } from '../support/store-v1/fixture.ts'
+
+const isRoot = process.getuid?.() === 0
+const nobody = 65_534
+/** A built release that keeps one file for each repository; not on every machine. */
+const release = process.env['MIRROR_TEST_RELEASE']
+/** Commands that only read. */
+const readers = ['cache ls', 'cache verify --dry-run', 'cache verify', 'registry ls']
+
+const rootOf = (home: string, name: string) => join(home, 'data', name)
+const versionsOf = async (home: string, name: string) => (await readdir(rootOf(home, name))).toSorted()
+
+/** Describes each entry below a folder: its name, mode, size and time, and its bytes. */
+async function snapshot(folder: string): Promise<Record<string, unknown>> {
+  const found: Record<string, unknown> = {}
+  const names = existsSync(folder) ? ['.', ...(await readdir(folder, { recursive: true }))] : []
+  for (const name of names.toSorted()) {
+    const path = join(folder, name)
+    const { mode, size, mtimeMs, ino } = await lstat(path)
+    const bytes = (await lstat(path)).isFile() ? computeDigest(await readFile(path)) : 'folder'
+    found[name] = [mode, size, mtimeMs, ino, bytes].join(' ')
+  }
+  return found
+}
+
+/** Expects the recorded output of each command that only reads, and that none of them changes the stores. */
+async function expectReaders(home: string, options: { uid?: number } = {}): Promise<void> {
+  const before = await snapshot(join(home, 'data'))
+  for (const command of readers) {
+    const { status, stdout, stderr } = await run(home, command, options)
+    expect([command, status, stderr]).toEqual([command, 0, ''])
+    expect([command, JSON.parse(stdout)]).toEqual([command, expected.commands[command]])
+    expect([command, await snapshot(join(home, 'data'))]).toEqual([command, before])
+  }
+}
+
+async function expectMigrated(home: string): Promise<void> {
+  for (const name of storeNames) {
+    expect([name, await versionsOf(home, name)]).toEqual([name, ['v2']])
+    const entries = await readdir(join(rootOf(home, name), 'v2'))
+    expect(entries).toContain('metadata')
+    expect(entries).not.toContain('repositories')
+  }
+}
+
+/** Creates the home of a stopped mirror whose stores were migrated. */
+async function migratedHome(): Promise<string> {
+  const home = await homeWithStores()
+  await stop(await startOffline(home))
+  return home
+}
+
+async function filesBelow(folder: string): Promise<string[]> {
+  const entries = await readdir(folder, { recursive: true, withFileTypes: true })
+  return entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name))
+}
+
+/** Lets a user read these files, and nobody write them, until the test ends. */
+async function makeReadOnly(home: string, uid: number | undefined): Promise<void> {
+  const entries = await readdir(home, { recursive: true, withFileTypes: true })
+  const paths = entries.map((entry) => ({
+    path: join(entry.parentPath, entry.name),
+    mode: entry.isFile() ? 0o400 : 0o500,
+  }))
+  const all = [{ path: home, mode: 0o500 }, ...paths]
+  onTestFinished(async () => {
+    for (const { path } of all) await chmod(path, 0o700)
+  })
+  for (const { path, mode } of all.toReversed()) {
+    if (uid !== undefined) await chown(path, uid, uid)
+    await chmod(path, mode)
+  }
+}
+
+/** Reports whether the program can run without the rights of root: a checkout of root may be closed to others. */
+function canRunAsOrdinaryUser(): boolean {
+  if (process.platform === 'win32' || !isRoot) return process.platform !== 'win32'
+  const reads = `fs.accessSync(${JSON.stringify(program)})`
+  return spawnSync(process.execPath, ['-e', reads], { cwd: '/', uid: nobody, gid: nobody }).status === 0
+}
+
+// Skip the tests as long as the store has the format of the previous release.
+const isNewFormat = basename(createStoreLayout('store').home) === 'v2'
+
+describe.skipIf(!isNewFormat)('the first start with a store of the previous release', () => {
+  test('replaces it by a store of the new format with the same content', async () => {
+    const home = await homeWithStores()
+    const mirror = await startOffline(home)
+    await expectMigrated(home)
+    await expectAll(mirror)
+    await stop(mirror)
+    await expectMigrated(home)
+  })
+
+  test('keeps every blob in the file that it has', async () => {
+    const home = await homeWithStores()
+    const inodes = async (version: string) =>
+      (
+        await Promise.all(
+          storeNames.map(async (name) => {
+            const files = await filesBelow(join(rootOf(home, name), version, 'blobs'))
+            return Promise.all(files.map(async (path) => `${basename(path)} ${(await lstat(path)).ino}`))
+          }),
+        )
+      )
+        .flat()
+        .toSorted()
+    const before = await inodes('v1')
+    expect(before.length).toBeGreaterThan(0)
+    await stop(await startOffline(home))
+    expect(await inodes('v2')).toEqual(before)
+  })
+
+  test('leaves a store that earlier releases refuse: its only folder has a version that is greater than theirs', async () => {
+    const home = await migratedHome()
+    for (const name of storeNames) {
+      const versions = (await versionsOf(home, name)).map((folder) => Number(/^v(\d+)$/.exec(folder)?.[1]))
+      expect(versions).toEqual([2])
+    }
+  })
+
+  test.skipIf(release === undefined)(
+    'leaves a store that the previous release itself refuses, and does not change',
+    async () => {
+      const home = await migratedHome()
+      const before = await snapshot(join(home, 'data'))
+      for (const name of storeNames) {
+        const { status, stderr } = await run(home, `${name} ls`, { path: join(release!, 'bin', 'run.js') })
+        expect([status, stderr]).toEqual([2, expect.stringContaining('(format v2)')])
+      }
+      expect(await snapshot(join(home, 'data'))).toEqual(before)
+    },
+  )
+})
+
+describe.skipIf(!isNewFormat)('commands that only read the store of a stopped mirror', () => {
+  test('change nothing in a store of the previous release', async () => {
+    await expectReaders(await homeWithStores())
+  })
+
+  test('change nothing in a store of the new format', async () => {
+    await expectReaders(await migratedHome())
+  })
+
+  test('change nothing in a store that a killed server has left', async () => {
+    const home = await homeWithStores()
+    const mirror = await startOffline(home)
+    mirror.kill('SIGKILL')
+    await mirror.ended
+    await expectReaders(home)
+  })
+
+  test.skipIf(!canRunAsOrdinaryUser()).each([
+    ['the previous release', homeWithStores],
+    ['the new format', migratedHome],
+  ])('read a store of %s that the user may not change', async (_, create) => {
+    const home = await create()
+    const uid = isRoot ? nobody : undefined
+    await makeReadOnly(home, uid)
+    await expectReaders(home, uid === undefined ? {} : { uid })
+  })
+
+  test('find nothing where there is no store, and create none', async () => {
+    const home = await homeWithStores([])
+    const nothing = { 'cache ls': [], 'registry ls': [] }
+    const verified = { checked: 0, checkedBytes: 0, damaged: [] }
+    for (const command of readers)
+      expect([command, await runJson(home, command)]).toEqual([
+        command,
+        nothing[command as keyof typeof nothing] ?? verified,
+      ])
+    expect(existsSync(join(home, 'data'))).toBe(false)
+  })
+
+  test('find nothing in a folder without a store, and leave it empty', async () => {
+    const home = await homeWithStores([])
+    for (const name of storeNames) await mkdir(rootOf(home, name), { recursive: true })
+    const before = await snapshot(join(home, 'data'))
+    expect([await runJson(home, 'cache ls'), await runJson(home, 'registry ls')]).toEqual([[], []])
+    expect(await snapshot(join(home, 'data'))).toEqual(before)
+  })
+})
+
+/** The states in which a stop at any step leaves the stores: each changes a store, given a migrated one. */
+const interruptions: [string, (root: string, migrated: string) => Promise<void>][] = [
+  ['before its first byte', async (root) => mkdir(join(root, 'v1', 'metadata'))],
+  [
+    'in the middle of its files',
+    async (root, migrated) => {
+      await cp(join(migrated, 'v2', 'metadata'), join(root, 'v1', 'metadata'), { recursive: true })
+      for (const path of await filesBelow(join(root, 'v1', 'metadata')))
+        await truncate(path, (await lstat(path)).size >> 1)
+    },
+  ],
+  [
+    'at the start of its files',
+    async (root, migrated) => {
+      await cp(join(migrated, 'v2', 'metadata'), join(root, 'v1', 'metadata'), { recursive: true })
+      for (const path of await filesBelow(join(root, 'v1', 'metadata'))) await truncate(path, 0)
+    },
+  ],
+  [
+    'when the disk has kept other bytes for its files',
+    async (root, migrated) => {
+      await cp(join(migrated, 'v2', 'metadata'), join(root, 'v1', 'metadata'), { recursive: true })
+      for (const path of await filesBelow(join(root, 'v1', 'metadata')))
+        await writeFile(path, Buffer.alloc((await lstat(path)).size))
+    },
+  ],
+  [
+    'with a temporary file',
+    async (root) => {
+      await mkdir(join(root, 'v1', 'metadata'))
+      await writeFile(join(root, 'v1', 'metadata', '.checkpoint-0123'), 'partly')
+    },
+  ],
+  [
+    'before it names its folder',
+    async (root, migrated) => cp(join(migrated, 'v2', 'metadata'), join(root, 'v1', 'metadata'), { recursive: true }),
+  ],
+  ['with an empty new folder', async (root) => mkdir(join(root, 'v2'))],
+  [
+    'before it removes the old files',
+    async (root, migrated) => {
+      await rename(join(root, 'v1'), join(root, 'v2'))
+      await cp(join(migrated, 'v2', 'metadata'), join(root, 'v2', 'metadata'), { recursive: true })
+    },
+  ],
+  [
+    'in the middle of the removal of the old files',
+    async (root, migrated) => {
+      await rename(join(root, 'v1'), join(root, 'v2'))
+      await cp(join(migrated, 'v2', 'metadata'), join(root, 'v2', 'metadata'), { recursive: true })
+      const names = await readdir(join(root, 'v2', 'repositories'))
+      for (const name of names.slice(1)) await rm(join(root, 'v2', 'repositories', name))
+    },
+  ],
+]
+
+describe.skipIf(!isNewFormat)('a migration that ends', () => {
+  test.each(interruptions)(
+    '%s is completed by the next start, and until then commands read the store',
+    async (_, stopAt) => {
+      const migrated = await migratedHome()
+      const home = await homeWithStores()
+      for (const name of storeNames) await stopAt(rootOf(home, name), rootOf(migrated, name))
+      await expectReaders(home)
+      for (let starts = 0; starts < 2; starts++) {
+        const mirror = await startOffline(home)
+        await expectMigrated(home)
+        await expectAll(mirror)
+        await stop(mirror)
+      }
+    },
+  )
+
+  test('in one of the two stores is completed in the other one', async () => {
+    const migrated = await migratedHome()
+    for (const done of storeNames) {
+      const home = await homeWithStores()
+      await rm(rootOf(home, done), { recursive: true })
+      await cp(rootOf(migrated, done), rootOf(home, done), { recursive: true })
+      await expectReaders(home)
+      const mirror = await startOffline(home)
+      await expectMigrated(home)
+      await expectAll(mirror)
+      await stop(mirror)
+    }
+  })
+
+  test('before it removes the old files does not bring back what was removed or replaced since', async () => {
+    const home = await migratedHome()
+    const image = makeImage({ seed: 97 })
+    const first = await startOffline(home)
+    await pushImage(first.registryUrl!, 'app', 'v1', image)
+    expect((await get(first.registryUrl!, '/v2/app/manifests/v2', { method: 'DELETE' })).status).toBe(202)
+    await stop(first)
+    expect(await runJson(home, 'cache rm docker.io/library/legacy:1')).toMatchObject({ unknown: [] })
+    const old = await homeWithStores()
+    for (const name of storeNames)
+      await cp(join(rootOf(old, name), 'v1', 'repositories'), join(rootOf(home, name), 'v2', 'repositories'), {
+        recursive: true,
+      })
+    for (let starts = 0; starts < 2; starts++) {
+      const mirror = await startOffline(home)
+      await expectMigrated(home)
+      expect((await get(mirror.registryUrl!, '/v2/app/manifests/v1')).headers['docker-content-digest']).toBe(
+        image.digest,
+      )
+      expect((await get(mirror.registryUrl!, '/v2/app/manifests/v2')).status).toBe(404)
+      await expectAnswers(mirror.registryUrl!, expected.registry, /app\/manifests\/v|tags\/list/)
+      await expectAnswers(mirror.url, expected.cache.alice, /library\/legacy|_catalog/)
+      expect((await mirror.get('/v2/docker.io/library/legacy/manifests/1')).status).toBe(503)
+      await stop(mirror)
+    }
+  })
+
+  test('because the server is killed at any moment is completed by the next start', async () => {
+    for (const delay of [40, 80, 120, 160, 200, 240, 300]) {
+      const home = await homeWithStores()
+      const child = spawn(process.execPath, [program, 'serve'], {
+        env: {
+          PATH: process.env['PATH'],
+          HOME: home,
+          MIRROR_HOME: home,
+          MIRROR_CACHE_LISTEN: '127.0.0.1:0',
+          MIRROR_REGISTRY_LISTEN: '127.0.0.1:0',
+          MIRROR_ADMIN_LISTEN: '127.0.0.1:0',
+          MIRROR_NETWORKS: '',
+        },
+        stdio: 'ignore',
+      })
+      const ended = once(child, 'exit')
+      await systemClock.sleep(delay)
+      child.kill('SIGKILL')
+      await ended
+      await expectReaders(home)
+      const mirror = await startOffline(home)
+      await expectMigrated(home)
+      await expectAll(mirror)
+      await stop(mirror)
+    }
+  })
+})
