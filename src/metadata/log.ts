@@ -2,7 +2,7 @@ import { type FileHandle, open, readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { getErrno } from '../lib/errors.ts'
-import { ignoreMissing, makeFolder, syncFolder, writeFileAtomic } from '../lib/fs.ts'
+import { ignoreMissing, makeFolder, pathExists, syncFolder, writeFileAtomic } from '../lib/fs.ts'
 
 /** Is the content of one line: one commit, or in a checkpoint some entries of one repository. */
 export interface LogLine {
@@ -93,13 +93,14 @@ async function readLines(path: string, reader: LogReader): Promise<number> {
       if (startedBytes > maxLineBytes) started = [started[0]!]
       await reader.pause()
     }
-    const tail = Buffer.concat(started)
-    // The line feed of the last line may be damaged, too.
-    if (tail.length > 0 && parseLine(tail)) {
-      onLine(tail)
-      return position
+    let tail = Buffer.concat(started)
+    const torn = startedBytes - tail.length
+    // The line feeds of the last lines may be damaged, too. A line with nothing behind it is torn.
+    for (let parsed = parseLine(tail); parsed && parsed.end < tail.length; parsed = parseLine(tail)) {
+      reader.onLine(parsed.line, path)
+      tail = tail.subarray(parsed.end + 1)
     }
-    return position - startedBytes
+    return position - torn - tail.length
   } finally {
     await file.close()
   }
@@ -130,6 +131,7 @@ export class MetadataLog {
   #hasTail = false
   #bytes = 0
   #checkpointBytes = 0
+  #checkpointPath: string | undefined
 
   /** Starts an empty log in this folder. */
   constructor(folder: string) {
@@ -157,6 +159,7 @@ export class MetadataLog {
       missing += 1
       reader.onDamage(damage)
     }
+    this.#checkpointPath = checkpoint?.path
     if (checkpoint) {
       const onLine = (line: LogLine) => {
         isComplete = line.repository === endMark && Number(line.operations) === lines + missing
@@ -219,9 +222,10 @@ export class MetadataLog {
     this.#bytes += text.length
   }
 
-  /** Reports whether the current segment was deleted from outside. */
+  /** Reports whether the current segment, or the checkpoint before the first one, was deleted from outside. */
   async isLost(): Promise<boolean> {
-    return this.#file !== undefined && (await this.#file.stat()).nlink === 0
+    if (this.#file) return (await this.#file.stat()).nlink === 0
+    return this.#checkpointPath !== undefined && !(await pathExists(this.#checkpointPath))
   }
 
   /** Lets the next commit start a new segment. */
@@ -237,6 +241,7 @@ export class MetadataLog {
    */
   async writeCheckpoint(sequence: number, pieces: AsyncIterable<string[]>): Promise<void> {
     await makeFolder(this.folder)
+    const path = this.#toPath(sequence, 'checkpoint')
     const temporary = join(this.folder, `${sequence}.new`)
     const replaced = this.#segments.filter((segment) => segment.sequence <= sequence)
     const older = await listFiles(this.folder, 'checkpoint')
@@ -255,15 +260,16 @@ export class MetadataLog {
       } finally {
         await file.close()
       }
-      await rename(temporary, this.#toPath(sequence, 'checkpoint'))
+      await rename(temporary, path)
     } catch (error) {
       await rm(temporary, { force: true })
       throw error
     }
     await syncFolder(this.folder)
     this.#checkpointBytes = bytes
+    this.#checkpointPath = path
     for (const file of older) if (file.sequence < sequence) await rm(file.path, { force: true })
-    for (const { path } of replaced) await rm(path, { force: true })
+    for (const segment of replaced) await rm(segment.path, { force: true })
     this.#segments = this.#segments.filter((segment) => !replaced.includes(segment))
     this.#bytes = this.#segments.length > 0 ? this.#end : 0
   }

@@ -80,6 +80,8 @@ export class MetadataStore implements Metadata {
   #checkpointing: Promise<void> | undefined
   #needsCheckpoint = false
   #hasUnkeptDamage = false
+  /** Is true while the log on the disk lacks commits, because it was deleted from outside. */
+  #isLost = false
   #cancelWrite: (() => void) | undefined
   #cancelUses: (() => void) | undefined
   readonly #closing = new AbortController()
@@ -322,11 +324,14 @@ export class MetadataStore implements Metadata {
 
   /** Writes the whole state again when somebody has deleted the log. */
   async #recreateLog(): Promise<void> {
-    if (!(await this.#log.isLost())) return
+    // Remember it until the state is written, because the lost segment is closed before.
+    this.#isLost ||= await this.#log.isLost()
+    if (!this.#isLost) return
     this.#options.logger.error({ path: this.#log.folder }, 'the metadata on the disk were deleted; writing them again')
     await this.#checkpointing
     await this.#log.endSegment()
     await this.writeCheckpoint()
+    this.#isLost = false
   }
 
   /** Writes a checkpoint while commits go on. Logs a disk that refuses it, and tries again later. */

@@ -1,0 +1,58 @@
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { onTestFinished } from 'vitest'
+import { silentLogger } from '../../src/lib/logger.ts'
+import { systemClock } from '../../src/lib/time.ts'
+import { MetadataStore } from '../../src/metadata/metadata-store.ts'
+
+/** Opens the metadata store in the folder `metadata` of the root; closes it when the test ends. Damaged lines go to the folder `aside`. */
+export async function openMetadata(
+  root: string,
+  options: Partial<Parameters<typeof MetadataStore.open>[0]> = {},
+): Promise<MetadataStore> {
+  const store = await MetadataStore.open({
+    folder: join(root, 'metadata'),
+    setAside: (path) => join(root, 'aside', `${path.slice(path.lastIndexOf('/') + 1)}-${Math.random()}`),
+    logger: silentLogger,
+    clock: systemClock,
+    ...options,
+  })
+  onTestFinished(() => store.close())
+  return store
+}
+
+/** Runs the body with the metadata store at the root, and closes it. */
+export async function withMetadata<T>(root: string, body: (store: MetadataStore) => Promise<T>): Promise<T> {
+  const store = await openMetadata(root)
+  try {
+    return await body(store)
+  } finally {
+    await store.close()
+  }
+}
+
+/** Replaces the log in this folder by a file, so that writes fail; the result lets them succeed again. */
+export async function breakLog(folder: string): Promise<() => Promise<void>> {
+  await rm(folder, { recursive: true })
+  await writeFile(folder, '')
+  return () => rm(folder)
+}
+
+/** Lists the paths of the files of a log, checkpoint first. */
+export async function listLog(folder: string): Promise<string[]> {
+  const names = await readdir(folder)
+  const order = (name: string) => (name.endsWith('.checkpoint') ? 0 : 1)
+  return names.toSorted((a, b) => order(a) - order(b) || (a < b ? -1 : 1)).map((name) => join(folder, name))
+}
+
+/** Replaces a text in the only file of the log that has it. */
+export async function damageLog(folder: string, change: (text: string) => string): Promise<string> {
+  for (const path of await listLog(folder)) {
+    const before = await readFile(path, 'utf8')
+    const after = change(before)
+    if (after === before) continue
+    await writeFile(path, after)
+    return path
+  }
+  throw new Error(`no file in ${folder} was changed`)
+}
