@@ -1,4 +1,4 @@
-import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { open, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
 import { silentLogger } from '../../src/lib/logger.ts'
@@ -55,4 +55,19 @@ export async function damageLog(folder: string, change: (text: string) => string
     return path
   }
   throw new Error(`no file in ${folder} was changed`)
+}
+
+/** Counts the syncs of file contents until the test ends. */
+export async function countSyncs(root: string): Promise<{ count: number }> {
+  const file = await open(root)
+  const prototype = Object.getPrototypeOf(file) as typeof file
+  await file.close()
+  const { datasync } = prototype
+  const syncs = { count: 0 }
+  prototype.datasync = function () {
+    syncs.count += 1
+    return datasync.call(this)
+  }
+  onTestFinished(() => void (prototype.datasync = datasync))
+  return syncs
 }

@@ -1,11 +1,11 @@
-import { open, readdir, readFile, rm, stat } from 'node:fs/promises'
+import { readdir, readFile, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import type { MetadataStore } from '../../../src/metadata/metadata-store.ts'
 import type { Operation } from '../../../src/metadata/operations.ts'
 import { computeDigest } from '../../../src/oci/reference.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
-import { breakLog, listLog, openMetadata, withMetadata } from '../../support/metadata-log.ts'
+import { breakLog, countSyncs, listLog, openMetadata, withMetadata } from '../../support/metadata-log.ts'
 import { bytesOf, temporaryFolder } from '../../support/store/store.ts'
 
 const app = { host: '', name: 'app' }
@@ -42,21 +42,6 @@ function contentOf(store: MetadataStore) {
 const logBytes = async (root: string) => {
   const sizes = await Promise.all((await listLog(folderOf(root))).map(async (path) => (await stat(path)).size))
   return sizes.reduce((sum, size) => sum + size, 0)
-}
-
-/** Counts the syncs of files until the test ends. */
-async function countSyncs(root: string): Promise<{ count: number }> {
-  const file = await open(root)
-  const prototype = Object.getPrototypeOf(file) as typeof file
-  await file.close()
-  const { datasync } = prototype
-  const syncs = { count: 0 }
-  prototype.datasync = function () {
-    syncs.count += 1
-    return datasync.call(this)
-  }
-  onTestFinished(() => void (prototype.datasync = datasync))
-  return syncs
 }
 
 describe('a durable commit', () => {

@@ -5,6 +5,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { computeDigest, type Digest } from '../../../src/oci/reference.ts'
+import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import { LocalRegistry } from '../../../src/registry/local-registry.ts'
 import { createRegistryMaintenance, defaultGraceMs } from '../../../src/registry/maintenance.ts'
 import { openPushedStore } from '../../../src/registry/repositories.ts'
@@ -58,13 +59,14 @@ describe('a push during a removal', () => {
   ])('of %s survives a prune of its tag', async (_what, tag, pushed) => {
     const { registry, maintenance, put, store } = await setUp()
     await put('app', 'v1', old.bytes)
-    // Stores the bytes before, so that only the journal line takes time.
+    // Stores the bytes before, so that only the commit takes time.
     await store.blobs.put(pushed.digest, pushed.bytes)
     const release = store.repositories.claim([pushed.digest])
-    const manifest = { mediaType, size: pushed.bytes.length, links: [], pushedAt: 2_000_000, heldSince: 0 }
+    const entry = { identity: anonymousIdentity, updatedAt: 2_000_000, pulls: 0, lastPulled: 0 }
+    const manifest = { mediaType, size: pushed.bytes.length, usedAt: 0, ...entry }
     const pushing = store.repositories.commit('app', [
       { op: 'manifest', digest: pushed.digest, ...manifest },
-      { op: 'tag', tag, digest: pushed.digest, pushedAt: 2_000_000 },
+      { op: 'tag', tag, digest: pushed.digest, ...entry },
     ])
     const pruning = maintenance.prune(all)
     await pushing

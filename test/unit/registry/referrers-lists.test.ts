@@ -35,9 +35,10 @@ async function setUp() {
 const subjectOf = (number: number) => computeDigest(Buffer.from(`subject ${number}`))
 
 /** Creates a referrer of the subject with this number. */
-function referrerOf(number: number) {
+function referrerOf(number: number, annotations?: Record<string, string>) {
   const subject = { mediaType: mediaType.ociManifest, digest: subjectOf(number), size: 9 }
-  const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: [], subject }))
+  const fields = { schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: [], subject, annotations }
+  const bytes = Buffer.from(JSON.stringify(fields))
   return { bytes, digest: computeDigest(bytes) }
 }
 
@@ -99,23 +100,25 @@ test.each([
   expect(await changeReferrersList(Buffer.from(text), digest, entry)).toBeUndefined()
 })
 
+/** Is too large for the cache of descriptors. */
+const large = referrerOf(1, { filler: 'x'.repeat(70_000) })
+
 /** Sets up a registry with a referrer; its reads from disk wait for a release, and are counted. */
-async function setUpHeld() {
+async function setUpHeld(referrer = large) {
   const { store, registry } = await setUp()
-  const referrer = referrerOf(1)
   await registry.putManifest(
     app,
     { kind: 'digest', digest: referrer.digest },
     { bytes: referrer.bytes, mediaType: mediaType.ociIndex, tags: [] },
   )
   const { blobs } = store
-  const stat = blobs.stat.bind(blobs)
+  const read = blobs.read.bind(blobs)
   const held = { count: 0, letGo: () => {} }
   const gate = new Promise<void>((resolve) => (held.letGo = resolve))
-  blobs.stat = async (digest) => {
+  blobs.read = async (digest, limit) => {
     held.count += 1
     await gate
-    return stat(digest)
+    return read(digest, limit)
   }
   const ask = (signal?: AbortSignal) =>
     registry.referrers(app, subjectOf(1), undefined, { ...caller, clientAbort: signal && { signal } }, page)
@@ -132,7 +135,7 @@ test('a client that disconnects while it waits for a list of referrers leaves th
   for (const one of leaving) await expect(one).rejects.toThrow('the client is gone')
   held.letGo()
   const answers = await Promise.all([first, last])
-  for (const { bytes } of answers) expect(Buffer.from(bytes).toString()).toContain(referrerOf(1).digest)
+  for (const { bytes } of answers) expect(Buffer.from(bytes).toString()).toContain(large.digest)
   expect(held.count).toBe(2)
 })
 
@@ -142,4 +145,33 @@ test('a list of referrers is refused with Retry-After while 64 requests are wait
   await expect(ask()).rejects.toMatchObject({ name: 'BudgetError', retryAfterSeconds: 2 })
   held.letGo()
   expect(await Promise.all(responses)).toHaveLength(65)
+})
+
+test('a referrer is read once for all lists of referrers, and has its annotations in each', async () => {
+  const annotations = { note: 'ünï' }
+  const { held, ask } = await setUpHeld(referrerOf(1, annotations))
+  held.letGo()
+  for (let lists = 0; lists < 3; lists++) {
+    const { manifests } = JSON.parse(Buffer.from((await ask()).bytes).toString()) as { manifests: object[] }
+    expect(manifests).toMatchObject([{ digest: referrerOf(1, annotations).digest, annotations }])
+  }
+  expect(held.count).toBe(1)
+})
+
+test('a list of referrers reads the referrers of its subject only', async () => {
+  const { store, registry } = await setUp()
+  for (const number of [1, 2, 3]) {
+    const { digest, bytes } = referrerOf(number)
+    const body = { bytes, mediaType: mediaType.ociIndex, tags: [] }
+    await registry.putManifest(app, { kind: 'digest', digest }, body)
+  }
+  const { blobs } = store
+  const read = blobs.read.bind(blobs)
+  const seen: Digest[] = []
+  blobs.read = (digest, limit) => {
+    seen.push(digest)
+    return read(digest, limit)
+  }
+  await registry.referrers(app, subjectOf(2), undefined, caller, page)
+  expect(seen).toEqual([referrerOf(2).digest])
 })
