@@ -1,19 +1,16 @@
-import { createHash } from 'node:crypto'
-import { appendFile, mkdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { appendFile, cp, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { expect, test } from 'vitest'
 import { expectContent } from '../support/expect-content.ts'
 import { makeImage, makeIndex } from '../support/images.ts'
+import { damageLog, findRegistryStore, listLog } from '../support/metadata-log.ts'
 import { jsonOf, startTestRegistry, type TestRegistry } from '../support/registry.ts'
 
 const names = ['one', 'two', 'team/three']
 const image = makeImage({ manifest: { annotations: { 'org.example': 'kept' } } })
 const later = makeImage({ seed: 1 })
 
-const folder = (home: string) => join(home, 'data', 'registry', 'v1', 'repositories')
-/** Returns the path of a repository's record. */
-const journalOf = (home: string, name: string) =>
-  join(folder(home), `${createHash('sha256').update(name).digest('hex')}.jsonl`)
+const logOf = (home: string) => findRegistryStore(home).logFolder
 
 /** Creates the home of a stopped registry with three repositories. */
 async function pushedHome(): Promise<string> {
@@ -32,122 +29,105 @@ async function expectWhole(registry: TestRegistry, name: string): Promise<void> 
   for (const digest of image.blobs.keys()) expectContent(await registry.get(`/v2/${name}/blobs/${digest}`), digest)
 }
 
-const damages: [string, (path: string) => Promise<void>][] = [
-  ['is rubbish from its first byte to its last', (path) => writeFile(path, Buffer.alloc(5000, 0xa5))],
-  ['is empty', (path) => truncate(path, 0)],
-  [
-    'has become a folder',
-    async (path) => {
-      await rm(path)
-      await mkdir(path)
-    },
-  ],
-  ['was written by a newer version', (path) => writeFile(path, '{"format":99,"name":"two"}\n[{"op":"what"}]\n')],
-]
+/** Damages the line that sets the tag v2 of the repository `two`; returns the damaged line. */
+async function damageLine(home: string): Promise<string> {
+  let damaged = ''
+  await damageLog(logOf(home), (text) => {
+    const lines = text.split('\n')
+    const at = lines.findIndex((line) => line.includes(' /two ') && line.includes('"v2"'))
+    damaged = lines[at]!.slice(0, -5)
+    return lines.with(at, damaged).join('\n')
+  })
+  return damaged
+}
 
-test.each(damages)(
-  'a repository whose record %s refuses everything until it is given up; the others are served',
-  async (_, damage) => {
-    const home = await pushedHome()
-    await damage(journalOf(home, 'two'))
-    for (let starts = 0; starts < 2; starts++) {
-      const registry = await startTestRegistry({ home })
-      await expectWhole(registry, 'one')
-      await expectWhole(registry, 'team/three')
-
-      for (const [method, path] of [
-        ['GET', '/v2/two/manifests/v1'],
-        ['HEAD', '/v2/two/manifests/v1'],
-        ['GET', `/v2/two/blobs/${image.layers[0]}`],
-        ['GET', '/v2/two/tags/list'],
-        ['GET', `/v2/two/referrers/${image.digest}`],
-        ['POST', '/v2/two/blobs/uploads/'],
-        ['POST', `/v2/two/blobs/uploads/?mount=${image.layers[0]}&from=one`],
-        ['DELETE', '/v2/two/manifests/v1'],
-      ] as const)
-        expect([method, path, (await registry.ask(method, path)).status]).toEqual([method, path, 500])
-      const refused = await registry.pushManifest('two', 'v1', image)
-      expect(refused.status).toBe(500)
-      const { errors } = jsonOf<{ errors: { message: string }[] }>(refused)
-      expect(errors[0]!.message).toContain('mirror registry rm two')
-
-      const { damaged } = (await registry.status()).registry
-      expect(damaged).toMatchObject([{ served: false }])
-      expect(await stat(damaged![0]!.path)).toBeDefined()
-      // Checks that a push to another repository may still name it as a source.
-      expect((await registry.ask('POST', `/v2/one/blobs/uploads/?mount=${image.layers[0]}&from=two`)).status).toBe(201)
-      // Checks that its blobs are kept, because the user may repair it.
-      const collected = await registry.post('/api/registry/gc', { untagged: true, grace: 0, dryRun: false })
-      expect(jsonOf(collected)).toMatchObject({ blobs: 0 })
-      await registry.close()
-    }
-
+test('a registry whose record is rubbish starts, says so, deletes nothing, and takes the images again', async () => {
+  const home = await pushedHome()
+  for (const path of await listLog(logOf(home))) await writeFile(path, Buffer.alloc(5000, '\xa5\xa5\n', 'latin1'))
+  for (let starts = 0; starts < 2; starts++) {
     const registry = await startTestRegistry({ home })
-    const removed = await registry.post('/api/registry/rm', { names: ['two'], dryRun: false })
-    expect(jsonOf(removed)).toMatchObject({ images: ['two'], unknown: [] })
     expect((await registry.get('/v2/two/manifests/v1')).status).toBe(404)
-    expect((await registry.status()).registry).not.toHaveProperty('damaged')
-    await registry.push('two', 'v1', image)
-    await registry.push('two', 'v2', later)
+    const { damaged } = (await registry.status()).registry
+    expect(damaged).toMatchObject([{ served: true, reason: expect.stringContaining('push the missing images again') }])
+    expect(await stat(damaged![0]!.path)).toBeDefined()
+    // Checks that the blobs are kept, because the user may repair the record.
+    const collected = await registry.post('/api/registry/gc', { untagged: true, grace: 0, dryRun: false })
+    expect(jsonOf(collected)).toMatchObject({ blobs: 0 })
+    expect((await registry.status()).storage.pushedBytes).toBeGreaterThan(0)
     await registry.close()
-    const again = await startTestRegistry({ home })
-    for (const name of names) await expectWhole(again, name)
-  },
-)
+  }
+  const registry = await startTestRegistry({ home })
+  for (const name of names) {
+    await registry.push(name, 'v1', image)
+    await registry.push(name, 'v2', later)
+  }
+  await registry.close()
+  const again = await startTestRegistry({ home })
+  for (const name of names) await expectWhole(again, name)
+})
+
+test('a registry whose record cannot be read does not start, and keeps everything until it can', async () => {
+  const home = await pushedHome()
+  const [path] = await listLog(logOf(home))
+  await rename(path!, `${home}/kept`)
+  await mkdir(path!)
+  await expect(startTestRegistry({ home })).rejects.toThrow()
+  await rm(path!, { recursive: true })
+  await rename(`${home}/kept`, path!)
+  const again = await startTestRegistry({ home })
+  for (const name of names) await expectWhole(again, name)
+})
 
 test('a damaged record that is restored from a backup is served again after a restart', async () => {
   const home = await pushedHome()
-  const path = journalOf(home, 'two')
-  const backup = await readFile(path)
-  await writeFile(path, 'nonsense')
+  await cp(logOf(home), `${home}/backup`, { recursive: true })
+  await damageLine(home)
   const registry = await startTestRegistry({ home })
-  expect((await registry.get('/v2/two/manifests/v1')).status).toBe(500)
+  expect((await registry.get('/v2/two/manifests/v2')).status).toBe(404)
   const { original } = (await registry.status()).registry.damaged![0]!
+  expect(dirname(original)).toBe(logOf(home))
   await registry.close()
-  await writeFile(original, backup)
+  await rm(logOf(home), { recursive: true })
+  await cp(`${home}/backup`, logOf(home), { recursive: true })
   const again = await startTestRegistry({ home })
   for (const name of names) await expectWhole(again, name)
-  expect((await again.status()).registry).not.toHaveProperty('damaged')
-})
-
-test('a repository whose record lost only its first line is whole again at the next request', async () => {
-  const home = await pushedHome()
-  const path = journalOf(home, 'two')
-  await writeFile(path, (await readFile(path, 'utf8')).split('\n').with(0, '\0\0\0').join('\n'))
-  const idle = await startTestRegistry({ home })
-  expect((await idle.status()).registry.damaged).toMatchObject([{ served: false }])
-  await idle.close()
-
-  const registry = await startTestRegistry({ home })
-  await expectWhole(registry, 'two')
-  await registry.push('two', 'v3', image)
-  await registry.close()
-  const again = await startTestRegistry({ home })
-  for (const name of names) await expectWhole(again, name)
-  expectContent(await again.get('/v2/two/manifests/v3'), image.digest)
-  expect((await again.status()).registry).not.toHaveProperty('damaged')
 })
 
 test('a repository with a damaged line in the middle of its record keeps the rest, and the status says so', async () => {
   const home = await pushedHome()
-  const path = journalOf(home, 'two')
-  const lines = (await readFile(path, 'utf8')).split('\n')
-  const at = lines.findIndex((line) => line.includes('"v2"'))
-  await writeFile(path, lines.with(at, lines[at]!.slice(0, -5)).join('\n'))
+  const damaged = await damageLine(home)
   const registry = await startTestRegistry({ home })
+  for (const name of ['one', 'team/three']) await expectWhole(registry, name)
   expectContent(await registry.get('/v2/two/manifests/v1'), image.digest)
   expect((await registry.get('/v2/two/manifests/v2')).status).toBe(404)
-  const [report] = (await registry.status()).registry.damaged!
+  const [report, ...others] = (await registry.status()).registry.damaged!
+  expect(others).toEqual([])
   expect(report).toMatchObject({ repository: 'two', served: true, reason: expect.stringContaining('1 damaged line') })
-  expect(await readFile(report!.path, 'utf8')).toContain(lines[1])
+  expect(await readFile(report!.path, 'utf8')).toContain(damaged)
   await registry.push('two', 'v2', later)
   await registry.close()
-  await expectWhole(await startTestRegistry({ home }), 'two')
+  const again = await startTestRegistry({ home })
+  await expectWhole(again, 'two')
+  expect((await again.status()).registry.damaged).toEqual([report])
+})
+
+test('a repository with a damaged line is removed by name, and its copy protects the content', async () => {
+  const home = await pushedHome()
+  await damageLine(home)
+  const registry = await startTestRegistry({ home })
+  const removed = await registry.post('/api/registry/rm', { names: ['two'], dryRun: false })
+  expect(jsonOf(removed)).toMatchObject({ images: ['two:v1'], unknown: [], blobs: 0 })
+  expect((await registry.get('/v2/two/manifests/v1')).status).toBe(404)
+  await registry.push('two', 'v1', image)
+  await registry.push('two', 'v2', later)
+  await registry.close()
+  const again = await startTestRegistry({ home })
+  for (const name of names) await expectWhole(again, name)
 })
 
 test('a record that a crash cut off loses only its last line, which was never acknowledged', async () => {
   const home = await pushedHome()
-  await appendFile(journalOf(home, 'two'), '[{"op":"tag","tag":"v9","dig')
+  await appendFile((await listLog(logOf(home))).at(-1)!, '01234567 99 30 /two [["tag","v9","dig')
   const registry = await startTestRegistry({ home })
   for (const name of names) await expectWhole(registry, name)
   expect((await registry.status()).registry).not.toHaveProperty('damaged')
@@ -166,7 +146,7 @@ test('the content of a manifest is not in the record, and referrers and garbage 
   const index = makeIndex([makeImage({ seed: 7 }), makeImage({ seed: 8 })])
   await registry.push('one', 'index', index)
   await registry.close()
-  expect((await stat(journalOf(home, 'one'))).size).toBeLessThan(20_000)
+  for (const path of await listLog(logOf(home))) expect((await stat(path)).size).toBeLessThan(20_000)
 
   const again = await startTestRegistry({ home })
   const entries = async (query = '') =>
@@ -197,9 +177,7 @@ test('the content of a manifest is not in the record, and referrers and garbage 
 
 test('nothing of a repository is collected while a manifest that may need it cannot be read', async () => {
   const home = await pushedHome()
-  const { digest } = image
-  const blob = join(home, 'data', 'registry', 'v1', 'blobs', 'sha256', digest.slice('sha256:'.length))
-  await writeFile(blob, 'damaged')
+  await writeFile(findRegistryStore(home).layout.blob(image.digest), 'damaged')
   const registry = await startTestRegistry({ home })
   const collected = await registry.post('/api/registry/gc', { untagged: true, grace: 0, dryRun: false })
   expect(jsonOf(collected)).toMatchObject({ blobs: 0 })

@@ -4,6 +4,8 @@ import { onTestFinished } from 'vitest'
 import { silentLogger } from '../../src/lib/logger.ts'
 import { systemClock } from '../../src/lib/time.ts'
 import { MetadataStore } from '../../src/metadata/metadata-store.ts'
+import { getMetadataFolder } from '../../src/registry/damage.ts'
+import { createStoreLayout } from '../../src/store/layout.ts'
 
 /** Opens the metadata store in the folder `metadata` of the root; closes it when the test ends. Damaged lines go to the folder `aside`. */
 export async function openMetadata(
@@ -70,4 +72,10 @@ export async function countSyncs(root: string): Promise<{ count: number }> {
   }
   onTestFinished(() => void (prototype.datasync = datasync))
   return syncs
+}
+
+/** Returns the layout of the registry's store in a home, and the folder of its log. */
+export function findRegistryStore(home: string) {
+  const layout = createStoreLayout(join(home, 'data', 'registry'))
+  return { layout, logFolder: getMetadataFolder(layout) }
 }
