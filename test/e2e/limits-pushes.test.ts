@@ -8,6 +8,7 @@ import { expectContent } from '../support/expect-content.ts'
 import { get } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
 import { canLimitMemory, limitMemory } from '../support/memory-limit.ts'
+import { findRegistryStore } from '../support/metadata-log.ts'
 import { startMirrorProcess, type MirrorProcess } from '../support/mirror-process.ts'
 import { pushBlob, putManifest } from '../support/push.ts'
 import { startUpstream } from '../support/upstream.ts'
@@ -65,7 +66,7 @@ async function crash(mirror: MirrorProcess): Promise<void> {
   await mirror.ended
 }
 
-const folderOf = (home: string) => join(home, 'data', 'registry', 'v1', 'repositories')
+const folderOf = (home: string) => findRegistryStore(home).logFolder
 
 async function recordBytes(home: string): Promise<number> {
   const sizes = (await readdir(folderOf(home))).map(async (name) => (await stat(join(folderOf(home), name))).size)

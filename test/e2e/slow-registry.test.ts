@@ -81,7 +81,7 @@ describe.skipIf(!hasStrace)('a disk that fails', () => {
         headers: { 'content-type': image.mediaType },
         body: image.bytes,
       })
-    // Creates the journal and stores one blob before the disk fails.
+    // Creates the log of the metadata and stores one blob before the disk fails.
     for (const [digest, blob] of image.blobs) if (digest !== layer) await pushBlob(url, 'app', blob)
 
     const mend = await failDisk(mirror, injection)
@@ -116,7 +116,7 @@ function callsOf(trace: string): string[] {
 }
 
 describe.skipIf(!hasStrace)('a trace of system calls', () => {
-  test('a push gets 201 only after the file, its folder and the journal are on disk', async () => {
+  test('a push gets 201 only after the file, its folder and the metadata are on disk', async () => {
     const trace = join(await temporaryHome(), 'trace')
     const calls = 'write,writev,pwrite64,pwritev,fsync,fdatasync,rename,renameat,renameat2'
     const mirror = await startMirrorProcess({
@@ -144,12 +144,12 @@ describe.skipIf(!hasStrace)('a trace of system calls', () => {
       await sleep(300)
       const seen = callsOf((await readFile(trace, 'utf8')).slice(before))
       const steps = [
-        /^pwrite64\(\d+<[^>]*\/registry\/v1\/tmp\//,
-        /^f(data)?sync\(\d+<[^>]*\/registry\/v1\/tmp\/.*= 0$/,
-        new RegExp(`^rename.*/registry/v1/tmp/.*/blobs/sha256/${digest.slice('sha256:'.length)}.*= 0$`),
-        /^fsync\(\d+<[^>]*\/registry\/v1\/blobs\/sha256>\).*= 0$/,
-        /^p?write(64)?\(\d+<[^>]*\/registry\/v1\/repositories\//,
-        /^f(data)?sync\(\d+<[^>]*\/registry\/v1\/repositories\/[^>]+>\).*= 0$/,
+        /^pwrite64\(\d+<[^>]*\/registry\/v\d+\/tmp\//,
+        /^f(data)?sync\(\d+<[^>]*\/registry\/v\d+\/tmp\/.*= 0$/,
+        new RegExp(`^rename.*/registry/v\\d+/tmp/.*/blobs/sha256/${digest.slice('sha256:'.length)}.*= 0$`),
+        /^fsync\(\d+<[^>]*\/registry\/v\d+\/blobs\/sha256>\).*= 0$/,
+        /^p?write(64)?\(\d+<[^>]*\/registry\/v\d+\/metadata\//,
+        /^f(data)?sync\(\d+<[^>]*\/registry\/v\d+\/metadata\/[^>]+>\).*= 0$/,
         /^writev?\(.*HTTP\/1\.1 201 /,
       ]
       const places = steps.map((step) => seen.findIndex((call) => step.test(call)))
@@ -157,7 +157,7 @@ describe.skipIf(!hasStrace)('a trace of system calls', () => {
       expect(places).toEqual(places.toSorted((a, b) => a - b))
       // Checks that no write of a push comes after its answer.
       const later = seen.slice(places.at(-1)! + 1)
-      expect(later.filter((call) => /^(p?write|f(data)?sync|rename).*\/registry\/v1\//.test(call))).toEqual([])
+      expect(later.filter((call) => /^(p?write|f(data)?sync|rename).*\/registry\/v\d+\//.test(call))).toEqual([])
     }
   })
 })
