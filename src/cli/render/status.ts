@@ -282,12 +282,11 @@ function suggestNetworkStep(name: string, reason: string): string {
 
 /** Describes pushed repositories whose record is damaged. */
 export function describeDamagedRepositories(damaged: readonly DamagedRepositoryReport[]): string[] {
-  return damaged.map(({ repository, path, original, reason, served }) => {
+  return damaged.map(({ repository, path, reason, served }) => {
     const name = repository === undefined ? 'a pushed repository' : `the pushed repository ${repository}`
-    const next = served
-      ? `The damaged record is kept at ${path}. Next: push again what is missing`
-      : `It answers with 500 and takes no pushes. Next: restore ${original} from a backup and restart the mirror, or give the repository up: mirror registry rm ${repository ?? 'NAME'}`
-    return `${name}: ${served ? '' : `${path}: `}${trimFullStops(reason)}. ${next}`
+    const text = trimFullStops(reason)
+    if (!served) return `${name}: ${path}: ${text}`
+    return `${name}: ${text}. The damaged record is kept at ${path}. Next: push again what is missing`
   })
 }
 

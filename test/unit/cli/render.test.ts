@@ -252,7 +252,7 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
   })
 
   test('names pushed repositories whose record is damaged, and the file', () => {
-    const lost = { path: '/q/1', original: '/r/1', reason: 'its first line cannot be read', served: false }
+    const lost = { path: '/q/1', original: '/r/1', reason: 'it cannot be read: push again', served: false }
     const kept = {
       repository: 'app',
       path: '/q/2',
@@ -262,7 +262,7 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
     }
     const text = renderStatus({ ...report, registry: { ...report.registry, damaged: [lost, kept] } }, plain, now)
     expect(text).toContain(
-      'a pushed repository: /q/1: its first line cannot be read. It answers with 500 and takes no pushes. Next: restore /r/1 from a backup and restart the mirror, or give the repository up: mirror registry rm NAME',
+      'a pushed repository: /q/1: it cannot be read: push again',
     )
     expect(text).toContain(
       'the pushed repository app: 1 damaged line was left out. The damaged record is kept at /q/2. Next: push again what is missing',
