@@ -52,9 +52,6 @@ interface TagLookupOptions {
   readonly logger: Logger
 }
 
-/** Limits the tags whose last check is remembered. A forgotten one is checked again. */
-const maxCheckedTags = 200_000
-
 /** Resolves tags. A cached tag is fresh for a while; then one HEAD revalidates it for all concurrent requests. */
 export class TagLookup {
   readonly #revalidations = new SingleFlight<RevalidationResult>()
@@ -62,10 +59,10 @@ export class TagLookup {
   /** Caches the HEADs of tags that are not cached; `at`: monotonic ms. */
   readonly #knownHeads = new LRUCache<string, { readonly head: ManifestHead; readonly at: number }>({ max: 10_000 })
   /**
-   * Holds the time when this process last revalidated a tag, monotonic ms. Not persisted, because only a running process measures
-   * time.
+   * Holds the time when this process last revalidated a tag, monotonic ms, the oldest first. Not persisted, because only a running
+   * process measures time.
    */
-  readonly #checkedAt = new LRUCache<string, number>({ max: maxCheckedTags })
+  readonly #checkedAt = new Map<string, number>()
   readonly #manifests: ManifestCache
   readonly #heads: HeadRequests
   readonly #blobs: Pick<BlobStore, 'stat'>
@@ -99,7 +96,7 @@ export class TagLookup {
       return { kind: 'cached', digest: cached.digest, outcome: 'hit' }
 
     // The key has no identity: the time to determine the identity counts as part of the wait.
-    const key = `${context.caller.access} ${context.host}/${context.name} ${tag}`
+    const key = `${context.caller.access} ${toTagKey(context, tag)}`
     const flight = this.#revalidations.run(key, () => this.#revalidate(context, tag, cached))
     const shared =
       policy.stale === 'never'
@@ -138,7 +135,21 @@ export class TagLookup {
     const { pulls, lastPulled } = known ?? { pulls: 0, lastPulled: 0 }
     const updatedAt = this.#clock.wall()
     context.commit([{ op: 'tag', tag, digest, identity: wider, updatedAt, pulls, lastPulled }])
-    this.#checkedAt.set(toTagKey(context, tag), this.#clock.monotonic())
+    this.#recordCheck(context, tag)
+  }
+
+  /** Records that the tag was just revalidated. Forgets those times that make no tag fresh any more. */
+  #recordCheck(context: RequestContext, tag: string): void {
+    const now = this.#clock.monotonic()
+    const key = toTagKey(context, tag)
+    this.#checkedAt.delete(key)
+    this.#checkedAt.set(key, now)
+    const { freshness } = this.#policy
+    const longest = Math.max(freshness.default, ...freshness.byHost.values())
+    for (const [oldest, checkedAt] of this.#checkedAt) {
+      if (now - checkedAt < longest) break
+      this.#checkedAt.delete(oldest)
+    }
   }
 
   /** Resolves a tag that is not cached, or not for this credential. A HEAD is proxied, a GET fetches what the store lacks. */
@@ -233,7 +244,7 @@ export class TagLookup {
     if (!known || !(error instanceof UpstreamError)) return
     if (mayServeStale(this.#policy.stale, error.failure)) {
       // A dead upstream costs one timeout per freshness window, not one per pull.
-      this.#checkedAt.set(toTagKey(context, tag), this.#clock.monotonic())
+      this.#recordCheck(context, tag)
       return
     }
     if (error.failure !== 'absent' && error.failure !== 'denied') return
@@ -259,7 +270,7 @@ export class TagLookup {
 }
 
 function toTagKey({ host, name }: RequestContext, tag: string): string {
-  return `${host}/${name}:${tag}`
+  return `${host}/${name} ${tag}`
 }
 
 /** Describes the age of a tag at the time of a request, and the request's cache control. Times are monotonic ms. */

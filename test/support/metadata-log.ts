@@ -3,17 +3,16 @@ import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
 import { silentLogger } from '../../src/lib/logger.ts'
 import { systemClock } from '../../src/lib/time.ts'
-import { MetadataStore } from '../../src/metadata/metadata-store.ts'
-import { getMetadataFolder } from '../../src/registry/damage.ts'
+import type { MetadataStore } from '../../src/metadata/metadata-store.ts'
+import { type MetadataOptions, openMetadata as openLog } from '../../src/metadata/open-metadata.ts'
 import { createStoreLayout } from '../../src/store/layout.ts'
 
 /** Opens the metadata store in the folder `metadata` of the root; closes it when the test ends. Damaged lines go to the folder `aside`. */
-export async function openMetadata(
-  root: string,
-  options: Partial<Parameters<typeof MetadataStore.open>[0]> = {},
-): Promise<MetadataStore> {
-  const store = await MetadataStore.open({
+export async function openMetadata(root: string, options: Partial<MetadataOptions> = {}): Promise<MetadataStore> {
+  const store = await openLog({
     folder: join(root, 'metadata'),
+    previousFolder: join(root, 'repositories'),
+    countsHolders: true,
     setAside: (path) => join(root, 'aside', `${path.slice(path.lastIndexOf('/') + 1)}-${Math.random()}`),
     logger: silentLogger,
     clock: systemClock,
@@ -77,5 +76,5 @@ export async function countSyncs(root: string): Promise<{ count: number }> {
 /** Returns the layout of the registry's store in a home, and the folder of its log. */
 export function findRegistryStore(home: string) {
   const layout = createStoreLayout(join(home, 'data', 'registry'))
-  return { layout, logFolder: getMetadataFolder(layout) }
+  return { layout, logFolder: layout.metadata }
 }

@@ -1,10 +1,8 @@
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { silentLogger } from '../../src/lib/logger.ts'
 import { systemClock } from '../../src/lib/time.ts'
 import { packLinks } from '../../src/metadata/operations.ts'
+import { MetadataLog } from '../../src/metadata/log.ts'
 import { MetadataStore } from '../../src/metadata/metadata-store.ts'
-import { readMetadata } from '../../src/metadata/open-metadata.ts'
 import type { Operation, Tag } from '../../src/metadata/operations.ts'
 import { Repositories, type Repository } from '../../src/metadata/repositories.ts'
 import type { ManifestLink } from '../../src/oci/content.ts'
@@ -12,10 +10,16 @@ import { computeDigest, type Digest } from '../../src/oci/reference.ts'
 import { anonymousIdentity, type Identity } from '../../src/oci/registry.ts'
 
 /** Creates an empty metadata store that stays in memory. */
-export function createMemoryMetadata(): Promise<MetadataStore> {
-  const folder = join(tmpdir(), 'mirror-absent-folder')
-  const options = { folder, previousFolder: folder, setAside: () => folder, logger: silentLogger, clock: systemClock }
-  return readMetadata(options)
+export function createMemoryMetadata(): MetadataStore {
+  const log = new MetadataLog('/none')
+  const loaded = { repositories: new Repositories(false), log, sequence: 0, damage: [] }
+  return new MetadataStore({
+    loaded,
+    isReadOnly: true,
+    setAside: () => '/none',
+    logger: silentLogger,
+    clock: systemClock,
+  })
 }
 
 /** Returns a digest that stands for a name. */

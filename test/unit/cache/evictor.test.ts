@@ -5,7 +5,9 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { computeDigest, type Digest } from '../../../src/oci/reference.ts'
+import type { Store } from '../../../src/store/open-store.ts'
 import { Evictor, type EvictorOptions } from '../../../src/cache/evictor.ts'
+import type { MetadataStore } from '../../../src/metadata/metadata-store.ts'
 import {
   addManifest,
   createTestRepository,
@@ -14,20 +16,11 @@ import {
   type TestRepository,
   useManifest,
 } from '../../support/metadata.ts'
-import {
-  bytesOf,
-  openTestStore,
-  openText,
-  putText,
-  temporaryFolder,
-  type TestStore,
-} from '../../support/store/store.ts'
+import { bytesOf, openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
 
 const noLimits = { maxSize: 0, maxAge: 0, minFree: 0 }
 
-const openNewStore = async () => openTestStore(await temporaryFolder())
-
-function createTestEvictor(store: TestStore, options: Partial<EvictorOptions> = {}): Evictor {
+function createTestEvictor(store: Store<MetadataStore>, options: Partial<EvictorOptions> = {}): Evictor {
   const evictor = new Evictor({
     store,
     limits: noLimits,
@@ -42,12 +35,12 @@ function createTestEvictor(store: TestStore, options: Partial<EvictorOptions> = 
 
 /** Stores images old (used at 1), middle (2) and new (3). Each has a manifest and a blob; all share a base. */
 async function threeImages(): Promise<{
-  store: TestStore
+  store: Store<MetadataStore>
   repository: TestRepository
   own: Digest[]
   base: Digest
 }> {
-  const store = await openNewStore()
+  const store = await openTestStore(await temporaryFolder())
   const repository = createTestRepository({}, store.metadata)
   const base = await putText(store, 'base')
   const own: Digest[] = []
@@ -254,7 +247,7 @@ describe('an eviction', () => {
   })
 
   test('of many blobs lets other tasks run in between', async () => {
-    const store = await openNewStore()
+    const store = await openTestStore(await temporaryFolder())
     await store.blobs.ready
     const sizes = store.blobs.sizes as Map<Digest, number>
     for (let repository = 0; repository < 100; repository++) {

@@ -5,10 +5,11 @@ import { computeDigest } from '../../../src/oci/reference.ts'
 import { mediaType } from '../../../src/oci/content.ts'
 import { Identities, createRequestContext } from '../../../src/cache/grants.ts'
 import { ReferrersCache } from '../../../src/cache/referrers.ts'
-import type { TestStore } from '../../support/store/store.ts'
+import type { MetadataStore } from '../../../src/metadata/metadata-store.ts'
+import type { Store } from '../../../src/store/open-store.ts'
 import { Evictor } from '../../../src/cache/evictor.ts'
 import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
-import { addManifest, createMemoryMetadata, createTestRepository } from '../../support/metadata.ts'
+import { addManifest, createTestRepository } from '../../support/metadata.ts'
 import { withStore } from '../../support/temporary-store.ts'
 
 const caller = { access: 'anonymous', client: 'a test', noCache: false, head: false, part: false } as const
@@ -31,8 +32,7 @@ function listOf(number: number): Uint8Array<ArrayBuffer> {
 }
 
 /** Sets up a cache that has all lists, and whose upstream is down. Counts the reads from disk. */
-async function setUp({ blobs }: TestStore, { patience = 10_000, hasApi = true } = {}) {
-  const metadata = await createMemoryMetadata()
+async function setUp({ blobs, metadata }: Store<MetadataStore>, { patience = 10_000, hasApi = true } = {}) {
   const state: { isDown: boolean; held?: Promise<void> } = { isDown: false }
   const numbers = Array.from({ length: lists }, (_, number) => number)
   const upstream = {
@@ -80,7 +80,7 @@ async function setUp({ blobs }: TestStore, { patience = 10_000, hasApi = true } 
   addManifest(createTestRepository({ host: 'registry.example', name: 'app' }, metadata), 'known', {})
   for (const number of numbers) await ask(number)
   state.isDown = true
-  return { state, reads, ask, numbers, metadata }
+  return { state, reads, ask, numbers }
 }
 
 test.each([
@@ -116,8 +116,9 @@ test.each([
   'a list of referrers that is removed during a request to its upstream (%s) is not stored again',
   async (_, hasApi) => {
     await withStore(async (store) => {
-      const { state, ask, metadata } = await setUp(store, { patience: 0, hasApi })
-      const kept = () => [...metadata.get('registry.example', 'app')!.referrers.values()].map(({ subject }) => subject)
+      const { state, ask } = await setUp(store, { patience: 0, hasApi })
+      const kept = () =>
+        [...store.metadata.get('registry.example', 'app')!.referrers.values()].map(({ subject }) => subject)
       expect(kept()).toContain(subjectOf(3))
       let letGo = () => {}
       state.held = new Promise((resolve) => (letGo = resolve))
@@ -125,8 +126,7 @@ test.each([
       expect((await ask(3)).provenance.outcome).toBe('stale')
 
       const limits = { maxSize: 0, maxAge: 0, minFree: 0 }
-      const options = { limits, isInUse: () => false, logger: silentLogger, clock: systemClock }
-      const evictor = new Evictor({ store: { ...store, metadata }, ...options })
+      const evictor = new Evictor({ store, limits, isInUse: () => false, logger: silentLogger, clock: systemClock })
       await evictor.remove([subjectOf(3)], false)
       await evictor.close()
       expect(kept()).not.toContain(subjectOf(3))

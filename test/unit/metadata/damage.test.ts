@@ -3,9 +3,10 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { systemClock } from '../../../src/lib/time.ts'
-import { countDamagedLines } from '../../../src/metadata/damage.ts'
+import { countDamagedLines } from '../../../src/metadata/log.ts'
 import { formatLine } from '../../../src/metadata/log.ts'
-import { MetadataStore } from '../../../src/metadata/metadata-store.ts'
+import type { MetadataStore } from '../../../src/metadata/metadata-store.ts'
+import { readMetadata } from '../../../src/metadata/open-metadata.ts'
 import type { Operation } from '../../../src/metadata/operations.ts'
 import { computeDigest } from '../../../src/oci/reference.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
@@ -197,7 +198,13 @@ test('reading a log changes nothing on the disk', async () => {
   const files = async () => Promise.all((await listLog(folderOf(root))).map((path) => readFile(path, 'utf8')))
   const before = await files()
   const setAside = () => join(root, 'aside')
-  const read = await MetadataStore.read({ folder: folderOf(root), setAside, logger: silentLogger, clock: systemClock })
+  const read = await readMetadata({
+    folder: folderOf(root),
+    previousFolder: join(root, 'repositories'),
+    setAside,
+    logger: silentLogger,
+    clock: systemClock,
+  })
   expect(tagsOf(read)).toEqual(['v2'])
   expect(await files()).toEqual(before)
   expect(await readdir(root)).toEqual(['metadata'])

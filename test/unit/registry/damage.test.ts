@@ -6,7 +6,6 @@ import { systemClock } from '../../../src/lib/time.ts'
 import type { Operation } from '../../../src/metadata/operations.ts'
 import { computeDigest, type Digest } from '../../../src/oci/reference.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
-import { getMetadataFolder } from '../../../src/registry/damage.ts'
 import { collectGarbage } from '../../../src/registry/garbage.ts'
 import { openPushedStore, type PushedStore } from '../../../src/registry/repositories.ts'
 import { createStoreLayout } from '../../../src/store/layout.ts'
@@ -15,7 +14,7 @@ import { damageLog, listLog } from '../../support/metadata-log.ts'
 import { bytesOf, openText, putText, temporaryFolder } from '../../support/store/store.ts'
 
 const everything = { grace: 0, untagged: true, dryRun: false }
-const folderOf = (root: string) => getMetadataFolder(createStoreLayout(root))
+const folderOf = (root: string) => createStoreLayout(root).metadata
 const tagsOf = (store: PushedStore, name = 'app') => [...(store.repositories.get(name)?.tags.keys() ?? [])].toSorted()
 
 /** Runs the body with the store at the root, and closes it. */

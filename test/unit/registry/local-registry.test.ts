@@ -7,7 +7,6 @@ import { silentLogger } from '../../../src/lib/logger.ts'
 import { mediaType } from '../../../src/oci/content.ts'
 import { computeDigest } from '../../../src/oci/reference.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
-import { getMetadataFolder } from '../../../src/registry/damage.ts'
 import { LocalRegistry } from '../../../src/registry/local-registry.ts'
 import { openPushedStore } from '../../../src/registry/repositories.ts'
 import { UploadSessions } from '../../../src/registry/uploads.ts'
@@ -36,7 +35,7 @@ async function setUp() {
   const registry = new LocalRegistry({ store, sessions, makeRoom: async () => {}, clock })
   await registry.putBlob(app, digest, { start: undefined, bytes: once() })
   const usedAt = () => store.repositories.get('app')!.blobs.get(digest)!.usedAt
-  const folder = getMetadataFolder(store.layout)
+  const folder = store.layout.metadata
   const logText = async () =>
     (await Promise.all((await listLog(folder)).map((path) => readFile(path, 'utf8')))).join('')
   return { root, time, store, registry, usedAt, folder, logText }

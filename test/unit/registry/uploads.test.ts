@@ -18,7 +18,7 @@ async function setUp(options: { limit?: number; idle?: number; clock?: Clock } =
 
 const upload = { repository: 'app', user: undefined, algorithm: 'sha256' } as const
 
-const temporaryFiles = async (store: Store) => (await readdir(store.layout.temporary)).length
+const temporaryFiles = async (store: TestStore) => (await readdir(store.layout.temporary)).length
 
 describe('upload sessions', () => {
   test('create no file before the first byte', async () => {
