@@ -3,14 +3,15 @@ import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, logFailure, runLater } from '../lib/time.ts'
 import type { Digest } from '../oci/reference.ts'
-import { formatLine, type LogDamage, MetadataLog, writeDamage } from './log.ts'
-import { estimateBytes, formatOperations, isRemoval, type Operation } from './operations.ts'
+import { type LogDamage, MetadataLog, writeDamage } from './log.ts'
+import { estimateBytes, isRemoval, type Operation } from './operations.ts'
 import {
   type Durability,
+  formatCheckpoint,
+  formatCommit,
   type Metadata,
   type Repositories,
   type Repository,
-  toOperations,
   type Use,
 } from './repositories.ts'
 import { planDrops } from './weight.ts'
@@ -46,7 +47,6 @@ const maxLogFactor = 4
 const minLogBytes = 1024 * 1024
 /** Limits the changes that wait for a disk that takes none, bytes. Beyond that, a checkpoint replaces them. */
 const maxQueuedBytes = 16 * 1024 * 1024
-const pieceBytes = 64 * 1024
 /** Sets the share of the limit that is kept when entries are dropped. */
 const keptShare = 0.75
 
@@ -80,6 +80,7 @@ export class MetadataStore implements Metadata {
   #checkpointing: Promise<void> | undefined
   #needsCheckpoint = false
   #hasUnkeptDamage = false
+  #keeping: Promise<void> | undefined
   /** Is true while the log on the disk lacks commits, because it was deleted from outside. */
   #isLost = false
   #cancelWrite: (() => void) | undefined
@@ -163,7 +164,11 @@ export class MetadataStore implements Metadata {
   }
 
   /** Copies the damaged lines, which the next checkpoint removes. Throws the system's error. */
-  async keepDamage(): Promise<void> {
+  keepDamage(): Promise<void> {
+    return (this.#keeping ??= this.#copyDamage().finally(() => (this.#keeping = undefined)))
+  }
+
+  async #copyDamage(): Promise<void> {
     if (!this.#hasUnkeptDamage) return
     const copiedTo = this.#options.setAside(this.damage[0]!.path)
     await writeDamage(copiedTo, this.damage)
@@ -179,7 +184,7 @@ export class MetadataStore implements Metadata {
 
   /** Writes a checkpoint before anything else is committed. Throws the system's error. */
   writeCheckpoint(): Promise<void> {
-    return this.#log.writeCheckpoint(this.#sequence, this.#formatCheckpoint())
+    return this.#log.writeCheckpoint(this.#sequence, this.#formatCheckpoint(this.#sequence))
   }
 
   /** Writes all changes to the disk. */
@@ -281,7 +286,7 @@ export class MetadataStore implements Metadata {
   async #writeBatch(): Promise<boolean> {
     if (this.#isCheckpointDue) {
       await this.#log.endSegment()
-      this.#checkpointing = this.#checkpoint().finally(() => (this.#checkpointing = undefined))
+      this.#checkpointing = this.#checkpoint(this.#sequence).finally(() => (this.#checkpointing = undefined))
     }
     const batch = this.#queue
     this.#queue = []
@@ -317,7 +322,7 @@ export class MetadataStore implements Metadata {
     let sequence = this.#sequence
     const lines = batch.map(({ host, name, operations }) => {
       sequence += 1
-      return formatLine({ sequence, repository: `${host}/${name}`, operations: formatOperations(operations) })
+      return formatCommit(sequence, { host, name }, operations)
     })
     return Buffer.from(lines.join(''))
   }
@@ -334,13 +339,13 @@ export class MetadataStore implements Metadata {
     this.#isLost = false
   }
 
-  /** Writes a checkpoint while commits go on. Logs a disk that refuses it, and tries again later. */
-  async #checkpoint(): Promise<void> {
+  /** Writes a checkpoint of the commits up to `sequence` while later ones go on. Logs a disk that refuses it, and tries again later. */
+  async #checkpoint(sequence: number): Promise<void> {
     const { logger } = this.#options
     this.#restored = []
     try {
       await this.keepDamage()
-      await this.writeCheckpoint()
+      await this.#log.writeCheckpoint(sequence, this.#formatCheckpoint(sequence))
       this.#needsCheckpoint = false
     } catch (error) {
       if (this.#closing.signal.aborted) return
@@ -353,35 +358,18 @@ export class MetadataStore implements Metadata {
     }
   }
 
-  /**
-   * Yields the lines of a checkpoint. They may include changes that come meanwhile, because all values are absolute and those changes are in
-   * the next segment. Entries whose removal is not on the disk yet are included.
-   */
-  async *#formatCheckpoint(): AsyncGenerator<string[], void> {
+  /** Yields the lines of a checkpoint. Entries whose removal is not on the disk yet are included. */
+  async *#formatCheckpoint(sequence: number): AsyncGenerator<string[], void> {
     const pause = createPauses(this.#options.clock)
-    const sequence = this.#sequence
-    let lines: string[] = []
-    let bytes = 0
-    const add = (host: string, name: string, operations: readonly Operation[]) => {
-      const line = formatLine({ sequence, repository: `${host}/${name}`, operations: formatOperations(operations) })
-      lines.push(line)
-      bytes += line.length
+    for (const lines of formatCheckpoint(this.#repositories, sequence)) {
+      yield lines
+      await pause()
+      if (!this.#needsCheckpoint) this.#closing.signal.throwIfAborted()
     }
-    for (const repository of [...this.#repositories.all()]) {
-      const { host, name } = repository
-      for (const operation of toOperations(repository)) {
-        add(host, name, [operation])
-        if (bytes < pieceBytes) continue
-        yield lines
-        lines = []
-        bytes = 0
-        await pause()
-        if (!this.#needsCheckpoint) this.#closing.signal.throwIfAborted()
-      }
-    }
-    for (const { host, name, hidden } of [...this.#inFlight, ...this.#queue, ...(this.#restored ?? [])])
-      if (hidden.length > 0) add(host, name, hidden)
-    yield lines
+    const hiding = [...this.#inFlight, ...this.#queue, ...(this.#restored ?? [])]
+    yield hiding
+      .filter(({ hidden }) => hidden.length > 0)
+      .map((commit) => formatCommit(sequence, commit, commit.hidden))
   }
 
   /** Drops the least recently used entries when all together, or those of one repository, take too much memory. */

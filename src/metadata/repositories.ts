@@ -2,13 +2,24 @@ import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import type { Identity } from '../oci/registry.ts'
 import { noRow, RowMap } from './digest-table.ts'
-import { type Blob, type Manifest, type Operation, type ReferrersPage, type Tag, unpackLinks } from './operations.ts'
+import { formatLine } from './log.ts'
+import {
+  type Blob,
+  formatOperations,
+  type Manifest,
+  type Operation,
+  type ReferrersPage,
+  type Tag,
+  unpackLinks,
+} from './operations.ts'
 import { TagMap, Tables } from './tables.ts'
 
 /** Estimates the memory of entries, bytes. A byte of packed links takes two in the table. */
 export const weights = { repository: 1000, tag: 250, manifest: 150, blob: 120, referrers: 700, linkByte: 2 }
 /** Limits the manifests that `getParents` returns. */
 const maxParents = 100
+/** Sets the bytes of a checkpoint that are written at once. */
+const pieceBytes = 64 * 1024
 
 /** Holds what is known about one repository. The entries are read-only copies; `Repositories.apply` changes them. */
 export interface Repository {
@@ -84,6 +95,35 @@ export function* toOperations(repository: Repository): Generator<Operation, void
   }
   for (const [tag, value] of tags) yield { op: 'tag', tag, ...value }
   for (const page of referrers.values()) yield { op: 'referrers', ...page }
+}
+
+/** Formats the line of a commit. */
+export function formatCommit(
+  sequence: number,
+  { host, name }: Pick<Repository, 'host' | 'name'>,
+  operations: readonly Operation[],
+): string {
+  return formatLine({ sequence, repository: `${host}/${name}`, operations: formatOperations(operations) })
+}
+
+/**
+ * Yields the lines of a checkpoint in pieces, between which the repositories may change: all values are absolute, and the changes are in the
+ * next segment.
+ */
+export function* formatCheckpoint(repositories: Repositories, sequence: number): Generator<string[], void> {
+  let piece: string[] = []
+  let bytes = 0
+  for (const repository of [...repositories.all()])
+    for (const operation of toOperations(repository)) {
+      const line = formatCommit(sequence, repository, [operation])
+      piece.push(line)
+      bytes += line.length
+      if (bytes < pieceBytes) continue
+      yield piece
+      piece = []
+      bytes = 0
+    }
+  yield piece
 }
 
 /** Keeps all repositories in memory. */

@@ -19,7 +19,7 @@ export interface DamagedRepository {
 }
 
 /** Matches the names that `layout.setAside` gives to damaged lines, and to damaged journals of release 0.1. */
-const damagedLinesPattern = /^(?:\d{16}\.(?:log|checkpoint)|[0-9a-f]{64}\.jsonl)-/
+const damagedLinesPattern = /^(?:\d{16}\.(?:log|checkpoint)|.+\.jsonl)-/
 
 interface QuarantinedDamage {
   /** Is true when there is any file that may describe content of the store. */

@@ -113,3 +113,30 @@ describe('the metadata store', () => {
     expect(again.damage).toEqual([])
   })
 })
+
+test('a checkpoint loses nothing that is committed meanwhile', async () => {
+  const root = await makeFolder()
+  const store = await openStore(root)
+  const expected = new Map<string, number>()
+  const worker = async (name: string) => {
+    for (let round = 0; round < 60; round++) {
+      const key = `${name}-${round % 20}`
+      if (round % 7 === 3) {
+        await store.commit(app, [{ op: 'untag', tag: key }], 'durable')
+        expected.delete(key)
+      } else {
+        await store.commit(app, [tag(key, name, round + 1)], 'durable')
+        expected.set(key, round + 1)
+      }
+      if (round % 5 === 0) store.requestCheckpoint()
+    }
+  }
+  await Promise.all(['a', 'b', 'c', 'd', 'e'].map(worker))
+  await store.close()
+  const again = await openStore(root)
+  const found = new Map(
+    [...again.get('docker.io', 'library/app')!.tags].map(([name, { updatedAt }]) => [name, updatedAt]),
+  )
+  expect(Object.fromEntries(found)).toEqual(Object.fromEntries(expected))
+  expect(again.damage).toEqual([])
+})
