@@ -35,8 +35,11 @@ const chunkBytes = 1024 * 1024
 /** Limits a line, bytes: more than any commit. */
 const maxLineBytes = 64 * 1024 * 1024
 const [lineFeed, space] = [0x0a, 0x20]
-/** Is the name in the last line of a checkpoint, which holds the number of the lines before. */
-const endMark = '-'
+/**
+ * Is the name in lines that describe their file: the last one of a checkpoint, which holds the number of the lines before, and the first one
+ * of a segment, which has it from the start. A segment without any line was cut off.
+ */
+const fileMark = '-'
 
 /** Formats a line: CRC-32 of the rest, bytes of the rest, sequence, repository, operations. */
 export function formatLine({ sequence, repository, operations }: LogLine): string {
@@ -162,9 +165,9 @@ export class MetadataLog {
     this.#checkpointPath = checkpoint?.path
     if (checkpoint) {
       const onLine = (line: LogLine) => {
-        isComplete = line.repository === endMark && Number(line.operations) === lines + missing
+        isComplete = line.repository === fileMark && Number(line.operations) === lines + missing
         lines += 1
-        if (line.repository !== endMark) reader.onLine(line, checkpoint.path)
+        if (line.repository !== fileMark) reader.onLine(line, checkpoint.path)
       }
       this.#checkpointBytes = await readLines(checkpoint.path, {
         ...reader,
@@ -179,13 +182,16 @@ export class MetadataLog {
     this.#segments = segments.filter((segment) => segment.sequence > sequence)
     missing = 0
     for (const { path } of this.#segments) {
+      const onMissing = () => onDamage({ path, repository: undefined, bytes: Buffer.alloc(0) })
       const onLine = (line: LogLine) => {
-        if (line.sequence > sequence + 1 + missing) onDamage({ path, repository: undefined, bytes: Buffer.alloc(0) })
+        const isStart = line.repository === fileMark
+        if ((isStart ? line.sequence : line.sequence - 1) > sequence + missing) onMissing()
         sequence = line.sequence
         missing = 0
-        reader.onLine(line, path)
+        if (!isStart) reader.onLine(line, path)
       }
       this.#end = await readLines(path, { pause: () => reader.pause(), onLine, onDamage })
+      if (this.#end === 0) onMissing()
       this.#bytes += this.#end
     }
     this.#hasTail = true
@@ -255,7 +261,7 @@ export class MetadataLog {
           bytes += text.length
           lines += piece.length
         }
-        await file.writeFile(formatLine({ sequence, repository: endMark, operations: String(lines) }))
+        await file.writeFile(formatLine({ sequence, repository: fileMark, operations: String(lines) }))
         await file.sync()
       } finally {
         await file.close()
@@ -279,17 +285,13 @@ export class MetadataLog {
   }
 
   async #createSegment(sequence: number): Promise<FileHandle> {
-    await makeFolder(this.folder)
     const path = this.#toPath(sequence, 'log')
-    const file = await open(path, 'w+', 0o600)
-    try {
-      await syncFolder(this.folder)
-    } catch (error) {
-      await file.close()
-      throw error
-    }
+    const start = Buffer.from(formatLine({ sequence: sequence - 1, repository: fileMark, operations: '0' }))
+    await writeFileAtomic(path, start)
+    const file = await open(path, 'r+')
     this.#segments.push({ path, sequence })
-    this.#end = 0
+    this.#end = start.length
+    this.#bytes += start.length
     this.#hasTail = false
     return file
   }

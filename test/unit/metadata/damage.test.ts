@@ -73,9 +73,9 @@ describe('a log', () => {
   })
 
   test.each([
-    ['first', 0],
-    ['middle', 1],
-    ['last', 2],
+    ['first', 1],
+    ['middle', 2],
+    ['last', 3],
   ])('whose %s line is damaged keeps the others, and a copy of that line once', async (_, at) => {
     const root = await makeLog(['v0', 'v1', 'v2'])
     let line = ''
@@ -83,7 +83,7 @@ describe('a log', () => {
       line = text.split('\n')[at]!.replace('"v', '"w')
       return text.split('\n').with(at, line).join('\n')
     })
-    const kept = ['v0', 'v1', 'v2'].toSpliced(at, 1)
+    const kept = ['v0', 'v1', 'v2'].toSpliced(at - 1, 1)
     for (let starts = 0; starts < 3; starts++)
       await withMetadata(root, async (store) => {
         expect(tagsOf(store)).toEqual(kept)
@@ -122,13 +122,51 @@ describe('a log', () => {
 
   test('that lacks commits without a trace says so', async () => {
     const root = await makeLog(['v1', 'v2', 'v3'])
-    await damageLog(folderOf(root), (text) => text.split('\n').toSpliced(1, 1).join('\n'))
+    await damageLog(folderOf(root), (text) => text.split('\n').toSpliced(2, 1).join('\n'))
     await withMetadata(root, async (store) => {
       expect(tagsOf(store)).toEqual(['v1', 'v3'])
       expect(store.damage).toHaveLength(1)
     })
     const [aside] = await keptFiles(root)
     expect(await countDamagedLines(join(root, 'aside', aside!))).toEqual(new Map([[undefined, 1]]))
+  })
+
+  test.each([0, 1, 10])('that was cut off after %i bytes says so', async (length) => {
+    const root = await makeLog(['v1', 'v2'])
+    await truncate((await listLog(folderOf(root)))[0]!, length)
+    await withMetadata(root, async (store) => {
+      expect(store.damage).toHaveLength(1)
+      await commit(store, ['v3'])
+    })
+    expect(await keptFiles(root)).toHaveLength(1)
+    await withMetadata(root, async (store) => expect([tagsOf(store), store.damage]).toEqual([['v3'], []]))
+  })
+
+  test('whose start is damaged loses no commit', async () => {
+    const root = await makeLog(['v1', 'v2'])
+    await damageLog(folderOf(root), (text) => text.replace(' - ', ' _ '))
+    await withMetadata(root, async (store) => expect(tagsOf(store)).toEqual(['v1', 'v2']))
+  })
+
+  test('of which a whole file is gone says so', async () => {
+    const root = await makeCheckpoint(['v1', 'v2'])
+    await withMetadata(root, (store) => commit(store, ['v3']))
+    await rm((await listLog(folderOf(root)))[0]!)
+    await withMetadata(root, async (store) => {
+      expect(tagsOf(store)).toEqual(['v3'])
+      expect(store.damage).toHaveLength(1)
+    })
+  })
+
+  test('that a crash has left without a commit is intact', async () => {
+    const root = await makeLog(['v1'])
+    const [path] = await listLog(folderOf(root))
+    await truncate(path!, (await readFile(path!, 'utf8')).indexOf('\n') + 1)
+    await withMetadata(root, async (store) => {
+      expect(store.damage).toEqual([])
+      await commit(store, ['v2'])
+    })
+    await withMetadata(root, async (store) => expect(tagsOf(store)).toEqual(['v2']))
   })
 
   test('with a damaged checkpoint keeps its other lines and the commits after it', async () => {
