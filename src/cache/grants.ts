@@ -1,6 +1,5 @@
-import type { Metadata } from '../metadata/repositories.ts'
 import type { Operation } from '../metadata/operations.ts'
-import type { Repository } from '../metadata/repositories.ts'
+import type { Metadata, Repository } from '../metadata/repositories.ts'
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import {

@@ -1,6 +1,5 @@
-import type { Metadata } from '../metadata/repositories.ts'
 import type { ReferrersPage, Tag } from '../metadata/operations.ts'
-import type { Repository } from '../metadata/repositories.ts'
+import type { Metadata, Repository } from '../metadata/repositories.ts'
 import type { Digest } from '../oci/reference.ts'
 
 /** References between two pauses. */
