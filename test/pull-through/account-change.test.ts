@@ -2,6 +2,8 @@ import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
+import type { Operation } from '../../src/metadata/operations.ts'
+import { toOperations } from '../../src/metadata/repositories.ts'
 import type { CredentialsSource } from '../../src/upstream/credentials.ts'
 import { helperName, makeCredentialHelper, useCredentialHelper } from '../support/credential-helper.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
@@ -9,6 +11,7 @@ import { send, type Fault } from '../support/faulty-server.ts'
 import { makeImage } from '../support/images.ts'
 import { startTestMirror, temporaryHome, type TestMirror, type TestMirrorOptions } from '../support/mirror.ts'
 import { noise } from '../support/noise.ts'
+import { openTestStore } from '../support/store/store.ts'
 import { startUpstream } from '../support/upstream.ts'
 import { webToken } from '../support/web-token.ts'
 
@@ -332,32 +335,41 @@ describe.skipIf(process.platform === 'win32')('a token that names its account', 
 })
 
 describe.skipIf(process.platform === 'win32')('the records on disk', () => {
-  async function recordOf(home: string) {
-    const folder = join(home, 'data', 'cache')
-    const names = (await readdir(folder, { recursive: true })).filter((file) => file.endsWith('.json'))
-    for (const name of names) {
-      const text = await readFile(join(folder, name), 'utf8')
-      if (text.includes('"team/app"')) return { file: join(folder, name), text }
+  async function readLog(home: string): Promise<string> {
+    const folder = join(home, 'data', 'cache', 'v2', 'metadata')
+    const files = await Promise.all((await readdir(folder)).map((name) => readFile(join(folder, name), 'utf8')))
+    const text = files.join('')
+    expect(text).toContain('/team/app ')
+    return text
+  }
+
+  /** Replaces the identity of all entries. */
+  async function replaceIdentities(home: string, identity: string): Promise<void> {
+    const root = join(home, 'data', 'cache')
+    const store = await openTestStore(root)
+    for (const repository of store.metadata.all()) {
+      const operations = [...toOperations(repository)].map((operation) => ({ ...operation, identity }) as Operation)
+      void store.metadata.commit(repository, operations, 'soon')
     }
-    throw new Error('no record')
+    await store.close()
+    expect(await readLog(home)).toContain(`"${identity}"`)
   }
 
   test('contain neither the user nor anything that reveals the secret without the key', async () => {
     const { pulledBy } = await setUp()
     const homes = [await pulledBy('ann-the-user', 'secret-a'), await pulledBy('ann-the-user', 'secret-a')]
     const identities = await Promise.all(
-      homes.map(async (home) => /"identity":"([^"]+)"/.exec((await recordOf(home)).text)![1]),
+      homes.map(async (home) => /"(credential-[^"]+)"/.exec(await readLog(home))![1]),
     )
     expect(identities[0]).toMatch(/^credential-[0-9a-f]{32}$/)
     expect(identities[1]).not.toBe(identities[0])
-    expect((await recordOf(homes[0]!)).text).not.toContain('ann-the-user')
+    expect(await readLog(homes[0]!)).not.toContain('ann-the-user')
   })
 
   test('of an earlier version, with the user name as identity, are confirmed by one HEAD and kept', async () => {
     const { pulledBy, start, granted } = await setUp()
     const home = await pulledBy('AWS', 'secret-a')
-    const { file, text } = await recordOf(home)
-    await writeFile(file, text.replaceAll(/"identity":"credential-[0-9a-f]+"/g, '"identity":"AWS@private.example"'))
+    await replaceIdentities(home, 'AWS@private.example')
 
     const offline = await start(home, { offline: true })
     for (const path of paths) expect((await offline.get(`${app}/${path}${ns}`)).status).toBeGreaterThan(399)

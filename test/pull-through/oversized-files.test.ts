@@ -12,9 +12,9 @@ const files = [
   ['the statistics', 'state/stats.json'],
   ['the state', 'state/mirror.json'],
   ['the token', 'state/token'],
-  ['the running time', 'data/cache/v1/running.json'],
-  ['the lock', 'data/cache/v1/lock'],
-  ['a record of a repository', `data/cache/v1/repositories/${'a'.repeat(64)}.json`],
+  ['the running time', 'data/cache/v2/running.json'],
+  ['the lock', 'data/cache/v2/lock'],
+  ['the log of the metadata', 'data/cache/v2/metadata/0000000000000001.log'],
 ]
 
 /** Creates a sparse file that exceeds the maximum length of a string. */
