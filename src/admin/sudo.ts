@@ -5,7 +5,7 @@ import { type IgnoredPath, mustCheckOwners, mirrorPaths, findUnsafePaths } from 
 import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { pathExists } from '../lib/fs.ts'
 import { describeForeign, findForeign, isRoot, getUserName } from '../lib/ownership.ts'
-import { findPackageRoot } from '../lib/package-root.ts'
+import { findPackageRoot } from '../lib/fs.ts'
 import { quoteShellWord, type CommandEnvironment } from '../lib/process.ts'
 
 /**

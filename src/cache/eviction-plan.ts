@@ -1,5 +1,4 @@
-import type { Operation, ReferrersPage } from '../metadata/operations.ts'
-import type { Repository } from '../metadata/repositories.ts'
+import type { Operation, ReferrersPage, Repository } from '../metadata/metadata.ts'
 import { type Digest, parseDigest } from '../oci/reference.ts'
 import { type ImageReference, type References, toImageName, findImageRoots, collectReferences } from './images.ts'
 

@@ -1,5 +1,4 @@
-import type { Operation } from '../metadata/operations.ts'
-import type { Metadata, Repository } from '../metadata/repositories.ts'
+import type { Metadata, Operation, Repository } from '../metadata/metadata.ts'
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import {

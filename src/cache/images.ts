@@ -1,5 +1,4 @@
-import type { ReferrersPage, Tag } from '../metadata/operations.ts'
-import type { Metadata, Repository } from '../metadata/repositories.ts'
+import type { Metadata, ReferrersPage, Repository, Tag } from '../metadata/metadata.ts'
 import type { Digest } from '../oci/reference.ts'
 
 /** References between two pauses. */

@@ -1,4 +1,4 @@
-import type { Repository } from '../metadata/repositories.ts'
+import type { Repository } from '../metadata/metadata.ts'
 import { dropRepeatedPage, paginate, readTagsList } from '../oci/lists.ts'
 import type { ListResponse, Provenance } from '../oci/registry.ts'
 import type { Page } from '../oci/route.ts'

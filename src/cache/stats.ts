@@ -3,7 +3,7 @@ import { getErrno } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
 import type { Clock } from '../lib/time.ts'
-import type { Metadata, Repository } from '../metadata/repositories.ts'
+import type { Metadata, Repository } from '../metadata/metadata.ts'
 import type { Digest, Reference } from '../oci/reference.ts'
 import type { Provenance } from '../oci/registry.ts'
 

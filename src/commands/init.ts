@@ -5,7 +5,7 @@ import { BaseCommand } from '../cli/base-command.ts'
 import { cachePortFlag, configFlag, dryRunFlag, yesFlag } from '../cli/flags.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import type { ConfigChoices, TemplateName } from '../daemon/init.ts'
-import { findPackageRoot } from '../lib/package-root.ts'
+import { findPackageRoot } from '../lib/fs.ts'
 import { type CommandEnvironment, quoteShellWord } from '../lib/process.ts'
 import { parseSize } from '../lib/units.ts'
 

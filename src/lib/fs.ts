@@ -1,8 +1,9 @@
 import type { X509Certificate } from 'node:crypto'
-import { constants } from 'node:fs'
+import { constants, existsSync } from 'node:fs'
 import { type FileHandle, mkdir, mkdtemp, open, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { getErrno, MirrorError, createSystemError } from './errors.ts'
 import { describeForeign, findForeign, maxSmallFileBytes } from './ownership.ts'
 
@@ -193,4 +194,15 @@ export function parseCertificates(pem: string): X509Certificate[] | undefined {
     // OpenSSL throws many kinds of errors for the same thing.
     return undefined
   }
+}
+
+/** Returns the folder of this package, whether this code runs from the sources or from the bundle. Throws when there is none. */
+export function findPackageRoot(): string {
+  const start = dirname(fileURLToPath(import.meta.url))
+  let folder = start
+  while (!existsSync(join(folder, 'package.json'))) {
+    if (folder === dirname(folder)) throw new Error(`No package.json at or above ${start}`)
+    folder = dirname(folder)
+  }
+  return folder
 }

@@ -181,14 +181,16 @@ export abstract class PackedMap<Key, Value> implements ReadonlyMap<Key, Value> {
   }
 }
 
+type Rows = Pick<DigestTable<Record<string, Column>>, 'find' | 'add' | 'remove' | 'digest'>
+
 /** Shows the rows of one repository by digest. */
 export class RowMap<Value> extends PackedMap<Digest, Value> {
   readonly #rows = new Set<number>()
-  readonly #table: DigestTable<Record<string, Column>>
+  readonly #table: Rows
   readonly #scope: number
   readonly #read: (row: number) => Value
 
-  constructor(table: DigestTable<any>, scope: number, read: (row: number) => Value) {
+  constructor(table: Rows, scope: number, read: (row: number) => Value) {
     super()
     this.#table = table
     this.#scope = scope

@@ -3,18 +3,10 @@ import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, logFailure, runLater } from '../lib/time.ts'
 import type { Digest } from '../oci/reference.ts'
-import { type LogDamage, MetadataLog, writeDamage } from './log.ts'
-import { estimateBytes, isRemoval, type Operation } from './operations.ts'
-import {
-  type Durability,
-  formatCheckpoint,
-  formatCommit,
-  type Metadata,
-  type Repositories,
-  type Repository,
-  type Use,
-} from './repositories.ts'
-import { planDrops } from './weight.ts'
+import { type LogDamage, type MetadataLog, writeDamage } from './log.ts'
+import type { Durability, Metadata, Operation, Repository, Use } from './metadata.ts'
+import { estimateBytes, formatCommit, isRemoval } from './operations.ts'
+import { formatCheckpoint, planDrops, type Repositories } from './repositories.ts'
 
 interface MetadataStoreOptions {
   /** Holds the state, which the store changes from now on, and its log. */
@@ -345,7 +337,10 @@ export class MetadataStore implements Metadata {
     this.#restored = []
     try {
       await this.keepDamage()
-      await this.#log.writeCheckpoint(sequence, this.#formatCheckpoint(sequence))
+      await this.#log.writeCheckpoint(
+        sequence,
+        this.#formatCheckpoint(sequence, this.#needsCheckpoint ? undefined : this.#closing.signal),
+      )
       this.#needsCheckpoint = false
     } catch (error) {
       if (this.#closing.signal.aborted) return
@@ -359,12 +354,12 @@ export class MetadataStore implements Metadata {
   }
 
   /** Yields the lines of a checkpoint. Entries whose removal is not on the disk yet are included. */
-  async *#formatCheckpoint(sequence: number): AsyncGenerator<string[], void> {
+  async *#formatCheckpoint(sequence: number, signal?: AbortSignal): AsyncGenerator<string[], void> {
     const pause = createPauses(this.#options.clock)
     for (const lines of formatCheckpoint(this.#repositories, sequence)) {
       yield lines
       await pause()
-      if (!this.#needsCheckpoint) this.#closing.signal.throwIfAborted()
+      signal?.throwIfAborted()
     }
     const hiding = [...this.#inFlight, ...this.#queue, ...(this.#restored ?? [])]
     yield hiding

@@ -5,9 +5,10 @@ import { pathExists } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Clock } from '../lib/time.ts'
 import { formatLine, type LogDamage, type LogLine, MetadataLog } from './log.ts'
+import type { Operation } from './metadata.ts'
 import { type LoadedMetadata, MetadataStore } from './metadata-store.ts'
-import { readPreviousRecords } from './migrate.ts'
-import { type Operation, parseOperations } from './operations.ts'
+import { parseOperations } from './operations.ts'
+import { readPreviousRecords } from './previous-release.ts'
 import { Repositories } from './repositories.ts'
 
 export interface MetadataOptions {

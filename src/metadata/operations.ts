@@ -1,93 +1,8 @@
 import { formatDigest } from './digest-table.ts'
 import type { ManifestLink } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/reference.ts'
-import type { Identity } from '../oci/registry.ts'
-
-/** Records a tag. `identity` of all entries: the credential to which the upstream confirmed it; anonymous in the registry. */
-export interface Tag {
-  readonly digest: Digest
-  readonly identity: Identity
-  /** Holds the time of the push, or of the upstream's last confirmation, wall clock ms. */
-  readonly updatedAt: number
-  /** Counts the pulls by this tag. */
-  readonly pulls: number
-  /** Holds the time of the last pull by this tag, wall clock ms; 0 = never. */
-  readonly lastPulled: number
-}
-
-export interface Manifest {
-  readonly mediaType: string
-  /** Counts the bytes of the manifest itself. */
-  readonly size: number
-  readonly identity: Identity
-  /** Holds the time of the push, wall clock ms; 0 in the cache. */
-  readonly updatedAt: number
-  /** Counts the pulls by digest. */
-  readonly pulls: number
-  /** Holds the time of the last pull by digest, wall clock ms; 0 = never. */
-  readonly lastPulled: number
-  /** Holds the time of a client's last push, pull or request, or of the first fetch, running time ms (see `RunningClock`). */
-  readonly usedAt: number
-  readonly subject?: Digest | undefined
-  /** Holds the key of a referrer's artifact type, see `toArtifactTypeKey`. */
-  readonly artifactType?: string | undefined
-}
-
-/** Records a blob: in the registry each one, in the cache one that the upstream confirmed alone, without a manifest that names it. */
-export interface Blob {
-  /** Counts the bytes. */
-  readonly size: number
-  readonly identity: Identity
-  /** Holds the time of a client's last push or request, running time ms. */
-  readonly usedAt: number
-}
-
-/** Records one page of a list of referrers, to serve while the upstream is unavailable. Its body is a blob of the store. */
-export interface ReferrersPage {
-  /** Holds the manifest to which the referrers refer. */
-  readonly subject: Digest
-  readonly identity: Identity
-  /** Holds the query of the page; empty for the start of the whole list. */
-  readonly query: string
-  readonly digest: Digest
-  readonly size: number
-  /** Holds the query of the next page. */
-  readonly next: string | undefined
-  /** Holds the value of the header `OCI-Filters-Applied`. */
-  readonly filtersApplied: string | undefined
-  /** Is true when the upstream has neither a referrers API nor a referrers tag, so that the list is empty. */
-  readonly isWithoutApi: boolean
-  /** Holds the time of the last request, running time ms. */
-  readonly usedAt: number
-}
-
-/**
- * Changes one entry of a repository. All values are absolute, so that an operation may be applied twice. Those that begin with `use` record
- * a pull; they change nothing when the entry is gone.
- */
-export type Operation =
-  | ({ readonly op: 'tag'; readonly tag: string } & Tag)
-  /** Removes the tag; with `updatedAt` only if that push has set it, because a tag that was pushed again since stays. */
-  | { readonly op: 'untag'; readonly tag: string; readonly updatedAt?: number }
-  /** Sets a manifest and the content that it names, for `findLink`. The registry keeps no links. */
-  | ({ readonly op: 'manifest'; readonly digest: Digest; readonly links?: PackedLinks } & Manifest)
-  | { readonly op: 'drop-manifest'; readonly digest: Digest }
-  | ({ readonly op: 'blob'; readonly digest: Digest } & Blob)
-  | { readonly op: 'drop-blob'; readonly digest: Digest }
-  | ({ readonly op: 'referrers' } & ReferrersPage)
-  | ({ readonly op: 'drop-referrers' } & Pick<ReferrersPage, 'subject' | 'identity' | 'query'>)
-  | ({ readonly op: 'use-tag'; readonly tag: string } & Pick<Tag, 'pulls' | 'lastPulled'>)
-  | ({ readonly op: 'use-manifest'; readonly digest: Digest } & Pick<Manifest, 'pulls' | 'lastPulled' | 'usedAt'>)
-  | ({ readonly op: 'use-blob'; readonly digest: Digest } & Pick<Blob, 'usedAt'>)
-
-/**
- * Holds the links of a manifest in 41 bytes each (73 for sha512): flags, the number of the media type in `types`, the size in 48 bits, and the
- * digest.
- */
-export interface PackedLinks {
-  readonly types: readonly string[]
-  readonly bytes: Buffer
-}
+import { formatLine } from './log.ts'
+import type { Operation, PackedLinks, Repository } from './metadata.ts'
 
 export const manifestFlag = 1
 export const sha512Flag = 2
@@ -196,8 +111,17 @@ export function estimateBytes(operation: Operation): number {
   return 300 + (operation.op === 'manifest' ? (operation.links?.bytes.length ?? 0) * 1.4 : 0)
 }
 
+/** Formats the line of a commit. */
+export function formatCommit(
+  sequence: number,
+  { host, name }: Pick<Repository, 'host' | 'name'>,
+  operations: readonly Operation[],
+): string {
+  return formatLine({ sequence, repository: `${host}/${name}`, operations: formatOperations(operations) })
+}
+
 /** Formats the operations of a commit as JSON in ASCII: a list for each, with its name and its values. */
-export function formatOperations(operations: readonly Operation[]): string {
+function formatOperations(operations: readonly Operation[]): string {
   const json = JSON.stringify(operations.map(toList))
   return json.replaceAll(/[^\0-\x7f]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
 }

@@ -1,89 +1,25 @@
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import type { Identity } from '../oci/registry.ts'
-import { noRow, RowMap } from './digest-table.ts'
-import { formatLine } from './log.ts'
 import {
   type Blob,
-  formatOperations,
+  isEmptyRepository,
   type Manifest,
   type Operation,
   type ReferrersPage,
-  type Tag,
-  unpackLinks,
-} from './operations.ts'
-import { TagMap, Tables } from './tables.ts'
+  type Repository,
+  toReferrersKey,
+} from './metadata.ts'
+import { noRow, RowMap } from './digest-table.ts'
+import { formatCommit, unpackLinks } from './operations.ts'
+import { Tables, TagMap } from './tables.ts'
 
 /** Estimates the memory of entries, bytes. A byte of packed links takes two in the table. */
-export const weights = { repository: 1000, tag: 250, manifest: 150, blob: 120, referrers: 700, linkByte: 2 }
+const weights = { repository: 1000, tag: 250, manifest: 150, blob: 120, referrers: 700, linkByte: 2 }
 /** Limits the manifests that `getParents` returns. */
 const maxParents = 100
 /** Sets the bytes of a checkpoint that are written at once. */
 const pieceBytes = 64 * 1024
-
-/** Holds what is known about one repository. The entries are read-only copies; `Repositories.apply` changes them. */
-export interface Repository {
-  /** Names the upstream registry; empty in the local registry. */
-  readonly host: string
-  readonly name: string
-  readonly tags: ReadonlyMap<string, Tag>
-  readonly manifests: ReadonlyMap<Digest, Manifest>
-  readonly blobs: ReadonlyMap<Digest, Blob>
-  /** Holds the pages of lists of referrers from the upstream, by `toReferrersKey`, the most recently stored last. */
-  readonly referrers: ReadonlyMap<string, ReferrersPage>
-  /** Estimates its memory, bytes. */
-  readonly weight: number
-  /** Estimates the memory of the links of a manifest, bytes. */
-  getLinkWeight(manifest: Digest): number
-  /** Returns the content that a manifest names; empty for an unknown manifest, and in the local registry. */
-  getLinks(manifest: Digest): ManifestLink[]
-  /** Finds content that a manifest of exactly this identity names, in a time that does not depend on the number of manifests. */
-  findLink(digest: Digest, identity: Identity, kind: ManifestLink['kind']): ManifestLink | undefined
-  /** Returns manifests that name this manifest, at most 100. */
-  getParents(digest: Digest): Digest[]
-  /** Returns the manifests with this subject. */
-  getReferrers(subject: Digest): ReadonlySet<Digest>
-}
-
-/** Sets when a commit reaches the disk: `durable` before it resolves and is visible, `soon` within half a second. */
-export type Durability = 'durable' | 'soon'
-
-/**
- * Stores what is known about repositories: their tags, manifests, blobs and lists of referrers. Reads are synchronous, from memory. The
- * state is the result of all commits up to `sequence`.
- */
-export interface Metadata {
-  /** Numbers the last commit that the state includes. */
-  readonly sequence: number
-  get(host: string, name: string): Repository | undefined
-  all(): Iterable<Repository>
-  /**
-   * Changes a repository; after a crash all operations of a commit are there, or none. `durable`: resolves when they are on the disk and
-   * visible, and rejects with the disk's error when nothing has changed. Removals are visible at once, because nothing may build on
-   * content that is about to be removed. `soon`: they are visible at once.
-   */
-  commit(
-    repository: Pick<Repository, 'host' | 'name'>,
-    operations: readonly Operation[],
-    durability: Durability,
-  ): Promise<void>
-  /** Records a pull, which reaches the disk within a minute. */
-  recordUse(repository: Pick<Repository, 'host' | 'name'>, use: Use): void
-  /** Applies the commits of other processes. Does nothing for a store of one process. */
-  catchUp(): Promise<void>
-}
-
-export type Use = Extract<Operation, { op: `use-${string}` }>
-
-/** Returns the key of a page in `Repository.referrers`. */
-export function toReferrersKey({ subject, identity, query }: Pick<ReferrersPage, 'subject' | 'identity' | 'query'>) {
-  return JSON.stringify([subject, identity, query])
-}
-
-/** Reports whether a repository has no entries. */
-export function isEmptyRepository({ tags, manifests, blobs, referrers }: Repository): boolean {
-  return tags.size + manifests.size + blobs.size + referrers.size === 0
-}
 
 /** Yields operations that create a repository. May omit entries that are removed during the iteration. */
 export function* toOperations(repository: Repository): Generator<Operation, void> {
@@ -97,15 +33,6 @@ export function* toOperations(repository: Repository): Generator<Operation, void
   for (const page of referrers.values()) yield { op: 'referrers', ...page }
 }
 
-/** Formats the line of a commit. */
-export function formatCommit(
-  sequence: number,
-  { host, name }: Pick<Repository, 'host' | 'name'>,
-  operations: readonly Operation[],
-): string {
-  return formatLine({ sequence, repository: `${host}/${name}`, operations: formatOperations(operations) })
-}
-
 /**
  * Yields the lines of a checkpoint in pieces, between which the repositories may change: all values are absolute, and the changes are in the
  * next segment.
@@ -113,7 +40,7 @@ export function formatCommit(
 export function* formatCheckpoint(repositories: Repositories, sequence: number): Generator<string[], void> {
   let piece: string[] = []
   let bytes = 0
-  for (const repository of [...repositories.all()])
+  for (const repository of repositories.all())
     for (const operation of toOperations(repository)) {
       const line = formatCommit(sequence, repository, [operation])
       piece.push(line)
@@ -403,4 +330,63 @@ class StoredRepository implements Repository {
 
 function weighTexts({ query, next, filtersApplied }: ReferrersPage): number {
   return query.length + (next?.length ?? 0) + (filtersApplied?.length ?? 0)
+}
+
+interface Drops {
+  readonly host: string
+  readonly name: string
+  readonly operations: Operation[]
+}
+
+/**
+ * Plans the removal of the least recently used entries until the repositories weigh at most `keptShare` of `maxWeight`. A repository that
+ * alone weighs more than that loses entries of its own only. Upstreams are asked for all of them again when needed.
+ */
+export function planDrops(
+  repositories: Repositories,
+  changed: Repository | undefined,
+  maxWeight: number,
+  keptShare: number,
+): Drops[] {
+  const isAlone = changed !== undefined && changed.weight > maxWeight * keptShare
+  const parts = [...(isAlone ? [changed] : repositories.all())].flatMap((repository) => [...listParts(repository)])
+  let excess = isAlone ? changed.weight - maxWeight * keptShare ** 2 : repositories.weight - maxWeight * keptShare
+  const drops = new Map<Repository, Drops>()
+  for (const { repository, weight, operation } of parts.toSorted((a, b) => a.usedAt - b.usedAt)) {
+    if (excess <= 0) break
+    const { host, name } = repository
+    const planned = drops.get(repository) ?? { host, name, operations: [] }
+    drops.set(repository, planned)
+    planned.operations.push(operation)
+    excess -= weight
+  }
+  return [...drops.values()]
+}
+
+interface Part {
+  readonly repository: Repository
+  readonly usedAt: number
+  readonly weight: number
+  readonly operation: Operation
+}
+
+function* listParts(repository: Repository): Generator<Part, void> {
+  const { tags, manifests, blobs, referrers } = repository
+  for (const [digest, { usedAt }] of manifests) {
+    const weight = weights.manifest + repository.getLinkWeight(digest)
+    yield { repository, usedAt, weight, operation: { op: 'drop-manifest', digest } }
+  }
+  for (const [tag, { digest }] of tags) {
+    const usedAt = manifests.get(digest)?.usedAt ?? 0
+    yield { repository, usedAt, weight: weights.tag, operation: { op: 'untag', tag } }
+  }
+  for (const [digest, { usedAt }] of blobs)
+    yield { repository, usedAt, weight: weights.blob, operation: { op: 'drop-blob', digest } }
+  for (const page of referrers.values())
+    yield {
+      repository,
+      usedAt: page.usedAt,
+      weight: weights.referrers,
+      operation: { ...page, op: 'drop-referrers' },
+    }
 }

@@ -2,17 +2,14 @@ import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import { parseIdentity } from '../oci/registry.ts'
 import { Dictionary, DigestTable, noRow, PackedMap, selectDigest, selectDigestBytes } from './digest-table.ts'
+import type { Blob, Manifest, PackedLinks, Tag } from './metadata.ts'
 import {
-  type Blob,
   flagBits,
   flagMask,
   getDigestBytes,
   headBytes,
-  type Manifest,
   manifestFlag,
   numberOf,
-  type PackedLinks,
-  type Tag,
   toFlag,
   writeHead,
 } from './operations.ts'

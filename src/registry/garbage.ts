@@ -1,5 +1,5 @@
 import { type Digest, getDigestAlgorithm, getDigestHex } from '../oci/reference.ts'
-import type { Operation } from '../metadata/operations.ts'
+import type { Operation } from '../metadata/metadata.ts'
 import { Repositories, toOperations } from '../metadata/repositories.ts'
 import { findRemovedImages, ManifestMarker, StoredLinks } from './images.ts'
 import type { PushedRepository, PushedStore } from './repositories.ts'

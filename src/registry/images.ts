@@ -3,7 +3,7 @@ import { isObject, readJsonObject } from '../lib/json.ts'
 import { imageTypes, maxManifestBytes } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/reference.ts'
 import type { BlobStore } from '../store/blob-store.ts'
-import type { Manifest, Operation } from '../metadata/operations.ts'
+import type { Manifest, Operation } from '../metadata/metadata.ts'
 import type { PushedRepository } from './repositories.ts'
 
 /** Describes an image of the local registry. */

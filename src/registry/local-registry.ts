@@ -1,6 +1,6 @@
 import { LargeListQueue } from '../lib/body-memory.ts'
 import type { Clock } from '../lib/time.ts'
-import type { Operation } from '../metadata/operations.ts'
+import type { Operation } from '../metadata/metadata.ts'
 import { toBytes, maxStringBytes, mediaType } from '../oci/content.ts'
 import {
   type Digest,

@@ -3,7 +3,7 @@ import type { Logger } from '../lib/logger.ts'
 import { type Clock, runEvery, logFailure } from '../lib/time.ts'
 import { type Digest, parseDigest } from '../oci/reference.ts'
 import { parseAttachedTag, collectGarbage, type GarbageOptions, planRemovals } from './garbage.ts'
-import type { Operation } from '../metadata/operations.ts'
+import type { Operation } from '../metadata/metadata.ts'
 import { findRemovedImages, listPushedImages, type PushedImage, StoredLinks } from './images.ts'
 import type { PushedRepository, PushedStore } from './repositories.ts'
 

@@ -1,5 +1,5 @@
 import { KeyedQueue } from '../lib/async.ts'
-import type { Manifest, Operation } from '../metadata/operations.ts'
+import type { Manifest, Operation } from '../metadata/metadata.ts'
 import {
   toArtifactTypeKey,
   isForeignLayer,

@@ -4,7 +4,7 @@ import { toArtifactTypeKey, maxManifestBytes, mediaType, dropNullMembers, type R
 import type { Digest } from '../oci/reference.ts'
 import { paginate } from '../oci/lists.ts'
 import type { Page } from '../oci/route.ts'
-import type { Manifest } from '../metadata/operations.ts'
+import type { Manifest } from '../metadata/metadata.ts'
 import type { PushedRepository } from './repositories.ts'
 
 /**

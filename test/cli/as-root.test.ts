@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { mirrorPaths } from '../../src/config/paths.ts'
-import { findPackageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/fs.ts'
 import { getProcessIdentity } from '../../src/lib/process.ts'
 import { writeState } from '../../src/admin/state.ts'
 

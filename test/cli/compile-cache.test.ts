@@ -5,7 +5,7 @@ import { createRequire } from 'node:module'
 import { homedir, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { findPackageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/fs.ts'
 
 const require = createRequire(import.meta.url)
 const program = join(findPackageRoot(), 'bin', 'run.js')

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { transform } from 'esbuild'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { findPackageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/fs.ts'
 
 const program = join(findPackageRoot(), 'bin', 'run.js')
 const { problemOf } = createRequire(import.meta.url)(program) as { problemOf(version: string): string | undefined }

@@ -6,7 +6,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import * as library from '../../src/index.ts'
-import { findPackageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/fs.ts'
 import { startMirrorProcess } from '../support/mirror-process.ts'
 
 const dist = join(findPackageRoot(), 'dist')

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { listSettingVariables } from '../../src/config/load.ts'
-import { findPackageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/fs.ts'
 
 const manifest = JSON.parse(await readFile(join(findPackageRoot(), 'oclif.manifest.json'), 'utf8')) as {
   commands: Record<string, { flags: Record<string, { env?: string }> }>

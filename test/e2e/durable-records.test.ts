@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { findPackageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/fs.ts'
 import { hasStrace } from '../support/failing-disk.ts'
 import { temporaryHome } from '../support/mirror.ts'
 

@@ -4,7 +4,7 @@ import { mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
-import { findPackageRoot } from '../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../src/lib/fs.ts'
 
 const run = promisify(execFile)
 

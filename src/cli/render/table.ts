@@ -1,7 +1,8 @@
 import { stripVTControlCharacters } from 'node:util'
-import type { StatusReport, UpstreamReport } from '../../admin/api.ts'
+import type { RegistryApi, RemovalReport, StatusReport, UpstreamReport } from '../../admin/api.ts'
 import type { ClientName } from '../../clients/types.ts'
-import { formatDuration } from '../../lib/units.ts'
+import { MirrorError } from '../../lib/errors.ts'
+import { formatBytes, formatDuration } from '../../lib/units.ts'
 import { type Colorizer, type Colors, shortenMiddle, splitWords, toTokens, wrapWords } from '../terminal.ts'
 
 export interface Column {
@@ -155,4 +156,23 @@ export function suggestUpstreamStep(host: string, message: string, runtime: Stat
   if (message.includes(' is rate limiting ')) return `wait, or log in: docker login ${host}`
   if (/ answered 5\d\d/.test(message)) return 'wait; the registry itself has a problem'
   return 'mirror logs'
+}
+
+/** Renders a removal, or a preview of one. */
+export function renderRemoval({ images, blobs, bytes }: RemovalReport, dryRun: boolean): string {
+  if (images.length === 0 && blobs === 0) return 'Nothing to remove.'
+  const freed = `${images.length} ${images.length === 1 ? 'image' : 'images'}, ${blobs} ${blobs === 1 ? 'blob' : 'blobs'}, ${formatBytes(bytes)}`
+  return [`${dryRun ? 'Would remove' : 'Removed'}: ${freed}`, ...images.map((name) => `  ${name}`)].join('\n')
+}
+
+/** Describes the unreferenced content that the registry frees later; undefined when there is none, or the registry does not answer. */
+export async function describeUnfreed(registry: Pick<RegistryApi, 'gc'>): Promise<string | undefined> {
+  const { bytes } = await registry.gc({ untagged: false, grace: 0, dryRun: true }).catch((error: unknown) => {
+    // The removal before it has succeeded, and its result counts.
+    if (error instanceof MirrorError) return { bytes: 0 }
+    throw error
+  })
+  return bytes === 0
+    ? undefined
+    : `${formatBytes(bytes)} more are freed after 24 h, because a push may still need them. To free them now: mirror registry gc --grace 0`
 }

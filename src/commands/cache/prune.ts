@@ -1,6 +1,6 @@
 import { BaseCommand } from '../../cli/base-command.ts'
 import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
-import { renderRemoval } from '../../cli/render/removal.ts'
+import { renderRemoval } from '../../cli/render/table.ts'
 
 export default class CachePrune extends BaseCommand {
   static override summary = 'Evict images until the cache is within its limits'

@@ -1,7 +1,7 @@
 import { string } from '@oclif/core/args'
 import { BaseCommand } from '../../cli/base-command.ts'
 import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
-import { renderRemoval } from '../../cli/render/removal.ts'
+import { renderRemoval } from '../../cli/render/table.ts'
 
 export default class CacheRm extends BaseCommand {
   static override summary = 'Remove images, repositories or blobs from the cache'

@@ -1,7 +1,7 @@
 import { boolean } from '@oclif/core/flags'
 import { BaseCommand } from '../../cli/base-command.ts'
 import { dryRunFlag, durationFlag, jsonFlag } from '../../cli/flags.ts'
-import { describeUnfreed, renderRemoval } from '../../cli/render/removal.ts'
+import { describeUnfreed, renderRemoval } from '../../cli/render/table.ts'
 
 export default class RegistryGc extends BaseCommand {
   static override summary = 'Remove unreferenced content from the registry'

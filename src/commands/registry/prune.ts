@@ -3,7 +3,7 @@ import { integer } from '@oclif/core/flags'
 import type { RegistryAccess } from '../../admin/access.ts'
 import { BaseCommand } from '../../cli/base-command.ts'
 import { dryRunFlag, durationFlag, jsonFlag } from '../../cli/flags.ts'
-import { describeUnfreed, renderRemoval } from '../../cli/render/removal.ts'
+import { describeUnfreed, renderRemoval } from '../../cli/render/table.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 
 export default class RegistryPrune extends BaseCommand {

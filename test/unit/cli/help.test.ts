@@ -6,7 +6,7 @@ import { renderHelp } from '../../../src/cli/help.ts'
 import { readRootPlugin } from '../../../src/cli/main.ts'
 import { renderFacts } from '../../../src/cli/render/table.ts'
 import { createColors, wrapText, wrapWords } from '../../../src/cli/terminal.ts'
-import { findPackageRoot } from '../../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../../src/lib/fs.ts'
 
 const plugin = readRootPlugin(findPackageRoot())
 const program = {

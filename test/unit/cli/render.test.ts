@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import type { StatusReport } from '../../../src/admin/api.ts'
 import { isDebugging, renderError } from '../../../src/cli/render/log.ts'
-import { renderRemoval } from '../../../src/cli/render/removal.ts'
+import { renderRemoval } from '../../../src/cli/render/table.ts'
 import { renderImages, renderPushedImages, renderStatus } from '../../../src/cli/render/status.ts'
 import { suggestNextStep, renderUp } from '../../../src/cli/render/up.ts'
 import { createColors, createProgressBar, createPrompt, wantsColor } from '../../../src/cli/terminal.ts'

@@ -1,7 +1,7 @@
 import { Plugin } from '@oclif/core'
 import { expect, test } from 'vitest'
 import { readRootPlugin } from '../../../src/cli/main.ts'
-import { findPackageRoot } from '../../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../../src/lib/fs.ts'
 
 test('the plugin of the package equals the one that the framework finds by itself', async () => {
   const frameworkPlugin = new Plugin({ root: findPackageRoot(), type: 'core', isRoot: true })

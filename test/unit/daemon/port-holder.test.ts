@@ -5,7 +5,7 @@ import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { findPackageRoot } from '../../../src/lib/package-root.ts'
+import { findPackageRoot } from '../../../src/lib/fs.ts'
 import type { RunCommand } from '../../../src/lib/process.ts'
 import { findPortHolder } from '../../../src/daemon/start-errors.ts'
 

@@ -4,9 +4,9 @@ import { getErrno } from '../lib/errors.ts'
 import { isForeignLayer, type ManifestLink, toArtifactTypeKey } from '../oci/content.ts'
 import { isRepositoryName, isTag, parseRegistryHost } from '../oci/reference.ts'
 import { parseIdentity } from '../oci/registry.ts'
-import { packLinks, throwDamaged } from './operations.ts'
 import { formatLine, type LogDamage } from './log.ts'
-import { type Operation, readDigest, readList, readNumber, readText } from './operations.ts'
+import type { Operation } from './metadata.ts'
+import { packLinks, readDigest, readList, readNumber, readText, throwDamaged } from './operations.ts'
 
 /** Receives the content of the files of release 0.1. */
 interface PreviousReader {
