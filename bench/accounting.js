@@ -19,12 +19,28 @@ export function cpuSeconds(pid) {
 /** Returns the highest peak memory of the process and its children, bytes.
  * @param {number} pid */
 export function peakMemory(pid) {
-  return Math.max(
-    ...family(pid).map((each) => {
-      const match = /^VmHWM:\s+(\d+) kB/m.exec(readFileSync(`/proc/${each}/status`, 'utf8'))
-      return Number(match?.[1] ?? 0) * 1024
-    }),
-  )
+  return Math.max(...family(pid).map((each) => readMemory(each, 'VmHWM')))
+}
+
+/** Returns the current memory of the process, bytes.
+ * @param {number} pid */
+export function currentMemory(pid) {
+  return readMemory(pid, 'VmRSS')
+}
+
+function readMemory(pid, field) {
+  const match = new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))
+  return Number(match?.[1] ?? 0) * 1024
+}
+
+/**
+ * Returns the bytes that the process has written: by all its calls, to sockets too, and to the disk, in whole pages.
+ * @param {number} pid
+ */
+export function writtenBytes(pid) {
+  const text = readFileSync(`/proc/${pid}/io`, 'utf8')
+  const read = (field) => Number(new RegExp(`^${field}: (\\d+)`, 'm').exec(text)[1])
+  return { calls: read('wchar'), disk: read('write_bytes') }
 }
 
 function family(pid) {

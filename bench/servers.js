@@ -43,7 +43,10 @@ http {
   return launch('nginx', ['-c', join(folder, 'nginx.conf'), '-e', `${folder}/error.log`], port)
 }
 
-/** Starts Debian's docker-registry as a pull-through cache. @param {string} folder @param {string} upstream */
+/**
+ * Starts Debian's docker-registry: as a pull-through cache, or without an upstream as a registry for pushes.
+ * @param {string} folder @param {string} [upstream]
+ */
 export async function startDockerRegistry(folder, upstream) {
   mkdirSync(folder, { recursive: true })
   const port = await freePort()
@@ -52,25 +55,30 @@ export async function startDockerRegistry(folder, upstream) {
     log: { level: 'error', accesslog: { disabled: true } },
     storage: { filesystem: { rootdirectory: join(folder, 'data'), maxthreads: 100 }, delete: { enabled: true } },
     http: { addr: `127.0.0.1:${port}` },
-    proxy: { remoteurl: upstream },
+    ...(upstream === undefined ? {} : { proxy: { remoteurl: upstream } }),
   }
   writeFileSync(join(folder, 'config.yml'), JSON.stringify(config))
   return launch('docker-registry', ['serve', join(folder, 'config.yml')], port)
 }
 
-/** Starts the mirror with its defaults, except for its upstream, `cache` and the tags' freshness. */
-export async function startMirror(folder, upstream, { env = {}, cache = {}, nodeArgs = [] } = {}) {
+/**
+ * Starts the mirror with its defaults, except for its upstream, `cache`, `registry` and the tags' freshness. `build`: the folder of
+ * another build of the mirror.
+ */
+export async function startMirror(folder, upstream, options = {}) {
+  const { env = {}, cache = {}, registry = { enabled: false }, nodeArgs = [], build } = options
   mkdirSync(folder, { recursive: true })
   const config = {
     cache: { listen: ['127.0.0.1:0'], tagFreshness: '1h', ...cache },
-    registry: { enabled: false },
+    registry,
     admin: { listen: ['127.0.0.1:0'] },
     networks: [],
     upstreams: { 'docker.io': { url: upstream, credentials: 'anonymous' } },
   }
   writeFileSync(join(folder, 'mirror.yaml'), JSON.stringify(config))
   // Start the server as `mirror up` does.
-  const child = spawn(process.execPath, ['--max-semi-space-size=8', ...nodeArgs, program, 'serve'], {
+  const script = build === undefined ? program : join(build, 'bin', 'run.js')
+  const child = spawn(process.execPath, ['--max-semi-space-size=8', ...nodeArgs, script, 'serve'], {
     env: { ...process.env, ...env, MIRROR_HOME: folder },
     // Log to a file, as `mirror up` does.
     stdio: ['ignore', 'ignore', openSync(join(folder, 'log'), 'a', 0o600), 'ipc'],
@@ -83,6 +91,7 @@ export async function startMirror(folder, upstream, { env = {}, cache = {}, node
   return {
     url: message.endpoints.cache[0],
     adminUrl: message.endpoints.admin[0],
+    registryUrl: message.endpoints.registry[0],
     pid: child.pid,
     stop: () => end(child, ended),
   }
