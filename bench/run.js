@@ -1,9 +1,12 @@
-// Measures the mirror beside other servers, and writes bench/RESULTS.md and its chart. --quick ends in a minute and writes nothing.
+// Measures the mirror beside other servers, and writes bench/RESULTS.md and its chart. --quick ends in three minutes and writes nothing.
+// --release DIR, or MIRROR_BENCH_RELEASE, names another build of the mirror, whose metadata is measured too.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
 import { drawChart } from './chart.js'
+import { benchMetadata } from './metadata.js'
 import { installPrograms, versionOf } from './programs.js'
 import { measurePulls } from './pull.js'
 import { benchPush } from './push.js'
@@ -11,7 +14,8 @@ import { reportPulls } from './report.js'
 import { benchStartUp } from './start-up.js'
 
 const here = dirname(fileURLToPath(import.meta.url))
-const isQuick = process.argv.includes('--quick')
+const { values: flags } = parseArgs({ options: { quick: { type: 'boolean' }, release: { type: 'string' } } })
+const isQuick = flags.quick === true
 const pulls = isQuick
   ? { rounds: 1, seconds: 1, coldBlobs: 3, layerBytes: 10_000_000, scale: false }
   : { rounds: 5, seconds: 3, coldBlobs: 9, layerBytes: 50_000_000, scale: true }
@@ -41,6 +45,7 @@ if (['docker-registry', 'nginx', 'wrk'].every((name) => programs.has(name))) {
 }
 lines.push(...benchStartUp(starts))
 if (!isQuick) lines.push(...(await benchPush()))
+lines.push(...(await benchMetadata(flags)))
 
 const text = lines.join('\n')
 // Keep only the results of a full run.

@@ -1,0 +1,76 @@
+// Renders the figures of the metadata as a section of RESULTS.md.
+const tenths = (value) => `${value.toFixed(1)} ms`
+const hundredths = (value) => `${value.toFixed(2)} ms`
+const ms = (value) => `${value.toFixed(0)} ms`
+const us = (value) => `${value.toFixed(0)} µs`
+const kB = (value) => `${(value / 1e3).toFixed(1)} kB`
+const MB = (value) => `${(value / 1e6).toFixed(0)} MB`
+const bytes = (value) => `${value.toFixed(0)} B`
+const count = (value) => value.toLocaleString('en-US')
+const list = (values, show = count) => values.map(show).join(', ')
+
+/** Renders a figure at each size, and how many times the first the last is. */
+function grown(values, show) {
+  return `${list(values, show)} (${(values.at(-1) / values[0]).toFixed(2)} ×)`
+}
+
+/** Renders a figure of each store, with its difference to the first one, which is empty. */
+function beside(values, show) {
+  return list(values, (value) => (value === values[0] ? show(value) : `${show(value)} (+${show(value - values[0])})`))
+}
+
+/** Returns the renderer of a figure of several rows. */
+function of(key, show, render = list) {
+  const pick = (each) => each[key]
+  return (rows) => render(rows.map(pick), show)
+}
+
+/**
+ * @param {Record<string, any>} figures by the names of the subjects
+ * @param {{ window: number, tags: number, links: number }} effort
+ */
+export function reportMetadata({ names, pulls, warm, pushes, starts, loops }, { window, tags, links }) {
+  const row = (title, aim, all, render) =>
+    `| ${[title, ...names.map((name) => (all[name] ? render(all[name]) : '–')), aim].join(' | ')} |`
+  const perLink = ([empty, ...full]) =>
+    list(full, ({ memory, manifests }) => bytes((memory - empty.memory) / manifests / links))
+  const [first] = names
+  const pulled = list(pulls[first].map(({ size }) => size))
+  const hit = list(warm[first].map(({ size }) => size))
+  const stores = list(starts[first].map(({ manifests }) => manifests))
+  return [
+    '## Metadata',
+    '',
+    `One repository grows, of images with a config and 12 layers of a few bytes that no other image has. Between the sizes it gets manifests alone; at each size ${window} further images are pulled whole, and only they are measured: the user and system time of the server until a second after the last answer. “Beside the content” is what the server gave to calls that write, less what its client and its upstream received, and less the bytes of the manifests and blobs; its log and the wake-ups of its threads are in it. “To the disk” counts whole pages, those of the content too. Brackets hold the last figure beside the first, or the difference to an empty store. The starts are those after the first, which may convert the store.`,
+    '',
+    `| what | ${names.join(' | ')} | aim |`,
+    `|---|${names.map(() => '---').join('|')}|---|`,
+    row(`processor time of a pull, at ${pulled} images`, '≤ 1.20 ×', pulls, of('cpu', tenths, grown)),
+    row('written beside the content of that', '≤ 8 kB', pulls, of('beside', kB)),
+    row('written to the disk by that', '', pulls, of('disk', kB)),
+    row(`processor time of a tag hit, at ${hit} manifests`, '≤ 1.20 ×', warm, of('tag', us, grown)),
+    row(`processor time of a blob hit, at ${hit} manifests`, '≤ 1.20 ×', warm, of('blob', us, grown)),
+    row(`processor time of a pushed tag, each fifth of ${count(tags)}`, 'flat', pushes, (each) =>
+      grown(each, hundredths),
+    ),
+    row(
+      `start with ${stores} manifests of ${links} links, until \`/v2/\` answers`,
+      '',
+      starts,
+      of('answers', ms, beside),
+    ),
+    row('the same, until a manifest is served', '+300 ms, +1500 ms', starts, of('served', ms, beside)),
+    row('the same, first start', '', starts, of('first', ms)),
+    row('manifests held afterwards', 'all', starts, of('held', count)),
+    row('memory afterwards', '', starts, of('memory', MB, beside)),
+    row('memory of each link', '≤ 120 B', starts, perLink),
+    row(
+      'event loop blocked while images are pulled and tags are pushed: 99th percentile, maximum',
+      '≤ 20 ms',
+      loops,
+      ({ p99, max, pulled: images, written }) =>
+        `${tenths(p99)}, ${ms(max)} (${count(images)} images, ${MB(written)} written beside their manifests)`,
+    ),
+    '',
+  ]
+}
