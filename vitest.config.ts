@@ -15,7 +15,7 @@ const withRealClients = {
   hookTimeout: 300_000,
 }
 /** Lists tests that measure memory or time, or that use a whole machine. */
-const limits = ['limits-*', 'slow-*', 'registry-crash', 'log-disk', 'read-only-disk'].map(
+const limits = ['limits-*', 'slow-*', 'metadata-crash', 'log-disk', 'read-only-disk'].map(
   (name) => `test/e2e/${name}.test.ts`,
 )
 

@@ -47,7 +47,8 @@ export interface MirrorProcess {
   memory(field: 'VmRSS' | 'VmHWM'): Promise<number>
 }
 
-const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
+/** Path of the program of the checkout. */
+export const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 
 /** Starts the compiled server as a process of its own, until the test ends. */
 export async function startMirrorProcess(options: MirrorProcessOptions): Promise<MirrorProcess> {

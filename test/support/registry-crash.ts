@@ -1,44 +1,104 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { expect } from 'vitest'
 import { systemClock } from '../../src/lib/time.ts'
 import { silentLogger } from '../../src/lib/logger.ts'
 import { computeDigest } from '../../src/oci/reference.ts'
 import { openPushedStore } from '../../src/registry/repositories.ts'
 import { verifyStore } from '../../src/store/verify.ts'
-import { get, type Answer } from './get.ts'
-import { makeImage } from './images.ts'
-import { startMirrorProcess } from './mirror-process.ts'
+import { makeImage, type TestImage } from './images.ts'
+import { type MirrorProcess, program, startMirrorProcess } from './mirror-process.ts'
 import { temporaryHome } from './mirror.ts'
 import { noise } from './noise.ts'
+import { RegistryLedger } from './registry-ledger.ts'
+import { startUpstream } from './upstream.ts'
 
-const pushers = 4
+const [kept, checkedPulls, manyChanges] = [3, 5, 2000]
+/** Sets how often a round checks everything, not only what was changed, and how often it collects garbage. */
+const [checksAllEvery, collectsEvery, killsStartEvery] = [20, 10, 5]
 
 /**
- * Kills a server with SIGKILL during parallel pushes, in each round. After each restart, all content that was answered with
- * 201 must exist and be correct; at the end it checks every byte of the store.
+ * Kills a server with SIGKILL in each round: while it starts, while it collects garbage, or while clients push, replace, delete,
+ * prune and pull. After each restart, everything that was acknowledged must exist and be correct, what was deleted must be gone,
+ * and each tag must lead to a complete image; at the end it checks every byte of the store.
  */
-export async function crashRegistry(rounds: number): Promise<void> {
+export async function crashMirror(rounds: number): Promise<void> {
   const home = await temporaryHome()
-  /** Paths of the registry, with the digest of the expected content. */
-  const confirmed = new Map<string, string>()
+  const upstream = await startUpstream()
+  const options = { upstreams: { 'docker.io': upstream.url }, registry: true, home }
+  const ledger = new RegistryLedger()
+  /** Holds the images of the upstream that clients have begun to pull. */
+  const pulled = new Map<string, TestImage>()
   let seed = 0
-  for (let round = 0; round < rounds; round++) {
-    const mirror = await startMirrorProcess({ upstreams: {}, registry: true, home })
-    const base = mirror.registryUrl!
-    await expectAll(base, confirmed)
-    const pushing = Array.from({ length: pushers }, async (_, worker) => {
-      for (;;) if (!(await pushImage(base, `app${worker % 2}`, (seed += 1), confirmed))) return
-    })
-    const before = confirmed.size
-    await systemClock.sleep(50 + ((round * 37) % 350))
-    // Wait for pushes, because a busy machine may have finished none yet.
-    await expect.poll(() => confirmed.size, { timeout: 30_000, interval: 5 }).toBeGreaterThan(before + 1)
-    mirror.kill('SIGKILL')
-    await mirror.ended
-    await Promise.all(pushing)
+  const nextImage = () => {
+    seed += 1
+    return makeImage({ layers: [noise(200 + (seed % 7) * 3000, seed), noise(300, seed % 5)], seed })
   }
-  expect(confirmed.size).toBeGreaterThan(rounds)
-  const last = await startMirrorProcess({ upstreams: {}, registry: true, home })
-  await expectAll(last.registryUrl!, confirmed)
+  for (let round = 0; round < rounds; round++) {
+    if (round % killsStartEvery === killsStartEvery - 1) {
+      await killDuringStart(home, 100 + ((round * 61) % 400))
+      continue
+    }
+    const mirror = await startMirrorProcess(options)
+    const base = mirror.registryUrl!
+    await ledger.check(base, { all: round % checksAllEvery === 0 })
+    for (const [tag, image] of [...pulled].slice(-checkedPulls))
+      expect(await isPulled(ledger, mirror, tag, image), tag).toBe(true)
+    const before = ledger.acknowledged
+    if (round % collectsEvery === 1) {
+      const collecting = ledger.collect(mirror)
+      await systemClock.sleep((round * 7) % 60)
+      await kill(mirror)
+      await collecting
+      continue
+    }
+    const work = [
+      ...['app', 'app', 'other'].map((name) => async () => {
+        const image = nextImage()
+        return (await ledger.push(base, name, `t${image.digest.slice(-8)}`, image)) === 201
+      }),
+      async () => {
+        const image = nextImage()
+        const tag = `t${image.digest.slice(-8)}`
+        if ((await ledger.push(base, 'fickle', tag, image)) !== 201) return false
+        if (seed % 2 === 0) return (await ledger.untag(base, 'fickle', tag)) === 202
+        return (await ledger.remove(mirror, 'fickle', tag)) === 200
+      },
+      async () => {
+        const image = nextImage()
+        if ((await ledger.push(base, 'pruned', `t${image.digest.slice(-8)}`, image)) !== 201) return false
+        if (ledger.tagsOf('pruned').length < 3 * kept) return true
+        return (await ledger.prune(mirror, 'pruned', kept)) === 200
+      },
+      // Replaces few tags by few images, which makes a log long for what it holds.
+      ...Array.from({ length: 16 }, (_, at) => `t${at}`).map((tag) => async () => {
+        const image = makeImage({ layers: [noise(300, seed % 3)], seed: -1 - (seed % 3) })
+        return (await ledger.push(base, 'hot', tag, image)) === 201
+      }),
+      async () => {
+        const image = nextImage()
+        const tag = `p${seed}`
+        upstream.push('library/app', tag, image)
+        pulled.set(tag, image)
+        return isPulled(ledger, mirror, tag, image)
+      },
+    ]
+    const working = work.map(async (task) => {
+      while (await task());
+    })
+    await systemClock.sleep(50 + ((round * 37) % 350))
+    // Waits for changes, because a busy machine may have finished none yet; in some rounds until a log is worth a checkpoint.
+    const enough = round % checksAllEvery === checksAllEvery / 2 ? manyChanges : 2
+    await expect
+      .poll(() => ledger.acknowledged - before, { timeout: 60_000, interval: 5 })
+      .toBeGreaterThanOrEqual(enough)
+    await kill(mirror)
+    await Promise.all(working)
+  }
+  expect(ledger.acknowledged).toBeGreaterThan(rounds)
+  const last = await startMirrorProcess(options)
+  await ledger.check(last.registryUrl!)
+  expect((await last.status()).registry).not.toHaveProperty('damaged')
   last.kill('SIGTERM')
   await last.ended
 
@@ -52,37 +112,38 @@ export async function crashRegistry(rounds: number): Promise<void> {
   }
 }
 
-/** Pushes an image as clients do; false when the server is gone. */
-async function pushImage(base: string, name: string, seed: number, confirmed: Map<string, string>): Promise<boolean> {
-  const image = makeImage({ layers: [noise(20_000 + (seed % 7) * 30_000, seed)], seed })
-  try {
-    for (const [digest, body] of image.blobs) {
-      const begun = await get(base, `/v2/${name}/blobs/uploads/`, { method: 'POST' })
-      const location = begun.headers.location!
-      await get(base, location, { method: 'PATCH', body: body.subarray(0, body.length >> 1) })
-      const rest = body.subarray(body.length >> 1)
-      const answer = await get(base, `${location}?digest=${digest}`, { method: 'PUT', body: rest })
-      if (answer.status === 201) confirmed.set(`/v2/${name}/blobs/${digest}`, digest)
-    }
-    const headers = { 'content-type': image.mediaType }
-    const answer = await get(base, `/v2/${name}/manifests/t${seed}`, { method: 'PUT', headers, body: image.bytes })
-    if (answer.status === 201) {
-      confirmed.set(`/v2/${name}/manifests/t${seed}`, image.digest)
-      confirmed.set(`/v2/${name}/manifests/${image.digest}`, image.digest)
-    }
-    return true
-  } catch (error) {
-    // Expect refused and broken connections.
-    if (error instanceof Error && 'code' in error) return false
-    throw error
+/** Pulls an image through the cache, and expects the right bytes; false when the server is gone. */
+async function isPulled(
+  ledger: RegistryLedger,
+  mirror: MirrorProcess,
+  tag: string,
+  image: TestImage,
+): Promise<boolean> {
+  const wanted = [
+    [`manifests/${tag}`, image.digest],
+    ...Array.from(image.blobs.keys(), (blob) => [`blobs/${blob}`, blob]),
+  ]
+  for (const [path, digest] of wanted) {
+    const answer = await ledger.ask(mirror.url, 'GET', `/v2/library/app/${path}`)
+    if (answer === undefined) return false
+    expect([path, answer.status, computeDigest(answer.body)]).toEqual([path, 200, digest])
   }
+  return true
 }
 
-async function expectAll(base: string, confirmed: ReadonlyMap<string, string>): Promise<void> {
-  const wrong: string[] = []
-  for (const [path, digest] of confirmed) {
-    const answer: Answer = await get(base, path)
-    if (answer.status !== 200 || computeDigest(answer.body) !== digest) wrong.push(`${answer.status} ${path}`)
-  }
-  expect(wrong).toEqual([])
+async function kill(mirror: MirrorProcess): Promise<void> {
+  mirror.kill('SIGKILL')
+  await mirror.ended
+}
+
+/** Starts a server and kills it after so many ms, ready or not. */
+async function killDuringStart(home: string, after: number): Promise<void> {
+  const child = spawn(process.execPath, [program, 'serve'], {
+    env: { ...process.env, MIRROR_HOME: home },
+    stdio: 'ignore',
+  })
+  const ended = once(child, 'exit')
+  await systemClock.sleep(after)
+  child.kill('SIGKILL')
+  expect(await ended).toEqual([null, 'SIGKILL'])
 }
