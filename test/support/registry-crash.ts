@@ -14,8 +14,10 @@ import { RegistryLedger } from './registry-ledger.ts'
 import { startUpstream } from './upstream.ts'
 
 const [kept, checkedPulls, manyChanges] = [3, 5, 2000]
-/** Sets how often a round checks everything, not only what was changed, and how often it collects garbage. */
-const [checksAllEvery, collectsEvery, killsStartEvery] = [20, 10, 5]
+/** Sets how many rounds pass until one kills during the start, collects garbage, makes many changes, or checks all, not only the changes. */
+const [killsStartEvery, collectsEvery, changesManyEvery, checksAllEvery] = [5, 10, 20, 50]
+/** Sets the pause of a client that pushes new images, because each of them makes the checks longer, ms. */
+const pauseMs = 20
 
 /**
  * Kills a server with SIGKILL in each round: while it starts, while it collects garbage, or while clients push, replace, delete,
@@ -30,7 +32,8 @@ export async function crashMirror(rounds: number): Promise<void> {
   /** Holds the images of the upstream that clients have begun to pull. */
   const pulled = new Map<string, TestImage>()
   let seed = 0
-  const nextImage = () => {
+  const nextImage = async () => {
+    await systemClock.sleep(pauseMs)
     seed += 1
     return makeImage({ layers: [noise(200 + (seed % 7) * 3000, seed), noise(300, seed % 5)], seed })
   }
@@ -54,18 +57,18 @@ export async function crashMirror(rounds: number): Promise<void> {
     }
     const work = [
       ...['app', 'app', 'other'].map((name) => async () => {
-        const image = nextImage()
+        const image = await nextImage()
         return (await ledger.push(base, name, `t${image.digest.slice(-8)}`, image)) === 201
       }),
       async () => {
-        const image = nextImage()
+        const image = await nextImage()
         const tag = `t${image.digest.slice(-8)}`
         if ((await ledger.push(base, 'fickle', tag, image)) !== 201) return false
         if (seed % 2 === 0) return (await ledger.untag(base, 'fickle', tag)) === 202
         return (await ledger.remove(mirror, 'fickle', tag)) === 200
       },
       async () => {
-        const image = nextImage()
+        const image = await nextImage()
         if ((await ledger.push(base, 'pruned', `t${image.digest.slice(-8)}`, image)) !== 201) return false
         if (ledger.tagsOf('pruned').length < 3 * kept) return true
         return (await ledger.prune(mirror, 'pruned', kept)) === 200
@@ -76,7 +79,7 @@ export async function crashMirror(rounds: number): Promise<void> {
         return (await ledger.push(base, 'hot', tag, image)) === 201
       }),
       async () => {
-        const image = nextImage()
+        const image = await nextImage()
         const tag = `p${seed}`
         upstream.push('library/app', tag, image)
         pulled.set(tag, image)
@@ -88,7 +91,7 @@ export async function crashMirror(rounds: number): Promise<void> {
     })
     await systemClock.sleep(50 + ((round * 37) % 350))
     // Waits for changes, because a busy machine may have finished none yet; in some rounds until a log is worth a checkpoint.
-    const enough = round % checksAllEvery === checksAllEvery / 2 ? manyChanges : 2
+    const enough = round % changesManyEvery === changesManyEvery / 2 ? manyChanges : 2
     await expect
       .poll(() => ledger.acknowledged - before, { timeout: 60_000, interval: 5 })
       .toBeGreaterThanOrEqual(enough)
