@@ -9,10 +9,18 @@ export const hasStrace = spawnSync('strace', ['-V']).status === 0
 /** Limits Node to one disk thread: strace counts calls per thread, so the third write is then the third of the process. */
 export const oneDiskThread = { UV_THREADPOOL_SIZE: '1' }
 
-/** Makes system calls of a running mirror fail, such as `fsync,fdatasync:error=EIO`; the returned function stops that. */
-export async function failDisk(mirror: MirrorProcess, injection: string): Promise<() => Promise<void>> {
+/**
+ * Makes system calls of a running mirror fail, such as `fsync,fdatasync:error=EIO`; with `paths` only those on these files. The
+ * returned function stops that.
+ */
+export async function failDisk(
+  mirror: MirrorProcess,
+  injection: string,
+  paths: readonly string[] = [],
+): Promise<() => Promise<void>> {
   const calls = injection.slice(0, injection.indexOf(':'))
   const strace = ['-f', '-qq', '-o', '/dev/null', '-e', `trace=${calls}`, '-e', `inject=${injection}`]
+  for (const path of paths) strace.push('-P', path)
   const tracer = spawn('strace', [...strace, '-p', String(mirror.pid)], { stdio: 'ignore' })
   onTestFinished(() => void tracer.kill('SIGKILL'))
   await expect.poll(() => untracedThreads(mirror.pid), { timeout: 10_000 }).toEqual([])
