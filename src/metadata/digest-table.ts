@@ -8,6 +8,8 @@ type Column = Float64Array | Uint32Array | Int32Array | Uint16Array
 export const noRow = -1
 
 const wordsPerDigest = 8
+/** Counts the bytes of a digest in its row. */
+const digestBytes = wordsPerDigest * 4
 const firstCapacity = 256
 const multiplier = 0x9e3779b1
 /** Is secret, because upstreams choose the digests in their manifests: they must not be able to fill one bucket. */
@@ -29,11 +31,6 @@ export function selectDigestBytes(bytes: Buffer, at: number, length: number): vo
   selectedLength = length
 }
 
-/** Formats the digest whose 32 or 64 bytes are at this position. */
-export function formatDigest(bytes: Buffer, at: number, length: number): Digest {
-  return `${length === 64 ? 'sha512' : 'sha256'}:${bytes.toString('hex', at, at + length)}` as Digest
-}
-
 /**
  * Stores numbered rows with a digest each in typed arrays, and finds them by digest: about 50 bytes for each row and its columns, where
  * a Map of objects takes several hundred. A row keeps its number until it is removed; then another row may get it.
@@ -42,6 +39,8 @@ export class DigestTable<Columns extends Record<string, Column>> {
   /** Holds the columns. The arrays are replaced when the table grows, so read them through the table. */
   readonly columns: Columns
   #digests = new Uint32Array(firstCapacity * wordsPerDigest)
+  /** Shows the bytes of `#digests`. */
+  #bytes = Buffer.from(this.#digests.buffer)
   /** Holds the second half of sha512 digests. */
   readonly #longDigests = new Map<number, Buffer>()
   #buckets = new Int32Array(firstCapacity).fill(noRow)
@@ -100,15 +99,17 @@ export class DigestTable<Columns extends Record<string, Column>> {
   }
 
   digest(row: number): Digest {
-    const bytes = Buffer.allocUnsafe(64)
-    return formatDigest(bytes, 0, this.copyDigest(row, bytes, 0))
+    const at = row * digestBytes
+    const rest = this.#longDigests.get(row)
+    const start = this.#bytes.toString('hex', at, at + digestBytes)
+    return (rest ? `sha512:${start}${rest.toString('hex')}` : `sha256:${start}`) as Digest
   }
 
   /** Copies the bytes of a digest. Returns their number. */
   copyDigest(row: number, target: Buffer, at: number): number {
-    target.set(new Uint8Array(this.#digests.buffer, row * wordsPerDigest * 4, wordsPerDigest * 4), at)
+    this.#bytes.copy(target, at, row * digestBytes, (row + 1) * digestBytes)
     const rest = this.#longDigests.get(row)
-    if (rest) target.set(rest, at + 32)
+    if (rest) target.set(rest, at + digestBytes)
     return rest ? 64 : 32
   }
 
@@ -124,6 +125,7 @@ export class DigestTable<Columns extends Record<string, Column>> {
   /** Grows the table. All rows must be in use. */
   #grow(capacity: number): void {
     this.#digests = grow(this.#digests, capacity * wordsPerDigest)
+    this.#bytes = Buffer.from(this.#digests.buffer)
     this.#hashes = grow(this.#hashes, capacity)
     this.#next = grow(this.#next, capacity)
     this.#previous = grow(this.#previous, capacity)

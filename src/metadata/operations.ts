@@ -1,4 +1,3 @@
-import { formatDigest } from './digest-table.ts'
 import type { ManifestLink } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/reference.ts'
 import { formatLine } from './log.ts'
@@ -45,21 +44,6 @@ export function toFlag(kind: ManifestLink['kind']): number {
 
 export function getDigestBytes(flags: number): number {
   return (flags & sha512Flag) === 0 ? 32 : 64
-}
-
-/** Yields the links of a manifest. */
-export function* unpackLinks({ types, bytes }: PackedLinks): Generator<ManifestLink, void> {
-  for (let at = 0; at < bytes.length;) {
-    const flags = bytes[at]!
-    const length = getDigestBytes(flags)
-    yield {
-      kind: (flags & manifestFlag) === 0 ? 'blob' : 'manifest',
-      digest: formatDigest(bytes, at + headBytes, length),
-      size: bytes.readUIntLE(at + 3, 6),
-      mediaType: types[bytes.readUInt16LE(at + 1)] ?? throwDamaged(),
-    }
-    at += headBytes + length
-  }
 }
 
 /** Lists the members of each operation in the order of its list on the disk. */

@@ -11,7 +11,7 @@ import {
   toReferrersKey,
 } from './metadata.ts'
 import { noRow, RowMap } from './digest-table.ts'
-import { formatCommit, unpackLinks } from './operations.ts'
+import { formatCommit } from './operations.ts'
 import { Tables, TagMap } from './tables.ts'
 
 /** Estimates the memory of entries, bytes. A byte of packed links takes two in the table. */
@@ -156,9 +156,7 @@ class StoredRepository implements Repository {
 
   getLinks(manifest: Digest): ManifestLink[] {
     const row = this.manifests.find(manifest)
-    return row === noRow
-      ? []
-      : [...unpackLinks(this.#tables.links.pack(this.#tables.manifests.columns.firstLink[row]!))]
+    return row === noRow ? [] : this.#tables.links.list(this.#tables.manifests.columns.firstLink[row]!)
   }
 
   findLink(digest: Digest, identity: Identity, kind: ManifestLink['kind']): ManifestLink | undefined {

@@ -231,6 +231,20 @@ export class LinkTable {
     }
   }
 
+  list(first: number): ManifestLink[] {
+    const links: ManifestLink[] = []
+    for (let row = first; row !== noRow; row = this.#table.columns.next[row]!) {
+      const type = this.#table.columns.type[row]!
+      links.push({
+        kind: (type & manifestFlag) === 0 ? 'blob' : 'manifest',
+        digest: this.#table.digest(row),
+        size: this.#getSize(row),
+        mediaType: this.#types.get(type >>> flagBits),
+      })
+    }
+    return links
+  }
+
   pack(first: number): PackedLinks {
     const { columns } = this.#table
     const rows: number[] = []
