@@ -141,6 +141,46 @@ describe('an eviction', () => {
     expect(store.blobs.usage.blobs).toBe(1)
   })
 
+  test('spares the content of an image that is pulled, and nothing else of its repository', async () => {
+    const { store, repository } = await threeImages()
+    const nobody = await putText(store, 'nobody')
+    const evictor = createTestEvictor(store, {
+      limits: { ...noLimits, maxSize: 1 },
+      isInUse: (digest) => {
+        if (digest === nobody && repository.current.tags.has('middle')) {
+          useManifest(repository, 'middle', 999)
+          repository.apply(setTag('new', digestFor('new')))
+        }
+        return false
+      },
+    })
+    expect((await evictor.evict({ dryRun: false })).images).toEqual(['docker.io/library/app:old'])
+    for (const name of ['middle', 'middle blob', 'base', 'new'])
+      expect(await openText(store, digestFor(name))).toBe(name)
+    for (const name of ['nobody', 'old', 'old blob']) expect(await openText(store, digestFor(name))).toBeUndefined()
+  })
+
+  test('spares an image whose repository lost all entries and got it again between plan and removal', async () => {
+    const { store, repository } = await threeImages()
+    store.runningClock.now = () => 1000
+    const names = ['old', 'middle', 'new']
+    const evictor = createTestEvictor(store, {
+      limits: { ...noLimits, maxAge: 10 },
+      isInUse: (digest) => {
+        if (digest === digestFor('new') && repository.current.tags.size === names.length) {
+          for (const tag of names)
+            repository.apply({ op: 'untag', tag }, { op: 'drop-manifest', digest: digestFor(tag) })
+          addManifest(repository, 'old', { tags: ['old'], blobs: ['base', 'old blob'], usedAt: 999 })
+        }
+        return false
+      },
+    })
+    await evictor.evict({ dryRun: false })
+    expect([...repository.current.tags.keys()]).toEqual(['old'])
+    for (const name of ['old', 'old blob', 'base']) expect(await openText(store, digestFor(name))).toBe(name)
+    expect(await openText(store, digestFor('middle'))).toBeUndefined()
+  })
+
   test('spares a blob that comes into use between plan and removal', async () => {
     const { store } = await threeImages()
     const nobody = await putText(store, 'nobody')
