@@ -1,7 +1,10 @@
 import { listCachedImages } from '../cache/images.ts'
 import type { Stats, Totals } from '../cache/stats.ts'
+import { createPauses } from '../lib/async.ts'
 import { redact } from '../lib/logger.ts'
+import { systemClock } from '../lib/time.ts'
 import type { MetadataStore } from '../metadata/metadata-store.ts'
+import type { Digest } from '../oci/reference.ts'
 import type { PushedRepositories, PushedStore } from '../registry/repositories.ts'
 import type { Store } from '../store/open-store.ts'
 import { isProbeImageName } from '../upstream/probe-image.ts'
@@ -37,12 +40,12 @@ interface StatusSources {
 }
 
 /** Builds what `mirror status --json` prints. */
-export function createStatusReport(
+export async function createStatusReport(
   { store, stats, upstreams, pushed, blobs: sender }: StatusSources,
   context: StatusContext,
-): StatusReport {
-  const manifests = new Set<string>()
-  for (const record of store.metadata.all()) for (const digest of record.manifests.keys()) manifests.add(digest)
+): Promise<StatusReport> {
+  const images = await listImageReports({ store })
+  const manifests = await countManifests(store.metadata)
   const { bytes, blobs } = store.blobs.usage
   return {
     version: context.version,
@@ -62,7 +65,7 @@ export function createStatusReport(
       bytes,
       maxBytes: context.maxBytes,
       blobs,
-      manifests: manifests.size,
+      manifests,
       pushedBytes: pushed?.store.blobs.usage.bytes ?? 0,
       ...(context.freeBytes !== undefined && { freeBytes: context.freeBytes }),
       minFree: context.minFree,
@@ -74,19 +77,30 @@ export function createStatusReport(
     ...(context.troubles.length > 0 && { troubles: [...context.troubles] }),
     refusedHosts: Object.fromEntries(stats.refusedHosts),
     refusedRegistries: Object.fromEntries(stats.refusedRegistries),
-    images: listImageReports({ store }),
+    images,
   }
 }
 
+/** Counts the recorded manifests; one that several repositories have counts once. */
+async function countManifests(metadata: Pick<MetadataStore, 'all'>): Promise<number> {
+  const pause = createPauses(systemClock)
+  const found = new Set<Digest>()
+  for (const { manifests } of metadata.all())
+    for (const digest of manifests.keys()) {
+      found.add(digest)
+      if (found.size % 1024 === 0) await pause()
+    }
+  return found.size
+}
+
 /** Lists the cached images, without probe images. */
-export function listImageReports({
+export async function listImageReports({
   store,
 }: {
   readonly store: Pick<StatusSources['store'], 'metadata' | 'blobs'>
-}): ImageReport[] {
-  const images = listCachedImages(store.metadata, store.blobs.sizes).filter(
-    ({ repository }) => !isProbeImageName(repository),
-  )
+}): Promise<ImageReport[]> {
+  const all = await listCachedImages(store.metadata, store.blobs.sizes, createPauses(systemClock))
+  const images = all.filter(({ repository }) => !isProbeImageName(repository))
   return images.map(({ name, digest, bytes, pulls, lastPulled, checkedAt }) => {
     const report: ImageReport = { name, digest, bytes, pulls }
     if (lastPulled !== undefined) report.lastPulled = toIso(lastPulled)

@@ -21,14 +21,23 @@ interface CachedImage {
   readonly checkedAt: number | undefined
 }
 
-/** Lists the cached images: one per tag, and those that were only pulled by digest. Sorted by name. */
-export function listCachedImages(metadata: Pick<Metadata, 'all'>, sizes: ReadonlyMap<Digest, number>): CachedImage[] {
+/**
+ * Lists the cached images: one per tag, and those that were only pulled by digest. Sorted by name. `pause` is called between two of them, so
+ * that requests are answered meanwhile.
+ */
+export async function listCachedImages(
+  metadata: Pick<Metadata, 'all'>,
+  sizes: ReadonlyMap<Digest, number>,
+  pause: () => Promise<void>,
+): Promise<CachedImage[]> {
   const images: CachedImage[] = []
+  let roots = 0
   for (const repository of metadata.all()) {
     for (const root of findImageRoots(repository)) {
       let bytes = 0
       for (const digest of root.contents) bytes += sizes.get(digest) ?? 0
       if (bytes > 0) images.push(...toCachedImages(root, bytes))
+      if (++roots % pauseEvery === 0) await pause()
     }
   }
   return images.toSorted((a, b) => (a.name < b.name ? -1 : 1))
@@ -40,11 +49,13 @@ export function toImageName({ host, name }: Repository, reference: { tag: string
 }
 
 function toCachedImages({ repository, digest, tags }: ImageRoot, bytes: number): CachedImage[] {
-  if (tags.length === 0) {
-    const { pulls, lastPulled } = repository.manifests.get(digest)!
-    return [toCachedImage(repository, digest, bytes, undefined, { pulls, lastPulled, updatedAt: 0 })]
-  }
-  return tags.map((tag) => toCachedImage(repository, digest, bytes, tag, repository.tags.get(tag)!))
+  const manifest = repository.manifests.get(digest)
+  if (tags.length === 0)
+    return manifest ? [toCachedImage(repository, digest, bytes, undefined, { ...manifest, updatedAt: 0 })] : []
+  return tags.flatMap((tag) => {
+    const value = repository.tags.get(tag)
+    return value ? toCachedImage(repository, digest, bytes, tag, value) : []
+  })
 }
 
 function toCachedImage(

@@ -5,14 +5,16 @@ import { addManifest, createTestRepository, digestFor, setTag, sizesOf } from '.
 
 const sizes = sizesOf({ index: 1, amd64: 10, arm64: 10, base: 1000, top: 100, single: 5 })
 
+const noPause = () => Promise.resolve()
+
 describe('the list of cached images', () => {
-  test('has one entry per tag, and counts each stored blob of all its manifests once', () => {
+  test('has one entry per tag, and counts each stored blob of all its manifests once', async () => {
     const repository = createTestRepository()
     addManifest(repository, 'index', { tags: ['v1', 'latest'], manifests: ['amd64', 'arm64'] })
     addManifest(repository, 'amd64', { blobs: ['base', 'top', 'top', 'not held'] })
     addManifest(repository, 'arm64', { blobs: ['base'] })
     repository.apply(setTag('v1', digestFor('index'), { pulls: 3, lastPulled: 111, updatedAt: 222 }))
-    expect(listCachedImages({ all: () => [repository.current] }, sizes)).toEqual([
+    expect(await listCachedImages({ all: () => [repository.current] }, sizes, noPause)).toEqual([
       expect.objectContaining({
         name: 'docker.io/library/app:latest',
         bytes: 1121,
@@ -33,13 +35,13 @@ describe('the list of cached images', () => {
     ])
   })
 
-  test('has images that were only pulled by digest, but no child manifests', () => {
+  test('has images that were only pulled by digest, but no child manifests', async () => {
     const repository = createTestRepository()
     addManifest(repository, 'index', { manifests: ['amd64'] })
     addManifest(repository, 'amd64', { blobs: ['top'] })
     addManifest(repository, 'single', { pulls: 2, lastPulled: 9 })
     expect(
-      listCachedImages({ all: () => [repository.current] }, sizes).map(({ name, bytes, pulls }) => [
+      (await listCachedImages({ all: () => [repository.current] }, sizes, noPause)).map(({ name, bytes, pulls }) => [
         name,
         bytes,
         pulls,
@@ -52,30 +54,29 @@ describe('the list of cached images', () => {
     )
   })
 
-  test('has a tag even if its manifest is also a child of another image', () => {
+  test('has a tag even if its manifest is also a child of another image', async () => {
     const repository = createTestRepository()
     addManifest(repository, 'index', { tags: ['all'], manifests: ['amd64'] })
     addManifest(repository, 'amd64', { tags: ['amd64'] })
-    expect(listCachedImages({ all: () => [repository.current] }, sizes).map(({ name }) => name)).toEqual([
-      'docker.io/library/app:all',
-      'docker.io/library/app:amd64',
-    ])
+    expect(
+      (await listCachedImages({ all: () => [repository.current] }, sizes, noPause)).map(({ name }) => name),
+    ).toEqual(['docker.io/library/app:all', 'docker.io/library/app:amd64'])
   })
 
-  test('distinguishes equal names of different upstreams, and omits images without stored blobs', () => {
+  test('distinguishes equal names of different upstreams, and omits images without stored blobs', async () => {
     const repositories = new Repositories(false)
     for (const host of ['docker.io', 'ghcr.io']) {
       const repository = createTestRepository({ name: 'app', host }, repositories)
       addManifest(repository, host === 'ghcr.io' ? 'single' : 'gone', { tags: ['v1'] })
     }
-    expect(listCachedImages(repositories, sizes).map(({ name }) => name)).toEqual(['ghcr.io/app:v1'])
+    expect((await listCachedImages(repositories, sizes, noPause)).map(({ name }) => name)).toEqual(['ghcr.io/app:v1'])
   })
 
-  test('ends even if damaged records reference each other in a cycle', () => {
+  test('ends even if damaged records reference each other in a cycle', async () => {
     const repository = createTestRepository()
     addManifest(repository, 'index', { tags: ['v1'], manifests: ['amd64'] })
     addManifest(repository, 'amd64', { manifests: ['index'] })
     addManifest(repository, 'single', { manifests: ['single'] })
-    expect(listCachedImages({ all: () => [repository.current] }, sizes)).toHaveLength(2)
+    expect(await listCachedImages({ all: () => [repository.current] }, sizes, noPause)).toHaveLength(2)
   })
 })
