@@ -37,21 +37,26 @@ const pauseEvery = 2048
  */
 export function* planEviction(request: EvictionRequest): Generator<undefined, EvictionPlan> {
   const { repositories, sizes, limits, now, isInUse } = request
-  const references = yield* collectReferences(repositories)
-  const planner = new EvictionPlanner(references, sizes, isInUse)
   let total = 0
   let removable = 0
-  const unreferenced: Digest[] = []
   let steps = 0
   for (const [digest, size] of sizes) {
     total += size
     if (limits.needBytes > 0 && !isInUse(digest)) removable += size
-    if (!references.counts.has(digest)) unreferenced.push(digest)
     if (++steps % pauseEvery === 0) yield
   }
   const needed = limits.needBytes <= removable ? limits.needBytes : 0
   const goal = Math.max(limits.maxSize > 0 ? total - limits.maxSize : 0, limits.reserveBytes, needed)
+  // The references of a large store take time and memory, and most of the time there is nothing to evict.
+  if (goal === 0 && !(yield* mayHaveExpired(request))) return { references: [], blobs: [], bytes: 0 }
+  const references = yield* collectReferences(repositories)
+  const planner = new EvictionPlanner(references, sizes, isInUse)
   const isEnough = () => planner.bytes >= goal
+  const unreferenced: Digest[] = []
+  for (const digest of sizes.keys()) {
+    if (!references.counts.has(digest)) unreferenced.push(digest)
+    if (++steps % pauseEvery === 0) yield
+  }
 
   yield
   const byAge = references.all.toSorted((a, b) => a.usedAt - b.usedAt)
@@ -83,6 +88,22 @@ export function* planEviction(request: EvictionRequest): Generator<undefined, Ev
     planner.drop(digest)
   }
   return planner.plan()
+}
+
+/** Reports whether an entry was not used for `maxAge`, except a manifest that a recently used one names. */
+function* mayHaveExpired({ repositories, limits, now }: EvictionRequest): Generator<undefined, boolean> {
+  if (limits.maxAge === 0) return false
+  const isOld = (entry: { readonly usedAt: number } | undefined) => !entry || now - entry.usedAt > limits.maxAge
+  let steps = 0
+  for (const repository of repositories) {
+    const { manifests, blobs, referrers } = repository
+    for (const [digest, manifest] of manifests) {
+      if (isOld(manifest) && repository.getParents(digest).every((parent) => isOld(manifests.get(parent)))) return true
+      if (++steps % pauseEvery === 0) yield
+    }
+    for (const entries of [blobs, referrers]) for (const entry of entries.values()) if (isOld(entry)) return true
+  }
+  return false
 }
 
 function hasContent({ contents }: ImageReference, test: (digest: Digest) => boolean): boolean {

@@ -74,15 +74,28 @@ export function chooseWiderIdentity(known: Identity | undefined, recent: Identit
 }
 
 /** Returns the operations that remove all grants of an identity which the upstream has denied. */
-export function revokeGrants({ tags, manifests, blobs, referrers }: Repository, identity: Identity): Operation[] {
-  if (identity === anonymousIdentity) return []
+export function revokeGrants(repository: Repository, identity: Identity): Operation[] {
+  return revokeIf(repository, (granted) => granted === identity)
+}
+
+/** Removes all grants that need a credential. Call it when the record of a revocation may be lost. */
+export function revokePrivateGrants(metadata: Pick<Metadata, 'all' | 'commit'>): void {
+  for (const repository of metadata.all()) {
+    const operations = revokeIf(repository, () => true)
+    if (operations.length > 0) void metadata.commit(repository, operations, 'soon')
+  }
+}
+
+function revokeIf(
+  { tags, manifests, blobs, referrers }: Repository,
+  isRevoked: (identity: Identity) => boolean,
+): Operation[] {
+  const isIn = ({ identity }: { readonly identity: Identity }) => identity !== anonymousIdentity && isRevoked(identity)
   const operations: Operation[] = []
-  for (const [tag, entry] of tags) if (entry.identity === identity) operations.push({ op: 'untag', tag })
-  for (const [digest, entry] of manifests)
-    if (entry.identity === identity) operations.push({ op: 'drop-manifest', digest })
-  for (const [digest, entry] of blobs) if (entry.identity === identity) operations.push({ op: 'drop-blob', digest })
-  for (const page of referrers.values())
-    if (page.identity === identity) operations.push({ ...page, op: 'drop-referrers' })
+  for (const [tag, entry] of tags) if (isIn(entry)) operations.push({ op: 'untag', tag })
+  for (const [digest, entry] of manifests) if (isIn(entry)) operations.push({ op: 'drop-manifest', digest })
+  for (const [digest, entry] of blobs) if (isIn(entry)) operations.push({ op: 'drop-blob', digest })
+  for (const page of referrers.values()) if (isIn(page)) operations.push({ ...page, op: 'drop-referrers' })
   return operations
 }
 

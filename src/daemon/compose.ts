@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { openSecret } from '../admin/api.ts'
 import { loadPromClient } from '../admin/status.ts'
 import { Evictor } from '../cache/evictor.ts'
+import { revokePrivateGrants } from '../cache/grants.ts'
 import { PullThrough } from '../cache/pull-through.ts'
 import { Stats } from '../cache/stats.ts'
 import type { Config } from '../config/config.ts'
@@ -91,6 +92,9 @@ export async function compose(
     },
     (layout) => openMetadata({ ...layout.metadataFiles, logger, clock, maxWeight: planMetadataMemory() }),
   )
+
+  // A damaged line may have been the revocation of a grant.
+  if (store.metadata.damage.length > 0) revokePrivateGrants(store.metadata)
 
   const statsFile = join(paths.stateDir, 'stats.json')
   const stats = new Stats(clock.wall())

@@ -29,9 +29,9 @@ export interface LoadedMetadata {
   readonly damage: readonly LogDamage[]
 }
 
-const writeDelayMs = 500
-const retryDelayMs = 5000
-const useDelayMs = 60_000
+const [writeDelayMs, retryDelayMs, useDelayMs] = [500, 5000, 60_000]
+/** Limit the commits of a batch and the uses in a commit, which are formatted in one piece. */
+const [maxBatch, maxUsesPerCommit] = [500, 500]
 /** Starts a checkpoint when the log has this many bytes … */
 const maxLogBytes = 64 * 1024 * 1024
 /** … or this many times the bytes of the last checkpoint, and at least `minLogBytes`. */
@@ -39,7 +39,7 @@ const maxLogFactor = 4
 const minLogBytes = 1024 * 1024
 /** Limits the changes that wait for a disk that takes none, bytes. Beyond that, a checkpoint replaces them. */
 const maxQueuedBytes = 16 * 1024 * 1024
-/** Sets the share of the limit that is kept when entries are dropped. */
+/** Sets the share of `maxWeight` that is kept. */
 const keptShare = 0.75
 
 interface Commit {
@@ -228,14 +228,17 @@ export class MetadataStore implements Metadata {
   #queueUses(): void {
     this.#cancelUses?.()
     this.#cancelUses = undefined
-    const groups = new Map<string, Commit & { readonly operations: Operation[] }>()
+    const groups = new Map<string, Operation[]>()
     for (const { host, name, use } of this.#uses.values()) {
-      const group = groups.get(`${host}/${name}`) ?? { host, name, operations: [], hidden: [], done: undefined }
-      groups.set(`${host}/${name}`, group)
-      group.operations.push(use)
+      const group = groups.get(`${host}/${name}`)
+      if (group && group.length < maxUsesPerCommit) group.push(use)
+      else {
+        const operations: Operation[] = [use]
+        groups.set(`${host}/${name}`, operations)
+        this.#enqueue({ host, name, operations, hidden: [], done: undefined })
+      }
     }
     this.#uses.clear()
-    for (const group of groups.values()) this.#enqueue(group)
   }
 
   #enqueue(commit: Commit): void {
@@ -280,9 +283,8 @@ export class MetadataStore implements Metadata {
       await this.#log.endSegment()
       this.#checkpointing = this.#checkpoint(this.#sequence).finally(() => (this.#checkpointing = undefined))
     }
-    const batch = this.#queue
-    this.#queue = []
-    this.#queuedBytes = 0
+    const batch = this.#queue.splice(0, maxBatch)
+    if (this.#queue.length === 0) this.#queuedBytes = 0
     if (batch.length === 0) return true
     this.#inFlight = batch
     try {

@@ -11,6 +11,8 @@ import { parseOperations } from './operations.ts'
 import { readPreviousRecords } from './previous-release.ts'
 import { Repositories } from './repositories.ts'
 
+const maxReads = 3
+
 export interface MetadataOptions {
   /** Holds the log. */
   readonly folder: string
@@ -58,7 +60,14 @@ async function reportDamage(store: MetadataStore, { logger }: MetadataOptions): 
 
 /** Reads the metadata and changes nothing on the disk. Changes of the result stay in memory. */
 export async function readMetadata(options: MetadataOptions): Promise<MetadataStore> {
-  return new MetadataStore({ ...options, loaded: await load(options), isReadOnly: true })
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return new MetadataStore({ ...options, loaded: await load(options), isReadOnly: true })
+    } catch (error) {
+      // A checkpoint of a running mirror may remove a file before it is read.
+      if (getErrno(error) !== 'ENOENT' || attempt === maxReads) throw error
+    }
+  }
 }
 
 /** `unreadable`: the unreadable files of release 0.1; undefined for metadata of this format. */

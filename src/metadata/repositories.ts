@@ -74,8 +74,9 @@ export class Repositories {
     return this.#repositories.get(`${host}/${name}`)
   }
 
+  /** Returns an iterable that may be iterated several times. */
   all(): Iterable<Repository> {
-    return this.#repositories.values()
+    return { [Symbol.iterator]: () => this.#repositories.values() }
   }
 
   /** Reports whether any repository has this blob or manifest. */
