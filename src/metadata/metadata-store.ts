@@ -5,8 +5,8 @@ import { type Clock, logFailure, runLater } from '../lib/time.ts'
 import type { Digest } from '../oci/reference.ts'
 import { type LogDamage, type MetadataLog, writeDamage } from './log.ts'
 import type { Durability, Metadata, Operation, Repository, Use } from './metadata.ts'
-import { estimateBytes, formatCommit, isRemoval } from './operations.ts'
-import { formatCheckpoint, planDrops, type Repositories } from './repositories.ts'
+import { estimateBytes, formatCommit, groupUses, isTooHeavy, planDrops, type RepositoryUse } from './operations.ts'
+import { formatCheckpoint, type Repositories } from './repositories.ts'
 
 interface MetadataStoreOptions {
   /** Holds the state, which the store changes from now on, and its log. */
@@ -30,8 +30,8 @@ export interface LoadedMetadata {
 }
 
 const [writeDelayMs, retryDelayMs, useDelayMs] = [500, 5000, 60_000]
-/** Limit the commits of a batch and the uses in a commit, which are formatted in one piece. */
-const [maxBatch, maxUsesPerCommit] = [500, 500]
+/** Limits the commits of a batch, which are formatted in one piece. */
+const maxBatch = 500
 /** Starts a checkpoint when the log has this many bytes … */
 const maxLogBytes = 64 * 1024 * 1024
 /** … or this many times the bytes of the last checkpoint, and at least `minLogBytes`. */
@@ -39,15 +39,13 @@ const maxLogFactor = 4
 const minLogBytes = 1024 * 1024
 /** Limits the changes that wait for a disk that takes none, bytes. Beyond that, a checkpoint replaces them. */
 const maxQueuedBytes = 16 * 1024 * 1024
-/** Sets the share of `maxWeight` that is kept. */
-const keptShare = 0.75
 
 interface Commit {
   readonly host: string
   readonly name: string
   readonly operations: readonly Operation[]
   /** Holds the entries that the removals of a durable commit have hidden. They come back when the disk refuses the commit. */
-  readonly hidden: Operation[]
+  hidden: readonly Operation[]
   /** Is undefined for a commit that is visible already. */
   readonly done: Deferred<void> | undefined
 }
@@ -64,11 +62,12 @@ export class MetadataStore implements Metadata {
   #queue: Commit[] = []
   #queuedBytes = 0
   #inFlight: readonly Commit[] = []
-  readonly #uses = new Map<string, { readonly host: string; readonly name: string; readonly use: Use }>()
+  readonly #uses = new Map<string, RepositoryUse>()
   /** Collects the entries that came back during a checkpoint, which may have missed them. */
   #restored: Commit[] | undefined
   #writing: Promise<void> = Promise.resolve()
   #isWriting = false
+  #isDropping = false
   #checkpointing: Promise<void> | undefined
   #needsCheckpoint = false
   #hasUnkeptDamage = false
@@ -127,21 +126,23 @@ export class MetadataStore implements Metadata {
     operations: readonly Operation[],
     durability: Durability,
   ): Promise<void> {
-    const isDurable = durability === 'durable'
-    const done = isDurable ? createDeferred() : undefined
-    if (!done) this.#apply(host, name, operations)
-    this.#enqueue({ host, name, operations, done, hidden: done ? this.#hide(host, name, operations) : [] })
-    if (done) {
-      void this.#startWrite()
-      return done.promise
+    if (durability === 'soon') {
+      this.#commitSoon({ host, name }, operations)
+      this.#limitWeight(this.#repositories.get(host, name))
+      return Promise.resolve()
     }
-    this.#limitWeight(this.#repositories.get(host, name))
-    return Promise.resolve()
+    const done = createDeferred()
+    this.#enqueue({ host, name, operations, done, hidden: this.#repositories.hide(host, name, operations) })
+    void this.#startWrite()
+    return done.promise
   }
 
   recordUse({ host, name }: Pick<Repository, 'host' | 'name'>, use: Use): void {
     this.#apply(host, name, [use])
-    this.#uses.set(`${host}/${name} ${use.op} ${'tag' in use ? use.tag : use.digest}`, { host, name, use })
+    this.#uses.set(`${host}/${name} ${use.op} ${'tag' in use ? use.tag : use.digest}`, {
+      repository: { host, name },
+      use,
+    })
     this.#cancelUses ??= runLater(
       useDelayMs,
       () => this.#queueUses(),
@@ -191,6 +192,8 @@ export class MetadataStore implements Metadata {
     await this.flush()
     this.#cancelWrite?.()
     await this.#checkpointing
+    // The queue has dropped commits, which are in memory alone.
+    if (this.#needsCheckpoint && !this.#options.isReadOnly) await this.#checkpoint(this.#sequence)
     await this.#log.close()
   }
 
@@ -201,55 +204,34 @@ export class MetadataStore implements Metadata {
     return this.#needsCheckpoint || bytes > limit
   }
 
+  #commitSoon({ host, name }: Pick<Repository, 'host' | 'name'>, operations: readonly Operation[]): void {
+    this.#apply(host, name, operations)
+    this.#enqueue({ host, name, operations, hidden: [], done: undefined })
+    this.#scheduleWrite(writeDelayMs)
+  }
+
   #apply(host: string, name: string, operations: readonly Operation[]): void {
     for (const operation of operations) this.#repositories.apply(host, name, operation)
     for (const listener of this.#listeners) listener(host, name, operations)
   }
 
-  /** Applies the removals among the operations. Returns the operations that restore the removed entries. */
-  #hide(host: string, name: string, operations: readonly Operation[]): Operation[] {
-    const hidden: Operation[] = []
-    for (const operation of operations) {
-      if (!isRemoval(operation)) continue
-      const entry = this.#repositories.findEntry(host, name, operation)
-      this.#repositories.apply(host, name, operation)
-      if (!entry || this.#repositories.findEntry(host, name, operation)) continue
-      hidden.push(entry)
-      this.#countHidden([entry], 1)
-    }
-    return hidden
-  }
-
-  #countHidden(entries: readonly Operation[], change: 1 | -1): void {
-    for (const entry of entries)
-      if (entry.op === 'blob' || entry.op === 'manifest') this.#repositories.countHolder(entry.digest, change)
-  }
-
   #queueUses(): void {
     this.#cancelUses?.()
     this.#cancelUses = undefined
-    const groups = new Map<string, Operation[]>()
-    for (const { host, name, use } of this.#uses.values()) {
-      const group = groups.get(`${host}/${name}`)
-      if (group && group.length < maxUsesPerCommit) group.push(use)
-      else {
-        const operations: Operation[] = [use]
-        groups.set(`${host}/${name}`, operations)
-        this.#enqueue({ host, name, operations, hidden: [], done: undefined })
-      }
-    }
+    for (const { repository, operations } of groupUses(this.#uses.values()))
+      this.#enqueue({ ...repository, operations, hidden: [], done: undefined })
+    if (this.#uses.size > 0) this.#scheduleWrite(writeDelayMs)
     this.#uses.clear()
   }
 
-  #enqueue(commit: Commit): void {
-    this.#queue.push(commit)
-    this.#queuedBytes += commit.operations.reduce((sum, operation) => sum + estimateBytes(operation), 0)
-    if (this.#queuedBytes > maxQueuedBytes) {
-      this.#queue = this.#queue.filter(({ done }) => done)
-      this.#queuedBytes = 0
-      this.#needsCheckpoint = true
-    }
-    if (!commit.done) this.#scheduleWrite(writeDelayMs)
+  #enqueue(...commits: Commit[]): void {
+    this.#queue.push(...commits)
+    for (const { operations } of commits)
+      for (const operation of operations) this.#queuedBytes += estimateBytes(operation)
+    if (this.#queuedBytes <= maxQueuedBytes) return
+    this.#queue = this.#queue.filter(({ done }) => done)
+    this.#queuedBytes = 0
+    this.#needsCheckpoint = true
   }
 
   #scheduleWrite(delay: number): void {
@@ -305,7 +287,7 @@ export class MetadataStore implements Metadata {
     this.#inFlight = []
     for (const { host, name, operations, hidden, done } of batch) {
       if (!done) continue
-      this.#countHidden(hidden, -1)
+      this.#repositories.forget(hidden)
       this.#apply(host, name, operations)
     }
     for (const { done } of batch) done?.resolve()
@@ -313,12 +295,8 @@ export class MetadataStore implements Metadata {
   }
 
   #format(batch: readonly Commit[]): Buffer {
-    let sequence = this.#sequence
-    const lines = batch.map(({ host, name, operations }) => {
-      sequence += 1
-      return formatCommit(sequence, { host, name }, operations)
-    })
-    return Buffer.from(lines.join(''))
+    const first = this.#sequence + 1
+    return Buffer.from(batch.map((commit, at) => formatCommit(first + at, commit, commit.operations)).join(''))
   }
 
   /** Writes the whole state again when somebody has deleted the log. */
@@ -337,15 +315,15 @@ export class MetadataStore implements Metadata {
   async #checkpoint(sequence: number): Promise<void> {
     const { logger } = this.#options
     this.#restored = []
+    // A commit that the queue drops meanwhile needs another one.
+    const isNeeded = this.#needsCheckpoint
+    this.#needsCheckpoint = false
     try {
       await this.keepDamage()
-      await this.#log.writeCheckpoint(
-        sequence,
-        this.#formatCheckpoint(sequence, this.#needsCheckpoint ? undefined : this.#closing.signal),
-      )
-      this.#needsCheckpoint = false
+      const signal = isNeeded ? undefined : this.#closing.signal
+      await this.#log.writeCheckpoint(sequence, this.#formatCheckpoint(sequence, signal))
     } catch (error) {
-      if (this.#closing.signal.aborted) return
+      if (this.#closing.signal.aborted && !isNeeded) return
       if (getErrno(error) === undefined) throw error
       logger.error({ error: String(error) }, 'could not write a checkpoint of the metadata; trying again')
       this.#needsCheckpoint = true
@@ -369,31 +347,42 @@ export class MetadataStore implements Metadata {
       .map((commit) => formatCommit(sequence, commit, commit.hidden))
   }
 
-  /** Drops the least recently used entries when all together, or those of one repository, take too much memory. */
+  /** Starts to drop the least recently used entries when all together, or those of one repository, take too much memory. */
   #limitWeight(changed?: Repository): void {
     const { maxWeight = Infinity, logger } = this.#options
-    if (this.#repositories.weight <= maxWeight && (changed?.weight ?? 0) <= maxWeight * keptShare) return
-    const drops = planDrops(this.#repositories, changed, maxWeight, keptShare)
-    for (const { host, name, operations } of drops) {
-      this.#apply(host, name, operations)
-      this.#enqueue({ host, name, operations, hidden: [], done: undefined })
+    if (this.#isDropping || this.#closing.signal.aborted || !isTooHeavy(this.#repositories, changed, maxWeight)) return
+    this.#isDropping = true
+    const drop = async () => {
+      const pause = createPauses(this.#options.clock)
+      for (const { host, name, operations } of planDrops(this.#repositories, changed, maxWeight)) {
+        if (operations.length > 0) this.#commitSoon({ host, name }, operations)
+        await pause()
+        if (this.#closing.signal.aborted) return
+      }
+      logger.info({ maxWeight }, 'dropped the records of the least recently used content')
     }
-    const fields = { repositories: drops.length, maxWeight }
-    logger.info(fields, 'dropped the records of the least recently used content')
+    void drop().finally(() => {
+      this.#isDropping = false
+      // More may have come meanwhile.
+      this.#limitWeight()
+    })
   }
 
   /** Restores what failed commits have hidden, and queues the others again. */
   #revert(batch: readonly Commit[]): void {
     for (const commit of batch.toReversed()) {
       const { host, name, hidden } = commit
-      this.#countHidden(hidden, -1)
-      for (const entry of hidden.toReversed())
-        if (!this.#repositories.findEntry(host, name, entry)) this.#repositories.apply(host, name, entry)
+      this.#repositories.restore(host, name, hidden)
       if (hidden.length > 0) this.#restored?.push(commit)
     }
     // A queued commit may remove what came back.
-    for (const { host, name, operations, hidden, done } of this.#queue)
-      if (done) hidden.unshift(...this.#hide(host, name, operations))
-    this.#queue.unshift(...batch.filter(({ done }) => !done))
+    for (const commit of this.#queue)
+      if (commit.done)
+        commit.hidden = [...this.#repositories.hide(commit.host, commit.name, commit.operations), ...commit.hidden]
+    const queued = this.#queue
+    this.#queue = []
+    this.#queuedBytes = 0
+    this.#enqueue(...batch.filter(({ done }) => !done))
+    for (const commit of queued) this.#enqueue(commit)
   }
 }

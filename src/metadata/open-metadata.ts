@@ -40,7 +40,10 @@ export async function openMetadata(options: MetadataOptions): Promise<MetadataSt
   const store = new MetadataStore({ ...options, loaded })
   if (unreadable) await store.writeCheckpoint()
   if (loaded.damage.length > 0) await reportDamage(store, options)
-  if (unreadable) await removePrevious(options, unreadable)
+  if (unreadable) {
+    await store.keepDamage()
+    await removePrevious(options, unreadable)
+  }
   return store
 }
 

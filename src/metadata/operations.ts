@@ -1,7 +1,7 @@
 import type { ManifestLink } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/reference.ts'
 import { formatLine } from './log.ts'
-import type { Operation, PackedLinks, Repository } from './metadata.ts'
+import { type Operation, type PackedLinks, type Repository, type Use, weights } from './metadata.ts'
 
 export const manifestFlag = 1
 export const sha512Flag = 2
@@ -84,6 +84,32 @@ const readers: Record<string, (value: unknown) => unknown> = {
   links: readLinks,
 }
 for (const member of ['updatedAt', 'pulls', 'lastPulled', 'usedAt', 'size']) readers[member] = readNumber
+
+/** Records the use of an entry of a repository. */
+export interface RepositoryUse {
+  readonly repository: Pick<Repository, 'host' | 'name'>
+  readonly use: Use
+}
+
+/** Limits the uses in a commit, which is formatted in one piece. */
+const maxUses = 500
+
+/** Groups uses by repository into commits. */
+export function groupUses(uses: Iterable<RepositoryUse>) {
+  const groups: { readonly repository: RepositoryUse['repository']; readonly operations: Use[] }[] = []
+  const open = new Map<string, Use[]>()
+  for (const { repository, use } of uses) {
+    const key = `${repository.host}/${repository.name}`
+    const known = open.get(key)
+    if (known && known.length < maxUses) known.push(use)
+    else {
+      const operations = [use]
+      open.set(key, operations)
+      groups.push({ repository, operations })
+    }
+  }
+  return groups
+}
 
 /** Reports whether an operation removes an entry. */
 export function isRemoval({ op }: Operation): boolean {
@@ -170,4 +196,82 @@ export function readDigest(value: unknown): Digest {
 /** Throws a SyntaxError, which marks a record as damaged. */
 export function throwDamaged(): never {
   throw new SyntaxError('a record has an unexpected value')
+}
+
+/** Holds repositories, and estimates their memory, bytes. */
+interface Weighed {
+  readonly weight: number
+  all(): Iterable<Repository>
+}
+
+interface Drops {
+  readonly host: string
+  readonly name: string
+  readonly operations: Operation[]
+}
+
+/** Sets the share of the maximum weight that is kept when entries are dropped, and the share that one repository may have. */
+const keptShare = 0.75
+/** Sets the entries between two pauses. */
+const pauseEvery = 500
+
+/** Reports whether the repositories weigh too much, together or this one alone. */
+export function isTooHeavy(repositories: Weighed, changed: Repository | undefined, maxWeight: number): boolean {
+  return repositories.weight > maxWeight || (changed?.weight ?? 0) > maxWeight * keptShare
+}
+
+/**
+ * Yields removals of the least recently used entries until the repositories weigh at most three quarters of `maxWeight`. A repository that
+ * alone weighs more than that loses entries of its own only. Upstreams are asked for all of them again when needed. The caller applies each
+ * removal, and may pause: some of them are empty for that reason.
+ */
+export function* planDrops(
+  repositories: Weighed,
+  changed: Repository | undefined,
+  maxWeight: number,
+): Generator<Drops, void> {
+  const isAlone = changed !== undefined && changed.weight > maxWeight * keptShare
+  const affected = isAlone ? [changed] : repositories.all()
+  const times: number[] = []
+  for (const repository of affected)
+    for (const { usedAt } of listParts(repository))
+      if (times.push(usedAt) % pauseEvery === 0) yield { host: repository.host, name: repository.name, operations: [] }
+  const weight = isAlone ? changed.weight : repositories.weight
+  let excess = weight - maxWeight * keptShare * (isAlone ? keptShare : 1)
+  // Entries weigh much the same, so that the oldest ones of this share weigh about as much as must go.
+  const cutoff = Float64Array.from(times).toSorted()[Math.ceil((times.length * excess) / weight)] ?? Infinity
+  for (const repository of affected) {
+    let operations: Operation[] = []
+    for (const part of listParts(repository)) {
+      if (part.usedAt > cutoff || excess <= 0) continue
+      operations.push(part.operation)
+      excess -= part.weight
+      if (operations.length < pauseEvery) continue
+      yield { host: repository.host, name: repository.name, operations }
+      operations = []
+    }
+    yield { host: repository.host, name: repository.name, operations }
+  }
+}
+
+interface Part {
+  readonly usedAt: number
+  readonly weight: number
+  readonly operation: Operation
+}
+
+function* listParts(repository: Repository): Generator<Part, void> {
+  const { tags, manifests, blobs, referrers } = repository
+  for (const [digest, { usedAt }] of manifests) {
+    const weight = weights.manifest + repository.getLinkWeight(digest)
+    yield { usedAt, weight, operation: { op: 'drop-manifest', digest } }
+  }
+  for (const [tag, { digest }] of tags) {
+    const usedAt = manifests.get(digest)?.usedAt ?? 0
+    yield { usedAt, weight: weights.tag, operation: { op: 'untag', tag } }
+  }
+  for (const [digest, { usedAt }] of blobs)
+    yield { usedAt, weight: weights.blob, operation: { op: 'drop-blob', digest } }
+  for (const page of referrers.values())
+    yield { usedAt: page.usedAt, weight: weights.referrers, operation: { ...page, op: 'drop-referrers' } }
 }

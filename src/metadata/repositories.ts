@@ -9,13 +9,12 @@ import {
   type ReferrersPage,
   type Repository,
   toReferrersKey,
+  weights,
 } from './metadata.ts'
 import { noRow, RowMap } from './digest-table.ts'
-import { formatCommit } from './operations.ts'
+import { formatCommit, isRemoval } from './operations.ts'
 import { Tables, TagMap } from './tables.ts'
 
-/** Estimates the memory of entries, bytes. A byte of packed links takes two in the table. */
-const weights = { repository: 1000, tag: 250, manifest: 150, blob: 120, referrers: 700, linkByte: 2 }
 /** Limits the manifests that `getParents` returns. */
 const maxParents = 100
 /** Sets the bytes of a checkpoint that are written at once. */
@@ -84,9 +83,29 @@ export class Repositories {
     return this.#tables.isHeld(digest)
   }
 
-  /** Counts one more or one less holder of content: an entry whose removal is visible, but not on the disk yet. */
-  countHolder(digest: Digest, change: 1 | -1): void {
-    this.#tables.countHolder(digest, change)
+  /**
+   * Applies the removals among the operations. Returns the operations that restore the removed entries, whose content counts as held until
+   * `forget` or `restore`.
+   */
+  hide(host: string, name: string, operations: readonly Operation[]): Operation[] {
+    const hidden: Operation[] = []
+    for (const operation of operations) {
+      if (!isRemoval(operation)) continue
+      const entry = this.findEntry(host, name, operation)
+      this.apply(host, name, operation)
+      if (entry && !this.findEntry(host, name, operation)) hidden.push(entry)
+    }
+    this.#countHolders(hidden, 1)
+    return hidden
+  }
+
+  forget(hidden: readonly Operation[]): void {
+    this.#countHolders(hidden, -1)
+  }
+
+  restore(host: string, name: string, hidden: readonly Operation[]): void {
+    this.#countHolders(hidden, -1)
+    for (const entry of hidden.toReversed()) if (!this.findEntry(host, name, entry)) this.apply(host, name, entry)
   }
 
   /** Returns the latest time of a use, running time ms. */
@@ -113,6 +132,11 @@ export class Repositories {
   /** Returns the operation that creates the entry which an operation changes; undefined when there is no such entry. */
   findEntry(host: string, name: string, operation: Operation): Operation | undefined {
     return this.#repositories.get(`${host}/${name}`)?.findEntry(operation)
+  }
+
+  #countHolders(entries: readonly Operation[], change: 1 | -1): void {
+    for (const entry of entries)
+      if (entry.op === 'blob' || entry.op === 'manifest') this.#tables.countHolder(entry.digest, change)
   }
 }
 
@@ -329,63 +353,4 @@ class StoredRepository implements Repository {
 
 function weighTexts({ query, next, filtersApplied }: ReferrersPage): number {
   return query.length + (next?.length ?? 0) + (filtersApplied?.length ?? 0)
-}
-
-interface Drops {
-  readonly host: string
-  readonly name: string
-  readonly operations: Operation[]
-}
-
-/**
- * Plans the removal of the least recently used entries until the repositories weigh at most `keptShare` of `maxWeight`. A repository that
- * alone weighs more than that loses entries of its own only. Upstreams are asked for all of them again when needed.
- */
-export function planDrops(
-  repositories: Repositories,
-  changed: Repository | undefined,
-  maxWeight: number,
-  keptShare: number,
-): Drops[] {
-  const isAlone = changed !== undefined && changed.weight > maxWeight * keptShare
-  const parts = [...(isAlone ? [changed] : repositories.all())].flatMap((repository) => [...listParts(repository)])
-  let excess = isAlone ? changed.weight - maxWeight * keptShare ** 2 : repositories.weight - maxWeight * keptShare
-  const drops = new Map<Repository, Drops>()
-  for (const { repository, weight, operation } of parts.toSorted((a, b) => a.usedAt - b.usedAt)) {
-    if (excess <= 0) break
-    const { host, name } = repository
-    const planned = drops.get(repository) ?? { host, name, operations: [] }
-    drops.set(repository, planned)
-    planned.operations.push(operation)
-    excess -= weight
-  }
-  return [...drops.values()]
-}
-
-interface Part {
-  readonly repository: Repository
-  readonly usedAt: number
-  readonly weight: number
-  readonly operation: Operation
-}
-
-function* listParts(repository: Repository): Generator<Part, void> {
-  const { tags, manifests, blobs, referrers } = repository
-  for (const [digest, { usedAt }] of manifests) {
-    const weight = weights.manifest + repository.getLinkWeight(digest)
-    yield { repository, usedAt, weight, operation: { op: 'drop-manifest', digest } }
-  }
-  for (const [tag, { digest }] of tags) {
-    const usedAt = manifests.get(digest)?.usedAt ?? 0
-    yield { repository, usedAt, weight: weights.tag, operation: { op: 'untag', tag } }
-  }
-  for (const [digest, { usedAt }] of blobs)
-    yield { repository, usedAt, weight: weights.blob, operation: { op: 'drop-blob', digest } }
-  for (const page of referrers.values())
-    yield {
-      repository,
-      usedAt: page.usedAt,
-      weight: weights.referrers,
-      operation: { ...page, op: 'drop-referrers' },
-    }
 }

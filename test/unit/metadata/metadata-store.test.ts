@@ -1,6 +1,6 @@
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { createTemporaryFolder } from '../../../src/lib/fs.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { systemClock } from '../../../src/lib/time.ts'
@@ -8,6 +8,7 @@ import type { Operation, Repository } from '../../../src/metadata/metadata.ts'
 import type { MetadataStore } from '../../../src/metadata/metadata-store.ts'
 import { openMetadata } from '../../../src/metadata/open-metadata.ts'
 import { packLinks } from '../../../src/metadata/operations.ts'
+import { breakLog } from '../../support/metadata-log.ts'
 import { computeDigest, type Digest } from '../../../src/oci/reference.ts'
 import { anonymousIdentity, parseIdentity } from '../../../src/oci/registry.ts'
 
@@ -138,4 +139,31 @@ test('a checkpoint loses nothing that is committed meanwhile', async () => {
   )
   expect(Object.fromEntries(found)).toEqual(Object.fromEntries(expected))
   expect(again.damage).toEqual([])
+})
+
+test('the least recently used entries are dropped when all take too much memory, and requests are answered meanwhile', async () => {
+  const root = await makeFolder()
+  const store = await openStore(root, 400_000)
+  for (let at = 0; at < 2000; at++)
+    await store.commit(app, [manifest(`m${at}`, [`b${at}`], { usedAt: at }), tag(`t${at}`, `m${at}`)], 'soon')
+  await vi.waitFor(() => expect(store.get('docker.io', 'library/app')!.weight).toBeLessThan(400_000))
+  const { manifests } = store.get('docker.io', 'library/app')!
+  expect(manifests.has(digestOf('m1999'))).toBe(true)
+  expect(manifests.has(digestOf('m0'))).toBe(false)
+  await store.close()
+  const again = await openStore(root)
+  expect(again.get('docker.io', 'library/app')!.manifests.size).toBe(manifests.size)
+})
+
+test('changes that a disk refuses for long are written when it takes them again, or at the stop', async () => {
+  const root = await makeFolder()
+  const store = await openStore(root)
+  const mend = await breakLog(join(root, 'metadata'))
+  for (let round = 0; round < 3; round++) {
+    for (let at = 0; at < 30_000; at++) void store.commit(app, [tag(`t${round}-${at}`)], 'soon')
+    await store.flush()
+  }
+  await mend()
+  await store.close()
+  expect((await openStore(root)).get('docker.io', 'library/app')!.tags.size).toBe(90_000)
 })
