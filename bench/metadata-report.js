@@ -16,7 +16,9 @@ function grown(values, show) {
 
 /** Renders a figure of each store, with its difference to the first one, which is empty. */
 function beside(values, show) {
-  return list(values, (value) => (value === values[0] ? show(value) : `${show(value)} (+${show(value - values[0])})`))
+  const sign = (value) => (value < values[0] ? '' : '+')
+  const render = (value, at) => `${show(value)}${at === 0 ? '' : ` (${sign(value)}${show(value - values[0])})`}`
+  return values.map(render).join(', ')
 }
 
 /** Returns the renderer of a figure of several rows. */
@@ -32,8 +34,7 @@ function of(key, show, render = list) {
 export function reportMetadata({ names, pulls, warm, pushes, starts, loops }, { window, tags, links }) {
   const row = (title, aim, all, render) =>
     `| ${[title, ...names.map((name) => (all[name] ? render(all[name]) : '–')), aim].join(' | ')} |`
-  const perLink = ([empty, ...full]) =>
-    list(full, ({ memory, manifests }) => bytes((memory - empty.memory) / manifests / links))
+  const perLink = ([empty, ...full]) => list(full, ({ memory, held }) => bytes((memory - empty.memory) / held / links))
   const [first] = names
   const pulled = list(pulls[first].map(({ size }) => size))
   const hit = list(warm[first].map(({ size }) => size))
@@ -61,9 +62,10 @@ export function reportMetadata({ names, pulls, warm, pushes, starts, loops }, { 
     ),
     row('the same, until a manifest is served', '+300 ms, +1500 ms', starts, of('served', ms, beside)),
     row('the same, first start', '', starts, of('first', ms)),
+    row('processor time of the start until then', '', starts, of('cpu', ms, beside)),
     row('manifests held afterwards', 'all', starts, of('held', count)),
     row('memory afterwards', '', starts, of('memory', MB, beside)),
-    row('memory of each link', '≤ 120 B', starts, perLink),
+    row('memory of each link that is held', '≤ 120 B', starts, perLink),
     row(
       'event loop blocked while images are pulled and tags are pushed: 99th percentile, maximum',
       '≤ 20 ms',

@@ -3,7 +3,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath, pathToFileURL } from 'node:url'
+import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { cpuSeconds, currentMemory, median, writtenBytes } from './accounting.js'
 import { makeManifest } from './manifest.js'
@@ -22,7 +22,7 @@ import { reportMetadata } from './metadata-report.js'
 import { installPrograms } from './programs.js'
 import { startDockerRegistry, startMirror } from './servers.js'
 
-const loopDelay = fileURLToPath(new URL('../test/support/loop-delay.mjs', import.meta.url))
+const loopDelay = new URL('../test/support/loop-delay.mjs', import.meta.url).href
 const linksEach = 10
 const manifestsPerFile = 100
 const atOnce = 8
@@ -34,19 +34,20 @@ const env = { MIRROR_LOG_LEVEL: 'warn' }
 
 /**
  * Sets how much is measured. `images`: sizes of the repository at which `window` images are pulled. `hits`: its sizes at which hits are
- * measured, for so many seconds. `tags`: pushed tags. `stores`: manifests of the stores that are started, in so many `rounds`. `loop`:
- * images that are pulled while the event loop is watched, at least so many and until so many bytes are written, or the time is over.
+ * measured, for so many seconds each. `tags`: pushed tags. `stores`: manifests of the stores that are started. `rounds`: of the hits
+ * and of the starts. `loop`: images that are pulled while the event loop is watched, at least so many and until so many bytes are
+ * written, or the time is over.
  */
 const efforts = {
   quick: {
-    images: [100, 1000],
-    window: 50,
-    hits: [10, 1000],
+    images: [100, 800],
+    window: 40,
+    hits: [10, 800],
     seconds: 1,
     tags: 500,
     stores: [1000, 10_000],
     rounds: 1,
-    loop: { images: 1000, bytes: 4 * MiB, seconds: 8 },
+    loop: { images: 500, bytes: 4 * MiB, seconds: 8 },
   },
   full: {
     images: [1000, 5000, 20_000],
@@ -106,14 +107,14 @@ export async function benchMetadata({ quick = false, release = process.env.MIRRO
 }
 
 /** Grows one repository of each cache, and measures whole pulls and hits at the sizes. */
-async function measureGrowth(subjects, upstream, { images, window, hits, seconds }) {
+async function measureGrowth(subjects, upstream, { images, window, hits, seconds, rounds }) {
   const [pulls, warm] = [{}, {}]
   for (const { name } of subjects) [pulls[name], warm[name]] = [[], []]
   const held = new Map(subjects.map((subject) => [subject, 0]))
   // Pull before measuring, because the first requests load and compile code.
   for (const { cache } of subjects) {
     await pullImages(new Client(cache.url), range(spare, sampled))
-    await measureHits(cache, range(spare, sampled), seconds)
+    await measureHits(cache, range(spare, sampled), seconds, 1)
   }
   for (const size of [...new Set([...images, ...hits])].toSorted((a, b) => a - b))
     for (const subject of subjects) {
@@ -124,7 +125,7 @@ async function measureGrowth(subjects, upstream, { images, window, hits, seconds
       held.set(subject, Math.max(held.get(subject), size))
       if (hits.includes(size)) {
         const numbers = Array.from({ length: sampled }, (_, at) => Math.floor((at * size) / sampled))
-        warm[name].push({ size, ...(await measureHits(cache, numbers, seconds)) })
+        warm[name].push({ size, ...(await measureHits(cache, numbers, seconds, rounds)) })
       }
       if (images.includes(size)) {
         pulls[name].push({ size, ...(await measurePulls(cache, upstream, range(held.get(subject), window))) })
@@ -151,8 +152,8 @@ async function measurePulls(cache, upstream, numbers) {
   }
 }
 
-/** Measures the processor time of hits of the tags and of a blob of these images, µs. */
-async function measureHits(cache, numbers, seconds) {
+/** Measures the processor time of hits of the tags and of a blob of these images, µs: medians of the rounds. */
+async function measureHits(cache, numbers, seconds, rounds) {
   const client = new Client(cache.url)
   await pullImages(client, numbers)
   const load = async (paths) => {
@@ -165,9 +166,13 @@ async function measureHits(cache, numbers, seconds) {
     await Promise.all(Array.from({ length: atOnce }, work))
     return ((cpuSeconds(cache.pid) - before) / count) * 1e6
   }
-  const tag = await load(numbers.map((at) => manifestPath(`t${at}`)))
-  const blob = await load(numbers.map((at) => blobPath(makeImage(at).layers[0].digest)))
-  return { tag, blob }
+  const tags = numbers.map((at) => manifestPath(`t${at}`))
+  const blobs = numbers.map((at) => blobPath(makeImage(at).layers[0].digest))
+  const samples = []
+  // Alternate, so that a noisy minute affects both.
+  for (let round = 0; round < rounds; round++) samples.push({ tag: await load(tags), blob: await load(blobs) })
+  const of = (key) => median(samples.map((sample) => sample[key]))
+  return { tag: of('tag'), blob: of('blob') }
 }
 
 /** Pushes so many tags, each of a manifest of its own with the same layers; returns the processor time of each fifth, ms a tag. */
@@ -201,7 +206,7 @@ function pushManifest(client, tag, bytes) {
 async function measureLoop(home, upstream, build, { images, bytes, seconds }) {
   mkdirSync(home)
   const file = join(home, 'loop-delay')
-  const watched = { ...env, NODE_OPTIONS: `--import=${pathToFileURL(loopDelay)}`, LOOP_DELAY_FILE: file }
+  const watched = { ...env, NODE_OPTIONS: `--import=${loopDelay}`, LOOP_DELAY_FILE: file }
   const options = { env: watched, build, registry: { listen: ['127.0.0.1:0'] } }
   const mirror = await startMirror(home, upstream.url, options)
   const tell = async (what) => {
@@ -254,6 +259,7 @@ async function measureStarts(home, upstream, build, { stores, rounds }) {
       first: first.served,
       answers: of('answers'),
       served: of('served'),
+      cpu: of('cpu'),
       memory: of('memory'),
       held: of('held'),
     })
@@ -271,10 +277,11 @@ async function measureStart(folder, upstream, build, image) {
     const answers = performance.now() - begun
     await client.get(`/v2/${image.repository}/manifests/${image.tag}`)
     const served = performance.now() - begun
+    const cpu = cpuSeconds(mirror.pid) * 1000
     await settle()
     const memory = currentMemory(mirror.pid)
     const status = await new Client(mirror.adminUrl).get('/api/status')
-    return { answers, served, memory, held: JSON.parse(status.body).storage.manifests }
+    return { answers, served, cpu, memory, held: JSON.parse(status.body).storage.manifests }
   } finally {
     await mirror.stop()
   }
