@@ -58,6 +58,12 @@ export class DigestTable<Columns extends Record<string, Column>> {
     this.#resizeColumns(firstCapacity)
   }
 
+  /** Makes room for rows, so that the table does not grow in steps. Call it before any row is removed. */
+  reserve(rows: number): void {
+    const capacity = 2 ** Math.ceil(Math.log2(Math.max(1, rows)))
+    if (capacity > this.#next.length) this.#grow(capacity)
+  }
+
   /** Finds a row with the selected digest that was added with this scope and passes the test; the last added one of several. */
   find(scope: number, test: (row: number) => boolean): number {
     const bucket = hashSelected(scope) & (this.#buckets.length - 1)
@@ -122,7 +128,7 @@ export class DigestTable<Columns extends Record<string, Column>> {
     this.#buckets[bucket] = row
   }
 
-  /** Grows the table. All rows must be in use. */
+  /** Grows the table. No row may be free. */
   #grow(capacity: number): void {
     this.#digests = grow(this.#digests, capacity * wordsPerDigest)
     this.#bytes = Buffer.from(this.#digests.buffer)

@@ -1,4 +1,4 @@
-import { type FileHandle, open, readdir, rename, rm } from 'node:fs/promises'
+import { type FileHandle, open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { getErrno } from '../lib/errors.ts'
@@ -149,6 +149,12 @@ export class MetadataLog {
   /** Counts the bytes of the last checkpoint. */
   get checkpointBytes(): number {
     return this.#checkpointBytes
+  }
+
+  /** Returns the bytes of the checkpoint on the disk; 0 without one. */
+  async measureCheckpoint(): Promise<number> {
+    const [checkpoint] = await listFiles(this.folder, 'checkpoint')
+    return checkpoint ? (await stat(checkpoint.path)).size : 0
   }
 
   /**

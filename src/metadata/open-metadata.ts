@@ -12,6 +12,8 @@ import { readPreviousRecords } from './previous-release.ts'
 import { Repositories } from './repositories.ts'
 
 const maxReads = 3
+/** Estimates the bytes of a checkpoint for each link of a cached manifest, its share of the manifest and the tag included. */
+const checkpointBytesPerLink = 110
 
 export interface MetadataOptions {
   /** Holds the log. */
@@ -98,6 +100,7 @@ async function load(options: MetadataOptions): Promise<LoadedMetadata & { readon
   }
   const isPrevious = await pathExists(previousFolder)
   const unreadable = isPrevious ? await readPreviousRecords(previousFolder, reader) : undefined
+  if (!isPrevious) repositories.reserveLinks((await log.measureCheckpoint()) / checkpointBytesPerLink)
   const sequence = isPrevious ? 0 : await log.read(reader)
   return { repositories, log, sequence, damage, unreadable }
 }

@@ -64,6 +64,11 @@ export class Repositories {
     this.#tables = new Tables(countsHolders)
   }
 
+  /** Makes room for links before they are loaded. */
+  reserveLinks(links: number): void {
+    this.#tables.links.reserve(links)
+  }
+
   /** Estimates the memory of all entries, bytes. */
   get weight(): number {
     return this.#weight

@@ -199,6 +199,10 @@ export class LinkTable {
     next: new Int32Array(),
   })
 
+  reserve(links: number): void {
+    this.#table.reserve(links)
+  }
+
   /** Adds the links of a manifest. Returns the first one's row, which identifies them, or `noRow`. */
   add(manifest: number, scope: number, { types, bytes }: PackedLinks): number {
     let [first, last] = [noRow, noRow]
