@@ -36,7 +36,7 @@ const descriptorsPerHashThread = 5
 const connectionBytes = 32 * 1024
 /** Sets the share of the memory for all connections. */
 const connectionsShare = 1 / 4
-/** Reserves descriptors for short use: a journal, a synced folder, statistics, a DNS lookup, a credential helper. */
+/** Reserves descriptors for short use: the metadata, a synced folder, statistics, a DNS lookup, a credential helper. */
 const transientDescriptors = 8
 
 const maxMetadataBytes = 256 * 1024 * 1024

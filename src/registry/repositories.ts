@@ -3,6 +3,7 @@ import { getErrno } from '../lib/errors.ts'
 import { ignoreMissing } from '../lib/fs.ts'
 import { countDamagedLines, type LogDamage } from '../metadata/log.ts'
 import type { Operation, Repository } from '../metadata/metadata.ts'
+import { isRemoval } from '../metadata/operations.ts'
 import type { MetadataStore } from '../metadata/metadata-store.ts'
 import { openMetadata, readMetadata } from '../metadata/open-metadata.ts'
 import type { Digest } from '../oci/reference.ts'
@@ -107,10 +108,6 @@ export class PushedRepositories {
   }
 }
 
-function isRemoval({ op }: Operation): boolean {
-  return op === 'untag' || op === 'drop-manifest' || op === 'drop-blob'
-}
-
 /** Stores the content of the local registry: like the cache's store, in a separate folder without eviction. */
 export interface PushedStore extends Pick<Store<MetadataStore>, 'layout' | 'blobs' | 'runningClock' | 'close'> {
   readonly repositories: PushedRepositories
@@ -175,7 +172,8 @@ async function listQuarantinedDamage(layout: StoreLayout): Promise<QuarantinedDa
     const isOfLines = origin === undefined && damagedLinesPattern.test(file)
     isAny ||= isOfLines || origin !== undefined
     if (isOfLines) {
-      const original = layout.entry(layout.metadata, file.slice(0, file.lastIndexOf('-')))
+      const name = file.slice(0, file.lastIndexOf('-'))
+      const original = layout.entry(name.endsWith('.jsonl') ? layout.repositories : layout.metadata, name)
       repositories.push(...toReports(await countLines(path), path, original))
     } else if (origin !== undefined) repositories.push(describeEarlierRecord(path, origin))
   }

@@ -73,7 +73,7 @@ export async function makeStoreFolders(layout: StoreLayout): Promise<void> {
   for (const folder of folders) await makeFolder(folder)
 }
 
-/** Reports whether the folder holds a store of release 0.1 that was not migrated. An empty folder is one of an interrupted migration. */
+/** Reports whether the folder holds a store of release 0.1 that was not migrated. An empty folder of this format counts as none. */
 export async function isPreviousFormat(root: string): Promise<boolean> {
   const names = await ignoreMissing(() => readdir(createStoreLayout(root).home))
   return (names ?? []).length === 0 && (await pathExists(createStoreLayout(root, 1).home))
