@@ -139,7 +139,7 @@ export type Operation =
  */
 export interface PackedLinks {
   readonly types: readonly string[]
-  readonly bytes: Buffer
+  readonly bytes: Uint8Array
 }
 
 /** Returns the key of a page in `Repository.referrers`. */

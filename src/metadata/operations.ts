@@ -46,6 +46,11 @@ export function getDigestBytes(flags: number): number {
   return (flags & sha512Flag) === 0 ? 32 : 64
 }
 
+/** Returns the same bytes. The type of packed links is not `Buffer`, which the declarations of the package could not name. */
+export function toBuffer({ buffer, byteOffset, length }: Uint8Array): Buffer {
+  return Buffer.from(buffer, byteOffset, length)
+}
+
 /** Lists the members of each operation in the order of its list on the disk. */
 const members = {
   tag: ['tag', 'digest', 'identity', 'updatedAt', 'pulls', 'lastPulled'],
@@ -146,7 +151,7 @@ function toList(operation: Operation): unknown[] {
 
 function toJson(links: unknown): unknown {
   const { types, bytes } = (links ?? {}) as Partial<PackedLinks>
-  return types && bytes && bytes.length > 0 ? [types, bytes.toString('base64')] : undefined
+  return types && bytes && bytes.length > 0 ? [types, toBuffer(bytes).toString('base64')] : undefined
 }
 
 /** Parses the operations of a commit. Throws a SyntaxError for any other text. */

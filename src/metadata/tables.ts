@@ -10,6 +10,7 @@ import {
   headBytes,
   manifestFlag,
   numberOf,
+  toBuffer,
   toFlag,
   writeHead,
 } from './operations.ts'
@@ -204,7 +205,8 @@ export class LinkTable {
   }
 
   /** Adds the links of a manifest. Returns the first one's row, which identifies them, or `noRow`. */
-  add(manifest: number, scope: number, { types, bytes }: PackedLinks): number {
+  add(manifest: number, scope: number, { types, bytes: packed }: PackedLinks): number {
+    const bytes = toBuffer(packed)
     let [first, last] = [noRow, noRow]
     for (let at = 0; at < bytes.length;) {
       const flags = bytes[at]!
