@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { type ProcessMirrorState, readState, writeState } from '../../src/admin/state.ts'
+import { createStoreLayout } from '../../src/store/layout.ts'
 
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 
@@ -84,7 +85,7 @@ describe('a mirror that `mirror up` is to replace', () => {
       expect(now.pid).not.toBe(pid)
       expect(now).toMatchObject({
         endpoints: { cache: [`http://127.0.0.1:${port}`] },
-        storage: { maxBytes: 2 * 1024 ** 3, path: join(home, 'elsewhere', 'cache', 'v1') },
+        storage: { maxBytes: 2 * 1024 ** 3, path: createStoreLayout(join(home, 'elsewhere', 'cache')).home },
       })
       expect(await readdir(join(home, 'state'))).not.toContain('before.yaml')
 
