@@ -48,6 +48,13 @@ export function formatLine({ sequence, repository, operations }: LogLine): strin
   return `${crc32(rest).toString(16).padStart(8, '0')} ${rest}\n`
 }
 
+/** Formats a damaged line of another format as one of this format without its line feed, so that a copy of it tells the repository. */
+export function formatForeignLine(repository: string, bytes: Buffer): Buffer {
+  const head = `0 ${repository} `
+  const rest = Buffer.concat([Buffer.from(`${head.length + bytes.length} ${head}`), bytes])
+  return Buffer.concat([Buffer.from(`${crc32(rest).toString(16).padStart(8, '0')} `), rest])
+}
+
 /** Parses the line at the start of these bytes, and returns the position of its end; undefined when it is damaged. */
 function parseLine(bytes: Buffer): { readonly line: LogLine; readonly end: number } | undefined {
   const headEnd = bytes.indexOf(space, 9)

@@ -1,10 +1,11 @@
+import { createHash } from 'node:crypto'
 import { open, readdir } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { getErrno } from '../lib/errors.ts'
 import { isForeignLayer, type ManifestLink, toArtifactTypeKey } from '../oci/content.ts'
 import { isRepositoryName, isTag, parseRegistryHost } from '../oci/reference.ts'
 import { parseIdentity } from '../oci/registry.ts'
-import { formatLine, type LogDamage } from './log.ts'
+import { formatForeignLine, type LogDamage } from './log.ts'
 import type { Operation } from './metadata.ts'
 import { packLinks, readDigest, readList, readNumber, readText, throwDamaged } from './operations.ts'
 
@@ -15,13 +16,21 @@ interface PreviousReader {
   pause(): Promise<void>
 }
 
+/** Lists the errors that say nothing about the file: another start may read it. */
+const refusals = ['EACCES', 'EPERM', 'EMFILE', 'ENFILE', 'ENOMEM']
 const lineFeed = 0x0a
+const chunkBytes = 256 * 1024
+/** Limits a record of the cache, bytes, as release 0.1 did: a larger one would not fit into the memory of the server. */
+const maxRecordBytes = 24 * 1024 * 1024
+/** Limits a line of a journal, bytes: more than any commit. */
+const maxLineBytes = 64 * 1024 * 1024
 
 type JsonObject = Record<string, unknown>
 
 /**
  * Reads the records of release 0.1: a JSON file for each repository of the cache, a journal in JSON Lines for each pushed repository. Changes
  * nothing. Returns the journals that could not be read; the content of a repository of the cache is requested from the upstream again.
+ * Throws the system's error when it refuses to read a file.
  */
 export async function readPreviousRecords(folder: string, reader: PreviousReader): Promise<string[]> {
   const unreadable: string[] = []
@@ -31,7 +40,8 @@ export async function readPreviousRecords(folder: string, reader: PreviousReader
     try {
       await read?.(path, reader)
     } catch (error) {
-      if (!(error instanceof SyntaxError) && getErrno(error) === undefined) throw error
+      const code = getErrno(error)
+      if (!(error instanceof SyntaxError) && (code === undefined || refusals.includes(code))) throw error
       if (read === readJournal) unreadable.push(path)
     }
     await reader.pause()
@@ -41,11 +51,12 @@ export async function readPreviousRecords(folder: string, reader: PreviousReader
 
 async function readRecord(path: string, reader: PreviousReader): Promise<void> {
   let record: JsonObject | undefined
-  for await (const { value } of readLines(path)) record = value
+  for await (const { value } of readLines(path, maxRecordBytes)) record = value
   const { format, host, name, tags, manifests, blobs, referrers } = record ?? throwDamaged()
   const registry = readText(host)
   const repository = readText(name)
   if (format !== 1 || parseRegistryHost(registry) !== registry || !isRepositoryName(repository)) return throwDamaged()
+  if (!isFileOf(path, `${registry}/${repository}`)) return throwDamaged()
   const operations = [
     ...readList(blobs).map((entry) => toBlob(readObject(entry))),
     ...readList(manifests).map((entry) => toManifest(readObject(entry))),
@@ -57,11 +68,11 @@ async function readRecord(path: string, reader: PreviousReader): Promise<void> {
 
 async function readJournal(path: string, reader: PreviousReader): Promise<void> {
   let name: string | undefined
-  for await (const { text, value } of readLines(path)) {
+  for await (const { bytes, value } of readLines(path, maxLineBytes)) {
     if (name === undefined) {
       const head = readObject(value)
       name = readText(head['name'])
-      if (readNumber(head['format']) > 2 || !isRepositoryName(name)) return throwDamaged()
+      if (readNumber(head['format']) > 2 || !isRepositoryName(name) || !isFileOf(path, name)) return throwDamaged()
       continue
     }
     try {
@@ -69,40 +80,67 @@ async function readJournal(path: string, reader: PreviousReader): Promise<void> 
       reader.onOperations('', name, changes)
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error
-      const line = formatLine({ sequence: 0, repository: `/${name}`, operations: text })
-      reader.onDamage({ path, repository: `/${name}`, bytes: Buffer.from(line.slice(0, -1)) })
+      reader.onDamage({ path, repository: `/${name}`, bytes: formatForeignLine(`/${name}`, bytes) })
     }
     await reader.pause()
   }
   if (name === undefined) return throwDamaged()
 }
 
+/** Reports whether release 0.1 gave a repository this file: the name of the file is a hash of the repository's. */
+function isFileOf(path: string, name: string): boolean {
+  return basename(path).startsWith(`${createHash('sha256').update(name).digest('hex')}.`)
+}
+
+interface JsonLine {
+  readonly bytes: Buffer
+  /** Is undefined for a damaged line. */
+  readonly value: JsonObject | undefined
+}
+
 /**
- * Yields the lines with their JSON value, which is undefined for a damaged one. A crash may have left a part of a line at the end, which was
- * never acknowledged.
+ * Yields the lines of a file. A crash may have left a part of a line at the end, which was never acknowledged. Only line feeds end a line:
+ * `readline` ends one at U+2028 too, which JSON texts may contain.
  */
-async function* readLines(
-  path: string,
-): AsyncGenerator<{ readonly text: string; readonly value: JsonObject | undefined }> {
+async function* readLines(path: string, maxBytes: number): AsyncGenerator<JsonLine, void> {
   const file = await open(path, 'r')
   try {
-    const { size } = await file.stat()
-    const last = Buffer.alloc(1)
-    await file.read(last, 0, 1, Math.max(0, size - 1))
-    let damaged: string | undefined
-    for await (const text of file.readLines({ start: 0, autoClose: false })) {
-      if (damaged !== undefined) yield { text: damaged, value: undefined }
-      damaged = undefined
-      try {
-        yield { text, value: JSON.parse(text) as JsonObject }
-      } catch (error) {
-        if (!(error instanceof SyntaxError)) throw error
-        damaged = text
-      }
+    const chunk = Buffer.allocUnsafeSlow(chunkBytes)
+    let started: Buffer[] = []
+    let startedBytes = 0
+    const takeLine = (end: Buffer) => {
+      const bytes = Buffer.concat([...started, end])
+      started = []
+      startedBytes = 0
+      return { bytes, value: parseJson(bytes) }
     }
-    if (damaged !== undefined && last[0] === lineFeed) yield { text: damaged, value: undefined }
+    for (let position = 0; ;) {
+      const { bytesRead } = await file.read(chunk, 0, chunkBytes, position)
+      if (bytesRead === 0) break
+      position += bytesRead
+      const read = chunk.subarray(0, bytesRead)
+      let from = 0
+      for (let end = read.indexOf(lineFeed); end !== -1; end = read.indexOf(lineFeed, from)) {
+        yield takeLine(read.subarray(from, end))
+        from = end + 1
+      }
+      started.push(Buffer.from(read.subarray(from)))
+      startedBytes += bytesRead - from
+      if (startedBytes > maxBytes) return throwDamaged()
+    }
+    const last = takeLine(Buffer.alloc(0))
+    if (last.value !== undefined) yield last
   } finally {
     await file.close()
+  }
+}
+
+function parseJson(bytes: Buffer): JsonObject | undefined {
+  try {
+    return JSON.parse(bytes.toString()) as JsonObject
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error
+    return undefined
   }
 }
 
