@@ -27,6 +27,7 @@ export interface LoadedMetadata {
   readonly log: MetadataLog
   readonly sequence: number
   readonly damage: readonly LogDamage[]
+  readonly unreadable: readonly string[]
 }
 
 const [writeDelayMs, retryDelayMs, useDelayMs] = [500, 5000, 60_000]
@@ -54,6 +55,8 @@ interface Commit {
 export class MetadataStore implements Metadata {
   /** Lists what was damaged when the store was loaded. */
   readonly damage: readonly LogDamage[]
+  /** Lists the journals of release 0.1 that could not be read, and that were not moved. */
+  readonly unreadable: readonly string[]
   readonly #options: Omit<MetadataStoreOptions, 'loaded'>
   readonly #repositories: Repositories
   readonly #log: MetadataLog
@@ -83,9 +86,9 @@ export class MetadataStore implements Metadata {
     this.#repositories = loaded.repositories
     this.#log = loaded.log
     this.#sequence = loaded.sequence
-    this.damage = loaded.damage
-    if (options.isReadOnly) return
+    ;({ damage: this.damage, unreadable: this.unreadable } = loaded)
     this.#hasUnkeptDamage = loaded.damage.length > 0
+    if (options.isReadOnly) return
     this.#limitWeight()
     if (this.#isCheckpointDue) void this.#startWrite()
   }

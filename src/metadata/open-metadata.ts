@@ -1,7 +1,8 @@
-import { rename, rm } from 'node:fs/promises'
+import { rename, rm, utimes } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
 import { createPauses } from '../lib/async.ts'
 import { getErrno } from '../lib/errors.ts'
-import { pathExists } from '../lib/fs.ts'
+import { pathExists, syncFolder } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Clock } from '../lib/time.ts'
 import { formatLine, type LogDamage, type LogLine, MetadataLog } from './log.ts'
@@ -32,27 +33,56 @@ export interface MetadataOptions {
 
 /**
  * Opens the metadata of a store whose lock the caller holds. Sets damaged lines aside, and replaces the records of release 0.1 by a
- * checkpoint. Throws the system's error when a file cannot be read.
+ * checkpoint. Throws the system's error when a file cannot be read, or the checkpoint cannot be written.
  */
 export async function openMetadata(options: MetadataOptions): Promise<MetadataStore> {
-  const { folder } = options
-  const { unreadable, ...loaded } = await load(options)
-  if (unreadable) await rm(folder, { recursive: true, force: true })
-  else await loaded.log.continue()
-  const store = new MetadataStore({ ...options, loaded })
-  if (unreadable) await store.writeCheckpoint()
-  if (loaded.damage.length > 0) await reportDamage(store, options)
-  if (unreadable) {
-    await store.keepDamage()
-    await removePrevious(options, unreadable)
+  const { isPrevious, ...loaded } = await load(options)
+  if (isPrevious) {
+    await migrate(options, loaded)
+    return new MetadataStore({ ...options, loaded: { ...loaded, damage: [], unreadable: [] } })
   }
+  await loaded.log.continue()
+  const store = new MetadataStore({ ...options, loaded })
+  if (loaded.damage.length > 0) await reportDamage(store, options)
   return store
 }
 
-async function reportDamage(store: MetadataStore, { logger }: MetadataOptions): Promise<void> {
-  const repositories = [...new Set(store.damage.map(({ repository }) => repository ?? 'unknown'))]
-  const fields = { path: store.damage[0]!.path, lines: store.damage.length, repositories }
-  logger.error(fields, 'the metadata have damaged lines')
+/** Replaces the files of release 0.1 by a checkpoint, before the first commit. */
+async function migrate(options: MetadataOptions, loaded: LoadedMetadata): Promise<void> {
+  const { folder, previousFolder, setAside, logger } = options
+  // Remove what an earlier attempt has left.
+  await rm(folder, { recursive: true, force: true })
+  const setAsideAs = (kind: string) => (path: string) => setAside(join(dirname(path), `${kind}-${basename(path)}`))
+  const store = new MetadataStore({ ...options, loaded, isReadOnly: true, setAside: setAsideAs('lines') })
+  await store.writeCheckpoint()
+  if (store.damage.length > 0) logDamage(store, options)
+  await store.keepDamage()
+  for (const path of loaded.unreadable) {
+    const movedTo = setAsideAs('unreadable')(path)
+    // Let its week begin now. A file of another user refuses that.
+    const now = new Date()
+    await utimes(path, now, now).catch(() => {})
+    await rename(path, movedTo)
+    await syncFolder(dirname(movedTo))
+    logger.error({ path, movedTo }, 'a journal of release 0.1 cannot be read')
+  }
+  const removed = setAside(previousFolder)
+  // Remove all at once, because a rest of them would be migrated again.
+  await rename(previousFolder, removed)
+  // Make it durable before the first commit, because files that come back would replace it.
+  for (const changed of [dirname(removed), dirname(previousFolder)]) await syncFolder(changed)
+  await rm(removed, { recursive: true, force: true })
+  logger.info({ path: folder }, 'migrated the records of release 0.1')
+}
+
+function logDamage({ damage }: MetadataStore, { logger }: MetadataOptions): void {
+  const repositories = [...new Set(damage.map(({ repository }) => repository ?? 'unknown'))]
+  logger.error({ path: damage[0]!.path, lines: damage.length, repositories }, 'the metadata have damaged lines')
+}
+
+async function reportDamage(store: MetadataStore, options: MetadataOptions): Promise<void> {
+  const { logger } = options
+  logDamage(store, options)
   try {
     await store.keepDamage()
   } catch (error) {
@@ -75,8 +105,7 @@ export async function readMetadata(options: MetadataOptions): Promise<MetadataSt
   }
 }
 
-/** `unreadable`: the unreadable files of release 0.1; undefined for metadata of this format. */
-async function load(options: MetadataOptions): Promise<LoadedMetadata & { readonly unreadable: string[] | undefined }> {
+async function load(options: MetadataOptions): Promise<LoadedMetadata & { readonly isPrevious: boolean }> {
   const { folder, previousFolder, clock } = options
   const repositories = new Repositories(options.countsHolders ?? false)
   const log = new MetadataLog(folder)
@@ -99,21 +128,8 @@ async function load(options: MetadataOptions): Promise<LoadedMetadata & { readon
     },
   }
   const isPrevious = await pathExists(previousFolder)
-  const unreadable = isPrevious ? await readPreviousRecords(previousFolder, reader) : undefined
+  const unreadable = isPrevious ? await readPreviousRecords(previousFolder, reader) : []
   if (!isPrevious) repositories.reserveLinks((await log.measureCheckpoint()) / checkpointBytesPerLink)
   const sequence = isPrevious ? 0 : await log.read(reader)
-  return { repositories, log, sequence, damage, unreadable }
-}
-
-/** Removes the files of release 0.1, after their checkpoint is on the disk and before the first commit. Keeps the unreadable ones. */
-async function removePrevious(
-  { folder, previousFolder, setAside, logger }: MetadataOptions,
-  unreadable: readonly string[],
-) {
-  for (const path of unreadable) await rename(path, setAside(path))
-  const removed = setAside(previousFolder)
-  // Remove all at once, because a rest of them would be migrated again.
-  await rename(previousFolder, removed)
-  await rm(removed, { recursive: true, force: true })
-  logger.info({ path: folder }, 'migrated the records of release 0.1')
+  return { repositories, log, sequence, damage, unreadable, isPrevious }
 }

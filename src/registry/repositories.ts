@@ -41,13 +41,17 @@ export class PushedRepositories {
 
   /** Is true while a record is damaged: then content without a reference may belong to it, and must stay. */
   get isIncomplete(): boolean {
-    return this.#quarantined.isAny || this.#metadata.hasUnkeptDamage
+    return this.#quarantined.isAny || this.#metadata.hasUnkeptDamage || this.#metadata.unreadable.length > 0
   }
 
   /** Lists the damaged repositories, for the user. */
   get damaged(): DamagedRepository[] {
-    const { hasUnkeptDamage, damage } = this.#metadata
-    return [...this.#quarantined.repositories, ...(hasUnkeptDamage ? describeUnkeptDamage(damage) : [])]
+    const { hasUnkeptDamage, damage, unreadable } = this.#metadata
+    return [
+      ...this.#quarantined.repositories,
+      ...(hasUnkeptDamage ? describeUnkeptDamage(damage) : []),
+      ...unreadable.map((path) => describeUnreadableJournal(path, path)),
+    ]
   }
 
   /** Returns undefined when there is no such repository. */
@@ -153,8 +157,14 @@ export interface DamagedRepository {
   readonly isServed: boolean
 }
 
-/** Matches the names that `layout.setAside` gives to damaged lines, and to damaged journals of release 0.1. */
-const damagedLinesPattern = /^(?:\d{16}\.(?:log|checkpoint)|.+\.jsonl)-/
+/**
+ * Matches the names that `layout.setAside` gives to damaged lines. Those of release 0.1 are copies of a whole journal, which say no more than
+ * that content may be missing.
+ */
+const damagedLinesPattern = /^(?:(\d{16}\.(?:log|checkpoint))|lines-(.+\.jsonl))-/
+/** Matches the names of journals that the migration could not read. */
+const unreadablePattern = /^unreadable-(.+\.jsonl)-/
+const journalPattern = /\.jsonl-/
 
 interface QuarantinedDamage {
   /** Is true when there is any file that may describe content of the store. */
@@ -169,13 +179,17 @@ async function listQuarantinedDamage(layout: StoreLayout): Promise<QuarantinedDa
   for (const file of ((await ignoreMissing(() => readdir(layout.quarantine))) ?? []).toSorted()) {
     const path = layout.entry(layout.quarantine, file)
     const origin = layout.originOf(file)
-    const isOfLines = origin === undefined && damagedLinesPattern.test(file)
-    isAny ||= isOfLines || origin !== undefined
-    if (isOfLines) {
-      const name = file.slice(0, file.lastIndexOf('-'))
-      const original = layout.entry(name.endsWith('.jsonl') ? layout.repositories : layout.metadata, name)
+    const lines = damagedLinesPattern.exec(file)
+    const unreadable = unreadablePattern.exec(file)?.[1]
+    isAny ||= lines !== null || origin !== undefined || journalPattern.test(file)
+    if (origin !== undefined) repositories.push(describeEarlierRecord(path, origin))
+    else if (unreadable !== undefined)
+      repositories.push(describeUnreadableJournal(path, layout.entry(layout.repositories, unreadable)))
+    else if (lines) {
+      const [, ofLog, ofJournal] = lines
+      const original = ofLog ? layout.entry(layout.metadata, ofLog) : layout.entry(layout.repositories, ofJournal!)
       repositories.push(...toReports(await countLines(path), path, original))
-    } else if (origin !== undefined) repositories.push(describeEarlierRecord(path, origin))
+    }
   }
   return { isAny, repositories }
 }
@@ -218,5 +232,11 @@ function toReports(
 function describeEarlierRecord(path: string, original: string): DamagedRepository {
   const reason =
     'release 0.1 could not read it, and nothing is deleted while it is there: push the missing images again, then remove the file'
+  return { name: undefined, path, original, reason, isServed: false }
+}
+
+function describeUnreadableJournal(path: string, original: string): DamagedRepository {
+  const reason =
+    'it cannot be read, and nothing is deleted while it is there, for a week: push the images of its repository again'
   return { name: undefined, path, original, reason, isServed: false }
 }

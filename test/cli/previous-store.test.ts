@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { appendFile, mkdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { appendFile, mkdir, readFile, rm, truncate, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { get } from '../support/get.ts'
@@ -27,6 +27,11 @@ const ofHubApp = /docker\.io\/library\/app\/|_catalog\?ns=docker/
 const journalOf = (home: string, name: string) => recordOf(home, 'registry', name, 'jsonl')
 /** Returns the path of a record of the cache. */
 const cacheRecordOf = (home: string, name: string) => recordOf(home, 'cache', name, 'json')
+
+/** Returns the path of a file in the store of this format. */
+const movedPathOf = (path: string) => path.replace('/v1/', '/v2/')
+/** Sets the time of a file to one after which nothing would stay in the quarantine. */
+const makeOld = (path: string) => utimes(path, 1, 1)
 
 function recordOf(home: string, store: string, name: string, ending: string): string {
   const hash = createHash('sha256').update(name).digest('hex')
@@ -134,11 +139,12 @@ describe('a journal of the previous release', () => {
     const home = await homeWithStores()
     const path = journalOf(home, 'app')
     const [, ...lines] = (await readFile(path, 'utf8')).trimEnd().split('\n')
-    const link = { kind: 'blob', mediaType: 'application/x', digest: `sha256:${'0'.repeat(64)}`, size: 1 }
+    const link = { kind: 'blob', mediaType: 'application/\u2028x', digest: `sha256:${'0'.repeat(64)}`, size: 1 }
     const older = lines.map((line, at) => {
       const changes = JSON.parse(line) as { op: string }[]
       // Exceed the bytes of a read with every third line.
-      const annotations = { 'é"\\[{': `\\"]}ü${'x\\'.repeat(at % 3 === 0 ? 150_000 : 10)}` }
+      // U+2028 ends a line for some readers, and JSON may contain it.
+      const annotations = { 'é"\\[{\u2028': `\\"]}ü\u2029${'x\\'.repeat(at % 3 === 0 ? 150_000 : 10)}` }
       return changes.map((change) =>
         change.op === 'manifest' ? { ...change, links: [link, link], annotations } : change,
       )
@@ -174,81 +180,90 @@ describe('a journal of the previous release', () => {
     expect((await get(again.registryUrl!, '/v2/app/manifests/v1')).headers['docker-content-digest']).toBe(image.digest)
   })
 
-  test('with a damaged line in its middle lacks only that line, is kept as it was, and protects its content', async () => {
+  test('with a damaged line in its middle lacks only that line, which is kept and protects its content', async () => {
     const home = await homeWithStores()
     const path = journalOf(home, 'app')
     const lines = (await readFile(path, 'utf8')).split('\n')
     const at = lines.findIndex((line) => line.includes('"tag":"v2"'))
-    const damaged = lines.with(at, '[{"op":"tag","tag":"v2"\0\0\0').join('\n')
-    await writeFile(path, damaged)
+    const damaged = Buffer.from('5b7b226f70223a22746167222c00ff80c3', 'hex')
+    const before = lines.slice(0, at).map((line) => `${line}\n`)
+    const after = lines.slice(at + 1).map((line) => `\n${line}`)
+    await writeFile(path, Buffer.concat([Buffer.from(before.join('')), damaged, Buffer.from(after.join(''))]))
+    await makeOld(path)
+    const listed = await run(home, 'registry ls')
+    expect([listed.status, listed.stderr]).toEqual([0, expect.stringContaining('1 damaged line was skipped')])
     const mirror = await startOffline(home)
     await expectAnswers(mirror.registryUrl!, expected.registry, /manifests\/v2$|tags\/list/)
     expect(await ask(mirror.registryUrl!, 'HEAD /v2/app/manifests/v2')).toMatchObject({ status: 404 })
     const { storage } = await mirror.status()
     const [report] = await damagedOf(mirror)
-    expect(report).toMatchObject({ repository: 'app', served: true })
-    expect(await readFile(report!.path, 'utf8')).toBe(damaged)
+    expect(report).toMatchObject({ repository: 'app', served: true, original: movedPathOf(path) })
+    const kept = await readFile(report!.path)
+    expect(kept.includes(damaged)).toBe(true)
+    expect(kept.length).toBeLessThan(damaged.length + 50)
     await stop(mirror)
     for (let starts = 0; starts < 2; starts++) {
       // It forgets content, but takes no bytes, because a lost line may have named them.
       expect(await runJson(home, 'registry gc --untagged --grace 0s')).toMatchObject({ blobs: 0 })
       const again = await startOffline(home)
       await expect.poll(async () => (await again.status()).storage.pushedBytes).toBe(storage.pushedBytes)
+      expect(await damagedOf(again)).toEqual([report])
       await stop(again)
     }
-    expect(await readFile(report!.path, 'utf8')).toBe(damaged)
+    expect(await readFile(report!.path)).toEqual(kept)
   })
 
-  test('whose first line is damaged is whole again at the first request for its repository', async () => {
-    const home = await homeWithStores()
-    const path = journalOf(home, 'app')
-    await writeFile(path, (await readFile(path, 'utf8')).split('\n').with(0, '\0\0\0').join('\n'))
-    const idle = await startOffline(home)
-    expect(await damagedOf(idle)).toMatchObject([{ served: false }])
-    await expectAnswers(idle.registryUrl!, expected.registry, ofApp)
-    await stop(idle)
-    for (let starts = 0; starts < 2; starts++) {
-      const mirror = await startOffline(home)
-      await expectAnswers(mirror.registryUrl!, expected.registry)
-      await expect.poll(() => damagedOf(mirror)).toEqual([])
-      await stop(mirror)
-    }
-    expect(await runJson(home, 'registry ls')).toEqual(expected.commands['registry ls'])
-  })
-
-  test.each([
-    ['is rubbish', Buffer.alloc(5000, 0xa5), 'cannot be read'],
-    ['is empty', Buffer.alloc(0), 'cannot be read'],
-    [
-      'has a newer format',
-      Buffer.from('{"format":99,"name":"app"}\n[{"op":"what"}]\n'),
-      'a newer version of mirror wrote it',
-    ],
+  test.each<[string, (bytes: Buffer) => Buffer]>([
+    ['is rubbish', () => Buffer.alloc(5000, 0xa5)],
+    ['is empty', () => Buffer.alloc(0)],
+    ['has a newer format', () => Buffer.from('{"format":99,"name":"app"}\n[{"op":"what"}]\n')],
+    ['has a damaged first line', (bytes) => Buffer.concat([Buffer.from('\0\0\0'), bytes.subarray(3)])],
+    ['has the name of another repository', (bytes) => Buffer.from(bytes.toString().replace('"app"', '"apq"'))],
   ])(
-    'that %s is kept, its repository refuses all requests until it is removed, and the others work',
-    async (...row) => {
-      const [, bytes, reason] = row
+    'that %s is kept for a week, its repository is unknown and accepts pushes, and the others work',
+    async (_, damage) => {
       const home = await homeWithStores()
-      await writeFile(journalOf(home, 'app'), bytes)
+      const journal = journalOf(home, 'app')
+      const bytes = damage(await readFile(journal))
+      await writeFile(journal, bytes)
+      await makeOld(journal)
       const listed = await run(home, 'registry ls')
-      expect([listed.status, listed.stderr]).toEqual([0, expect.stringContaining(reason)])
-      for (let starts = 0; starts < 2; starts++) {
+      expect([listed.status, listed.stderr]).toEqual([0, expect.stringContaining(`${journal}: it cannot be read`)])
+      const image = makeImage({ seed: 96 })
+      let kept: string | undefined
+      let pushedBytes = 0
+      for (let starts = 0; starts < 3; starts++) {
         const mirror = await startOffline(home)
         await expectAnswers(mirror.url, alice)
         await expectAnswers(mirror.registryUrl!, expected.registry, ofApp)
-        for (const request of ['GET /v2/app/tags/list', 'HEAD /v2/app/manifests/v1', 'DELETE /v2/app/manifests/v1'])
-          expect([request, (await ask(mirror.registryUrl!, request)).status]).toEqual([request, 500])
-        const [report] = await damagedOf(mirror)
-        expect(report).toMatchObject({ served: false, reason: expect.stringContaining(reason) as string })
-        expect(await readFile(report!.path)).toEqual(bytes)
+        if (starts === 0) {
+          for (const request of ['GET /v2/app/tags/list', 'HEAD /v2/app/manifests/v1', 'DELETE /v2/app/manifests/v1'])
+            expect([request, (await ask(mirror.registryUrl!, request)).status]).toEqual([request, 404])
+          await pushImage(mirror.registryUrl!, 'app', 'v1', image)
+          pushedBytes = (await mirror.status()).storage.pushedBytes
+        }
+        const pushed = await get(mirror.registryUrl!, '/v2/app/manifests/v1')
+        expect(pushed.headers['docker-content-digest']).toBe(image.digest)
+        expect(await ask(mirror.registryUrl!, 'GET /v2/app/tags/list')).toMatchObject({ body: { tags: ['v1'] } })
+        expect((await mirror.status()).storage.pushedBytes).toBe(pushedBytes)
+        const [report, ...more] = await damagedOf(mirror)
+        expect(more).toEqual([])
+        expect(report).toMatchObject({ served: false, reason: expect.stringContaining('cannot be read') as string })
+        expect(report!.repository).toBeUndefined()
+        expect(report!.original).toBe(movedPathOf(journal))
+        kept ??= report!.path
+        expect(report!.path).toBe(kept)
+        expect(await readFile(kept)).toEqual(bytes)
         await stop(mirror)
+        expect((await run(home, 'registry ls')).stderr).toContain(`${kept}: it cannot be read`)
       }
       expect(await runJson(home, 'registry gc --untagged --grace 0s')).toMatchObject({ blobs: 0 })
-      expect(await runJson(home, 'registry rm app')).toMatchObject({ images: ['app'] })
+      const weekAgo = new Date(Date.now() - 8 * 24 * 3_600_000)
+      await utimes(kept!, weekAgo, weekAgo)
       const mirror = await startOffline(home)
-      expect(await ask(mirror.registryUrl!, 'GET /v2/app/tags/list')).toMatchObject({ status: 404 })
       expect(await damagedOf(mirror)).toEqual([])
-      await pushImage(mirror.registryUrl!, 'app', 'v1', makeImage())
+      await stop(mirror)
+      expect(await runJson(home, 'registry gc --grace 0s')).not.toMatchObject({ blobs: 0 })
     },
   )
 })

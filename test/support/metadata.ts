@@ -12,7 +12,7 @@ import { anonymousIdentity, type Identity } from '../../src/oci/registry.ts'
 /** Creates an empty metadata store that stays in memory. */
 export function createMemoryMetadata(): MetadataStore {
   const log = new MetadataLog('/none')
-  const loaded = { repositories: new Repositories(false), log, sequence: 0, damage: [] }
+  const loaded = { repositories: new Repositories(false), log, sequence: 0, damage: [], unreadable: [] }
   return new MetadataStore({
     loaded,
     isReadOnly: true,
