@@ -1,16 +1,29 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { chmod, chown, cp, lstat, mkdir, readdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises'
+import {
+  chmod,
+  chown,
+  cp,
+  lstat,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  statfs,
+  truncate,
+  utimes,
+  writeFile,
+} from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../src/lib/time.ts'
 import { computeDigest } from '../../src/oci/reference.ts'
 import { createStoreLayout } from '../../src/store/layout.ts'
-import { get } from '../support/get.ts'
-import { makeImage } from '../support/images.ts'
-import { pushImage } from '../support/push.ts'
-import { expectAll, expectAnswers, expected } from '../support/store-v1/compare.ts'
+import { expectAll, expected } from '../support/store-v1/compare.ts'
 import { homeWithStores, program, run, runJson, startOffline, stop, storeNames } from '../support/store-v1/fixture.ts'
 
 const isRoot = process.getuid?.() === 0
@@ -53,6 +66,7 @@ async function expectMigrated(home: string): Promise<void> {
     const entries = await readdir(join(rootOf(home, name), 'v2'))
     expect(entries).toContain('metadata')
     expect(entries).not.toContain('repositories')
+    expect(await readdir(join(rootOf(home, name), 'v2', 'metadata'))).not.toContain('0.new')
   }
 }
 
@@ -194,58 +208,59 @@ describe.skipIf(!isNewFormat)('commands that only read the store of a stopped mi
   })
 })
 
+/** Names the folder of the store as the migration does, first of all. */
+const nameFolder = (root: string) => rename(join(root, 'v1'), join(root, 'v2'))
+/** Changes the files of a checkpoint that the migration has not finished. */
+const leavePartly =
+  (change: (path: string) => Promise<void>) =>
+  async (root: string, migrated: string): Promise<void> => {
+    await nameFolder(root)
+    await cp(join(migrated, 'v2', 'metadata'), join(root, 'v2', 'metadata'), { recursive: true })
+    for (const path of await filesBelow(join(root, 'v2', 'metadata'))) {
+      await rename(path, join(root, 'v2', 'metadata', '0.new'))
+      await change(join(root, 'v2', 'metadata', '0.new'))
+    }
+  }
+/** Copies the checkpoint, as it is before the first commit. */
+const finishCheckpoint = leaveComplete(() => Promise.resolve())
+
+function leaveComplete(change: (path: string) => Promise<void>) {
+  return async (root: string, migrated: string): Promise<void> => {
+    await nameFolder(root)
+    await cp(join(migrated, 'v2', 'metadata'), join(root, 'v2', 'metadata'), { recursive: true })
+    for (const path of await filesBelow(join(root, 'v2', 'metadata'))) await change(path)
+  }
+}
+
 /** The states in which a stop at any step leaves the stores: each changes a store, given a migrated one. */
 const interruptions: [string, (root: string, migrated: string) => Promise<void>][] = [
-  ['before its first byte', async (root) => mkdir(join(root, 'v1', 'metadata'))],
-  [
-    'in the middle of its files',
-    async (root, migrated) => {
-      await cp(join(migrated, 'v2', 'metadata'), join(root, 'v1', 'metadata'), { recursive: true })
-      for (const path of await filesBelow(join(root, 'v1', 'metadata')))
-        await truncate(path, (await lstat(path)).size >> 1)
-    },
-  ],
-  [
-    'at the start of its files',
-    async (root, migrated) => {
-      await cp(join(migrated, 'v2', 'metadata'), join(root, 'v1', 'metadata'), { recursive: true })
-      for (const path of await filesBelow(join(root, 'v1', 'metadata'))) await truncate(path, 0)
-    },
-  ],
-  [
-    'when the disk has kept other bytes for its files',
-    async (root, migrated) => {
-      await cp(join(migrated, 'v2', 'metadata'), join(root, 'v1', 'metadata'), { recursive: true })
-      for (const path of await filesBelow(join(root, 'v1', 'metadata')))
-        await writeFile(path, Buffer.alloc((await lstat(path)).size))
-    },
-  ],
-  [
-    'with a temporary file',
-    async (root) => {
-      await mkdir(join(root, 'v1', 'metadata'))
-      await writeFile(join(root, 'v1', 'metadata', '.checkpoint-0123'), 'partly')
-    },
-  ],
-  [
-    'before it names its folder',
-    async (root, migrated) => cp(join(migrated, 'v2', 'metadata'), join(root, 'v1', 'metadata'), { recursive: true }),
-  ],
+  ['before its first step', () => Promise.resolve()],
   ['with an empty new folder', async (root) => mkdir(join(root, 'v2'))],
+  ['after it has named its folder', nameFolder],
   [
-    'before it removes the old files',
-    async (root, migrated) => {
-      await rename(join(root, 'v1'), join(root, 'v2'))
-      await cp(join(migrated, 'v2', 'metadata'), join(root, 'v2', 'metadata'), { recursive: true })
+    'before its first byte',
+    async (root) => {
+      await nameFolder(root)
+      await mkdir(join(root, 'v2', 'metadata'))
     },
   ],
+  ['at the start of its file', leavePartly((path) => truncate(path, 0))],
+  ['in the middle of its file', leavePartly(async (path) => truncate(path, (await lstat(path)).size >> 1))],
+  ['at the end of its file', leavePartly(() => Promise.resolve())],
+  [
+    'when the disk has kept other bytes for its file',
+    leaveComplete(async (path) => writeFile(path, Buffer.alloc((await lstat(path)).size))),
+  ],
+  ['before it removes the old files', finishCheckpoint],
   [
     'in the middle of the removal of the old files',
     async (root, migrated) => {
-      await rename(join(root, 'v1'), join(root, 'v2'))
-      await cp(join(migrated, 'v2', 'metadata'), join(root, 'v2', 'metadata'), { recursive: true })
-      const names = await readdir(join(root, 'v2', 'repositories'))
-      for (const name of names.slice(1)) await rm(join(root, 'v2', 'repositories', name))
+      await finishCheckpoint(root, migrated)
+      const removed = join(root, 'v2', 'quarantine', `repositories-${'0'.repeat(32)}`)
+      await mkdir(join(root, 'v2', 'quarantine'), { recursive: true })
+      await rename(join(root, 'v2', 'repositories'), removed)
+      const names = await readdir(removed)
+      for (const name of names.slice(1)) await rm(join(removed, name))
     },
   ],
 ]
@@ -281,31 +296,25 @@ describe.skipIf(!isNewFormat)('a migration that ends', () => {
     }
   })
 
-  test('before it removes the old files does not bring back what was removed or replaced since', async () => {
+  test('in the middle of the removal of the old files leaves files that are gone a week later', async () => {
     const home = await migratedHome()
-    const image = makeImage({ seed: 97 })
-    const first = await startOffline(home)
-    await pushImage(first.registryUrl!, 'app', 'v1', image)
-    expect((await get(first.registryUrl!, '/v2/app/manifests/v2', { method: 'DELETE' })).status).toBe(202)
-    await stop(first)
-    expect(await runJson(home, 'cache rm docker.io/library/legacy:1')).toMatchObject({ unknown: [] })
     const old = await homeWithStores()
+    const week = 7 * 24 * 3_600
+    const left = (name: string, age: string) => join(rootOf(home, name), 'v2', 'quarantine', `repositories-${age}`)
     for (const name of storeNames)
-      await cp(join(rootOf(old, name), 'v1', 'repositories'), join(rootOf(home, name), 'v2', 'repositories'), {
-        recursive: true,
-      })
-    for (let starts = 0; starts < 2; starts++) {
-      const mirror = await startOffline(home)
-      await expectMigrated(home)
-      expect((await get(mirror.registryUrl!, '/v2/app/manifests/v1')).headers['docker-content-digest']).toBe(
-        image.digest,
-      )
-      expect((await get(mirror.registryUrl!, '/v2/app/manifests/v2')).status).toBe(404)
-      await expectAnswers(mirror.registryUrl!, expected.registry, /app\/manifests\/v|tags\/list/)
-      await expectAnswers(mirror.url, expected.cache.alice, /library\/legacy|_catalog/)
-      expect((await mirror.get('/v2/docker.io/library/legacy/manifests/1')).status).toBe(503)
-      await stop(mirror)
-    }
+      for (const [age, seconds] of [
+        ['later', week - 3600],
+        ['expired', week + 3600],
+      ] as const) {
+        await cp(join(rootOf(old, name), 'v1', 'repositories'), left(name, age), { recursive: true })
+        const time = Date.now() / 1000 - seconds
+        await utimes(left(name, age), time, time)
+      }
+    const mirror = await startOffline(home)
+    await expectAll(mirror)
+    expect((await mirror.status()).registry.damaged ?? []).toEqual([])
+    for (const name of storeNames)
+      expect([existsSync(left(name, 'later')), existsSync(left(name, 'expired'))]).toEqual([true, false])
   })
 
   test('because the server is killed at any moment is completed by the next start', async () => {
@@ -335,3 +344,58 @@ describe.skipIf(!isNewFormat)('a migration that ends', () => {
     }
   })
 })
+
+/** Mounts a file system of 2 MiB there until the test ends. */
+function mountSmallDisk(folder: string): void {
+  const { status, stderr } = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', folder])
+  if (status !== 0) throw new Error(String(stderr))
+  onTestFinished(() => void spawnSync('umount', ['-l', folder]))
+}
+
+/** Reports whether this process may mount file systems. */
+async function canMount(): Promise<boolean> {
+  if (!isRoot || process.platform !== 'linux') return false
+  const folder = await mkdtemp(join(tmpdir(), 'mirror-mount-'))
+  const { status } = spawnSync('mount', ['-t', 'tmpfs', 'tmpfs', folder])
+  if (status === 0) spawnSync('umount', [folder])
+  await rm(folder, { recursive: true })
+  return status === 0
+}
+
+describe.skipIf(!isNewFormat || !(await canMount()))('a migration on a full disk', () => {
+  test.each([0, 1, 2, 3])(
+    'with only %d free pages refuses the start with the reason, and keeps the old files for the next one',
+    async (pages) => {
+      const home = await homeWithStores([])
+      const old = await homeWithStores()
+      await mkdir(join(home, 'data'))
+      mountSmallDisk(join(home, 'data'))
+      for (const name of storeNames) await cp(rootOf(old, name), rootOf(home, name), { recursive: true })
+      const before = await readRecords(home)
+      const filler = join(home, 'data', 'filler')
+      await fillDisk(filler, pages)
+      await expect(startOffline(home)).rejects.toThrow(
+        /Cannot use the folder .* for the store: the disk is full \(ENOSPC\)/,
+      )
+      expect(await readRecords(home)).toEqual(before)
+      await rm(filler)
+      const mirror = await startOffline(home)
+      await expectMigrated(home)
+      await expectAll(mirror)
+      await stop(mirror)
+    },
+  )
+})
+
+/** Describes the files of the previous release, which may be in the folder of the new format. */
+async function readRecords(home: string): Promise<unknown> {
+  const files = (await filesBelow(join(home, 'data'))).filter((path) => /\/repositories\/[^/]+$/.test(path))
+  const described = files.map(async (path) => [basename(path), computeDigest(await readFile(path))])
+  return (await Promise.all(described)).toSorted()
+}
+
+/** Fills the disk of this file, and leaves so many pages free. */
+async function fillDisk(path: string, pages: number): Promise<void> {
+  const { bavail, bsize } = await statfs(join(path, '..'))
+  await writeFile(path, Buffer.alloc((bavail - pages) * bsize))
+}
