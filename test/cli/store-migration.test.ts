@@ -18,7 +18,7 @@ import {
   writeFile,
 } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { basename, join } from 'node:path'
+import { basename, join, relative } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../src/lib/time.ts'
 import { computeDigest } from '../../src/oci/reference.ts'
@@ -205,6 +205,41 @@ describe.skipIf(!isNewFormat)('commands that only read the store of a stopped mi
     const before = await snapshot(join(home, 'data'))
     expect([await runJson(home, 'cache ls'), await runJson(home, 'registry ls')]).toEqual([[], []])
     expect(await snapshot(join(home, 'data'))).toEqual(before)
+  })
+})
+
+describe.skipIf(!isNewFormat)('`cache verify` of a stopped mirror', () => {
+  test('moves a damaged blob to the quarantine, and changes nothing else', async () => {
+    const home = await migratedHome()
+    const root = join(rootOf(home, 'cache'), 'v2')
+    const [damaged] = (await filesBelow(join(root, 'blobs'))).toSorted()
+    await writeFile(damaged!, (await readFile(damaged!)).fill(0))
+    const name = relative(root, damaged!)
+    // Folders change with their files, and a writer marks the store as open.
+    const describeFiles = async () => {
+      const found = Object.entries(await snapshot(join(home, 'data')))
+      return new Map(
+        found.filter(([path, text]) => !String(text).endsWith(' folder') && !/v2\/(clean|running\.json)$/.test(path)),
+      )
+    }
+    const before = await describeFiles()
+    const { status, stdout } = await run(home, 'cache verify')
+    expect([status, JSON.parse(stdout)]).toMatchObject([
+      5,
+      { damaged: [name.replace(/^blobs\//, '').replace('/', ':')] },
+    ])
+    const after = await describeFiles()
+    const moved = [...after.keys()].filter((path) => !before.has(path))
+    expect(moved).toEqual([
+      expect.stringContaining(`cache/v2/quarantine/${name.replace(/^blobs\//, '').replace('/', '-')}-`),
+    ])
+    expect(await readFile(join(home, 'data', moved[0]!))).toEqual(
+      Buffer.alloc((await lstat(join(home, 'data', moved[0]!))).size),
+    )
+    after.delete(moved[0]!)
+    before.delete(join('cache', 'v2', name))
+    expect(after).toEqual(before)
+    expect((await readdir(root)).toSorted()).toContain('clean')
   })
 })
 
