@@ -110,12 +110,12 @@ interface RegistryCounters {
 export interface DamagedRepositoryReport {
   /** Is absent where the record does not tell its name. */
   repository?: string
-  /** Holds the path of the record, or of the copy that is served without its damaged lines. */
+  /** Holds the path of the record, or of the copy of its damaged lines. */
   path: string
   /** Holds the path where an intact record belongs. */
   original: string
   reason: string
-  /** Is false while the registry answers requests for it with 500 and accepts no push. */
+  /** Is false when nothing of the record could be read: the repository is unknown until the next push. */
   served: boolean
 }
 
