@@ -257,7 +257,10 @@ describe.each(['SIGTERM', 'SIGKILL'] as const)('the metadata of a mirror that en
           lost.length,
           `${changed}; lost: ${JSON.stringify(lost.map(({ name, tag }) => [name, tag]))}`,
         ).toBeLessThan(2)
-        if (part === 'registry') expect(registry.damaged ?? [], changed).not.toEqual([])
+        // The length of a line finds the next one when its line feed is damaged, so that nothing is lost and nothing is reported.
+        const isLineFeed = changed.includes(': 10 became ')
+        if (part === 'registry' && isLineFeed) expect(lost, changed).toEqual([])
+        else if (part === 'registry') expect(registry.damaged ?? [], changed).not.toEqual([])
         else expect([registry.damaged, lost], changed).toEqual([undefined, []])
         await pullAll(damaged)
 

@@ -8,6 +8,9 @@ describe('cached content', () => {
     const [config] = image.blobs.keys()
     const paths = [`manifests/v1`, `manifests/${image.digest}`, `blobs/${config}`]
     for (const path of [...paths, `blobs/${layer}`]) await mirror.get(`${app}/${path}`)
+    // A busy disk stores a blob after its client has it.
+    const statusOf = async (path: string) => (await mirror.get(`${app}/${path}`)).headers['cache-status']
+    for (const path of paths) await expect.poll(() => statusOf(path)).toBe('mirror; hit')
     let made = 0
     class Counted extends AbortController {
       constructor() {
