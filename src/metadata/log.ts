@@ -34,7 +34,7 @@ export interface LogReader {
 const chunkBytes = 1024 * 1024
 /** Limits a line, bytes: more than any commit. */
 const maxLineBytes = 64 * 1024 * 1024
-const [lineFeed, space] = [0x0a, 0x20]
+const [lineFeed, space, zero] = [0x0a, 0x20, 0x30]
 /**
  * Is the name in lines that describe their file: the last one of a checkpoint, which holds the number of the lines before, and the first one
  * of a segment, which has it from the start. A segment without any line was cut off.
@@ -55,14 +55,22 @@ export function formatForeignLine(repository: string, bytes: Buffer): Buffer {
   return Buffer.concat([Buffer.from(`${crc32(rest).toString(16).padStart(8, '0')} `), rest])
 }
 
-/** Parses the line at the start of these bytes, and returns the position of its end; undefined when it is damaged. */
-function parseLine(bytes: Buffer): { readonly line: LogLine; readonly end: number } | undefined {
-  const headEnd = bytes.indexOf(space, 9)
-  const end = headEnd + 1 + Number(bytes.toString('latin1', 9, headEnd))
-  if (bytes[8] !== space || headEnd === -1 || !(end <= bytes.length)) return undefined
-  if (crc32(bytes.subarray(9, end)) !== Number.parseInt(bytes.toString('latin1', 0, 8), 16)) return undefined
-  const text = bytes.toString('latin1', headEnd + 1, end)
-  const [first, second] = [text.indexOf(' '), text.indexOf(' ', text.indexOf(' ') + 1)]
+/** Parses the line at a position, and returns the position of its end; undefined when it is damaged. */
+function parseLine(
+  bytes: Buffer,
+  from: number,
+  to: number,
+): { readonly line: LogLine; readonly end: number } | undefined {
+  const digits = from + 9
+  let [at, length] = [digits, 0]
+  for (; at < to && bytes[at] !== space; at++) length = length * 10 + bytes[at]! - zero
+  const end = at + 1 + length
+  if (bytes[digits - 1] !== space || !(end <= to)) return undefined
+  if (crc32(bytes.subarray(digits, end)) !== Number.parseInt(bytes.toString('latin1', from, from + 8), 16))
+    return undefined
+  const text = bytes.toString('latin1', at + 1, end)
+  const first = text.indexOf(' ')
+  const second = text.indexOf(' ', first + 1)
   const [sequence, repository] = [Number(text.slice(0, first)), text.slice(first + 1, second)]
   return { line: { sequence, repository, operations: text.slice(second + 1) }, end }
 }
@@ -72,12 +80,15 @@ function parseLine(bytes: Buffer): { readonly line: LogLine; readonly end: numbe
  * line feed: a crash may leave a part of a line behind it, which was never acknowledged.
  */
 async function readLines(path: string, reader: LogReader): Promise<number> {
-  const onLine = (bytes: Buffer) => {
-    for (let rest = bytes; rest.length > 0;) {
-      const parsed = parseLine(rest)
-      if (!parsed) return reader.onDamage({ path, repository: guessRepository(rest), bytes: Buffer.from(rest) })
+  const onLine = (bytes: Buffer, start: number, to: number) => {
+    for (let from = start; from < to;) {
+      const parsed = parseLine(bytes, from, to)
+      if (!parsed) {
+        const damaged = Buffer.from(bytes.subarray(from, to))
+        return reader.onDamage({ path, repository: guessRepository(damaged), bytes: damaged })
+      }
       reader.onLine(parsed.line, path)
-      rest = rest.subarray(parsed.end + 1)
+      from = parsed.end + 1
     }
   }
   const file = await open(path, 'r')
@@ -92,8 +103,11 @@ async function readLines(path: string, reader: LogReader): Promise<number> {
       position += bytesRead
       let from = 0
       for (let end = chunk.indexOf(lineFeed); end !== -1 && end < bytesRead; end = chunk.indexOf(lineFeed, from)) {
-        const part = chunk.subarray(from, end)
-        onLine(started.length === 0 ? part : Buffer.concat([...started, part]))
+        if (started.length === 0) onLine(chunk, from, end)
+        else {
+          const whole = Buffer.concat([...started, chunk.subarray(from, end)])
+          onLine(whole, 0, whole.length)
+        }
         started = []
         startedBytes = 0
         from = end + 1
@@ -106,7 +120,8 @@ async function readLines(path: string, reader: LogReader): Promise<number> {
     let tail = Buffer.concat(started)
     const torn = startedBytes - tail.length
     // The line feeds of the last lines may be damaged, too. A line with nothing behind it is torn.
-    for (let parsed = parseLine(tail); parsed && parsed.end < tail.length; parsed = parseLine(tail)) {
+    const parseTail = () => parseLine(tail, 0, tail.length)
+    for (let parsed = parseTail(); parsed && parsed.end < tail.length; parsed = parseTail()) {
       reader.onLine(parsed.line, path)
       tail = tail.subarray(parsed.end + 1)
     }

@@ -1,5 +1,6 @@
 import type { ManifestLink } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/reference.ts'
+import { parseIdentity } from '../oci/registry.ts'
 import { formatLine } from './log.ts'
 import { type Operation, type PackedLinks, type Repository, type Use, weights } from './metadata.ts'
 
@@ -162,6 +163,9 @@ export function parseOperations(json: string): Operation[] {
 function parseOperation(json: unknown): Operation {
   const list = readList(json)
   const op = list[0] as Operation['op']
+  // Nearly all operations of a checkpoint are these two.
+  if (op === 'tag') return readTag(list)
+  if (op === 'manifest') return readManifest(list)
   if (!Object.hasOwn(members, op)) return throwDamaged()
   const operation: Record<string, unknown> = { op }
   let at = 0
@@ -171,6 +175,36 @@ function parseOperation(json: unknown): Operation {
     else if (!optional.has(`${op} ${member}`)) return throwDamaged()
   }
   return operation as unknown as Operation
+}
+
+function readTag([, tag, digest, identity, updatedAt, pulls, lastPulled]: unknown[]): Operation {
+  return {
+    op: 'tag',
+    tag: readText(tag),
+    digest: readDigest(digest),
+    identity: parseIdentity(readText(identity)),
+    updatedAt: readNumber(updatedAt),
+    pulls: readNumber(pulls),
+    lastPulled: readNumber(lastPulled),
+  }
+}
+
+function readManifest(list: unknown[]): Operation {
+  const [, digest, mediaType, size, identity, updatedAt, pulls, lastPulled, usedAt, links, subject, artifactType] = list
+  return {
+    op: 'manifest',
+    digest: readDigest(digest),
+    mediaType: readText(mediaType),
+    size: readNumber(size),
+    identity: parseIdentity(readText(identity)),
+    updatedAt: readNumber(updatedAt),
+    pulls: readNumber(pulls),
+    lastPulled: readNumber(lastPulled),
+    usedAt: readNumber(usedAt),
+    ...(links !== undefined && links !== null && { links: readLinks(links) }),
+    ...(typeof subject === 'string' && { subject: readDigest(subject) }),
+    ...(typeof artifactType === 'string' && { artifactType }),
+  }
 }
 
 function readLinks(value: unknown): PackedLinks {

@@ -207,6 +207,7 @@ export class LinkTable {
   /** Adds the links of a manifest. Returns the first one's row, which identifies them, or `noRow`. */
   add(manifest: number, scope: number, { types, bytes: packed }: PackedLinks): number {
     const bytes = toBuffer(packed)
+    const numbers: number[] = []
     let [first, last] = [noRow, noRow]
     for (let at = 0; at < bytes.length;) {
       const flags = bytes[at]!
@@ -214,7 +215,10 @@ export class LinkTable {
       selectDigestBytes(bytes, at + headBytes, length)
       const row = this.#table.add(toTableScope(scope, flags))
       const { columns } = this.#table
-      columns.type[row] = (this.#types.use(types[bytes.readUInt16LE(at + 1)]!) << flagBits) | flags
+      const type = bytes.readUInt16LE(at + 1)
+      if (numbers[type] === undefined) numbers[type] = this.#types.use(types[type]!)
+      else this.#types.useAgain(numbers[type])
+      columns.type[row] = (numbers[type] << flagBits) | flags
       columns.sizeLow[row] = bytes.readUInt32LE(at + 3)
       columns.sizeHigh[row] = bytes.readUInt16LE(at + 7)
       columns.manifest[row] = manifest
