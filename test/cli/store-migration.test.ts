@@ -426,7 +426,7 @@ describe.skipIf(!isNewFormat || !(await canMount()))('a migration on a full disk
 async function readRecords(home: string): Promise<unknown> {
   const files = (await filesBelow(join(home, 'data'))).filter((path) => /\/repositories\/[^/]+$/.test(path))
   const described = files.map(async (path) => [basename(path), computeDigest(await readFile(path))])
-  return (await Promise.all(described)).toSorted()
+  return (await Promise.all(described)).toSorted(([a], [b]) => (a! < b! ? -1 : 1))
 }
 
 /** Fills the disk of this file, and leaves so many pages free. */
