@@ -266,7 +266,12 @@ export class MetadataLog {
   async endSegment(): Promise<void> {
     const file = this.#file
     this.#file = undefined
-    await file?.close()
+    try {
+      await file?.close()
+    } catch (error) {
+      // Durable lines are synced already, and the others may be lost in a crash.
+      if (getErrno(error) === undefined) throw error
+    }
   }
 
   /**

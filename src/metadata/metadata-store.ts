@@ -266,7 +266,10 @@ export class MetadataStore implements Metadata {
   async #writeBatch(): Promise<boolean> {
     if (this.#isCheckpointDue) {
       await this.#log.endSegment()
-      this.#checkpointing = this.#checkpoint(this.#sequence).finally(() => (this.#checkpointing = undefined))
+      this.#checkpointing = this.#checkpoint(this.#sequence).finally(() => {
+        this.#checkpointing = undefined
+        if (this.#isCheckpointDue) void this.#startWrite()
+      })
     }
     const batch = this.#queue.splice(0, maxBatch)
     if (this.#queue.length === 0) this.#queuedBytes = 0
