@@ -1,7 +1,9 @@
 import { readdir, readFile, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import type { Operation } from '../../../src/metadata/metadata.ts'
+import { systemClock } from '../../../src/lib/time.ts'
 import type { MetadataStore } from '../../../src/metadata/metadata-store.ts'
 import { computeDigest } from '../../../src/oci/reference.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
@@ -267,4 +269,18 @@ describe('a removal that the disk refuses', () => {
       expect(store.get('', 'app')!.blobs.size).toBe(1)
     })
   })
+})
+
+test('a checkpoint that the disk refuses is tried again without a further commit', async () => {
+  const root = await temporaryFolder()
+  const clock = { ...systemClock, sleep: () => systemClock.sleep(20) }
+  const store = await openMetadata(root, { clock })
+  await durably(store, [tag('v1')])
+  const mend = await breakLog(folderOf(root))
+  store.requestCheckpoint()
+  await setTimeout(100)
+  await mend()
+  await expect
+    .poll(async () => (await listLog(folderOf(root)).catch(() => [])).map((path) => path.endsWith('.checkpoint')))
+    .toContain(true)
 })
