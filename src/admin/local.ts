@@ -1,8 +1,9 @@
 import { Evictor } from '../cache/evictor.ts'
+import { openCacheMetadata } from '../cache/grants.ts'
 import { silentLogger } from '../lib/logger.ts'
 import { systemClock } from '../lib/time.ts'
 import type { MetadataStore } from '../metadata/metadata-store.ts'
-import { openMetadata, readMetadata } from '../metadata/open-metadata.ts'
+import { readMetadata } from '../metadata/open-metadata.ts'
 import type { Digest } from '../oci/reference.ts'
 import { createRegistryMaintenance, type RegistryMaintenance } from '../registry/maintenance.ts'
 import { openPushedStore, type PushedStore, readPushedStore } from '../registry/repositories.ts'
@@ -24,7 +25,7 @@ interface StoredCacheOptions extends Pick<StoreOptions, 'root' | 'verifyReads' |
 export function openStoredCache({ maxSize, maxAge, ...options }: StoredCacheOptions): CacheApi {
   const open = async () => {
     const store = await openStore({ ...options, ...common }, (layout) =>
-      openMetadata({ ...layout.metadataFiles, ...common }),
+      openCacheMetadata(layout.metadataFiles, common),
     )
     const limits = { maxSize, maxAge, minFree: options.minFree }
     const evictor = new Evictor({ store, limits, isInUse: () => false, ...common })

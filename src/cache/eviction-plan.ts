@@ -1,6 +1,6 @@
 import type { Operation, ReferrersPage, Repository } from '../metadata/metadata.ts'
 import { type Digest, parseDigest } from '../oci/reference.ts'
-import { type ImageReference, type References, toImageName, findImageRoots, collectReferences } from './images.ts'
+import { type ImageReference, type References, toImageName, collectReferences } from './images.ts'
 
 export interface EvictionRequest {
   readonly repositories: Iterable<Repository>
@@ -101,7 +101,11 @@ function* mayHaveExpired({ repositories, limits, now }: EvictionRequest): Genera
       if (isOld(manifest) && repository.getParents(digest).every((parent) => isOld(manifests.get(parent)))) return true
       if (++steps % pauseEvery === 0) yield
     }
-    for (const entries of [blobs, referrers]) for (const entry of entries.values()) if (isOld(entry)) return true
+    for (const entries of [blobs, referrers])
+      for (const entry of entries.values()) {
+        if (isOld(entry)) return true
+        if (++steps % pauseEvery === 0) yield
+      }
   }
   return false
 }
@@ -228,6 +232,19 @@ export interface ReferenceRemoval {
   readonly isWhole: boolean
 }
 
+/** Takes out of `manifests` those that a remaining tag has, or that a remaining manifest names. */
+function keepNeeded(repository: Repository, manifests: Set<Digest>, removedTags: ReadonlySet<string>): void {
+  const kept: Digest[] = []
+  for (const [tag, { digest }] of repository.tags) if (manifests.has(digest) && !removedTags.has(tag)) kept.push(digest)
+  for (const digest of manifests)
+    if (repository.getParents(digest).some((parent) => parent !== digest && !manifests.has(parent))) kept.push(digest)
+  // Extend the list while it is walked: what a kept manifest names stays, too.
+  for (const digest of kept) {
+    if (!manifests.delete(digest)) continue
+    for (const link of repository.getLinks(digest)) if (manifests.has(link.digest)) kept.push(link.digest)
+  }
+}
+
 /**
  * Returns the operations that remove references from their repository, as it is now. Manifests that another image of the repository names
  * stay.
@@ -235,7 +252,7 @@ export interface ReferenceRemoval {
 export function removeReferences(repository: Repository, removals: readonly ReferenceRemoval[]): Operation[] {
   const removedTags = new Set<string>()
   const blobs = new Set<Digest>()
-  const roots = new Set<Digest>()
+  const manifests = new Set<Digest>()
   /** Holds the subjects of the lists of referrers to remove. */
   const subjects = new Set<Digest>()
   for (const { reference, tags, isWhole } of removals) {
@@ -244,17 +261,9 @@ export function removeReferences(repository: Repository, removals: readonly Refe
     if (!isWhole) continue
     if (kind === 'blob' && repository.blobs.has(digest)) blobs.add(digest)
     else if (kind === 'referrers') subjects.add(digest)
-    else if (kind === 'image') roots.add(digest)
+    else for (const manifest of reference.manifests) if (repository.manifests.has(manifest)) manifests.add(manifest)
   }
-  const kept = new Set<Digest>()
-  if (roots.size > 0)
-    for (const root of findImageRoots(repository, removedTags))
-      if (root.tags.length > 0 || !roots.has(root.digest)) for (const digest of root.manifests) kept.add(digest)
-  const manifests = new Set<Digest>()
-  for (const { reference, isWhole } of removals)
-    if (isWhole)
-      for (const digest of reference.manifests)
-        if (!kept.has(digest) && repository.manifests.has(digest)) manifests.add(digest)
+  keepNeeded(repository, manifests, removedTags)
   const isListOfRemoved = ({ subject }: ReferrersPage) => subjects.has(subject) || manifests.has(subject)
   return [
     ...Array.from(removedTags, (tag): Operation => ({ op: 'untag', tag })),

@@ -1,4 +1,6 @@
 import type { Metadata, Operation, Repository } from '../metadata/metadata.ts'
+import type { MetadataStore } from '../metadata/metadata-store.ts'
+import { type MetadataOptions, openMetadata } from '../metadata/open-metadata.ts'
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import {
@@ -75,11 +77,19 @@ export function chooseWiderIdentity(known: Identity | undefined, recent: Identit
 
 /** Returns the operations that remove all grants of an identity which the upstream has denied. */
 export function revokeGrants(repository: Repository, identity: Identity): Operation[] {
+  if (identity === anonymousIdentity) return []
   return revokeIf(repository, (granted) => granted === identity)
 }
 
-/** Removes all grants that need a credential. Call it when the record of a revocation may be lost. */
-export function revokePrivateGrants(metadata: Pick<Metadata, 'all' | 'commit'>): void {
+/** Opens the metadata of the cache. After damage all grants that need a credential are revoked, because a damaged line may have revoked one. */
+export function openCacheMetadata(
+  files: Pick<MetadataOptions, 'folder' | 'previousFolder' | 'setAside'>,
+  options: Pick<MetadataOptions, 'logger' | 'clock' | 'maxWeight'>,
+): Promise<MetadataStore> {
+  return openMetadata({ ...files, ...options, onDamage: revokePrivateGrants })
+}
+
+function revokePrivateGrants(metadata: Pick<Metadata, 'all' | 'commit'>): void {
   for (const repository of metadata.all()) {
     const operations = revokeIf(repository, () => true)
     if (operations.length > 0) void metadata.commit(repository, operations, 'soon')

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { openSecret } from '../admin/api.ts'
 import { loadPromClient } from '../admin/status.ts'
 import { Evictor } from '../cache/evictor.ts'
-import { revokePrivateGrants } from '../cache/grants.ts'
+import { openCacheMetadata } from '../cache/grants.ts'
 import { PullThrough } from '../cache/pull-through.ts'
 import { Stats } from '../cache/stats.ts'
 import type { Config } from '../config/config.ts'
@@ -18,7 +18,6 @@ import type { Logger } from '../lib/logger.ts'
 import { loadCommandRunner } from '../lib/process.ts'
 import { ProcessHealth } from '../lib/system-errors.ts'
 import { createWriteBehind, logFailure, systemClock } from '../lib/time.ts'
-import { openMetadata } from '../metadata/open-metadata.ts'
 import { LocalRegistry } from '../registry/local-registry.ts'
 import { createRegistryMaintenance } from '../registry/maintenance.ts'
 import { openPushedStore } from '../registry/repositories.ts'
@@ -90,11 +89,8 @@ export async function compose(
       clock,
       ...lock,
     },
-    (layout) => openMetadata({ ...layout.metadataFiles, logger, clock, maxWeight: planMetadataMemory() }),
+    (layout) => openCacheMetadata(layout.metadataFiles, { logger, clock, maxWeight: planMetadataMemory() }),
   )
-
-  // A damaged line may have been the revocation of a grant.
-  if (store.metadata.damage.length > 0) revokePrivateGrants(store.metadata)
 
   const statsFile = join(paths.stateDir, 'stats.json')
   const stats = new Stats(clock.wall())

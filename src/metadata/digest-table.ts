@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto'
+import { randomInt } from 'node:crypto'
 import type { Digest } from '../oci/reference.ts'
 
 /** Holds one value of every row; grows with its table. */
@@ -12,12 +12,13 @@ const wordsPerDigest = 8
 const digestBytes = wordsPerDigest * 4
 const firstCapacity = 256
 const multiplier = 0x9e3779b1
-/** Is secret, because upstreams choose the digests in their manifests: they must not be able to fill one bucket. */
-const seed = randomBytes(4).readUInt32LE()
+/** Are secret, because upstreams choose the digests in their manifests, and may try to fill one bucket with them. The second is odd. */
+const [seed, secret] = [randomInt(2 ** 32), randomInt(2 ** 31) * 2 + 1]
 
 /** Holds the bytes of the selected digest, see `selectDigest`: 32 (sha256) or 64 (sha512). */
 const selected = Buffer.alloc(64)
-const selectedWords = new Uint32Array(selected.buffer, selected.byteOffset, wordsPerDigest)
+const selectedWords = new Uint32Array(selected.buffer, selected.byteOffset, selected.length / 4)
+const selectedStart = selectedWords.subarray(0, wordsPerDigest)
 let selectedLength = 0
 
 /** Selects the digest of the next calls of `find` and `add`, of any table. */
@@ -88,7 +89,7 @@ export class DigestTable<Columns extends Record<string, Column>> {
       if (this.#used === this.#next.length) this.#grow(this.#used * 2)
       row = this.#used++
     }
-    this.#digests.set(selectedWords, row * wordsPerDigest)
+    this.#digests.set(selectedStart, row * wordsPerDigest)
     if (selectedLength === 64) this.#longDigests.set(row, Buffer.from(selected.subarray(32)))
     this.#hashes[row] = hashSelected(scope)
     this.#addToBucket(row)
@@ -156,9 +157,11 @@ export class DigestTable<Columns extends Record<string, Column>> {
 
 function hashSelected(scope: number): number {
   let hash = seed ^ scope
-  for (let word = 0; word < wordsPerDigest; word++) {
+  const words = selectedLength / 4
+  for (let word = 0; word < words; word++) {
     hash = Math.imul(hash ^ selectedWords[word]!, multiplier)
-    hash ^= hash >>> 15
+    // The secret factor hides which bits of the next word would undo a change.
+    hash = Math.imul(hash ^ (hash >>> 15), secret)
   }
   return hash >>> 0
 }

@@ -175,7 +175,7 @@ export class MetadataLog {
 
   /** Returns the bytes of the checkpoint on the disk; 0 without one. */
   async measureCheckpoint(): Promise<number> {
-    const [checkpoint] = await listFiles(this.folder, 'checkpoint')
+    const { checkpoint } = await listFiles(this.folder)
     return checkpoint ? (await stat(checkpoint.path)).size : 0
   }
 
@@ -183,7 +183,8 @@ export class MetadataLog {
    * Reads the log without changing it. Returns the sequence of the last commit. Throws the system's error when a file cannot be read.
    */
   async read(reader: LogReader): Promise<number> {
-    const [checkpoint] = await listFiles(this.folder, 'checkpoint')
+    // List all at once: while a running mirror replaces the checkpoint, one of them is missing, and never just a part of the commits.
+    const { checkpoint, segments } = await listFiles(this.folder)
     let sequence = checkpoint?.sequence ?? 0
     let [missing, lines, isComplete] = [0, 0, false]
     const onDamage = (damage: LogDamage) => {
@@ -206,7 +207,6 @@ export class MetadataLog {
       if (!isComplete && missing === 0)
         onDamage({ path: checkpoint.path, repository: undefined, bytes: Buffer.alloc(0) })
     }
-    const segments = (await listFiles(this.folder, 'log')).toReversed()
     this.#segments = segments.filter((segment) => segment.sequence > sequence)
     missing = 0
     for (const { path } of this.#segments) {
@@ -231,8 +231,7 @@ export class MetadataLog {
     await makeFolder(this.folder)
     const names = await readdir(this.folder)
     const kept = new Set(this.#segments.map(({ path }) => path))
-    const [checkpoint] = await listFiles(this.folder, 'checkpoint')
-    if (checkpoint) kept.add(checkpoint.path)
+    if (this.#checkpointPath !== undefined) kept.add(this.#checkpointPath)
     for (const name of names) if (!kept.has(join(this.folder, name))) await rm(join(this.folder, name), { force: true })
     const last = this.#segments.at(-1)
     if (last) this.#file = await open(last.path, 'r+')
@@ -283,7 +282,7 @@ export class MetadataLog {
     const path = this.#toPath(sequence, 'checkpoint')
     const temporary = join(this.folder, `${sequence}.new`)
     const replaced = this.#segments.filter((segment) => segment.sequence <= sequence)
-    const older = await listFiles(this.folder, 'checkpoint')
+    const { checkpoints } = await listFiles(this.folder)
     let [bytes, lines] = [0, 0]
     try {
       const file = await open(temporary, 'w', 0o600)
@@ -307,7 +306,7 @@ export class MetadataLog {
     await syncFolder(this.folder)
     this.#checkpointBytes = bytes
     this.#checkpointPath = path
-    for (const file of older) if (file.sequence < sequence) await rm(file.path, { force: true })
+    for (const file of checkpoints) if (file.sequence < sequence) await rm(file.path, { force: true })
     for (const segment of replaced) await rm(segment.path, { force: true })
     this.#segments = this.#segments.filter((segment) => !replaced.includes(segment))
     this.#bytes = this.#segments.length > 0 ? this.#end : 0
@@ -344,15 +343,15 @@ export class MetadataLog {
   }
 }
 
-/** Lists the files of a type, the latest first. */
-async function listFiles(folder: string, type: 'log' | 'checkpoint'): Promise<LogFile[]> {
-  const names = (await ignoreMissing(() => readdir(folder))) ?? []
-  return names
-    .filter((name) => /^\d{16}$/.test(name.slice(0, 16)) && name.slice(16) === `.${type}`)
-    .map((name) => ({ path: join(folder, name), sequence: Number(name.slice(0, 16)) }))
-    .toSorted((a, b) => b.sequence - a.sequence)
+/** Lists the files of a log: the latest checkpoint, and the segments in their order. */
+async function listFiles(folder: string) {
+  const names = ((await ignoreMissing(() => readdir(folder))) ?? []).toSorted()
+  const ofType = (type: 'log' | 'checkpoint'): LogFile[] =>
+    names
+      .filter((name) => /^\d{16}$/.test(name.slice(0, 16)) && name.slice(16) === `.${type}`)
+      .map((name) => ({ path: join(folder, name), sequence: Number(name.slice(0, 16)) }))
+  return { checkpoint: ofType('checkpoint').at(-1), checkpoints: ofType('checkpoint'), segments: ofType('log') }
 }
-
 /** Stands for commits that are missing without a trace. */
 const missingLine = Buffer.from('commits are missing')
 

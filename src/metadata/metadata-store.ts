@@ -31,8 +31,8 @@ export interface LoadedMetadata {
 }
 
 const [writeDelayMs, retryDelayMs, useDelayMs] = [500, 5000, 60_000]
-/** Limits the commits of a batch, which are formatted in one piece. */
-const maxBatch = 500
+/** Limits the commits that are formatted in one piece, bytes. */
+const maxBatchBytes = 256 * 1024
 /** Starts a checkpoint when the log has this many bytes … */
 const maxLogBytes = 64 * 1024 * 1024
 /** … or this many times the bytes of the last checkpoint, and at least `minLogBytes`. */
@@ -229,8 +229,7 @@ export class MetadataStore implements Metadata {
 
   #enqueue(...commits: Commit[]): void {
     this.#queue.push(...commits)
-    for (const { operations } of commits)
-      for (const operation of operations) this.#queuedBytes += estimateBytes(operation)
+    for (const { operations } of commits) this.#queuedBytes += estimateBytes(operations)
     if (this.#queuedBytes <= maxQueuedBytes) return
     this.#queue = this.#queue.filter(({ done }) => done)
     this.#queuedBytes = 0
@@ -271,8 +270,7 @@ export class MetadataStore implements Metadata {
         if (this.#isCheckpointDue) void this.#startWrite()
       })
     }
-    const batch = this.#queue.splice(0, maxBatch)
-    if (this.#queue.length === 0) this.#queuedBytes = 0
+    const batch = this.#takeBatch()
     if (batch.length === 0) return true
     this.#inFlight = batch
     try {
@@ -281,7 +279,7 @@ export class MetadataStore implements Metadata {
       await this.#log.append(this.#format(batch), this.#sequence + 1, isDurable)
     } catch (error) {
       this.#inFlight = []
-      this.#revert(batch)
+      this.#settle(batch, false)
       for (const { done } of batch) done?.reject(error)
       if (getErrno(error) === undefined) throw error
       if (this.#queue.length === 0) return true
@@ -291,13 +289,18 @@ export class MetadataStore implements Metadata {
     }
     this.#sequence += batch.length
     this.#inFlight = []
-    for (const { host, name, operations, hidden, done } of batch) {
-      if (!done) continue
-      this.#repositories.forget(hidden)
-      this.#apply(host, name, operations)
-    }
+    this.#settle(batch, true)
     for (const { done } of batch) done?.resolve()
     return true
+  }
+
+  /** Takes commits from the queue, so few that formatting their lines does not block for long. */
+  #takeBatch(): Commit[] {
+    let [count, bytes] = [0, 0]
+    for (; count < this.#queue.length && bytes < maxBatchBytes; count++)
+      bytes += estimateBytes(this.#queue[count]!.operations)
+    this.#queuedBytes = Math.max(0, this.#queuedBytes - bytes)
+    return this.#queue.splice(0, count)
   }
 
   #format(batch: readonly Commit[]): Buffer {
@@ -347,10 +350,13 @@ export class MetadataStore implements Metadata {
       await pause()
       signal?.throwIfAborted()
     }
-    const hiding = [...this.#inFlight, ...this.#queue, ...(this.#restored ?? [])]
+    const hiding = [...(this.#restored ?? []), ...this.#inFlight, ...this.#queue]
+    // A restored entry may have changed since.
+    const toCurrent = ({ host, name, hidden }: Commit) =>
+      hidden.map((entry) => this.#repositories.findEntry(host, name, entry) ?? entry)
     yield hiding
       .filter(({ hidden }) => hidden.length > 0)
-      .map((commit) => formatCommit(sequence, commit, commit.hidden))
+      .map((commit) => formatCommit(sequence, commit, toCurrent(commit)))
   }
 
   /** Starts to drop the least recently used entries when all together, or those of one repository, take too much memory. */
@@ -374,21 +380,18 @@ export class MetadataStore implements Metadata {
     })
   }
 
-  /** Restores what failed commits have hidden, and queues the others again. */
-  #revert(batch: readonly Commit[]): void {
-    for (const commit of batch.toReversed()) {
-      const { host, name, hidden } = commit
-      this.#repositories.restore(host, name, hidden)
-      if (hidden.length > 0) this.#restored?.push(commit)
-    }
-    // A queued commit may remove what came back.
-    for (const commit of this.#queue)
-      if (commit.done)
-        commit.hidden = [...this.#repositories.hide(commit.host, commit.name, commit.operations), ...commit.hidden]
+  /** Applies a batch, if it was written. Hides again what the queue removes, from the state after the batch. */
+  #settle(batch: readonly Commit[], isWritten: boolean): void {
     const queued = this.#queue
+    for (const { host, name, hidden } of [...batch, ...queued].toReversed())
+      this.#repositories.restore(host, name, hidden)
+    if (isWritten) for (const { host, name, operations, done } of batch) if (done) this.#apply(host, name, operations)
+    for (const commit of queued)
+      if (commit.done) commit.hidden = this.#repositories.hide(commit.host, commit.name, commit.operations)
+    if (isWritten) return
+    this.#restored?.push(...batch)
     this.#queue = []
     this.#queuedBytes = 0
-    this.#enqueue(...batch.filter(({ done }) => !done))
-    for (const commit of queued) this.#enqueue(commit)
+    for (const commit of [...batch.filter(({ done }) => !done), ...queued]) this.#enqueue(commit)
   }
 }

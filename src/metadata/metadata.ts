@@ -15,7 +15,7 @@ export interface Metadata {
   get(host: string, name: string): Repository | undefined
   all(): Iterable<Repository>
   /**
-   * Changes a repository; after a crash all operations of a commit are there, or none. `durable`: resolves when they are on the disk and
+   * Changes a repository. `durable`: after a crash all operations of the commit are there, or none; resolves when they are on the disk and
    * visible, and rejects with the disk's error when nothing has changed. Removals are visible at once, because nothing may build on
    * content that is about to be removed. `soon`: they are visible at once.
    */

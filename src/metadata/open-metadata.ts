@@ -27,6 +27,8 @@ export interface MetadataOptions {
   readonly clock: Clock
   /** See `Repositories`. */
   readonly countsHolders?: boolean
+  /** Is called when lines are damaged, before the checkpoint that replaces them. */
+  readonly onDamage?: (store: MetadataStore) => void
   /** See `MetadataStore`. */
   readonly maxWeight?: number | undefined
 }
@@ -83,6 +85,7 @@ function logDamage({ damage }: MetadataStore, { logger }: MetadataOptions): void
 async function reportDamage(store: MetadataStore, options: MetadataOptions): Promise<void> {
   const { logger } = options
   logDamage(store, options)
+  options.onDamage?.(store)
   try {
     await store.keepDamage()
   } catch (error) {

@@ -122,9 +122,12 @@ export function isRemoval({ op }: Operation): boolean {
   return op === 'untag' || op.startsWith('drop-')
 }
 
-/** Estimates the length of an operation on the disk, bytes. */
-export function estimateBytes(operation: Operation): number {
-  return 300 + (operation.op === 'manifest' ? (operation.links?.bytes.length ?? 0) * 1.4 : 0)
+/** Estimates the length of operations on the disk, bytes. */
+export function estimateBytes(operations: readonly Operation[]): number {
+  let bytes = 0
+  for (const operation of operations)
+    bytes += 300 + (operation.op === 'manifest' ? (operation.links?.bytes.length ?? 0) * 1.4 : 0)
+  return bytes
 }
 
 /** Formats the line of a commit. */
@@ -208,8 +211,15 @@ function readManifest(list: unknown[]): Operation {
 }
 
 function readLinks(value: unknown): PackedLinks {
-  const [types, bytes] = readList(value)
-  return { types: readList(types).map(readText), bytes: Buffer.from(readText(bytes), 'base64') }
+  const [names, packed] = readList(value)
+  const types = readList(names).map(readText)
+  const bytes = Buffer.from(readText(packed), 'base64')
+  let at = 0
+  while (at + headBytes <= bytes.length) {
+    if (bytes.readUInt16LE(at + 1) >= types.length) return throwDamaged()
+    at += headBytes + getDigestBytes(bytes[at]!)
+  }
+  return at === bytes.length ? { types, bytes } : throwDamaged()
 }
 
 /** Returns the value if it is a list; throws a SyntaxError otherwise. */

@@ -90,7 +90,7 @@ export class Repositories {
 
   /**
    * Applies the removals among the operations. Returns the operations that restore the removed entries, whose content counts as held until
-   * `forget` or `restore`.
+   * `restore`.
    */
   hide(host: string, name: string, operations: readonly Operation[]): Operation[] {
     const hidden: Operation[] = []
@@ -102,10 +102,6 @@ export class Repositories {
     }
     this.#countHolders(hidden, 1)
     return hidden
-  }
-
-  forget(hidden: readonly Operation[]): void {
-    this.#countHolders(hidden, -1)
   }
 
   restore(host: string, name: string, hidden: readonly Operation[]): void {

@@ -7,6 +7,7 @@ import { countDamagedLines, formatLine } from '../../../src/metadata/log.ts'
 import type { Operation } from '../../../src/metadata/metadata.ts'
 import type { MetadataStore } from '../../../src/metadata/metadata-store.ts'
 import { readMetadata } from '../../../src/metadata/open-metadata.ts'
+import { packLinks } from '../../../src/metadata/operations.ts'
 import { computeDigest } from '../../../src/oci/reference.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import { damageLog, listLog, openMetadata, withMetadata } from '../../support/metadata-log.ts'
@@ -245,4 +246,30 @@ test('reading a log changes nothing on the disk', async () => {
   expect(tagsOf(read)).toEqual(['v2'])
   expect(await files()).toEqual(before)
   expect(await readdir(root)).toEqual(['metadata'])
+})
+
+test.each([
+  ['links of a wrong length', (bytes: Buffer) => bytes.subarray(1)],
+  ['a link of an unknown media type', (bytes: Buffer) => Buffer.from(bytes).fill(9, 1, 2)],
+])('a line with a right checksum and %s is damaged, and the others count', async (_, change) => {
+  const root = await makeLog(['v1', 'v2'])
+
+  const { types, bytes } = packLinks([{ kind: 'blob', mediaType: 'l/t', size: 1, digest }])
+  const manifest = [
+    'manifest',
+    digest,
+    'm/t',
+    1,
+    'anonymous',
+    0,
+    0,
+    0,
+    0,
+    [types, change(Buffer.from(bytes)).toString('base64')],
+  ]
+  const operations = JSON.stringify([manifest])
+  await appendFile((await listLog(folderOf(root))).at(-1)!, formatLine({ sequence: 3, repository: '/app', operations }))
+  const store = await openMetadata(root)
+  expect(tagsOf(store)).toEqual(['v1', 'v2'])
+  expect(store.damage.map(({ repository }) => repository)).toEqual(['/app'])
 })
