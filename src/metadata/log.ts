@@ -1,7 +1,7 @@
 import { type FileHandle, open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
-import { getErrno } from '../lib/errors.ts'
+import { createSystemError, getErrno } from '../lib/errors.ts'
 import { ignoreMissing, makeFolder, pathExists, syncFolder, writeFileAtomic } from '../lib/fs.ts'
 
 /** Is the content of one line: one commit, or in a checkpoint some entries of one repository. */
@@ -243,8 +243,11 @@ export class MetadataLog {
     try {
       if (this.#hasTail) await file.truncate(this.#end)
       this.#hasTail = true
-      for (let at = 0; at < text.length;)
-        at += (await file.write(text, at, text.length - at, this.#end + at)).bytesWritten
+      for (let at = 0; at < text.length;) {
+        const { bytesWritten } = await file.write(text, at, text.length - at, this.#end + at)
+        if (bytesWritten === 0) throw createSystemError('EIO', 'write', 'the disk takes nothing')
+        at += bytesWritten
+      }
       if (isDurable) await file.datasync()
     } catch (error) {
       await this.#dropTail(file)

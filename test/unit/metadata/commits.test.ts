@@ -1,7 +1,7 @@
-import { readdir, readFile, rm, stat } from 'node:fs/promises'
+import { open, readdir, readFile, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import type { Operation } from '../../../src/metadata/metadata.ts'
 import { systemClock } from '../../../src/lib/time.ts'
 import type { MetadataStore } from '../../../src/metadata/metadata-store.ts'
@@ -283,4 +283,18 @@ test('a checkpoint that the disk refuses is tried again without a further commit
   await expect
     .poll(async () => (await listLog(folderOf(root)).catch(() => [])).map((path) => path.endsWith('.checkpoint')))
     .toContain(true)
+})
+
+test('a disk that takes nothing refuses a commit, and does not hang', async () => {
+  const root = await temporaryFolder()
+  const store = await openMetadata(root)
+  await durably(store, [tag('v1')])
+  const file = await open(root)
+  const prototype = Object.getPrototypeOf(file) as typeof file
+  await file.close()
+  const write = vi.spyOn(prototype, 'write').mockImplementation(async () => ({ bytesWritten: 0, buffer: '' }))
+  await expect(durably(store, [tag('v2')])).rejects.toMatchObject({ code: 'EIO' })
+  write.mockRestore()
+  await durably(store, [tag('v3')])
+  expect(tagsOf(store)).toEqual(['v1', 'v3'])
 })
