@@ -85,14 +85,15 @@ async function transpile() {
 async function walk(kind) {
   const rounds = []
   for (const image of images) {
-    await delay(200)
+    // Metadata are written half a second after the request before.
+    await delay(800)
     await profiler.post('Profiler.takePreciseCoverage')
     const logged = once(lines, 'line')
     const provenance = await request(requests[kind].target(image))
     // Wait for the log line and the statistics, which follow the response.
     await logged
-    // Wait until a blob is on the disk, too; the evictor runs last.
-    const last = kind === 'blob miss' ? 'cache/evictor.ts' : undefined
+    // Wait until a blob or the metadata of a manifest are on the disk, too.
+    const last = { 'blob miss': 'cache/evictor.ts', 'tag miss': 'metadata/log.ts' }[kind]
     const ran = new Map()
     for (let tries = 0; tries < 100; tries++) {
       await delay(100)

@@ -21,12 +21,12 @@ interface StoredCacheOptions extends Pick<StoreOptions, 'root' | 'verifyReads' |
   readonly maxAge: number
 }
 
-/** Accesses the cache of a stopped mirror on the disk. Reads without a lock. Throws a MirrorError for a change while another process has it. */
+/** Accesses the cache of a stopped mirror on the disk. Reads, and tries a change, without a lock. Throws a MirrorError for a change while another process has it. */
 export function openStoredCache({ maxSize, maxAge, ...options }: StoredCacheOptions): CacheApi {
-  const open = async () => {
-    const store = await openStore({ ...options, ...common }, (layout) =>
-      openCacheMetadata(layout.metadataFiles, common),
-    )
+  const open = async (dryRun = false) => {
+    const store = dryRun
+      ? await openToRead(options.root)
+      : await openStore({ ...options, ...common }, (layout) => openCacheMetadata(layout.metadataFiles, common))
     const limits = { maxSize, maxAge, minFree: options.minFree }
     const evictor = new Evictor({ store, limits, isInUse: () => false, ...common })
     const close = async () => {
@@ -37,8 +37,8 @@ export function openStoredCache({ maxSize, maxAge, ...options }: StoredCacheOpti
   }
   return {
     list: () => using(openToRead(options.root), async (store) => listImageReports({ store })),
-    remove: (request) => using(open(), ({ api }) => api.remove(request)),
-    prune: (request) => using(open(), ({ api }) => api.prune(request)),
+    remove: (request) => using(open(request.dryRun), ({ api }) => api.remove(request)),
+    prune: (request) => using(open(request.dryRun), ({ api }) => api.prune(request)),
     async *verify({ quarantine }, signal) {
       const store = await openToRead(options.root)
       let damaged: readonly Digest[] = []
@@ -91,9 +91,9 @@ export function openStoredRegistry(options: Pick<StoreOptions, 'root' | 'minFree
   return {
     list: () => using(openApi(true), (api) => api.list()),
     listDamaged: () => using(openApi(true), (api) => api.listDamaged()),
-    remove: (request) => using(openApi(false), (api) => api.remove(request)),
-    gc: (request) => using(openApi(false), (api) => api.gc(request)),
-    prune: (request) => using(openApi(false), (api) => api.prune(request)),
+    remove: (request) => using(openApi(request.dryRun), (api) => api.remove(request)),
+    gc: (request) => using(openApi(request.dryRun), (api) => api.gc(request)),
+    prune: (request) => using(openApi(request.dryRun), (api) => api.prune(request)),
   }
 }
 

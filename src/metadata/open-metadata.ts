@@ -78,7 +78,7 @@ async function migrate(options: MetadataOptions, loaded: LoadedMetadata): Promis
 }
 
 function logDamage({ damage }: MetadataStore, { logger }: MetadataOptions): void {
-  const repositories = [...new Set(damage.map(({ repository }) => repository ?? 'unknown'))]
+  const repositories = [...new Set(damage.map(({ repository }) => repository?.replace(/^\//, '') ?? 'unknown'))]
   logger.error({ path: damage[0]!.path, lines: damage.length, repositories }, 'the metadata have damaged lines')
 }
 
@@ -116,6 +116,8 @@ async function load(options: MetadataOptions): Promise<LoadedMetadata & { readon
   const reader = {
     pause: createPauses(clock),
     onDamage: (found: LogDamage) => void damage.push(found),
+    onDropped: (path: string) =>
+      options.logger.warn({ path }, 'a record of release 0.1 cannot be read; its content is requested again'),
     onOperations(host: string, name: string, operations: readonly Operation[]) {
       for (const operation of operations) repositories.apply(host, name, operation)
     },

@@ -13,6 +13,8 @@ import { packLinks, readDigest, readList, readNumber, readText, throwDamaged } f
 interface PreviousReader {
   onOperations(host: string, name: string, operations: readonly Operation[]): void
   onDamage(damage: LogDamage): void
+  /** Is called for the unreadable record of a repository of the cache. */
+  onDropped(path: string): void
   pause(): Promise<void>
 }
 
@@ -43,6 +45,7 @@ export async function readPreviousRecords(folder: string, reader: PreviousReader
       const code = getErrno(error)
       if (!(error instanceof SyntaxError) && (code === undefined || refusals.includes(code))) throw error
       if (read === readJournal) unreadable.push(path)
+      else reader.onDropped(path)
     }
     await reader.pause()
   }

@@ -129,8 +129,10 @@ export async function openPushedStore(options: Omit<StoreOptions, 'verifyReads'>
 /** Opens the store to read it. Throws a `MirrorError` as `readStore` does. */
 export async function readPushedStore(options: Pick<StoreOptions, 'root' | 'logger' | 'clock'>): Promise<PushedStore> {
   const { logger, clock } = options
-  const store = await readStore(options, (layout) => readMetadata({ ...layout.metadataFiles, logger, clock }))
-  return addRepositories({ ...store, runningClock: { now: () => store.metadata.findLatestUse() } })
+  const store = await readStore(options, (layout) =>
+    readMetadata({ ...layout.metadataFiles, logger, clock, countsHolders: true }),
+  )
+  return addRepositories(store)
 }
 
 async function addRepositories(store: Omit<PushedStore, 'repositories'> & { readonly metadata: MetadataStore }) {

@@ -153,10 +153,10 @@ async function openLocked<Metadata extends StoreMetadata>(
  * it is. Throws a MirrorError when a newer version wrote the store, or its folder cannot be read.
  */
 export async function readStore<Metadata extends StoreMetadata>(
-  options: Pick<StoreOptions, 'root' | 'logger'>,
+  options: Pick<StoreOptions, 'root' | 'logger' | 'clock'>,
   loadMetadata: LoadMetadata<Metadata>,
 ) {
-  const { root, logger } = options
+  const { root, logger, clock } = options
   try {
     await refuseNewerStore(root)
     const layout = createStoreLayout(root, (await isPreviousFormat(root)) ? 1 : undefined)
@@ -170,7 +170,8 @@ export async function readStore<Metadata extends StoreMetadata>(
       isReadOnly: true,
     })
     await blobs.ready
-    return { layout, blobs, metadata, close: () => blobs.close() }
+    const runningClock = await openRunningClock(layout.runningClock, metadata.findLatestUse(), clock)
+    return { layout, blobs, metadata, runningClock, close: () => blobs.close() }
   } catch (error) {
     throw toUnusableStoreError(error, root)
   }

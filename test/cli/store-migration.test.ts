@@ -31,7 +31,14 @@ const nobody = 65_534
 /** A built release that keeps one file for each repository; not on every machine. */
 const release = process.env['MIRROR_TEST_RELEASE']
 /** Commands that only read. */
-const readers = ['cache ls', 'cache verify --dry-run', 'cache verify', 'registry ls']
+const readers = [
+  'cache ls',
+  'cache verify --dry-run',
+  'cache verify',
+  'cache prune --dry-run',
+  'registry ls',
+  'registry gc --dry-run',
+]
 
 const rootOf = (home: string, name: string) => join(home, 'data', name)
 const versionsOf = async (home: string, name: string) => (await readdir(rootOf(home, name))).toSorted()
@@ -189,7 +196,13 @@ describe.skipIf(!isNewFormat)('commands that only read the store of a stopped mi
 
   test('find nothing where there is no store, and create none', async () => {
     const home = await homeWithStores([])
-    const nothing = { 'cache ls': [], 'registry ls': [] }
+    const removed = { images: [], blobs: 0, bytes: 0, unknown: [] }
+    const nothing = {
+      'cache ls': [],
+      'registry ls': [],
+      'cache prune --dry-run': removed,
+      'registry gc --dry-run': removed,
+    }
     const verified = { checked: 0, checkedBytes: 0, damaged: [] }
     for (const command of readers)
       expect([command, await runJson(home, command)]).toEqual([

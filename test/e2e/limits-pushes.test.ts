@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { open, readdir, readFile, stat, truncate } from 'node:fs/promises'
+import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { computeDigest, type Digest } from '../../src/oci/reference.ts'
@@ -162,26 +162,42 @@ describe.skipIf(!canLimitMemory())('with little memory', () => {
 
   test('a record of an earlier version with 560 MB of annotations and links loads in 256 MiB, and is below 1 MiB afterwards', async () => {
     const first = await start(256 * MiB)
-    const digests = await pushAll(first, 5, (at) => manifest({ annotations: { at: String(at) } }))
+    const make = (at: number) => manifest({ annotations: { at: String(at) } })
+    const digests = await pushAll(first, 5, make)
     await crash(first)
-    // Writes the record in format 1, which kept annotations and links of each push.
-    const path = join(folderOf(first.home), `${createHash('sha256').update('app').digest('hex')}.jsonl`)
-    const lines = (await readFile(path, 'utf8')).trim().split('\n')
+    // Turns the store into one of release 0.1, with a journal of format 1, which kept annotations and links of each push.
+    const root = join(first.home, 'data', 'registry')
+    await rename(join(root, 'v2'), join(root, 'v1'))
+    await rm(join(root, 'v1', 'metadata'), { recursive: true })
+    const repositories = join(root, 'v1', 'repositories')
+    await mkdir(repositories)
+    const path = join(repositories, `${createHash('sha256').update('app').digest('hex')}.jsonl`)
     const annotations = { annotation: '\\"x'.repeat(1_000_000) }
     const link = { kind: 'blob', mediaType: 'application/x', digest: computeDigest(layer), size: layer.length }
     const links = Array.from({ length: 5000 }, () => link)
-    await truncate(path)
     const file = await open(path, 'a')
-    await file.write(`${JSON.stringify({ format: 1, name: 'app' })}\n`)
+    const writeLine = (value: unknown) => file.write(`${JSON.stringify(value)}\n`)
+    await writeLine({ format: 1, name: 'app' })
+    await writeLine(
+      [config, layer].map((bytes) => ({ op: 'blob', digest: computeDigest(bytes), size: bytes.length, heldSince: 0 })),
+    )
     for (let round = 0; round < 20; round++)
-      for (const line of lines.slice(1)) {
-        const changes = (JSON.parse(line) as { op: string }[]).map((change) =>
-          change.op === 'manifest' ? { ...change, links, annotations } : change,
-        )
-        await file.write(`${JSON.stringify(changes)}\n`)
-      }
+      for (const [at, digest] of digests.entries())
+        await writeLine([
+          {
+            op: 'manifest',
+            digest,
+            mediaType: mediaType.ociManifest,
+            size: make(at).length,
+            pushedAt: 1,
+            heldSince: 0,
+            links,
+            annotations,
+          },
+          { op: 'tag', tag: `v${at}`, digest, pushedAt: 1 },
+        ])
     await file.close()
-    expect(await recordBytes(first.home)).toBeGreaterThan(500 * MiB)
+    expect((await stat(path)).size).toBeGreaterThan(500 * MiB)
     await crash(await expectRestart(first.home, 256 * MiB, digests))
     expect(await recordBytes(first.home)).toBeLessThan(MiB)
     await crash(await expectRestart(first.home, 256 * MiB, digests))
