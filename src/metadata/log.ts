@@ -149,7 +149,8 @@ interface LogFile {
 export class MetadataLog {
   readonly folder: string
   #segments: LogFile[] = []
-  #file: FileHandle | undefined
+  /** Names the current segment. It is open only during an append, so that its disk can be mounted read-only. */
+  #current: string | undefined
   /** Is the position behind the last line of the current segment. */
   #end = 0
   /** Is true when there may be bytes behind `#end`. */
@@ -233,25 +234,21 @@ export class MetadataLog {
     const kept = new Set(this.#segments.map(({ path }) => path))
     if (this.#checkpointPath !== undefined) kept.add(this.#checkpointPath)
     for (const name of names) if (!kept.has(join(this.folder, name))) await rm(join(this.folder, name), { force: true })
-    const last = this.#segments.at(-1)
-    if (last) this.#file = await open(last.path, 'r+')
+    this.#current = this.#segments.at(-1)?.path
   }
 
   /** Appends lines whose first has this sequence; `isDurable` syncs them. Throws the system's error; then nothing is appended. */
   async append(text: Buffer, sequence: number, isDurable: boolean): Promise<void> {
-    const file = (this.#file ??= await this.#createSegment(sequence))
+    this.#current ??= await this.#createSegment(sequence)
+    const file = await open(this.#current, 'r+')
     try {
-      if (this.#hasTail) await file.truncate(this.#end)
-      this.#hasTail = true
-      for (let at = 0; at < text.length;) {
-        const { bytesWritten } = await file.write(text, at, text.length - at, this.#end + at)
-        if (bytesWritten === 0) throw createSystemError('EIO', 'write', 'the disk takes nothing')
-        at += bytesWritten
-      }
+      await this.#write(file, text)
       if (isDurable) await file.datasync()
     } catch (error) {
       await this.#dropTail(file)
       throw error
+    } finally {
+      await file.close()
     }
     this.#hasTail = false
     this.#end += text.length
@@ -260,20 +257,13 @@ export class MetadataLog {
 
   /** Reports whether the current segment, or the checkpoint before the first one, was deleted from outside. */
   async isLost(): Promise<boolean> {
-    if (this.#file) return (await this.#file.stat()).nlink === 0
-    return this.#checkpointPath !== undefined && !(await pathExists(this.#checkpointPath))
+    const path = this.#current ?? this.#checkpointPath
+    return path !== undefined && !(await pathExists(path))
   }
 
   /** Lets the next commit start a new segment. */
-  async endSegment(): Promise<void> {
-    const file = this.#file
-    this.#file = undefined
-    try {
-      await file?.close()
-    } catch (error) {
-      // Durable lines are synced already, and the others may be lost in a crash.
-      if (getErrno(error) === undefined) throw error
-    }
+  endSegment(): void {
+    this.#current = undefined
   }
 
   /**
@@ -315,20 +305,27 @@ export class MetadataLog {
     this.#bytes = this.#segments.length > 0 ? this.#end : 0
   }
 
-  async close(): Promise<void> {
-    await this.endSegment()
-  }
-
-  async #createSegment(sequence: number): Promise<FileHandle> {
+  /** Creates a segment. Returns its path. */
+  async #createSegment(sequence: number): Promise<string> {
     const path = this.#toPath(sequence, 'log')
     const start = Buffer.from(formatLine({ sequence: sequence - 1, repository: fileMark, operations: '0' }))
     await writeFileAtomic(path, start)
-    const file = await open(path, 'r+')
     this.#segments.push({ path, sequence })
     this.#end = start.length
     this.#bytes += start.length
     this.#hasTail = false
-    return file
+    return path
+  }
+
+  /** Writes bytes behind the last line. Leaves `#hasTail` true. */
+  async #write(file: FileHandle, text: Buffer): Promise<void> {
+    if (this.#hasTail) await file.truncate(this.#end)
+    this.#hasTail = true
+    for (let at = 0; at < text.length;) {
+      const { bytesWritten } = await file.write(text, at, text.length - at, this.#end + at)
+      if (bytesWritten === 0) throw createSystemError('EIO', 'write', 'the disk takes nothing')
+      at += bytesWritten
+    }
   }
 
   async #dropTail(file: FileHandle): Promise<void> {

@@ -197,7 +197,6 @@ export class MetadataStore implements Metadata {
     await this.#checkpointing
     // The queue has dropped commits, which are in memory alone.
     if (this.#needsCheckpoint && !this.#options.isReadOnly) await this.#checkpoint(this.#sequence)
-    await this.#log.close()
   }
 
   get #isCheckpointDue(): boolean {
@@ -264,7 +263,7 @@ export class MetadataStore implements Metadata {
   /** Writes all commits of the queue; returns false when the disk refuses them. */
   async #writeBatch(): Promise<boolean> {
     if (this.#isCheckpointDue) {
-      await this.#log.endSegment()
+      this.#log.endSegment()
       this.#checkpointing = this.#checkpoint(this.#sequence).finally(() => {
         this.#checkpointing = undefined
         if (this.#isCheckpointDue) void this.#startWrite()
@@ -315,7 +314,7 @@ export class MetadataStore implements Metadata {
     if (!this.#isLost) return
     this.#options.logger.error({ path: this.#log.folder }, 'the metadata on the disk were deleted; writing them again')
     await this.#checkpointing
-    await this.#log.endSegment()
+    this.#log.endSegment()
     await this.writeCheckpoint()
     this.#isLost = false
   }

@@ -1,6 +1,7 @@
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { getDigestAlgorithm, getDigestHex, type Digest } from '../../src/oci/reference.ts'
+import { createStoreLayout } from '../../src/store/layout.ts'
 import type { TestMirror } from './mirror.ts'
 
 /** Lists the paths of all files below a mirror's home. */
@@ -19,6 +20,6 @@ export async function blobFile(mirror: Pick<TestMirror, 'home'>, digest: Digest)
 
 /** Lists the unpublished files of the store. */
 export async function temporaryFiles(mirror: Pick<TestMirror, 'home'>): Promise<string[]> {
-  const folder = join(mirror.home, 'data', 'cache', 'v1', 'tmp')
+  const folder = createStoreLayout(join(mirror.home, 'data', 'cache')).temporary
   return (await filesOf(mirror)).filter((file) => file.startsWith(folder))
 }
