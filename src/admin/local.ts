@@ -1,5 +1,6 @@
 import { Evictor } from '../cache/evictor.ts'
 import { openCacheMetadata } from '../cache/grants.ts'
+import { ignoreMissing } from '../lib/fs.ts'
 import { silentLogger } from '../lib/logger.ts'
 import { systemClock } from '../lib/time.ts'
 import type { MetadataStore } from '../metadata/metadata-store.ts'
@@ -7,6 +8,7 @@ import { readMetadata } from '../metadata/open-metadata.ts'
 import type { Digest } from '../oci/reference.ts'
 import { createRegistryMaintenance, type RegistryMaintenance } from '../registry/maintenance.ts'
 import { openPushedStore, type PushedStore, readPushedStore } from '../registry/repositories.ts'
+import { freeSpace } from '../store/blob-writer.ts'
 import { openStore, readStore, type Store, type StoreOptions } from '../store/open-store.ts'
 import { type VerifyState, verifyStore } from '../store/verify.ts'
 import type { CacheApi, RegistryApi, VerifyProgress } from './api.ts'
@@ -28,7 +30,7 @@ export function openStoredCache({ maxSize, maxAge, ...options }: StoredCacheOpti
       ? await openToRead(options.root)
       : await openStore({ ...options, ...common }, (layout) => openCacheMetadata(layout.metadataFiles, common))
     const limits = { maxSize, maxAge, minFree: options.minFree }
-    const evictor = new Evictor({ store, limits, isInUse: () => false, ...common })
+    const evictor = new Evictor({ store, limits, isInUse: () => false, freeSpace: readFreeSpace, ...common })
     const close = async () => {
       await evictor.close()
       await store.close()
@@ -58,6 +60,11 @@ export function openStoredCache({ maxSize, maxAge, ...options }: StoredCacheOpti
       })
     },
   }
+}
+
+/** Returns the free bytes of a disk; Infinity where there is no store yet. */
+async function readFreeSpace(path: string): Promise<number> {
+  return (await ignoreMissing(() => freeSpace(path))) ?? Infinity
 }
 
 function openToRead(root: string) {
