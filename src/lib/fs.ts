@@ -13,7 +13,7 @@ const harmlessSyncCodes = ['EACCES', 'EPERM', 'EINVAL', 'ENOTSUP', 'EOPNOTSUPP',
 const defaultParents = ['/tmp', '/var/tmp']
 
 /** Holds the whole content, or its pieces in order, so that a large file need not be in memory as a whole. */
-type FileContent = string | Uint8Array | Iterable<Uint8Array>
+type FileContent = string | Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>
 
 /**
  * Replaces a file atomically: temp file in the same folder, fsync, rename, fsync of the folder. Readers, and a crash at any

@@ -1,8 +1,8 @@
-import { type FileHandle, open, readdir, rename, rm, stat } from 'node:fs/promises'
+import { type FileHandle, open, readdir, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { createSystemError, getErrno } from '../lib/errors.ts'
-import { ignoreMissing, makeFolder, pathExists, syncFolder, writeFileAtomic } from '../lib/fs.ts'
+import { ignoreMissing, makeFolder, pathExists, writeFileAtomic } from '../lib/fs.ts'
 
 /** Is the content of one line: one commit, or in a checkpoint some entries of one repository. */
 export interface LogLine {
@@ -271,32 +271,20 @@ export class MetadataLog {
    * may pause. Throws the system's error; then the log stays as it was.
    */
   async writeCheckpoint(sequence: number, pieces: AsyncIterable<string[]>): Promise<void> {
-    await makeFolder(this.folder)
     const path = this.#toPath(sequence, 'checkpoint')
-    const temporary = join(this.folder, `${sequence}.new`)
     const replaced = this.#segments.filter((segment) => segment.sequence <= sequence)
     const { checkpoints } = await listFiles(this.folder)
     let [bytes, lines] = [0, 0]
-    try {
-      const file = await open(temporary, 'w', 0o600)
-      try {
-        for await (const piece of pieces) {
-          const text = Buffer.from(piece.join(''))
-          await file.writeFile(text)
-          bytes += text.length
-          lines += piece.length
-        }
-        await file.writeFile(formatLine({ sequence, repository: fileMark, operations: String(lines) }))
-        await file.sync()
-      } finally {
-        await file.close()
+    const formatContent = async function* () {
+      for await (const piece of pieces) {
+        const text = Buffer.from(piece.join(''))
+        bytes += text.length
+        lines += piece.length
+        yield text
       }
-      await rename(temporary, path)
-    } catch (error) {
-      await rm(temporary, { force: true })
-      throw error
+      yield Buffer.from(formatLine({ sequence, repository: fileMark, operations: String(lines) }))
     }
-    await syncFolder(this.folder)
+    await writeFileAtomic(path, formatContent())
     this.#checkpointBytes = bytes
     this.#checkpointPath = path
     for (const file of checkpoints) if (file.sequence < sequence) await rm(file.path, { force: true })
@@ -352,6 +340,7 @@ async function listFiles(folder: string) {
       .map((name) => ({ path: join(folder, name), sequence: Number(name.slice(0, 16)) }))
   return { checkpoint: ofType('checkpoint').at(-1), checkpoints: ofType('checkpoint'), segments: ofType('log') }
 }
+
 /** Stands for commits that are missing without a trace. */
 const missingLine = Buffer.from('commits are missing')
 

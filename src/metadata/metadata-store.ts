@@ -260,7 +260,7 @@ export class MetadataStore implements Metadata {
     }
   }
 
-  /** Writes all commits of the queue; returns false when the disk refuses them. */
+  /** Writes the next commits of the queue; returns false when the disk refuses them. */
   async #writeBatch(): Promise<boolean> {
     if (this.#isCheckpointDue) {
       this.#log.endSegment()
@@ -309,7 +309,7 @@ export class MetadataStore implements Metadata {
 
   /** Writes the whole state again when somebody has deleted the log. */
   async #recreateLog(): Promise<void> {
-    // Remember it until the state is written, because the lost segment is closed before.
+    // Remember it until the state is written, because the log forgets the lost segment before.
     this.#isLost ||= await this.#log.isLost()
     if (!this.#isLost) return
     this.#options.logger.error({ path: this.#log.folder }, 'the metadata on the disk were deleted; writing them again')
