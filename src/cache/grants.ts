@@ -83,7 +83,7 @@ export function revokeGrants(repository: Repository, identity: Identity): Operat
 
 /** Opens the metadata of the cache. After damage all grants that need a credential are revoked, because a damaged line may have revoked one. */
 export function openCacheMetadata(
-  files: Pick<MetadataOptions, 'folder' | 'previousFolder' | 'setAside'>,
+  files: Pick<MetadataOptions, 'folder' | 'previousFolder' | 'setAside' | 'isNew'>,
   options: Pick<MetadataOptions, 'logger' | 'clock' | 'maxWeight'>,
 ): Promise<MetadataStore> {
   return openMetadata({ ...files, ...options, onDamage: revokePrivateGrants })

@@ -1,8 +1,8 @@
 import { type FileHandle, open, readdir, rm, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { createSystemError, getErrno } from '../lib/errors.ts'
-import { ignoreMissing, makeFolder, pathExists, writeFileAtomic } from '../lib/fs.ts'
+import { ignoreMissing, makeFolder, writeFileAtomic } from '../lib/fs.ts'
 
 /** Is the content of one line: one commit, or in a checkpoint some entries of one repository. */
 export interface LogLine {
@@ -144,13 +144,13 @@ interface LogFile {
 
 /**
  * Appends commits to segment files, and replaces old segments by a checkpoint. A folder holds at most one valid checkpoint
- * (`<sequence>.checkpoint`) and the segments after it (`<sequence>.log`).
+ * (`<sequence>.checkpoint`) and the segments after it (`<sequence>.log`), at least one from the start: a log without a segment has lost it.
  */
 export class MetadataLog {
   readonly folder: string
   #segments: LogFile[] = []
-  /** Names the current segment. It is open only during an append, so that its disk can be mounted read-only. */
-  #current: string | undefined
+  /** Resolves with the path of the current segment. It is open only during an append, so that its disk can be mounted read-only. */
+  #current: Promise<string> | undefined
   /** Is the position behind the last line of the current segment. */
   #end = 0
   /** Is true when there may be bytes behind `#end`. */
@@ -181,9 +181,10 @@ export class MetadataLog {
   }
 
   /**
-   * Reads the log without changing it. Returns the sequence of the last commit. Throws the system's error when a file cannot be read.
+   * Reads the log without changing it. Returns the sequence of the last commit. `isNew`: reports whether the store has no content; without a
+   * log, all other stores have lost it. Throws the system's error when a file cannot be read.
    */
-  async read(reader: LogReader): Promise<number> {
+  async read(reader: LogReader, isNew: () => Promise<boolean>): Promise<number> {
     // List all at once: while a running mirror replaces the checkpoint, one of them is missing, and never just a part of the commits.
     const { checkpoint, segments } = await listFiles(this.folder)
     let sequence = checkpoint?.sequence ?? 0
@@ -210,6 +211,8 @@ export class MetadataLog {
     }
     this.#segments = segments.filter((segment) => segment.sequence > sequence)
     missing = 0
+    if (this.#segments.length === 0 && (checkpoint || !(await isNew())))
+      onDamage({ path: this.#toPath(sequence + 1, 'log'), repository: undefined, bytes: Buffer.alloc(0) })
     for (const { path } of this.#segments) {
       const onMissing = () => onDamage({ path, repository: undefined, bytes: Buffer.alloc(0) })
       const onLine = (line: LogLine) => {
@@ -227,20 +230,21 @@ export class MetadataLog {
     return sequence + missing
   }
 
-  /** Continues a log that was read: removes what a crash has left. */
-  async continue(): Promise<void> {
+  /** Continues a log that was read up to this sequence: removes what a crash has left. Throws the system's error. */
+  async continue(sequence: number): Promise<void> {
     await makeFolder(this.folder)
     const names = await readdir(this.folder)
     const kept = new Set(this.#segments.map(({ path }) => path))
     if (this.#checkpointPath !== undefined) kept.add(this.#checkpointPath)
     for (const name of names) if (!kept.has(join(this.folder, name))) await rm(join(this.folder, name), { force: true })
-    this.#current = this.#segments.at(-1)?.path
+    const last = this.#segments.at(-1)
+    if (last) this.#current = Promise.resolve(last.path)
+    else await this.#openSegment(sequence + 1)
   }
 
   /** Appends lines whose first has this sequence; `isDurable` syncs them. Throws the system's error; then nothing is appended. */
   async append(text: Buffer, sequence: number, isDurable: boolean): Promise<void> {
-    this.#current ??= await this.#createSegment(sequence)
-    const file = await open(this.#current, 'r+')
+    const file = await open(await this.#openSegment(sequence), 'r+')
     try {
       await this.#write(file, text)
       if (isDurable) await file.datasync()
@@ -255,10 +259,18 @@ export class MetadataLog {
     this.#bytes += text.length
   }
 
-  /** Reports whether the current segment, or the checkpoint before the first one, was deleted from outside. */
+  /** Reports whether a file of the log was deleted from outside. */
   async isLost(): Promise<boolean> {
-    const path = this.#current ?? this.#checkpointPath
-    return path !== undefined && !(await pathExists(path))
+    const before = this.#listPaths()
+    const names = new Set(await ignoreMissing(() => readdir(this.folder)))
+    // A checkpoint may have replaced files meanwhile.
+    const after = new Set(this.#listPaths())
+    return before.some((path) => after.has(path) && !names.has(basename(path)))
+  }
+
+  #listPaths(): string[] {
+    const paths = this.#segments.map(({ path }) => path)
+    return this.#checkpointPath === undefined ? paths : [this.#checkpointPath, ...paths]
   }
 
   /** Lets the next commit start a new segment. */
@@ -267,13 +279,12 @@ export class MetadataLog {
   }
 
   /**
-   * Writes a checkpoint that includes all commits up to `sequence`, and removes the segments before it. `pieces` yields whole lines; it
-   * may pause. Throws the system's error; then the log stays as it was.
+   * Writes a checkpoint that includes all commits up to `sequence`, and removes the segments before it. Call `endSegment` before. `pieces`
+   * yields whole lines; it may pause. Throws the system's error; then the log stays as it was.
    */
   async writeCheckpoint(sequence: number, pieces: AsyncIterable<string[]>): Promise<void> {
+    await this.#openSegment(sequence + 1)
     const path = this.#toPath(sequence, 'checkpoint')
-    const replaced = this.#segments.filter((segment) => segment.sequence <= sequence)
-    const { checkpoints } = await listFiles(this.folder)
     let [bytes, lines] = [0, 0]
     const formatContent = async function* () {
       for await (const piece of pieces) {
@@ -287,18 +298,29 @@ export class MetadataLog {
     await writeFileAtomic(path, formatContent())
     this.#checkpointBytes = bytes
     this.#checkpointPath = path
+    // Forget the files before they are removed, for `isLost`.
+    this.#segments = this.#segments.filter((segment) => segment.sequence > sequence)
+    this.#bytes = this.#end
+    const { checkpoints, segments } = await listFiles(this.folder)
     for (const file of checkpoints) if (file.sequence < sequence) await rm(file.path, { force: true })
-    for (const segment of replaced) await rm(segment.path, { force: true })
-    this.#segments = this.#segments.filter((segment) => !replaced.includes(segment))
-    this.#bytes = this.#segments.length > 0 ? this.#end : 0
+    for (const file of segments) if (file.sequence <= sequence) await rm(file.path, { force: true })
   }
 
-  /** Creates a segment. Returns its path. */
+  /** Returns the path of the current segment. Creates it for a first commit with this sequence. */
+  #openSegment(sequence: number): Promise<string> {
+    this.#current ??= this.#createSegment(sequence).catch((error: unknown) => {
+      this.#current = undefined
+      throw error
+    })
+    return this.#current
+  }
+
   async #createSegment(sequence: number): Promise<string> {
     const path = this.#toPath(sequence, 'log')
     const start = Buffer.from(formatLine({ sequence: sequence - 1, repository: fileMark, operations: '0' }))
     await writeFileAtomic(path, start)
-    this.#segments.push({ path, sequence })
+    // A segment without a commit has the same name.
+    this.#segments = [...this.#segments.filter((segment) => segment.sequence !== sequence), { path, sequence }]
     this.#end = start.length
     this.#bytes += start.length
     this.#hasTail = false

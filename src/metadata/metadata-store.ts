@@ -180,6 +180,7 @@ export class MetadataStore implements Metadata {
 
   /** Writes a checkpoint before anything else is committed. Throws the system's error. */
   writeCheckpoint(): Promise<void> {
+    this.#log.endSegment()
     return this.#log.writeCheckpoint(this.#sequence, this.#formatCheckpoint(this.#sequence))
   }
 
@@ -195,8 +196,10 @@ export class MetadataStore implements Metadata {
     await this.flush()
     this.#cancelWrite?.()
     await this.#checkpointing
+    if (this.#options.isReadOnly) return
     // The queue has dropped commits, which are in memory alone.
-    if (this.#needsCheckpoint && !this.#options.isReadOnly) await this.#checkpoint(this.#sequence)
+    if (this.#needsCheckpoint) await this.#startCheckpoint()
+    await this.#recreateLog().catch(logFailure(this.#options.logger, 'could not write the deleted metadata again'))
   }
 
   get #isCheckpointDue(): boolean {
@@ -262,13 +265,11 @@ export class MetadataStore implements Metadata {
 
   /** Writes the next commits of the queue; returns false when the disk refuses them. */
   async #writeBatch(): Promise<boolean> {
-    if (this.#isCheckpointDue) {
-      this.#log.endSegment()
-      this.#checkpointing = this.#checkpoint(this.#sequence).finally(() => {
+    if (this.#isCheckpointDue)
+      this.#checkpointing = this.#startCheckpoint().finally(() => {
         this.#checkpointing = undefined
         if (this.#isCheckpointDue) void this.#startWrite()
       })
-    }
     const batch = this.#takeBatch()
     if (batch.length === 0) return true
     this.#inFlight = batch
@@ -314,14 +315,15 @@ export class MetadataStore implements Metadata {
     if (!this.#isLost) return
     this.#options.logger.error({ path: this.#log.folder }, 'the metadata on the disk were deleted; writing them again')
     await this.#checkpointing
-    this.#log.endSegment()
     await this.writeCheckpoint()
     this.#isLost = false
   }
 
-  /** Writes a checkpoint of the commits up to `sequence` while later ones go on. Logs a disk that refuses it, and tries again later. */
-  async #checkpoint(sequence: number): Promise<void> {
+  /** Writes a checkpoint of the commits up to now while later ones go on. Logs a disk that refuses it, and tries again later. */
+  async #startCheckpoint(): Promise<void> {
     const { logger } = this.#options
+    const sequence = this.#sequence
+    this.#log.endSegment()
     this.#restored = []
     // A commit that the queue drops meanwhile needs another one.
     const isNeeded = this.#needsCheckpoint

@@ -21,6 +21,8 @@ export interface MetadataOptions {
   readonly folder: string
   /** Holds the records of release 0.1, if they were not migrated. */
   readonly previousFolder: string
+  /** Reports whether the store has no content. Any other store without metadata has lost them. */
+  readonly isNew: () => Promise<boolean>
   /** Returns a path for a damaged file, or for a copy of its damaged lines. */
   readonly setAside: (path: string) => string
   readonly logger: Logger
@@ -43,7 +45,7 @@ export async function openMetadata(options: MetadataOptions): Promise<MetadataSt
     await migrate(options, loaded)
     return new MetadataStore({ ...options, loaded: { ...loaded, damage: [], unreadable: [] } })
   }
-  await loaded.log.continue()
+  await loaded.log.continue(loaded.sequence)
   const store = new MetadataStore({ ...options, loaded })
   if (loaded.damage.length > 0) await reportDamage(store, options)
   return store
@@ -79,7 +81,7 @@ async function migrate(options: MetadataOptions, loaded: LoadedMetadata): Promis
 
 function logDamage({ damage }: MetadataStore, { logger }: MetadataOptions): void {
   const repositories = [...new Set(damage.map(({ repository }) => repository?.replace(/^\//, '') ?? 'unknown'))]
-  logger.error({ path: damage[0]!.path, lines: damage.length, repositories }, 'the metadata have damaged lines')
+  logger.error({ path: damage[0]!.path, lines: damage.length, repositories }, 'some metadata are damaged or missing')
 }
 
 async function reportDamage(store: MetadataStore, options: MetadataOptions): Promise<void> {
@@ -135,6 +137,6 @@ async function load(options: MetadataOptions): Promise<LoadedMetadata & { readon
   const isPrevious = await pathExists(previousFolder)
   const unreadable = isPrevious ? await readPreviousRecords(previousFolder, reader) : []
   if (!isPrevious) repositories.reserveLinks((await log.measureCheckpoint()) / checkpointBytesPerLink)
-  const sequence = isPrevious ? 0 : await log.read(reader)
+  const sequence = isPrevious ? 0 : await log.read(reader, options.isNew)
   return { repositories, log, sequence, damage, unreadable, isPrevious }
 }

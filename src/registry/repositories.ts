@@ -221,11 +221,13 @@ function toReports(
 ): DamagedRepository[] {
   return Array.from(counts, ([repository, count]) => {
     const lines = count === 1 ? '1 damaged line was' : `${count} damaged lines were`
+    // Such a line stands for a gap, too.
+    const what = repository === undefined ? 'some records are damaged or missing' : `${lines} skipped`
     return {
       name: repository?.slice(repository.indexOf('/') + 1),
       path,
       original,
-      reason: `${lines} skipped: push the missing images again`,
+      reason: `${what}: push the missing images again`,
       isServed: true,
     }
   })

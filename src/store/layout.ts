@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { readdir, rename, rmdir } from 'node:fs/promises'
+import { opendir, readdir, rename, rmdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { ignoreMissing, makeFolder, pathExists, syncFolder } from '../lib/fs.ts'
@@ -23,6 +23,7 @@ export function createStoreLayout(root: string, version = formatVersion) {
   const quarantine = join(home, 'quarantine')
   const setAside = (path: string) => join(quarantine, `${basename(path)}-${createRandomName()}`)
   const blobFolder = (algorithm: DigestAlgorithm) => join(blobs, algorithm)
+  const isNew = async () => (await hasNoEntry(blobFolder('sha256'))) && (await hasNoEntry(blobFolder('sha512')))
   return {
     /** Names the folder of the store. */
     root,
@@ -37,7 +38,7 @@ export function createStoreLayout(root: string, version = formatVersion) {
     repositories,
     quarantine,
     /** Holds what `openMetadata` needs. */
-    metadataFiles: { folder: metadata, previousFolder: repositories, setAside },
+    metadataFiles: { folder: metadata, previousFolder: repositories, setAside, isNew },
     lock: join(home, 'lock'),
     /** Exists while no process has the store open and the last stop was clean. */
     cleanMarker: join(home, 'clean'),
@@ -71,6 +72,17 @@ export async function makeStoreFolders(layout: StoreLayout): Promise<void> {
   const folders = [layout.blobFolder('sha256'), layout.blobFolder('sha512')]
   folders.push(layout.temporary, layout.metadata, layout.quarantine)
   for (const folder of folders) await makeFolder(folder)
+}
+
+/** Reports whether a folder is empty or absent, in a time that does not depend on the number of its entries. */
+async function hasNoEntry(path: string): Promise<boolean> {
+  const folder = await ignoreMissing(() => opendir(path))
+  if (!folder) return true
+  try {
+    return (await folder.read()) === null
+  } finally {
+    await folder.close()
+  }
 }
 
 /** Reports whether the folder holds a store of release 0.1 that was not migrated. An empty folder of this format counts as none. */

@@ -12,6 +12,7 @@ export async function openMetadata(root: string, options: Partial<MetadataOption
   const store = await openLog({
     folder: join(root, 'metadata'),
     previousFolder: join(root, 'repositories'),
+    isNew: async () => true,
     countsHolders: true,
     setAside: (path) => join(root, 'aside', `${path.slice(path.lastIndexOf('/') + 1)}-${Math.random()}`),
     logger: silentLogger,

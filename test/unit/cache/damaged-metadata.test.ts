@@ -14,6 +14,7 @@ async function open(root: string) {
   const files = {
     folder: join(root, 'metadata'),
     previousFolder: join(root, 'repositories'),
+    isNew: async () => true,
     setAside: () => join(root, 'aside'),
   }
   const metadata = await openCacheMetadata(files, { logger: silentLogger, clock: systemClock })

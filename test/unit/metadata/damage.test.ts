@@ -34,13 +34,13 @@ async function makeLog(tags: string[]): Promise<string> {
   return root
 }
 
-/** Makes the log consist of a checkpoint only. */
+/** Makes the log consist of a checkpoint, and a segment without a commit. */
 async function makeCheckpoint(tags: string[]): Promise<string> {
   const root = await makeLog([...tags, 'lost'])
   await damageLog(folderOf(root), (text) => text.replace('"lost"', '"l0st"'))
   await withMetadata(root, async () => {})
   await rm(join(root, 'aside'), { recursive: true })
-  expect((await listLog(folderOf(root))).map((path) => path.replace(/^.*\./, ''))).toEqual(['checkpoint'])
+  expect((await listLog(folderOf(root))).map((path) => path.replace(/^.*\./, ''))).toEqual(['checkpoint', 'log'])
   return root
 }
 
@@ -148,14 +148,55 @@ describe('a log', () => {
     await withMetadata(root, async (store) => expect(tagsOf(store)).toEqual(['v1', 'v2']))
   })
 
-  test('of which a whole file is gone says so', async () => {
+  test.each([
+    ['checkpoint', ['v3']],
+    ['segment', ['v1', 'v2']],
+  ])('whose %s is gone says so', async (type, kept) => {
     const root = await makeCheckpoint(['v1', 'v2'])
     await withMetadata(root, (store) => commit(store, ['v3']))
-    await rm((await listLog(folderOf(root)))[0]!)
+    await rm((await listLog(folderOf(root)))[type === 'checkpoint' ? 0 : 1]!)
     await withMetadata(root, async (store) => {
-      expect(tagsOf(store)).toEqual(['v3'])
+      expect(tagsOf(store)).toEqual(kept)
       expect(store.damage).toHaveLength(1)
     })
+    expect(await keptFiles(root)).toHaveLength(1)
+    await withMetadata(root, async (store) => expect([tagsOf(store), store.damage]).toEqual([kept, []]))
+  })
+
+  test.each(['the folder', 'its files'])('that is gone beside content says so: %s', async (what) => {
+    const root = await makeLog(['v1'])
+    if (what === 'the folder') await rm(folderOf(root), { recursive: true })
+    else for (const path of await listLog(folderOf(root))) await rm(path)
+    const isNew = async () => false
+    const store = await openMetadata(root, { isNew })
+    expect([tagsOf(store), store.damage.length]).toEqual([[], 1])
+    await commit(store, ['v2'])
+    await store.close()
+    expect(await keptFiles(root)).toEqual([expect.stringMatching(/^0{15}1\.log-/)])
+    const again = await openMetadata(root, { isNew })
+    expect([tagsOf(again), again.damage]).toEqual([['v2'], []])
+  })
+
+  test('that is gone beside content says so until this could be noted', async () => {
+    const root = await temporaryFolder()
+    await writeFile(join(root, 'aside'), '')
+    for (let starts = 0; starts < 3; starts++) {
+      const store = await openMetadata(root, { isNew: async () => false })
+      expect([store.damage.length, store.hasUnkeptDamage]).toEqual([1, true])
+      await commit(store, ['v1'])
+      await store.close()
+    }
+    await rm(join(root, 'aside'))
+    await withMetadata(root, async (store) => expect([tagsOf(store), store.damage.length]).toEqual([['v1'], 1]))
+    expect(await keptFiles(root)).toHaveLength(1)
+    await withMetadata(root, async (store) => expect([tagsOf(store), store.damage]).toEqual([['v1'], []]))
+  })
+
+  test('of a new store is there before its first content', async () => {
+    const root = await temporaryFolder()
+    await withMetadata(root, async () => {})
+    const store = await openMetadata(root, { isNew: async () => false })
+    expect(store.damage).toEqual([])
   })
 
   test('that a crash has left without a commit is intact', async () => {
@@ -189,13 +230,20 @@ describe('a log', () => {
     expect(await keptFiles(root)).toHaveLength(1)
   })
 
-  test('is written again by the next commit when its only file, a checkpoint, was deleted', async () => {
-    const root = await makeCheckpoint(['v1', 'v2'])
-    await withMetadata(root, async (store) => {
-      await rm(folderOf(root), { recursive: true })
-      await commit(store, ['v3'])
+  describe.each(['the folder', 'the checkpoint', 'the segment'])('of which a running mirror loses %s', (what) => {
+    test.each([
+      ['the next commit', ['v3'], ['v1', 'v2', 'v3']],
+      ['the stop', [], ['v1', 'v2']],
+    ])('is written again by %s', async (_, tags, kept) => {
+      const root = await makeCheckpoint(['v1', 'v2'])
+      await withMetadata(root, async (store) => {
+        const [checkpoint, segment] = await listLog(folderOf(root))
+        if (what === 'the folder') await rm(folderOf(root), { recursive: true })
+        else await rm(what === 'the checkpoint' ? checkpoint! : segment!)
+        if (tags.length > 0) await commit(store, tags)
+      })
+      await withMetadata(root, async (store) => expect([tagsOf(store), store.damage]).toEqual([kept, []]))
     })
-    await withMetadata(root, async (store) => expect(tagsOf(store)).toEqual(['v1', 'v2', 'v3']))
   })
 
   test('keeps damaged lines in place while they cannot be copied, also when it becomes large', async () => {
@@ -239,6 +287,7 @@ test('reading a log changes nothing on the disk', async () => {
   const read = await readMetadata({
     folder: folderOf(root),
     previousFolder: join(root, 'repositories'),
+    isNew: async () => true,
     setAside,
     logger: silentLogger,
     clock: systemClock,

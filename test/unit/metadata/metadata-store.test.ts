@@ -29,6 +29,7 @@ async function openStore(root: string, maxWeight?: number): Promise<MetadataStor
   const store = await openMetadata({
     folder: join(root, 'metadata'),
     previousFolder: join(root, 'repositories'),
+    isNew: async () => true,
     setAside: () => join(root, `aside-${Math.random()}`),
     logger: silentLogger,
     clock: systemClock,

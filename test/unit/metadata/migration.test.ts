@@ -4,7 +4,7 @@ import { mkdir, open, readdir, readFile, stat, utimes, writeFile } from 'node:fs
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { createStoreLayout, type StoreLayout } from '../../../src/store/layout.ts'
-import { openMetadata } from '../../support/metadata-log.ts'
+import { listLog, openMetadata } from '../../support/metadata-log.ts'
 import { temporaryFolder } from '../../support/store/store.ts'
 
 const tag = { op: 'tag', tag: 'v1', digest: `sha256:${'0'.repeat(64)}`, pushedAt: 1 }
@@ -49,7 +49,8 @@ test.skipIf(process.platform !== 'linux')(
     expect(moved).toBeGreaterThan(checkpoint)
     expect(removed).toBeGreaterThan(moved)
     expect(at(`${layout.quarantine} gone gone`)).toBeGreaterThan(moved)
-    expect((await readdir(layout.metadata)).filter((name) => name.endsWith('.log'))).toEqual([])
+    const [, segment] = await listLog(layout.metadata)
+    expect((await readFile(segment!, 'utf8')).split('\n')).toHaveLength(2)
   },
 )
 

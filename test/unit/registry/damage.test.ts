@@ -47,6 +47,36 @@ async function loseBlob(root: string): Promise<Digest> {
   return digest
 }
 
+test.each(['the folder', 'the files'])(
+  'the loss of the metadata is reported, and no content is removed: %s',
+  async (what) => {
+    const root = await temporaryFolder()
+    const digest = await using(root, async (store) => {
+      const stored = await putText(store, 'b')
+      const blob = { op: 'blob', digest: stored, size: 1, identity: anonymousIdentity, usedAt: 0 } as const
+      await store.repositories.commit('app', [blob])
+      return stored
+    })
+    if (what === 'the folder') await rm(folderOf(root), { recursive: true })
+    else for (const path of await listLog(folderOf(root))) await rm(path)
+    for (let starts = 0; starts < 3; starts++)
+      await using(root, async (store) => {
+        expect(store.repositories.damaged).toMatchObject([{ name: undefined, isServed: true }])
+        expect(await collectGarbage(store, everything)).toMatchObject({ blobs: 0 })
+        expect(await openText(store, digest)).toBe('b')
+      })
+  },
+)
+
+test('content whose first commit a crash has prevented is no damage', async () => {
+  const root = await temporaryFolder()
+  await using(root, (store) => putText(store, 'b'))
+  await using(root, async (store) => {
+    expect(store.repositories.damaged).toEqual([])
+    expect(await collectGarbage(store, everything)).toMatchObject({ blobs: 1 })
+  })
+})
+
 describe('a damaged line of a pushed repository', () => {
   test('is reported until it has been in quarantine for a week from now, and its content stays', async () => {
     const root = await temporaryFolder()

@@ -9,6 +9,7 @@ import { computeDigest } from '../../../src/oci/reference.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import { FileBlobStore } from '../../../src/store/file-blob-store.ts'
 import { makeStoreFolders, createStoreLayout, type StoreLayout } from '../../../src/store/layout.ts'
+import { digestFor } from '../../support/metadata.ts'
 import { openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
 
 const run = promisify(execFile)
@@ -162,25 +163,27 @@ describe('a full disk', () => {
     await store.blobs.put(computeDigest(chunk), chunk)
 
     // Checks that a record that does not fit stays in memory, and is written when there is room.
-    const filler = join(folder, 'filler')
-    await writeFile(filler, Buffer.alloc(1024 * 1024)).catch(() => undefined)
-    const repository = { host: 'docker.io', name: 'library/app' }
-    const blob = {
-      op: 'blob',
-      digest: computeDigest(chunk),
-      size: chunk.length,
-      identity: anonymousIdentity,
-      usedAt: 0,
-    } as const
-    void store.metadata.commit(repository, [blob], 'soon')
-    await store.metadata.flush()
     const readBytes = async () => {
       const files = (await readdir(store.layout.metadata)).map((name) => stat(join(store.layout.metadata, name)))
       return (await Promise.all(files)).reduce((sum, { size }) => sum + size, 0)
     }
-    expect(await readBytes()).toBe(0)
+    const empty = await readBytes()
+    const filler = join(folder, 'filler')
+    await writeFile(filler, Buffer.alloc(1024 * 1024)).catch(() => undefined)
+    const repository = { host: 'docker.io', name: 'library/app' }
+    // The record must be larger than the rest of the last page of its file.
+    const blobs = Array.from({ length: 100 }, (_, at) => ({
+      op: 'blob' as const,
+      digest: digestFor(`${at}`),
+      size: chunk.length,
+      identity: anonymousIdentity,
+      usedAt: 0,
+    }))
+    void store.metadata.commit(repository, blobs, 'soon')
+    await store.metadata.flush()
+    expect(await readBytes()).toBe(empty)
     await rm(filler)
     await store.metadata.flush()
-    expect(await readBytes()).toBeGreaterThan(0)
+    expect(await readBytes()).toBeGreaterThan(empty)
   })
 })

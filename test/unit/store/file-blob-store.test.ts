@@ -9,6 +9,7 @@ import {
   unlink,
   utimes,
   writeFile,
+  rm,
 } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
@@ -36,10 +37,10 @@ async function quarantined(store: TestStore): Promise<string[]> {
 
 /** Creates a store as a killed process leaves it: it has the text, and is not marked clean. */
 async function killedStore(root: string): Promise<Digest> {
-  const layout = createStoreLayout(root)
-  await makeStoreFolders(layout)
-  const digest = computeDigest(bytesOf(text))
-  await writeFile(layout.blob(digest), text)
+  const store = await openTestStore(root)
+  const digest = await putText(store, text)
+  await store.close()
+  await rm(store.layout.cleanMarker)
   return digest
 }
 

@@ -48,10 +48,11 @@ describe('opening a store', () => {
 
   test('logs whether the last stop or an earlier one was not clean, until all blobs are verified', async () => {
     const root = await temporaryFolder()
-    const layout = createStoreLayout(root)
-    await makeStoreFolders(layout)
-    const digest = digestFor('text')
-    await writeFile(layout.blob(digest), 'text')
+    const killed = await openTestStore(root)
+    const { layout } = killed
+    const digest = await putText(killed, 'text')
+    await killed.close()
+    await rm(layout.cleanMarker)
     const open = async () => {
       const said: unknown[] = []
       const logger = { ...silentLogger, info: (_: object, message: string) => void said.push(message) }
@@ -98,7 +99,7 @@ describe('opening a store', () => {
     await writeFile(recent, 'recent')
     await openTestStore(root)
     expect(await readdir(layout.temporary)).toEqual([])
-    expect(await readdir(layout.metadata)).toEqual([])
+    expect(await readdir(layout.metadata)).toEqual(['0000000000000001.log'])
     expect((await readdir(layout.home)).filter((name) => name.startsWith('.'))).toEqual([])
     expect(await readdir(layout.quarantine)).toHaveLength(1)
   })
