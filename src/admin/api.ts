@@ -8,8 +8,6 @@ import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
  * them over HTTP, and `cache` and `registry` of a stopped mirror work on its disk (local.ts).
  */
 export interface AdminApi {
-  /** Returns why the mirror cannot fetch by its own fault, one sentence each; empty when it can. */
-  listTroubles(): Promise<readonly string[]>
   getStatus(): Promise<StatusReport>
   /** Returns Prometheus text and its content type. */
   getMetrics(): Promise<{ readonly contentType: string; readonly text: string }>

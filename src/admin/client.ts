@@ -12,7 +12,7 @@ import { type AdminApi, computeHealthProof, type StatusReport, type VerifyProgre
  * Sends the operations of the admin API to a running mirror over HTTP. Throws a MirrorError when the mirror does not answer or
  * refuses.
  */
-export type AdminClient = Omit<AdminApi, 'listTroubles' | 'getMetrics'>
+export type AdminClient = Omit<AdminApi, 'getMetrics'>
 
 interface AdminClientOptions {
   /** Looks like `http://127.0.0.1:5056`. */

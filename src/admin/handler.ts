@@ -14,7 +14,10 @@ import { isOutOfDescriptors, sendError, sendWhole, toOutOfDescriptorsError } fro
 import { type AdminApi, computeHealthProof, type RegistryApi, type RemovalReport, type VerifyProgress } from './api.ts'
 
 interface AdminOptions {
-  readonly api: AdminApi
+  /** May still be opening: all requests but those for `/healthz` wait for it. */
+  readonly api: AdminApi | Promise<AdminApi>
+  /** Returns why the mirror cannot fetch by its own fault, one sentence each; empty when it can. */
+  readonly listTroubles: () => Promise<readonly string[]>
   readonly guard: HostGuard
   readonly token: string
   /** Names the instance of a mirror in a container. */
@@ -68,15 +71,16 @@ export function createAdminHandler(
 async function handleRequest(
   request: IncomingMessage,
   response: ServerResponse,
-  { api, guard, token, instance, idle }: AdminOptions,
+  { api: opening, listTroubles, guard, token, instance, idle }: AdminOptions,
 ): Promise<void> {
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
   refuseOtherSites(request)
   const path = request.url!.split('?', 1)[0]!
   const isRead = request.method === 'GET' || request.method === 'HEAD'
-  if (isRead && path === '/healthz') return sendHealth(request, response, await api.listTroubles(), instance)
+  if (isRead && path === '/healthz') return sendHealth(request, response, await listTroubles(), instance)
   if (!isRead || !isLoopbackAddress(request.socket.remoteAddress ?? '')) checkToken(request, token)
 
+  const api = await opening
   if (isRead && path === '/api/status') return sendJson(request, response, await api.getStatus())
   if (isRead && path === '/metrics') {
     const { contentType, text } = await api.getMetrics()

@@ -20,13 +20,13 @@ import { ProcessHealth } from '../lib/system-errors.ts'
 import { createWriteBehind, logFailure, systemClock } from '../lib/time.ts'
 import { LocalRegistry } from '../registry/local-registry.ts'
 import { createRegistryMaintenance } from '../registry/maintenance.ts'
-import { openPushedStore } from '../registry/repositories.ts'
+import { openClaimedPushedStore } from '../registry/repositories.ts'
 import { type MakeRoom, UploadSessions } from '../registry/uploads.ts'
 import { createBasicAuth } from '../server/basic-auth.ts'
 import { ConnectionBudget } from '../server/connection-budget.ts'
 import { chooseSendBlob } from '../server/send/sendfile.ts'
 import { createHashPool } from '../store/hashing.ts'
-import { openStore, type StoreOptions } from '../store/open-store.ts'
+import { type ClaimedStore, claimStore, type StoreOptions } from '../store/open-store.ts'
 import { createScrub } from '../store/verify.ts'
 import { createIdentify } from '../upstream/identity.ts'
 import { ProbeImages } from '../upstream/probe-image.ts'
@@ -38,29 +38,93 @@ import { createUpstreamDirectory } from './upstreams.ts'
 /** Holds the parts of a running server. */
 export type Parts = Awaited<ReturnType<typeof compose>>
 
+/** Holds the parts of a registry for pushed images; its store may still be opening. */
+export type RegistryParts = NonNullable<Parts['registry']>
+
+export interface ComposeOptions {
+  readonly config: Config
+  readonly paths: MirrorPaths
+  readonly version: string
+  readonly logger: Logger
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** Applies to the locks of the stores. */
+  readonly lock: Pick<StoreOptions, 'instance' | 'onLost'>
+}
+
+/** Lists the functions that close what is open, in the order in which it was opened. */
+type Closing = (() => void | Promise<void>)[]
+
+type Base = Awaited<ReturnType<typeof composeBase>>
+
+const clock = systemClock
 const statsSaveMs = 10_000
+const uploadIdleMs = 3_600_000
 /** Limits a blob whose size is in no manifest and no response of its upstream, bytes. No layer is as large. */
 const maxUnsizedBytes = 64 * 1024 ** 3
 
-/** Creates the parts of the server and connects them: no other file knows all of them. */
-export async function compose(
-  config: Config,
-  paths: MirrorPaths,
-  version: string,
-  logger: Logger,
-  lock: Pick<StoreOptions, 'instance' | 'onLost'> = {},
-  env: Readonly<Record<string, string | undefined>> = process.env,
-) {
+/**
+ * Creates the parts of the server and connects them: no other file knows all of them. Locks the stores, and opens them in the background.
+ * Throws a MirrorError for what the user can fix; the parts that need a store reject with it.
+ */
+export async function compose(options: ComposeOptions) {
+  const closing: Closing = []
+  let opening: Promise<unknown> | undefined
+  const close = async () => {
+    await opening
+    for (const end of closing.splice(0).toReversed()) await end()
+  }
+  try {
+    const { config, paths } = options
+    const base = await composeBase(options, closing)
+    const passwords = config.registry.enabled ? await openPasswords(options, closing) : undefined
+    const { verifyReads } = config.cache
+    const claimed = await claim(options, { root: getCacheRoot(paths), verifyReads }, closing)
+    const claimedRegistry = config.registry.enabled
+      ? await claim(options, { root: getRegistryRoot(paths), verifyReads: 'auto' }, closing)
+      : undefined
+    const cache = openCache(options, base, claimed, closing)
+    const opened = claimedRegistry && openRegistry(options, base, claimedRegistry, cache, closing)
+    opening = Promise.allSettled([cache, opened])
+    return {
+      ...base,
+      /** Resolves when the store of the cache is open. */
+      cache,
+      /** Is undefined when the registry is switched off. */
+      registry: opened && { ...passwords!, opened },
+      /** Ends the work in the background and writes all state to disk. Call it after the listeners are closed. */
+      close,
+    }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+/** Locks a store. */
+async function claim(
+  { config, logger, lock }: ComposeOptions,
+  store: Pick<StoreOptions, 'root' | 'verifyReads'>,
+  closing: Closing,
+): Promise<ClaimedStore> {
+  const claimed = await claimStore({ ...store, minFree: config.cache.minFree, logger, clock, ...lock })
+  closing.push(() => claimed.release())
+  return claimed
+}
+
+/** Creates the parts that need no store. */
+async function composeBase({ config, paths, version, logger, env }: ComposeOptions, closing: Closing) {
   await preload()
-  const clock = systemClock
   const descriptors = planDescriptors({ listening: countListeners(config) })
-  const { cache: settings } = config
   const blobs = await chooseSendBlob({
-    idle: settings.timeouts.idle,
+    idle: config.cache.timeouts.idle,
     plain: config.tls === undefined,
     env,
   })
   logger.debug({ sendBlob: blobs.kind }, 'chose how blobs are sent')
+  const stopSparing =
+    blobs.trimMemory &&
+    spareMemory({ trim: blobs.trimMemory, onFailure: logFailure(logger, 'could not give memory back') })
+  if (stopSparing) closing.push(stopSparing)
   const ownTroubles = new ProcessHealth(clock)
   const probeImages = new ProbeImages(
     () => clock.monotonic(),
@@ -80,17 +144,7 @@ export async function compose(
     logger,
     ownTroubles,
   })
-  const store = await openStore(
-    {
-      root: getCacheRoot(paths),
-      verifyReads: settings.verifyReads,
-      minFree: settings.minFree,
-      logger,
-      clock,
-      ...lock,
-    },
-    (layout) => openCacheMetadata(layout.metadataFiles, { logger, clock, maxWeight: planMetadataMemory() }),
-  )
+  closing.push(() => upstreams.close())
 
   const statsFile = join(paths.stateDir, 'stats.json')
   const stats = new Stats(clock.wall())
@@ -101,7 +155,42 @@ export async function compose(
     failure: 'could not save the statistics',
     everyMs: statsSaveMs,
   })
+  closing.push(() => saving.close())
+  const hashes = createHashPool(availableParallelism(), {
+    maxThreads: descriptors.hashThreads,
+    watcher: ownTroubles.watch('hash'),
+  })
+  closing.push(() => hashes.close())
+  await hashes.start()
+  return {
+    descriptors,
+    blobs,
+    ownTroubles,
+    probeImages,
+    upstreams,
+    stats,
+    hashes,
+    /** Limits the connections of all listeners. */
+    connections: new ConnectionBudget({
+      limits: { clients: descriptors.clients, admin: descriptors.admin },
+      refusals: descriptors.refusals,
+      logger,
+    }),
+  }
+}
 
+/** Opens the store of the cache, and creates the parts that need it. */
+async function openCache(
+  { config, logger }: ComposeOptions,
+  { descriptors, hashes, stats, upstreams }: Base,
+  claimed: ClaimedStore,
+  closing: Closing,
+) {
+  const { cache: settings } = config
+  const store = await claimed.open((layout) =>
+    openCacheMetadata(layout.metadataFiles, { logger, clock, maxWeight: planMetadataMemory() }),
+  )
+  closing.push(() => store.close())
   const evictor = new Evictor({
     store,
     limits: { maxSize: settings.maxSize, maxAge: settings.maxAge, minFree: settings.minFree },
@@ -109,14 +198,9 @@ export async function compose(
     logger,
     clock,
   })
-  const hashes = createHashPool(availableParallelism(), {
-    maxThreads: descriptors.hashThreads,
-    watcher: ownTroubles.watch('hash'),
-  })
+  closing.push(() => evictor.close())
   const scrub = createScrub({ store, logger, clock })
-  const stopSparing =
-    blobs.trimMemory &&
-    spareMemory({ trim: blobs.trimMemory, onFailure: logFailure(logger, 'could not give memory back') })
+  closing.push(() => scrub.close())
   const cache: PullThrough = new PullThrough({
     resolveUpstream: upstreams.route,
     blobs: store.blobs,
@@ -153,51 +237,52 @@ export async function compose(
     clock,
     logger,
   })
+  closing.push(() => cache.close())
+  return { store, evictor, cache }
+}
 
-  const closeCache = async () => {
-    stopSparing?.()
-    await cache.close()
-    await hashes.close()
-    await upstreams.close()
-    await scrub.close()
-    await evictor.close()
-    await saving.close()
-    await store.close()
-  }
-  const makeRoom = async (bytes: number) => void (await evictor.evict({ dryRun: false, neededBytes: bytes }))
-  let pushed: RegistryParts | undefined
-  try {
-    await hashes.start()
-    if (config.registry.enabled)
-      pushed = await composeRegistry(config, paths, logger, makeRoom, lock, descriptors.uploads)
-  } catch (error) {
-    await closeCache()
-    throw error
-  }
-
+/** Reads the passwords of the registry. Throws a MirrorError for a bad password file. */
+async function openPasswords({ config, logger }: ComposeOptions, closing: Closing) {
+  const { auth } = config.registry
+  const passwords = auth && (await createBasicAuth(auth.htpasswd, { logger, clock }))
+  if (passwords) closing.push(() => passwords.close())
   return {
-    store,
-    upstreams,
-    probeImages,
-    cache,
-    evictor,
-    stats,
-    /** Is undefined when the registry is switched off. */
-    pushed,
-    blobs,
-    ownTroubles,
-    /** Limits the connections of all listeners. */
-    connections: new ConnectionBudget({
-      limits: { clients: descriptors.clients, admin: descriptors.admin },
-      refusals: descriptors.refusals,
-      logger,
-    }),
-    /** Ends the work in the background and writes all state to disk. Call it after the listeners are closed. */
-    async close(): Promise<void> {
-      await pushed?.close()
-      await closeCache()
+    /** Is undefined for a registry without passwords. */
+    authorize: passwords?.authorize,
+    /** Lists the reasons why it serves no client, one sentence each; empty when it serves. */
+    async troubles(): Promise<string[]> {
+      const trouble = (await passwords?.getProblem())?.replace('The', 'the')
+      return trouble === undefined ? [] : [`Nobody can log in to the registry, because ${trouble}`]
     },
   }
+}
+
+/** Opens the store of the registry when that of the cache is open, and creates the parts that need it. */
+async function openRegistry(
+  { logger }: ComposeOptions,
+  { descriptors }: Base,
+  claimed: ClaimedStore,
+  openingCache: ReturnType<typeof openCache>,
+  closing: Closing,
+) {
+  const { evictor } = await openingCache
+  const store = await openClaimedPushedStore(claimed, { logger, clock })
+  closing.push(() => store.close())
+  const scrub = createScrub({ store, clock, logger })
+  closing.push(() => scrub.close())
+  const maintenance = createRegistryMaintenance({ store, clock, logger })
+  closing.push(() => maintenance.close())
+  const sessions = new UploadSessions({
+    blobs: store.blobs,
+    clock,
+    // Each upload may have a file open.
+    maxSessions: descriptors.uploads,
+    idleTimeoutMs: uploadIdleMs,
+    logger,
+  })
+  closing.push(() => sessions.close())
+  const makeRoom: MakeRoom = async (bytes) => void (await evictor.evict({ dryRun: false, neededBytes: bytes }))
+  return { store, sessions, maintenance, registry: new LocalRegistry({ store, sessions, makeRoom, clock }) }
 }
 
 /** Maps each upstream with a freshness of its own to it, ms. */
@@ -212,68 +297,6 @@ function toFreshnessByHost(upstreams: Config['upstreams']): ReadonlyMap<string, 
 function countListeners({ cache, registry, admin, networks }: Config): number {
   const named = cache.listen.length + registry.listen.length + admin.listen.length
   return named + resolveNetworkNames(networks, process.env).length * 4
-}
-
-/** Holds the parts of a running registry for pushed images. */
-export type RegistryParts = Awaited<ReturnType<typeof composeRegistry>>
-
-const uploadIdleMs = 3_600_000
-
-/**
- * Creates the parts of the push registry. `maxUploads`: uploads at a time; each may have a file open. Throws MirrorError for a bad
- * password file.
- */
-async function composeRegistry(
-  config: Config,
-  paths: MirrorPaths,
-  logger: Logger,
-  makeRoom: MakeRoom,
-  lock: Pick<StoreOptions, 'instance' | 'onLost'>,
-  maxUploads: number,
-) {
-  const clock = systemClock
-  const { auth } = config.registry
-  const passwords = auth && (await createBasicAuth(auth.htpasswd, { logger, clock }))
-  const store = await openPushedStore({
-    root: getRegistryRoot(paths),
-    minFree: config.cache.minFree,
-    logger,
-    clock,
-    ...lock,
-  }).catch(async (error: unknown) => {
-    await passwords?.close()
-    throw error
-  })
-  const sessions = new UploadSessions({
-    blobs: store.blobs,
-    clock,
-    maxSessions: maxUploads,
-    idleTimeoutMs: uploadIdleMs,
-    logger,
-  })
-  const maintenance = createRegistryMaintenance({ store, clock, logger })
-  const scrub = createScrub({ store, clock, logger })
-  return {
-    store,
-    sessions,
-    registry: new LocalRegistry({ store, sessions, makeRoom, clock }),
-    maintenance,
-    /** Is undefined for a registry without passwords. */
-    authorize: passwords?.authorize,
-    /** Lists the reasons why it serves no client, one sentence each; empty when it serves. */
-    async troubles(): Promise<string[]> {
-      const trouble = (await passwords?.getProblem())?.replace('The', 'the')
-      return trouble === undefined ? [] : [`Nobody can log in to the registry, because ${trouble}`]
-    },
-    /** Closes the registry. Call it after the listeners are closed. */
-    async close(): Promise<void> {
-      await passwords?.close()
-      await sessions.close()
-      await maintenance.close()
-      await scrub.close()
-      await store.close()
-    },
-  }
 }
 
 /**

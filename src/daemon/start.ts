@@ -63,14 +63,14 @@ export async function startMirror(config: Config, options: StartOptions): Promis
   const { logger, home } = options
   const tls = readTls(config.tls)
   const { handoff, onStoreLost: onLost } = options
-  const parts = await compose(
+  const parts = await compose({
     config,
-    home,
-    options.version,
+    paths: home,
+    version: options.version,
     logger,
-    { instance: handoff?.instance, onLost },
-    options.env,
-  )
+    env: options.env ?? process.env,
+    lock: { instance: handoff?.instance, onLost },
+  })
   const transfers = new TransferLog({ logger, clock: systemClock })
   const closing: ((graceMilliseconds: number) => Promise<void>)[] = []
   const close = async () => {
@@ -93,7 +93,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       const trusted = isLoopback(host) || config.cache.shareCredentials
       const access = trusted ? 'credentialed' : 'anonymous'
       const handle = createHandler({
-        registry: parts.cache,
+        registry: orUnavailable(parts.cache.then(({ cache }) => cache)),
         addressing: 'proxy',
         access,
         guard,
@@ -110,7 +110,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     endpoints.cache.push(...cacheListeners.map(({ url }) => url))
 
     const isFromHost = createHostCheck(options.env ?? process.env)
-    const openRegistry = createRegistryOpeners(parts.pushed, config, {
+    const openRegistry = createRegistryOpeners(parts.registry, config, {
       guard,
       sending,
       transfers,
@@ -124,21 +124,32 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     const { maxSize: maxBytes, minFree } = config.cache
     const context = { ...options, startedAt: Date.now(), endpoints, maxBytes, minFree }
     const watched: { networks?: NetworkListeners | undefined } = {}
-    const report = async () =>
-      createStatusReport(parts, {
+    const report = async () => {
+      const { store } = await parts.cache
+      const sources = { ...parts, store, pushed: await parts.registry?.opened }
+      return createStatusReport(sources, {
         ...context,
         networks: watched.networks?.report() ?? {},
         registryNetworks: getNetworkRights(config.registry.networks, endpoints, isFromHost !== undefined),
-        troubles: [...(await parts.ownTroubles.find()), ...((await parts.pushed?.troubles()) ?? [])],
-        freeBytes: await readFreeSpace(parts.store.layout.home),
+        troubles: [...(await parts.ownTroubles.find()), ...((await parts.registry?.troubles()) ?? [])],
+        freeBytes: await readFreeSpace(store.layout.home),
       })
-    const api = createServerAdminApi(parts, {
+    }
+    const openingApi = createServerAdminApi(parts, {
       status: async () => toOutsideView(await report(), config, handoff),
       stop: options.onStopRequested ?? (() => {}),
     })
     const token = await openAdminToken(home.tokenFile)
     const { idle } = config.cache.timeouts
-    const handleAdmin = createAdminHandler({ api, guard, token, instance: handoff?.instance, idle, logger })
+    const handleAdmin = createAdminHandler({
+      api: orUnavailable(openingApi),
+      listTroubles: () => parts.ownTroubles.find(),
+      guard,
+      token,
+      instance: handoff?.instance,
+      idle,
+      logger,
+    })
     const adminListeners = await listenAll(
       config.admin.listen,
       (host, port) => listen({ host, port, connections, share: 'admin', logger }, handleAdmin),
@@ -160,6 +171,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     })
     watched.networks = networks
     if (networks) closing.push((grace) => networks.close(grace))
+    await Promise.all([parts.cache, parts.registry?.opened])
     logger.info({ endpoints }, 'the mirror is up')
     return { endpoints, close }
   } catch (error) {
@@ -270,12 +282,12 @@ function createRegistryOpeners(
   { guard, sending, transfers, logger, listening, isFromHost }: RegistryListening,
 ) {
   if (!parts) return undefined
-  const { registry, authorize } = parts
+  const { opened, authorize } = parts
   const { deletes, networks } = config.registry
   const opener = (mayWriteOn: (host: string) => PushOptions['mayWrite']) => (host: string, port: number) => {
-    const push = { registry, deletes, idle: config.cache.timeouts.idle, authorize, mayWrite: mayWriteOn(host) }
+    const push = { deletes, idle: config.cache.timeouts.idle, authorize, mayWrite: mayWriteOn(host) }
     const handle = createHandler({
-      registry,
+      registry: orUnavailable(opened.then(({ registry }) => registry)),
       addressing: 'plain',
       access: 'anonymous',
       guard,
@@ -319,11 +331,22 @@ interface ServerActions {
   readonly stop: () => void
 }
 
+/** Answers the requests that have waited for a part when it cannot be opened; then the start fails. */
+function orUnavailable<T>(opening: Promise<T>): Promise<T> {
+  const opened = opening.catch(() => {
+    throw new OciError('UNAVAILABLE', 503, 'The mirror cannot start.')
+  })
+  // There may be no request.
+  opened.catch(() => {})
+  return opened
+}
+
 /** Implements the admin API with the parts of the running server. */
-function createServerAdminApi(parts: Parts, { status, stop }: ServerActions): AdminApi {
-  const { evictor, cache, store, pushed, ownTroubles, probeImages } = parts
+async function createServerAdminApi(parts: Parts, { status, stop }: ServerActions): Promise<AdminApi> {
+  const { evictor, cache, store } = await parts.cache
+  const pushed = await parts.registry?.opened
+  const { probeImages } = parts
   return {
-    listTroubles: () => ownTroubles.find(),
     getStatus: status,
     getMetrics: async () => renderMetrics(await status()),
     cache: createCacheApi(store, evictor, () => cache.clearMemory()),

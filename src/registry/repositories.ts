@@ -8,7 +8,7 @@ import type { MetadataStore } from '../metadata/metadata-store.ts'
 import { openMetadata, readMetadata } from '../metadata/open-metadata.ts'
 import type { Digest } from '../oci/reference.ts'
 import type { StoreLayout } from '../store/layout.ts'
-import { openStore, readStore, type Store, type StoreOptions } from '../store/open-store.ts'
+import { type ClaimedStore, claimStore, readStore, type Store, type StoreOptions } from '../store/open-store.ts'
 
 /** Is a repository of the local registry: its host is empty, and its manifests have no links. */
 export type PushedRepository = Repository
@@ -119,8 +119,15 @@ export interface PushedStore extends Pick<Store<MetadataStore>, 'layout' | 'blob
 
 /** Opens the store, or creates an empty one. Throws a `MirrorError` as `openStore` does. */
 export async function openPushedStore(options: Omit<StoreOptions, 'verifyReads'>): Promise<PushedStore> {
-  const { logger, clock } = options
-  const store = await openStore({ ...options, verifyReads: 'auto' }, (layout) =>
+  return openClaimedPushedStore(await claimStore({ ...options, verifyReads: 'auto' }), options)
+}
+
+/** Opens a store that this process has locked. */
+export async function openClaimedPushedStore(
+  claimed: ClaimedStore,
+  { logger, clock }: Pick<StoreOptions, 'logger' | 'clock'>,
+): Promise<PushedStore> {
+  const store = await claimed.open((layout) =>
     openMetadata({ ...layout.metadataFiles, logger, clock, countsHolders: true }),
   )
   return addRepositories(store)

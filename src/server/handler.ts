@@ -6,7 +6,7 @@ import { BudgetError } from '../lib/memory.ts'
 import { getManifestLinks, type ManifestLink } from '../oci/content.ts'
 import { type Digest, parseDigest, formatReference } from '../oci/reference.ts'
 import { OciError } from '../oci/errors.ts'
-import type { Caller, ListResponse, ManifestResponse, Provenance, Registry } from '../oci/registry.ts'
+import type { Caller, ListResponse, ManifestResponse, Provenance, PushRegistry, Registry } from '../oci/registry.ts'
 import { type Addressing, parseRoute, type Route } from '../oci/route.ts'
 import { translateDiskErrors } from '../registry/uploads.ts'
 import { sendBlobAnswer } from './blobs.ts'
@@ -18,16 +18,18 @@ import { isOutOfDescriptors, sendError, sendList, sendManifest, sendWhole, toOut
 import type { BlobSender } from './send/send-blob.ts'
 import type { Transferred, TransferLog } from './transfer-log.ts'
 
-interface HandleOptions {
-  readonly registry: Registry
+/** Holds the registry, which may still be opening: requests for its content wait for it. */
+type HandledRegistry =
+  | { readonly registry: Registry | Promise<Registry>; readonly push?: undefined }
+  | { readonly registry: PushRegistry | Promise<PushRegistry>; readonly push: PushOptions }
+
+type HandleOptions = HandledRegistry & {
   readonly addressing: Addressing
   /** Holds the access of this listener's clients. */
   readonly access: Caller['access']
   readonly guard: HostGuard
   /** Is undefined for a registry that is not a cache. */
   readonly stats: Stats | undefined
-  /** Is undefined for a registry that is read-only. */
-  readonly push?: PushOptions | undefined
   readonly sending: BlobSender
   /** Names the upstream of requests that name none; undefined where repositories belong to no upstream. */
   readonly defaultRegistry: string | undefined
@@ -110,7 +112,7 @@ async function handle(
   client: ClientAbort,
   state: RequestState,
 ): Promise<Sent> {
-  const { registry, guard, push } = options
+  const { guard, push } = options
   // Closes the connection after a body, because the cache accepts none: a parser on the way may see another end of the body.
   if (!push && hasBody(request)) response.setHeader('connection', 'close')
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
@@ -121,18 +123,20 @@ async function handle(
   const route = parseRoute(request.url!, options.addressing, request.method)
   state.route = route
   state.finishTransfer = beginTransfer(request, route, options)
-  if (push) {
-    const user = await push.authorize?.(request, client)
-    const pushed = await translateDiskErrors(() => answerPush(request, response, route, push, user))
+  const user = await push?.authorize?.(request, client)
+  if (route.kind === 'base' && isRead(request))
+    return { bytes: sendWhole(request, response, 200, { 'content-type': 'application/json' }, Buffer.from('{}')) }
+  if (options.push) {
+    const pushing = { ...options.push, registry: await options.registry }
+    const pushed = await translateDiskErrors(() => answerPush(request, response, route, pushing, user))
     if (pushed) return { bytes: 0, pushed: pushed.manifest }
   }
+  const registry = await options.registry
   const caller = createCaller(request, options, client)
   const sendAnswer = async (list: ListResponse): Promise<Sent> => ({
     bytes: await sendList(request, response, list, { idle: options.sending.idle, client }),
   })
   switch (route.kind) {
-    case 'base':
-      return { bytes: sendWhole(request, response, 200, { 'content-type': 'application/json' }, Buffer.from('{}')) }
     case 'manifest': {
       const found = await registry.manifest(toRepository(route), route.reference, caller)
       const bytes = await sendManifest(request, response, found, options.sending, client)
@@ -153,6 +157,7 @@ async function handle(
       )
     case 'catalog':
       return sendAnswer(await registry.catalog(route.registry, route.page, caller))
+    case 'base':
     case 'uploads':
     case 'upload':
       throw readOnly('')

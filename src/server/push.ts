@@ -14,7 +14,6 @@ const maxTags = 100
 const minUsefulChunkBytes = 1024 * 1024
 
 export interface PushOptions {
-  readonly registry: PushRegistry
   /** Is true if clients may delete. */
   readonly deletes: boolean
   /** Limits the time without a byte of a body, after which the client is disconnected, ms. */
@@ -45,7 +44,7 @@ export async function answerPush(
   request: IncomingMessage,
   response: ServerResponse,
   route: Route,
-  options: PushOptions,
+  options: PushOptions & { readonly registry: PushRegistry },
   user: User,
 ): Promise<PushResult | undefined> {
   const method = request.method!
@@ -75,7 +74,7 @@ async function putManifest(
   request: IncomingMessage,
   response: ServerResponse,
   route: Extract<Route, { kind: 'manifest' }>,
-  { registry, idle }: PushOptions,
+  { registry, idle }: PushOptions & { readonly registry: PushRegistry },
 ): Promise<Digest> {
   const { reference, name } = route
   const tags = [...new Set(route.tags)]
@@ -100,7 +99,7 @@ async function putManifest(
 async function answerDelete(
   response: ServerResponse,
   route: Extract<Route, { kind: 'manifest' | 'blob' }>,
-  { registry, deletes }: PushOptions,
+  { registry, deletes }: PushOptions & { readonly registry: PushRegistry },
 ): Promise<void> {
   if (!deletes)
     throw new OciError('UNSUPPORTED', 405, 'Deleting is disabled: see "registry.deletes" in mirror.yaml.', {

@@ -51,6 +51,14 @@ export async function openStore<Metadata extends StoreMetadata>(
   options: StoreOptions,
   loadMetadata: LoadMetadata<Metadata>,
 ) {
+  return (await claimStore(options)).open(loadMetadata)
+}
+
+/** Represents a store that is locked by this process, and not open yet. */
+export type ClaimedStore = Awaited<ReturnType<typeof claimStore>>
+
+/** Locks a store, and creates it when it is missing. Throws as `openStore` does. */
+export async function claimStore(options: StoreOptions) {
   const layout = createStoreLayout(options.root)
   try {
     await refuseNewerStore(options.root)
@@ -62,11 +70,18 @@ export async function openStore<Metadata extends StoreMetadata>(
     const isNew = !(await pathExists(layout.blobs))
     await makeStoreFolders(layout)
     const lock = await acquireStoreLock(layout, options)
-    try {
-      return await openLocked(options, layout, lock, isNew, loadMetadata)
-    } catch (error) {
-      await lock.release()
-      throw error
+    return {
+      /** Opens the store, once. Throws as `openStore` does; then the lock is released. */
+      async open<Metadata extends StoreMetadata>(loadMetadata: LoadMetadata<Metadata>) {
+        try {
+          return await openLocked(options, layout, lock, isNew, loadMetadata)
+        } catch (error) {
+          await lock.release()
+          throw toUnusableStoreError(error, options.root)
+        }
+      },
+      /** Releases the lock of a store that is not opened. */
+      release: () => lock.release(),
     }
   } catch (error) {
     throw toUnusableStoreError(error, options.root)

@@ -2,7 +2,6 @@ import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { describe, expect, onTestFinished, test } from 'vitest'
@@ -10,6 +9,7 @@ import { computeDigest } from '../../src/oci/reference.ts'
 import { network, startDockerEngine } from '../support/docker-engine.ts'
 import { getErrno } from '../../src/lib/errors.ts'
 import { findRunning } from '../../src/admin/state.ts'
+import { freePort } from '../support/free-port.ts'
 import { get } from '../support/get.ts'
 import { temporaryHome } from '../support/mirror.ts'
 import { pushBlob } from '../support/push.ts'
@@ -154,15 +154,6 @@ test.skipIf(!existsSync(prlimit))(
     await expect.poll(() => engine.listings, { timeout: 10_000 }).toBeGreaterThan(listings)
   },
 )
-
-/** Finds a port that was free a moment ago. */
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as AddressInfo
-  await new Promise<void>((resolve) => server.close(() => resolve()))
-  return port
-}
 
 test.skipIf(process.platform !== 'linux').each([
   [['dev'], { dev: { state: 'waiting', reason: 'the Docker engine does not answer' } }],

@@ -31,7 +31,13 @@ test.each([
     registry: { list: refuse, listDamaged: refuse, remove: refuse, gc: refuse, prune: refuse },
   }
   const guard = createHostGuard([], () => {})
-  const handle = createAdminHandler({ api: api as AdminApi, guard, token: 't', logger: silentLogger })
+  const handle = createAdminHandler({
+    api: api as AdminApi,
+    listTroubles: refuse,
+    guard,
+    token: 't',
+    logger: silentLogger,
+  })
   const { url } = await serve(handle)
   const headers = { authorization: 'Bearer t', 'content-type': 'application/json' }
   const answer = await get(url, path, { method: 'POST', headers, body: JSON.stringify(body) })

@@ -32,9 +32,9 @@ const missingModule = await import(pathToFileURL('/nowhere/undici.js').href).cat
 /** Starts an admin listener with these troubles. It ends with the test. */
 async function startAdmin(troubles: ProcessHealth): Promise<string> {
   const guard = createHostGuard([], () => {})
-  const api: Partial<AdminApi> = { listTroubles: () => troubles.find() }
   const handle = createAdminHandler({
-    api: api as AdminApi,
+    api: {} as AdminApi,
+    listTroubles: () => troubles.find(),
     guard,
     token: 't',
     instance: 'i',

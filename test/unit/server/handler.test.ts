@@ -4,6 +4,7 @@ import { type AddressInfo, connect } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
+import { createDeferred } from '../../../src/lib/async.ts'
 import { createSystemError } from '../../../src/lib/errors.ts'
 import type { Logger } from '../../../src/lib/logger.ts'
 import { systemClock } from '../../../src/lib/time.ts'
@@ -15,6 +16,7 @@ import { createHandler } from '../../../src/server/handler.ts'
 import { createHostGuard } from '../../../src/server/request-guard.ts'
 import { BufferPool, createPortableSendBlob } from '../../../src/server/send/send-blob.ts'
 import { FileOpenBlob } from '../../../src/store/file-blob-store.ts'
+import { type Answer, get } from '../../support/get.ts'
 import { parseAnswers } from '../../support/parse-answers.ts'
 import { temporaryFolder } from '../../support/store/store.ts'
 
@@ -22,7 +24,7 @@ const bytes = Buffer.alloc(100_000, 'm')
 const digest = computeDigest(bytes)
 
 /** Serves a cache with one large manifest on disk, whose links cannot be read. */
-async function serveManifest(failure: Error) {
+async function serveManifest(failure: Error, opened = Promise.resolve()) {
   const path = join(await temporaryFolder(), 'manifest')
   await writeFile(path, bytes)
   const stored = {
@@ -37,7 +39,7 @@ async function serveManifest(failure: Error) {
   const logger: Logger = { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') }
   const idle = 5000
   const handle = createHandler({
-    registry: { manifest: async () => answer } as Partial<Registry> as Registry,
+    registry: opened.then(() => ({ manifest: async () => answer }) as Partial<Registry> as Registry),
     addressing: 'proxy',
     access: 'anonymous',
     guard: createHostGuard([], () => {}),
@@ -84,3 +86,16 @@ test.each([
     expect(log.filter(([level]) => level === 'error')).toEqual([...errors, ...errors])
   },
 )
+
+test('a request waits for a registry that is being opened, and a ping does not', async () => {
+  const opening = createDeferred()
+  const { port } = await serveManifest(new Error('unused'), opening.promise)
+  const url = `http://127.0.0.1:${port}`
+  let answer: Answer | undefined
+  const asked = get(url, '/v2/library/app/manifests/v1').then((received) => (answer = received))
+  expect((await get(url, '/v2/')).status).toBe(200)
+  await sleep(50)
+  expect(answer).toBeUndefined()
+  opening.resolve()
+  expect(computeDigest((await asked).body)).toBe(digest)
+})
