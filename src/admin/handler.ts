@@ -14,7 +14,7 @@ import { isOutOfDescriptors, sendError, sendWhole, toOutOfDescriptorsError } fro
 import { type AdminApi, computeHealthProof, type RegistryApi, type RemovalReport, type VerifyProgress } from './api.ts'
 
 interface AdminOptions {
-  /** May still be opening: all requests but those for `/healthz` wait for it. */
+  /** May still be opening: requests wait for it, and `/healthz` says that the mirror is starting. */
   readonly api: AdminApi | Promise<AdminApi>
   /** Returns why the mirror cannot fetch by its own fault, one sentence each; empty when it can. */
   readonly listTroubles: () => Promise<readonly string[]>
@@ -33,8 +33,9 @@ const defaultIdleMs = 30_000
 /**
  * Serves an admin API over HTTP, with the shapes of api.ts as JSON.
  *
- * GET  /healthz            {"status":"ok"}; 503 {"status":"degraded","reasons":[…]} while the mirror cannot fetch by its own fault;
- *                          with `?challenge=` to a mirror in a container also `proof`, see `computeHealthProof`
+ * GET  /healthz            {"status":"ok"}; 503 {"status":"starting"} until the stores are open; 503 {"status":"degraded","reasons":[…]}
+ *                          while the mirror cannot fetch by its own fault; with `?challenge=` to a mirror in a container also `proof`,
+ *                          see `computeHealthProof`
  * GET  /metrics            Prometheus text
  * GET  /api/status         StatusReport
  * POST /api/cache/rm       RemoveRequest → RemovalReport
@@ -53,9 +54,14 @@ const defaultIdleMs = 30_000
 export function createAdminHandler(
   options: AdminOptions,
 ): (request: IncomingMessage, response: ServerResponse) => void {
+  let isStarting = true
+  Promise.resolve(options.api).then(
+    () => (isStarting = false),
+    () => {},
+  )
   return (request, response) => {
     const client = new ClientAbort(request, response)
-    handleRequest(request, response, options).catch((failure: unknown) => {
+    handleRequest(request, response, { ...options, isStarting }).catch((failure: unknown) => {
       // Logs no failure when the client has left.
       if (client.isAborted) return response.destroy()
       if (isOutOfDescriptors(failure)) return sendError(request, response, toOutOfDescriptorsError())
@@ -71,13 +77,24 @@ export function createAdminHandler(
 async function handleRequest(
   request: IncomingMessage,
   response: ServerResponse,
-  { api: opening, listTroubles, guard, token, instance, idle }: AdminOptions,
+  {
+    api: opening,
+    isStarting,
+    listTroubles,
+    guard,
+    token,
+    instance,
+    idle,
+  }: AdminOptions & { readonly isStarting: boolean },
 ): Promise<void> {
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
   refuseOtherSites(request)
   const path = request.url!.split('?', 1)[0]!
   const isRead = request.method === 'GET' || request.method === 'HEAD'
-  if (isRead && path === '/healthz') return sendHealth(request, response, await listTroubles(), instance)
+  if (isRead && path === '/healthz') {
+    if (isStarting) return sendJson(request, response, { status: 'starting' }, 503)
+    return sendHealth(request, response, await listTroubles(), instance)
+  }
   if (!isRead || !isLoopbackAddress(request.socket.remoteAddress ?? '')) checkToken(request, token)
 
   const api = await opening

@@ -40,12 +40,13 @@ test.skipIf(process.platform === 'win32')(
     const failure = starting.then(() => undefined).catch((error: unknown) => error)
     const ask = (port: number, path: string) => get(`http://127.0.0.1:${port}`, path)
     const statusOf = (port: number, path: string) => ask(port, path).then(({ status }) => status)
-    for (const [port, path] of [
-      [cachePort, '/v2/'],
-      [registryPort, '/v2/'],
-      [adminPort, '/healthz'],
+    for (const [port, path, expected] of [
+      [cachePort, '/v2/', 200],
+      [registryPort, '/v2/', 200],
+      [adminPort, '/healthz', 503],
     ] as const)
-      await expect.poll(() => statusOf(port, path).catch(() => 0)).toBe(200)
+      await expect.poll(() => statusOf(port, path).catch(() => 0)).toBe(expected)
+    expect((await ask(adminPort, '/healthz')).body.toString()).toContain('starting')
     const { status, headers } = await ask(cachePort, `${app}/manifests/v1`)
     expect([status, headers['docker-content-digest']]).toEqual([200, image.digest])
 
@@ -68,5 +69,6 @@ test.skipIf(process.platform === 'win32')(
     await rm(log)
     const again = await startScene({ home: mirror.home, cache: { tagFreshness: 600_000 } })
     expect((await again.mirror.get(`${app}/manifests/v1`)).status).toBe(200)
+    expect((await get(again.mirror.adminUrl, '/healthz')).status).toBe(200)
   },
 )
