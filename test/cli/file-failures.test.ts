@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { anyPort } from '../support/command-env.ts'
 
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 const isRoot = process.getuid?.() === 0
@@ -31,16 +32,7 @@ async function makeOwn(name: string, mode: number): Promise<string> {
 
 async function mirror(args: string[], env: Record<string, string> = {}) {
   const child = spawn(process.execPath, [program, ...args], {
-    env: {
-      PATH: process.env['PATH'],
-      HOME: home,
-      DOCKER_HOST: `unix://${home}/none.sock`,
-      MIRROR_CACHE_LISTEN: '127.0.0.1:0',
-      MIRROR_REGISTRY_LISTEN: '127.0.0.1:0',
-      MIRROR_ADMIN_LISTEN: '127.0.0.1:0',
-      MIRROR_NETWORKS: '',
-      ...env,
-    },
+    env: { PATH: process.env['PATH'], HOME: home, DOCKER_HOST: `unix://${home}/none.sock`, ...anyPort, ...env },
     cwd: home,
     ...(isRoot && { uid: user!, gid: user! }),
   })

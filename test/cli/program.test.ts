@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { computeDigest } from '../../src/oci/reference.ts'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { commandEnv } from '../support/command-env.ts'
 
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 
@@ -22,17 +23,8 @@ afterEach(async () => {
   await rm(home, { recursive: true })
 })
 
-const anyPort = {
-  MIRROR_CACHE_LISTEN: '127.0.0.1:0',
-  MIRROR_REGISTRY_LISTEN: '127.0.0.1:0',
-  MIRROR_ADMIN_LISTEN: '127.0.0.1:0',
-  MIRROR_NETWORKS: '',
-}
-
 function start(args: string[], env: Record<string, string> = {}): ChildProcess {
-  // Inherit no settings of the machine: no proxy, no colours, no other mirror.
-  const base = { PATH: process.env['PATH'], HOME: home, MIRROR_HOME: home, DOCKER_HOST: `unix://${home}/none.sock` }
-  return spawn(process.execPath, [program, ...args], { env: { ...base, ...anyPort, ...env }, cwd: home })
+  return spawn(process.execPath, [program, ...args], { env: { ...commandEnv(home), ...env }, cwd: home })
 }
 
 async function mirror(...args: string[]) {

@@ -23,6 +23,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../src/lib/time.ts'
 import { computeDigest } from '../../src/oci/reference.ts'
 import { createStoreLayout } from '../../src/store/layout.ts'
+import { commandEnv } from '../support/command-env.ts'
 import { expectAll, expected } from '../support/store-v1/compare.ts'
 import { homeWithStores, program, run, runJson, startOffline, stop, storeNames } from '../support/store-v1/fixture.ts'
 
@@ -369,15 +370,7 @@ describe.skipIf(!isNewFormat)('a migration that ends', () => {
     for (const delay of [40, 80, 120, 160, 200, 240, 300]) {
       const home = await homeWithStores()
       const child = spawn(process.execPath, [program, 'serve'], {
-        env: {
-          PATH: process.env['PATH'],
-          HOME: home,
-          MIRROR_HOME: home,
-          MIRROR_CACHE_LISTEN: '127.0.0.1:0',
-          MIRROR_REGISTRY_LISTEN: '127.0.0.1:0',
-          MIRROR_ADMIN_LISTEN: '127.0.0.1:0',
-          MIRROR_NETWORKS: '',
-        },
+        env: commandEnv(home),
         stdio: 'ignore',
       })
       const ended = once(child, 'exit')

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { findPackageRoot } from '../../src/lib/fs.ts'
+import { commandEnv } from '../support/command-env.ts'
 import { get } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
 import { installPackage, type InstalledPackage } from '../support/installed-package.ts'
@@ -36,17 +37,7 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
     args: readonly string[],
     more: Partial<TerminalOptions> & { before?: readonly string[] } = {},
   ): Promise<Screen> {
-    const env = {
-      PATH: process.env['PATH'],
-      HOME: home,
-      MIRROR_HOME: home,
-      MIRROR_CACHE_LISTEN: '127.0.0.1:0',
-      MIRROR_REGISTRY_LISTEN: '127.0.0.1:0',
-      MIRROR_ADMIN_LISTEN: '127.0.0.1:0',
-      MIRROR_NETWORKS: '',
-      DOCKER_HOST: `unix://${home}/none.sock`,
-      ...more.env,
-    }
+    const env = { ...commandEnv(home), ...more.env }
     return runInTerminal([...(more.before ?? []), installed.program, ...args], { columns, cwd: home, ...more, env })
   }
 

@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { type ProcessMirrorState, readState, writeState } from '../../src/admin/state.ts'
 import { createStoreLayout } from '../../src/store/layout.ts'
+import { commandEnv } from '../support/command-env.ts'
 import { freePort } from '../support/free-port.ts'
 
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
@@ -25,16 +26,8 @@ afterEach(async () => {
   await rm(home, { recursive: true })
 })
 
-const anyPort = {
-  MIRROR_CACHE_LISTEN: '127.0.0.1:0',
-  MIRROR_REGISTRY_LISTEN: '127.0.0.1:0',
-  MIRROR_ADMIN_LISTEN: '127.0.0.1:0',
-  MIRROR_NETWORKS: '',
-}
-
 function start(args: string[], env: Record<string, string> = {}) {
-  const base = { PATH: process.env['PATH'], HOME: home, MIRROR_HOME: home, DOCKER_HOST: `unix://${home}/none.sock` }
-  const child = spawn(process.execPath, [program, ...args], { env: { ...base, ...anyPort, ...env }, cwd: home })
+  const child = spawn(process.execPath, [program, ...args], { env: { ...commandEnv(home), ...env }, cwd: home })
   children.push(child)
   let stdout = ''
   let stderr = ''

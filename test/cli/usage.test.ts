@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { findPackageRoot } from '../../src/lib/fs.ts'
+import { commandEnv } from '../support/command-env.ts'
 
 const program = join(findPackageRoot(), 'bin', 'run.js')
 
@@ -14,16 +15,7 @@ let home: string
 let env: NodeJS.ProcessEnv
 beforeAll(async () => {
   home = await mkdtemp(join(tmpdir(), 'mirror-usage-'))
-  env = {
-    PATH: process.env['PATH'],
-    HOME: home,
-    MIRROR_HOME: home,
-    MIRROR_CACHE_LISTEN: '127.0.0.1:0',
-    MIRROR_REGISTRY_LISTEN: '127.0.0.1:0',
-    MIRROR_ADMIN_LISTEN: '127.0.0.1:0',
-    MIRROR_NETWORKS: '',
-    DOCKER_HOST: `unix://${home}/none.sock`,
-  }
+  env = commandEnv(home)
 })
 afterAll(() => rm(home, { recursive: true }))
 
