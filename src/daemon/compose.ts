@@ -85,8 +85,14 @@ export async function compose(options: ComposeOptions) {
     const cache = openCache(options, base, claimed, closing)
     const opened = claimedRegistry && openRegistry(options, base, claimedRegistry, cache, closing)
     opening = Promise.allSettled([cache, opened])
+    const { blobs, ownTroubles, probeImages, upstreams, stats, connections } = base
     return {
-      ...base,
+      blobs,
+      ownTroubles,
+      probeImages,
+      upstreams,
+      stats,
+      connections,
       /** Resolves when the store of the cache is open. */
       cache,
       /** Is undefined when the registry is switched off. */
