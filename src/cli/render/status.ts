@@ -285,8 +285,9 @@ export function describeDamagedRepositories(damaged: readonly DamagedRepositoryR
   return damaged.map(({ repository, path, reason, served }) => {
     const name = repository === undefined ? 'a pushed repository' : `the pushed repository ${repository}`
     const text = trimFullStops(reason)
-    if (!served) return `${name}: ${path}: ${text}`
-    return `${name}: ${text}. The damaged record is kept at ${path}. Next: push again what is missing`
+    return served
+      ? `${name}: ${text}. Nothing is deleted for a week. Damaged lines: ${path}`
+      : `${name}: ${path}: ${text}`
   })
 }
 

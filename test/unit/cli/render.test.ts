@@ -263,7 +263,7 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
     const text = renderStatus({ ...report, registry: { ...report.registry, damaged: [lost, kept] } }, plain, now)
     expect(text).toContain('a pushed repository: /q/1: it cannot be read: push again')
     expect(text).toContain(
-      'the pushed repository app: 1 damaged line was left out. The damaged record is kept at /q/2. Next: push again what is missing',
+      'the pushed repository app: 1 damaged line was left out. Nothing is deleted for a week. Damaged lines: /q/2',
     )
   })
 
