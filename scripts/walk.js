@@ -24,12 +24,18 @@ const lines = new EventEmitter()
 const home = mkdtempSync(join(tmpdir(), 'mirror-walk-'))
 process.on('exit', () => [home, out].forEach((folder) => rmSync(folder, { recursive: true, force: true })))
 
+// End a walk that waits for something that never comes.
+setTimeout(() => {
+  throw new Error(`the walk has not ended after 50 s; active: ${process.getActiveResourcesInfo().join(', ')}`)
+}, 50_000).unref()
+const waitingTimers = controlTimers()
 await transpile()
 const load = (file) => import(pathToFileURL(join(out, file)).href)
 const { startMirror } = await load('daemon/start.js')
 const { defaultConfig } = await load('config/config.js')
 const { mirrorPaths } = await load('config/paths.js')
 const { createLogger } = await load('daemon/logging.js')
+const { systemClock } = await load('lib/time.js')
 
 const requests = {
   'tag hit': { target: ({ repository }) => `${repository}/manifests/latest`, provenance: 'mirror; hit' },
@@ -40,7 +46,7 @@ const requests = {
     provenance: 'mirror; fwd=miss; stored',
   },
 }
-// Keep only files that run in each round, because a timer may run during one request.
+// Keep only files that run for each image, because the first request of a kind may do more than others.
 const images = ['one', 'two', 'three'].map((name) => createImage(name))
 const warmUp = createImage('warm-up')
 const upstream = await listen([...images, warmUp])
@@ -50,6 +56,8 @@ const mirror = await startMirror(config(upstream.url), {
   runtime: 'process',
   logger: await createLogger({ level: 'info', write: () => void lines.emit('line') }),
 })
+// Hold back loops that sleep, because they go on after the request that starts them: the transfer log waits for the end of a pull.
+systemClock.sleep = () => new Promise(() => {})
 // Keep the connection open, as clients do.
 const agent = new Agent({ keepAlive: true, maxSockets: 1 })
 const profiler = new Session()
@@ -81,27 +89,39 @@ async function transpile() {
   }
 }
 
+/**
+ * Keeps the timers of other work out of the measurement. An interval never fires, because it belongs to no request. A timer of more
+ * than a second never fires either, because it is a time limit or serves many requests. Returns the set of all other timers that wait.
+ */
+function controlTimers() {
+  const { setTimeout, clearTimeout } = globalThis
+  const waiting = new Set()
+  const hold = (task) => setTimeout(task, 2 ** 31 - 1).unref()
+  globalThis.setInterval = hold
+  globalThis.setTimeout = (task, ms, ...values) => {
+    if (ms > 1000) return hold(task)
+    const run = () => {
+      waiting.delete(timer)
+      task(...values)
+    }
+    const timer = setTimeout(run, ms)
+    waiting.add(timer)
+    return timer
+  }
+  globalThis.clearTimeout = (timer) => {
+    waiting.delete(timer)
+    clearTimeout(timer)
+  }
+  return waiting
+}
+
 /** Sends the request for each image; returns the functions that ran each time, by file. */
 async function walk(kind) {
   const rounds = []
   for (const image of images) {
-    // Metadata are written half a second after the request before.
-    await delay(800)
     await profiler.post('Profiler.takePreciseCoverage')
-    const logged = once(lines, 'line')
     const provenance = await request(requests[kind].target(image))
-    // Wait for the log line and the statistics, which follow the response.
-    await logged
-    // Wait until a blob or the metadata of a manifest are on the disk, too.
-    const last = { 'blob miss': 'cache/evictor.ts', 'tag miss': 'metadata/log.ts' }[kind]
-    const ran = new Map()
-    for (let tries = 0; tries < 100; tries++) {
-      await delay(100)
-      for (const [file, names] of executed((await profiler.post('Profiler.takePreciseCoverage')).result))
-        ran.set(file, [...new Set([...(ran.get(file) ?? []), ...names])])
-      if (tries > 0 && (last === undefined || ran.has(last))) break
-    }
-    rounds.push(ran)
+    rounds.push(executed((await profiler.post('Profiler.takePreciseCoverage')).result))
     if (provenance !== requests[kind].provenance) throw new Error(`${kind}: the mirror answered with ${provenance}`)
   }
   const files = [...rounds[0].keys()]
@@ -123,13 +143,25 @@ function executed(coverage) {
   )
 }
 
-/** Reads the mirror's whole response; returns its Cache-Status. */
+/** Reads the mirror's whole response, and waits for the work that follows it; returns its Cache-Status. */
 async function request(target) {
+  const logged = once(lines, 'line')
   const [answer] = await once(get(`${mirror.endpoints.cache[0]}/v2/docker.io/library/${target}`, { agent }), 'response')
   answer.resume()
   await once(answer, 'end')
   if (answer.statusCode !== 200) throw new Error(`${target}: ${answer.statusCode}`)
+  await logged
+  await settle()
   return answer.headers['cache-status']
+}
+
+/** Waits until the mirror has ended its work: no timer waits, and nothing is active but sockets and the streams of this process. */
+async function settle() {
+  do await delay(10)
+  while (
+    waitingTimers.size > 0 ||
+    process.getActiveResourcesInfo().some((resource) => !/^(TCPServer|TCPSocket|Pipe|TTY)Wrap$/.test(resource))
+  )
 }
 
 /** Prints the walks, or writes them to the page, or compares them with it. */
@@ -192,7 +224,8 @@ function createImage(repository) {
 /** Starts a registry that holds the images. */
 async function listen(held) {
   const byRepository = new Map(held.map((image) => [image.repository, image]))
-  const server = createServer((incoming, response) => {
+  // Never close an idle connection of the mirror: a request on it would fail at that moment.
+  const server = createServer({ keepAliveTimeout: 0 }, (incoming, response) => {
     const [, repository, kind, reference] = /\/([^/]+)\/(manifests|blobs)\/([^/]+)$/.exec(incoming.url) ?? []
     const image = byRepository.get(repository)
     const digest = reference === 'latest' ? image?.manifest : reference
