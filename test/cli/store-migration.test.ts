@@ -383,7 +383,7 @@ describe.skipIf(!isNewFormat)('a migration that ends', () => {
       await expectAll(mirror)
       await stop(mirror)
     }
-  })
+  }, 180_000)
 })
 
 /** Mounts a file system of 2 MiB there until the test ends. */
