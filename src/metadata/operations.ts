@@ -1,6 +1,6 @@
 import type { ManifestLink } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/reference.ts'
-import { parseIdentity } from '../oci/registry.ts'
+import { type Identity, parseIdentity } from '../oci/registry.ts'
 import { formatLine } from './log.ts'
 import { type Operation, type PackedLinks, type Repository, type Use, weights } from './metadata.ts'
 
@@ -52,44 +52,48 @@ export function toBuffer({ buffer, byteOffset, length }: Uint8Array): Buffer {
   return Buffer.from(buffer, byteOffset, length)
 }
 
-/** Lists the members of each operation in the order of its list on the disk. */
-const members = {
-  tag: ['tag', 'digest', 'identity', 'updatedAt', 'pulls', 'lastPulled'],
-  untag: ['tag', 'updatedAt'],
-  manifest: [
-    'digest',
-    'mediaType',
-    'size',
-    'identity',
-    'updatedAt',
-    'pulls',
-    'lastPulled',
-    'usedAt',
-    'links',
-    'subject',
-    'artifactType',
-  ],
-  'drop-manifest': ['digest'],
-  blob: ['digest', 'size', 'identity', 'usedAt'],
-  'drop-blob': ['digest'],
-  referrers: ['subject', 'identity', 'query', 'digest', 'size', 'next', 'filtersApplied', 'isWithoutApi', 'usedAt'],
-  'drop-referrers': ['subject', 'identity', 'query'],
-  'use-tag': ['tag', 'pulls', 'lastPulled'],
-  'use-manifest': ['digest', 'pulls', 'lastPulled', 'usedAt'],
-  'use-blob': ['digest', 'usedAt'],
-} as const satisfies Record<Operation['op'], readonly string[]>
-
-const optional = new Set(['untag updatedAt', 'manifest links', 'manifest subject', 'manifest artifactType'])
-for (const member of ['next', 'filtersApplied']) optional.add(`referrers ${member}`)
-
-/** Checks and converts the JSON values of members. */
-const readers: Record<string, (value: unknown) => unknown> = {
-  digest: readDigest,
-  subject: readDigest,
-  isWithoutApi: (value) => value === true,
-  links: readLinks,
+type Fields<Operation> = {
+  readonly [Field in Exclude<keyof Operation, 'op'>]-?: (value: unknown) => Operation[Field]
 }
-for (const member of ['updatedAt', 'pulls', 'lastPulled', 'usedAt', 'size']) readers[member] = readNumber
+
+const used = { usedAt: readNumber }
+const pulled = { pulls: readNumber, lastPulled: readNumber }
+const page = { subject: readDigest, identity: readIdentity, query: readText }
+
+/** Lists the fields of each operation in the order of its list on the disk, with the function that checks and converts the JSON value. */
+const fields: { readonly [Name in Operation['op']]: Fields<Extract<Operation, { op: Name }>> } = {
+  tag: { tag: readText, digest: readDigest, identity: readIdentity, updatedAt: readNumber, ...pulled },
+  untag: { tag: readText, updatedAt: optional(readNumber) },
+  manifest: {
+    digest: readDigest,
+    mediaType: readText,
+    size: readNumber,
+    identity: readIdentity,
+    updatedAt: readNumber,
+    ...pulled,
+    ...used,
+    links: optional(readLinks),
+    subject: optional(readDigest),
+    artifactType: optional(readText),
+  },
+  'drop-manifest': { digest: readDigest },
+  blob: { digest: readDigest, size: readNumber, identity: readIdentity, ...used },
+  'drop-blob': { digest: readDigest },
+  referrers: {
+    ...page,
+    digest: readDigest,
+    size: readNumber,
+    next: optional(readText),
+    filtersApplied: optional(readText),
+    isWithoutApi: (value) => value === true,
+    ...used,
+  },
+  'drop-referrers': page,
+  'use-tag': { tag: readText, ...pulled },
+  'use-manifest': { digest: readDigest, ...pulled, ...used },
+  'use-blob': { digest: readDigest, ...used },
+}
+const fieldLists = new Map(Object.entries(fields).map(([op, list]) => [op, Object.entries(list)]))
 
 /** Records the use of an entry of a repository. */
 export interface RepositoryUse {
@@ -148,7 +152,8 @@ function formatOperations(operations: readonly Operation[]): string {
 function toList(operation: Operation): unknown[] {
   const values = operation as unknown as Record<string, unknown>
   const list: unknown[] = [operation.op]
-  for (const member of members[operation.op]) list.push(member === 'links' ? toJson(values[member]) : values[member])
+  for (const [field] of fieldLists.get(operation.op)!)
+    list.push(field === 'links' ? toJson(values[field]) : values[field])
   while (list.at(-1) === undefined) list.pop()
   return list
 }
@@ -165,49 +170,17 @@ export function parseOperations(json: string): Operation[] {
 
 function parseOperation(json: unknown): Operation {
   const list = readList(json)
-  const op = list[0] as Operation['op']
-  // Nearly all operations of a checkpoint are these two.
-  if (op === 'tag') return readTag(list)
-  if (op === 'manifest') return readManifest(list)
-  if (!Object.hasOwn(members, op)) return throwDamaged()
-  const operation: Record<string, unknown> = { op }
+  const operation: Record<string, unknown> = { op: list[0] }
   let at = 0
-  for (const member of members[op]) {
-    const value = list[++at] ?? undefined
-    if (value !== undefined) operation[member] = (readers[member] ?? readText)(value)
-    else if (!optional.has(`${op} ${member}`)) return throwDamaged()
+  for (const [field, read] of fieldLists.get(list[0] as string) ?? throwDamaged()) {
+    const value = read(list[++at] ?? undefined)
+    if (value !== undefined) operation[field] = value
   }
   return operation as unknown as Operation
 }
 
-function readTag([, tag, digest, identity, updatedAt, pulls, lastPulled]: unknown[]): Operation {
-  return {
-    op: 'tag',
-    tag: readText(tag),
-    digest: readDigest(digest),
-    identity: parseIdentity(readText(identity)),
-    updatedAt: readNumber(updatedAt),
-    pulls: readNumber(pulls),
-    lastPulled: readNumber(lastPulled),
-  }
-}
-
-function readManifest(list: unknown[]): Operation {
-  const [, digest, mediaType, size, identity, updatedAt, pulls, lastPulled, usedAt, links, subject, artifactType] = list
-  return {
-    op: 'manifest',
-    digest: readDigest(digest),
-    mediaType: readText(mediaType),
-    size: readNumber(size),
-    identity: parseIdentity(readText(identity)),
-    updatedAt: readNumber(updatedAt),
-    pulls: readNumber(pulls),
-    lastPulled: readNumber(lastPulled),
-    usedAt: readNumber(usedAt),
-    ...(links !== undefined && links !== null && { links: readLinks(links) }),
-    ...(typeof subject === 'string' && { subject: readDigest(subject) }),
-    ...(typeof artifactType === 'string' && { artifactType }),
-  }
+function optional<Value>(read: (value: unknown) => Value): (value: unknown) => Value | undefined {
+  return (value) => (value === undefined ? undefined : read(value))
 }
 
 function readLinks(value: unknown): PackedLinks {
@@ -240,6 +213,10 @@ export function readNumber(value: unknown): number {
 /** Returns the value if it is a digest; throws a SyntaxError otherwise. */
 export function readDigest(value: unknown): Digest {
   return parseDigest(readText(value)) ?? throwDamaged()
+}
+
+function readIdentity(value: unknown): Identity {
+  return parseIdentity(readText(value))
 }
 
 /** Throws a SyntaxError, which marks a record as damaged. */
