@@ -179,6 +179,15 @@ function parseOperation(json: unknown): Operation {
   return operation as unknown as Operation
 }
 
+/** Checks and converts the fields of an operation from JSON values by name. Throws a SyntaxError for an unexpected value. */
+export function readOperation<Name extends Operation['op']>(
+  op: Name,
+  values: Readonly<Record<string, unknown>>,
+): Extract<Operation, { op: Name }> {
+  const list = fieldLists.get(op)!.map(([field]) => values[field])
+  return parseOperation([op, ...list]) as Extract<Operation, { op: Name }>
+}
+
 function optional<Value>(read: (value: unknown) => Value): (value: unknown) => Value | undefined {
   return (value) => (value === undefined ? undefined : read(value))
 }

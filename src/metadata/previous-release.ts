@@ -4,10 +4,9 @@ import { basename, join } from 'node:path'
 import { getErrno } from '../lib/errors.ts'
 import { isForeignLayer, type ManifestLink, toArtifactTypeKey } from '../oci/content.ts'
 import { isRepositoryName, isTag, parseRegistryHost } from '../oci/reference.ts'
-import { parseIdentity } from '../oci/registry.ts'
 import { formatForeignLine, type LogDamage } from './log.ts'
 import type { Operation } from './metadata.ts'
-import { packLinks, readDigest, readList, readNumber, readText, throwDamaged } from './operations.ts'
+import { packLinks, readDigest, readList, readNumber, readOperation, readText, throwDamaged } from './operations.ts'
 
 /** Receives the content of the files of release 0.1. */
 interface PreviousReader {
@@ -61,10 +60,10 @@ async function readRecord(path: string, reader: PreviousReader): Promise<void> {
   if (format !== 1 || parseRegistryHost(registry) !== registry || !isRepositoryName(repository)) return throwDamaged()
   if (!isFileOf(path, `${registry}/${repository}`)) return throwDamaged()
   const operations = [
-    ...readList(blobs).map((entry) => toBlob(readObject(entry))),
+    ...readList(blobs).map((entry) => readOperation('blob', readObject(entry))),
     ...readList(manifests).map((entry) => toManifest(readObject(entry))),
     ...readList(tags).map((entry) => toTag(readObject(entry))),
-    ...readList(referrers ?? []).map((entry) => toReferrers(readObject(entry))),
+    ...readList(referrers ?? []).map((entry) => readOperation('referrers', readObject(entry))),
   ]
   reader.onOperations(registry, repository, operations)
 }
@@ -149,59 +148,35 @@ function parseJson(bytes: Buffer): JsonObject | undefined {
 
 /** Converts a change of a journal. */
 function toChange(value: JsonObject): Operation {
-  const { op } = value
-  const identity = { identity: 'anonymous' }
+  const pushed = { ...value, identity: 'anonymous', pulls: 0, lastPulled: 0, usedAt: value['heldSince'] }
+  const { op, pushedAt, artifactType } = value
   switch (op) {
     case 'tag':
-      return toTag({ ...value, ...identity, checkedAt: value['pushedAt'], pulls: 0, lastPulled: 0 })
-    case 'untag': {
-      const { pushedAt } = value
-      return { op, tag: readTag(value['tag']), ...(pushedAt !== undefined && { updatedAt: readNumber(pushedAt) }) }
-    }
+      return toTag({ ...pushed, checkedAt: pushedAt })
+    case 'untag':
+      return readOperation(op, { tag: readTag(value['tag']), updatedAt: pushedAt })
     case 'manifest': {
-      const { subject, artifactType, heldSince } = value
-      const manifest = toManifest({ ...value, ...identity, usedAt: heldSince, pulls: 0, lastPulled: 0, links: [] })
-      return {
-        ...manifest,
-        updatedAt: readNumber(value['pushedAt']),
-        ...(subject !== undefined && { subject: readDigest(subject) }),
-        ...(artifactType !== undefined && { artifactType: toArtifactTypeKey(readText(artifactType)) }),
-      }
+      const key = artifactType === undefined ? undefined : toArtifactTypeKey(readText(artifactType))
+      return readOperation(op, { ...pushed, updatedAt: pushedAt, artifactType: key, links: undefined })
     }
     case 'blob':
-      return toBlob({ ...value, ...identity, usedAt: value['heldSince'] })
+      return readOperation(op, pushed)
     case 'drop-manifest':
     case 'drop-blob':
-      return { op, digest: readDigest(value['digest']) }
+      return readOperation(op, value)
     default:
       return throwDamaged()
   }
 }
 
 function toTag(value: JsonObject): Operation {
-  return {
-    op: 'tag',
-    tag: readTag(value['tag']),
-    digest: readDigest(value['digest']),
-    identity: parseIdentity(readText(value['identity'])),
-    updatedAt: readNumber(value['checkedAt']),
-    pulls: readNumber(value['pulls']),
-    lastPulled: readNumber(value['lastPulled']),
-  }
+  return readOperation('tag', { ...value, tag: readTag(value['tag']), updatedAt: value['checkedAt'] })
 }
 
-function toManifest(value: JsonObject): Extract<Operation, { op: 'manifest' }> {
+function toManifest(value: JsonObject): Operation {
   const links = readList(value['links']).map(toLink)
   return {
-    op: 'manifest',
-    digest: readDigest(value['digest']),
-    mediaType: readText(value['mediaType']),
-    size: readNumber(value['size']),
-    identity: parseIdentity(readText(value['identity'])),
-    updatedAt: 0,
-    pulls: readNumber(value['pulls']),
-    lastPulled: readNumber(value['lastPulled']),
-    usedAt: readNumber(value['usedAt']),
+    ...readOperation('manifest', { ...value, updatedAt: 0, links: undefined }),
     // Release 0.1 once recorded foreign layers, which grant nothing.
     links: packLinks(links.filter((link) => !isForeignLayer(link.mediaType))),
   }
@@ -211,32 +186,6 @@ function toLink(json: unknown): ManifestLink {
   const { kind, mediaType, digest, size } = readObject(json)
   if (kind !== 'manifest' && kind !== 'blob') return throwDamaged()
   return { kind, mediaType: readText(mediaType), digest: readDigest(digest), size: readNumber(size) }
-}
-
-function toBlob(value: JsonObject): Operation {
-  return {
-    op: 'blob',
-    digest: readDigest(value['digest']),
-    size: readNumber(value['size']),
-    identity: parseIdentity(readText(value['identity'])),
-    usedAt: readNumber(value['usedAt']),
-  }
-}
-
-function toReferrers(value: JsonObject): Operation {
-  const optional = (name: string) => (value[name] === undefined ? undefined : readText(value[name]))
-  return {
-    op: 'referrers',
-    subject: readDigest(value['subject']),
-    identity: parseIdentity(readText(value['identity'])),
-    query: readText(value['query']),
-    digest: readDigest(value['digest']),
-    size: readNumber(value['size']),
-    next: optional('next'),
-    filtersApplied: optional('filtersApplied'),
-    isWithoutApi: value['isWithoutApi'] === true,
-    usedAt: readNumber(value['usedAt']),
-  }
 }
 
 function readObject(value: unknown): JsonObject {
