@@ -8,12 +8,13 @@ import {
   type Operation,
   type ReferrersPage,
   type Repository,
+  type Tag,
   toReferrersKey,
   weights,
 } from './metadata.ts'
 import { noRow, RowMap } from './digest-table.ts'
 import { formatCommit, isRemoval } from './operations.ts'
-import { Tables, TagMap } from './tables.ts'
+import { Tables } from './tables.ts'
 
 /** Limits the manifests that `getParents` returns. */
 const maxParents = 100
@@ -144,7 +145,7 @@ export class Repositories {
 class StoredRepository implements Repository {
   readonly host: string
   readonly name: string
-  readonly tags: TagMap
+  readonly tags = new Map<string, Tag>()
   readonly manifests: RowMap<Manifest>
   readonly blobs: RowMap<Blob>
   readonly referrers = new Map<string, ReferrersPage>()
@@ -160,7 +161,6 @@ class StoredRepository implements Repository {
     this.name = name
     this.#number = number
     this.#tables = tables
-    this.tags = new TagMap(tables.tags, tables.identities)
     this.manifests = new RowMap(tables.manifests, number, (row) => tables.readManifest(row))
     this.blobs = new RowMap(tables.blobs, number, (row) => tables.readBlob(row))
   }
@@ -206,8 +206,11 @@ class StoredRepository implements Repository {
 
   apply(operation: Operation): void {
     switch (operation.op) {
-      case 'tag':
-        return this.tags.set(operation.tag, operation)
+      case 'tag': {
+        const { tag, digest, identity, updatedAt, pulls, lastPulled } = operation
+        this.tags.set(tag, { digest, identity, updatedAt, pulls, lastPulled })
+        return
+      }
       case 'untag': {
         const { tag, updatedAt } = operation
         if (updatedAt === undefined || this.tags.get(tag)?.updatedAt === updatedAt) this.tags.delete(tag)
@@ -232,8 +235,10 @@ class StoredRepository implements Repository {
       case 'drop-referrers':
         return this.#dropReferrers(operation)
       case 'use-tag': {
-        const known = this.tags.get(operation.tag)
-        return known && this.tags.set(operation.tag, { ...known, ...operation })
+        const { tag, pulls, lastPulled } = operation
+        const known = this.tags.get(tag)
+        if (known) this.tags.set(tag, { ...known, pulls, lastPulled })
+        return
       }
       case 'use-manifest': {
         const row = this.manifests.find(operation.digest)

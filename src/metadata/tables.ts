@@ -1,8 +1,8 @@
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import { parseIdentity } from '../oci/registry.ts'
-import { Dictionary, DigestTable, noRow, PackedMap, selectDigest, selectDigestBytes } from './digest-table.ts'
-import type { Blob, Manifest, PackedLinks, Tag } from './metadata.ts'
+import { Dictionary, DigestTable, noRow, selectDigest, selectDigestBytes } from './digest-table.ts'
+import type { Blob, Manifest, PackedLinks } from './metadata.ts'
 import {
   flagBits,
   flagMask,
@@ -20,7 +20,6 @@ export class Tables {
   readonly identities = new Dictionary()
   readonly types = new Dictionary()
   readonly links = new LinkTable()
-  readonly tags = createTagTable()
   readonly manifests = new DigestTable({
     mediaType: new Uint32Array(),
     identity: new Uint32Array(),
@@ -87,88 +86,6 @@ export class Tables {
   readBlob(row: number): Blob {
     const { size, identity, usedAt } = this.blobs.columns
     return { size: size[row]!, identity: parseIdentity(this.identities.get(identity[row]!)), usedAt: usedAt[row]! }
-  }
-}
-
-type TagTable = ReturnType<typeof createTagTable>
-
-/** Creates the table for the tags of all repositories. */
-function createTagTable() {
-  const columns = {
-    identity: new Uint32Array(),
-    updatedAt: new Float64Array(),
-    pulls: new Uint32Array(),
-    lastPulled: new Float64Array(),
-  }
-  return new DigestTable(columns)
-}
-
-/** Holds the tags of one repository, packed. The values are copies. */
-export class TagMap extends PackedMap<string, Tag> {
-  readonly #rows = new Map<string, number>()
-  readonly #table: TagTable
-  readonly #identities: Dictionary
-
-  constructor(table: TagTable, identities: Dictionary) {
-    super()
-    this.#table = table
-    this.#identities = identities
-  }
-
-  get size(): number {
-    return this.#rows.size
-  }
-
-  set(name: string, { digest, identity, updatedAt, pulls, lastPulled }: Tag): void {
-    this.#release(name)
-    selectDigest(digest)
-    const row = this.#table.add(0)
-    const { columns } = this.#table
-    columns.identity[row] = this.#identities.use(identity)
-    columns.updatedAt[row] = updatedAt
-    columns.pulls[row] = pulls
-    columns.lastPulled[row] = lastPulled
-    this.#rows.set(name, row)
-  }
-
-  delete(name: string): void {
-    this.#release(name)
-    this.#rows.delete(name)
-  }
-
-  has(name: string): boolean {
-    return this.#rows.has(name)
-  }
-
-  get(name: string): Tag | undefined {
-    const row = this.#rows.get(name)
-    return row === undefined ? undefined : this.#read(row)
-  }
-
-  *entries(): MapIterator<[string, Tag]> {
-    for (const [name, row] of this.#rows) yield [name, this.#read(row)]
-  }
-
-  keys(): MapIterator<string> {
-    return this.#rows.keys()
-  }
-
-  #release(name: string): void {
-    const row = this.#rows.get(name)
-    if (row === undefined) return
-    this.#identities.release(this.#table.columns.identity[row]!)
-    this.#table.remove(row)
-  }
-
-  #read(row: number): Tag {
-    const { columns } = this.#table
-    return {
-      digest: this.#table.digest(row),
-      identity: parseIdentity(this.#identities.get(columns.identity[row]!)),
-      updatedAt: columns.updatedAt[row]!,
-      pulls: columns.pulls[row]!,
-      lastPulled: columns.lastPulled[row]!,
-    }
   }
 }
 
