@@ -172,38 +172,16 @@ function grow<T extends Column>(column: T, length: number): T {
   return grown
 }
 
-/** Is a map whose values are copies of rows. */
-export abstract class PackedMap<Key, Value> implements ReadonlyMap<Key, Value> {
-  abstract readonly size: number
-  abstract has(key: Key): boolean
-  abstract get(key: Key): Value | undefined
-  abstract keys(): MapIterator<Key>
-  abstract entries(): MapIterator<[Key, Value]>
-
-  *values(): MapIterator<Value> {
-    for (const [, value] of this.entries()) yield value
-  }
-
-  [Symbol.iterator](): MapIterator<[Key, Value]> {
-    return this.entries()
-  }
-
-  forEach(visit: (value: Value, key: Key, map: ReadonlyMap<Key, Value>) => void): void {
-    for (const [key, value] of this.entries()) visit(value, key, this)
-  }
-}
-
 type Rows = Pick<DigestTable<Record<string, Column>>, 'find' | 'add' | 'remove' | 'digest'>
 
-/** Shows the rows of one repository by digest. */
-export class RowMap<Value> extends PackedMap<Digest, Value> {
+/** Shows the rows of one repository by digest. The values are copies. */
+export class RowMap<Value> implements ReadonlyMap<Digest, Value> {
   readonly #rows = new Set<number>()
   readonly #table: Rows
   readonly #scope: number
   readonly #read: (row: number) => Value
 
   constructor(table: Rows, scope: number, read: (row: number) => Value) {
-    super()
     this.#table = table
     this.#scope = scope
     this.#read = read
@@ -247,8 +225,20 @@ export class RowMap<Value> extends PackedMap<Digest, Value> {
     for (const row of this.#rows) yield this.#table.digest(row)
   }
 
+  *values(): MapIterator<Value> {
+    for (const row of this.#rows) yield this.#read(row)
+  }
+
   *entries(): MapIterator<[Digest, Value]> {
     for (const row of this.#rows) yield [this.#table.digest(row), this.#read(row)]
+  }
+
+  [Symbol.iterator](): MapIterator<[Digest, Value]> {
+    return this.entries()
+  }
+
+  forEach(visit: (value: Value, key: Digest, map: ReadonlyMap<Digest, Value>) => void): void {
+    for (const [digest, value] of this) visit(value, digest, this)
   }
 }
 
