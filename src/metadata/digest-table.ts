@@ -2,7 +2,7 @@ import { randomInt } from 'node:crypto'
 import type { Digest } from '../oci/reference.ts'
 
 /** Holds one value of every row; grows with its table. */
-type Column = Float64Array | Uint32Array | Int32Array | Uint16Array
+type Column = Float64Array | Uint32Array | Int32Array
 
 /** Marks the absence of a row. */
 export const noRow = -1

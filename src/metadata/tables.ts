@@ -110,8 +110,7 @@ export class LinkTable {
   readonly #table = new DigestTable({
     /** Holds the number of the media type, and the flags in the lowest bits. */
     type: new Uint32Array(),
-    sizeLow: new Uint32Array(),
-    sizeHigh: new Uint16Array(),
+    size: new Float64Array(),
     manifest: new Uint32Array(),
     /** Holds the next link of the same manifest. */
     next: new Int32Array(),
@@ -136,8 +135,7 @@ export class LinkTable {
       if (numbers[type] === undefined) numbers[type] = this.#types.use(types[type]!)
       else this.#types.useAgain(numbers[type])
       columns.type[row] = (numbers[type] << flagBits) | flags
-      columns.sizeLow[row] = bytes.readUInt32LE(at + 3)
-      columns.sizeHigh[row] = bytes.readUInt16LE(at + 7)
+      columns.size[row] = bytes.readUIntLE(at + 3, 6)
       columns.manifest[row] = manifest
       columns.next[row] = noRow
       if (last === noRow) first = row
@@ -165,7 +163,7 @@ export class LinkTable {
       links.push({
         kind: (type & manifestFlag) === 0 ? 'blob' : 'manifest',
         digest: this.#table.digest(row),
-        size: this.#getSize(row),
+        size: this.#table.columns.size[row]!,
         mediaType: this.#types.get(type >>> flagBits),
       })
     }
@@ -181,7 +179,7 @@ export class LinkTable {
     let at = 0
     for (const row of rows) {
       const type = columns.type[row]!
-      writeHead(bytes, at, type & flagMask, numberOf(types, type >>> flagBits), this.#getSize(row))
+      writeHead(bytes, at, type & flagMask, numberOf(types, type >>> flagBits), columns.size[row]!)
       at += headBytes + this.#table.copyDigest(row, bytes, at + headBytes)
     }
     return { types: Array.from(types.keys(), (type) => this.#types.get(type)), bytes: bytes.subarray(0, at) }
@@ -194,7 +192,7 @@ export class LinkTable {
     const row = this.#table.find(toTableScope(query.scope, toFlag(query.kind)), this.#createTest(query))
     if (row === noRow) return undefined
     const mediaType = this.#types.get(columns.type[row]! >>> flagBits)
-    return { kind: query.kind, digest: query.digest, size: this.#getSize(row), mediaType }
+    return { kind: query.kind, digest: query.digest, size: this.#table.columns.size[row]!, mediaType }
   }
 
   /** Returns the manifests that the query selects, at most `limit`. */
@@ -206,11 +204,6 @@ export class LinkTable {
     for (; row !== noRow && manifests.length < limit; row = this.#table.findNext(row, test))
       manifests.push(this.#table.columns.manifest[row]!)
     return manifests
-  }
-
-  #getSize(row: number): number {
-    const { sizeLow, sizeHigh } = this.#table.columns
-    return sizeHigh[row]! * 2 ** 32 + sizeLow[row]!
   }
 
   #createTest({ kind, isFrom }: LinkQuery): (row: number) => boolean {
