@@ -8,8 +8,6 @@ type Column = Float64Array | Uint32Array | Int32Array
 export const noRow = -1
 
 const wordsPerDigest = 8
-/** Counts the bytes of a digest in its row. */
-const digestBytes = wordsPerDigest * 4
 const firstCapacity = 256
 const multiplier = 0x9e3779b1
 /** Are secret, because upstreams choose the digests in their manifests, and may try to fill one bucket with them. The second is odd. */
@@ -107,18 +105,10 @@ export class DigestTable<Columns extends Record<string, Column>> {
   }
 
   digest(row: number): Digest {
-    const at = row * digestBytes
+    const at = row * wordsPerDigest * 4
     const rest = this.#longDigests.get(row)
-    const start = this.#bytes.toString('hex', at, at + digestBytes)
+    const start = this.#bytes.toString('hex', at, at + wordsPerDigest * 4)
     return (rest ? `sha512:${start}${rest.toString('hex')}` : `sha256:${start}`) as Digest
-  }
-
-  /** Copies the bytes of a digest. Returns their number. */
-  copyDigest(row: number, target: Buffer, at: number): number {
-    this.#bytes.copy(target, at, row * digestBytes, (row + 1) * digestBytes)
-    const rest = this.#longDigests.get(row)
-    if (rest) target.set(rest, at + digestBytes)
-    return rest ? 64 : 32
   }
 
   #addToBucket(row: number): void {

@@ -1,13 +1,11 @@
 import type { ManifestLink } from '../oci/content.ts'
-import { type Digest, parseDigest } from '../oci/reference.ts'
+import { type Digest, getDigestHex, parseDigest } from '../oci/reference.ts'
 import { type Identity, parseIdentity } from '../oci/registry.ts'
 import { formatLine } from './log.ts'
 import { type Operation, type PackedLinks, type Repository, type Use, weights } from './metadata.ts'
 
 export const manifestFlag = 1
-export const sha512Flag = 2
-export const flagBits = 2
-export const flagMask = 3
+const sha512Flag = 2
 /** Counts the bytes of a link before its digest. */
 export const headBytes = 9
 const maxSize = 2 ** 48 - 1
@@ -19,24 +17,15 @@ export function packLinks(links: readonly ManifestLink[]): PackedLinks {
   let at = 0
   for (const { kind, digest, size, mediaType } of links) {
     if (size > maxSize) continue
-    const length = bytes.write(digest.slice(digest.indexOf(':') + 1), at + headBytes, 'hex')
-    const flags = toFlag(kind) | (length === 64 ? sha512Flag : 0)
-    writeHead(bytes, at, flags, numberOf(types, mediaType), size)
+    const type = types.get(mediaType) ?? types.size
+    types.set(mediaType, type)
+    const length = bytes.write(getDigestHex(digest), at + headBytes, 'hex')
+    bytes[at] = toFlag(kind) | (length === 64 ? sha512Flag : 0)
+    bytes.writeUInt16LE(type, at + 1)
+    bytes.writeUIntLE(size, at + 3, 6)
     at += headBytes + length
   }
   return { types: [...types.keys()], bytes: bytes.subarray(0, at) }
-}
-
-export function writeHead(bytes: Buffer, at: number, flags: number, type: number, size: number): void {
-  bytes[at] = flags
-  bytes.writeUInt16LE(type, at + 1)
-  bytes.writeUIntLE(size, at + 3, 6)
-}
-
-export function numberOf<Key>(numbers: Map<Key, number>, key: Key): number {
-  const number = numbers.get(key) ?? numbers.size
-  numbers.set(key, number)
-  return number
 }
 
 export function toFlag(kind: ManifestLink['kind']): number {

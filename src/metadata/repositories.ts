@@ -13,7 +13,7 @@ import {
   weights,
 } from './metadata.ts'
 import { noRow, RowMap } from './digest-table.ts'
-import { formatCommit, isRemoval } from './operations.ts'
+import { formatCommit, isRemoval, packLinks } from './operations.ts'
 import { Tables } from './tables.ts'
 
 /** Limits the manifests that `getParents` returns. */
@@ -272,7 +272,7 @@ class StoredRepository implements Repository {
     }
     const row = this.manifests.find(digest)
     if (row === noRow) return undefined
-    const links = this.#tables.links.pack(this.#tables.manifests.columns.firstLink[row]!)
+    const links = packLinks(this.#tables.links.list(this.#tables.manifests.columns.firstLink[row]!))
     return { op: 'manifest', digest, ...this.#tables.readManifest(row), links }
   }
 

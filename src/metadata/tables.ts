@@ -3,17 +3,7 @@ import type { Digest } from '../oci/reference.ts'
 import { parseIdentity } from '../oci/registry.ts'
 import { Dictionary, DigestTable, noRow, selectDigest, selectDigestBytes } from './digest-table.ts'
 import type { Blob, Manifest, PackedLinks } from './metadata.ts'
-import {
-  flagBits,
-  flagMask,
-  getDigestBytes,
-  headBytes,
-  manifestFlag,
-  numberOf,
-  toBuffer,
-  toFlag,
-  writeHead,
-} from './operations.ts'
+import { getDigestBytes, headBytes, manifestFlag, toBuffer, toFlag } from './operations.ts'
 
 /** Holds the entries of all repositories by their digest. */
 export class Tables {
@@ -108,7 +98,7 @@ interface LinkQuery {
 export class LinkTable {
   readonly #types = new Dictionary()
   readonly #table = new DigestTable({
-    /** Holds the number of the media type, and the flags in the lowest bits. */
+    /** Holds the number of the media type, and in the lowest bit `manifestFlag`. */
     type: new Uint32Array(),
     size: new Float64Array(),
     manifest: new Uint32Array(),
@@ -134,7 +124,7 @@ export class LinkTable {
       const type = bytes.readUInt16LE(at + 1)
       if (numbers[type] === undefined) numbers[type] = this.#types.use(types[type]!)
       else this.#types.useAgain(numbers[type])
-      columns.type[row] = (numbers[type] << flagBits) | flags
+      columns.type[row] = (numbers[type] << 1) | (flags & manifestFlag)
       columns.size[row] = bytes.readUIntLE(at + 3, 6)
       columns.manifest[row] = manifest
       columns.next[row] = noRow
@@ -150,7 +140,7 @@ export class LinkTable {
     for (let row = first; row !== noRow;) {
       const { columns } = this.#table
       const next = columns.next[row]!
-      this.#types.release(columns.type[row]! >>> flagBits)
+      this.#types.release(columns.type[row]! >>> 1)
       this.#table.remove(row)
       row = next
     }
@@ -164,25 +154,10 @@ export class LinkTable {
         kind: (type & manifestFlag) === 0 ? 'blob' : 'manifest',
         digest: this.#table.digest(row),
         size: this.#table.columns.size[row]!,
-        mediaType: this.#types.get(type >>> flagBits),
+        mediaType: this.#types.get(type >>> 1),
       })
     }
     return links
-  }
-
-  pack(first: number): PackedLinks {
-    const { columns } = this.#table
-    const rows: number[] = []
-    for (let row = first; row !== noRow; row = columns.next[row]!) rows.push(row)
-    const types = new Map<number, number>()
-    const bytes = Buffer.allocUnsafeSlow(rows.length * (headBytes + 64))
-    let at = 0
-    for (const row of rows) {
-      const type = columns.type[row]!
-      writeHead(bytes, at, type & flagMask, numberOf(types, type >>> flagBits), columns.size[row]!)
-      at += headBytes + this.#table.copyDigest(row, bytes, at + headBytes)
-    }
-    return { types: Array.from(types.keys(), (type) => this.#types.get(type)), bytes: bytes.subarray(0, at) }
   }
 
   /** Finds the link of a manifest that the query selects: the one added last. */
@@ -191,7 +166,7 @@ export class LinkTable {
     selectDigest(query.digest)
     const row = this.#table.find(toTableScope(query.scope, toFlag(query.kind)), this.#createTest(query))
     if (row === noRow) return undefined
-    const mediaType = this.#types.get(columns.type[row]! >>> flagBits)
+    const mediaType = this.#types.get(columns.type[row]! >>> 1)
     return { kind: query.kind, digest: query.digest, size: this.#table.columns.size[row]!, mediaType }
   }
 

@@ -43,7 +43,6 @@ async function countSteps(action: () => unknown): Promise<number> {
     [Map.prototype, 'has'],
     [Set.prototype, 'has'],
     [DigestTable.prototype, 'digest'],
-    [DigestTable.prototype, 'copyDigest'],
   ]
   const restore = counted.map(([prototype, name]) => {
     const methods = prototype as Record<string, (...args: unknown[]) => unknown>
