@@ -64,18 +64,14 @@ export class DigestTable<Columns extends Record<string, Column>> {
     if (capacity > this.#next.length) this.#grow(capacity)
   }
 
-  /** Finds a row with the selected digest that was added with this scope and passes the test; the last added one of several. */
-  find(scope: number, test: (row: number) => boolean): number {
+  /**
+   * Finds a row with the selected digest that was added with this scope and passes the test; of several the last added one, or the last one
+   * before `after`, which an earlier call has returned.
+   */
+  find(scope: number, test: (row: number) => boolean, after?: number): number {
     const bucket = hashSelected(scope) & (this.#buckets.length - 1)
-    for (let row = this.#buckets[bucket]!; row !== noRow; row = this.#next[row]!)
-      if (this.#hasSelected(row) && test(row)) return row
-    return noRow
-  }
-
-  /** Finds the next row with the selected digest after one that `find` has returned. */
-  findNext(after: number, test: (row: number) => boolean): number {
-    for (let row = this.#next[after]!; row !== noRow; row = this.#next[row]!)
-      if (this.#hasSelected(row) && test(row)) return row
+    let row = after === undefined ? this.#buckets[bucket]! : this.#next[after]!
+    for (; row !== noRow; row = this.#next[row]!) if (this.#hasSelected(row) && test(row)) return row
     return noRow
   }
 

@@ -186,8 +186,10 @@ class StoredRepository implements Repository {
   }
 
   findLink(digest: Digest, identity: Identity, kind: ManifestLink['kind']): ManifestLink | undefined {
-    const number = this.#tables.identities.find(identity)
-    return number === undefined ? undefined : this.#tables.links.find({ digest, kind, ...this.#getLinkScope(number) })
+    const { identities, links } = this.#tables
+    const number = identities.find(identity)
+    const row = number === undefined ? noRow : links.find({ digest, kind, ...this.#getLinkScope(number) })
+    return row === noRow ? undefined : links.read(row, digest)
   }
 
   getParents(digest: Digest): Digest[] {
@@ -195,7 +197,10 @@ class StoredRepository implements Repository {
     const parents: Digest[] = []
     for (const identity of identities.numbers()) {
       const query = { digest, kind: 'manifest', ...this.#getLinkScope(identity) } as const
-      for (const row of links.findManifests(query, maxParents - parents.length)) parents.push(manifests.digest(row))
+      for (let row = links.find(query); row !== noRow; row = links.find(query, row)) {
+        if (parents.length === maxParents) return parents
+        parents.push(manifests.digest(links.getManifest(row)))
+      }
     }
     return parents
   }

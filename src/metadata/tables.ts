@@ -46,9 +46,8 @@ export class Tables {
     selectDigest(digest)
     const found = table.find(0, () => true)
     const row = found === noRow ? table.add(0) : found
-    const count = (found === noRow ? 0 : table.columns.count[row]!) + change
-    table.columns.count[row] = count
-    if (count === 0) table.remove(row)
+    table.columns.count[row]! += change
+    if (table.columns.count[row] === 0) table.remove(row)
   }
 
   /** Returns the latest time of a use of manifests and blobs, also of those that were removed. */
@@ -148,42 +147,28 @@ export class LinkTable {
 
   list(first: number): ManifestLink[] {
     const links: ManifestLink[] = []
-    for (let row = first; row !== noRow; row = this.#table.columns.next[row]!) {
-      const type = this.#table.columns.type[row]!
-      links.push({
-        kind: (type & manifestFlag) === 0 ? 'blob' : 'manifest',
-        digest: this.#table.digest(row),
-        size: this.#table.columns.size[row]!,
-        mediaType: this.#types.get(type >>> 1),
-      })
-    }
+    for (let row = first; row !== noRow; row = this.#table.columns.next[row]!)
+      links.push(this.read(row, this.#table.digest(row)))
     return links
   }
 
-  /** Finds the link of a manifest that the query selects: the one added last. */
-  find(query: LinkQuery): ManifestLink | undefined {
-    const { columns } = this.#table
-    selectDigest(query.digest)
-    const row = this.#table.find(toTableScope(query.scope, toFlag(query.kind)), this.#createTest(query))
-    if (row === noRow) return undefined
-    const mediaType = this.#types.get(columns.type[row]! >>> 1)
-    return { kind: query.kind, digest: query.digest, size: this.#table.columns.size[row]!, mediaType }
+  read(row: number, digest: Digest): ManifestLink {
+    const { type, size } = this.#table.columns
+    const mediaType = this.#types.get(type[row]! >>> 1)
+    return { kind: (type[row]! & manifestFlag) === 0 ? 'blob' : 'manifest', digest, size: size[row]!, mediaType }
   }
 
-  /** Returns the manifests that the query selects, at most `limit`. */
-  findManifests(query: LinkQuery, limit: number): number[] {
-    const manifests: number[] = []
-    const test = this.#createTest(query)
-    selectDigest(query.digest)
-    let row = this.#table.find(toTableScope(query.scope, toFlag(query.kind)), test)
-    for (; row !== noRow && manifests.length < limit; row = this.#table.findNext(row, test))
-      manifests.push(this.#table.columns.manifest[row]!)
-    return manifests
+  /** Returns the manifest that has a link. */
+  getManifest(row: number): number {
+    return this.#table.columns.manifest[row]!
   }
 
-  #createTest({ kind, isFrom }: LinkQuery): (row: number) => boolean {
-    const flag = kind === 'manifest' ? manifestFlag : 0
+  /** Finds a link that the query selects: of several the last added one, or the last one before `after`. Returns its row, or `noRow`. */
+  find({ digest, kind, scope, isFrom }: LinkQuery, after?: number): number {
     const { type, manifest } = this.#table.columns
-    return (row) => (type[row]! & manifestFlag) === flag && isFrom(manifest[row]!)
+    const flag = toFlag(kind)
+    const test = (row: number) => (type[row]! & manifestFlag) === flag && isFrom(manifest[row]!)
+    selectDigest(digest)
+    return this.#table.find(toTableScope(scope, flag), test, after)
   }
 }
