@@ -23,14 +23,11 @@ const pieceBytes = 64 * 1024
 
 /** Yields operations that create a repository. May omit entries that are removed during the iteration. */
 export function* toOperations(repository: Repository): Generator<Operation, void> {
-  const { tags, manifests, blobs, referrers } = repository
-  for (const [digest, blob] of blobs) yield { op: 'blob', digest, ...blob }
-  for (const digest of manifests.keys()) {
-    const entry = (repository as StoredRepository).findEntry({ op: 'drop-manifest', digest })
-    if (entry) yield entry
-  }
-  for (const [tag, value] of tags) yield { op: 'tag', tag, ...value }
-  for (const page of referrers.values()) yield { op: 'referrers', ...page }
+  for (const [digest, blob] of repository.blobs) yield { op: 'blob', digest, ...blob }
+  for (const [digest, manifest] of repository.manifests)
+    yield { op: 'manifest', digest, ...manifest, links: packLinks(repository.getLinks(digest)) }
+  for (const [tag, value] of repository.tags) yield { op: 'tag', tag, ...value }
+  for (const page of repository.referrers.values()) yield { op: 'referrers', ...page }
 }
 
 /**
@@ -275,10 +272,8 @@ class StoredRepository implements Repository {
       const blob = this.blobs.get(digest)
       return blob && { op: 'blob', digest, ...blob }
     }
-    const row = this.manifests.find(digest)
-    if (row === noRow) return undefined
-    const links = packLinks(this.#tables.links.list(this.#tables.manifests.columns.firstLink[row]!))
-    return { op: 'manifest', digest, ...this.#tables.readManifest(row), links }
+    const manifest = this.manifests.get(digest)
+    return manifest && { op: 'manifest', digest, ...manifest, links: packLinks(this.getLinks(digest)) }
   }
 
   #setManifest(manifest: Operation & { readonly op: 'manifest' }): void {
