@@ -147,10 +147,5 @@ export function toReferrersKey({ subject, identity, query }: Pick<ReferrersPage,
   return JSON.stringify([subject, identity, query])
 }
 
-/** Reports whether a repository has no entries. */
-export function isEmptyRepository({ tags, manifests, blobs, referrers }: Repository): boolean {
-  return tags.size + manifests.size + blobs.size + referrers.size === 0
-}
-
 /** Estimates the memory of entries, bytes. A byte of packed links takes two in the table. */
 export const weights = { repository: 1000, tag: 250, manifest: 150, blob: 120, referrers: 700, linkByte: 2 }

@@ -3,7 +3,6 @@ import type { Digest } from '../oci/reference.ts'
 import type { Identity } from '../oci/registry.ts'
 import {
   type Blob,
-  isEmptyRepository,
   type Manifest,
   type Operation,
   type ReferrersPage,
@@ -109,7 +108,10 @@ export class Repositories {
 
   /** Returns the latest time of a use, running time ms. */
   findLatestUse(): number {
-    let latest = this.#tables.findLatestUse()
+    let latest = 0
+    // The rows of removed manifests and blobs count, too.
+    for (const { columns } of [this.#tables.manifests, this.#tables.blobs])
+      for (const time of columns.usedAt) latest = Math.max(latest, time)
     for (const { referrers } of this.#repositories.values())
       for (const { usedAt } of referrers.values()) latest = Math.max(latest, usedAt)
     return latest
@@ -122,7 +124,8 @@ export class Repositories {
     const repository = known ?? new StoredRepository(host, name, ++this.#lastNumber, this.#tables)
     const before = known ? repository.weight : 0
     repository.apply(operation)
-    const isEmpty = isEmptyRepository(repository)
+    const { tags, manifests, blobs, referrers } = repository
+    const isEmpty = tags.size + manifests.size + blobs.size + referrers.size === 0
     this.#weight += (isEmpty ? 0 : repository.weight) - before
     if (isEmpty) this.#repositories.delete(key)
     else if (!known) this.#repositories.set(key, repository)

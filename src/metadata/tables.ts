@@ -50,14 +50,6 @@ export class Tables {
     if (table.columns.count[row] === 0) table.remove(row)
   }
 
-  /** Returns the latest time of a use of manifests and blobs, also of those that were removed. */
-  findLatestUse(): number {
-    let latest = 0
-    for (const { usedAt } of [this.manifests.columns, this.blobs.columns])
-      for (const time of usedAt) latest = Math.max(latest, time)
-    return latest
-  }
-
   readManifest(row: number): Manifest {
     const { columns } = this.manifests
     return {
