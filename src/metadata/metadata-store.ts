@@ -1,11 +1,11 @@
-import { createDeferred, createPauses, type Deferred } from '../lib/async.ts'
+import { createDeferred, createPauses, type Deferred, runInSlices } from '../lib/async.ts'
 import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, logFailure, runLater } from '../lib/time.ts'
 import type { Digest } from '../oci/reference.ts'
 import { type LogDamage, type MetadataLog, writeDamage } from './log.ts'
 import type { Durability, Metadata, Operation, Repository, Use } from './metadata.ts'
-import { estimateBytes, formatCommit, groupUses, isTooHeavy, planDrops, type RepositoryUse } from './operations.ts'
+import { estimateBytes, formatCommit, groupUses, type RepositoryUse, dropLeastUsed } from './operations.ts'
 import { formatCheckpoint, type Repositories } from './repositories.ts'
 
 interface MetadataStoreOptions {
@@ -40,6 +40,9 @@ const maxLogFactor = 4
 const minLogBytes = 1024 * 1024
 /** Limits the changes that wait for a disk that takes none, bytes. Beyond that, a checkpoint replaces them. */
 const maxQueuedBytes = 16 * 1024 * 1024
+
+/** Sets the share of the maximum weight that is kept when entries are dropped, and the share that one repository may have. */
+const keptShare = 0.75
 
 interface Commit {
   readonly host: string
@@ -129,15 +132,17 @@ export class MetadataStore implements Metadata {
     operations: readonly Operation[],
     durability: Durability,
   ): Promise<void> {
-    if (durability === 'soon') {
-      this.#commitSoon({ host, name }, operations)
-      this.#limitWeight(this.#repositories.get(host, name))
-      return Promise.resolve()
+    if (durability === 'durable') {
+      const done = createDeferred()
+      this.#enqueue({ host, name, operations, done, hidden: this.#repositories.hide(host, name, operations) })
+      void this.#startWrite()
+      return done.promise
     }
-    const done = createDeferred()
-    this.#enqueue({ host, name, operations, done, hidden: this.#repositories.hide(host, name, operations) })
-    void this.#startWrite()
-    return done.promise
+    this.#apply(host, name, operations)
+    this.#enqueue({ host, name, operations, hidden: [], done: undefined })
+    this.#scheduleWrite(writeDelayMs)
+    this.#limitWeight(this.#repositories.get(host, name))
+    return Promise.resolve()
   }
 
   recordUse({ host, name }: Pick<Repository, 'host' | 'name'>, use: Use): void {
@@ -207,12 +212,6 @@ export class MetadataStore implements Metadata {
     const { bytes, checkpointBytes } = this.#log
     const limit = Math.max(minLogBytes, Math.min(maxLogBytes, checkpointBytes * maxLogFactor))
     return this.#needsCheckpoint || bytes > limit
-  }
-
-  #commitSoon({ host, name }: Pick<Repository, 'host' | 'name'>, operations: readonly Operation[]): void {
-    this.#apply(host, name, operations)
-    this.#enqueue({ host, name, operations, hidden: [], done: undefined })
-    this.#scheduleWrite(writeDelayMs)
   }
 
   #apply(host: string, name: string, operations: readonly Operation[]): void {
@@ -362,23 +361,26 @@ export class MetadataStore implements Metadata {
 
   /** Starts to drop the least recently used entries when all together, or those of one repository, take too much memory. */
   #limitWeight(changed?: Repository): void {
-    const { maxWeight = Infinity, logger } = this.#options
-    if (this.#isDropping || this.#closing.signal.aborted || !isTooHeavy(this.#repositories, changed, maxWeight)) return
+    const { maxWeight = Infinity, clock, logger } = this.#options
+    const { signal } = this.#closing
+    const limit = maxWeight * keptShare
+    const isAlone = changed !== undefined && changed.weight > limit
+    if (this.#isDropping || signal.aborted || !(isAlone || this.#repositories.weight > maxWeight)) return
     this.#isDropping = true
-    const drop = async () => {
-      const pause = createPauses(this.#options.clock)
-      for (const { host, name, operations } of planDrops(this.#repositories, changed, maxWeight)) {
-        if (operations.length > 0) this.#commitSoon({ host, name }, operations)
-        await pause()
-        if (this.#closing.signal.aborted) return
-      }
-      logger.info({ maxWeight }, 'dropped the records of the least recently used content')
-    }
-    void drop().finally(() => {
+    const dropping = dropLeastUsed({
+      heavy: isAlone ? changed : this.#repositories,
+      repositories: isAlone ? [changed] : this.all(),
+      limit: isAlone ? limit * keptShare : limit,
+      drop: (repository, removals) => void this.commit(repository, removals, 'soon'),
+    })
+    const run = async () => {
+      if (await runInSlices(dropping, clock, signal))
+        logger.info({ maxWeight }, 'dropped the records of the least recently used content')
       this.#isDropping = false
       // More may have come meanwhile.
       this.#limitWeight()
-    })
+    }
+    void run()
   }
 
   /** Applies a batch, if it was written. Hides again what the queue removes, from the state after the batch. */

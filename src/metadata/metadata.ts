@@ -44,8 +44,6 @@ export interface Repository {
   readonly referrers: ReadonlyMap<string, ReferrersPage>
   /** Estimates its memory, bytes. */
   readonly weight: number
-  /** Estimates the memory of the links of a manifest, bytes. */
-  getLinkWeight(manifest: Digest): number
   /** Returns the content that a manifest names; empty for an unknown manifest, and in the local registry. */
   getLinks(manifest: Digest): ManifestLink[]
   /** Finds content that a manifest of exactly this identity names, in a time that does not depend on the number of manifests. */

@@ -2,7 +2,7 @@ import type { ManifestLink } from '../oci/content.ts'
 import { type Digest, getDigestHex, parseDigest } from '../oci/reference.ts'
 import { type Identity, parseIdentity } from '../oci/registry.ts'
 import { formatLine } from './log.ts'
-import { type Operation, type PackedLinks, type Repository, type Use, weights } from './metadata.ts'
+import type { Operation, PackedLinks, Repository, Use } from './metadata.ts'
 
 export const manifestFlag = 1
 const sha512Flag = 2
@@ -222,80 +222,48 @@ export function throwDamaged(): never {
   throw new SyntaxError('a record has an unexpected value')
 }
 
-/** Holds repositories, and estimates their memory, bytes. */
-interface Weighed {
-  readonly weight: number
-  all(): Iterable<Repository>
-}
-
-interface Drops {
-  readonly host: string
-  readonly name: string
-  readonly operations: Operation[]
-}
-
-/** Sets the share of the maximum weight that is kept when entries are dropped, and the share that one repository may have. */
-const keptShare = 0.75
 /** Sets the entries between two pauses. */
 const pauseEvery = 500
 
-/** Reports whether the repositories weigh too much, together or this one alone. */
-export function isTooHeavy(repositories: Weighed, changed: Repository | undefined, maxWeight: number): boolean {
-  return repositories.weight > maxWeight || (changed?.weight ?? 0) > maxWeight * keptShare
+interface DropOptions {
+  /** Shows the estimate of the memory of the repositories, bytes, as it is now. */
+  readonly heavy: { readonly weight: number }
+  readonly repositories: Iterable<Repository>
+  /** Sets the weight at which enough is dropped, bytes. */
+  readonly limit: number
+  /** Applies the removals of one repository. */
+  readonly drop: (repository: Repository, removals: readonly Operation[]) => void
 }
 
-/**
- * Yields removals of the least recently used entries until the repositories weigh at most three quarters of `maxWeight`. A repository that
- * alone weighs more than that loses entries of its own only. Upstreams are asked for all of them again when needed. The caller applies each
- * removal, and may pause: some of them are empty for that reason.
- */
-export function* planDrops(
-  repositories: Weighed,
-  changed: Repository | undefined,
-  maxWeight: number,
-): Generator<Drops, void> {
-  const isAlone = changed !== undefined && changed.weight > maxWeight * keptShare
-  const affected = isAlone ? [changed] : repositories.all()
+/** Drops the least recently used entries, which upstreams are asked for again when needed. The caller may pause at every `yield`. */
+export function* dropLeastUsed({ heavy, repositories, limit, drop }: DropOptions): Generator<undefined, true> {
   const times: number[] = []
-  for (const repository of affected)
-    for (const { usedAt } of listParts(repository))
-      if (times.push(usedAt) % pauseEvery === 0) yield { host: repository.host, name: repository.name, operations: [] }
-  const weight = isAlone ? changed.weight : repositories.weight
-  let excess = weight - maxWeight * keptShare * (isAlone ? keptShare : 1)
+  for (const repository of repositories)
+    for (const { usedAt } of listEntries(repository)) if (times.push(usedAt) % pauseEvery === 0) yield
   // Entries weigh much the same, so that the oldest ones of this share weigh about as much as must go.
-  const cutoff = Float64Array.from(times).toSorted()[Math.ceil((times.length * excess) / weight)] ?? Infinity
-  for (const repository of affected) {
-    let operations: Operation[] = []
-    for (const part of listParts(repository)) {
-      if (part.usedAt > cutoff || excess <= 0) continue
-      operations.push(part.operation)
-      excess -= part.weight
-      if (operations.length < pauseEvery) continue
-      yield { host: repository.host, name: repository.name, operations }
-      operations = []
+  const share = 1 - limit / heavy.weight
+  const cutoff = Float64Array.from(times).toSorted()[Math.ceil(times.length * share)] ?? Infinity
+  for (const repository of repositories) {
+    let removals: Operation[] = []
+    for (const { usedAt, removal } of listEntries(repository)) {
+      if (usedAt > cutoff || removals.push(removal) < pauseEvery) continue
+      drop(repository, removals)
+      if (heavy.weight <= limit) return true
+      removals = []
+      yield
     }
-    yield { host: repository.host, name: repository.name, operations }
+    if (removals.length > 0) drop(repository, removals)
+    if (heavy.weight <= limit) return true
+    yield
   }
+  return true
 }
 
-interface Part {
-  readonly usedAt: number
-  readonly weight: number
-  readonly operation: Operation
-}
-
-function* listParts(repository: Repository): Generator<Part, void> {
+function* listEntries(repository: Repository): Generator<{ readonly usedAt: number; readonly removal: Operation }> {
   const { tags, manifests, blobs, referrers } = repository
-  for (const [digest, { usedAt }] of manifests) {
-    const weight = weights.manifest + repository.getLinkWeight(digest)
-    yield { usedAt, weight, operation: { op: 'drop-manifest', digest } }
-  }
-  for (const [tag, { digest }] of tags) {
-    const usedAt = manifests.get(digest)?.usedAt ?? 0
-    yield { usedAt, weight: weights.tag, operation: { op: 'untag', tag } }
-  }
-  for (const [digest, { usedAt }] of blobs)
-    yield { usedAt, weight: weights.blob, operation: { op: 'drop-blob', digest } }
-  for (const page of referrers.values())
-    yield { usedAt: page.usedAt, weight: weights.referrers, operation: { ...page, op: 'drop-referrers' } }
+  for (const [digest, { usedAt }] of manifests) yield { usedAt, removal: { op: 'drop-manifest', digest } }
+  for (const [tag, { digest }] of tags)
+    yield { usedAt: manifests.get(digest)?.usedAt ?? 0, removal: { op: 'untag', tag } }
+  for (const [digest, { usedAt }] of blobs) yield { usedAt, removal: { op: 'drop-blob', digest } }
+  for (const page of referrers.values()) yield { usedAt: page.usedAt, removal: { ...page, op: 'drop-referrers' } }
 }

@@ -175,11 +175,6 @@ class StoredRepository implements Repository {
     return weights.repository + entries + this.#extraWeight
   }
 
-  getLinkWeight(manifest: Digest): number {
-    const row = this.manifests.find(manifest)
-    return row === noRow ? 0 : this.#tables.manifests.columns.linkWeight[row]!
-  }
-
   getLinks(manifest: Digest): ManifestLink[] {
     const row = this.manifests.find(manifest)
     return row === noRow ? [] : this.#tables.links.list(this.#tables.manifests.columns.firstLink[row]!)
