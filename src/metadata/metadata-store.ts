@@ -5,7 +5,7 @@ import { type Clock, logFailure, runLater } from '../lib/time.ts'
 import type { Digest } from '../oci/reference.ts'
 import { type LogDamage, type MetadataLog, writeDamage } from './log.ts'
 import type { Durability, Metadata, Operation, Repository, Use } from './metadata.ts'
-import { estimateBytes, formatCommit, groupUses, type RepositoryUse, dropLeastUsed } from './operations.ts'
+import { estimateBytes, formatCommit, dropLeastUsed } from './operations.ts'
 import { formatCheckpoint, type Repositories } from './repositories.ts'
 
 interface MetadataStoreOptions {
@@ -68,7 +68,8 @@ export class MetadataStore implements Metadata {
   #queue: Commit[] = []
   #queuedBytes = 0
   #inFlight: readonly Commit[] = []
-  readonly #uses = new Map<string, RepositoryUse>()
+  /** Holds the latest use of each entry that is not in the queue yet. */
+  readonly #uses = new Map<string, Commit>()
   /** Collects the entries that came back during a checkpoint, which may have missed them. */
   #restored: Commit[] | undefined
   #writing: Promise<void> = Promise.resolve()
@@ -147,10 +148,8 @@ export class MetadataStore implements Metadata {
 
   recordUse({ host, name }: Pick<Repository, 'host' | 'name'>, use: Use): void {
     this.#apply(host, name, [use])
-    this.#uses.set(`${host}/${name} ${use.op} ${'tag' in use ? use.tag : use.digest}`, {
-      repository: { host, name },
-      use,
-    })
+    const key = `${host}/${name} ${use.op} ${'tag' in use ? use.tag : use.digest}`
+    this.#uses.set(key, { host, name, operations: [use], hidden: [], done: undefined })
     this.#cancelUses ??= runLater(
       useDelayMs,
       () => this.#queueUses(),
@@ -222,9 +221,8 @@ export class MetadataStore implements Metadata {
   #queueUses(): void {
     this.#cancelUses?.()
     this.#cancelUses = undefined
-    for (const { repository, operations } of groupUses(this.#uses.values()))
-      this.#enqueue({ ...repository, operations, hidden: [], done: undefined })
     if (this.#uses.size > 0) this.#scheduleWrite(writeDelayMs)
+    for (const commit of this.#uses.values()) this.#enqueue(commit)
     this.#uses.clear()
   }
 

@@ -2,7 +2,7 @@ import type { ManifestLink } from '../oci/content.ts'
 import { type Digest, getDigestHex, parseDigest } from '../oci/reference.ts'
 import { type Identity, parseIdentity } from '../oci/registry.ts'
 import { formatLine } from './log.ts'
-import type { Operation, PackedLinks, Repository, Use } from './metadata.ts'
+import type { Operation, PackedLinks, Repository } from './metadata.ts'
 
 export const manifestFlag = 1
 const sha512Flag = 2
@@ -83,32 +83,6 @@ const fields: { readonly [Name in Operation['op']]: Fields<Extract<Operation, { 
   'use-blob': { digest: readDigest, ...used },
 }
 const fieldLists = new Map(Object.entries(fields).map(([op, list]) => [op, Object.entries(list)]))
-
-/** Records the use of an entry of a repository. */
-export interface RepositoryUse {
-  readonly repository: Pick<Repository, 'host' | 'name'>
-  readonly use: Use
-}
-
-/** Limits the uses in a commit, which is formatted in one piece. */
-const maxUses = 500
-
-/** Groups uses by repository into commits. */
-export function groupUses(uses: Iterable<RepositoryUse>) {
-  const groups: { readonly repository: RepositoryUse['repository']; readonly operations: Use[] }[] = []
-  const open = new Map<string, Use[]>()
-  for (const { repository, use } of uses) {
-    const key = `${repository.host}/${repository.name}`
-    const known = open.get(key)
-    if (known && known.length < maxUses) known.push(use)
-    else {
-      const operations = [use]
-      open.set(key, operations)
-      groups.push({ repository, operations })
-    }
-  }
-  return groups
-}
 
 /** Reports whether an operation removes an entry. */
 export function isRemoval({ op }: Operation): boolean {
