@@ -5,7 +5,7 @@ import { type Clock, logFailure, runLater } from '../lib/time.ts'
 import type { Digest } from '../oci/reference.ts'
 import { type LogDamage, type MetadataLog, writeDamage } from './log.ts'
 import type { Durability, Metadata, Operation, Repository, Use } from './metadata.ts'
-import { estimateBytes, formatCommit, dropLeastUsed } from './operations.ts'
+import { formatCommit, dropLeastUsed } from './operations.ts'
 import { formatCheckpoint, type Repositories } from './repositories.ts'
 
 interface MetadataStoreOptions {
@@ -65,9 +65,9 @@ export class MetadataStore implements Metadata {
   readonly #log: MetadataLog
   readonly #listeners = new Set<(host: string, name: string, operations: readonly Operation[]) => void>()
   #sequence: number
+  /** Holds the commits that are not on the disk yet, also while they are written. */
   #queue: Commit[] = []
   #queuedBytes = 0
-  #inFlight: readonly Commit[] = []
   /** Holds the latest use of each entry that is not in the queue yet. */
   readonly #uses = new Map<string, Commit>()
   /** Collects the entries that came back during a checkpoint, which may have missed them. */
@@ -226,9 +226,9 @@ export class MetadataStore implements Metadata {
     this.#uses.clear()
   }
 
-  #enqueue(...commits: Commit[]): void {
-    this.#queue.push(...commits)
-    for (const { operations } of commits) this.#queuedBytes += estimateBytes(operations)
+  #enqueue(commit: Commit): void {
+    this.#queue.push(commit)
+    this.#queuedBytes += estimateBytes([commit])
     if (this.#queuedBytes <= maxQueuedBytes) return
     this.#queue = this.#queue.filter(({ done }) => done)
     this.#queuedBytes = 0
@@ -267,15 +267,13 @@ export class MetadataStore implements Metadata {
         this.#checkpointing = undefined
         if (this.#isCheckpointDue) void this.#startWrite()
       })
-    const batch = this.#takeBatch()
+    const { batch, lines } = this.#formatBatch()
     if (batch.length === 0) return true
-    this.#inFlight = batch
     try {
       await this.#recreateLog()
       const isDurable = batch.some(({ done }) => done)
-      await this.#log.append(this.#format(batch), this.#sequence + 1, isDurable)
+      await this.#log.append(Buffer.from(lines.join('')), this.#sequence + 1, isDurable)
     } catch (error) {
-      this.#inFlight = []
       this.#settle(batch, false)
       for (const { done } of batch) done?.reject(error)
       if (getErrno(error) === undefined) throw error
@@ -285,24 +283,19 @@ export class MetadataStore implements Metadata {
       return false
     }
     this.#sequence += batch.length
-    this.#inFlight = []
     this.#settle(batch, true)
     for (const { done } of batch) done?.resolve()
     return true
   }
 
-  /** Takes commits from the queue, so few that formatting their lines does not block for long. */
-  #takeBatch(): Commit[] {
-    let [count, bytes] = [0, 0]
-    for (; count < this.#queue.length && bytes < maxBatchBytes; count++)
-      bytes += estimateBytes(this.#queue[count]!.operations)
-    this.#queuedBytes = Math.max(0, this.#queuedBytes - bytes)
-    return this.#queue.splice(0, count)
-  }
-
-  #format(batch: readonly Commit[]): Buffer {
-    const first = this.#sequence + 1
-    return Buffer.from(batch.map((commit, at) => formatCommit(first + at, commit, commit.operations)).join(''))
+  /** Formats the first commits of the queue, so few that it does not block for long. */
+  #formatBatch(): { readonly batch: readonly Commit[]; readonly lines: readonly string[] } {
+    const lines: string[] = []
+    for (let bytes = 0; lines.length < this.#queue.length && bytes < maxBatchBytes; bytes += lines.at(-1)!.length) {
+      const commit = this.#queue[lines.length]!
+      lines.push(formatCommit(this.#sequence + lines.length + 1, commit, commit.operations))
+    }
+    return { batch: this.#queue.slice(0, lines.length), lines }
   }
 
   /** Writes the whole state again when somebody has deleted the log. */
@@ -348,7 +341,7 @@ export class MetadataStore implements Metadata {
       await pause()
       signal?.throwIfAborted()
     }
-    const hiding = [...(this.#restored ?? []), ...this.#inFlight, ...this.#queue]
+    const hiding = [...(this.#restored ?? []), ...this.#queue]
     // A restored entry may have changed since.
     const toCurrent = ({ host, name, hidden }: Commit) =>
       hidden.map((entry) => this.#repositories.findEntry(host, name, entry) ?? entry)
@@ -381,18 +374,24 @@ export class MetadataStore implements Metadata {
     void run()
   }
 
-  /** Applies a batch, if it was written. Hides again what the queue removes, from the state after the batch. */
+  /** Applies a batch if it was written, and removes it from the queue, except commits to try again. Hides again what the queue removes. */
   #settle(batch: readonly Commit[], isWritten: boolean): void {
-    const queued = this.#queue
-    for (const { host, name, hidden } of [...batch, ...queued].toReversed())
-      this.#repositories.restore(host, name, hidden)
+    for (const { host, name, hidden } of this.#queue.toReversed()) this.#repositories.restore(host, name, hidden)
     if (isWritten) for (const { host, name, operations, done } of batch) if (done) this.#apply(host, name, operations)
-    for (const commit of queued)
+    if (!isWritten) this.#restored?.push(...batch)
+    const settled = new Set(isWritten ? batch : batch.filter(({ done }) => done))
+    this.#queue = this.#queue.filter((commit) => !settled.has(commit))
+    this.#queuedBytes = estimateBytes(this.#queue)
+    for (const commit of this.#queue)
       if (commit.done) commit.hidden = this.#repositories.hide(commit.host, commit.name, commit.operations)
-    if (isWritten) return
-    this.#restored?.push(...batch)
-    this.#queue = []
-    this.#queuedBytes = 0
-    for (const commit of [...batch.filter(({ done }) => !done), ...queued]) this.#enqueue(commit)
   }
+}
+
+/** Estimates the length of commits on the disk, bytes. */
+function estimateBytes(commits: readonly Commit[]): number {
+  let bytes = 0
+  for (const { operations } of commits)
+    for (const operation of operations)
+      bytes += 300 + (operation.op === 'manifest' ? (operation.links?.bytes.length ?? 0) * 1.4 : 0)
+  return bytes
 }

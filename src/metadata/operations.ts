@@ -89,14 +89,6 @@ export function isRemoval({ op }: Operation): boolean {
   return op === 'untag' || op.startsWith('drop-')
 }
 
-/** Estimates the length of operations on the disk, bytes. */
-export function estimateBytes(operations: readonly Operation[]): number {
-  let bytes = 0
-  for (const operation of operations)
-    bytes += 300 + (operation.op === 'manifest' ? (operation.links?.bytes.length ?? 0) * 1.4 : 0)
-  return bytes
-}
-
 /** Formats the line of a commit. */
 export function formatCommit(
   sequence: number,
