@@ -5,8 +5,8 @@ import { type Clock, logFailure, runLater } from '../lib/time.ts'
 import type { Digest } from '../oci/reference.ts'
 import { type LogDamage, type MetadataLog, writeDamage } from './log.ts'
 import type { Durability, Metadata, Operation, Repository, Use } from './metadata.ts'
-import { formatCommit, dropLeastUsed } from './operations.ts'
-import { formatCheckpoint, type Repositories } from './repositories.ts'
+import { dropLeastUsed, findHeavy, formatCommit } from './operations.ts'
+import { type Repositories, toOperations } from './repositories.ts'
 
 interface MetadataStoreOptions {
   /** Holds the state, which the store changes from now on, and its log. */
@@ -38,11 +38,10 @@ const maxLogBytes = 64 * 1024 * 1024
 /** … or this many times the bytes of the last checkpoint, and at least `minLogBytes`. */
 const maxLogFactor = 4
 const minLogBytes = 1024 * 1024
+/** Sets the bytes of a checkpoint that are written at once. */
+const pieceBytes = 64 * 1024
 /** Limits the changes that wait for a disk that takes none, bytes. Beyond that, a checkpoint replaces them. */
 const maxQueuedBytes = 16 * 1024 * 1024
-
-/** Sets the share of the maximum weight that is kept when entries are dropped, and the share that one repository may have. */
-const keptShare = 0.75
 
 interface Commit {
   readonly host: string
@@ -150,11 +149,8 @@ export class MetadataStore implements Metadata {
     this.#apply(host, name, [use])
     const key = `${host}/${name} ${use.op} ${'tag' in use ? use.tag : use.digest}`
     this.#uses.set(key, { host, name, operations: [use], hidden: [], done: undefined })
-    this.#cancelUses ??= runLater(
-      useDelayMs,
-      () => this.#queueUses(),
-      logFailure(this.#options.logger, 'could not record the pulls'),
-    )
+    const onFailure = logFailure(this.#options.logger, 'could not record the pulls')
+    this.#cancelUses ??= runLater(useDelayMs, () => this.#queueUses(), onFailure)
   }
 
   /** Calls the listener with all changes from now on. Returns the function that removes it. */
@@ -163,7 +159,7 @@ export class MetadataStore implements Metadata {
     return () => this.#listeners.delete(listener)
   }
 
-  /** Copies the damaged lines, which the next checkpoint removes. Throws the system's error. */
+  /** Copies the damaged lines, as each checkpoint does before it replaces them. Throws the system's error. */
   keepDamage(): Promise<void> {
     return (this.#keeping ??= this.#copyDamage().finally(() => (this.#keeping = undefined)))
   }
@@ -182,10 +178,10 @@ export class MetadataStore implements Metadata {
     void this.#startWrite()
   }
 
-  /** Writes a checkpoint before anything else is committed. Throws the system's error. */
-  writeCheckpoint(): Promise<void> {
+  /** Writes a checkpoint of the commits up to now, while later ones go on. Throws the system's error, or the signal's reason. */
+  writeCheckpoint(signal?: AbortSignal): Promise<void> {
     this.#log.endSegment()
-    return this.#log.writeCheckpoint(this.#sequence, this.#formatCheckpoint(this.#sequence))
+    return this.#log.writeCheckpoint(this.#sequence, this.#formatCheckpoint(this.#sequence, signal))
   }
 
   /** Writes all changes to the disk. */
@@ -198,7 +194,6 @@ export class MetadataStore implements Metadata {
   async close(): Promise<void> {
     this.#closing.abort()
     await this.flush()
-    this.#cancelWrite?.()
     await this.#checkpointing
     if (this.#options.isReadOnly) return
     // The queue has dropped commits, which are in memory alone.
@@ -309,61 +304,65 @@ export class MetadataStore implements Metadata {
     this.#isLost = false
   }
 
-  /** Writes a checkpoint of the commits up to now while later ones go on. Logs a disk that refuses it, and tries again later. */
+  /** Writes a checkpoint in the background. Logs a disk that refuses it, and tries again later. */
   async #startCheckpoint(): Promise<void> {
-    const { logger } = this.#options
-    const sequence = this.#sequence
-    this.#log.endSegment()
-    this.#restored = []
+    const { clock, logger } = this.#options
+    const { signal } = this.#closing
     // A commit that the queue drops meanwhile needs another one.
     const isNeeded = this.#needsCheckpoint
     this.#needsCheckpoint = false
+    this.#restored = []
     try {
-      await this.keepDamage()
-      const signal = isNeeded ? undefined : this.#closing.signal
-      await this.#log.writeCheckpoint(sequence, this.#formatCheckpoint(sequence, signal))
+      await this.writeCheckpoint(isNeeded ? undefined : signal)
     } catch (error) {
-      if (this.#closing.signal.aborted && !isNeeded) return
+      if (signal.aborted && !isNeeded) return
       if (getErrno(error) === undefined) throw error
       logger.error({ error: String(error) }, 'could not write a checkpoint of the metadata; trying again')
       this.#needsCheckpoint = true
-      await this.#options.clock.sleep(retryDelayMs, this.#closing.signal).catch(() => {})
+      await clock.sleep(retryDelayMs, signal).catch(() => {})
     } finally {
       this.#restored = undefined
     }
   }
 
-  /** Yields the lines of a checkpoint. Entries whose removal is not on the disk yet are included. */
+  /**
+   * Yields the lines of a checkpoint in pieces, between which the repositories may change: all values are absolute, and the changes are in the
+   * next segment. Entries whose removal is not on the disk yet are included.
+   */
   async *#formatCheckpoint(sequence: number, signal?: AbortSignal): AsyncGenerator<string[], void> {
+    await this.keepDamage()
     const pause = createPauses(this.#options.clock)
-    for (const lines of formatCheckpoint(this.#repositories, sequence)) {
-      yield lines
-      await pause()
-      signal?.throwIfAborted()
-    }
-    const hiding = [...(this.#restored ?? []), ...this.#queue]
-    // A restored entry may have changed since.
-    const toCurrent = ({ host, name, hidden }: Commit) =>
-      hidden.map((entry) => this.#repositories.findEntry(host, name, entry) ?? entry)
-    yield hiding
-      .filter(({ hidden }) => hidden.length > 0)
-      .map((commit) => formatCommit(sequence, commit, toCurrent(commit)))
+    let lines: string[] = []
+    let bytes = 0
+    for (const repository of this.all())
+      for (const operation of toOperations(repository)) {
+        const line = formatCommit(sequence, repository, [operation])
+        lines.push(line)
+        bytes += line.length
+        if (bytes < pieceBytes) continue
+        yield lines
+        lines = []
+        bytes = 0
+        await pause()
+        signal?.throwIfAborted()
+      }
+    for (const { host, name, hidden } of [...(this.#restored ?? []), ...this.#queue])
+      for (const entry of hidden) {
+        // A restored entry may have changed since.
+        const current = this.#repositories.findEntry(host, name, entry) ?? entry
+        lines.push(formatCommit(sequence, { host, name }, [current]))
+      }
+    yield lines
   }
 
   /** Starts to drop the least recently used entries when all together, or those of one repository, take too much memory. */
   #limitWeight(changed?: Repository): void {
     const { maxWeight = Infinity, clock, logger } = this.#options
     const { signal } = this.#closing
-    const limit = maxWeight * keptShare
-    const isAlone = changed !== undefined && changed.weight > limit
-    if (this.#isDropping || signal.aborted || !(isAlone || this.#repositories.weight > maxWeight)) return
+    const heavy = findHeavy(this.#repositories, changed, maxWeight)
+    if (!heavy || this.#isDropping || signal.aborted) return
     this.#isDropping = true
-    const dropping = dropLeastUsed({
-      heavy: isAlone ? changed : this.#repositories,
-      repositories: isAlone ? [changed] : this.all(),
-      limit: isAlone ? limit * keptShare : limit,
-      drop: (repository, removals) => void this.commit(repository, removals, 'soon'),
-    })
+    const dropping = dropLeastUsed(heavy, (repository, removals) => void this.commit(repository, removals, 'soon'))
     const run = async () => {
       if (await runInSlices(dropping, clock, signal))
         logger.info({ maxWeight }, 'dropped the records of the least recently used content')

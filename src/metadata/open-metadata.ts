@@ -58,9 +58,8 @@ async function migrate(options: MetadataOptions, loaded: LoadedMetadata): Promis
   await rm(folder, { recursive: true, force: true })
   const setAsideAs = (kind: string) => (path: string) => setAside(join(dirname(path), `${kind}-${basename(path)}`))
   const store = new MetadataStore({ ...options, loaded, isReadOnly: true, setAside: setAsideAs('lines') })
-  await store.writeCheckpoint()
   if (store.damage.length > 0) logDamage(store, options)
-  await store.keepDamage()
+  await store.writeCheckpoint()
   for (const path of loaded.unreadable) {
     const movedTo = setAsideAs('unreadable')(path)
     // Let its week begin now. A file of another user refuses that.

@@ -188,38 +188,52 @@ export function throwDamaged(): never {
   throw new SyntaxError('a record has an unexpected value')
 }
 
+/** Sets the share of the maximum weight that is kept when entries are dropped, and the share that one repository may have. */
+const keptShare = 0.75
 /** Sets the entries between two pauses. */
 const pauseEvery = 500
 
-interface DropOptions {
-  /** Shows the estimate of the memory of the repositories, bytes, as it is now. */
-  readonly heavy: { readonly weight: number }
+interface Heavy {
+  /** Estimates the memory of the repositories, bytes, as it is now. */
+  readonly total: { readonly weight: number }
   readonly repositories: Iterable<Repository>
-  /** Sets the weight at which enough is dropped, bytes. */
+  /** Sets the weight that may stay, bytes. */
   readonly limit: number
-  /** Applies the removals of one repository. */
-  readonly drop: (repository: Repository, removals: readonly Operation[]) => void
+}
+
+/** Finds what takes too much memory: the changed repository alone, or all together; undefined if neither does. */
+export function findHeavy(
+  all: { readonly weight: number; all(): Iterable<Repository> },
+  changed: Repository | undefined,
+  maxWeight: number,
+): Heavy | undefined {
+  const limit = maxWeight * keptShare
+  if (changed && changed.weight > limit) return { total: changed, repositories: [changed], limit: limit * keptShare }
+  return all.weight > maxWeight ? { total: all, repositories: all.all(), limit } : undefined
 }
 
 /** Drops the least recently used entries, which upstreams are asked for again when needed. The caller may pause at every `yield`. */
-export function* dropLeastUsed({ heavy, repositories, limit, drop }: DropOptions): Generator<undefined, true> {
+export function* dropLeastUsed(
+  { total, repositories, limit }: Heavy,
+  drop: (repository: Repository, removals: readonly Operation[]) => void,
+): Generator<undefined, true> {
   const times: number[] = []
   for (const repository of repositories)
     for (const { usedAt } of listEntries(repository)) if (times.push(usedAt) % pauseEvery === 0) yield
   // Entries weigh much the same, so that the oldest ones of this share weigh about as much as must go.
-  const share = 1 - limit / heavy.weight
+  const share = 1 - limit / total.weight
   const cutoff = Float64Array.from(times).toSorted()[Math.ceil(times.length * share)] ?? Infinity
   for (const repository of repositories) {
     let removals: Operation[] = []
     for (const { usedAt, removal } of listEntries(repository)) {
       if (usedAt > cutoff || removals.push(removal) < pauseEvery) continue
       drop(repository, removals)
-      if (heavy.weight <= limit) return true
+      if (total.weight <= limit) return true
       removals = []
       yield
     }
     if (removals.length > 0) drop(repository, removals)
-    if (heavy.weight <= limit) return true
+    if (total.weight <= limit) return true
     yield
   }
   return true

@@ -12,13 +12,11 @@ import {
   weights,
 } from './metadata.ts'
 import { noRow, RowMap } from './digest-table.ts'
-import { formatCommit, isRemoval, packLinks } from './operations.ts'
+import { isRemoval, packLinks } from './operations.ts'
 import { Tables } from './tables.ts'
 
 /** Limits the manifests that `getParents` returns. */
 const maxParents = 100
-/** Sets the bytes of a checkpoint that are written at once. */
-const pieceBytes = 64 * 1024
 
 /** Yields operations that create a repository. May omit entries that are removed during the iteration. */
 export function* toOperations(repository: Repository): Generator<Operation, void> {
@@ -27,26 +25,6 @@ export function* toOperations(repository: Repository): Generator<Operation, void
     yield { op: 'manifest', digest, ...manifest, links: packLinks(repository.getLinks(digest)) }
   for (const [tag, value] of repository.tags) yield { op: 'tag', tag, ...value }
   for (const page of repository.referrers.values()) yield { op: 'referrers', ...page }
-}
-
-/**
- * Yields the lines of a checkpoint in pieces, between which the repositories may change: all values are absolute, and the changes are in the
- * next segment.
- */
-export function* formatCheckpoint(repositories: Repositories, sequence: number): Generator<string[], void> {
-  let piece: string[] = []
-  let bytes = 0
-  for (const repository of repositories.all())
-    for (const operation of toOperations(repository)) {
-      const line = formatCommit(sequence, repository, [operation])
-      piece.push(line)
-      bytes += line.length
-      if (bytes < pieceBytes) continue
-      yield piece
-      piece = []
-      bytes = 0
-    }
-  yield piece
 }
 
 /** Keeps all repositories in memory. */
