@@ -237,16 +237,16 @@ export class Dictionary {
 
   /** Returns the number of a text, for one more use. */
   use(text: string): number {
-    const number = this.#numbers.get(text) ?? this.#free.pop() ?? this.#texts.length
+    const known = this.#numbers.get(text)
+    if (known !== undefined) {
+      this.#uses[known]! += 1
+      return known
+    }
+    const number = this.#free.pop() ?? this.#texts.length
     this.#numbers.set(text, number)
     this.#texts[number] = text
-    this.#uses[number] = (this.#uses[number] ?? 0) + 1
+    this.#uses[number] = 1
     return number
-  }
-
-  /** Counts one more use of a text that is in use. */
-  useAgain(number: number): void {
-    this.#uses[number]! += 1
   }
 
   release(number: number): void {

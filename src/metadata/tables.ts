@@ -104,7 +104,6 @@ export class LinkTable {
   /** Adds the links of a manifest. Returns the first one's row, which identifies them, or `noRow`. */
   add(manifest: number, scope: number, { types, bytes: packed }: PackedLinks): number {
     const bytes = toBuffer(packed)
-    const numbers: number[] = []
     let [first, last] = [noRow, noRow]
     for (let at = 0; at < bytes.length;) {
       const flags = bytes[at]!
@@ -112,10 +111,8 @@ export class LinkTable {
       selectDigestBytes(bytes, at + headBytes, length)
       const row = this.#table.add(toTableScope(scope, flags))
       const { columns } = this.#table
-      const type = bytes.readUInt16LE(at + 1)
-      if (numbers[type] === undefined) numbers[type] = this.#types.use(types[type]!)
-      else this.#types.useAgain(numbers[type])
-      columns.type[row] = (numbers[type] << 1) | (flags & manifestFlag)
+      const type = this.#types.use(types[bytes.readUInt16LE(at + 1)]!)
+      columns.type[row] = (type << 1) | (flags & manifestFlag)
       columns.size[row] = bytes.readUIntLE(at + 3, 6)
       columns.manifest[row] = manifest
       columns.next[row] = noRow
