@@ -8,10 +8,8 @@ import type { Durability, Metadata, Operation, Repository, Use } from './metadat
 import { dropLeastUsed, findHeavy, formatCommit } from './operations.ts'
 import { type Repositories, toOperations } from './repositories.ts'
 
-interface MetadataStoreOptions {
-  /** Holds the state, which the store changes from now on, and its log. */
-  readonly loaded: LoadedMetadata
-  /** Returns a path for a copy of the damaged lines of a file. */
+export interface MetadataStoreOptions {
+  /** Returns a path for a damaged file, or for a copy of its damaged lines. */
   readonly setAside: (path: string) => string
   readonly logger: Logger
   readonly clock: Clock
@@ -59,7 +57,7 @@ export class MetadataStore implements Metadata {
   readonly damage: readonly LogDamage[]
   /** Lists the journals of release 0.1 that could not be read, and that were not moved. */
   readonly unreadable: readonly string[]
-  readonly #options: Omit<MetadataStoreOptions, 'loaded'>
+  readonly #options: MetadataStoreOptions
   readonly #repositories: Repositories
   readonly #log: MetadataLog
   readonly #listeners = new Set<(host: string, name: string, operations: readonly Operation[]) => void>()
@@ -84,12 +82,14 @@ export class MetadataStore implements Metadata {
   #cancelUses: (() => void) | undefined
   readonly #closing = new AbortController()
 
-  constructor({ loaded, ...options }: MetadataStoreOptions) {
+  /** Changes what was loaded from now on. */
+  constructor(loaded: LoadedMetadata, options: MetadataStoreOptions) {
     this.#options = options
     this.#repositories = loaded.repositories
     this.#log = loaded.log
     this.#sequence = loaded.sequence
-    ;({ damage: this.damage, unreadable: this.unreadable } = loaded)
+    this.damage = loaded.damage
+    this.unreadable = loaded.unreadable
     this.#hasUnkeptDamage = loaded.damage.length > 0
     if (options.isReadOnly) return
     this.#limitWeight()

@@ -3,11 +3,9 @@ import { basename, dirname, join } from 'node:path'
 import { createPauses } from '../lib/async.ts'
 import { getErrno } from '../lib/errors.ts'
 import { pathExists, syncFolder } from '../lib/fs.ts'
-import type { Logger } from '../lib/logger.ts'
-import type { Clock } from '../lib/time.ts'
 import { formatLine, type LogDamage, type LogLine, MetadataLog } from './log.ts'
 import type { Operation } from './metadata.ts'
-import { type LoadedMetadata, MetadataStore } from './metadata-store.ts'
+import { type LoadedMetadata, MetadataStore, type MetadataStoreOptions } from './metadata-store.ts'
 import { parseOperations } from './operations.ts'
 import { readPreviousRecords } from './previous-release.ts'
 import { Repositories } from './repositories.ts'
@@ -16,23 +14,17 @@ const maxReads = 3
 /** Estimates the bytes of a checkpoint for each link of a cached manifest, its share of the manifest and the tag included. */
 const checkpointBytesPerLink = 110
 
-export interface MetadataOptions {
+export interface MetadataOptions extends Omit<MetadataStoreOptions, 'isReadOnly'> {
   /** Holds the log. */
   readonly folder: string
   /** Holds the records of release 0.1, if they were not migrated. */
   readonly previousFolder: string
   /** Reports whether the store has no content. Any other store without metadata has lost them. */
   readonly isNew: () => Promise<boolean>
-  /** Returns a path for a damaged file, or for a copy of its damaged lines. */
-  readonly setAside: (path: string) => string
-  readonly logger: Logger
-  readonly clock: Clock
   /** See `Repositories`. */
   readonly countsHolders?: boolean
   /** Is called when lines are damaged, before the checkpoint that replaces them. */
   readonly onDamage?: (store: MetadataStore) => void
-  /** See `MetadataStore`. */
-  readonly maxWeight?: number | undefined
 }
 
 /**
@@ -43,10 +35,10 @@ export async function openMetadata(options: MetadataOptions): Promise<MetadataSt
   const { isPrevious, ...loaded } = await load(options)
   if (isPrevious) {
     await migrate(options, loaded)
-    return new MetadataStore({ ...options, loaded: { ...loaded, damage: [], unreadable: [] } })
+    return new MetadataStore({ ...loaded, damage: [], unreadable: [] }, options)
   }
   await loaded.log.continue(loaded.sequence)
-  const store = new MetadataStore({ ...options, loaded })
+  const store = new MetadataStore(loaded, options)
   if (loaded.damage.length > 0) await reportDamage(store, options)
   return store
 }
@@ -57,7 +49,7 @@ async function migrate(options: MetadataOptions, loaded: LoadedMetadata): Promis
   // Remove what an earlier attempt has left.
   await rm(folder, { recursive: true, force: true })
   const setAsideAs = (kind: string) => (path: string) => setAside(join(dirname(path), `${kind}-${basename(path)}`))
-  const store = new MetadataStore({ ...options, loaded, isReadOnly: true, setAside: setAsideAs('lines') })
+  const store = new MetadataStore(loaded, { ...options, isReadOnly: true, setAside: setAsideAs('lines') })
   if (store.damage.length > 0) logDamage(store, options)
   await store.writeCheckpoint()
   for (const path of loaded.unreadable) {
@@ -101,7 +93,7 @@ async function reportDamage(store: MetadataStore, options: MetadataOptions): Pro
 export async function readMetadata(options: MetadataOptions): Promise<MetadataStore> {
   for (let attempt = 1; ; attempt++) {
     try {
-      return new MetadataStore({ ...options, loaded: await load(options), isReadOnly: true })
+      return new MetadataStore(await load(options), { ...options, isReadOnly: true })
     } catch (error) {
       // A checkpoint of a running mirror may remove a file before it is read.
       if (getErrno(error) !== 'ENOENT' || attempt === maxReads) throw error
