@@ -187,43 +187,37 @@ export class MetadataLog {
   async read(reader: LogReader, isNew: () => Promise<boolean>): Promise<number> {
     // List all at once: while a running mirror replaces the checkpoint, one of them is missing, and never just a part of the commits.
     const { checkpoint, segments } = await listFiles(this.folder)
-    let sequence = checkpoint?.sequence ?? 0
-    let [missing, lines, isComplete] = [0, 0, false]
+    let [sequence, missing] = [checkpoint?.sequence ?? 0, 0]
+    const pause = () => reader.pause()
     const onDamage = (damage: LogDamage) => {
       missing += 1
       reader.onDamage(damage)
     }
+    const onMissing = (path: string) => onDamage({ path, repository: undefined, bytes: Buffer.alloc(0) })
     this.#checkpointPath = checkpoint?.path
     if (checkpoint) {
-      const onLine = (line: LogLine) => {
+      let [lines, isComplete] = [0, false]
+      const onLine = (line: LogLine, path: string) => {
         isComplete = line.repository === fileMark && Number(line.operations) === lines + missing
         lines += 1
-        if (line.repository !== fileMark) reader.onLine(line, checkpoint.path)
+        if (line.repository !== fileMark) reader.onLine(line, path)
       }
-      this.#checkpointBytes = await readLines(checkpoint.path, {
-        ...reader,
-        pause: () => reader.pause(),
-        onLine,
-        onDamage,
-      })
-      if (!isComplete && missing === 0)
-        onDamage({ path: checkpoint.path, repository: undefined, bytes: Buffer.alloc(0) })
+      this.#checkpointBytes = await readLines(checkpoint.path, { onLine, onDamage, pause })
+      if (!isComplete && missing === 0) onMissing(checkpoint.path)
     }
     this.#segments = segments.filter((segment) => segment.sequence > sequence)
     missing = 0
-    if (this.#segments.length === 0 && (checkpoint || !(await isNew())))
-      onDamage({ path: this.#toPath(sequence + 1, 'log'), repository: undefined, bytes: Buffer.alloc(0) })
+    if (this.#segments.length === 0 && (checkpoint || !(await isNew()))) onMissing(this.#toPath(sequence + 1, 'log'))
+    const onLine = (line: LogLine, path: string) => {
+      const isStart = line.repository === fileMark
+      if ((isStart ? line.sequence : line.sequence - 1) > sequence + missing) onMissing(path)
+      sequence = line.sequence
+      missing = 0
+      if (!isStart) reader.onLine(line, path)
+    }
     for (const { path } of this.#segments) {
-      const onMissing = () => onDamage({ path, repository: undefined, bytes: Buffer.alloc(0) })
-      const onLine = (line: LogLine) => {
-        const isStart = line.repository === fileMark
-        if ((isStart ? line.sequence : line.sequence - 1) > sequence + missing) onMissing()
-        sequence = line.sequence
-        missing = 0
-        if (!isStart) reader.onLine(line, path)
-      }
-      this.#end = await readLines(path, { pause: () => reader.pause(), onLine, onDamage })
-      if (this.#end === 0) onMissing()
+      this.#end = await readLines(path, { onLine, onDamage, pause })
+      if (this.#end === 0) onMissing(path)
       this.#bytes += this.#end
     }
     this.#hasTail = true
@@ -273,16 +267,12 @@ export class MetadataLog {
     return this.#checkpointPath === undefined ? paths : [this.#checkpointPath, ...paths]
   }
 
-  /** Lets the next commit start a new segment. */
-  endSegment(): void {
-    this.#current = undefined
-  }
-
   /**
-   * Writes a checkpoint that includes all commits up to `sequence`, and removes the segments before it. Call `endSegment` before. `pieces`
-   * yields whole lines; it may pause. Throws the system's error; then the log stays as it was.
+   * Writes a checkpoint that includes all commits up to `sequence`, and removes the segments before it. The next commit starts a new
+   * segment. `pieces` yields whole lines; it may pause. Throws the system's error; then the log stays as it was.
    */
   async writeCheckpoint(sequence: number, pieces: AsyncIterable<string[]>): Promise<void> {
+    this.#current = undefined
     await this.#openSegment(sequence + 1)
     const path = this.#toPath(sequence, 'checkpoint')
     let [bytes, lines] = [0, 0]

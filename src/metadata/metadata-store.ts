@@ -180,7 +180,6 @@ export class MetadataStore implements Metadata {
 
   /** Writes a checkpoint of the commits up to now, while later ones go on. Throws the system's error, or the signal's reason. */
   writeCheckpoint(signal?: AbortSignal): Promise<void> {
-    this.#log.endSegment()
     return this.#log.writeCheckpoint(this.#sequence, this.#formatCheckpoint(this.#sequence, signal))
   }
 
