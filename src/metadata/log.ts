@@ -45,14 +45,12 @@ const fileMark = '-'
 export function formatLine({ sequence, repository, operations }: LogLine): string {
   const text = `${sequence} ${repository} ${operations}`
   const rest = `${text.length} ${text}`
-  return `${crc32(rest).toString(16).padStart(8, '0')} ${rest}\n`
+  return `${crc32(Buffer.from(rest, 'latin1')).toString(16).padStart(8, '0')} ${rest}\n`
 }
 
-/** Formats a damaged line of another format as one of this format without its line feed, so that a copy of it tells the repository. */
-export function formatForeignLine(repository: string, bytes: Buffer): Buffer {
-  const head = `0 ${repository} `
-  const rest = Buffer.concat([Buffer.from(`${head.length + bytes.length} ${head}`), bytes])
-  return Buffer.concat([Buffer.from(`${crc32(rest).toString(16).padStart(8, '0')} `), rest])
+/** Formats a line that is well formed, but not understood, as damage. Its operations are bytes in Latin-1. */
+export function toDamage(path: string, line: LogLine): LogDamage {
+  return { path, repository: line.repository, bytes: Buffer.from(formatLine(line).slice(0, -1), 'latin1') }
 }
 
 /** Parses the line at a position, and returns the position of its end; undefined when it is damaged. */

@@ -3,7 +3,7 @@ import { basename, dirname, join } from 'node:path'
 import { createPauses } from '../lib/async.ts'
 import { getErrno } from '../lib/errors.ts'
 import { pathExists, syncFolder } from '../lib/fs.ts'
-import { formatLine, type LogDamage, type LogLine, MetadataLog } from './log.ts'
+import { type LogDamage, type LogLine, MetadataLog, toDamage } from './log.ts'
 import type { Operation } from './metadata.ts'
 import { type LoadedMetadata, MetadataStore, type MetadataStoreOptions } from './metadata-store.ts'
 import { parseOperations } from './operations.ts'
@@ -121,7 +121,7 @@ async function load(options: MetadataOptions): Promise<LoadedMetadata & { readon
         reader.onOperations(line.repository.slice(0, slash), line.repository.slice(slash + 1), operations)
       } catch (error) {
         if (!(error instanceof SyntaxError)) throw error
-        damage.push({ path, repository: line.repository, bytes: Buffer.from(formatLine(line).slice(0, -1)) })
+        damage.push(toDamage(path, line))
       }
     },
   }

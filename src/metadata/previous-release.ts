@@ -4,7 +4,7 @@ import { basename, join } from 'node:path'
 import { getErrno } from '../lib/errors.ts'
 import { isForeignLayer, type ManifestLink, toArtifactTypeKey } from '../oci/content.ts'
 import { isRepositoryName, isTag, parseRegistryHost } from '../oci/reference.ts'
-import { formatForeignLine, type LogDamage } from './log.ts'
+import { type LogDamage, toDamage } from './log.ts'
 import type { Operation } from './metadata.ts'
 import { packLinks, readDigest, readList, readNumber, readOperation, readText, throwDamaged } from './operations.ts'
 
@@ -82,7 +82,7 @@ async function readJournal(path: string, reader: PreviousReader): Promise<void> 
       reader.onOperations('', name, changes)
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error
-      reader.onDamage({ path, repository: `/${name}`, bytes: formatForeignLine(`/${name}`, bytes) })
+      reader.onDamage(toDamage(path, { sequence: 0, repository: `/${name}`, operations: bytes.toString('latin1') }))
     }
     await reader.pause()
   }
