@@ -65,8 +65,8 @@ export class MetadataStore implements Metadata {
   /** Holds the commits that are not on the disk yet, also while they are written. */
   #queue: Commit[] = []
   #queuedBytes = 0
-  /** Holds the latest use of each entry that is not in the queue yet. */
-  readonly #uses = new Map<string, Commit>()
+  /** Holds the latest use of each entry that is not in the queue yet, by repository. */
+  readonly #uses = new Map<string, Pick<Commit, 'host' | 'name'> & { readonly uses: Map<string, Use> }>()
   /** Collects the entries that came back during a checkpoint, which may have missed them. */
   #restored: Commit[] | undefined
   #writing: Promise<void> = Promise.resolve()
@@ -147,8 +147,9 @@ export class MetadataStore implements Metadata {
 
   recordUse({ host, name }: Pick<Repository, 'host' | 'name'>, use: Use): void {
     this.#apply(host, name, [use])
-    const key = `${host}/${name} ${use.op} ${'tag' in use ? use.tag : use.digest}`
-    this.#uses.set(key, { host, name, operations: [use], hidden: [], done: undefined })
+    const known = this.#uses.get(`${host}/${name}`) ?? { host, name, uses: new Map<string, Use>() }
+    known.uses.set(`${use.op} ${'tag' in use ? use.tag : use.digest}`, use)
+    this.#uses.set(`${host}/${name}`, known)
     const onFailure = logFailure(this.#options.logger, 'could not record the pulls')
     this.#cancelUses ??= runLater(useDelayMs, () => this.#queueUses(), onFailure)
   }
@@ -216,7 +217,8 @@ export class MetadataStore implements Metadata {
     this.#cancelUses?.()
     this.#cancelUses = undefined
     if (this.#uses.size > 0) this.#scheduleWrite(writeDelayMs)
-    for (const commit of this.#uses.values()) this.#enqueue(commit)
+    for (const { host, name, uses } of this.#uses.values())
+      this.#enqueue({ host, name, operations: [...uses.values()], hidden: [], done: undefined })
     this.#uses.clear()
   }
 

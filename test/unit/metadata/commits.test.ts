@@ -136,6 +136,27 @@ describe('a commit without a sync', () => {
   })
 })
 
+test('uses of one repository become one line, with the latest values', async () => {
+  const root = await temporaryFolder()
+  const store = await openMetadata(root)
+  await durably(store, [tag('v1'), tag('v2'), blob('b')])
+  const readLines = async () => (await readFile((await listLog(folderOf(root))).at(-1)!, 'utf8')).split('\n')
+  const before = await readLines()
+  for (let pulls = 1; pulls <= 20; pulls++)
+    for (const name of ['v1', 'v2']) store.recordUse(app, { op: 'use-tag', tag: name, pulls, lastPulled: pulls })
+  store.recordUse(app, { op: 'use-blob', digest: digestOf('b'), usedAt: 9 })
+  await store.flush()
+  const after = await readLines()
+  expect(after.length).toBe(before.length + 1)
+  expect(after.at(-2)).toContain(
+    JSON.stringify([
+      ['use-tag', 'v1', 20, 20],
+      ['use-tag', 'v2', 20, 20],
+      ['use-blob', digestOf('b'), 9],
+    ]),
+  )
+})
+
 describe('the log', () => {
   test('is replaced by a checkpoint when it has many bytes for few entries', async () => {
     const root = await temporaryFolder()
