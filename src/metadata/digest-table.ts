@@ -38,24 +38,24 @@ export function selectDigestBytes(bytes: Buffer, at: number, length: number): vo
 export class DigestTable<Columns extends Record<string, Column>> {
   /** Holds the columns. The arrays are replaced when the table grows, so read them through the table. */
   readonly columns: Columns
-  #digests = new Uint32Array(firstCapacity * wordsPerDigest)
+  #digests = new Uint32Array()
   /** Shows the bytes of `#digests`. */
   #bytes = Buffer.from(this.#digests.buffer)
   /** Holds the second half of sha512 digests. */
   readonly #longDigests = new Map<number, Buffer>()
-  #buckets = new Int32Array(firstCapacity).fill(noRow)
-  #hashes = new Uint32Array(firstCapacity)
+  #buckets = new Int32Array()
+  #hashes = new Uint32Array()
   /** Holds the next row of the same bucket, or the next free row. */
-  #next = new Int32Array(firstCapacity)
+  #next = new Int32Array()
   /** Holds the previous row of the same bucket. */
-  #previous = new Int32Array(firstCapacity)
+  #previous = new Int32Array()
   #firstFree = noRow
   /** Counts the rows that were ever in use. */
   #used = 0
 
   constructor(columns: Columns) {
     this.columns = columns
-    this.#resizeColumns(firstCapacity)
+    this.#grow(firstCapacity)
   }
 
   /** Makes room for rows, so that the table does not grow in steps. Call it before any row is removed. */
@@ -123,14 +123,10 @@ export class DigestTable<Columns extends Record<string, Column>> {
     this.#hashes = grow(this.#hashes, capacity)
     this.#next = grow(this.#next, capacity)
     this.#previous = grow(this.#previous, capacity)
-    this.#resizeColumns(capacity)
-    this.#buckets = new Int32Array(capacity).fill(noRow)
-    for (let row = 0; row < this.#used; row++) this.#addToBucket(row)
-  }
-
-  #resizeColumns(capacity: number): void {
     const columns: Record<string, Column> = this.columns
     for (const [name, column] of Object.entries(columns)) columns[name] = grow(column, capacity)
+    this.#buckets = new Int32Array(capacity).fill(noRow)
+    for (let row = 0; row < this.#used; row++) this.#addToBucket(row)
   }
 
   #hasSelected(row: number): boolean {
