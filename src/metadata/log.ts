@@ -34,6 +34,11 @@ export interface LogReader {
 const chunkBytes = 1024 * 1024
 /** Limits a line, bytes: more than any commit. */
 const maxLineBytes = 64 * 1024 * 1024
+/** Limits the bytes of segments before a checkpoint … */
+const maxLogBytes = 64 * 1024 * 1024
+/** … to this many times the bytes of the last checkpoint, and at least `minLogBytes`. */
+const maxLogFactor = 4
+const minLogBytes = 1024 * 1024
 const [lineFeed, space, zero] = [0x0a, 0x20, 0x30]
 /**
  * Is the name in lines that describe their file: the last one of a checkpoint, which holds the number of the lines before, and the first one
@@ -153,6 +158,7 @@ export class MetadataLog {
   #end = 0
   /** Is true when there may be bytes behind `#end`. */
   #hasTail = false
+  /** Counts the bytes of all segments. */
   #bytes = 0
   #checkpointBytes = 0
   #checkpointPath: string | undefined
@@ -162,14 +168,9 @@ export class MetadataLog {
     this.folder = folder
   }
 
-  /** Counts the bytes of all segments. */
-  get bytes(): number {
-    return this.#bytes
-  }
-
-  /** Counts the bytes of the last checkpoint. */
-  get checkpointBytes(): number {
-    return this.#checkpointBytes
+  /** Is true when the segments have so many bytes that a checkpoint pays. */
+  get isLong(): boolean {
+    return this.#bytes > Math.max(minLogBytes, Math.min(maxLogBytes, this.#checkpointBytes * maxLogFactor))
   }
 
   /** Returns the bytes of the checkpoint on the disk; 0 without one. */

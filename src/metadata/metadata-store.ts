@@ -31,11 +31,6 @@ export interface LoadedMetadata {
 const [writeDelayMs, retryDelayMs, useDelayMs] = [500, 5000, 60_000]
 /** Limits the commits that are formatted in one piece, bytes. */
 const maxBatchBytes = 256 * 1024
-/** Starts a checkpoint when the log has this many bytes … */
-const maxLogBytes = 64 * 1024 * 1024
-/** … or this many times the bytes of the last checkpoint, and at least `minLogBytes`. */
-const maxLogFactor = 4
-const minLogBytes = 1024 * 1024
 /** Sets the bytes of a checkpoint that are written at once. */
 const pieceBytes = 64 * 1024
 /** Limits the changes that wait for a disk that takes none, bytes. Beyond that, a checkpoint replaces them. */
@@ -203,9 +198,7 @@ export class MetadataStore implements Metadata {
 
   get #isCheckpointDue(): boolean {
     if (this.#closing.signal.aborted || this.#checkpointing) return false
-    const { bytes, checkpointBytes } = this.#log
-    const limit = Math.max(minLogBytes, Math.min(maxLogBytes, checkpointBytes * maxLogFactor))
-    return this.#needsCheckpoint || bytes > limit
+    return this.#needsCheckpoint || this.#log.isLong
   }
 
   #apply(host: string, name: string, operations: readonly Operation[]): void {
