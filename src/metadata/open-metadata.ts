@@ -3,6 +3,7 @@ import { basename, dirname, join } from 'node:path'
 import { createPauses } from '../lib/async.ts'
 import { getErrno } from '../lib/errors.ts'
 import { pathExists, syncFolder } from '../lib/fs.ts'
+import { logFailure } from '../lib/time.ts'
 import { type LogDamage, type LogLine, MetadataLog, toDamage } from './log.ts'
 import type { Operation } from './metadata.ts'
 import { type LoadedMetadata, MetadataStore, type MetadataStoreOptions } from './metadata-store.ts'
@@ -76,15 +77,9 @@ function logDamage({ damage }: MetadataStore, { logger }: MetadataOptions): void
 }
 
 async function reportDamage(store: MetadataStore, options: MetadataOptions): Promise<void> {
-  const { logger } = options
   logDamage(store, options)
   options.onDamage?.(store)
-  try {
-    await store.keepDamage()
-  } catch (error) {
-    if (getErrno(error) === undefined) throw error
-    logger.error({ error: String(error) }, 'could not copy the damaged lines; trying again')
-  }
+  await store.keepDamage().catch(logFailure(options.logger, 'could not copy the damaged lines; trying again'))
   // Without a checkpoint, the next start would find the same lines.
   store.requestCheckpoint()
 }
