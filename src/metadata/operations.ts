@@ -194,36 +194,37 @@ const keptShare = 0.75
 const pauseEvery = 500
 
 interface Heavy {
-  /** Estimates the memory of the repositories, bytes, as it is now. */
+  /** Estimates the memory of the affected repositories, bytes, as it is now. */
   readonly total: { readonly weight: number }
-  readonly repositories: Iterable<Repository>
+  readonly affected: Iterable<Repository>
   /** Sets the weight that may stay, bytes. */
   readonly limit: number
 }
 
 /** Finds what takes too much memory: the changed repository alone, or all together; undefined if neither does. */
 export function findHeavy(
-  all: { readonly weight: number; all(): Iterable<Repository> },
+  repositories: { readonly weight: number; all(): Iterable<Repository> },
   changed: Repository | undefined,
   maxWeight: number,
 ): Heavy | undefined {
   const limit = maxWeight * keptShare
-  if (changed && changed.weight > limit) return { total: changed, repositories: [changed], limit: limit * keptShare }
-  return all.weight > maxWeight ? { total: all, repositories: all.all(), limit } : undefined
+  if (changed && changed.weight > limit) return { total: changed, affected: [changed], limit: limit * keptShare }
+  if (repositories.weight <= maxWeight) return undefined
+  return { total: repositories, affected: repositories.all(), limit }
 }
 
 /** Drops the least recently used entries, which upstreams are asked for again when needed. The caller may pause at every `yield`. */
 export function* dropLeastUsed(
-  { total, repositories, limit }: Heavy,
+  { total, affected, limit }: Heavy,
   drop: (repository: Repository, removals: readonly Operation[]) => void,
 ): Generator<undefined, true> {
   const times: number[] = []
-  for (const repository of repositories)
+  for (const repository of affected)
     for (const { usedAt } of listEntries(repository)) if (times.push(usedAt) % pauseEvery === 0) yield
   // Entries weigh much the same, so that the oldest ones of this share weigh about as much as must go.
   const share = 1 - limit / total.weight
   const cutoff = Float64Array.from(times).toSorted()[Math.ceil(times.length * share)] ?? Infinity
-  for (const repository of repositories) {
+  for (const repository of affected) {
     let removals: Operation[] = []
     for (const { usedAt, removal } of listEntries(repository)) {
       if (usedAt > cutoff || removals.push(removal) < pauseEvery) continue

@@ -69,11 +69,10 @@ export class Repositories {
    */
   hide(host: string, name: string, operations: readonly Operation[]): Operation[] {
     const hidden: Operation[] = []
-    for (const operation of operations) {
-      if (!isRemoval(operation)) continue
-      const entry = this.findEntry(host, name, operation)
-      this.apply(host, name, operation)
-      if (entry && !this.findEntry(host, name, operation)) hidden.push(entry)
+    for (const removal of operations.filter(isRemoval)) {
+      const entry = this.findEntry(host, name, removal)
+      this.apply(host, name, removal)
+      if (entry && !this.findEntry(host, name, removal)) hidden.push(entry)
     }
     this.#countHolders(hidden, 1)
     return hidden
