@@ -71,7 +71,14 @@ export async function compose(options: ComposeOptions) {
   let opening: Promise<unknown> | undefined
   const close = async () => {
     await opening
-    for (const end of closing.splice(0).toReversed()) await end()
+    const failures: unknown[] = []
+    for (const end of closing.splice(0).toReversed())
+      try {
+        await end()
+      } catch (error) {
+        failures.push(error)
+      }
+    if (failures.length > 0) throw failures[0]
   }
   try {
     const { config, paths } = options
@@ -101,7 +108,7 @@ export async function compose(options: ComposeOptions) {
       close,
     }
   } catch (error) {
-    await close()
+    await close().catch(logFailure(options.logger, 'could not end after the failed start'))
     throw error
   }
 }

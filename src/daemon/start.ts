@@ -12,7 +12,7 @@ import { resolveNetworkNames } from '../docker/engine.ts'
 import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { getMachineNames, isLoopbackAddress } from '../lib/network.ts'
-import { systemClock } from '../lib/time.ts'
+import { logFailure, systemClock } from '../lib/time.ts'
 import { OciError } from '../oci/errors.ts'
 import { TransferLog } from '../server/transfer-log.ts'
 import { createHandler } from '../server/handler.ts'
@@ -57,6 +57,8 @@ export interface RunningMirror {
 }
 
 const drainMs = 30_000
+/** Limits the time that requests get to end when the start fails: a replaced mirror waits to run again. */
+const failedDrainMs = 1000
 
 /** Starts a mirror in this process. Throws a MirrorError for what the user can fix, and leaves nothing running then. */
 export async function startMirror(config: Config, options: StartOptions): Promise<RunningMirror> {
@@ -73,8 +75,8 @@ export async function startMirror(config: Config, options: StartOptions): Promis
   })
   const transfers = new TransferLog({ logger, clock: systemClock })
   const closing: ((graceMilliseconds: number) => Promise<void>)[] = []
-  const close = async () => {
-    await Promise.all(closing.map((end) => end(drainMs)))
+  const close = async (graceMilliseconds = drainMs) => {
+    await Promise.all(closing.map((end) => end(graceMilliseconds)))
     transfers.close()
     await parts.close()
   }
@@ -135,14 +137,16 @@ export async function startMirror(config: Config, options: StartOptions): Promis
         freeBytes: await readFreeSpace(store.layout.home),
       })
     }
-    const openingApi = createServerAdminApi(parts, {
-      status: async () => toOutsideView(await report(), config, handoff),
-      stop: options.onStopRequested ?? (() => {}),
-    })
+    const api = orUnavailable(
+      createServerAdminApi(parts, {
+        status: async () => toOutsideView(await report(), config, handoff),
+        stop: options.onStopRequested ?? (() => {}),
+      }),
+    )
     const token = await openAdminToken(home.tokenFile)
     const { idle } = config.cache.timeouts
     const handleAdmin = createAdminHandler({
-      api: orUnavailable(openingApi),
+      api,
       listTroubles: () => parts.ownTroubles.find(),
       guard,
       token,
@@ -173,9 +177,9 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     if (networks) closing.push((grace) => networks.close(grace))
     await Promise.all([parts.cache, parts.registry?.opened])
     logger.info({ endpoints }, 'the mirror is up')
-    return { endpoints, close }
+    return { endpoints, close: () => close() }
   } catch (error) {
-    await close()
+    await close(failedDrainMs).catch(logFailure(logger, 'could not end after the failed start'))
     throw error
   }
 }

@@ -2,7 +2,7 @@ import { type FileHandle, open, readdir, rm, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { createSystemError, getErrno } from '../lib/errors.ts'
-import { ignoreMissing, makeFolder, writeFileAtomic } from '../lib/fs.ts'
+import { ignoreMissing, makeFolder, pathExists, writeFileAtomic } from '../lib/fs.ts'
 
 /** Is the content of one line: one commit, or in a checkpoint some entries of one repository. */
 export interface LogLine {
@@ -258,7 +258,8 @@ export class MetadataLog {
     const names = new Set(await ignoreMissing(() => readdir(this.folder)))
     // A checkpoint may have replaced files meanwhile.
     const after = new Set(this.#listPaths())
-    return before.some((path) => after.has(path) && !names.has(basename(path)))
+    const missing = before.find((path) => after.has(path) && !names.has(basename(path)))
+    return missing !== undefined && !(await pathExists(missing))
   }
 
   #listPaths(): string[] {

@@ -9,6 +9,8 @@ import { dropLeastUsed, findHeavy, formatCommit } from './operations.ts'
 import { type Repositories, toOperations } from './repositories.ts'
 
 export interface MetadataStoreOptions {
+  /** Reports whether the store has no content. Any other store without metadata has lost them. */
+  readonly isNew: () => Promise<boolean>
   /** Returns a path for a damaged file, or for a copy of its damaged lines. */
   readonly setAside: (path: string) => string
   readonly logger: Logger
@@ -193,7 +195,10 @@ export class MetadataStore implements Metadata {
     if (this.#options.isReadOnly) return
     // The queue has dropped commits, which are in memory alone.
     if (this.#needsCheckpoint) await this.#startCheckpoint()
-    await this.#recreateLog().catch(logFailure(this.#options.logger, 'could not write the deleted metadata again'))
+    const { isNew, logger } = this.#options
+    // With the content, somebody has deleted the whole store.
+    if (!(await isNew()))
+      await this.#recreateLog().catch(logFailure(logger, 'could not write the deleted metadata again'))
   }
 
   get #isCheckpointDue(): boolean {

@@ -20,8 +20,6 @@ export interface MetadataOptions extends Omit<MetadataStoreOptions, 'isReadOnly'
   readonly folder: string
   /** Holds the records of release 0.1, if they were not migrated. */
   readonly previousFolder: string
-  /** Reports whether the store has no content. Any other store without metadata has lost them. */
-  readonly isNew: () => Promise<boolean>
   /** See `Repositories`. */
   readonly countsHolders?: boolean
   /** Is called when lines are damaged, before the checkpoint that replaces them. */
@@ -123,6 +121,7 @@ async function load(options: MetadataOptions): Promise<LoadedMetadata & { readon
   const isPrevious = await pathExists(previousFolder)
   const unreadable = isPrevious ? await readPreviousRecords(previousFolder, reader) : []
   if (!isPrevious) repositories.reserveLinks((await log.measureCheckpoint()) / checkpointBytesPerLink)
-  const sequence = isPrevious ? 0 : await log.read(reader, options.isNew)
+  // A migrated store begins at 1, because a segment that begins at 0 needs no checkpoint before it.
+  const sequence = isPrevious ? 1 : await log.read(reader, options.isNew)
   return { repositories, log, sequence, damage, unreadable, isPrevious }
 }

@@ -128,11 +128,11 @@ async function handle(
   if (route.kind === 'base' && isRead(request))
     return { bytes: sendWhole(request, response, 200, { 'content-type': 'application/json' }, Buffer.from('{}')) }
   if (options.push) {
-    const pushing = { ...options.push, registry: await options.registry }
+    const pushing = { ...options.push, registry: await waitFor(options.registry, client) }
     const pushed = await translateDiskErrors(() => answerPush(request, response, route, pushing, user))
     if (pushed) return { bytes: 0, pushed: pushed.manifest }
   }
-  const registry = await options.registry
+  const registry = await waitFor(options.registry, client)
   const caller = createCaller(request, options, client)
   const sendAnswer = async (list: ListResponse): Promise<Sent> => ({
     bytes: await sendList(request, response, list, { idle: options.sending.idle, client }),
@@ -163,6 +163,13 @@ async function handle(
     case 'upload':
       throw readOnly('')
   }
+}
+
+/** Waits for a registry that may be opening. Throws when the client has left meanwhile, because its request must change nothing. */
+async function waitFor<T extends Registry>(opening: T | Promise<T>, client: ClientAbort): Promise<T> {
+  const registry = await opening
+  if (client.isAborted) throw new Error('the client has left')
+  return registry
 }
 
 interface AccessLogEntry {

@@ -265,10 +265,10 @@ const leavePartly =
   async (root: string, migrated: string): Promise<void> => {
     await nameFolder(root)
     await cp(join(migrated, 'v2', 'metadata'), join(root, 'v2', 'metadata'), { recursive: true })
-    for (const path of await filesBelow(join(root, 'v2', 'metadata'))) {
-      await rename(path, join(root, 'v2', 'metadata', '0.new'))
-      await change(join(root, 'v2', 'metadata', '0.new'))
-    }
+    const [checkpoint, ...others] = (await filesBelow(join(root, 'v2', 'metadata'))).toSorted()
+    expect([checkpoint, others.length]).toEqual([expect.stringMatching(/\.checkpoint$/), 1])
+    await rename(checkpoint!, `${checkpoint}.new`)
+    await change(`${checkpoint}.new`)
   }
 /** Copies the checkpoint, as it is before the first commit. */
 const finishCheckpoint = leaveComplete(() => Promise.resolve())

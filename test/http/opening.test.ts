@@ -11,6 +11,7 @@ import { createStoreLayout } from '../../src/store/layout.ts'
 import { freePort } from '../support/free-port.ts'
 import { get } from '../support/get.ts'
 import { app, startScene } from '../support/scene.ts'
+import { serve } from '../support/upstream/serve.ts'
 
 test.skipIf(process.platform === 'win32')(
   'while a store is being read, the listeners answer, and requests for its content wait',
@@ -23,16 +24,19 @@ test.skipIf(process.platform === 'win32')(
     const log = join(createStoreLayout(getRegistryRoot(mirror.paths)).metadata, '0000000000000001.log')
     await mkdir(join(log, '..'), { recursive: true })
     execFileSync('mkfifo', [log])
+    const silent = await serve(() => {})
+    const noSettings = { tokenHosts: [], ca: undefined, tagFreshness: undefined }
     const [cachePort, registryPort, adminPort] = [await freePort(), await freePort(), await freePort()]
     const at = (port: number) => ({ host: '127.0.0.1', port })
     const defaults = defaultConfig()
     const starting = startMirror(
       {
         ...defaults,
-        cache: { ...defaults.cache, listen: [at(cachePort)], minFree: 0, tagFreshness: 600_000, offline: true },
+        cache: { ...defaults.cache, listen: [at(cachePort)], minFree: 0, tagFreshness: 600_000 },
         registry: { ...defaults.registry, listen: [at(registryPort)] },
         admin: { listen: [at(adminPort)] },
         networks: [],
+        upstreams: { 'docker.io': { url: silent.url, credentials: { from: 'anonymous' }, ...noSettings } },
       },
       { home: mirror.paths, version: '0.0.0-test', runtime: 'process', logger: silentLogger },
     )
@@ -57,12 +61,17 @@ test.skipIf(process.platform === 'win32')(
     ]
     expect(await Promise.race([...waiting, failure, delay(200, 'still waiting')])).toBe('still waiting')
 
+    // A pull that goes on does not delay the end of a failed start.
+    const pulling = ask(cachePort, `${app}/manifests/v2`).catch(() => undefined)
     // A pipe cannot be read at a position.
+    const failedAt = performance.now()
     await writeFile(log, '')
     for (const answer of await Promise.all(waiting)) {
       expect([answer.status, answer.body.toString()]).toEqual([503, expect.stringContaining('cannot start')])
     }
     expect(await failure).toMatchObject({ message: expect.stringContaining('ESPIPE') })
+    expect(performance.now() - failedAt).toBeLessThan(15_000)
+    await pulling
     await expect(ask(cachePort, '/v2/')).rejects.toThrow('ECONNREFUSED')
 
     // Nothing holds the stores: the next start succeeds.

@@ -13,7 +13,13 @@ import { anonymousIdentity, type Identity } from '../../src/oci/registry.ts'
 export function createMemoryMetadata(): MetadataStore {
   const log = new MetadataLog('/none')
   const loaded = { repositories: new Repositories(false), log, sequence: 0, damage: [], unreadable: [] }
-  const options = { isReadOnly: true, setAside: () => '/none', logger: silentLogger, clock: systemClock }
+  const options = {
+    isReadOnly: true,
+    isNew: async () => true,
+    setAside: () => '/none',
+    logger: silentLogger,
+    clock: systemClock,
+  }
   return new MetadataStore(loaded, options)
 }
 

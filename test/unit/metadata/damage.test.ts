@@ -236,14 +236,20 @@ describe('a log', () => {
       ['the stop', [], ['v1', 'v2']],
     ])('is written again by %s', async (_, tags, kept) => {
       const root = await makeCheckpoint(['v1', 'v2'])
-      await withMetadata(root, async (store) => {
-        const [checkpoint, segment] = await listLog(folderOf(root))
-        if (what === 'the folder') await rm(folderOf(root), { recursive: true })
-        else await rm(what === 'the checkpoint' ? checkpoint! : segment!)
-        if (tags.length > 0) await commit(store, tags)
-      })
-      await withMetadata(root, async (store) => expect([tagsOf(store), store.damage]).toEqual([kept, []]))
+      const store = await openMetadata(root, { isNew: async () => false })
+      const [checkpoint, segment] = await listLog(folderOf(root))
+      if (what === 'the folder') await rm(folderOf(root), { recursive: true })
+      else await rm(what === 'the checkpoint' ? checkpoint! : segment!)
+      if (tags.length > 0) await commit(store, tags)
+      await store.close()
+      await withMetadata(root, async (again) => expect([tagsOf(again), again.damage]).toEqual([kept, []]))
     })
+  })
+
+  test('that was deleted with all content stays deleted when the mirror stops', async () => {
+    const root = await makeLog(['v1'])
+    await withMetadata(root, () => rm(folderOf(root), { recursive: true }))
+    await withMetadata(root, async (store) => expect([tagsOf(store), store.damage]).toEqual([[], []]))
   })
 
   test('keeps damaged lines in place while they cannot be copied, also when it becomes large', async () => {

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { existsSync, readlinkSync } from 'node:fs'
-import { mkdir, open, readdir, readFile, stat, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, open, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { createStoreLayout, type StoreLayout } from '../../../src/store/layout.ts'
@@ -53,6 +53,15 @@ test.skipIf(process.platform !== 'linux')(
     expect((await readFile(segment!, 'utf8')).split('\n')).toHaveLength(2)
   },
 )
+
+test.each(['checkpoint', 'segment', 'folder'])('a migrated store that loses its %s says so', async (what) => {
+  const layout = await createStore({ app: [JSON.stringify([tag])] })
+  await (await openStore(layout)).close()
+  const [checkpoint, segment] = await listLog(layout.metadata)
+  await rm({ checkpoint, segment, folder: layout.metadata }[what]!, { recursive: true })
+  const store = await openMetadata(layout.home, { ...layout.metadataFiles, isNew: async () => false })
+  expect(store.damage).toHaveLength(1)
+})
 
 test('an unreadable journal of release 0.1 begins its week in quarantine with the migration', async () => {
   const layout = await createStore({ app: [JSON.stringify([tag])] })

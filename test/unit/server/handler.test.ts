@@ -24,7 +24,7 @@ const bytes = Buffer.alloc(100_000, 'm')
 const digest = computeDigest(bytes)
 
 /** Serves a cache with one large manifest on disk, whose links cannot be read. */
-async function serveManifest(failure: Error, opened = Promise.resolve()) {
+async function serveManifest(failure: Error, opened = Promise.resolve(), onAsked = () => {}) {
   const path = join(await temporaryFolder(), 'manifest')
   await writeFile(path, bytes)
   const stored = {
@@ -39,7 +39,7 @@ async function serveManifest(failure: Error, opened = Promise.resolve()) {
   const logger: Logger = { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') }
   const idle = 5000
   const handle = createHandler({
-    registry: opened.then(() => ({ manifest: async () => answer }) as Partial<Registry> as Registry),
+    registry: opened.then(() => ({ manifest: async () => (onAsked(), answer) }) as Partial<Registry> as Registry),
     addressing: 'proxy',
     access: 'anonymous',
     guard: createHostGuard([], () => {}),
@@ -98,4 +98,18 @@ test('a request waits for a registry that is being opened, and a ping does not',
   expect(answer).toBeUndefined()
   opening.resolve()
   expect(computeDigest((await asked).body)).toBe(digest)
+})
+
+test('a request whose client left while the registry was being opened is not carried out', async () => {
+  const opening = createDeferred()
+  let asked = 0
+  const { port, log } = await serveManifest(new Error('unused'), opening.promise, () => (asked += 1))
+  const socket = connect(port, '127.0.0.1')
+  socket.write('GET /v2/library/app/manifests/v1 HTTP/1.1\r\nHost: localhost\r\n\r\n')
+  await sleep(100)
+  socket.destroy()
+  await sleep(100)
+  opening.resolve()
+  await expect.poll(() => log.map(([, message]) => message)).toEqual(['request'])
+  expect(asked).toBe(0)
 })
