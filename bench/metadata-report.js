@@ -7,11 +7,13 @@ const kB = (value) => `${(value / 1e3).toFixed(1)} kB`
 const MB = (value) => `${(value / 1e6).toFixed(0)} MB`
 const bytes = (value) => `${value.toFixed(0)} B`
 const count = (value) => value.toLocaleString('en-US')
-const list = (values, show = count) => values.map(show).join(', ')
+const list = (values, show = count) => values.map((value) => (value === undefined ? 'not run' : show(value))).join(', ')
 
 /** Renders a figure at each size, and how many times the first the last is. */
 function grown(values, show) {
-  return `${list(values, show)} (${(values.at(-1) / values[0]).toFixed(2)} ×)`
+  const known = values.filter((value) => value !== undefined)
+  const times = known.length < 2 ? '' : ` (${(known.at(-1) / known[0]).toFixed(2)} ×)`
+  return `${list(values, show)}${times}`
 }
 
 /** Renders a figure of each store, with its difference to the first one, which is empty. */
@@ -29,9 +31,9 @@ function of(key, show, render = list) {
 
 /**
  * @param {Record<string, any>} figures by the names of the subjects
- * @param {{ window: number, tags: number, links: number }} effort
+ * @param {{ window: number, rounds: number, tags: number, links: number }} effort
  */
-export function reportMetadata({ names, pulls, warm, pushes, starts, loops }, { window, tags, links }) {
+export function reportMetadata({ names, heads, pulls, warm, pushes, starts, loops }, { window, rounds, tags, links }) {
   const row = (title, aim, all, render) =>
     `| ${[title, ...names.map((name) => (all[name] ? render(all[name]) : '–')), aim].join(' | ')} |`
   const perLink = ([empty, ...full]) => list(full, ({ memory, held }) => bytes((memory - empty.memory) / held / links))
@@ -42,9 +44,9 @@ export function reportMetadata({ names, pulls, warm, pushes, starts, loops }, { 
   return [
     '## Metadata',
     '',
-    `One repository grows, of images with a config and 12 layers of a few bytes that no other image has. Between the sizes it gets manifests alone; at each size ${window} further images are pulled whole, and only they are measured: the user and system time of the server until a second after the last answer. “Beside the content” is what the server gave to calls that write, less what its client and its upstream received, and less the bytes of the manifests and blobs; its log and the wake-ups of its threads are in it. “To the disk” counts whole pages, those of the content too. Brackets hold the last figure beside the first, or the difference to an empty store. The starts are those after the first, which may convert the store.`,
+    `A repository has images with a config and 12 layers of a few bytes that no other image has. Each size has a server of its own, which got so many manifests alone; the servers of all sizes take turns, ${rounds} times. “not run”: the size takes the others too long. The processor time is the user and system time of the server. Pulls are those of ${window} further images, whole, until a second after the last answer: means. Hits are of the tags and of one blob of 10 images that are spread over the repository: medians. “Beside the content” is what the server gave to calls that write, less what its client and its upstream received, and less the bytes of the manifests and blobs; its log and the wake-ups of its threads are in it. “To the disk” counts whole pages, those of the content too. Brackets hold the last figure beside the first, or the difference to an empty store. The starts are those after the first, which may convert the store.`,
     '',
-    `| what | ${names.join(' | ')} | aim |`,
+    `| what | ${heads.join(' | ')} | aim |`,
     `|---|${names.map(() => '---').join('|')}|---|`,
     row(`processor time of a pull, at ${pulled} images`, '≤ 1.20 ×', pulls, of('cpu', tenths, grown)),
     row('written beside the content of that', '≤ 8 kB', pulls, of('beside', kB)),

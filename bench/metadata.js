@@ -1,4 +1,5 @@
 // Measures what the metadata of repositories costs while they grow: this mirror, another build of it and docker-registry in one run.
+import { spawnSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -19,7 +20,7 @@ import {
   types,
 } from './metadata-load.js'
 import { reportMetadata } from './metadata-report.js'
-import { installPrograms } from './programs.js'
+import { installPrograms, versionOf } from './programs.js'
 import { startDockerRegistry, startMirror } from './servers.js'
 
 const loopDelay = new URL('../test/support/loop-delay.mjs', import.meta.url).href
@@ -27,36 +28,42 @@ const linksEach = 10
 const manifestsPerFile = 100
 const atOnce = 8
 const sampled = 10
-/** Numbers images that are not among those that grow a repository. */
-const spare = 1_000_000
 const MiB = 2 ** 20
 const env = { MIRROR_LOG_LEVEL: 'warn' }
 
 /**
  * Sets how much is measured. `images`: sizes of the repository at which `window` images are pulled. `hits`: its sizes at which hits are
- * measured, for so many seconds each. `tags`: pushed tags. `stores`: manifests of the stores that are started. `rounds`: of the hits
- * and of the starts. `loop`: images that are pulled while the event loop is watched, at least so many and until so many bytes are
- * written, or the time is over.
+ * measured. `limit`: its largest size in the other subjects. `tags`: pushed tags. `stores`: manifests of the stores that are started.
+ * `rounds`: of the hits, for so many seconds each, and of the pulls. `starts`: of each store. `settle`: seconds before the first round.
+ * `loop`: images that are pulled while the event loop is watched, at least so many and until so many bytes are written, or the time is over.
  */
 const efforts = {
   quick: {
     images: [100, 800],
     window: 40,
     hits: [10, 800],
+    limit: 800,
     seconds: 1,
     tags: 500,
     stores: [1000, 10_000],
     rounds: 1,
+    starts: 1,
+    settle: 1,
     loop: { images: 500, bytes: 4 * MiB, seconds: 8 },
   },
   full: {
     images: [1000, 5000, 20_000],
     window: 300,
     hits: [10, 1000, 20_000],
-    seconds: 3,
+    // The release takes minutes beyond that.
+    limit: 5000,
+    seconds: 1,
     tags: 5000,
     stores: [10_000, 100_000],
-    rounds: 3,
+    rounds: 10,
+    starts: 3,
+    // Pulls reach the disk within a minute.
+    settle: 65,
     loop: { images: 20_000, bytes: 100 * MiB, seconds: 120 },
   },
 }
@@ -67,7 +74,7 @@ export async function benchMetadata({ quick = false, release = process.env.MIRRO
   const folder = mkdtempSync(join(tmpdir(), 'mirror-bench-metadata-'))
   const upstream = await startUpstream()
   const builds = [{ name: 'mirror', build: undefined }]
-  if (release !== undefined) builds.push({ name: 'other build', build: release })
+  if (release !== undefined) builds.push({ name: 'other build', build: release, version: findCommit(release) })
   const running = []
   const start = async (starting) => {
     const server = await starting
@@ -75,28 +82,38 @@ export async function benchMetadata({ quick = false, release = process.env.MIRRO
     return server
   }
   try {
-    const subjects = []
-    for (const { name, build } of builds) {
-      const options = { env, build, registry: { listen: ['127.0.0.1:0'] } }
-      const mirror = await start(startMirror(join(folder, name), upstream.url, options))
-      subjects.push({ name, cache: mirror, registry: { url: mirror.registryUrl, pid: mirror.pid } })
-    }
-    if (installPrograms().has('docker-registry')) {
-      const cache = await start(startDockerRegistry(join(folder, 'proxy'), upstream.url))
-      const registry = await start(startDockerRegistry(join(folder, 'registry')))
-      subjects.push({ name: 'docker-registry', cache, registry })
-    }
-    const grown = await measureGrowth(subjects, upstream, effort)
-    const pushes = {}
-    for (const { name, registry } of subjects) pushes[name] = await measurePushes(registry, effort.tags)
+    const subjects = builds.map(({ name, build, version }, at) => ({
+      name,
+      version,
+      limit: at === 0 ? Infinity : effort.limit,
+      startCache: (home) => start(startMirror(home, upstream.url, { env, build })),
+      startRegistry: async (home) => {
+        const options = { env, build, registry: { listen: ['127.0.0.1:0'] } }
+        const { registryUrl: url, pid } = await start(startMirror(home, upstream.url, options))
+        return { url, pid }
+      },
+    }))
+    if (installPrograms().has('docker-registry'))
+      subjects.push({
+        name: 'docker-registry',
+        version: versionOf('docker-registry'),
+        limit: effort.limit,
+        startCache: (home) => start(startDockerRegistry(home, upstream.url)),
+        startRegistry: (home) => start(startDockerRegistry(home)),
+      })
+    const grown = await measureGrowth(folder, subjects, upstream, effort)
     for (const server of running.splice(0)) await server.stop()
-    const [starts, loops] = [{}, {}]
+    const [pushes, starts, loops] = [{}, {}, {}]
+    for (const { name, startRegistry } of subjects)
+      pushes[name] = await measurePushes(await startRegistry(join(folder, `${name} registry`)), effort.tags)
+    for (const server of running.splice(0)) await server.stop()
     for (const { name, build } of builds) {
+      tell(`${name}: event loop and starts`)
       loops[name] = await measureLoop(join(folder, `${name} loop`), upstream, build, effort.loop)
       starts[name] = await measureStarts(join(folder, `${name} start`), upstream, build, effort)
     }
     return reportMetadata(
-      { names: subjects.map(({ name }) => name), ...grown, pushes, starts, loops },
+      { names: subjects.map(({ name }) => name), heads: subjects.map(toHead), ...grown, pushes, starts, loops },
       { ...effort, links: linksEach },
     )
   } finally {
@@ -106,43 +123,85 @@ export async function benchMetadata({ quick = false, release = process.env.MIRRO
   }
 }
 
-/** Grows one repository of each cache, and measures whole pulls and hits at the sizes. */
-async function measureGrowth(subjects, upstream, { images, window, hits, seconds, rounds }) {
-  const [pulls, warm] = [{}, {}]
-  for (const { name } of subjects) [pulls[name], warm[name]] = [[], []]
-  const held = new Map(subjects.map((subject) => [subject, 0]))
-  // Pull before measuring, because the first requests load and compile code.
-  for (const { cache } of subjects) {
-    await pullImages(new Client(cache.url), range(spare, sampled))
-    await measureHits(cache, range(spare, sampled), seconds, 1)
-  }
-  for (const size of [...new Set([...images, ...hits])].toSorted((a, b) => a - b))
-    for (const subject of subjects) {
-      const { name, cache } = subject
+/**
+ * Measures whole pulls and hits at the sizes of a repository. Each size has a server of its own, and the servers take turns: on a shared
+ * machine, the same request takes up to twice the processor time a minute later.
+ */
+async function measureGrowth(folder, subjects, upstream, { images, window, hits, seconds, rounds, settle: settling }) {
+  const sizes = [...new Set([...images, ...hits])].toSorted((a, b) => a - b)
+  const caches = []
+  for (const { name, limit, startCache } of subjects)
+    for (const size of sizes.filter((each) => each <= limit)) {
+      tell(`${name}: ${size} manifests`)
+      const cache = await startCache(join(folder, `${name} ${size}`))
+      const sample = Array.from({ length: sampled }, (_, at) => Math.floor((at * size) / sampled))
+      caches.push({ name, size, cache, sample, hits: [], pulls: [] })
       const client = new Client(cache.url)
       // Fill with manifests alone: their links are what the repository's record grows by.
-      await eachOf(range(held.get(subject), size - held.get(subject)), (at) => client.get(manifestPath(`t${at}`)))
-      held.set(subject, Math.max(held.get(subject), size))
-      if (hits.includes(size)) {
-        const numbers = Array.from({ length: sampled }, (_, at) => Math.floor((at * size) / sampled))
-        warm[name].push({ size, ...(await measureHits(cache, numbers, seconds, rounds)) })
-      }
-      if (images.includes(size)) {
-        pulls[name].push({ size, ...(await measurePulls(cache, upstream, range(held.get(subject), window))) })
-        held.set(subject, held.get(subject) + window)
-      }
+      await eachOf(range(0, size), (at) => client.get(manifestPath(`t${at}`)))
+      await pullImages(client, sample)
+      // The first requests load and compile code.
+      await measureHits(cache, sample, 3 * seconds)
     }
-  return { pulls, warm }
+  await settle(settling)
+  tell('hits')
+  const measured = caches.filter(({ size }) => hits.includes(size))
+  for (let round = 0; round < rounds; round++)
+    for (const each of takeTurns(measured, round)) each.hits.push(await measureHits(each.cache, each.sample, seconds))
+  tell('pulls')
+  const pulled = caches.filter(({ size }) => images.includes(size))
+  const part = Math.ceil(window / rounds)
+  for (let round = 0; round <= rounds; round++)
+    for (const each of takeTurns(pulled, round)) {
+      const pull = await measurePulls(each.cache, upstream, range(each.size + round * part, part))
+      // The first round loads and compiles code.
+      if (round > 0) each.pulls.push(pull)
+    }
+  const find = (name, size) => caches.find((each) => each.name === name && each.size === size)
+  const collect = (wanted, key, summarize) => {
+    const rows = (name) => wanted.map((size) => ({ size, ...summarize(find(name, size)?.[key]) }))
+    return Object.fromEntries(subjects.map(({ name }) => [name, rows(name)]))
+  }
+  return { pulls: collect(images, 'pulls', summarizePulls), warm: collect(hits, 'hits', summarizeHits) }
+}
+
+/** Returns the head of a subject's column. */
+function toHead({ name, version }) {
+  return version === undefined ? name : `${name} ${version}`
+}
+
+/** Returns the commit of a build's folder; undefined when it is no clone. */
+function findCommit(folder) {
+  const { stdout } = spawnSync('git', ['-C', folder, 'rev-parse', '--short', 'HEAD'], { encoding: 'utf8' })
+  return stdout?.trim() || undefined
+}
+
+/** Reverses the order in every second round, so that no server always follows the same one. */
+function takeTurns(caches, round) {
+  return round % 2 === 0 ? caches : caches.toReversed()
+}
+
+/** Returns the means of all pulls. */
+function summarizePulls(samples) {
+  if (samples === undefined) return {}
+  const of = (key) => samples.reduce((sum, sample) => sum + sample[key], 0) / samples.length
+  return { cpu: of('cpu'), beside: of('beside'), disk: of('disk') }
+}
+
+/** Returns the medians of the rounds. */
+function summarizeHits(samples) {
+  if (samples === undefined) return {}
+  const of = (key) => median(samples.map((sample) => sample[key]))
+  return { tag: of('tag'), blob: of('blob') }
 }
 
 /** Measures the processor time of pulls of new images, and the bytes that are written beside their content. */
 async function measurePulls(cache, upstream, numbers) {
-  await settle()
   const client = new Client(cache.url)
   const before = { cpu: cpuSeconds(cache.pid), written: writtenBytes(cache.pid), asked: upstream.received() }
   const content = await pullImages(client, numbers)
   // Wait for delayed writes, which belong to these pulls.
-  await settle()
+  await settle(1)
   const written = writtenBytes(cache.pid)
   const sent = client.received() + upstream.received() - before.asked
   return {
@@ -152,12 +211,10 @@ async function measurePulls(cache, upstream, numbers) {
   }
 }
 
-/** Measures the processor time of hits of the tags and of a blob of these images, µs: medians of the rounds. */
-async function measureHits(cache, numbers, seconds, rounds) {
+/** Measures the processor time of hits of the tags and of a blob of these images, µs. */
+async function measureHits(cache, numbers, seconds) {
   const client = new Client(cache.url)
-  await pullImages(client, numbers)
   const load = async (paths) => {
-    await settle()
     const [before, deadline] = [cpuSeconds(cache.pid), performance.now() + seconds * 1000]
     let count = 0
     const work = async () => {
@@ -166,13 +223,8 @@ async function measureHits(cache, numbers, seconds, rounds) {
     await Promise.all(Array.from({ length: atOnce }, work))
     return ((cpuSeconds(cache.pid) - before) / count) * 1e6
   }
-  const tags = numbers.map((at) => manifestPath(`t${at}`))
-  const blobs = numbers.map((at) => blobPath(makeImage(at).layers[0].digest))
-  const samples = []
-  // Alternate, so that a noisy minute affects both.
-  for (let round = 0; round < rounds; round++) samples.push({ tag: await load(tags), blob: await load(blobs) })
-  const of = (key) => median(samples.map((sample) => sample[key]))
-  return { tag: of('tag'), blob: of('blob') }
+  const tag = await load(numbers.map((at) => manifestPath(`t${at}`)))
+  return { tag, blob: await load(numbers.map((at) => blobPath(makeImage(at).layers[0].digest))) }
 }
 
 /** Pushes so many tags, each of a manifest of its own with the same layers; returns the processor time of each fifth, ms a tag. */
@@ -186,7 +238,7 @@ async function measurePushes(registry, tags) {
     const headers = { 'content-type': 'application/octet-stream' }
     await client.ask('PUT', `${location.pathname}${location.search}`, headers, bytes)
   }
-  await settle()
+  await settle(1)
   const fifths = []
   for (let from = 0; from < tags; from += tags / 5) {
     const before = cpuSeconds(registry.pid)
@@ -209,7 +261,7 @@ async function measureLoop(home, upstream, build, { images, bytes, seconds }) {
   const watched = { ...env, NODE_OPTIONS: `--import=${loopDelay}`, LOOP_DELAY_FILE: file }
   const options = { env: watched, build, registry: { listen: ['127.0.0.1:0'] } }
   const mirror = await startMirror(home, upstream.url, options)
-  const tell = async (what) => {
+  const signal = async (what) => {
     writeFileSync(`${file}.${what}`, '')
     while (existsSync(`${file}.${what}`)) await new Promise((resolve) => setTimeout(resolve, 20))
   }
@@ -221,7 +273,7 @@ async function measureLoop(home, upstream, build, { images, bytes, seconds }) {
     const before = { written: writtenBytes(mirror.pid).calls, asked: upstream.received(), sent: pushing.received() }
     const deadline = performance.now() + seconds * 1000
     let [pulled, content, written] = [0, 0, 0]
-    await tell('begin')
+    await signal('begin')
     do {
       const numbers = range(pulled, 500)
       const bodies = await eachOf(numbers, async (at) => {
@@ -235,8 +287,8 @@ async function measureLoop(home, upstream, build, { images, bytes, seconds }) {
       const sent = client.received() + pushing.received() - before.sent + upstream.received() - before.asked
       written = writtenBytes(mirror.pid).calls - before.written - sent - content
     } while ((pulled < images || written < bytes) && performance.now() < deadline)
-    await settle()
-    await tell('end')
+    await settle(1)
+    await signal('end')
     return { ...JSON.parse(readFileSync(file, 'utf8')), pulled, written }
   } finally {
     await mirror.stop()
@@ -244,7 +296,7 @@ async function measureLoop(home, upstream, build, { images, bytes, seconds }) {
 }
 
 /** Measures the start and the memory of stores with so many manifests, beside that of an empty one. */
-async function measureStarts(home, upstream, build, { stores, rounds }) {
+async function measureStarts(home, upstream, build, { stores, starts }) {
   const rows = []
   for (const manifests of [0, ...stores]) {
     const folder = join(home, String(manifests))
@@ -252,7 +304,7 @@ async function measureStarts(home, upstream, build, { stores, rounds }) {
     // A version with another format converts the store at its first start.
     const first = await measureStart(folder, upstream, build, image)
     const samples = []
-    for (let round = 0; round < rounds; round++) samples.push(await measureStart(folder, upstream, build, image))
+    for (let round = 0; round < starts; round++) samples.push(await measureStart(folder, upstream, build, image))
     const of = (key) => median(samples.map((sample) => sample[key]))
     rows.push({
       manifests,
@@ -278,7 +330,7 @@ async function measureStart(folder, upstream, build, image) {
     await client.get(`/v2/${image.repository}/manifests/${image.tag}`)
     const served = performance.now() - begun
     const cpu = cpuSeconds(mirror.pid) * 1000
-    await settle()
+    await settle(1)
     const memory = currentMemory(mirror.pid)
     const status = await new Client(mirror.adminUrl).get('/api/status')
     return { answers, served, cpu, memory, held: JSON.parse(status.body).storage.manifests }
@@ -321,14 +373,19 @@ function randomDigest() {
   return `sha256:${randomBytes(32).toString('hex')}`
 }
 
-function settle() {
-  return new Promise((resolve) => setTimeout(resolve, 1000))
+function settle(seconds) {
+  return new Promise((resolve) => setTimeout(resolve, seconds * 1000))
+}
+
+/** Prints the progress, because a full run takes half an hour. */
+function tell(what) {
+  process.stderr.write(`${new Date().toISOString().slice(11, 19)} metadata: ${what}\n`)
 }
 
 /** Runs alone: `node bench/metadata.js [--quick] [--release DIR] [--images 1000,5000] [--stores 10000] …` prints the section. */
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const lists = ['images', 'hits', 'stores']
-  const numbers = ['window', 'seconds', 'tags', 'rounds']
+  const numbers = ['window', 'limit', 'seconds', 'tags', 'rounds', 'starts', 'settle']
   const strings = Object.fromEntries(['release', ...lists, ...numbers].map((name) => [name, { type: 'string' }]))
   const { values } = parseArgs({ options: { quick: { type: 'boolean' }, ...strings } })
   for (const name of lists) if (name in values) values[name] = values[name].split(',').map(Number)
