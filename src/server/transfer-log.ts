@@ -10,7 +10,7 @@ const pollMs = 250
 const maxActivities = 1000
 /** Tags by HEAD that are remembered per activity. */
 const maxHeads = 20
-/** Digests and pulls that all activities remember, about 10 MB. They are limited, because a manifest may name any number. */
+/** Digests and pulls that all activities remember, about 20 MB. They are limited, because a manifest may name any number. */
 const maxRemembered = 200_000
 /** Ends a pull whose client sends no request for so long, ms: clients skip the layers that they have. */
 const idleMs = 3000
@@ -86,64 +86,92 @@ interface Push extends Transfer {
 /** Describes the current pulls and the push of one client in one repository. */
 interface Activity {
   readonly peer: Peer
-  readonly startedAt: number
   lastAt: number
   /** Counts the requests under way. */
   running: number
   /** Tags that the client requested by HEAD, by the digest in the response. */
   readonly heads: Map<Digest, { readonly tag: string; readonly at: number }>
-  pulls: Pull[]
+  readonly pulls: OpenPulls
   push: Push | undefined
-  /** Holds the last result of `countRemembered`. */
+  /** Counts the pulls and digests that it remembers, since the last `#resize`. */
   size: number
 }
 
-/** Counts the digests and pulls that an activity remembers. */
-function countRemembered({ pulls, push }: Activity): number {
-  const sizes = pulls.map(({ children, expected, sent }) => 1 + children.size + expected.size + sent.size)
-  return sizes.reduce((sum, size) => sum + size, push ? push.blobs.size + push.existing.size : 0)
+/** Holds the pulls that have not ended, by their start, and finds them by digest: a client may have thousands. */
+class OpenPulls {
+  readonly all = new Set<Pull>()
+  /** Holds the pulls of a manifest, and those that name a manifest or blob. */
+  readonly #byDigest = new Map<Digest, Pull[]>()
+  /** Counts the pulls and the digests that they remember. */
+  size = 0
+
+  /** Returns the pulls of a manifest, one for each tag. */
+  of(digest: Digest): Pull[] {
+    return (this.#byDigest.get(digest) ?? []).filter((pull) => pull.digest === digest)
+  }
+
+  /** Finds the last pull that names this digest. */
+  findNaming(digest: Digest, kind: 'children' | 'expected'): Pull | undefined {
+    return this.#byDigest.get(digest)?.findLast((pull) => pull[kind].has(digest))
+  }
+
+  /** Returns the pull that a blob belongs to: the last one that names it, otherwise the last one. */
+  findForBlob(digest: Digest | undefined): Pull | undefined {
+    return (digest === undefined ? undefined : this.findNaming(digest, 'expected')) ?? [...this.all].at(-1)
+  }
+
+  create(tag: string | undefined, digest: Digest | undefined, startedAt: number): Pull {
+    const sets = { children: new Set<Digest>(), expected: new Set<Digest>(), sent: new Set<Digest>() }
+    const counts = { bytes: 0, bytesFromUpstream: 0, hits: 0, misses: 0, failed: 0 }
+    const pull: Pull = { tag, digest, startedAt, endedAt: startedAt, ...sets, ...counts }
+    this.all.add(pull)
+    this.size += 1
+    if (digest !== undefined) this.#index(digest, pull)
+    return pull
+  }
+
+  add(pull: Pull, kind: 'children' | 'expected' | 'sent', digest: Digest): void {
+    if (pull[kind].has(digest)) return
+    pull[kind].add(digest)
+    this.size += 1
+    if (kind !== 'sent') this.#index(digest, pull)
+  }
+
+  delete(pull: Pull): void {
+    const { digest: own, children, expected, sent } = pull
+    this.all.delete(pull)
+    this.size -= 1 + children.size + expected.size + sent.size
+    for (const digest of [...(own === undefined ? [] : [own]), ...children, ...expected]) {
+      const known = this.#byDigest.get(digest)!
+      // Nearly always, the oldest pull ends first, and `shift` is fast.
+      if (known[0] === pull) known.shift()
+      else known.splice(known.indexOf(pull), 1)
+      if (known.length === 0) this.#byDigest.delete(digest)
+    }
+  }
+
+  #index(digest: Digest, pull: Pull): void {
+    const known = this.#byDigest.get(digest)
+    if (known) known.push(pull)
+    else this.#byDigest.set(digest, [pull])
+  }
 }
 
 /** Returns the pull that a manifest belongs to: by its digest, by its index, or a new pull. */
 function getPull(
-  activity: Activity,
+  { pulls, heads }: Activity,
   { tag, digest }: Extract<Transferred, { kind: 'manifest' }>,
   startedAt: number,
 ): Pull {
-  const { pulls, heads } = activity
-  const same = pulls.findLast((pull) => pull.digest === digest && (tag === undefined || (pull.tag ?? tag) === tag))
+  const same = pulls.of(digest).findLast((pull) => tag === undefined || (pull.tag ?? tag) === tag)
   if (same) {
     same.tag ??= tag
     return same
   }
-  const parent = tag === undefined ? pulls.findLast(({ children }) => children.has(digest)) : undefined
+  const parent = tag === undefined ? pulls.findNaming(digest, 'children') : undefined
   if (parent) return parent
   const head = heads.get(digest)
-  return createPull(activity, tag ?? head?.tag, digest, head?.at ?? startedAt)
-}
-
-/** Returns the pull that a blob belongs to: the last one that names it, otherwise the last one. */
-function findPull({ pulls }: Activity, digest: Digest | undefined): Pull | undefined {
-  return pulls.findLast(({ expected }) => digest !== undefined && expected.has(digest)) ?? pulls.at(-1)
-}
-
-function createPull(activity: Activity, tag: string | undefined, digest: Digest | undefined, startedAt: number): Pull {
-  const pull: Pull = {
-    tag,
-    digest,
-    startedAt,
-    endedAt: startedAt,
-    children: new Set(),
-    expected: new Set(),
-    sent: new Set(),
-    bytes: 0,
-    bytesFromUpstream: 0,
-    hits: 0,
-    misses: 0,
-    failed: 0,
-  }
-  activity.pulls.push(pull)
-  return pull
+  return pulls.create(tag ?? head?.tag, digest, head?.at ?? startedAt)
 }
 
 function recordTransfer(
@@ -171,16 +199,9 @@ function isPullOver(pull: Pull, now: number): boolean {
 }
 
 function getPush(activity: Activity, startedAt: number): Push {
-  return (activity.push ??= {
-    tag: undefined,
-    digest: undefined,
-    startedAt,
-    endedAt: startedAt,
-    blobs: new Set(),
-    existing: new Set(),
-    bytes: 0,
-    manifests: 0,
-  })
+  const times = { startedAt, endedAt: startedAt }
+  const sets = { blobs: new Set<Digest>(), existing: new Set<Digest>() }
+  return (activity.push ??= { tag: undefined, digest: undefined, ...times, ...sets, bytes: 0, manifests: 0 })
 }
 
 /**
@@ -206,16 +227,7 @@ export class TransferLog {
     const key = `${peer.listener} ${peer.client} ${peer.agent ?? ''} ${peer.repository}`
     let activity = this.#activities.get(key)
     if (!activity) {
-      activity = {
-        peer,
-        startedAt: now,
-        lastAt: now,
-        running: 0,
-        heads: new Map(),
-        pulls: [],
-        push: undefined,
-        size: 0,
-      }
+      activity = { peer, lastAt: now, running: 0, heads: new Map(), pulls: new OpenPulls(), push: undefined, size: 0 }
       if (this.#activities.size >= maxActivities) this.#dropOldest()
       this.#activities.set(key, activity)
     }
@@ -252,19 +264,22 @@ export class TransferLog {
         return
       }
       case 'manifest': {
-        this.#finishComplete(activity, transferred.digest)
+        // A client that requests the manifest of a complete pull again pulls it again.
+        for (const pull of activity.pulls.of(transferred.digest))
+          if (isPullComplete(pull)) this.#finishPull(activity, pull)
         const pull = getPull(activity, transferred, startedAt)
         for (const { kind, digest } of transferred.links)
-          (kind === 'manifest' ? pull.children : pull.expected).add(digest)
+          activity.pulls.add(pull, kind === 'manifest' ? 'children' : 'expected', digest)
         return recordTransfer(pull, transferred, now)
       }
       case 'blob': {
-        const pull = findPull(activity, transferred.digest) ?? createPull(activity, undefined, undefined, startedAt)
-        pull.sent.add(transferred.digest)
+        const { pulls } = activity
+        const pull = pulls.findForBlob(transferred.digest) ?? pulls.create(undefined, undefined, startedAt)
+        pulls.add(pull, 'sent', transferred.digest)
         return recordTransfer(pull, transferred, now)
       }
       case 'failed': {
-        const pull = findPull(activity, transferred.digest)
+        const pull = activity.pulls.findForBlob(transferred.digest)
         if (pull) {
           pull.failed += 1
           pull.endedAt = now
@@ -299,7 +314,8 @@ export class TransferLog {
   }
 
   #resize(activity: Activity): void {
-    const size = countRemembered(activity)
+    const { pulls, push } = activity
+    const size = pulls.size + (push ? push.blobs.size + push.existing.size : 0)
     this.#remembered += size - activity.size
     activity.size = size
   }
@@ -310,13 +326,6 @@ export class TransferLog {
       if (this.#remembered <= maxRemembered) return
       if (activity.size > 0) this.#finish(activity)
     }
-  }
-
-  /** Finishes complete pulls of a manifest, because a client that requests it again pulls it again. */
-  #finishComplete(activity: Activity, digest: Digest): void {
-    const complete = activity.pulls.filter((pull) => pull.digest === digest && isPullComplete(pull))
-    activity.pulls = activity.pulls.filter((pull) => !complete.includes(pull))
-    for (const pull of complete) this.#logPull(activity, pull)
   }
 
   #startPolling(): void {
@@ -343,10 +352,8 @@ export class TransferLog {
     const now = this.#clock.monotonic()
     for (const [key, activity] of this.#activities) {
       if (activity.running > 0) continue
-      const over = activity.pulls.filter((pull) => isPullOver(pull, now))
-      activity.pulls = activity.pulls.filter((pull) => !over.includes(pull))
-      for (const pull of over) this.#logPull(activity, pull)
-      if (over.length > 0) this.#resize(activity)
+      for (const pull of activity.pulls.all) if (isPullOver(pull, now)) this.#finishPull(activity, pull)
+      this.#resize(activity)
       if (now - activity.lastAt < idleMs) continue
       this.#finish(activity)
       this.#activities.delete(key)
@@ -362,12 +369,13 @@ export class TransferLog {
   }
 
   #finish(activity: Activity): void {
-    for (const pull of activity.pulls.splice(0)) this.#logPull(activity, pull)
+    for (const pull of activity.pulls.all) this.#finishPull(activity, pull)
     this.#logPush(activity)
     this.#resize(activity)
   }
 
-  #logPull({ peer }: Activity, pull: Pull): void {
+  #finishPull({ peer, pulls }: Activity, pull: Pull): void {
+    pulls.delete(pull)
     const { hits, misses, bytesFromUpstream, failed } = pull
     this.#log('pull', peer, pull, {
       ...(peer.listener === 'cache' && { hits, misses, bytesFromUpstream }),

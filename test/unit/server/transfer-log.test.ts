@@ -60,3 +60,24 @@ test('transfers of an activity that was removed to make room are not remembered'
   begin('client-0')({ ...manifest('v1'), links: links.slice(0, 30) })
   expect(lines).toEqual([])
 })
+
+test('a layer counts for the last pull that names it, and after the end of that for the one before', () => {
+  const { lines, begin } = open()
+  const [shared, own] = [links.slice(0, 1), links.slice(1, 2)]
+  const blob = ([link]: typeof links) => ({ kind: 'blob', digest: link!.digest, bytes: 10, outcome: 'hit' }) as const
+  const pull = (tag: string, named: typeof links) =>
+    ({ ...manifest(tag), digest: computeDigest(Buffer.from(tag)), links: named }) as const
+  begin('client')
+  begin('client')(pull('v1', [...shared, ...own]))
+  begin('client')(pull('v2', shared))
+  begin('client')(blob(shared))
+  // The second pull is complete: another request of its manifest ends it, and begins the third one.
+  begin('client')(pull('v2', []))
+  begin('client')(blob(shared))
+  begin('client')(blob(own))
+  begin('client')(pull('v1', []))
+  expect(lines).toMatchObject([
+    { image: 'docker.io/library/app:v2', bytes: 11 },
+    { image: 'docker.io/library/app:v1', bytes: 21 },
+  ])
+})
