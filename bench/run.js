@@ -49,7 +49,7 @@ async function measureAll() {
 /** Measures one section. Returns the results with it in the place of the one before. */
 async function measureOne(name) {
   const [head, blank, ...rest] = await sections[name]()
-  const section = [head, blank, `Measured alone: ${describeMachine()}`, '', ...rest].join('\n')
+  const section = [head, blank, `Measured separately: ${describeMachine()}`, '', ...rest].join('\n')
   if (isQuick) return section
   const parts = readFileSync(resultsFile, 'utf8')
     .trimEnd()
