@@ -146,8 +146,12 @@ async function measureGrowth(folder, subjects, upstream, { images, window, hits,
   await settle(settling)
   tell('hits')
   const measured = caches.filter(({ size }) => hits.includes(size))
-  for (let round = 0; round < rounds; round++)
-    for (const each of takeTurns(measured, round)) each.hits.push(await measureHits(each.cache, each.sample, seconds))
+  for (let round = 0; round <= rounds; round++)
+    for (const each of takeTurns(measured, round)) {
+      const hit = await measureHits(each.cache, each.sample, seconds)
+      // After the pause, the first hits take up to three times as long.
+      if (round > 0) each.hits.push(hit)
+    }
   tell('pulls')
   const pulled = caches.filter(({ size }) => images.includes(size))
   const part = Math.ceil(window / rounds)
