@@ -21,7 +21,7 @@ import {
 } from './metadata-load.js'
 import { reportMetadata } from './metadata-report.js'
 import { installPrograms, versionOf } from './programs.js'
-import { startDockerRegistry, startMirror } from './servers.js'
+import { freePort, startDockerRegistry, startMirror } from './servers.js'
 
 const loopDelay = new URL('../test/support/loop-delay.mjs', import.meta.url).href
 const linksEach = 10
@@ -325,14 +325,14 @@ async function measureStarts(home, upstream, build, { stores, starts }) {
 }
 
 async function measureStart(folder, upstream, build, image) {
+  const listen = `127.0.0.1:${await freePort()}`
   const begun = performance.now()
-  const mirror = await startMirror(folder, upstream.url, { env, build })
+  const [mirror, answers, served] = await Promise.all([
+    startMirror(folder, upstream.url, { env, build, cache: { listen: [listen] } }),
+    untilAnswered(new Client(`http://${listen}`), '/v2/', begun),
+    untilAnswered(new Client(`http://${listen}`), `/v2/${image.repository}/manifests/${image.tag}`, begun),
+  ])
   try {
-    const client = new Client(mirror.url)
-    await client.get('/v2/')
-    const answers = performance.now() - begun
-    await client.get(`/v2/${image.repository}/manifests/${image.tag}`)
-    const served = performance.now() - begun
     const cpu = cpuSeconds(mirror.pid) * 1000
     await settle(1)
     const memory = currentMemory(mirror.pid)
@@ -341,6 +341,18 @@ async function measureStart(folder, upstream, build, image) {
   } finally {
     await mirror.stop()
   }
+}
+
+/** Asks until there is an answer. Returns the time since `begun`, ms. */
+async function untilAnswered(client, path, begun) {
+  for (;;)
+    try {
+      await client.get(path)
+      return performance.now() - begun
+    } catch (error) {
+      if (error.code !== 'ECONNREFUSED') throw error
+      await settle(0.005)
+    }
 }
 
 /** Writes the files of a store in format v1 with so many manifests, and the bytes of one of them. Returns that image. */

@@ -4,11 +4,11 @@ import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { Agent, request } from 'node:http'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { digestOf } from './manifest.js'
+import { freePort } from './servers.js'
 
 const program = join(dirname(fileURLToPath(import.meta.url)), '..', 'bin', 'run.js')
 const rounds = 5
@@ -145,15 +145,6 @@ async function end(child) {
   const ended = once(child, 'exit')
   child.kill()
   await ended
-}
-
-async function freePort() {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address()
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 function median(values) {

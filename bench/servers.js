@@ -138,7 +138,8 @@ async function end(child, ended) {
   clearTimeout(late)
 }
 
-async function freePort() {
+/** Returns a port that was free a moment ago. */
+export async function freePort() {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address()
