@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { cp, mkdir, rm, statfs, writeFile } from 'node:fs/promises'
+import { cp, mkdir, readFile, rm, statfs, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { describe, expect, inject, onTestFinished, test } from 'vitest'
@@ -237,7 +237,11 @@ describe.each(['SIGTERM', 'SIGKILL'] as const)('the metadata of a mirror that en
       const pushed = await pushAll(mirror.registryUrl!)
       await pullAll(mirror)
       // Waits until the cache, which writes with a delay, has written.
-      await expect.poll(() => findMetadataFiles(whole, part)).not.toEqual([])
+      const countLines = async () => {
+        const texts = (await findMetadataFiles(whole, part)).map((path) => readFile(path, 'utf8'))
+        return (await Promise.all(texts)).join('').split('\n').length
+      }
+      await expect.poll(countLines).toBeGreaterThan(3)
       await end(mirror, signal)
 
       for (let flip = 0; flip < flips; flip++) {

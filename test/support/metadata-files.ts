@@ -29,7 +29,10 @@ export async function flipBit(path: string): Promise<string> {
   const places = Array.from(bytes.keys()).filter((at) => isVisible(bytes[at]!))
   const at = places[Math.floor(Math.random() * places.length)]!
   const before = bytes[at]!
-  bytes[at] = before ^ (1 << Math.floor(Math.random() * 8))
+  const toText = (byte: number) => String.fromCodePoint(byte).toLowerCase()
+  // The case of a letter means nothing in a checksum.
+  do bytes[at] = before ^ (1 << Math.floor(Math.random() * 8))
+  while (toText(bytes[at]) === toText(before))
   await writeFile(path, bytes)
   return `byte ${at} of ${bytes.length} of ${path}: ${before} became ${bytes[at]}`
 }
