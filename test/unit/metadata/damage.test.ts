@@ -1,4 +1,4 @@
-import { appendFile, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { appendFile, mkdir, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { silentLogger } from '../../../src/lib/logger.ts'
@@ -268,6 +268,24 @@ describe('a log', () => {
     expect(await keptFiles(root)).toHaveLength(1)
     await withMetadata(root, async (again) => expect(again.damage).toEqual([]))
   })
+})
+
+test('a flipped bit in any byte costs at most its line, and is reported', async () => {
+  const tags = ['v1', 'v2', 'v3']
+  const root = await makeLog(tags)
+  const [path] = await listLog(folderOf(root))
+  const whole = await readFile(path!)
+  for (const [at, byte] of whole.entries()) {
+    await rm(folderOf(root), { recursive: true })
+    await mkdir(folderOf(root))
+    await writeFile(path!, Buffer.from(whole).fill(byte ^ 1, at, at + 1))
+    await withMetadata(root, async (store) => {
+      const lost = tags.length - tagsOf(store).length
+      // The length of a line still finds the next one.
+      const isLineFeed = byte === 0x0a
+      expect([lost < (isLineFeed ? 1 : 2), store.damage.length], `byte ${at}`).toEqual([true, isLineFeed ? 0 : 1])
+    })
+  }
 })
 
 test('a damaged line of one repository leaves the others as they are', async () => {
