@@ -283,7 +283,8 @@ function suggestNetworkStep(name: string, reason: string): string {
 /** Describes pushed repositories whose record is damaged. */
 export function describeDamagedRepositories(damaged: readonly DamagedRepositoryReport[]): string[] {
   return damaged.map(({ repository, path, reason, served }) => {
-    const name = repository === undefined ? 'a pushed repository' : `the pushed repository ${repository}`
+    const unnamed = served ? 'pushed repositories' : 'a pushed repository'
+    const name = repository === undefined ? unnamed : `the pushed repository ${repository}`
     const text = trimFullStops(reason)
     return served
       ? `${name}: ${text}. Nothing is deleted for a week. Damaged lines: ${path}`
