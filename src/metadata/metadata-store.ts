@@ -197,8 +197,8 @@ export class MetadataStore implements Metadata {
     if (this.#needsCheckpoint) await this.#startCheckpoint()
     const { isNew, logger } = this.#options
     // With the content, somebody has deleted the whole store.
-    if (!(await isNew()))
-      await this.#recreateLog().catch(logFailure(logger, 'could not write the deleted metadata again'))
+    const recreate = async () => ((await isNew()) ? undefined : this.#recreateLog())
+    await recreate().catch(logFailure(logger, 'could not write the deleted metadata again'))
   }
 
   get #isCheckpointDue(): boolean {
