@@ -1,4 +1,11 @@
+import { delimiter, join } from 'node:path'
 import { settings } from '@oclif/core'
+
+// npm puts the folder of programs of each folder above this one into PATH. As root, mirror refuses those that others can write.
+process.env['PATH'] = (process.env['PATH'] ?? '')
+  .split(delimiter)
+  .filter((folder) => !folder.endsWith(join('node_modules', '.bin')))
+  .join(delimiter)
 
 // Disable oclif's auto-transpile: TypeScript 7 has no API for it, and it would silently run an old dist/.
 settings.enableAutoTranspile = false
