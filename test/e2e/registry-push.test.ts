@@ -26,13 +26,15 @@ async function runTool(scene: Scene, name: string, args: readonly string[]): Pro
 
 describe.skipIf(missing !== undefined)('the push registry', () => {
   test.each([
-    ["this Debian's own dockerd", { root: '', features: {}, mediaTypes: 'docker' }],
+    ["this Debian's own dockerd", { root: '', features: {}, mediaTypes: 'docker', uploads: { uploads: 0 } }],
     [
       "Debian's newest dockerd, with containerd's image store,",
-      { root: newer, features: { 'containerd-snapshotter': true }, mediaTypes: 'oci' },
+      // It pushes the whole index first, and gives up at the platform that it does not have. Uploads of the other one,
+      // if they have started by then, stay open until they expire.
+      { root: newer, features: { 'containerd-snapshotter': true }, mediaTypes: 'oci', uploads: {} },
     ],
   ] as const)('%s pushes an image to two repositories, and pulls the same image from both', async (_, setting) => {
-    const { root, features, mediaTypes } = setting
+    const { root, features, mediaTypes, uploads } = setting
     const { scene } = await startRegistryScene(mediaTypes)
     const { docker } = await startDockerd(scene, root, { 'registry-mirrors': [`http://${mirrorAddress}`], features })
     await docker('pull', 'runnable:one')
@@ -45,8 +47,9 @@ describe.skipIf(missing !== undefined)('the push registry', () => {
     }
     const [digest, again] = said.map((text) => /digest: (sha256:[0-9a-f]{64})/.exec(text)?.[1])
     expect(again, 'the same image').toBe(digest)
-    expect(said[1]!.match(/Mounted from team\/application/g), 'layers that were not sent again').toHaveLength(3)
-    await expectPushed(scene, { repositories: 2, tags: 2, manifests: 2, uploads: 0 })
+    const held = said[1]!.matchAll(/^(\w+): (?:Mounted from team\/application|Layer already exists)/gm)
+    expect(new Set([...held].map(([, layer]) => layer)), 'layers that were not sent again').toHaveProperty('size', 3)
+    await expectPushed(scene, { repositories: 2, tags: 2, manifests: 2, ...uploads })
 
     await docker('image', 'rm', 'runnable:one', ...names.map((name) => `${name}:1`))
     expect(await docker('image', 'ls', '--all', '--quiet')).toBe('')
