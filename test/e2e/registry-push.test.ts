@@ -16,6 +16,14 @@ function fileOf(digest: string): string {
   return digest.replace('sha256:', '')
 }
 
+/** Counts the uploads that the clients of a scene have started and not finished, by the log of the mirror. */
+async function countUnfinishedUploads({ mirror }: Scene): Promise<number> {
+  const lines = (await readFile(mirror.logFile, 'utf8')).split('\n')
+  const started = lines.filter((line) => /"POST".*\/blobs\/uploads\//.test(line) && !line.includes('"status":201'))
+  const finished = lines.filter((line) => /"PUT".*\/blobs\/uploads\/.*"status":201/.test(line))
+  return started.length - finished.length
+}
+
 /** Runs one of the newer programs in the scene, in its own home; returns its stdout. */
 async function runTool(scene: Scene, name: string, args: readonly string[]): Promise<string> {
   const home = join(scene.folder, name)
@@ -26,15 +34,13 @@ async function runTool(scene: Scene, name: string, args: readonly string[]): Pro
 
 describe.skipIf(missing !== undefined)('the push registry', () => {
   test.each([
-    ["this Debian's own dockerd", { root: '', features: {}, mediaTypes: 'docker', uploads: { uploads: 0 } }],
+    ["this Debian's own dockerd", { root: '', features: {}, mediaTypes: 'docker' }],
     [
       "Debian's newest dockerd, with containerd's image store,",
-      // It pushes the whole index first, and gives up at the platform that it does not have. Uploads of the other one,
-      // if they have started by then, stay open until they expire.
-      { root: newer, features: { 'containerd-snapshotter': true }, mediaTypes: 'oci', uploads: {} },
+      { root: newer, features: { 'containerd-snapshotter': true }, mediaTypes: 'oci' },
     ],
   ] as const)('%s pushes an image to two repositories, and pulls the same image from both', async (_, setting) => {
-    const { root, features, mediaTypes, uploads } = setting
+    const { root, features, mediaTypes } = setting
     const { scene } = await startRegistryScene(mediaTypes)
     const { docker } = await startDockerd(scene, root, { 'registry-mirrors': [`http://${mirrorAddress}`], features })
     await docker('pull', 'runnable:one')
@@ -49,7 +55,10 @@ describe.skipIf(missing !== undefined)('the push registry', () => {
     expect(again, 'the same image').toBe(digest)
     const held = said[1]!.matchAll(/^(\w+): (?:Mounted from team\/application|Layer already exists)/gm)
     expect(new Set([...held].map(([, layer]) => layer)), 'layers that were not sent again').toHaveProperty('size', 3)
-    await expectPushed(scene, { repositories: 2, tags: 2, manifests: 2, ...uploads })
+    const { uploads } = await expectPushed(scene, { repositories: 2, tags: 2, manifests: 2 })
+    // The newest dockerd pushes the whole index first, and gives up at the platform that it does not have. Uploads of the
+    // other one, if they have started by then, stay open until they expire.
+    expect(uploads).toBeLessThanOrEqual(root === newer ? await countUnfinishedUploads(scene) : 0)
 
     await docker('image', 'rm', 'runnable:one', ...names.map((name) => `${name}:1`))
     expect(await docker('image', 'ls', '--all', '--quiet')).toBe('')

@@ -15,9 +15,13 @@ export async function startRegistryScene(mediaTypes: 'oci' | 'docker'): Promise<
   return { scene, image }
 }
 
-/** Checks the counts of pushed content in `mirror status --json`. */
-export async function expectPushed({ mirror }: Scene, counts: Partial<StatusReport['registry']>): Promise<void> {
+/** Checks the counts of pushed content in `mirror status --json`, and returns all of them. */
+export async function expectPushed(
+  { mirror }: Scene,
+  counts: Partial<StatusReport['registry']>,
+): Promise<StatusReport['registry']> {
   const { endpoints, registry } = await mirror.status()
   expect(endpoints.registry).toStrictEqual([`http://${registryAddress}`])
   expect(registry).toMatchObject(counts)
+  return registry
 }
