@@ -9,6 +9,7 @@ const src = join(dirname(fileURLToPath(import.meta.url)), '..', 'src')
 const levels: Record<string, number> = {
   lib: 0,
   oci: 1,
+  stats: 2,
   store: 2,
   metadata: 2,
   upstream: 2,
@@ -21,6 +22,7 @@ const levels: Record<string, number> = {
   clients: 6,
   daemon: 6,
   demo: 7,
+  doctor: 7,
   cli: 8,
   commands: 9,
 }
@@ -118,13 +120,13 @@ describe('the shape of src', () => {
   const lines = new Map([...texts].map(([file, text]) => [file, text.split('\n').length - 1]))
   const sizes = [...lines.values()].toSorted((a, b) => a - b)
 
-  test('has at most 210 files, with a median of at least 120 lines', () => {
+  test('has at most 250 files, with a median of at least 120 lines', () => {
     const median = sizes[Math.floor(sizes.length / 2)]!
     console.log(
       `src: ${files.length} files, ${sizes.reduce((sum, size) => sum + size, 0)} lines, median ${median}, ` +
         `${sizes.filter((size) => size < 30).length} below 30 lines, the longest ${sizes.at(-1)}`,
     )
-    expect(files.length).toBeLessThanOrEqual(210)
+    expect(files.length).toBeLessThanOrEqual(250)
     expect(median).toBeGreaterThanOrEqual(120)
   })
 

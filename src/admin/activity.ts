@@ -1,0 +1,246 @@
+import type { StatusReport } from './api.ts'
+
+/**
+ * Describes what the mirror does and did: the reports behind the dashboard, `mirror trace` and `mirror doctor`. This file holds types
+ * only, because the dashboard imports it too.
+ */
+
+/** Describes one answered request, as it is in the log and in the live log of the dashboard. */
+export interface RequestReport {
+  /** Holds the value of `X-Request-Id` in the response. */
+  readonly id: string
+  /** Gives the time of the answer (ISO 8601). */
+  readonly at: string
+  readonly listener: 'cache' | 'registry'
+  readonly method: string
+  readonly kind?: string
+  /** Names the repository with its registry where it belongs to an upstream: `docker.io/library/redis`. */
+  readonly repository?: string
+  /** Holds the tag or digest. */
+  readonly reference?: string
+  readonly status: number
+  readonly cache?: 'hit' | 'revalidated' | 'stale' | 'miss' | 'collapsed' | 'passed' | 'own'
+  /** Explains a miss; absent for a hit. */
+  readonly reason?: MissReason
+  /** Gives the time of the eviction when `reason` is `evicted` (ISO 8601). */
+  readonly evictedAt?: string
+  readonly bytes: number
+  readonly ms: number
+  /** Holds the client's address. */
+  readonly client: string
+  readonly agent?: string
+  readonly error?: string
+}
+
+/**
+ * Distinguishes why content was not served from the store. `first`: the mirror never had it; `evicted`: it was removed to keep a
+ * limit; `removed`: by a command; `moved`: the tag points to another digest now; `identity`: another credential fetched it, and this
+ * one must prove its access first; `damaged`: the stored bytes were wrong; `range`: a part of content that is not stored;
+ * `not granted`: stored, but the upstream has not granted it to this repository.
+ */
+export type MissReason = 'first' | 'evicted' | 'removed' | 'moved' | 'identity' | 'damaged' | 'range' | 'not granted'
+
+/** Describes the download of a blob that is under way. */
+export interface DownloadReport {
+  readonly digest: string
+  /** Names the upstream and repository that it is fetched from: `docker.io/library/redis`. */
+  readonly repository: string
+  /** Counts the bytes that have arrived. */
+  readonly arrived: number
+  /** Bytes of the whole blob; absent until the upstream announces them. */
+  readonly size?: number
+  /** Counts the clients that read it now. */
+  readonly followers: number
+  /** Bytes per second over the last seconds. */
+  readonly bytesPerSecond: number
+  /** Gives the time of the start (ISO 8601). */
+  readonly startedAt: string
+}
+
+/** Describes a program at an address that used the mirror. */
+export interface ClientReport {
+  /** Holds the address. */
+  readonly address: string
+  readonly listener: 'cache' | 'registry'
+  /** Holds the first product of the user agent, as `containerd` and `2.1.9`; `unknown` without one. */
+  readonly product: string
+  readonly version?: string
+  readonly requests: number
+  /** Counts only requests for manifests and blobs of the cache. */
+  readonly hits: number
+  readonly misses: number
+  readonly bytes: number
+  /** Gives the times of the first and last request (ISO 8601). */
+  readonly firstSeen: string
+  readonly lastSeen: string
+  /**
+   * Lists the registries of which this client asked for a tag by HEAD, was answered, and never sent a GET: it probably pulls from the
+   * origin. Empty for most.
+   */
+  readonly headOnly: readonly string[]
+}
+
+/** Holds the traffic of a time span. */
+export interface HistoryBucket {
+  /** Gives the start of the span, ms since the Unix epoch, a multiple of the step. */
+  readonly at: number
+  readonly pulls: number
+  readonly hits: number
+  /** Counts hits that the upstream could not confirm; they are part of `hits`. */
+  readonly stale: number
+  readonly misses: number
+  readonly errors: number
+  readonly bytesServed: number
+  readonly bytesFromUpstream: number
+  readonly bytesSaved: number
+  /** Maps upstreams to the times until their response headers. */
+  readonly upstreams: Readonly<
+    Record<string, { readonly requests: number; readonly totalMs: number; readonly maxMs: number }>
+  >
+}
+
+export type HistoryRange = 'hour' | 'day' | 'week' | 'month'
+
+/** Holds the traffic of a range: `hour` and `day` in steps of a minute, `week` of an hour, `month` of a day. Empty spans are left out. */
+export interface HistoryReport {
+  readonly range: HistoryRange
+  /** Gives the length of a span, ms. */
+  readonly step: number
+  /** Gives the bounds of the range, ms since the Unix epoch. */
+  readonly from: number
+  readonly to: number
+  readonly buckets: readonly HistoryBucket[]
+}
+
+/**
+ * Lists the events of `GET /api/events`, Server-Sent Events whose `event` is the key and whose `data` is the value as JSON. `requests`
+ * come at most four times a second, with the number of further requests that were left out; `downloads` is the whole list each time;
+ * `changed` says that images, clients or settings have changed since; `summary` comes every two seconds, and at once at the beginning.
+ */
+export interface LiveEvents {
+  readonly requests: { readonly requests: readonly RequestReport[]; readonly omitted: number }
+  readonly downloads: readonly DownloadReport[]
+  readonly summary: LiveSummary
+  readonly changed: { readonly what: readonly ('images' | 'registry' | 'doctor' | 'offline')[] }
+}
+
+/** Holds the numbers of the tiles. */
+export interface LiveSummary {
+  /** Gives the time (ISO 8601). */
+  readonly at: string
+  /** Holds the totals of `StatusReport.cache`. */
+  readonly cache: StatusReport['cache']
+  /** Counts since midnight of the server's time zone. */
+  readonly today: {
+    readonly pulls: number
+    readonly bytesSaved: number
+    readonly hits: number
+    readonly misses: number
+  }
+  readonly upstreams: StatusReport['upstreams']
+  readonly storage: StatusReport['storage']
+  readonly offline: boolean
+}
+
+/** Answers `GET` and `POST /api/session`: the session of the page. */
+export interface SessionReport {
+  /** Is true when this browser may change something. */
+  readonly active: boolean
+  /** Holds the value to send as `X-Mirror-Session` with each change; absent without a session. */
+  readonly secret?: string
+}
+
+/** Describes what the mirror knows about an image, and what a pull would do now: the answer of `GET /api/trace?image=`. */
+export interface TraceReport {
+  /** Names the image as `docker.io/library/alpine:3.20`. */
+  readonly image: string
+  readonly registry: string
+  readonly repository: string
+  /** Describes the tag; absent for an image by digest. */
+  readonly tag?: {
+    readonly name: string
+    /** Is absent when the mirror does not know the tag. */
+    readonly digest?: string
+    /** Gives the time since which the tag points to this digest here (ISO 8601). */
+    readonly cachedAt?: string
+    /** Gives the last confirmation by the upstream (ISO 8601). */
+    readonly checkedAt?: string
+    /** Gives the time until which no request is sent about the tag (ISO 8601). */
+    readonly freshUntil?: string
+    /** Holds the digest before the last move, with the time of the move. */
+    readonly movedFrom?: { readonly digest: string; readonly at: string }
+  }
+  readonly digest?: string
+  readonly content: readonly TracedContent[]
+  /** Lists the last requests for the image, the newest first. */
+  readonly requests: readonly RequestReport[]
+  /** Describes a pull by a client of this machine now. */
+  readonly next: {
+    /** `hit`: everything is held; `partly`: something must be fetched; `miss`: nothing is held; `fails`: offline, or refused. */
+    readonly result: 'hit' | 'partly' | 'miss' | 'fails'
+    /** Explains the result, one sentence each. */
+    readonly why: readonly string[]
+    /** Counts the requests to the upstream, without those for tokens. */
+    readonly upstreamRequests: number
+    /** Counts the pulls that Docker Hub would count. */
+    readonly hubPulls: number
+    /** Bytes to fetch; absent when a manifest is missing. */
+    readonly bytes?: number
+  }
+}
+
+/** Describes a manifest or blob of a traced image. */
+export interface TracedContent {
+  readonly digest: string
+  readonly kind: 'index' | 'manifest' | 'config' | 'layer' | 'other'
+  /** Names the platform of a manifest in an index: `linux/arm64/v8`. */
+  readonly platform?: string
+  readonly mediaType?: string
+  /** Bytes. */
+  readonly size?: number
+  readonly state: 'held' | 'arriving' | 'missing'
+  /** Is present while it arrives. */
+  readonly download?: DownloadReport
+  /** Gives the time at which it was removed to keep a limit (ISO 8601). */
+  readonly evictedAt?: string
+  /** Holds the grants: which repository vouches for it, with a credential or anonymously, and whether callers here may use it. */
+  readonly grants: readonly {
+    readonly repository: string
+    readonly identity: 'anonymous' | 'credential'
+    readonly isValid: boolean
+  }[]
+  /** Holds the digest of the manifest that names it; absent for the root. */
+  readonly parent?: string
+}
+
+/** Holds the result of `mirror doctor --json`. */
+export interface DoctorReport {
+  /** Gives the time of the run (ISO 8601). */
+  readonly at: string
+  readonly durationMs: number
+  readonly counts: Readonly<Record<CheckState, number>>
+  readonly results: readonly CheckResult[]
+}
+
+export type CheckState = 'ok' | 'warn' | 'fail' | 'skipped'
+export type CheckGroup = 'mirror' | 'upstreams' | 'listeners' | 'clients' | 'use'
+
+/** Describes the result of one check about one subject. */
+export interface CheckResult {
+  /** Stays the same across releases: `clients.containerd.two-folders`. */
+  readonly id: string
+  readonly group: CheckGroup
+  /** Names what was checked, when there are several: `docker.io`, `kind cluster dev`. */
+  readonly subject?: string
+  readonly state: CheckState
+  /** Says what was seen, or why the check was skipped, in one sentence. */
+  readonly saw: string
+  /** Holds one command that mends it; absent for ok, and where no command can. */
+  readonly fix?: {
+    readonly command: string
+    /** Is true when the command changes only files of mirror, so that `--fix` may run it. */
+    readonly isOwn: boolean
+  }
+  /** Says what to do where no command mends it. */
+  readonly advice?: string
+}
