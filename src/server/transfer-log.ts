@@ -1,5 +1,5 @@
 import type { Logger } from '../lib/logger.ts'
-import type { Clock } from '../lib/time.ts'
+import { type Clock, logFailure, runEvery } from '../lib/time.ts'
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import type { Provenance } from '../oci/registry.ts'
@@ -102,6 +102,8 @@ class OpenPulls {
   readonly all = new Set<Pull>()
   /** Holds the pulls of a manifest, and those that name a manifest or blob. */
   readonly #byDigest = new Map<Digest, Pull[]>()
+  /** Holds the last pull; undefined after its end, until the next one is looked for. */
+  #last: Pull | undefined
   /** Counts the pulls and the digests that they remember. */
   size = 0
 
@@ -117,7 +119,8 @@ class OpenPulls {
 
   /** Returns the pull that a blob belongs to: the last one that names it, otherwise the last one. */
   findForBlob(digest: Digest | undefined): Pull | undefined {
-    return (digest === undefined ? undefined : this.findNaming(digest, 'expected')) ?? [...this.all].at(-1)
+    const naming = digest === undefined ? undefined : this.findNaming(digest, 'expected')
+    return naming ?? (this.#last ??= [...this.all].at(-1))
   }
 
   create(tag: string | undefined, digest: Digest | undefined, startedAt: number): Pull {
@@ -125,6 +128,7 @@ class OpenPulls {
     const counts = { bytes: 0, bytesFromUpstream: 0, hits: 0, misses: 0, failed: 0 }
     const pull: Pull = { tag, digest, startedAt, endedAt: startedAt, ...sets, ...counts }
     this.all.add(pull)
+    this.#last = pull
     this.size += 1
     if (digest !== undefined) this.#index(digest, pull)
     return pull
@@ -140,6 +144,7 @@ class OpenPulls {
   delete(pull: Pull): void {
     const { digest: own, children, expected, sent } = pull
     this.all.delete(pull)
+    if (this.#last === pull) this.#last = undefined
     this.size -= 1 + children.size + expected.size + sent.size
     for (const digest of [...(own === undefined ? [] : [own]), ...children, ...expected]) {
       const known = this.#byDigest.get(digest)!
@@ -212,8 +217,7 @@ export class TransferLog {
   readonly #activities = new Map<string, Activity>()
   readonly #logger: Logger
   readonly #clock: Clock
-  readonly #closing = new AbortController()
-  #isPolling = false
+  #stopPolling: (() => void) | undefined
   #remembered = 0
 
   constructor({ logger, clock }: { logger: Logger; clock: Clock }) {
@@ -248,7 +252,7 @@ export class TransferLog {
 
   /** Logs the transfers that are still open. */
   close(): void {
-    this.#closing.abort()
+    this.#stopPolling?.()
     for (const activity of this.#activities.values()) this.#finish(activity)
     this.#activities.clear()
   }
@@ -329,23 +333,8 @@ export class TransferLog {
   }
 
   #startPolling(): void {
-    if (this.#isPolling) return
-    this.#isPolling = true
-    void this.#pollUntilIdle()
-  }
-
-  async #pollUntilIdle(): Promise<void> {
-    const { signal } = this.#closing
-    try {
-      while (this.#activities.size > 0) {
-        await this.#clock.sleep(pollMs, signal)
-        this.#endQuiet()
-      }
-    } catch (error) {
-      if (!signal.aborted) throw error
-    } finally {
-      this.#isPolling = false
-    }
+    const onFailure = logFailure(this.#logger, 'could not sum up transfers')
+    this.#stopPolling ??= runEvery(pollMs, () => this.#endQuiet(), onFailure)
   }
 
   #endQuiet(): void {
@@ -358,6 +347,9 @@ export class TransferLog {
       this.#finish(activity)
       this.#activities.delete(key)
     }
+    if (this.#activities.size > 0) return
+    this.#stopPolling?.()
+    this.#stopPolling = undefined
   }
 
   #dropOldest(): void {
