@@ -1,5 +1,5 @@
 // Measures the mirror beside other servers, and writes bench/RESULTS.md and its chart. --quick ends in minutes and writes nothing.
-// --only pulling|starting|pushing|metadata measures one section, and keeps the others in the file.
+// --only pulling|starting|pushing|metadata|dashboard measures one section, and keeps the others in the file.
 // --release DIR, or MIRROR_BENCH_RELEASE, names another build of the mirror, whose metadata is measured too.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
@@ -7,6 +7,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { drawChart } from './chart.js'
+import { benchDashboard } from './dashboard.js'
 import { benchMetadata } from './metadata.js'
 import { installPrograms, versionOf } from './programs.js'
 import { measurePulls } from './pull.js'
@@ -30,6 +31,7 @@ const sections = {
   starting: () => benchStartUp(starts),
   pushing: () => (isQuick && flags.only === undefined ? [] : benchPush()),
   metadata: () => benchMetadata(flags),
+  dashboard: () => benchDashboard(isQuick ? { rounds: 1, seconds: 10 } : { rounds: 5, seconds: 40 }),
 }
 if (flags.only !== undefined && !Object.hasOwn(sections, flags.only))
   throw new Error(`--only takes one of: ${Object.keys(sections).join(', ')}`)
