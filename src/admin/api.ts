@@ -1,5 +1,5 @@
 import { createHmac, randomBytes } from 'node:crypto'
-import type { Totals } from '../cache/stats.ts'
+import type { Totals } from '../stats/stats.ts'
 import { getErrno } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 

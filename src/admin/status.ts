@@ -1,5 +1,5 @@
 import { listCachedImages } from '../cache/images.ts'
-import type { Stats, Totals } from '../cache/stats.ts'
+import type { Stats, Totals } from '../stats/stats.ts'
 import { createPauses } from '../lib/async.ts'
 import { redact } from '../lib/logger.ts'
 import { systemClock } from '../lib/time.ts'

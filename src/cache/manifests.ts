@@ -18,7 +18,7 @@ import type { BlobStore } from '../store/blob-store.ts'
 import { isStored, type SmallContents, openStoredManifest } from '../store/contents.ts'
 import { type FetchedManifest, UpstreamError } from '../upstream/upstream.ts'
 import { chooseWiderIdentity, type RequestContext, toRequestKey } from './grants.ts'
-import type { Stats } from './stats.ts'
+import type { Stats } from '../stats/stats.ts'
 
 /** Describes a verified manifest in memory or on disk. */
 export interface CachedManifest {

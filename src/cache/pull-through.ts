@@ -30,7 +30,7 @@ import { checkPage, listCatalog, listTags } from './lists.ts'
 import { type CachedManifest, ManifestCache } from './manifests.ts'
 import { Prefetcher } from './prefetch.ts'
 import { ReferrersCache } from './referrers.ts'
-import { PullTracker } from './stats.ts'
+import { PullTracker } from './pulls.ts'
 import { TagLookup, type TagPolicy } from './tags.ts'
 
 interface PullThroughOptions extends BlobCacheOptions {

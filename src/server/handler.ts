@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Stats } from '../cache/stats.ts'
+import type { Stats } from '../stats/stats.ts'
 import { describeFailure, getErrno } from '../lib/errors.ts'
 import { type Logger, redact } from '../lib/logger.ts'
 import { BudgetError } from '../lib/memory.ts'

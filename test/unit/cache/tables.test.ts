@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { chooseWiderIdentity, findGrant, revokeGrants } from '../../../src/cache/grants.ts'
-import { PullTracker, Stats } from '../../../src/cache/stats.ts'
+import { PullTracker } from '../../../src/cache/pulls.ts'
 import { isFresh, mayServeStale } from '../../../src/cache/tags.ts'
 import { SingleFlight } from '../../../src/lib/async.ts'
 import { systemClock } from '../../../src/lib/time.ts'
@@ -8,6 +8,7 @@ import { type ManifestOutline, outlineManifest } from '../../../src/oci/content.
 import { type Digest, computeDigest } from '../../../src/oci/reference.ts'
 import { paginate, createReferrersIndex, toReferrersTag } from '../../../src/oci/lists.ts'
 import { anonymousIdentity, parseIdentity } from '../../../src/oci/registry.ts'
+import { Stats } from '../../../src/stats/stats.ts'
 import {
   createMemoryMetadata,
   createTestRepository,
