@@ -1,44 +1,13 @@
+import type { RequestReport } from '../stats/requests.ts'
 import type { StatusReport } from './api.ts'
+
+export type { MissReason } from '../oci/registry.ts'
+export type { RequestReport } from '../stats/requests.ts'
 
 /**
  * Describes what the mirror does and did: the reports behind the dashboard, `mirror trace` and `mirror doctor`. This file holds types
  * only, because the dashboard imports it too.
  */
-
-/** Describes one answered request, as it is in the log and in the live log of the dashboard. */
-export interface RequestReport {
-  /** Holds the value of `X-Request-Id` in the response. */
-  readonly id: string
-  /** Gives the time of the answer (ISO 8601). */
-  readonly at: string
-  readonly listener: 'cache' | 'registry'
-  readonly method: string
-  readonly kind?: string
-  /** Names the repository with its registry where it belongs to an upstream: `docker.io/library/redis`. */
-  readonly repository?: string
-  /** Holds the tag or digest. */
-  readonly reference?: string
-  readonly status: number
-  readonly cache?: 'hit' | 'revalidated' | 'stale' | 'miss' | 'collapsed' | 'passed' | 'own'
-  /** Explains a miss; absent for a hit. */
-  readonly reason?: MissReason
-  /** Gives the time of the eviction when `reason` is `evicted` (ISO 8601). */
-  readonly evictedAt?: string
-  readonly bytes: number
-  readonly ms: number
-  /** Holds the client's address. */
-  readonly client: string
-  readonly agent?: string
-  readonly error?: string
-}
-
-/**
- * Distinguishes why content was not served from the store. `first`: the mirror never had it; `evicted`: it was removed to keep a
- * limit; `removed`: by a command; `moved`: the tag points to another digest now; `identity`: another credential fetched it, and this
- * one must prove its access first; `damaged`: the stored bytes were wrong; `range`: a part of content that is not stored;
- * `not granted`: stored, but the upstream has not granted it to this repository.
- */
-export type MissReason = 'first' | 'evicted' | 'removed' | 'moved' | 'identity' | 'damaged' | 'range' | 'not granted'
 
 /** Describes the download of a blob that is under way. */
 export interface DownloadReport {

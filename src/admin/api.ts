@@ -1,7 +1,8 @@
 import { createHmac, randomBytes } from 'node:crypto'
-import type { Totals } from '../stats/stats.ts'
 import { getErrno } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
+import type { RequestReport } from '../stats/requests.ts'
+import type { Totals } from '../stats/stats.ts'
 
 /**
  * Describes the admin operations of a mirror: the running server implements them all (daemon/start.ts), `AdminClient` sends
@@ -14,6 +15,8 @@ export interface AdminApi {
   readonly cache: CacheApi
   /** Throws an OciError (404) from each operation while the registry is switched off. */
   readonly registry: RegistryApi
+  /** Lists the last requests to the cache and the registry, the newest first. */
+  listRequests(request: RequestsRequest): Promise<RequestReport[]>
   /** Offers an image that only this mirror has. */
   offerProbeImage(): Promise<ProbeImageOffer>
   /** Ends the offer. Throws an OciError (404) for an id that is not offered. */
@@ -165,6 +168,12 @@ interface RemoveRequest {
   /** Holds the image names as `mirror cache ls` prints them, repositories (`docker.io/library/alpine`), or digests. */
   names: string[]
   dryRun: boolean
+}
+
+export interface RequestsRequest {
+  /** Names an image or a repository, as users write it; absent for all. Requests for blobs belong to each image of their repository. */
+  image?: string
+  limit: number
 }
 
 interface PruneRequest {

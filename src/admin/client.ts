@@ -119,6 +119,8 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
   }
 
   const getStatus = async (): Promise<StatusReport> => parseJson(await sendRequest('GET', '/api/status'))
+  const getJson = async <T>(path: string, query: Record<string, string> = {}): Promise<T> =>
+    parseJson(await sendRequest('GET', `${path}?${new URLSearchParams(query).toString()}`))
   const postJson = async <T>(path: string, body: object): Promise<T> =>
     parseJson(await sendRequest('POST', path, { body, mayTakeLong: true }))
 
@@ -140,6 +142,8 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
       gc: (request) => postJson('/api/registry/gc', request),
       prune: (request) => postJson('/api/registry/prune', request),
     },
+    listRequests: ({ image, limit }) =>
+      getJson('/api/requests', { ...(image !== undefined && { image }), limit: String(limit) }),
     offerProbeImage: async () => parseJson(await sendRequest('POST', '/api/canary')),
     endProbeImage: async (id) => parseJson(await sendRequest('POST', '/api/canary/end', { body: { id } })),
     stop: async () => void (await readAll(await sendRequest('POST', '/api/stop'))),

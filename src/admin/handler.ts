@@ -12,6 +12,7 @@ import { readSmallBody, toBusyError } from '../server/request-body.ts'
 import { type HostGuard, refuseOtherSites } from '../server/request-guard.ts'
 import { isOutOfDescriptors, sendError, sendWhole, toOutOfDescriptorsError } from '../server/respond.ts'
 import { type AdminApi, computeHealthProof, type RegistryApi, type RemovalReport, type VerifyProgress } from './api.ts'
+import { answerQuery } from './queries.ts'
 
 interface AdminOptions {
   /** May still be opening: requests wait for it, and `/healthz` says that the mirror is starting. */
@@ -42,6 +43,7 @@ const defaultIdleMs = 30_000
  * POST /api/cache/prune    PruneRequest → RemovalReport
  * POST /api/cache/verify   VerifyRequest → NDJSON of VerifyProgress, the last with `done`
  * GET  /api/registry       PushedImageReport[]
+ * GET  /api/requests?image=&limit=   RequestReport[]
  * POST /api/registry/rm    RemoveRequest → RemovalReport
  * POST /api/registry/gc    RegistryGcRequest → RemovalReport
  * POST /api/registry/prune RegistryPruneRequest → RemovalReport
@@ -105,6 +107,8 @@ async function handleRequest(
     return
   }
   if (isRead && path === '/api/registry') return sendJson(request, response, await api.registry.list())
+  const answer = isRead ? await answerQuery(api, request.url!) : undefined
+  if (answer) return sendJson(request, response, answer)
   if (request.method !== 'POST') throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
   // Refuses pages in a browser, which may send a POST to any address; their Origin header identifies them.
   if (request.headers.origin !== undefined) throw new OciError('DENIED', 403, 'Browsers may not change anything here.')

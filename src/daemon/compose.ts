@@ -6,7 +6,6 @@ import { loadPromClient } from '../admin/status.ts'
 import { Evictor } from '../cache/evictor.ts'
 import { openCacheMetadata } from '../cache/grants.ts'
 import { PullThrough } from '../cache/pull-through.ts'
-import { Stats } from '../stats/stats.ts'
 import type { Config } from '../config/config.ts'
 import { getCacheRoot, type MirrorPaths, getRegistryRoot } from '../config/paths.ts'
 import { loadDockerode } from '../docker/dockerode.ts'
@@ -17,7 +16,7 @@ import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { loadCommandRunner } from '../lib/process.ts'
 import { ProcessHealth } from '../lib/system-errors.ts'
-import { createWriteBehind, logFailure, systemClock } from '../lib/time.ts'
+import { logFailure, systemClock } from '../lib/time.ts'
 import { LocalRegistry } from '../registry/local-registry.ts'
 import { createRegistryMaintenance } from '../registry/maintenance.ts'
 import { openClaimedPushedStore } from '../registry/repositories.ts'
@@ -32,6 +31,7 @@ import { createIdentify } from '../upstream/identity.ts'
 import { ProbeImages } from '../upstream/probe-image.ts'
 import { loadSocks } from '../upstream/proxy.ts'
 import { loadUndici } from '../upstream/undici.ts'
+import { openActivity } from './activity.ts'
 import { planDescriptors, planMetadataMemory, spareMemory } from './limits.ts'
 import { createUpstreamDirectory } from './upstreams.ts'
 
@@ -57,7 +57,6 @@ type Closing = (() => void | Promise<void>)[]
 type Base = Awaited<ReturnType<typeof composeBase>>
 
 const clock = systemClock
-const statsSaveMs = 10_000
 const uploadIdleMs = 3_600_000
 /** Limits a blob whose size is in no manifest and no response of its upstream, bytes. No layer is as large. */
 const maxUnsizedBytes = 64 * 1024 ** 3
@@ -92,13 +91,14 @@ export async function compose(options: ComposeOptions) {
     const cache = openCache(options, base, claimed, closing)
     const opened = claimedRegistry && openRegistry(options, base, claimedRegistry, cache, closing)
     opening = Promise.allSettled([cache, opened])
-    const { blobs, ownTroubles, probeImages, upstreams, stats, connections } = base
+    const { blobs, ownTroubles, probeImages, upstreams, activity, connections } = base
     return {
       blobs,
       ownTroubles,
       probeImages,
       upstreams,
-      stats,
+      activity,
+      stats: activity.stats,
       connections,
       /** Resolves when the store of the cache is open. */
       cache,
@@ -159,16 +159,8 @@ async function composeBase({ config, paths, version, logger, env }: ComposeOptio
   })
   closing.push(() => upstreams.close())
 
-  const statsFile = join(paths.stateDir, 'stats.json')
-  const stats = new Stats(clock.wall())
-  await stats.load(statsFile)
-  const saving = createWriteBehind({
-    write: () => stats.save(statsFile),
-    logger,
-    failure: 'could not save the statistics',
-    everyMs: statsSaveMs,
-  })
-  closing.push(() => saving.close())
+  const activity = await openActivity({ stateDir: paths.stateDir, clock, logger })
+  closing.push(() => activity.close())
   const hashes = createHashPool(availableParallelism(), {
     maxThreads: descriptors.hashThreads,
     watcher: ownTroubles.watch('hash'),
@@ -181,7 +173,7 @@ async function composeBase({ config, paths, version, logger, env }: ComposeOptio
     ownTroubles,
     probeImages,
     upstreams,
-    stats,
+    activity,
     hashes,
     /** Limits the connections of all listeners. */
     connections: new ConnectionBudget({
@@ -195,7 +187,7 @@ async function composeBase({ config, paths, version, logger, env }: ComposeOptio
 /** Opens the store of the cache, and creates the parts that need it. */
 async function openCache(
   { config, logger }: ComposeOptions,
-  { descriptors, hashes, stats, upstreams }: Base,
+  { descriptors, hashes, activity, upstreams }: Base,
   claimed: ClaimedStore,
   closing: Closing,
 ) {
@@ -229,7 +221,7 @@ async function openCache(
       minSize: settings.prefetch.rangeMinSize,
     },
     prefetchLayers: settings.prefetch.layers,
-    stats,
+    stats: activity.stats,
     policy: {
       freshness: { default: settings.tagFreshness, byHost: toFreshnessByHost(config.upstreams) },
       stale: settings.stale,

@@ -20,8 +20,10 @@ import { listen, type Listener, type ListenOptions } from '../server/listen.ts'
 import type { BlobSender } from '../server/send/send-blob.ts'
 import type { ConnectionEndpoints, PushOptions } from '../server/push.ts'
 import { createHostGuard, type HostGuard, isHostAlias } from '../server/request-guard.ts'
+import type { RecentRequests } from '../stats/requests.ts'
 import { freeSpace } from '../store/blob-writer.ts'
 import { getCredentialHost } from '../upstream/credentials.ts'
+import { createActivityApi } from './activity.ts'
 import { compose, type Parts, type RegistryParts } from './compose.ts'
 import { createHostCheck, type HostHandoff } from './container/handoff.ts'
 import {
@@ -103,6 +105,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
         sending,
         defaultRegistry: config.defaultUpstream,
         transfers,
+        recent: parts.activity.recent,
         logger,
       })
       return listen({ ...listening(host), host, port }, handle)
@@ -116,6 +119,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       guard,
       sending,
       transfers,
+      recent: parts.activity.recent,
       logger,
       listening,
       isFromHost,
@@ -141,6 +145,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       createServerAdminApi(parts, {
         status: async () => toOutsideView(await report(), config, handoff),
         stop: options.onStopRequested ?? (() => {}),
+        activity: createActivityApi(parts.activity, config, [...endpoints.cache, ...endpoints.registry]),
       }),
     )
     const token = await openAdminToken(home.tokenFile)
@@ -274,6 +279,7 @@ interface RegistryListening {
   readonly guard: HostGuard
   readonly sending: BlobSender
   readonly transfers: TransferLog
+  readonly recent: RecentRequests
   readonly logger: Logger
   /** Returns whether a connection comes from this machine; undefined where every address is this machine's own. */
   readonly isFromHost: ((connection: ConnectionEndpoints) => boolean) | undefined
@@ -283,7 +289,7 @@ interface RegistryListening {
 function createRegistryOpeners(
   parts: RegistryParts | undefined,
   config: Config,
-  { guard, sending, transfers, logger, listening, isFromHost }: RegistryListening,
+  { guard, sending, transfers, recent, logger, listening, isFromHost }: RegistryListening,
 ) {
   if (!parts) return undefined
   const { opened, authorize } = parts
@@ -300,6 +306,7 @@ function createRegistryOpeners(
       sending,
       defaultRegistry: undefined,
       transfers,
+      recent,
       logger,
     })
     return listen({ ...listening(host), host, port }, handle)
@@ -330,6 +337,7 @@ function isWildcard(host: string): boolean {
 }
 
 interface ServerActions {
+  readonly activity: ReturnType<typeof createActivityApi>
   readonly status: () => Promise<StatusReport>
   /** Begins to drain and end the server. */
   readonly stop: () => void
@@ -346,11 +354,12 @@ function orUnavailable<T>(opening: Promise<T>): Promise<T> {
 }
 
 /** Implements the admin API with the parts of the running server. */
-async function createServerAdminApi(parts: Parts, { status, stop }: ServerActions): Promise<AdminApi> {
+async function createServerAdminApi(parts: Parts, { status, stop, activity }: ServerActions): Promise<AdminApi> {
   const { evictor, cache, store } = await parts.cache
   const pushed = await parts.registry?.opened
   const { probeImages } = parts
   return {
+    ...activity,
     getStatus: status,
     getMetrics: async () => renderMetrics(await status()),
     cache: createCacheApi(store, evictor, () => cache.clearMemory()),

@@ -40,9 +40,21 @@ export interface Provenance {
   readonly outcome: 'hit' | 'revalidated' | 'stale' | 'miss' | 'collapsed' | 'passed' | 'own'
   /** Holds the value of the `Cache-Status` header; undefined when no cache is involved. */
   readonly cacheStatus: string | undefined
+  /** Explains a miss, and a hit that needed a grant first; absent for any other hit, and when it is not known. */
+  readonly reason?: MissReason
+  /** Holds the time of the eviction when `reason` is `evicted`, wall clock ms. */
+  readonly evictedAt?: number
   /** Marks the response about a probe image, which the mirror itself offers to check a client. It is not counted. */
   isProbe?: true
 }
+
+/**
+ * Distinguishes why content was not served from the store. `first`: the mirror never had it; `evicted`: it was removed to keep a
+ * limit; `removed`: by a command; `moved`: the tag points to another digest now; `identity`: another credential fetched it, and this
+ * one must prove its access first; `damaged`: the stored bytes were wrong; `range`: a part of content that is not stored;
+ * `not granted`: stored, but the upstream has not granted it to this repository.
+ */
+export type MissReason = 'first' | 'evicted' | 'removed' | 'moved' | 'identity' | 'damaged' | 'range' | 'not granted'
 
 export interface ManifestResponse {
   readonly digest: Digest | undefined

@@ -1,14 +1,16 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Stats } from '../stats/stats.ts'
 import { describeFailure, getErrno } from '../lib/errors.ts'
-import { type Logger, redact } from '../lib/logger.ts'
+import type { Logger } from '../lib/logger.ts'
 import { BudgetError } from '../lib/memory.ts'
 import { getManifestLinks, type ManifestLink } from '../oci/content.ts'
-import { type Digest, parseDigest, formatReference } from '../oci/reference.ts'
+import { type Digest, parseDigest } from '../oci/reference.ts'
 import { OciError } from '../oci/errors.ts'
 import type { Caller, ListResponse, ManifestResponse, Provenance, PushRegistry, Registry } from '../oci/registry.ts'
 import { type Addressing, parseRoute, type Route } from '../oci/route.ts'
 import { translateDiskErrors } from '../registry/uploads.ts'
+import type { RecentRequests } from '../stats/requests.ts'
+import type { Stats } from '../stats/stats.ts'
+import { getRepositoryName, getUserAgent, isRead, recordAccess } from './access-log.ts'
 import { sendBlobAnswer } from './blobs.ts'
 import { ClientAbort, getClientAddress, hasBody } from './connection.ts'
 import { answerPush, type PushOptions } from './push.ts'
@@ -34,6 +36,7 @@ type HandleOptions = HandledRegistry & {
   /** Names the upstream of requests that name none; undefined where repositories belong to no upstream. */
   readonly defaultRegistry: string | undefined
   readonly transfers: TransferLog
+  readonly recent: RecentRequests
   readonly logger: Logger
 }
 
@@ -56,7 +59,7 @@ interface RequestState {
 /** Converts requests to calls of a registry, and results and failures to responses. */
 export function createHandler(options: HandleOptions): (request: IncomingMessage, response: ServerResponse) => void {
   const { stats, logger } = options
-  const listener = getListenerName(options)
+  const access = { ...options, listener: getListenerName(options) }
   return (request, response) => {
     const begun = performance.now()
     void serve(request, response, begun, new ClientAbort(request, response))
@@ -70,10 +73,8 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
   ): Promise<void> {
     const state: RequestState = { route: undefined, finishTransfer: undefined }
     const log = (status: number, { bytes, provenance }: Sent, error?: string) =>
-      logAccess(logger, request, {
-        listener,
+      recordAccess(access, request, response, {
         route: state.route,
-        repository: getRepositoryName(state.route, options.defaultRegistry),
         status,
         bytes,
         provenance,
@@ -170,82 +171,6 @@ async function waitFor<T extends Registry>(opening: T | Promise<T>, client: Clie
   const registry = await opening
   if (client.isAborted) throw new Error('the client has left')
   return registry
-}
-
-interface AccessLogEntry {
-  readonly listener: 'cache' | 'registry'
-  /** Is undefined for a URL that is not part of the registry API. */
-  readonly route: Route | undefined
-  /** Holds the result of `getRepositoryName`. */
-  readonly repository: string | undefined
-  readonly status: number
-  readonly bytes: number
-  readonly milliseconds: number
-  readonly provenance?: Provenance | undefined
-  readonly error?: string | undefined
-}
-
-/** Logs one line per request, which `mirror logs` shows. Successful reads without content, such as pings, are logged at debug level. */
-function logAccess(logger: Logger, request: IncomingMessage, access: AccessLogEntry): void {
-  const { route } = access
-  const received = hasBody(request) ? getReceivedBytes(request) : 0
-  const fields = {
-    listener: access.listener,
-    method: request.method,
-    url: redact(request.url ?? '').slice(0, 1024),
-    kind: route?.kind,
-    repository: access.repository,
-    reference: route && getReferenceText(route),
-    status: access.status,
-    upstream: access.provenance?.registry,
-    cache: access.provenance?.outcome,
-    probe: access.provenance?.isProbe,
-    bytes: access.bytes,
-    received: received > 0 ? received : undefined,
-    ms: Math.round(access.milliseconds),
-    client: getClientAddress(request),
-    agent: getUserAgent(request),
-    error: access.error,
-  }
-  if (access.status >= 500) logger.warn(fields, 'request')
-  else if (access.provenance || access.status >= 400 || !isRead(request)) logger.info(fields, 'request')
-  else logger.debug(fields, 'request')
-}
-
-/** Returns the client's user agent, at most 200 characters. */
-function getUserAgent({ headers }: IncomingMessage): string | undefined {
-  return headers['user-agent']?.slice(0, 200)
-}
-
-/**
- * Returns the repository of a request, with its registry where it belongs to an upstream: `docker.io/library/redis`.
- * `defaultRegistry`: the registry of a request that names none; undefined where repositories belong to no upstream.
- */
-function getRepositoryName(route: Route | undefined, defaultRegistry: string | undefined): string | undefined {
-  if (route === undefined || !('name' in route)) return undefined
-  const host = route.registry ?? defaultRegistry
-  if (host === undefined) return route.name
-  return `${host}/${host === 'docker.io' && !route.name.includes('/') ? 'library/' : ''}${route.name}`
-}
-
-/** Returns the tag or digest of a request. */
-function getReferenceText(route: Route): string | undefined {
-  switch (route.kind) {
-    case 'manifest':
-      return formatReference(route.reference)
-    case 'blob':
-    case 'referrers':
-      return route.digest
-    case 'uploads':
-    case 'upload':
-      return (route.wanted.digest ?? route.wanted.mount)?.slice(0, 200)
-    default:
-      return undefined
-  }
-}
-
-function isRead({ method }: IncomingMessage): boolean {
-  return method === 'GET' || method === 'HEAD'
 }
 
 /** Describes a failed request; a failed HEAD does not count, because it only tests for presence. */

@@ -8,6 +8,7 @@ import { runEvery, logFailure } from '../lib/time.ts'
 import { OciError } from '../oci/errors.ts'
 import { ConnectionBudget, type Share } from './connection-budget.ts'
 import { discardInput, isDiscarding, LingeringResponse, serveConnections } from './connection.ts'
+import { IdentifiedResponse } from './request-id.ts'
 import { formatErrorResponse } from './respond.ts'
 
 /**
@@ -72,6 +73,7 @@ export async function listen(
   options: ListenOptions,
   handle: (request: IncomingMessage, response: ServerResponse) => void,
 ): Promise<Listener> {
+  const { connections = createUnlimitedBudget(), share = 'clients', logger = silentLogger } = options
   const settings = {
     headersTimeout: 10_000,
     requestTimeout: 0,
@@ -79,10 +81,9 @@ export async function listen(
     keepAliveTimeout: 75_000,
     noDelay: true,
     IncomingMessage,
-    ServerResponse: LingeringResponse,
+    ServerResponse: share === 'admin' ? LingeringResponse : IdentifiedResponse,
   }
   const server: Server = options.tls ? createTlsServer({ ...settings, ...options.tls }) : createServer(settings)
-  const { connections = createUnlimitedBudget(), share = 'clients', logger = silentLogger } = options
   const isSecure = options.tls !== undefined
   const served = serveConnections(server, {
     isSecure,

@@ -7,6 +7,7 @@ import { OciError } from '../oci/errors.ts'
 import type { ListResponse, ManifestResponse, Provenance } from '../oci/registry.ts'
 import type { ClientAbort } from './connection.ts'
 import { securityHeaderLines } from './request-guard.ts'
+import { createRequestId, requestIdHeader } from './request-id.ts'
 import { type BlobSender, waitForTurn, writeChunk } from './send/send-blob.ts'
 
 /** Holds the header of every registry response; every listener adds its security headers too (`SecureResponse`). */
@@ -218,6 +219,7 @@ export function formatErrorResponse(error: OciError, { isHead = false }: { reado
     'content-type': 'application/json',
     'content-length': Buffer.byteLength(body),
     connection: 'close',
+    [requestIdHeader]: createRequestId(),
   }
   const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)
   return `HTTP/1.1 ${error.status} ${STATUS_CODES[error.status]}\r\n${lines.join('')}${securityHeaderLines}\r\n${body}`

@@ -1,0 +1,130 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { type Logger, redact } from '../lib/logger.ts'
+import { formatReference } from '../oci/reference.ts'
+import type { Provenance } from '../oci/registry.ts'
+import type { Route } from '../oci/route.ts'
+import { type AnsweredRequest, cutText, type RecentRequests } from '../stats/requests.ts'
+import { getClientAddress, hasBody } from './connection.ts'
+import { getReceivedBytes } from './request-body.ts'
+import { getRequestId } from './request-id.ts'
+
+/** Limits the characters of a user agent in the log. */
+const maxAgentLength = 200
+/** Limits the characters of a URL in the log. */
+const maxUrlLength = 1024
+/** Sets the length from which the parts of a URL that are remembered are copied, because they would keep the whole of it alive. */
+const longUrlLength = 512
+
+interface AccessLogOptions {
+  readonly listener: 'cache' | 'registry'
+  /** Names the upstream of requests that name none; undefined where repositories belong to no upstream. */
+  readonly defaultRegistry: string | undefined
+  readonly recent: RecentRequests
+  readonly logger: Logger
+}
+
+/** Describes the answer to a request. */
+interface Answered {
+  /** Is undefined for a URL that is not part of the registry API. */
+  readonly route: Route | undefined
+  readonly status: number
+  readonly bytes: number
+  readonly milliseconds: number
+  readonly provenance?: Provenance | undefined
+  readonly error?: string | undefined
+}
+
+/**
+ * Logs an answered request in one line, which `mirror logs` shows, and remembers it. Successful reads without content, such as pings,
+ * are logged at debug level, and pings are not remembered.
+ */
+export function recordAccess(
+  { listener, defaultRegistry, recent, logger }: AccessLogOptions,
+  request: IncomingMessage,
+  response: ServerResponse,
+  { route, status, bytes, milliseconds, provenance, error }: Answered,
+): void {
+  const url = request.url ?? ''
+  const received = hasBody(request) ? getReceivedBytes(request) : 0
+  const repository = getRepositoryName(route, defaultRegistry)
+  const reference = route && getReferenceText(route)
+  const isLong = url.length > longUrlLength
+  const answered: AnsweredRequest = {
+    id: getRequestId(response),
+    listener,
+    method: request.method ?? '',
+    kind: route?.kind,
+    repository: isLong && repository !== undefined ? cutText(repository, maxUrlLength) : repository,
+    reference: isLong && reference !== undefined ? cutText(reference, maxUrlLength) : reference,
+    status,
+    cache: provenance?.outcome,
+    reason: provenance?.reason,
+    evictedAt: provenance?.evictedAt,
+    bytes,
+    ms: Math.round(milliseconds),
+    client: getClientAddress(request),
+    agent: getUserAgent(request),
+    error,
+  }
+  if (route?.kind !== 'base' || status >= 400) recent.record(answered)
+  const fields = {
+    id: answered.id,
+    listener,
+    method: answered.method,
+    url: redact(url).slice(0, maxUrlLength),
+    kind: answered.kind,
+    repository,
+    reference,
+    status,
+    upstream: provenance?.registry,
+    cache: answered.cache,
+    reason: answered.reason,
+    probe: provenance?.isProbe,
+    bytes,
+    received: received > 0 ? received : undefined,
+    ms: answered.ms,
+    client: answered.client,
+    agent: answered.agent,
+    error,
+  }
+  if (status >= 500) logger.warn(fields, 'request')
+  else if (provenance || status >= 400 || !isRead(request)) logger.info(fields, 'request')
+  else logger.debug(fields, 'request')
+}
+
+/** Returns the client's user agent, at most 200 characters. */
+export function getUserAgent({ headers }: IncomingMessage): string | undefined {
+  const agent = headers['user-agent']
+  return agent === undefined || agent.length <= maxAgentLength ? agent : cutText(agent, maxAgentLength)
+}
+
+/**
+ * Returns the repository of a request, with its registry where it belongs to an upstream: `docker.io/library/redis`.
+ * `defaultRegistry`: the registry of a request that names none; undefined where repositories belong to no upstream.
+ */
+export function getRepositoryName(route: Route | undefined, defaultRegistry: string | undefined): string | undefined {
+  if (route === undefined || !('name' in route)) return undefined
+  const host = route.registry ?? defaultRegistry
+  if (host === undefined) return route.name
+  return `${host}/${host === 'docker.io' && !route.name.includes('/') ? 'library/' : ''}${route.name}`
+}
+
+/** Returns the tag or digest of a request. */
+function getReferenceText(route: Route): string | undefined {
+  switch (route.kind) {
+    case 'manifest':
+      return formatReference(route.reference)
+    case 'blob':
+    case 'referrers':
+      return route.digest
+    case 'uploads':
+    case 'upload':
+      return (route.wanted.digest ?? route.wanted.mount)?.slice(0, 200)
+    default:
+      return undefined
+  }
+}
+
+export function isRead({ method }: IncomingMessage): boolean {
+  return method === 'GET' || method === 'HEAD'
+}
