@@ -27,6 +27,8 @@ type Fields = Record<string, unknown>
 const indent = 9
 /** Counts the characters that a cut name keeps; the agent is dropped first. */
 const minNameLength = 24
+/** Limits the characters of the id of a request, which come last, where there is room. */
+const maxIdLength = 16
 
 /**
  * Renders lines of the log for people: one line a request (`19:01:40 HIT GET docker.io/library/redis blob 12.6 MiB 79 ms
@@ -67,6 +69,7 @@ function renderRequest(
   const [word, color] = chooseSourceLabel(fields, method, status, colors)
   const { name, kind } = describeContent(fields)
   const agent = parseAgentName(fields['agent'])
+  const id = typeof fields['id'] === 'string' ? sanitize(fields['id']).slice(0, maxIdLength) : ''
   const rest = [
     ...kind,
     ...(status === 206 ? ['part'] : []),
@@ -82,7 +85,7 @@ function renderRequest(
       { text: clock, color: colors.dim },
       { text: word, color },
       ...[...before.slice(2), name, ...rest].map((text) => ({ text })),
-      ...(agent === undefined ? [] : [{ text: agent, color: colors.dim }]),
+      ...toTokens([agent ?? '', id].filter((text) => text !== '').join(' '), colors.dim),
       ...(failure === undefined ? [] : [{ text: '–' }, ...toTokens(failure, color)]),
     ]
     return wrapWords(words, columns, indent)
@@ -91,7 +94,10 @@ function renderRequest(
   const availableWidth = columns - others - (agent === undefined ? 0 : agent.length + 1)
   const showsAgent = agent !== undefined && availableWidth >= Math.min(name.length, minNameLength)
   const shown = shortenMiddle(name, Math.max(8, showsAgent ? availableWidth : columns - others))
-  return [colors.dim(clock), color(word), sanitize(method), shown, ...rest, ...(showsAgent ? [colors.dim(agent)] : [])]
+  const showsId =
+    id !== '' && shown === name && (showsAgent || agent === undefined) && availableWidth >= name.length + id.length + 1
+  const last = [...(showsAgent ? [agent] : []), ...(showsId ? [id] : [])].map((text) => colors.dim(text))
+  return [colors.dim(clock), color(word), sanitize(method), shown, ...rest, ...last]
     .filter((text) => text !== '')
     .join(' ')
 }

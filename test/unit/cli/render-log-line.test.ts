@@ -118,6 +118,32 @@ describe('a request in the log', () => {
     expect(render(request, columns)).toBe(expected)
   })
 
+  test.each([
+    [60, 'blob 12.6 MiB 79 ms'],
+    [80, 'blob 12.6 MiB 79 ms docker/20.10.24'],
+    [87, 'blob 12.6 MiB 79 ms docker/20.10.24'],
+    [88, 'blob 12.6 MiB 79 ms docker/20.10.24 mx3su7rht3j'],
+    [undefined, 'blob 12.6 MiB 79 ms docker/20.10.24 mx3su7rht3j'],
+  ])('ends with its id where %s columns have room', (columns, expected) => {
+    expect(render({ id: 'mx3su7rht3j', ...request }, columns)).toBe(
+      `19:01:40 HIT GET docker.io/library/redis ${expected}`,
+    )
+  })
+
+  test('that failed has its id, on each width', () => {
+    const failed = {
+      id: 'mx3su7rht3j',
+      ...manifest,
+      cache: undefined,
+      status: 404,
+      error: 'docker.io does not have it.',
+    }
+    for (const columns of [60, 200, undefined]) expect(render(failed, columns)).toContain('mx3su7rht3j')
+    expect(render(failed)).toBe(
+      '19:01:40 404 GET docker.io/library/redis:7 manifest 79 ms docker/20.10.24 mx3su7rht3j – docker.io does not have it.',
+    )
+  })
+
   const long = {
     ...manifest,
     repository: 'registry.access.redhat.com/ubi9/ubi-minimal-with-a-long-name',
