@@ -75,7 +75,7 @@ async function loadStopped(surroundings: CommandEnvironment) {
   const { loadConfig } = await import('../config/load.ts')
   const { verifyReads, minFree, maxSize, maxAge } = (await loadConfig({ ...surroundings, paths })).cache
   return {
-    cache: { root: getCacheRoot(paths), verifyReads, minFree, maxSize, maxAge },
+    cache: { root: getCacheRoot(paths), stateDir: paths.stateDir, verifyReads, minFree, maxSize, maxAge },
     registry: { root: getRegistryRoot(paths), minFree },
   }
 }

@@ -1,6 +1,8 @@
 import type { RequestReport } from '../stats/requests.ts'
+import type { DownloadReport } from '../cache/downloads.ts'
 import type { StatusReport } from './api.ts'
 
+export type { DownloadReport } from '../cache/downloads.ts'
 export type { MissReason } from '../oci/registry.ts'
 export type { RequestReport } from '../stats/requests.ts'
 
@@ -8,23 +10,6 @@ export type { RequestReport } from '../stats/requests.ts'
  * Describes what the mirror does and did: the reports behind the dashboard, `mirror trace` and `mirror doctor`. This file holds types
  * only, because the dashboard imports it too.
  */
-
-/** Describes the download of a blob that is under way. */
-export interface DownloadReport {
-  readonly digest: string
-  /** Names the upstream and repository that it is fetched from: `docker.io/library/redis`. */
-  readonly repository: string
-  /** Counts the bytes that have arrived. */
-  readonly arrived: number
-  /** Bytes of the whole blob; absent until the upstream announces them. */
-  readonly size?: number
-  /** Counts the clients that read it now. */
-  readonly followers: number
-  /** Bytes per second over the last seconds. */
-  readonly bytesPerSecond: number
-  /** Gives the time of the start (ISO 8601). */
-  readonly startedAt: string
-}
 
 /** Describes a program at an address that used the mirror. */
 export interface ClientReport {

@@ -1,10 +1,13 @@
+import { join } from 'node:path'
 import { Evictor } from '../cache/evictor.ts'
 import { openCacheMetadata } from '../cache/grants.ts'
+import { getErrno } from '../lib/errors.ts'
 import { ignoreMissing } from '../lib/fs.ts'
 import { silentLogger } from '../lib/logger.ts'
 import { systemClock } from '../lib/time.ts'
 import type { MetadataStore } from '../metadata/metadata-store.ts'
 import { readMetadata } from '../metadata/open-metadata.ts'
+import { PastChanges, pastChangesName } from '../metadata/past-changes.ts'
 import type { Digest } from '../oci/reference.ts'
 import { createRegistryMaintenance, type RegistryMaintenance } from '../registry/maintenance.ts'
 import { openPushedStore, type PushedStore, readPushedStore } from '../registry/repositories.ts'
@@ -21,18 +24,31 @@ interface StoredCacheOptions extends Pick<StoreOptions, 'root' | 'verifyReads' |
   readonly maxSize: number
   /** Running time ms; 0 = keep. */
   readonly maxAge: number
+  /** Names the state folder, where the past changes of the cache are. */
+  readonly stateDir: string
 }
 
 /** Accesses the cache of a stopped mirror on the disk. Reads, and tries a change, without a lock. Throws a MirrorError for a change while another process has it. */
-export function openStoredCache({ maxSize, maxAge, ...options }: StoredCacheOptions): CacheApi {
+export function openStoredCache({ maxSize, maxAge, stateDir, ...options }: StoredCacheOptions): CacheApi {
   const open = async (dryRun = false) => {
     const store = dryRun
       ? await openToRead(options.root)
       : await openStore({ ...options, ...common }, (layout) => openCacheMetadata(layout.metadataFiles, common))
     const limits = { maxSize, maxAge, minFree: options.minFree }
-    const evictor = new Evictor({ store, limits, isInUse: () => false, freeSpace: readFreeSpace, ...common })
+    const pastChanges = new PastChanges(() => common.clock.wall())
+    const pastChangesFile = join(stateDir, pastChangesName)
+    await pastChanges.load(pastChangesFile)
+    const evictor = new Evictor({
+      store,
+      limits,
+      isInUse: isNeverInUse,
+      pastChanges,
+      freeSpace: readFreeSpace,
+      ...common,
+    })
     const close = async () => {
       await evictor.close()
+      await savePastChanges(pastChanges, pastChangesFile)
       await store.close()
     }
     return { store, api: createCacheApi(store, evictor), close }
@@ -59,6 +75,17 @@ export function openStoredCache({ maxSize, maxAge, ...options }: StoredCacheOpti
         for (const digest of damaged) for await (const _ of blobs.check(digest, true)) signal.throwIfAborted()
       })
     },
+  }
+}
+
+const isNeverInUse = () => false
+
+/** Saves the past changes. A disk that refuses them costs only explanations, so the command does not fail. */
+async function savePastChanges(pastChanges: PastChanges, path: string): Promise<void> {
+  try {
+    await pastChanges.save(path)
+  } catch (error) {
+    if (getErrno(error) === undefined) throw error
   }
 }
 

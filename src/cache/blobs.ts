@@ -2,6 +2,7 @@ import { setMaxListeners } from 'node:events'
 import { LRUCache } from 'lru-cache'
 import type { Slots } from '../lib/async.ts'
 import type { BufferRelease } from '../lib/body-memory.ts'
+import type { Clock } from '../lib/time.ts'
 import type { Metadata } from '../metadata/metadata.ts'
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
@@ -9,13 +10,17 @@ import type { BlobResponse, BlobBody, Identity } from '../oci/registry.ts'
 import type { SmallContents } from '../store/contents.ts'
 import type { HashPool } from '../store/hashing.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import { type Download, type DownloadOptions, type RangePolicy, startDownload } from './download.ts'
+import type { Download, RangePolicy } from './download.ts'
+import { type DownloadOrigin, Downloads, type RunningDownload } from './downloads.ts'
 import {
   chooseWiderIdentity,
+  explainMissingGrant,
   findForCaller,
   findGrant,
+  findRemovalMiss,
   type RequestContext,
   type Grant,
+  type Miss,
   toProvenance,
 } from './grants.ts'
 import type { HeadRequests } from './heads.ts'
@@ -30,6 +35,7 @@ const maxSlotWaitMs = 60_000
 
 export interface BlobCacheOptions extends ManifestCacheOptions {
   readonly metadata: Metadata
+  readonly clock: Clock
   /** Decides when a blob is fetched over several connections. */
   readonly ranges: RangePolicy
   readonly hashes: Pick<HashPool, 'follow'>
@@ -42,18 +48,19 @@ export interface BlobCacheOptions extends ManifestCacheOptions {
 
 /** Serves blobs from memory, from disk, or from a download. All clients of a digest share one download. */
 export class BlobCache {
-  readonly downloads = new Downloads()
+  readonly downloads: Downloads
   readonly #closing = new AbortController()
   readonly #options: BlobCacheOptions
   readonly #contents: SmallContents
   readonly #heads: HeadRequests
-  /** Lists the prefetched blobs that no client has requested yet. The first request of one counts as its miss. */
-  readonly #prefetched = new LRUCache<Digest, true>({ max: 10_000 })
+  /** Holds the misses of prefetched blobs that no client has requested yet. The first request of one counts as its miss. */
+  readonly #prefetched = new LRUCache<Digest, Miss>({ max: 10_000 })
   /** Upstreams that refused several connections for a blob, and until when they get one; running time, ms. */
   readonly #singleRequestUntil = new Map<string, number>()
 
   constructor(options: BlobCacheOptions, contents: SmallContents, heads: HeadRequests) {
     this.#options = options
+    this.downloads = new Downloads(options.clock)
     this.#contents = contents
     this.#heads = heads
     // Every download listens.
@@ -81,8 +88,9 @@ export class BlobCache {
       const running = this.downloads.get(digest)
       if (running) return this.#join(context, identity, running, grant)
       if (this.downloads.endedCount !== ended) continue
-      const download = this.#startDownload(context, identity, digest, grant)
-      return this.#answerFromDownload(context, download, 'miss')
+      const miss = this.#explainMiss(context, digest)
+      const download = this.#startDownload(context, { identity, miss }, digest, grant)
+      return this.#answerFromDownload(context, download, 'miss', miss)
     }
   }
 
@@ -99,8 +107,9 @@ export class BlobCache {
     const identity = await context.identity()
     const isStored = (await this.#options.blobs.stat(digest)) !== undefined
     if (isStored || this.downloads.has(digest) || this.#closing.signal.aborted || signal.aborted) return undefined
-    this.#prefetched.set(digest, true)
-    return this.#startDownload(context, identity, digest, grant, signal)
+    const miss = this.#explainMiss(context, digest)
+    this.#prefetched.set(digest, miss)
+    return this.#startDownload(context, { identity, miss }, digest, grant, signal)
   }
 
   /** Ends all downloads. Their partial content is fetched again after the next start. */
@@ -111,6 +120,7 @@ export class BlobCache {
 
   /** Obtains the grant of this repository by one HEAD, because the store has the bytes for another one (decision D5). */
   async #verifyByHead(context: RequestContext, identity: Identity, digest: Digest): Promise<BlobResponse> {
+    const miss = explainMissingGrant(context.record(), digest)
     const head = await this.#heads.headBlob(context, digest)
     const stored = await this.#options.blobs.stat(digest)
     // If the upstream names another size, only a download shows which size is right.
@@ -118,12 +128,13 @@ export class BlobCache {
     const blob = agrees ? await this.#options.blobs.open(digest, stored) : undefined
     if (blob) {
       this.#recordGrant(context, digest, blob.size, head.identity)
-      return this.#answerFromStore(context, digest, blob.size, { kind: 'stored', blob }, 'revalidated')
+      return this.#answerFromStore(context, digest, blob.size, { kind: 'stored', blob }, 'revalidated', miss)
     }
     if (context.caller.head) return this.#answerProxied(context, digest, head.size)
     const running = this.downloads.get(digest)
     if (running) return this.#collapse(context, identity, running)
-    return this.#answerFromDownload(context, this.#startDownload(context, identity, digest, undefined), 'miss')
+    const download = this.#startDownload(context, { identity, miss }, digest, undefined)
+    return this.#answerFromDownload(context, download, 'miss', miss)
   }
 
   /** Joins a running download. If another repository or identity started it, this request needs a grant first. */
@@ -152,7 +163,7 @@ export class BlobCache {
     { origin, download }: RunningDownload,
   ): Promise<BlobResponse> {
     try {
-      return await this.#answerFromDownload(context, download, 'collapsed')
+      return await this.#answerFromDownload(context, download, 'collapsed', origin.miss)
     } catch (error) {
       if (isOriginOf(origin, context, identity) || !(error instanceof UpstreamError)) throw error
       return this.get(context, download.digest)
@@ -164,9 +175,14 @@ export class BlobCache {
     return this.#answerProxied(context, digest, grant?.size ?? head.size)
   }
 
+  /** Explains why a blob must be fetched that is not stored. */
+  #explainMiss({ caller }: RequestContext, digest: Digest): Miss {
+    return findRemovalMiss(this.#options.pastChanges, digest) ?? { reason: caller.part ? 'range' : 'first' }
+  }
+
   #startDownload(
     context: RequestContext,
-    identity: Identity,
+    cause: Pick<DownloadOrigin, 'identity' | 'miss'>,
     digest: Digest,
     grant: Grant | undefined,
     signal?: AbortSignal,
@@ -175,7 +191,7 @@ export class BlobCache {
     const isPrefetch = signal !== undefined
     let releaseSlot: (() => void) | undefined
     const download = this.downloads.start(
-      { host: context.host, name: context.name, identity },
+      { host: context.host, name: context.name, ...cause },
       {
         digest,
         expectedSize,
@@ -248,6 +264,7 @@ export class BlobCache {
     const stored = await download.settled
     if (!stored) return
     const { identity } = await download.started
+    this.#options.pastChanges.forgetRemoval(download.digest)
     await this.#recordGrantWhenStored(context, download, identity)
     this.#options.onStored()
   }
@@ -258,25 +275,29 @@ export class BlobCache {
     if (stored && download.size !== undefined) this.#recordGrant(context, download.digest, download.size, identity)
   }
 
-  /** Reports whether this is the first request of a prefetched blob. */
-  #claimPrefetched({ caller }: RequestContext, digest: Digest): boolean {
-    return !caller.head && this.#prefetched.delete(digest)
+  /** Returns the miss of a prefetched blob at its first request; undefined for any other request. */
+  #claimPrefetched({ caller }: RequestContext, digest: Digest): Miss | undefined {
+    if (caller.head) return undefined
+    const miss = this.#prefetched.get(digest)
+    if (miss) this.#prefetched.delete(digest)
+    return miss
   }
 
   async #answerFromDownload(
     context: RequestContext,
     download: Download,
     joined: 'miss' | 'collapsed',
+    miss: Miss,
   ): Promise<BlobResponse> {
     // Claim a prefetched download, so that it continues while this client waits for its start.
     download.claim()
-    const outcome = this.#claimPrefetched(context, download.digest) ? 'miss' : joined
+    const prefetched = this.#claimPrefetched(context, download.digest)
     await download.started
     return {
       digest: download.digest,
       size: download.size,
       body: { kind: 'arriving', download },
-      provenance: toProvenance(context.host, outcome),
+      provenance: toProvenance(context.host, prefetched ? 'miss' : joined, prefetched ?? miss),
     }
   }
 
@@ -286,16 +307,16 @@ export class BlobCache {
     size: number,
     body: BlobBody,
     outcome: 'hit' | 'revalidated',
+    miss?: Miss,
   ): BlobResponse {
     const { metadata, runningTime } = this.#options
     const isOwn = context.record()?.blobs.has(digest)
     if (isOwn && !context.caller.head) metadata.recordUse(context, { op: 'use-blob', digest, usedAt: runningTime() })
-    return {
-      digest,
-      size,
-      body,
-      provenance: toProvenance(context.host, this.#claimPrefetched(context, digest) ? 'miss' : outcome),
-    }
+    const prefetched = this.#claimPrefetched(context, digest)
+    const provenance = prefetched
+      ? toProvenance(context.host, 'miss', prefetched)
+      : toProvenance(context.host, outcome, miss)
+    return { digest, size, body, provenance }
   }
 
   #answerProxied(context: RequestContext, digest: Digest, size: number | undefined): BlobResponse {
@@ -313,53 +334,4 @@ export class BlobCache {
 
 function isOriginOf(origin: DownloadOrigin, { host, name }: RequestContext, identity: Identity): boolean {
   return origin.host === host && origin.name === name && origin.identity === identity
-}
-
-/** Holds the repository and the identity that a download was started for. */
-interface DownloadOrigin {
-  readonly host: string
-  readonly name: string
-  readonly identity: Identity
-}
-
-interface RunningDownload {
-  readonly origin: DownloadOrigin
-  readonly download: Download
-}
-
-/**
- * Tracks the running downloads. A digest has several only on a full disk, where earlier ones have dropped bytes that a new client
- * needs; new clients join the latest.
- */
-export class Downloads {
-  readonly #running = new Map<Digest, RunningDownload>()
-  readonly #all = new Set<Download>()
-  /** Counts the ended downloads, so that a caller notices one that ended during an await. */
-  endedCount = 0
-
-  get(digest: Digest): RunningDownload | undefined {
-    const running = this.#running.get(digest)
-    return running?.download.canFollowFrom(0) ? running : undefined
-  }
-
-  has(digest: Digest): boolean {
-    return this.#running.has(digest)
-  }
-
-  start(origin: DownloadOrigin, options: Omit<DownloadOptions, 'onSettled'>): Download {
-    const onSettled = () => {
-      this.endedCount += 1
-      this.#all.delete(download)
-      if (this.#running.get(options.digest)?.download === download) this.#running.delete(options.digest)
-    }
-    const download = startDownload({ ...options, onSettled })
-    this.#running.set(options.digest, { origin, download })
-    this.#all.add(download)
-    return download
-  }
-
-  /** Resolves when every download has ended. */
-  async settle(): Promise<void> {
-    await Promise.all(Array.from(this.#all, ({ settled }) => settled))
-  }
 }

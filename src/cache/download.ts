@@ -20,6 +20,10 @@ export interface Download {
   readonly started: Promise<{ readonly identity: Identity }>
   /** Resolves at the end: true when the blob is stored, false when it was only served or failed. Never rejects. */
   readonly settled: Promise<boolean>
+  /** Counts the bytes that have arrived. */
+  readonly arrived: number
+  /** Counts the clients that follow it now. */
+  readonly followers: number
   /** Is true when any client follows it now. */
   readonly isFollowed: boolean
   /** Is true when any client has ever requested it; false for a blob that was only prefetched. */
@@ -238,6 +242,12 @@ export function startDownload(options: DownloadOptions): Download {
     digest,
     get size() {
       return size
+    },
+    get arrived() {
+      return writer.arrived
+    },
+    get followers() {
+      return followers.count
     },
     get isFollowed() {
       return followers.count > 0

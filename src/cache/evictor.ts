@@ -2,6 +2,7 @@ import { createPauses, runInSlices } from '../lib/async.ts'
 import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, logFailure, type OnFailure, runEvery, runLater } from '../lib/time.ts'
+import { type PastChanges, toTagKey } from '../metadata/past-changes.ts'
 import type { Operation, Repository } from '../metadata/metadata.ts'
 import type { MetadataStore } from '../metadata/metadata-store.ts'
 import { toReferrersKey } from '../metadata/metadata.ts'
@@ -26,6 +27,8 @@ export interface EvictorOptions {
   readonly limits: EvictorLimits
   /** Reports whether a blob is being downloaded or sent. */
   readonly isInUse: (digest: Digest) => boolean
+  /** Remembers what was removed; absent where nobody asks for it. */
+  readonly pastChanges?: Pick<PastChanges, 'recordRemoval'> | undefined
   readonly logger: Logger
   readonly clock: Clock
   /** Sets the time between two scheduled evictions, ms. */
@@ -131,7 +134,7 @@ export class Evictor {
     { isForced, isManual }: RunOptions,
     makePlan: () => Promise<Plan>,
   ): Promise<EvictionResult> {
-    const { store, isInUse, logger, clock } = this.#options
+    const { store, isInUse, pastChanges, logger, clock } = this.#options
     await store.blobs.ready
     const recentUse = new RecentUse(store.metadata)
     try {
@@ -146,7 +149,16 @@ export class Evictor {
       const errors: unknown[] = []
       const onError = (error: unknown) => void errors.push(error)
       const uses = { recentUse, isInUse, isForced }
-      const removed = await applyEviction(plan, { blobs, metadata, ...uses, onError, logger, clock, signal })
+      const removed = await applyEviction(plan, {
+        blobs,
+        metadata,
+        pastChanges,
+        ...uses,
+        onError,
+        logger,
+        clock,
+        signal,
+      })
       if (removed.blobs + removed.images.length > 0) logger.info({ ...removed }, 'removed cached content')
       if (isManual && errors.length > 0) throw errors[0]
       return { ...removed, unknown }
@@ -193,6 +205,7 @@ interface AppliedEviction {
 interface ApplyOptions {
   readonly blobs: FileBlobStore
   readonly metadata: EvictorMetadata
+  readonly pastChanges: EvictorOptions['pastChanges']
   /** Holds content that was used since the plan was started. It stays. */
   readonly recentUse: RecentUse
   readonly isInUse: (digest: Digest) => boolean
@@ -207,7 +220,8 @@ interface ApplyOptions {
 
 /** Applies a plan, metadata before blobs. Checks before each step that the content was not used meanwhile. */
 async function applyEviction(plan: EvictionPlan, options: ApplyOptions): Promise<AppliedEviction> {
-  const { blobs, metadata, recentUse, isInUse, logger, signal } = options
+  const { blobs, metadata, pastChanges, recentUse, isInUse, logger, signal } = options
+  const why = options.isForced ? 'removed' : 'evicted'
   const pause = createPauses(options.clock)
   const images: string[] = []
   for (const planned of groupByRepository(plan.references)) {
@@ -223,6 +237,8 @@ async function applyEviction(plan: EvictionPlan, options: ApplyOptions): Promise
     if (removals.length === 0) continue
     const operations = removeReferences(repository, removals)
     if (operations.length > 0) void metadata.commit(repository, operations, 'soon')
+    for (const operation of operations)
+      if (operation.op === 'untag') pastChanges?.recordRemoval(toTagKey({ host, name }, operation.tag), why)
     images.push(...getRemovedImages(removals, blobs.sizes))
     await pause()
   }
@@ -234,6 +250,7 @@ async function applyEviction(plan: EvictionPlan, options: ApplyOptions): Promise
     if (size === undefined || isInUse(digest) || recentUse.has(digest)) continue
     try {
       await blobs.remove(digest)
+      pastChanges?.recordRemoval(digest, why)
       count += 1
       bytes += size
     } catch (error) {

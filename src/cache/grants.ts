@@ -1,3 +1,6 @@
+import { LRUCache } from 'lru-cache'
+import type { Clock } from '../lib/time.ts'
+import type { PastChanges, TagKey } from '../metadata/past-changes.ts'
 import type { Metadata, Operation, Repository } from '../metadata/metadata.ts'
 import type { MetadataStore } from '../metadata/metadata-store.ts'
 import { type MetadataOptions, openMetadata } from '../metadata/open-metadata.ts'
@@ -170,9 +173,33 @@ const cacheStatuses: Record<Provenance['outcome'], string | undefined> = {
   own: undefined,
 }
 
-/** Creates the provenance of an answer, with the `Cache-Status` value of its outcome (RFC 9211). */
-export function toProvenance(registry: string, outcome: Provenance['outcome']): Provenance {
-  return { registry, outcome, cacheStatus: cacheStatuses[outcome] }
+/** Creates the provenance of an answer, with the `Cache-Status` value of its outcome (RFC 9211), and the cause of a miss. */
+export function toProvenance(registry: string, outcome: Provenance['outcome'], miss: Miss = noMiss): Provenance {
+  return { registry, outcome, cacheStatus: cacheStatuses[outcome], ...miss }
+}
+
+/** Holds the cause of a miss, as far as it is known. */
+export type Miss = Pick<Provenance, 'reason' | 'evictedAt'>
+
+const noMiss: Miss = {}
+
+/** Explains a miss of content that was removed before; undefined when no removal of these keys is remembered. */
+export function findRemovalMiss(pastChanges: PastChanges, ...keys: (Digest | TagKey)[]): Miss | undefined {
+  for (const key of keys) {
+    const removal = pastChanges.findRemoval(key)
+    if (removal) return { reason: removal.why, ...(removal.why === 'evicted' && { evictedAt: removal.at }) }
+  }
+  return undefined
+}
+
+/** Explains why a repository may not serve stored content: another credential has the grant, or no upstream has given one. */
+export function explainMissingGrant(repository: Repository | undefined, digest: Digest): Miss {
+  const isOthers =
+    repository !== undefined &&
+    (repository.manifests.has(digest) ||
+      repository.blobs.has(digest) ||
+      repository.findLinkIdentities(digest).length > 0)
+  return { reason: isOthers ? 'identity' : 'not granted' }
 }
 
 /** Returns the key of requests of this repository whose response callers of the same identity share. */
@@ -239,5 +266,64 @@ export class Identities {
   #getLastIdentity(key: string): Identity | undefined {
     const known = this.#known.get(key)
     return known === anonymousIdentity ? undefined : known
+  }
+}
+
+/** Remembers the refusals of upstreams for a moment, so that a client that retries in a loop does not reach the upstream. */
+export class NegativeCache {
+  readonly #entries = new LRUCache<string, { readonly error: UpstreamError; readonly until: number }>({ max: 10_000 })
+  readonly #clock: Clock
+  readonly #ttlMs: number
+
+  constructor(clock: Clock, ttlMs: number) {
+    this.#clock = clock
+    this.#ttlMs = ttlMs
+  }
+
+  /** Returns the refusals that concern one request. */
+  forRequest(resource: string, caller: Caller): RequestRefusals {
+    return new RequestRefusals(this, resource, caller)
+  }
+
+  get(key: string): UpstreamError | undefined {
+    const entry = this.#entries.get(key)
+    return entry && this.#clock.monotonic() < entry.until ? entry.error : undefined
+  }
+
+  set(key: string, error: UpstreamError): void {
+    this.#entries.set(key, { error, until: this.#clock.monotonic() + this.#ttlMs })
+  }
+}
+
+/**
+ * Remembers the refusals that concern one request, by identity. A refused GET answers a HEAD as well; a refused HEAD does not
+ * answer a GET, because some registries refuse every HEAD.
+ */
+class RequestRefusals {
+  readonly #cache: NegativeCache
+  readonly #resource: string
+  readonly #caller: Caller
+  #repeated: UpstreamError | undefined
+
+  constructor(cache: NegativeCache, resource: string, caller: Caller) {
+    this.#cache = cache
+    this.#resource = resource
+    this.#caller = caller
+  }
+
+  find(identity: Identity): UpstreamError | undefined {
+    if (this.#caller.noCache) return undefined
+    const key = `${identity} ${this.#resource}`
+    const ofHead = this.#caller.head ? this.#cache.get(`HEAD ${key}`) : undefined
+    return (this.#repeated = ofHead ?? this.#cache.get(key))
+  }
+
+  /** Reports whether an error is a refusal by the upstream. A remembered one is not, because repeating it must not prolong it. */
+  isNew(error: UpstreamError): boolean {
+    return (error.failure === 'absent' || error.failure === 'denied') && error !== this.#repeated
+  }
+
+  remember(identity: Identity, error: UpstreamError): void {
+    this.#cache.set(`${this.#caller.head ? 'HEAD ' : ''}${identity} ${this.#resource}`, error)
   }
 }

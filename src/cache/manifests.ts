@@ -1,6 +1,7 @@
 import { SingleFlight } from '../lib/async.ts'
 import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import type { PastChanges } from '../metadata/past-changes.ts'
 import { packLinks } from '../metadata/operations.ts'
 import {
   toBytes,
@@ -44,6 +45,8 @@ export interface SmallContentStore {
 
 export interface ManifestCacheOptions extends SmallContentStore {
   readonly stats: Stats
+  /** Explains misses. */
+  readonly pastChanges: PastChanges
   /** Returns the running time in ms, for eviction. */
   readonly runningTime: () => number
 }
@@ -187,6 +190,7 @@ export class ManifestCache {
     const isLarge = size > maxStringBytes
     if (!isLarge) this.#contents.set(digest, toSmallContent(bytes))
     await publishSmall(this.#options, digest, bytes)
+    this.#options.pastChanges.forgetRemoval(digest)
     // A manifest that the disk did not take is served from memory.
     const isOnDisk = isLarge && (await this.#options.blobs.stat(digest)) === size
     const content = isOnDisk ? undefined : toSmallContent(bytes)

@@ -1,5 +1,3 @@
-import { LRUCache } from 'lru-cache'
-import type { Clock } from '../lib/time.ts'
 import { type Digest, type Reference, formatReference, formatUpstreamSetting } from '../oci/reference.ts'
 import { OciError, type OciErrorCode } from '../oci/errors.ts'
 import {
@@ -16,11 +14,16 @@ import type { Page, Repository } from '../oci/route.ts'
 import { SmallContents, openStoredManifest } from '../store/contents.ts'
 import { type ManifestHead, type Upstream, UpstreamError } from '../upstream/upstream.ts'
 import { BlobCache, type BlobCacheOptions } from './blobs.ts'
+import type { DownloadReport } from './downloads.ts'
 import {
   createRequestContext,
+  explainMissingGrant,
   findForCaller,
   findManifestGrant,
+  findRemovalMiss,
   Identities,
+  type Miss,
+  NegativeCache,
   type RequestContext,
   revokeGrants,
   toProvenance,
@@ -39,7 +42,6 @@ interface PullThroughOptions extends BlobCacheOptions {
   readonly policy: TagPolicy
   /** Limits the layers of one image that are prefetched at a time; 0 turns prefetching off. */
   readonly prefetchLayers: number
-  readonly clock: Clock
 }
 
 interface UpstreamRepository {
@@ -181,11 +183,11 @@ export class PullThrough implements Registry {
     const resolved = await this.#tags.resolve(context, tag)
     if (resolved.kind === 'headOnly') return toHeadAnswer(context, resolved.head, resolved.head.digest)
     if (resolved.kind === 'fetched')
-      return this.#answerManifest(context, resolved.manifest, resolved.joined ? 'collapsed' : 'miss')
+      return this.#answerManifest(context, resolved.manifest, resolved.joined ? 'collapsed' : 'miss', resolved.miss)
     const answer = await this.#getByDigest(context, resolved.digest)
     // A manifest from the store carries the outcome of the tag: hit, revalidated or stale.
     if (answer.provenance.outcome !== 'hit') return answer
-    return { ...answer, provenance: toProvenance(context.host, resolved.outcome) }
+    return { ...answer, provenance: toProvenance(context.host, resolved.outcome, resolved.miss) }
   }
 
   /** Gets the manifest that a tag had when its upstream last confirmed it; undefined when it is not cached. */
@@ -204,7 +206,8 @@ export class PullThrough implements Registry {
     await context.throwIfRefused()
     const isStored = !grant && (await this.#options.blobs.stat(digest)) !== undefined
     if (isStored || context.caller.head) return this.#verifyByHead(context, digest, isStored)
-    return this.#fetchManifest(context, digest)
+    const { pastChanges } = this.#options
+    return this.#fetchManifest(context, digest, findRemovalMiss(pastChanges, digest) ?? explainFirst(context, digest))
   }
 
   /**
@@ -212,27 +215,41 @@ export class PullThrough implements Registry {
    * confirms that it has them too (decision D5). Otherwise a client's HEAD gets the upstream's HEAD, and a GET is a miss.
    */
   async #verifyByHead(context: RequestContext, digest: Digest, isStored: boolean): Promise<ManifestResponse> {
+    const removal = findRemovalMiss(this.#options.pastChanges, digest)
+    const miss = isStored ? explainMissingGrant(context.record(), digest) : (removal ?? explainFirst(context, digest))
     const result = await this.#heads.headManifest(context, { kind: 'digest', digest }, false)
     if (result.kind === 'fetched')
-      return this.#answerManifest(context, result.manifest, result.joined ? 'collapsed' : 'miss')
+      return this.#answerManifest(context, result.manifest, result.joined ? 'collapsed' : 'miss', miss)
     const head = { ...result.head, digest }
     const cached = isStored && (await this.#manifests.load(context, digest, head.mediaType, head.identity))
-    if (cached) return this.#answerManifest(context, cached, 'revalidated')
+    if (cached) return this.#answerManifest(context, cached, 'revalidated', miss)
     if (context.caller.head && isCompleteHead(head)) return toHeadAnswer(context, head, digest)
-    return this.#fetchManifest(context, digest)
+    return this.#fetchManifest(context, digest, miss)
   }
 
   /** Fetches, verifies and stores the manifest (a miss). Concurrent requests of one identity share the fetch. */
-  async #fetchManifest(context: RequestContext, digest: Digest): Promise<ManifestResponse> {
+  async #fetchManifest(context: RequestContext, digest: Digest, miss: Miss): Promise<ManifestResponse> {
     const { result, joined } = await this.#manifests.fetch(context, { kind: 'digest', digest })
-    return this.#answerManifest(context, await result, joined ? 'collapsed' : 'miss')
+    return this.#answerManifest(context, await result, joined ? 'collapsed' : 'miss', miss)
   }
 
-  #answerManifest(context: RequestContext, manifest: CachedManifest, outcome: Provenance['outcome']): ManifestResponse {
+  #answerManifest(
+    context: RequestContext,
+    manifest: CachedManifest,
+    outcome: Provenance['outcome'],
+    miss?: Miss,
+  ): ManifestResponse {
     const { digest, mediaType: type, size, content } = manifest
     const { blobs } = this.#options
     const stored = content || context.caller.head ? undefined : openStoredManifest(blobs, digest, size)
-    return { digest, mediaType: type, size, body: content, stored, provenance: toProvenance(context.host, outcome) }
+    return {
+      digest,
+      mediaType: type,
+      size,
+      body: content,
+      stored,
+      provenance: toProvenance(context.host, outcome, miss),
+    }
   }
 
   /** Revokes the grants of an identity that the upstream has denied, unless stale content is always served. */
@@ -272,6 +289,11 @@ export class PullThrough implements Registry {
     })
   }
 
+  /** Lists the downloads under way, the oldest first. */
+  listDownloads(): DownloadReport[] {
+    return this.#blobs.downloads.list()
+  }
+
   /** Reports whether a blob is being downloaded. Eviction leaves such a blob alone. */
   isDownloading(digest: Digest): boolean {
     return this.#blobs.downloads.has(digest)
@@ -289,69 +311,15 @@ export class PullThrough implements Registry {
   }
 }
 
+/** Explains the miss of a manifest whose removal is not remembered. One that is recorded was fetched before, and its bytes were lost. */
+function explainFirst(context: RequestContext, digest: Digest): Miss {
+  return context.record()?.manifests.has(digest) ? {} : { reason: 'first' }
+}
+
 /** Answers a client's HEAD with the upstream's. */
 function toHeadAnswer(context: RequestContext, head: ManifestHead, digest: Digest | undefined): ManifestResponse {
   const { mediaType: type, size } = head
   return { digest, mediaType: type, size, body: undefined, provenance: toProvenance(context.host, 'passed') }
-}
-
-/** Remembers the refusals of upstreams for a moment, so that a client that retries in a loop does not reach the upstream. */
-class NegativeCache {
-  readonly #entries = new LRUCache<string, { readonly error: UpstreamError; readonly until: number }>({ max: 10_000 })
-  readonly #clock: Clock
-  readonly #ttlMs: number
-
-  constructor(clock: Clock, ttlMs: number) {
-    this.#clock = clock
-    this.#ttlMs = ttlMs
-  }
-
-  /** Returns the refusals that concern one request. */
-  forRequest(resource: string, caller: Caller): RequestRefusals {
-    return new RequestRefusals(this, resource, caller)
-  }
-
-  get(key: string): UpstreamError | undefined {
-    const entry = this.#entries.get(key)
-    return entry && this.#clock.monotonic() < entry.until ? entry.error : undefined
-  }
-
-  set(key: string, error: UpstreamError): void {
-    this.#entries.set(key, { error, until: this.#clock.monotonic() + this.#ttlMs })
-  }
-}
-
-/**
- * Remembers the refusals that concern one request, by identity. A refused GET answers a HEAD as well; a refused HEAD does not
- * answer a GET, because some registries refuse every HEAD.
- */
-class RequestRefusals {
-  readonly #cache: NegativeCache
-  readonly #resource: string
-  readonly #caller: Caller
-  #repeated: UpstreamError | undefined
-
-  constructor(cache: NegativeCache, resource: string, caller: Caller) {
-    this.#cache = cache
-    this.#resource = resource
-    this.#caller = caller
-  }
-
-  find(identity: Identity): UpstreamError | undefined {
-    if (this.#caller.noCache) return undefined
-    const key = `${identity} ${this.#resource}`
-    const ofHead = this.#caller.head ? this.#cache.get(`HEAD ${key}`) : undefined
-    return (this.#repeated = ofHead ?? this.#cache.get(key))
-  }
-
-  /** Reports whether an error is a refusal by the upstream. A remembered one is not, because repeating it must not prolong it. */
-  isNew(error: UpstreamError): boolean {
-    return (error.failure === 'absent' || error.failure === 'denied') && error !== this.#repeated
-  }
-
-  remember(identity: Identity, error: UpstreamError): void {
-    this.#cache.set(`${this.#caller.head ? 'HEAD ' : ''}${identity} ${this.#resource}`, error)
-  }
 }
 
 /**

@@ -14,7 +14,7 @@ import { findForCaller, isValidFor, type RequestContext, toProvenance } from './
 import { type ManifestCacheOptions, publishSmall } from './manifests.ts'
 import { maySubstitute, type TagPolicy } from './tags.ts'
 
-interface ReferrersCacheOptions extends Omit<ManifestCacheOptions, 'stats'> {
+interface ReferrersCacheOptions extends Omit<ManifestCacheOptions, 'stats' | 'pastChanges'> {
   readonly policy: Pick<TagPolicy, 'stale' | 'offline' | 'revalidateTimeoutMs'>
   readonly clock: Clock
   /** Gets the manifest of a tag, from the upstream if necessary. Throws its UpstreamError. */

@@ -3,6 +3,7 @@ import { waitForFlight, SingleFlight } from '../lib/async.ts'
 import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Clock } from '../lib/time.ts'
+import { type PastChanges, toTagKey } from '../metadata/past-changes.ts'
 import type { Tag } from '../metadata/metadata.ts'
 import type { Digest } from '../oci/reference.ts'
 import type { Identity } from '../oci/registry.ts'
@@ -10,7 +11,9 @@ import type { BlobStore } from '../store/blob-store.ts'
 import { type ManifestHead, UpstreamError } from '../upstream/upstream.ts'
 import {
   findForCaller,
+  findRemovalMiss,
   isValidFor,
+  type Miss,
   type RequestContext,
   revokeGrants,
   toRequestKey,
@@ -21,10 +24,15 @@ import type { CachedManifest, ManifestCache } from './manifests.ts'
 
 /** Describes the current meaning of a tag. */
 type TagResolution =
-  /** Means that the manifest is cached. */
-  | { readonly kind: 'cached'; readonly digest: Digest; readonly outcome: 'hit' | 'revalidated' | 'stale' }
+  /** Means that the manifest is cached. `miss`: why a new grant was needed for it. */
+  | {
+      readonly kind: 'cached'
+      readonly digest: Digest
+      readonly outcome: 'hit' | 'revalidated' | 'stale'
+      readonly miss?: Miss
+    }
   /** Means that the manifest was just fetched. `joined`: by another request. */
-  | { readonly kind: 'fetched'; readonly manifest: CachedManifest; readonly joined: boolean }
+  | { readonly kind: 'fetched'; readonly manifest: CachedManifest; readonly joined: boolean; readonly miss: Miss }
   /** Answers a client's HEAD of a tag that is not cached, with the upstream's HEAD. */
   | { readonly kind: 'headOnly'; readonly head: ManifestHead }
 
@@ -46,6 +54,7 @@ type RevalidationResult =
 interface TagLookupOptions {
   readonly manifests: ManifestCache
   readonly heads: HeadRequests
+  readonly pastChanges: PastChanges
   readonly blobs: Pick<BlobStore, 'stat'>
   readonly policy: TagPolicy
   readonly clock: Clock
@@ -65,6 +74,7 @@ export class TagLookup {
   readonly #checkedAt = new Map<string, number>()
   readonly #manifests: ManifestCache
   readonly #heads: HeadRequests
+  readonly #pastChanges: PastChanges
   readonly #blobs: Pick<BlobStore, 'stat'>
   readonly #policy: TagPolicy
   readonly #clock: Clock
@@ -73,6 +83,7 @@ export class TagLookup {
   constructor(options: TagLookupOptions) {
     this.#manifests = options.manifests
     this.#heads = options.heads
+    this.#pastChanges = options.pastChanges
     this.#blobs = options.blobs
     this.#policy = options.policy
     this.#clock = options.clock
@@ -115,7 +126,8 @@ export class TagLookup {
       const { manifest } = result
       // The flight may belong to another credential, whose grant is not valid for this caller.
       if (flight.joined && !isValidFor(manifest, await context.identity())) return this.#resolveUncached(context, tag)
-      return { kind: 'fetched', manifest, joined: flight.joined }
+      const miss: Miss = manifest.digest === cached.digest ? {} : { reason: 'moved' }
+      return { kind: 'fetched', manifest, joined: flight.joined, miss }
     }
     if (!(result.error instanceof UpstreamError) || !mayServeStale(policy.stale, result.error.failure))
       throw result.error
@@ -134,6 +146,9 @@ export class TagLookup {
     const wider = known?.digest === digest ? chooseWiderIdentity(known.identity, identity) : identity
     const { pulls, lastPulled } = known ?? { pulls: 0, lastPulled: 0 }
     const updatedAt = this.#clock.wall()
+    const key = toTagKey(context, tag)
+    if (known?.digest !== digest) this.#pastChanges.recordTag(key, known?.digest)
+    this.#pastChanges.forgetRemoval(key)
     context.commit([{ op: 'tag', tag, digest, identity: wider, updatedAt, pulls, lastPulled }])
     this.#recordCheck(context, tag)
   }
@@ -157,19 +172,29 @@ export class TagLookup {
     await context.throwIfRefused()
     const others = context.record()?.tags.get(tag)
     const isStored = others !== undefined && (await this.#isStored(context, others.digest))
+    const miss = this.#explainMiss(context, tag, others, isStored)
     if (context.caller.head || isStored) {
       const result = await this.#requestHead(context, tag)
-      if (result.kind === 'fetched') return result
+      if (result.kind === 'fetched') return { ...result, miss }
       const { head } = result
       if (isStored && head.digest && (await this.#isStored(context, head.digest)))
-        return { kind: 'cached', digest: head.digest, outcome: 'revalidated' }
+        return { kind: 'cached', digest: head.digest, outcome: 'revalidated', miss }
       if (context.caller.head && isCompleteHead(head)) return { kind: 'headOnly', head }
       // A HEAD without digest, type or size is useless to the client; the body has all three.
     }
     const { result, joined } = await this.#manifests.fetch(context, { kind: 'tag', tag })
     const manifest = await result
     this.record(context, tag, manifest.digest, manifest.identity)
-    return { kind: 'fetched', manifest, joined }
+    return { kind: 'fetched', manifest, joined, miss }
+  }
+
+  /** Explains why a tag or its manifest is not cached for this caller. */
+  #explainMiss(context: RequestContext, tag: string, known: Tag | undefined, isStored: boolean): Miss {
+    if (isStored) return { reason: 'identity' }
+    const removal = findRemovalMiss(this.#pastChanges, ...(known ? [known.digest] : []), toTagKey(context, tag))
+    if (removal) return removal
+    // The bytes of a recorded manifest were lost.
+    return known && context.record()?.manifests.has(known.digest) ? {} : { reason: 'first' }
   }
 
   /** Sends one HEAD for all concurrent requests of one identity, and reuses its result while it is fresh. */
@@ -267,10 +292,6 @@ export class TagLookup {
   async #isStored(context: RequestContext, digest: Digest): Promise<boolean> {
     return context.record()?.manifests.has(digest) === true && (await this.#blobs.stat(digest)) !== undefined
   }
-}
-
-function toTagKey({ host, name }: RequestContext, tag: string): string {
-  return `${host}/${name} ${tag}`
 }
 
 /** Describes the age of a tag at the time of a request, and the request's cache control. Times are monotonic ms. */

@@ -16,7 +16,9 @@ import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { loadCommandRunner } from '../lib/process.ts'
 import { ProcessHealth } from '../lib/system-errors.ts'
-import { logFailure, systemClock } from '../lib/time.ts'
+import { createWriteBehind, logFailure, systemClock } from '../lib/time.ts'
+import { PastChanges, pastChangesName } from '../metadata/past-changes.ts'
+import type { Digest } from '../oci/reference.ts'
 import { LocalRegistry } from '../registry/local-registry.ts'
 import { createRegistryMaintenance } from '../registry/maintenance.ts'
 import { openClaimedPushedStore } from '../registry/repositories.ts'
@@ -57,6 +59,7 @@ type Closing = (() => void | Promise<void>)[]
 type Base = Awaited<ReturnType<typeof composeBase>>
 
 const clock = systemClock
+const pastChangesSaveMs = 10_000
 const uploadIdleMs = 3_600_000
 /** Limits a blob whose size is in no manifest and no response of its upstream, bytes. No layer is as large. */
 const maxUnsizedBytes = 64 * 1024 ** 3
@@ -84,7 +87,9 @@ export async function compose(options: ComposeOptions) {
     const base = await composeBase(options, closing)
     const passwords = config.registry.enabled ? await openPasswords(options, closing) : undefined
     const { verifyReads } = config.cache
-    const claimed = await claim(options, { root: getCacheRoot(paths), verifyReads }, closing)
+    const { pastChanges } = base
+    const onDamaged = (digest: Digest) => pastChanges.recordRemoval(digest, 'damaged')
+    const claimed = await claim(options, { root: getCacheRoot(paths), verifyReads, onDamaged }, closing)
     const claimedRegistry = config.registry.enabled
       ? await claim(options, { root: getRegistryRoot(paths), verifyReads: 'auto' }, closing)
       : undefined
@@ -116,7 +121,7 @@ export async function compose(options: ComposeOptions) {
 /** Locks a store. */
 async function claim(
   { config, logger, lock }: ComposeOptions,
-  store: Pick<StoreOptions, 'root' | 'verifyReads'>,
+  store: Pick<StoreOptions, 'root' | 'verifyReads' | 'onDamaged'>,
   closing: Closing,
 ): Promise<ClaimedStore> {
   const claimed = await claimStore({ ...store, minFree: config.cache.minFree, logger, clock, ...lock })
@@ -161,6 +166,7 @@ async function composeBase({ config, paths, version, logger, env }: ComposeOptio
 
   const activity = await openActivity({ stateDir: paths.stateDir, clock, logger })
   closing.push(() => activity.close())
+  const pastChanges = await openPastChanges(paths, { logger }, closing)
   const hashes = createHashPool(availableParallelism(), {
     maxThreads: descriptors.hashThreads,
     watcher: ownTroubles.watch('hash'),
@@ -174,6 +180,7 @@ async function composeBase({ config, paths, version, logger, env }: ComposeOptio
     probeImages,
     upstreams,
     activity,
+    pastChanges,
     hashes,
     /** Limits the connections of all listeners. */
     connections: new ConnectionBudget({
@@ -184,10 +191,29 @@ async function composeBase({ config, paths, version, logger, env }: ComposeOptio
   }
 }
 
+/** Opens the memory of removals and moved tags, which explains misses. */
+async function openPastChanges(
+  { stateDir }: MirrorPaths,
+  { logger }: Pick<ComposeOptions, 'logger'>,
+  closing: Closing,
+): Promise<PastChanges> {
+  const path = join(stateDir, pastChangesName)
+  const pastChanges = new PastChanges(() => clock.wall())
+  await pastChanges.load(path)
+  const saving = createWriteBehind({
+    write: () => pastChanges.save(path),
+    logger,
+    failure: 'could not save the past changes of the cache',
+    everyMs: pastChangesSaveMs,
+  })
+  closing.push(() => saving.close())
+  return pastChanges
+}
+
 /** Opens the store of the cache, and creates the parts that need it. */
 async function openCache(
   { config, logger }: ComposeOptions,
-  { descriptors, hashes, activity, upstreams }: Base,
+  { descriptors, hashes, pastChanges, activity, upstreams }: Base,
   claimed: ClaimedStore,
   closing: Closing,
 ) {
@@ -200,6 +226,7 @@ async function openCache(
     store,
     limits: { maxSize: settings.maxSize, maxAge: settings.maxAge, minFree: settings.minFree },
     isInUse: (digest) => cache.isDownloading(digest),
+    pastChanges,
     logger,
     clock,
   })
@@ -210,6 +237,7 @@ async function openCache(
     resolveUpstream: upstreams.route,
     blobs: store.blobs,
     metadata: store.metadata,
+    pastChanges,
     hashes,
     downloadSlots: new Slots(descriptors.fills),
     maxUnsizedBytes: Math.min(settings.maxSize || Infinity, maxUnsizedBytes),

@@ -48,6 +48,8 @@ export interface Repository {
   getLinks(manifest: Digest): ManifestLink[]
   /** Finds content that a manifest of exactly this identity names, in a time that does not depend on the number of manifests. */
   findLink(digest: Digest, identity: Identity, kind: ManifestLink['kind']): ManifestLink | undefined
+  /** Returns the identities of the manifests that name this content. */
+  findLinkIdentities(digest: Digest): Identity[]
   /** Returns manifests that name this manifest, at most 100. */
   getParents(digest: Digest): Digest[]
   /** Returns the manifests with this subject. */

@@ -1,6 +1,6 @@
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
-import type { Identity } from '../oci/registry.ts'
+import { type Identity, parseIdentity } from '../oci/registry.ts'
 import {
   type Blob,
   type Manifest,
@@ -162,6 +162,17 @@ class StoredRepository implements Repository {
     const number = identities.find(identity)
     const row = number === undefined ? noRow : links.find({ digest, kind, ...this.#getLinkScope(number) })
     return row === noRow ? undefined : links.read(row, digest)
+  }
+
+  findLinkIdentities(digest: Digest): Identity[] {
+    const { identities, links } = this.#tables
+    const isNamed = (number: number) => {
+      const query = { digest, ...this.#getLinkScope(number) }
+      return (['blob', 'manifest'] as const).some((kind) => links.find({ ...query, kind }) !== noRow)
+    }
+    return Array.from(identities.numbers())
+      .filter(isNamed)
+      .map((number) => parseIdentity(identities.get(number)))
   }
 
   getParents(digest: Digest): Digest[] {

@@ -79,6 +79,7 @@ export function recordAccess(
     upstream: provenance?.registry,
     cache: answered.cache,
     reason: answered.reason,
+    evictedAt: answered.evictedAt === undefined ? undefined : new Date(answered.evictedAt).toISOString(),
     probe: provenance?.isProbe,
     bytes,
     received: received > 0 ? received : undefined,

@@ -24,6 +24,8 @@ interface FileBlobStoreOptions extends BlobTrustOptions {
   /** Bytes that writers leave free on the disk. */
   readonly minFree: number
   readonly logger: Logger
+  /** Is called after a damaged blob was moved to the quarantine. */
+  readonly onDamaged?: ((digest: Digest) => void) | undefined
   /** Leaves damaged blobs where they are. */
   readonly isReadOnly?: boolean
   readonly freeSpace?: (path: string) => Promise<number>
@@ -282,6 +284,7 @@ export class FileBlobStore implements BlobStore {
     const now = new Date()
     await utimes(target, now, now)
     this.#options.logger.warn({ digest, movedTo: target }, 'a stored blob is damaged; it will be fetched again')
+    this.#options.onDamaged?.(digest)
   }
 
   #removeFromIndex(digest: Digest): void {

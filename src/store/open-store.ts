@@ -5,6 +5,7 @@ import { pathExists, readSmallFile, syncFolder, writeFileAtomic } from '../lib/f
 import type { Logger } from '../lib/logger.ts'
 import { describeFileFailure } from '../lib/system-errors.ts'
 import { type Clock, continueClock, createWriteBehind, type RunningClock } from '../lib/time.ts'
+import type { Digest } from '../oci/reference.ts'
 import { FileBlobStore } from './file-blob-store.ts'
 import {
   createStoreLayout,
@@ -26,6 +27,8 @@ export interface StoreOptions {
   readonly minFree: number
   readonly logger: Logger
   readonly clock: Clock
+  /** Is called after a damaged blob was moved to the quarantine. */
+  readonly onDamaged?: ((digest: Digest) => void) | undefined
   /** See `FileLockOptions`. */
   readonly instance?: string | undefined
   readonly onLost?: (() => void) | undefined
@@ -113,7 +116,7 @@ function createInUseError(layout: StoreLayout, { pid, instance }: LockHolder): M
 }
 
 async function openLocked<Metadata extends StoreMetadata>(
-  { verifyReads, minFree, logger, clock }: StoreOptions,
+  { verifyReads, minFree, logger, clock, onDamaged }: StoreOptions,
   layout: StoreLayout,
   lock: FileLock,
   isNew: boolean,
@@ -131,7 +134,7 @@ async function openLocked<Metadata extends StoreMetadata>(
   const runningClock = await openRunningClock(layout.runningClock, metadata.findLatestUse(), clock)
   for (const marker of [layout.cleanMarker, layout.uncheckedMarker]) await rm(marker, { recursive: true, force: true })
   await syncFolder(layout.home)
-  const blobs = new FileBlobStore({ layout, verifyReads, suspect, minFree, logger })
+  const blobs = new FileBlobStore({ layout, verifyReads, suspect, minFree, logger, onDamaged })
   const savingClock = createWriteBehind({
     write: () =>
       writeFileAtomic(layout.runningClock, `${JSON.stringify({ runningMs: Math.round(runningClock.now()) })}\n`),

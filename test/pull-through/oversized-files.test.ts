@@ -10,6 +10,7 @@ const MiB = 1024 * 1024
 /** files are those below its home that a mirror reads when it starts; none of them may prevent the start. */
 const files = [
   ['the statistics', 'state/stats.json'],
+  ['the past changes', 'state/past-changes.json'],
   ['the state', 'state/mirror.json'],
   ['the token', 'state/token'],
   ['the running time', 'data/cache/v2/running.json'],

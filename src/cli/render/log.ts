@@ -74,6 +74,7 @@ function renderRequest(
     ...kind,
     ...(status === 206 ? ['part'] : []),
     ...(fields['cache'] === 'revalidated' ? ['(checked)'] : []),
+    ...describeReason(fields),
     ...formatSize(fields, method, status),
     ...(typeof fields['ms'] === 'number' ? [formatDuration(fields['ms'])] : []),
   ]
@@ -123,6 +124,18 @@ const outcomes: Record<string, readonly [string, keyof Colors]> = {
   collapsed: ['JOINED', 'bold'],
   passed: ['PASSED', 'dim'],
   own: ['LOCAL', 'green'],
+}
+
+/** Describes why content was not served from the store: `(evicted 2 h ago)`; nothing for the first request of it. */
+function describeReason({ reason, evictedAt, time, cache }: Fields): string[] {
+  if (typeof reason !== 'string' || reason === 'first' || cache === 'hit') return []
+  const elapsed = toMilliseconds(time) - toMilliseconds(evictedAt)
+  return [`(${sanitize(reason)}${elapsed >= 0 ? ` ${formatDuration(elapsed)} ago` : ''})`]
+}
+
+/** Parses a time in ISO 8601; NaN for anything else. */
+function toMilliseconds(time: unknown): number {
+  return typeof time === 'string' ? Date.parse(time) : Number.NaN
 }
 
 /** Describes the requested content; a line of an older version has only its path. */

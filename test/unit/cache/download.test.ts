@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, describe, expect, test } from 'vitest'
-import { Downloads } from '../../../src/cache/blobs.ts'
+import { Downloads } from '../../../src/cache/downloads.ts'
 import { type Download, type DownloadOptions, startDownload } from '../../../src/cache/download.ts'
 import { createDeferred } from '../../../src/lib/async.ts'
 import { createBufferRelease, upstreamBodies } from '../../../src/lib/body-memory.ts'
@@ -447,8 +447,8 @@ describe('a download on a full disk', () => {
 
   test('is awaited by settle(), even if a later download of the same blob has started', () =>
     withStore(async ({ blobs }) => {
-      const downloads = new Downloads()
-      const origin = { host: 'registry.example', name: 'app', identity: anonymousIdentity }
+      const downloads = new Downloads(systemClock)
+      const origin = { host: 'registry.example', name: 'app', identity: anonymousIdentity, miss: {} }
       const ended: string[] = []
       const begin = (name: string, bytes: AsyncIterable<Uint8Array>) => {
         const download = downloads.start(

@@ -1,3 +1,4 @@
+import { PastChanges } from '../../../src/metadata/past-changes.ts'
 import { expect, test } from 'vitest'
 import { findGrant, findManifestGrant } from '../../../src/cache/grants.ts'
 import { PullThrough } from '../../../src/cache/pull-through.ts'
@@ -167,6 +168,7 @@ async function openCache(count: number) {
     downloadSlots: new Slots(1),
     maxUnsizedBytes: 1,
     stats,
+    pastChanges: new PastChanges(() => 0),
     runningTime: () => 1,
     makeRoom: async () => {},
     onStored: () => {},

@@ -49,6 +49,17 @@ describe('a request in the log', () => {
   })
 
   test.each([
+    [{ reason: 'first' }, ''],
+    [{ reason: 'removed' }, ' (removed)'],
+    [{ reason: 'evicted', evictedAt: new Date(at.getTime() - 7_200_000).toISOString() }, ' (evicted 2 h ago)'],
+    [{ reason: 'not\u001b granted' }, ' (not? granted)'],
+  ])('says shortly why it was a miss: %o', (reason, expected) => {
+    expect(render({ ...request, cache: 'miss', ...reason })).toBe(
+      `19:01:40 MISS GET docker.io/library/redis blob${expected} 12.6 MiB 79 ms docker/20.10.24`,
+    )
+  })
+
+  test.each([
     [
       'a manifest by digest',
       { ...manifest, reference: digest },
