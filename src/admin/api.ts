@@ -1,4 +1,5 @@
 import { createHmac, randomBytes } from 'node:crypto'
+import type { DownloadReport } from '../cache/downloads.ts'
 import { getErrno } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import type { RequestReport } from '../stats/requests.ts'
@@ -17,6 +18,8 @@ export interface AdminApi {
   readonly registry: RegistryApi
   /** Lists the last requests to the cache and the registry, the newest first. */
   listRequests(request: RequestsRequest): Promise<RequestReport[]>
+  /** Lists the downloads of blobs that are under way. */
+  listDownloads(): Promise<DownloadReport[]>
   /** Offers an image that only this mirror has. */
   offerProbeImage(): Promise<ProbeImageOffer>
   /** Ends the offer. Throws an OciError (404) for an id that is not offered. */

@@ -39,6 +39,7 @@ const defaultIdleMs = 30_000
  *                          see `computeHealthProof`
  * GET  /metrics            Prometheus text
  * GET  /api/status         StatusReport
+ * GET  /api/downloads      DownloadReport[]
  * POST /api/cache/rm       RemoveRequest → RemovalReport
  * POST /api/cache/prune    PruneRequest → RemovalReport
  * POST /api/cache/verify   VerifyRequest → NDJSON of VerifyProgress, the last with `done`

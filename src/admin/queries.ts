@@ -3,7 +3,7 @@ import { maxRecentRequests } from '../stats/requests.ts'
 import type { AdminApi } from './api.ts'
 
 /** Holds the operations that only read, and whose requests have parameters or a list as their answer. */
-type Queries = Pick<AdminApi, 'listRequests'>
+type Queries = Pick<AdminApi, 'listDownloads' | 'listRequests'>
 
 const defaultLimit = 100
 
@@ -11,6 +11,8 @@ const defaultLimit = 100
 export async function answerQuery(api: Queries, url: string): Promise<object | undefined> {
   const [path, query] = splitUrl(url)
   switch (path) {
+    case '/api/downloads':
+      return api.listDownloads()
     case '/api/requests': {
       const image = query.get('image') ?? ''
       return api.listRequests({ ...(image !== '' && { image }), limit: parseLimit(query.get('limit')) })

@@ -364,6 +364,7 @@ async function createServerAdminApi(parts: Parts, { status, stop, activity }: Se
     getMetrics: async () => renderMetrics(await status()),
     cache: createCacheApi(store, evictor, () => cache.clearMemory()),
     registry: pushed ? createRegistryApi(pushed.store, pushed.maintenance) : disabledRegistry,
+    listDownloads: async () => cache.listDownloads(),
     async offerProbeImage() {
       const { id, repository, tag, image } = probeImages.offer()
       return { id, repository, tag, digest: image.digest }
