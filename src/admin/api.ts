@@ -249,6 +249,12 @@ export interface VerifyProgress {
   done: boolean
 }
 
+/** Holds a secret that begins one session of the dashboard. */
+export interface TicketReport {
+  ticket: string
+  expiresInSeconds: number
+}
+
 /** Reads the token that lets a command change a running mirror; creates one when its file is absent or damaged. */
 export function openAdminToken(path: string): Promise<string> {
   return openSecret(path)

@@ -1,18 +1,17 @@
-import { timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { describeFailure, MirrorError } from '../lib/errors.ts'
-import { readJsonObject } from '../lib/json.ts'
 import type { Logger } from '../lib/logger.ts'
 import { BudgetError } from '../lib/memory.ts'
-import { isLoopbackAddress } from '../lib/network.ts'
 import { OciError } from '../oci/errors.ts'
 import { translateDiskErrors } from '../registry/uploads.ts'
 import { ClientAbort } from '../server/connection.ts'
-import { readSmallBody, toBusyError } from '../server/request-body.ts'
+import { toBusyError } from '../server/request-body.ts'
 import { type HostGuard, refuseOtherSites } from '../server/request-guard.ts'
 import { isOutOfDescriptors, sendError, sendWhole, toOutOfDescriptorsError } from '../server/respond.ts'
-import { type AdminApi, computeHealthProof, type RegistryApi, type RemovalReport, type VerifyProgress } from './api.ts'
-import { answerQuery } from './queries.ts'
+import { type AdminApi, computeHealthProof } from './api.ts'
+import { createNothingError, defaultIdleMs, handleChange, readJson, requireToken, sendJson } from './changes.ts'
+import { isPagePath, type Page, sendPage } from './page.ts'
+import { type SessionAnswer, Sessions } from './sessions.ts'
 
 interface AdminOptions {
   /** May still be opening: requests wait for it, and `/healthz` says that the mirror is starting. */
@@ -23,36 +22,45 @@ interface AdminOptions {
   readonly token: string
   /** Names the instance of a mirror in a container. */
   readonly instance?: string | undefined
+  /** Holds the files of the dashboard; none when absent. */
+  readonly page?: Page
   /** Limits the time without data until a request body is given up, ms. */
   readonly idle?: number
   readonly logger: Logger
 }
 
-const maxBodyBytes = 1024 * 1024
-const defaultIdleMs = 30_000
+/** Holds the options with what the handler itself creates. */
+type Context = Required<Omit<AdminOptions, 'instance' | 'logger'>> &
+  Pick<AdminOptions, 'instance'> & { readonly sessions: Sessions; readonly isStarting: boolean }
 
 /**
- * Serves an admin API over HTTP, with the shapes of api.ts as JSON.
+ * Serves an admin API over HTTP, with the shapes of api.ts and activity.ts as JSON.
  *
+ * GET  /                   the dashboard, and its files below /assets/
  * GET  /healthz            {"status":"ok"}; 503 {"status":"starting"} until the stores are open; 503 {"status":"degraded","reasons":[…]}
  *                          while the mirror cannot fetch by its own fault; with `?challenge=` to a mirror in a container also `proof`,
  *                          see `computeHealthProof`
  * GET  /metrics            Prometheus text
  * GET  /api/status         StatusReport
  * GET  /api/downloads      DownloadReport[]
+ * GET  /api/cache          ImageReport[]
  * POST /api/cache/rm       RemoveRequest → RemovalReport
  * POST /api/cache/prune    PruneRequest → RemovalReport
  * POST /api/cache/verify   VerifyRequest → NDJSON of VerifyProgress, the last with `done`
  * GET  /api/registry       PushedImageReport[]
- * GET  /api/requests?image=&limit=   RequestReport[]
  * POST /api/registry/rm    RemoveRequest → RemovalReport
  * POST /api/registry/gc    RegistryGcRequest → RemovalReport
  * POST /api/registry/prune RegistryPruneRequest → RemovalReport
- * POST /api/canary         ProbeImageOffer
- * POST /api/canary/end     { id } → ProbeImageReport
- * POST /api/stop           202, then the server drains and ends
+ * POST /api/session/ticket TicketReport (token)
+ * POST /api/session        { ticket } → SessionReport, with the cookie
+ * GET  /api/session        SessionReport
+ * DELETE /api/session      SessionReport
+ * POST /api/canary         ProbeImageOffer (token)
+ * POST /api/canary/end     { id } → ProbeImageReport (token)
+ * POST /api/stop           202, then the server drains and ends (token)
  *
- * GET from loopback needs no token; every other request needs `Authorization: Bearer <token>`.
+ * GET from loopback needs nothing. Every other request needs `Authorization: Bearer <token>`, or a session of the dashboard: its
+ * cookie, and for changes `X-Mirror-Session` too. `(token)`: a session is not enough.
  */
 export function createAdminHandler(
   options: AdminOptions,
@@ -62,9 +70,11 @@ export function createAdminHandler(
     () => (isStarting = false),
     () => {},
   )
+  const sessions = new Sessions({ token: options.token })
+  const { page = new Map(), idle = defaultIdleMs } = options
   return (request, response) => {
     const client = new ClientAbort(request, response)
-    handleRequest(request, response, { ...options, isStarting }).catch((failure: unknown) => {
+    handleRequest(request, response, { ...options, page, idle, sessions, isStarting }).catch((failure: unknown) => {
       // Logs no failure when the client has left.
       if (client.isAborted) return response.destroy()
       if (isOutOfDescriptors(failure)) return sendError(request, response, toOutOfDescriptorsError())
@@ -77,171 +87,87 @@ export function createAdminHandler(
   }
 }
 
-async function handleRequest(
-  request: IncomingMessage,
-  response: ServerResponse,
-  {
-    api: opening,
-    isStarting,
-    listTroubles,
-    guard,
-    token,
-    instance,
-    idle,
-  }: AdminOptions & { readonly isStarting: boolean },
-): Promise<void> {
+async function handleRequest(request: IncomingMessage, response: ServerResponse, context: Context): Promise<void> {
+  const { guard, page, sessions, idle } = context
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
   refuseOtherSites(request)
   const path = request.url!.split('?', 1)[0]!
-  const isRead = request.method === 'GET' || request.method === 'HEAD'
-  if (isRead && path === '/healthz') {
-    if (isStarting) return sendJson(request, response, { status: 'starting' }, 503)
-    return sendHealth(request, response, await listTroubles(), instance)
+  if (path === '/api/session') return handleSession(request, response, context)
+  if (request.method === 'GET' || request.method === 'HEAD') {
+    if (isPagePath(page, path)) return sendPage(request, response, page, path)
+    if (path === '/healthz') return sendHealth(request, response, context)
+    sessions.checkRead(request)
+    return handleRead(path, request, response, await context.api)
   }
-  if (!isRead || !isLoopbackAddress(request.socket.remoteAddress ?? '')) checkToken(request, token)
-
-  const api = await opening
-  if (isRead && path === '/api/status') return sendJson(request, response, await api.getStatus())
-  if (isRead && path === '/metrics') {
-    const { contentType, text } = await api.getMetrics()
-    sendWhole(request, response, 200, { 'content-type': contentType }, Buffer.from(text))
-    return
+  const credential = sessions.checkChange(request)
+  if (request.method === 'POST' && path === '/api/session/ticket') {
+    requireToken(credential)
+    return sendJson(request, response, sessions.createTicket())
   }
-  if (isRead && path === '/api/registry') return sendJson(request, response, await api.registry.list())
-  const answer = isRead ? await answerQuery(api, request.url!) : undefined
-  if (answer) return sendJson(request, response, answer)
-  if (request.method !== 'POST') throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
-  // Refuses pages in a browser, which may send a POST to any address; their Origin header identifies them.
-  if (request.headers.origin !== undefined) throw new OciError('DENIED', 403, 'Browsers may not change anything here.')
-  return translateDiskErrors(() => handleChange(path, request, response, { api, idle }))
+  const api = await context.api
+  return translateDiskErrors(() => handleChange(path, request, response, { api, credential, idle, announce: () => {} }))
 }
 
-/** Handles a POST. */
-async function handleChange(
+/** Handles a GET or HEAD of the API. */
+async function handleRead(
   path: string,
   request: IncomingMessage,
   response: ServerResponse,
-  { api, idle = defaultIdleMs }: { readonly api: AdminApi; readonly idle: number | undefined },
+  api: AdminApi,
 ): Promise<void> {
   switch (path) {
-    case '/api/cache/rm': {
-      const body = await readJson(request, idle)
-      return sendJson(
-        request,
-        response,
-        await api.cache.remove({ names: parseNames(body), dryRun: body['dryRun'] === true }),
-      )
+    case '/metrics': {
+      const { contentType, text } = await api.getMetrics()
+      return void sendWhole(request, response, 200, { 'content-type': contentType }, Buffer.from(text))
     }
-    case '/api/cache/prune': {
-      const { dryRun } = await readJson(request, idle)
-      return sendJson(request, response, await api.cache.prune({ dryRun: dryRun === true }))
-    }
-    case '/api/cache/verify': {
-      const { quarantine } = await readJson(request, idle)
-      return sendProgress(response, (signal) => api.cache.verify({ quarantine: quarantine !== false }, signal))
-    }
-    case '/api/registry/rm':
-    case '/api/registry/gc':
-    case '/api/registry/prune':
-      return sendJson(request, response, await changeRegistry(path, await readJson(request, idle), api.registry))
-    case '/api/canary':
-      return sendJson(request, response, await api.offerProbeImage())
-    case '/api/canary/end': {
-      const { id } = await readJson(request, idle)
-      return sendJson(request, response, await api.endProbeImage(String(id)))
-    }
-    case '/api/stop':
-      sendJson(request, response, { stopping: true }, 202)
-      return api.stop()
+    case '/api/status':
+      return sendJson(request, response, await api.getStatus())
+    case '/api/cache':
+      return sendJson(request, response, await api.cache.list())
+    case '/api/downloads':
+      return sendJson(request, response, await api.listDownloads())
+    case '/api/registry':
+      return sendJson(request, response, await api.registry.list())
     default:
-      throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
+      throw createNothingError()
+  }
+}
+
+/** Begins, describes or ends the session of a page. The page has neither the token nor, at first, a session. */
+async function handleSession(
+  request: IncomingMessage,
+  response: ServerResponse,
+  { sessions, idle }: Pick<Context, 'sessions' | 'idle'>,
+): Promise<void> {
+  const send = ({ report, cookie }: SessionAnswer) =>
+    sendJson(request, response, report, 200, cookie === undefined ? {} : { 'set-cookie': cookie })
+  switch (request.method) {
+    case 'GET':
+      return send(sessions.describe(request))
+    case 'POST':
+      // Browsers send this type to another origin only after a preflight, which is never answered.
+      if (!/^application\/json(?:;|$)/i.test(request.headers['content-type'] ?? ''))
+        throw new OciError('UNSUPPORTED', 415, 'The body must be application/json.')
+      return send(sessions.begin(request, (await readJson(request, idle))['ticket']))
+    case 'DELETE':
+      return send(sessions.end(request))
+    default:
+      throw new OciError('UNSUPPORTED', 405, 'A session accepts GET, POST and DELETE.', { allow: 'GET, POST, DELETE' })
   }
 }
 
 /**
  * Answers 200, or 503 with reasons while the mirror cannot fetch by its own fault; includes the proof of the instance on request.
  */
-function sendHealth(
+async function sendHealth(
   request: IncomingMessage,
   response: ServerResponse,
-  reasons: readonly string[],
-  instance: string | undefined,
-): void {
+  { isStarting, listTroubles, instance }: Context,
+): Promise<void> {
+  if (isStarting) return sendJson(request, response, { status: 'starting' }, 503)
+  const reasons = await listTroubles()
   const challenge = new URLSearchParams(request.url!.split('?')[1]).get('challenge')
   const proof = instance !== undefined && challenge !== null ? { proof: computeHealthProof(instance, challenge) } : {}
   if (reasons.length === 0) sendJson(request, response, { status: 'ok', ...proof })
   else sendJson(request, response, { status: 'degraded', reasons, ...proof }, 503)
-}
-
-function checkToken(request: IncomingMessage, token: string): void {
-  const given = Buffer.from(/^Bearer (\S+)$/.exec(request.headers.authorization ?? '')?.[1] ?? '')
-  const expected = Buffer.from(token)
-  if (given.length === expected.length && timingSafeEqual(given, expected)) return
-  throw new OciError('UNAUTHORIZED', 401, 'This request needs the token in the state folder.')
-}
-
-async function readJson(request: IncomingMessage, idle: number): Promise<Record<string, unknown>> {
-  const bytes = await readSmallBody(request, maxBodyBytes, idle)
-  const value = bytes.length === 0 ? {} : await readJsonObject(bytes)
-  if (value) return value
-  throw new OciError('UNKNOWN', 400, 'The body is not a JSON object.')
-}
-
-function sendJson(request: IncomingMessage, response: ServerResponse, value: unknown, status = 200): void {
-  sendWhole(request, response, status, { 'content-type': 'application/json' }, Buffer.from(JSON.stringify(value)))
-}
-
-/** Sends one JSON line per step. Stops the work when the client leaves. */
-async function sendProgress(
-  response: ServerResponse,
-  steps: (signal: AbortSignal) => AsyncIterable<VerifyProgress>,
-): Promise<void> {
-  const abortion = new AbortController()
-  response.once('close', () => abortion.abort())
-  const progress = steps(abortion.signal)[Symbol.asyncIterator]()
-  // Awaits the first step before the header, so that an early failure has a status of its own.
-  const first = await progress.next()
-  response.writeHead(200, { 'content-type': 'application/x-ndjson' })
-  for (let step = first; !step.done; step = await progress.next()) {
-    if (abortion.signal.aborted) return void (await progress.return?.())
-    response.write(`${JSON.stringify(step.value)}\n`)
-  }
-  response.end()
-}
-
-/** Handles a POST below `/api/registry/`. */
-function changeRegistry(
-  path: '/api/registry/rm' | '/api/registry/gc' | '/api/registry/prune',
-  body: Record<string, unknown>,
-  registry: RegistryApi,
-): Promise<RemovalReport> {
-  const dryRun = body['dryRun'] === true
-  switch (path) {
-    case '/api/registry/rm':
-      return registry.remove({ names: parseNames(body), dryRun })
-    case '/api/registry/gc':
-      return registry.gc({ untagged: body['untagged'] === true, grace: parseAmount(body, 'grace'), dryRun })
-    case '/api/registry/prune': {
-      const { repository } = body
-      const repositoryOnly = typeof repository === 'string' ? { repository } : {}
-      return registry.prune({
-        olderThan: parseAmount(body, 'olderThan'),
-        keep: parseAmount(body, 'keep'),
-        ...repositoryOnly,
-        dryRun,
-      })
-    }
-  }
-}
-
-/** Reads the image names of a body. Throws an OciError 400. */
-function parseNames({ names }: Record<string, unknown>): string[] {
-  if (Array.isArray(names) && names.every((name): name is string => typeof name === 'string')) return names
-  throw new OciError('UNKNOWN', 400, 'The body needs "names", a list of image names.')
-}
-
-function parseAmount(body: Record<string, unknown>, field: string): number {
-  const value = body[field]
-  if (typeof value === 'number' && Number.isFinite(value) && value >= 0) return value
-  throw new OciError('UNKNOWN', 400, `The body needs "${field}", a number.`)
 }

@@ -3,6 +3,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { type AdminApi, openAdminToken, type RegistryApi, type StatusReport } from '../admin/api.ts'
 import { createAdminHandler } from '../admin/handler.ts'
 import { createCacheApi, createRegistryApi } from '../admin/local.ts'
+import { getPageFolder, loadPage } from '../admin/page.ts'
 import { createStatusReport, renderMetrics } from '../admin/status.ts'
 import { type Config, defaultConfig, type ListenAddress } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
@@ -42,6 +43,8 @@ export interface StartOptions {
   readonly logger: Logger
   /** Holds the variables for proxies, credentials and switches; `process.env` when absent. */
   readonly env?: Readonly<Record<string, string | undefined>>
+  /** Holds the folder of the dashboard's files; that of this package when absent. */
+  readonly pageFolder?: string
   /** Is present only for a mirror in a container. */
   readonly handoff?: HostHandoff | undefined
   /** Is called when another process has taken the store: this one must no longer write. */
@@ -156,6 +159,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       guard,
       token,
       instance: handoff?.instance,
+      page: await loadPage(options.pageFolder ?? getPageFolder()),
       idle,
       logger,
     })

@@ -19,6 +19,8 @@ export interface TestMirrorOptions {
   readonly tls?: { readonly cert: string; readonly key: string }
   /** The home of an earlier mirror; default: a new one, removed after the test. */
   readonly home?: string
+  /** The folder of the dashboard's files; default: the one of the last build. */
+  readonly pageFolder?: string
 }
 
 export interface TestMirror {
@@ -51,6 +53,7 @@ export async function startTestMirror(options: TestMirrorOptions = {}): Promise<
     version: '0.0.0-test',
     runtime: 'process',
     logger: recordingLogger(log),
+    ...(options.pageFolder === undefined ? {} : { pageFolder: options.pageFolder }),
   })
   let closing: Promise<void> | undefined
   const close = () => (closing ??= running.close())
