@@ -3,11 +3,10 @@ import { readJsonObject } from '../lib/json.ts'
 import { OciError } from '../oci/errors.ts'
 import { readSmallBody } from '../server/request-body.ts'
 import { sendWhole } from '../server/respond.ts'
-import type { LiveEvents } from './activity.ts'
 import type { AdminApi, VerifyProgress } from './api.ts'
+import type { Changed } from './events.ts'
 import type { Credential } from './sessions.ts'
 
-type Changed = LiveEvents['changed']['what'][number]
 type Body = Record<string, unknown>
 
 interface Change {

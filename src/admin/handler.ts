@@ -9,8 +9,10 @@ import { toBusyError } from '../server/request-body.ts'
 import { type HostGuard, refuseOtherSites } from '../server/request-guard.ts'
 import { isOutOfDescriptors, sendError, sendWhole, toOutOfDescriptorsError } from '../server/respond.ts'
 import { type AdminApi, computeHealthProof } from './api.ts'
+import type { EventFeed } from './events.ts'
 import { createNothingError, defaultIdleMs, handleChange, readJson, requireToken, sendJson } from './changes.ts'
 import { isPagePath, type Page, sendPage } from './page.ts'
+import { answerQuery } from './queries.ts'
 import { type SessionAnswer, Sessions } from './sessions.ts'
 
 interface AdminOptions {
@@ -24,14 +26,16 @@ interface AdminOptions {
   readonly instance?: string | undefined
   /** Holds the files of the dashboard; none when absent. */
   readonly page?: Page
+  /** Sends events to the dashboard; absent where there are none. */
+  readonly events?: EventFeed | undefined
   /** Limits the time without data until a request body is given up, ms. */
   readonly idle?: number
   readonly logger: Logger
 }
 
 /** Holds the options with what the handler itself creates. */
-type Context = Required<Omit<AdminOptions, 'instance' | 'logger'>> &
-  Pick<AdminOptions, 'instance'> & { readonly sessions: Sessions; readonly isStarting: boolean }
+type Context = Required<Omit<AdminOptions, 'instance' | 'events' | 'logger'>> &
+  Pick<AdminOptions, 'instance' | 'events'> & { readonly sessions: Sessions; readonly isStarting: boolean }
 
 /**
  * Serves an admin API over HTTP, with the shapes of api.ts and activity.ts as JSON.
@@ -42,7 +46,9 @@ type Context = Required<Omit<AdminOptions, 'instance' | 'logger'>> &
  *                          see `computeHealthProof`
  * GET  /metrics            Prometheus text
  * GET  /api/status         StatusReport
+ * GET  /api/requests?image=&limit=   RequestReport[]
  * GET  /api/downloads      DownloadReport[]
+ * GET  /api/events         Server-Sent Events of LiveEvents
  * GET  /api/cache          ImageReport[]
  * POST /api/cache/rm       RemoveRequest → RemovalReport
  * POST /api/cache/prune    PruneRequest → RemovalReport
@@ -97,6 +103,7 @@ async function handleRequest(request: IncomingMessage, response: ServerResponse,
     if (isPagePath(page, path)) return sendPage(request, response, page, path)
     if (path === '/healthz') return sendHealth(request, response, context)
     sessions.checkRead(request)
+    if (path === '/api/events' && context.events) return context.events.open(request, response)
     return handleRead(path, request, response, await context.api)
   }
   const credential = sessions.checkChange(request)
@@ -124,12 +131,13 @@ async function handleRead(
       return sendJson(request, response, await api.getStatus())
     case '/api/cache':
       return sendJson(request, response, await api.cache.list())
-    case '/api/downloads':
-      return sendJson(request, response, await api.listDownloads())
     case '/api/registry':
       return sendJson(request, response, await api.registry.list())
-    default:
-      throw createNothingError()
+    default: {
+      const answer = await answerQuery(api, request.url!)
+      if (!answer) throw createNothingError()
+      return sendJson(request, response, answer)
+    }
   }
 }
 
