@@ -20,6 +20,8 @@ export interface AdminApi {
   listRequests(request: RequestsRequest): Promise<RequestReport[]>
   /** Lists the downloads of blobs that are under way. */
   listDownloads(): Promise<DownloadReport[]>
+  /** Pauses the requests to upstreams until the server ends, or continues them; mirror.yaml stays as it is. */
+  setOffline(request: { readonly offline: boolean }): Promise<OfflineReport>
   /** Offers an image that only this mirror has. */
   offerProbeImage(): Promise<ProbeImageOffer>
   /** Ends the offer. Throws an OciError (404) for an id that is not offered. */
@@ -72,6 +74,8 @@ export interface StatusReport {
   networks: Record<string, NetworkReport>
   /** Tells how stored blobs are sent: by sendfile, or through this process. */
   sendBlob: 'sendfile' | 'portable'
+  /** Is absent in the report of a mirror of an older version. */
+  offline?: OfflineReport
   cache: CacheCounters
   upstreams: Record<string, UpstreamReport>
   storage: {
@@ -126,6 +130,14 @@ export interface DamagedRepositoryReport {
 /** Totals of the cache; `hitRatio` is hits / (hits + misses). */
 interface CacheCounters extends Totals {
   hitRatio: number
+}
+
+/** Tells whether upstreams are contacted. */
+export interface OfflineReport {
+  /** Is true while no upstream is contacted. */
+  active: boolean
+  /** Distinguishes `config`: as `cache.offline` in mirror.yaml says; and `session`: somebody decided otherwise for this process. */
+  source: 'config' | 'session'
 }
 
 /** Describes the reachability of the mirror from the containers of a Docker network. */

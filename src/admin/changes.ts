@@ -61,6 +61,14 @@ const changes: Readonly<Record<string, Change>> = {
       })
     },
   },
+  'POST /api/offline': {
+    isForPages: true,
+    affects: 'offline',
+    run: (api, { offline }) => {
+      if (typeof offline === 'boolean') return api.setOffline({ offline })
+      throw new OciError('UNKNOWN', 400, 'The body needs "offline", true or false.')
+    },
+  },
   'POST /api/canary': { run: (api) => api.offerProbeImage() },
   'POST /api/canary/end': { run: (api, body) => api.endProbeImage(String(body['id'])) },
 }

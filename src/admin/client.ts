@@ -145,6 +145,7 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     listRequests: ({ image, limit }) =>
       getJson('/api/requests', { ...(image !== undefined && { image }), limit: String(limit) }),
     listDownloads: async () => parseJson(await sendRequest('GET', '/api/downloads')),
+    setOffline: (request) => postJson('/api/offline', request),
     offerProbeImage: async () => parseJson(await sendRequest('POST', '/api/canary')),
     endProbeImage: async (id) => parseJson(await sendRequest('POST', '/api/canary/end', { body: { id } })),
     stop: async () => void (await readAll(await sendRequest('POST', '/api/stop'))),

@@ -57,6 +57,7 @@ type Context = Required<Omit<AdminOptions, 'instance' | 'events' | 'logger'>> &
  * POST /api/registry/rm    RemoveRequest → RemovalReport
  * POST /api/registry/gc    RegistryGcRequest → RemovalReport
  * POST /api/registry/prune RegistryPruneRequest → RemovalReport
+ * POST /api/offline        { offline } → OfflineReport
  * POST /api/session/ticket TicketReport (token)
  * POST /api/session        { ticket } → SessionReport, with the cookie
  * GET  /api/session        SessionReport

@@ -9,7 +9,7 @@ import type { PushedRepositories, PushedStore } from '../registry/repositories.t
 import type { Store } from '../store/open-store.ts'
 import { isProbeImageName } from '../upstream/probe-image.ts'
 import type { UpstreamHealth } from '../upstream/upstream.ts'
-import type { DamagedRepositoryReport, ImageReport, StatusReport, UpstreamReport } from './api.ts'
+import type { DamagedRepositoryReport, ImageReport, OfflineReport, StatusReport, UpstreamReport } from './api.ts'
 
 interface StatusContext {
   readonly version: string
@@ -33,7 +33,10 @@ interface StatusSources {
   readonly store: Pick<Store<MetadataStore>, 'metadata' | 'blobs' | 'layout'>
   readonly stats: Stats
   /** Holds the upstreams that received requests since the start. */
-  readonly upstreams: { all(): Iterable<{ readonly host: string; health(): UpstreamHealth }> }
+  readonly upstreams: {
+    readonly offline: { report(): OfflineReport }
+    all(): Iterable<{ readonly host: string; health(): UpstreamHealth }>
+  }
   /** Is undefined when the registry is switched off. */
   readonly pushed: { readonly store: PushedStore; readonly sessions: { readonly count: number } } | undefined
   readonly blobs: { readonly kind: StatusReport['sendBlob'] }
@@ -58,6 +61,7 @@ export async function createStatusReport(
     endpoints: context.endpoints,
     networks: context.networks,
     sendBlob: sender.kind,
+    offline: upstreams.offline.report(),
     cache: toCounters(stats.totals, stats.hitRatio),
     upstreams: toUpstreamReports(stats.upstreams, [...upstreams.all()]),
     storage: {
@@ -209,6 +213,7 @@ export async function renderMetrics(report: StatusReport): Promise<{ contentType
   addGauge('registry_tags', 'Tags that were pushed', report.registry.tags)
   addGauge('registry_damaged', 'Pushed repositories whose record is damaged', report.registry.damaged?.length ?? 0)
   addGauge('registry_uploads', 'Uploads under way', report.registry.uploads)
+  addGauge('offline', '1 while no upstream is contacted', report.offline?.active ? 1 : 0)
   addGauge('uptime_seconds', 'Seconds since the start', report.uptimeSeconds)
 
   const labelNames = ['upstream']

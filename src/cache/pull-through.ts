@@ -97,10 +97,11 @@ export class PullThrough implements Registry {
       getCachedByTag: (context, tag) => this.#getCachedByTag(context, tag),
     })
     this.#prefetcher = new Prefetcher({
-      layers: options.policy.offline ? 0 : options.prefetchLayers,
+      layers: options.prefetchLayers,
       clock: options.clock,
       logger: options.logger,
-      fetch: (context, layer, signal) => this.#blobs.prefetch(context, layer, signal),
+      fetch: async (context, layer, signal) =>
+        options.policy.offline ? undefined : this.#blobs.prefetch(context, layer, signal),
     })
     this.#pulls = new PullTracker(options.metadata, options.clock, options.runningTime, () =>
       options.stats.recordPull(),

@@ -40,6 +40,7 @@ export interface TagPolicy {
   /** Sets the time for which a tag needs no revalidation, ms; `byHost` has the registries that differ from the default. */
   readonly freshness: { readonly default: number; readonly byHost: ReadonlyMap<string, number> }
   readonly stale: StalePolicy
+  /** Is true while no upstream may be contacted; may change at any time. */
   readonly offline: boolean
   /** Limits the wait for a revalidation: then the cached digest is served, and the revalidation continues in the background, ms. */
   readonly revalidateTimeoutMs: number

@@ -253,7 +253,9 @@ async function openCache(
     policy: {
       freshness: { default: settings.tagFreshness, byHost: toFreshnessByHost(config.upstreams) },
       stale: settings.stale,
-      offline: settings.offline,
+      get offline() {
+        return upstreams.offline.isActive
+      },
       revalidateTimeoutMs: settings.timeouts.revalidate,
     },
     runningTime: store.runningClock.now,

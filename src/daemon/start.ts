@@ -149,6 +149,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
         status: async () => toOutsideView(await report(), config, handoff),
         stop: options.onStopRequested ?? (() => {}),
         activity: createActivityApi(parts.activity, config, [...endpoints.cache, ...endpoints.registry]),
+        logger,
       }),
     )
     const token = await openAdminToken(home.tokenFile)
@@ -345,6 +346,7 @@ interface ServerActions {
   readonly status: () => Promise<StatusReport>
   /** Begins to drain and end the server. */
   readonly stop: () => void
+  readonly logger: Logger
 }
 
 /** Answers the requests that have waited for a part when it cannot be opened; then the start fails. */
@@ -358,7 +360,7 @@ function orUnavailable<T>(opening: Promise<T>): Promise<T> {
 }
 
 /** Implements the admin API with the parts of the running server. */
-async function createServerAdminApi(parts: Parts, { status, stop, activity }: ServerActions): Promise<AdminApi> {
+async function createServerAdminApi(parts: Parts, { status, stop, activity, logger }: ServerActions): Promise<AdminApi> {
   const { evictor, cache, store } = await parts.cache
   const pushed = await parts.registry?.opened
   const { probeImages } = parts
@@ -369,6 +371,11 @@ async function createServerAdminApi(parts: Parts, { status, stop, activity }: Se
     cache: createCacheApi(store, evictor, () => cache.clearMemory()),
     registry: pushed ? createRegistryApi(pushed.store, pushed.maintenance) : disabledRegistry,
     listDownloads: async () => cache.listDownloads(),
+    async setOffline({ offline }) {
+      parts.upstreams.offline.set(offline)
+      logger.info({ offline }, offline ? 'upstreams are not contacted' : 'upstreams are contacted again')
+      return parts.upstreams.offline.report()
+    },
     async offerProbeImage() {
       const { id, repository, tag, image } = probeImages.offer()
       return { id, repository, tag, digest: image.digest }

@@ -1,3 +1,4 @@
+import type { OfflineReport } from '../admin/api.ts'
 import type { Config, UpstreamConfig } from '../config/config.ts'
 import type { Slots } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
@@ -67,6 +68,7 @@ export function createUpstreamDirectory({
   for (const warning of getProxyWarnings(env)) logger.warn({}, warning)
   const fetching = ownTroubles.watch('fetch')
   const upstreams = new Map<string, { upstream: Upstream; http: HttpUpstream }>()
+  const offline = new OfflineSwitch(config.cache.offline)
 
   for (const [host, { url }] of Object.entries(config.upstreams)) {
     if (url.startsWith('http://')) logger.warn({ upstream: host, url }, 'upstream uses plain HTTP (unencrypted)')
@@ -96,14 +98,14 @@ export function createUpstreamDirectory({
       logger,
       runCommand,
     })
-    const upstream = config.cache.offline
-      ? createOfflineUpstream(http)
-      : recordFailures(http, () => clock.wall(), fetching)
+    const online = recordFailures(http, () => clock.wall(), fetching)
+    const upstream = createSwitchedUpstream(online, createOfflineUpstream(http), offline)
     upstreams.set(host, { upstream, http })
     return upstream
   }
 
   return {
+    offline,
     /** Finds the upstream of a repository, and its name there; undefined for a registry that is not mirrored. */
     route: (repository: Repository): { readonly upstream: Upstream; readonly name: string } | undefined => {
       const probeImage = repository.name.startsWith(probeImagePrefix) && probeImages.find(repository.name)
@@ -153,6 +155,45 @@ export function createRouting({
       (byNamespace && /^[a-z0-9-]+\.pkg\.dev$/.test(host))
     if (!allowed) return undefined
     return { host, name: host === 'docker.io' && !name.includes('/') ? `library/${name}` : name }
+  }
+}
+
+/** Decides whether upstreams are contacted: as mirror.yaml says, until somebody decides otherwise for this process. */
+export class OfflineSwitch {
+  readonly #configured: boolean
+  #decided: boolean | undefined
+
+  constructor(configured: boolean) {
+    this.#configured = configured
+  }
+
+  get isActive(): boolean {
+    return this.#decided ?? this.#configured
+  }
+
+  /** Pauses the requests to upstreams, or continues them. Requests under way go on. */
+  set(offline: boolean): void {
+    this.#decided = offline
+  }
+
+  report(): OfflineReport {
+    return { active: this.isActive, source: this.#decided === undefined ? 'config' : 'session' }
+  }
+}
+
+/** Creates an upstream whose calls go to `offline` while the mirror is offline, and to `online` otherwise. Its quota stays known. */
+function createSwitchedUpstream(online: Upstream, offline: Upstream, state: Pick<OfflineSwitch, 'isActive'>): Upstream {
+  const choose = () => (state.isActive ? offline : online)
+  return {
+    host: online.host,
+    identity: (access) => online.identity(access),
+    resolve: (...call) => choose().resolve(...call),
+    manifest: (...call) => choose().manifest(...call),
+    statBlob: (...call) => choose().statBlob(...call),
+    blob: (...call) => choose().blob(...call),
+    tags: (...call) => choose().tags(...call),
+    referrers: (...call) => choose().referrers(...call),
+    health: () => online.health(),
   }
 }
 

@@ -57,14 +57,16 @@ function describePushedContent({ repositories, tags, bytes }: StatusReport['regi
 }
 
 /** Renders the counts. A pull is an image; hits and misses are manifests and blobs. */
-function listCacheFacts({ cache, storage, since }: StatusReport): Fact[] {
+function listCacheFacts({ cache, storage, since, offline }: StatusReport): Fact[] {
   const { hits, misses } = cache
   const ratio = hits + misses === 0 ? '' : ` (${formatPercent(cache.hitRatio)} from the cache)`
   const limit =
     storage.maxBytes === 0
       ? ', no limit'
       : ` of ${formatBytes(storage.maxBytes)} (${formatPercent(storage.bytes / storage.maxBytes)})`
+  const why = offline?.source === 'config' ? 'cache.offline in mirror.yaml' : 'until the mirror restarts'
   return [
+    ...(offline?.active ? [['offline', `no upstream is contacted (${why})`] satisfies Fact] : []),
     ['pulls', `${formatNumber(cache.pulls)} since ${since.slice(0, 10)}`],
     ['requests', `${formatCount(hits, 'hit', 'hits')}, ${formatCount(misses, 'miss', 'misses')}${ratio}`],
     [

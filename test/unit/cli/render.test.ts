@@ -192,6 +192,15 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
     expect(renderStatus({ ...report, cliVersion: '2.0.0-rc.1' }, plain, now)).toContain('newer than')
   })
 
+  test('says that no upstream is contacted, and until when', () => {
+    expect(renderStatus(report, plain, now)).not.toContain('offline')
+    const offline = (source: 'config' | 'session', active = true) =>
+      renderStatus({ ...report, offline: { active, source } }, plain, now)
+    expect(offline('session')).toContain('no upstream is contacted (until the mirror restarts)')
+    expect(offline('config')).toContain('no upstream is contacted (cache.offline in mirror.yaml)')
+    expect(offline('session', false)).not.toContain('offline')
+  })
+
   test('suggests a pull with the served address when no image is cached', () => {
     const empty = {
       ...report,
