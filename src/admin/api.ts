@@ -4,6 +4,7 @@ import { getErrno } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import type { RequestReport } from '../stats/requests.ts'
 import type { Totals } from '../stats/stats.ts'
+import type { DoctorReport } from './activity.ts'
 
 /**
  * Describes the admin operations of a mirror: the running server implements them all (daemon/start.ts), `AdminClient` sends
@@ -20,6 +21,7 @@ export interface AdminApi {
   listRequests(request: RequestsRequest): Promise<RequestReport[]>
   /** Lists the downloads of blobs that are under way. */
   listDownloads(): Promise<DownloadReport[]>
+  readonly doctor: FindingsApi
   /** Pauses the requests to upstreams until the server ends, or continues them; mirror.yaml stays as it is. */
   setOffline(request: { readonly offline: boolean }): Promise<OfflineReport>
   /** Offers an image that only this mirror has. */
@@ -38,6 +40,22 @@ export interface CacheApi {
   prune(request: PruneRequest): Promise<RemovalReport>
   /** Hashes every blob. Yields progress, the last one with `done`. */
   verify(request: VerifyRequest, signal: AbortSignal): AsyncIterable<VerifyProgress>
+}
+
+/** Describes the operations on the findings of `mirror doctor`. */
+export interface FindingsApi {
+  get(): Promise<FindingsReport>
+  /** Keeps the findings until the server ends, or others replace them. */
+  store(report: DoctorReport): Promise<void>
+  /** Runs the checks on the server's machine. Throws an OciError (409) where the server cannot. */
+  run(): Promise<DoctorReport>
+}
+
+export interface FindingsReport {
+  /** Holds the last findings; absent when there are none since the start. */
+  readonly report?: DoctorReport
+  /** Is true when the server can run the checks itself. */
+  readonly canRun: boolean
 }
 
 /** Describes the operations on pushed images. */

@@ -5,6 +5,7 @@ import { readSmallBody } from '../server/request-body.ts'
 import { sendWhole } from '../server/respond.ts'
 import type { AdminApi, VerifyProgress } from './api.ts'
 import type { Changed } from './events.ts'
+import { parseDoctorReport } from './findings.ts'
 import type { Credential } from './sessions.ts'
 
 type Body = Record<string, unknown>
@@ -14,11 +15,14 @@ interface Change {
   readonly isForPages?: boolean
   /** Names what the change affects, for the pages that show it. */
   readonly affects?: Changed
+  /** Sets the maximum size of the body, bytes. */
+  readonly limit?: number
   run(api: AdminApi, body: Body): Promise<unknown>
 }
 
 /** Sets the maximum size of a body, bytes. */
 const maxBodyBytes = 1024 * 1024
+const maxFindingsBytes = 256 * 1024
 export const defaultIdleMs = 30_000
 
 /** Lists the changes by method and path that read a JSON object and answer with JSON. */
@@ -69,6 +73,12 @@ const changes: Readonly<Record<string, Change>> = {
       throw new OciError('UNKNOWN', 400, 'The body needs "offline", true or false.')
     },
   },
+  'PUT /api/doctor': {
+    affects: 'doctor',
+    limit: maxFindingsBytes,
+    run: (api, body) => api.doctor.store(parseDoctorReport(body)),
+  },
+  'POST /api/doctor/run': { isForPages: true, affects: 'doctor', run: (api) => api.doctor.run() },
   'POST /api/canary': { run: (api) => api.offerProbeImage() },
   'POST /api/canary/end': { run: (api, body) => api.endProbeImage(String(body['id'])) },
 }
@@ -104,10 +114,10 @@ export async function handleChange(
   const change = Object.hasOwn(changes, name) ? changes[name] : undefined
   if (!change) throw createNothingError()
   if (!change.isForPages) requireToken(credential)
-  const body = await readJson(request, idle)
+  const body = await readJson(request, idle, change.limit)
   const result = await change.run(api, body)
   if (change.affects && body['dryRun'] !== true) announce(change.affects)
-  sendJson(request, response, result)
+  sendJson(request, response, result ?? {})
 }
 
 /** Throws an OciError 403 for a session. */

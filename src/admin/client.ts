@@ -145,6 +145,11 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     listRequests: ({ image, limit }) =>
       getJson('/api/requests', { ...(image !== undefined && { image }), limit: String(limit) }),
     listDownloads: async () => parseJson(await sendRequest('GET', '/api/downloads')),
+    doctor: {
+      get: async () => parseJson(await sendRequest('GET', '/api/doctor')),
+      store: async (report) => void (await readAll(await sendRequest('PUT', '/api/doctor', { body: report }))),
+      run: () => postJson('/api/doctor/run', {}),
+    },
     setOffline: (request) => postJson('/api/offline', request),
     offerProbeImage: async () => parseJson(await sendRequest('POST', '/api/canary')),
     endProbeImage: async (id) => parseJson(await sendRequest('POST', '/api/canary/end', { body: { id } })),

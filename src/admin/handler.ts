@@ -57,6 +57,9 @@ type Context = Required<Omit<AdminOptions, 'instance' | 'events' | 'logger'>> &
  * POST /api/registry/rm    RemoveRequest → RemovalReport
  * POST /api/registry/gc    RegistryGcRequest → RemovalReport
  * POST /api/registry/prune RegistryPruneRequest → RemovalReport
+ * GET  /api/doctor         FindingsReport
+ * PUT  /api/doctor         DoctorReport → {} (token)
+ * POST /api/doctor/run     DoctorReport
  * POST /api/offline        { offline } → OfflineReport
  * POST /api/session/ticket TicketReport (token)
  * POST /api/session        { ticket } → SessionReport, with the cookie
@@ -132,6 +135,8 @@ async function handleRead(
       return sendJson(request, response, await api.getStatus())
     case '/api/cache':
       return sendJson(request, response, await api.cache.list())
+    case '/api/doctor':
+      return sendJson(request, response, await api.doctor.get())
     case '/api/registry':
       return sendJson(request, response, await api.registry.list())
     default: {

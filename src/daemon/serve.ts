@@ -1,5 +1,8 @@
 import { fstatSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { DoctorReport } from '../admin/activity.ts'
+import { parseDoctorReport } from '../admin/findings.ts'
 import { type Endpoints, findReachableMirror, keepState, type KeptState, removeVolumeMarker } from '../admin/state.ts'
 import { type Config, hashConfig, toConfigDocument } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
@@ -7,13 +10,17 @@ import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import { createDeferred } from '../lib/async.ts'
 import { describeFailure, getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { getProcessIdentity, type CommandEnvironment } from '../lib/process.ts'
+import { findPackageRoot } from '../lib/fs.ts'
+import { parseObject } from '../lib/json.ts'
+import { getProcessIdentity, runCommand, type CommandEnvironment } from '../lib/process.ts'
 import { openHostHandoff, removePredecessorExports } from './container/handoff.ts'
 import { checkDescriptorLimit } from './limits.ts'
 import { createLogger } from './logging.ts'
 import { reportFailure, reportReady } from './spawn.ts'
 import { explainStartFailure } from './start-errors.ts'
 import { startMirror } from './start.ts'
+
+const doctorTimeoutMs = 30_000
 
 export interface ServeRequest {
   surroundings: CommandEnvironment
@@ -56,6 +63,7 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
       handoff,
       onStoreLost: () => endAtOnce(logger),
       onStopRequested: () => ending.begin('asked to'),
+      runDoctor: handoff ? undefined : () => runDoctor(request.surroundings),
       onEndpointsChanged: () => kept?.update(),
     })
     try {
@@ -138,6 +146,19 @@ async function refuseSecond(paths: MirrorPaths): Promise<void> {
       'MIRROR_HOME=<another folder> mirror serve   (a second one, on other ports)',
     ],
   })
+}
+
+/** Runs `mirror doctor` of this package, for the dashboard. Throws a MirrorError when it fails. */
+async function runDoctor({ env }: Pick<CommandEnvironment, 'env'>): Promise<DoctorReport> {
+  const settings = Object.entries(env).filter((entry): entry is [string, string] => entry[1] !== undefined)
+  const result = await runCommand(process.execPath, [join(findPackageRoot(), 'bin', 'run.js'), 'doctor', '--json'], {
+    timeoutMs: doctorTimeoutMs,
+    env: Object.fromEntries(settings.filter(([name]) => name.startsWith('MIRROR_'))),
+  })
+  const report = parseObject(result?.stdout ?? '')
+  if (report) return parseDoctorReport(report)
+  const reason = result?.exitCode === undefined ? `it took more than ${doctorTimeoutMs / 1000} s` : 'it failed'
+  throw new MirrorError(`The checks did not end: ${reason}.`, { hints: ['mirror doctor'] })
 }
 
 /** Reports whether stderr of this process is this file. */

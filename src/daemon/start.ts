@@ -1,6 +1,8 @@
 import { homedir } from 'node:os'
 import { isDeepStrictEqual } from 'node:util'
+import type { DoctorReport } from '../admin/activity.ts'
 import { type AdminApi, openAdminToken, type RegistryApi, type StatusReport } from '../admin/api.ts'
+import { createFindings } from '../admin/findings.ts'
 import { createAdminHandler } from '../admin/handler.ts'
 import { createCacheApi, createRegistryApi } from '../admin/local.ts'
 import { getPageFolder, loadPage } from '../admin/page.ts'
@@ -51,6 +53,8 @@ export interface StartOptions {
   readonly onStoreLost?: () => void
   /** Is called when a command asks over the admin listener to end the mirror. */
   readonly onStopRequested?: () => void
+  /** Runs the checks of `mirror doctor` on this machine; absent where that is not possible. */
+  readonly runDoctor?: (() => Promise<DoctorReport>) | undefined
   /** Is called when the addresses of the networks have changed; `endpoints` is up to date. */
   readonly onEndpointsChanged?: () => void
 }
@@ -149,6 +153,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
         status: async () => toOutsideView(await report(), config, handoff),
         stop: options.onStopRequested ?? (() => {}),
         activity: createActivityApi(parts.activity, config, [...endpoints.cache, ...endpoints.registry]),
+        runDoctor: options.runDoctor,
         logger,
       }),
     )
@@ -346,6 +351,7 @@ interface ServerActions {
   readonly status: () => Promise<StatusReport>
   /** Begins to drain and end the server. */
   readonly stop: () => void
+  readonly runDoctor: StartOptions['runDoctor']
   readonly logger: Logger
 }
 
@@ -360,7 +366,10 @@ function orUnavailable<T>(opening: Promise<T>): Promise<T> {
 }
 
 /** Implements the admin API with the parts of the running server. */
-async function createServerAdminApi(parts: Parts, { status, stop, activity, logger }: ServerActions): Promise<AdminApi> {
+async function createServerAdminApi(
+  parts: Parts,
+  { status, stop, activity, logger, runDoctor }: ServerActions,
+): Promise<AdminApi> {
   const { evictor, cache, store } = await parts.cache
   const pushed = await parts.registry?.opened
   const { probeImages } = parts
@@ -371,6 +380,7 @@ async function createServerAdminApi(parts: Parts, { status, stop, activity, logg
     cache: createCacheApi(store, evictor, () => cache.clearMemory()),
     registry: pushed ? createRegistryApi(pushed.store, pushed.maintenance) : disabledRegistry,
     listDownloads: async () => cache.listDownloads(),
+    doctor: createFindings(runDoctor),
     async setOffline({ offline }) {
       parts.upstreams.offline.set(offline)
       logger.info({ offline }, offline ? 'upstreams are not contacted' : 'upstreams are contacted again')

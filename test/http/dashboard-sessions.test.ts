@@ -1,48 +1,9 @@
 import { readFile } from 'node:fs/promises'
 import { describe, expect, test } from 'vitest'
-import type { SessionReport } from '../../src/admin/activity.ts'
-import type { TicketReport } from '../../src/admin/api.ts'
+import { beginSession, fetchTicket, type Headers, parse, sameOrigin, startSession } from '../support/dashboard.ts'
 import { expectError } from '../support/expect-content.ts'
 import { type Answer, get } from '../support/get.ts'
 import { startTestMirror, type TestMirror } from '../support/mirror.ts'
-
-type Headers = Readonly<Record<string, string>>
-
-const sameOrigin = { 'sec-fetch-site': 'same-origin', 'sec-fetch-mode': 'cors', 'sec-fetch-dest': 'empty' }
-
-function parse({ body }: Answer): unknown {
-  return JSON.parse(body.toString())
-}
-
-async function fetchTicket(mirror: TestMirror): Promise<string> {
-  const answer = await mirror.post('/api/session/ticket', {})
-  expect(answer.status).toBe(200)
-  return (parse(answer) as TicketReport).ticket
-}
-
-/** Asks for a session as the page does. */
-function beginSession(mirror: TestMirror, ticket: string, headers: Headers = {}): Promise<Answer> {
-  return get(mirror.adminUrl, '/api/session', {
-    method: 'POST',
-    headers: { origin: mirror.adminUrl, 'content-type': 'application/json', ...sameOrigin, ...headers },
-    body: JSON.stringify({ ticket }),
-  })
-}
-
-async function startSession(mirror: TestMirror) {
-  const answer = await beginSession(mirror, await fetchTicket(mirror))
-  expect(answer.status).toBe(200)
-  const [cookie] = answer.headers['set-cookie']!
-  const { secret } = parse(answer) as SessionReport
-  const headers = {
-    cookie: cookie!.split(';')[0]!,
-    'x-mirror-session': secret!,
-    origin: mirror.adminUrl,
-    'content-type': 'application/json',
-    ...sameOrigin,
-  }
-  return { cookie: cookie!, secret: secret!, headers }
-}
 
 function prune(mirror: TestMirror, headers: Headers): Promise<Answer> {
   return get(mirror.adminUrl, '/api/cache/prune', { method: 'POST', headers, body: '{"dryRun":true}' })

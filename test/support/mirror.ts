@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished } from 'vitest'
-import { startMirror } from '../../src/daemon/start.ts'
+import { startMirror, type StartOptions } from '../../src/daemon/start.ts'
 import { type CacheConfig, type Config, defaultConfig, type UpstreamConfig } from '../../src/config/config.ts'
 import { mirrorPaths, type MirrorPaths } from '../../src/config/paths.ts'
 import type { LogFields, Logger } from '../../src/lib/logger.ts'
@@ -21,6 +21,8 @@ export interface TestMirrorOptions {
   readonly home?: string
   /** The folder of the dashboard's files; default: the one of the last build. */
   readonly pageFolder?: string
+  /** Runs the checks of `mirror doctor`; default: the mirror cannot. */
+  readonly runDoctor?: StartOptions['runDoctor']
 }
 
 export interface TestMirror {
@@ -54,6 +56,7 @@ export async function startTestMirror(options: TestMirrorOptions = {}): Promise<
     runtime: 'process',
     logger: recordingLogger(log),
     ...(options.pageFolder === undefined ? {} : { pageFolder: options.pageFolder }),
+    runDoctor: options.runDoctor,
   })
   let closing: Promise<void> | undefined
   const close = () => (closing ??= running.close())
