@@ -5,6 +5,7 @@ import type { StatusReport } from './api.ts'
 export type { DownloadReport } from '../cache/downloads.ts'
 export type { MissReason } from '../oci/registry.ts'
 export type { RequestReport } from '../stats/requests.ts'
+export type { CheckGroup, CheckResult, CheckState, DoctorReport, FindingsReport } from './dashboard/findings.ts'
 
 /**
  * Describes what the mirror does and did: the reports behind the dashboard, `mirror trace` and `mirror doctor`. This file holds types
@@ -165,36 +166,4 @@ export interface TracedContent {
   }[]
   /** Holds the digest of the manifest that names it; absent for the root. */
   readonly parent?: string
-}
-
-/** Holds the result of `mirror doctor --json`. */
-export interface DoctorReport {
-  /** Gives the time of the run (ISO 8601). */
-  readonly at: string
-  readonly durationMs: number
-  readonly counts: Readonly<Record<CheckState, number>>
-  readonly results: readonly CheckResult[]
-}
-
-export type CheckState = 'ok' | 'warn' | 'fail' | 'skipped'
-export type CheckGroup = 'mirror' | 'upstreams' | 'listeners' | 'clients' | 'use'
-
-/** Describes the result of one check about one subject. */
-export interface CheckResult {
-  /** Stays the same across releases: `clients.containerd.two-folders`. */
-  readonly id: string
-  readonly group: CheckGroup
-  /** Names what was checked, when there are several: `docker.io`, `kind cluster dev`. */
-  readonly subject?: string
-  readonly state: CheckState
-  /** Says what was seen, or why the check was skipped, in one sentence. */
-  readonly saw: string
-  /** Holds one command that mends it; absent for ok, and where no command can. */
-  readonly fix?: {
-    readonly command: string
-    /** Is true when the command changes only files of mirror, so that `--fix` may run it. */
-    readonly isOwn: boolean
-  }
-  /** Says what to do where no command mends it. */
-  readonly advice?: string
 }

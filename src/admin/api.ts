@@ -4,7 +4,7 @@ import { getErrno } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import type { RequestReport } from '../stats/requests.ts'
 import type { Totals } from '../stats/stats.ts'
-import type { DoctorReport } from './activity.ts'
+import type { FindingsApi } from './dashboard/findings.ts'
 
 /**
  * Describes the admin operations of a mirror: the running server implements them all (daemon/start.ts), `AdminClient` sends
@@ -36,26 +36,12 @@ export interface AdminApi {
 export interface CacheApi {
   list(): Promise<ImageReport[]>
   remove(request: RemoveRequest): Promise<RemovalReport>
+  /** Asks the upstream about a tag now. Throws an OciError: 404 for an image that is not cached, 400 for one without a tag. */
+  checkTag(request: CheckTagRequest): Promise<TagCheckReport>
   /** Evicts to the configured limits. */
   prune(request: PruneRequest): Promise<RemovalReport>
   /** Hashes every blob. Yields progress, the last one with `done`. */
   verify(request: VerifyRequest, signal: AbortSignal): AsyncIterable<VerifyProgress>
-}
-
-/** Describes the operations on the findings of `mirror doctor`. */
-export interface FindingsApi {
-  get(): Promise<FindingsReport>
-  /** Keeps the findings until the server ends, or others replace them. */
-  store(report: DoctorReport): Promise<void>
-  /** Runs the checks on the server's machine. Throws an OciError (409) where the server cannot. */
-  run(): Promise<DoctorReport>
-}
-
-export interface FindingsReport {
-  /** Holds the last findings; absent when there are none since the start. */
-  readonly report?: DoctorReport
-  /** Is true when the server can run the checks itself. */
-  readonly canRun: boolean
 }
 
 /** Describes the operations on pushed images. */
@@ -195,6 +181,30 @@ export interface ImageReport {
   lastPulled?: string
   /** Gives the time at which the upstream last confirmed the tag (ISO 8601). */
   checkedAt?: string
+  /** Numbers the images in the order of eviction: 1 goes next when the store is full. Tags of one image have the same number. */
+  evictionRank?: number
+  /** Holds another digest that the upstream named for the tag, while it is not fetched, with the time (ISO 8601). */
+  outdated?: { digest: string; at: string }
+  /** Gives the time since which the tag points to its digest here (ISO 8601); absent when that is not remembered. */
+  movedAt?: string
+}
+
+interface CheckTagRequest {
+  /** Names the image with its tag, as `mirror cache ls` prints it. */
+  image: string
+}
+
+/** Describes the answer of an upstream about a cached tag. */
+export interface TagCheckReport {
+  image: string
+  /** Holds the digest that the upstream named; the cached one when it named none. */
+  digest: string
+  /** Is true when the upstream named another digest than the cached one; the next pull fetches it. */
+  changed: boolean
+  /** Gives the time in ISO 8601. */
+  checkedAt: string
+  /** Explains why the upstream named no digest. */
+  error?: string
 }
 
 interface RemoveRequest {

@@ -4,9 +4,9 @@ import { OciError } from '../oci/errors.ts'
 import { readSmallBody } from '../server/request-body.ts'
 import { sendWhole } from '../server/respond.ts'
 import type { AdminApi, VerifyProgress } from './api.ts'
-import type { Changed } from './events.ts'
-import { parseDoctorReport } from './findings.ts'
-import type { Credential } from './sessions.ts'
+import type { Changed } from './dashboard/events.ts'
+import { parseDoctorReport } from './dashboard/findings.ts'
+import type { Credential } from './dashboard/sessions.ts'
 
 type Body = Record<string, unknown>
 
@@ -31,6 +31,14 @@ const changes: Readonly<Record<string, Change>> = {
     isForPages: true,
     affects: 'images',
     run: ({ cache }, body) => cache.remove({ names: parseNames(body), dryRun: body['dryRun'] === true }),
+  },
+  'POST /api/cache/check': {
+    isForPages: true,
+    affects: 'images',
+    run: ({ cache }, { image }) => {
+      if (typeof image === 'string') return cache.checkTag({ image })
+      throw new OciError('UNKNOWN', 400, 'The body needs "image", the name of a cached image.')
+    },
   },
   'POST /api/cache/prune': {
     isForPages: true,

@@ -129,6 +129,7 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     cache: {
       list: async () => (await getStatus()).images,
       remove: (request) => postJson('/api/cache/rm', request),
+      checkTag: (request) => postJson('/api/cache/check', request),
       prune: (request) => postJson('/api/cache/prune', request),
       async *verify(request, signal) {
         const answer = await sendRequest('POST', '/api/cache/verify', { body: request, signal, mayTakeLong: true })

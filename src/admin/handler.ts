@@ -9,11 +9,11 @@ import { toBusyError } from '../server/request-body.ts'
 import { type HostGuard, refuseOtherSites } from '../server/request-guard.ts'
 import { isOutOfDescriptors, sendError, sendWhole, toOutOfDescriptorsError } from '../server/respond.ts'
 import { type AdminApi, computeHealthProof } from './api.ts'
-import type { EventFeed } from './events.ts'
+import type { Changed, EventFeed } from './dashboard/events.ts'
 import { createNothingError, defaultIdleMs, handleChange, readJson, requireToken, sendJson } from './changes.ts'
-import { isPagePath, type Page, sendPage } from './page.ts'
+import { isPagePath, type Page, sendPage } from './dashboard/page.ts'
 import { answerQuery } from './queries.ts'
-import { type SessionAnswer, Sessions } from './sessions.ts'
+import { type SessionAnswer, Sessions } from './dashboard/sessions.ts'
 
 interface AdminOptions {
   /** May still be opening: requests wait for it, and `/healthz` says that the mirror is starting. */
@@ -51,6 +51,7 @@ type Context = Required<Omit<AdminOptions, 'instance' | 'events' | 'logger'>> &
  * GET  /api/events         Server-Sent Events of LiveEvents
  * GET  /api/cache          ImageReport[]
  * POST /api/cache/rm       RemoveRequest → RemovalReport
+ * POST /api/cache/check    CheckTagRequest → TagCheckReport
  * POST /api/cache/prune    PruneRequest → RemovalReport
  * POST /api/cache/verify   VerifyRequest → NDJSON of VerifyProgress, the last with `done`
  * GET  /api/registry       PushedImageReport[]
@@ -116,7 +117,8 @@ async function handleRequest(request: IncomingMessage, response: ServerResponse,
     return sendJson(request, response, sessions.createTicket())
   }
   const api = await context.api
-  return translateDiskErrors(() => handleChange(path, request, response, { api, credential, idle, announce: () => {} }))
+  const announce = (what: Changed) => context.events?.announce(what)
+  return translateDiskErrors(() => handleChange(path, request, response, { api, credential, idle, announce }))
 }
 
 /** Handles a GET or HEAD of the API. */

@@ -2,20 +2,23 @@ import { join } from 'node:path'
 import { Evictor } from '../cache/evictor.ts'
 import { openCacheMetadata } from '../cache/grants.ts'
 import { getErrno } from '../lib/errors.ts'
+import type { PullThrough } from '../cache/pull-through.ts'
+import { exitCode, MirrorError } from '../lib/errors.ts'
 import { ignoreMissing } from '../lib/fs.ts'
 import { silentLogger } from '../lib/logger.ts'
 import { systemClock } from '../lib/time.ts'
 import type { MetadataStore } from '../metadata/metadata-store.ts'
 import { readMetadata } from '../metadata/open-metadata.ts'
 import { PastChanges, pastChangesName } from '../metadata/past-changes.ts'
+import { OciError } from '../oci/errors.ts'
 import type { Digest } from '../oci/reference.ts'
 import { createRegistryMaintenance, type RegistryMaintenance } from '../registry/maintenance.ts'
 import { openPushedStore, type PushedStore, readPushedStore } from '../registry/repositories.ts'
 import { freeSpace } from '../store/blob-writer.ts'
 import { openStore, readStore, type Store, type StoreOptions } from '../store/open-store.ts'
 import { type VerifyState, verifyStore } from '../store/verify.ts'
-import type { CacheApi, RegistryApi, VerifyProgress } from './api.ts'
-import { listDamagedReports, listImageReports } from './status.ts'
+import type { CacheApi, RegistryApi, TagCheckReport, VerifyProgress } from './api.ts'
+import { cleanText, listDamagedReports, listImageReports } from './status.ts'
 
 const common = { logger: silentLogger, clock: systemClock }
 
@@ -54,8 +57,9 @@ export function openStoredCache({ maxSize, maxAge, stateDir, ...options }: Store
     return { store, api: createCacheApi(store, evictor), close }
   }
   return {
-    list: () => using(openToRead(options.root), async (store) => listImageReports({ store })),
+    list: () => using(openToRead(options.root), async (store) => listImageReports({ store, cache: undefined })),
     remove: (request) => using(open(request.dryRun), ({ api }) => api.remove(request)),
+    checkTag: refuseStopped,
     prune: (request) => using(open(request.dryRun), ({ api }) => api.prune(request)),
     async *verify({ quarantine }, signal) {
       const store = await openToRead(options.root)
@@ -87,6 +91,13 @@ async function savePastChanges(pastChanges: PastChanges, path: string): Promise<
   } catch (error) {
     if (getErrno(error) === undefined) throw error
   }
+}
+
+async function refuseStopped(): Promise<never> {
+  throw new MirrorError('mirror is not running, so it cannot ask an upstream.', {
+    exit: exitCode.missing,
+    hints: ['mirror up'],
+  })
 }
 
 /** Returns the free bytes of a disk; Infinity where there is no store yet. */
@@ -131,16 +142,30 @@ export function openStoredRegistry(options: Pick<StoreOptions, 'root' | 'minFree
   }
 }
 
-/** Implements the operations on cached images with a store of this process. `onRemoved`: content may be gone from the store. */
+/** Implements the operations on cached images with a store of this process. `cache`: undefined for a stopped mirror. */
 export function createCacheApi(
   store: Store<MetadataStore>,
   evictor: Evictor,
-  onRemoved: () => void = () => {},
+  cache?: Pick<PullThrough, 'checkTag' | 'clearMemory' | 'describeTag'>,
 ): CacheApi {
+  const onRemoved = () => cache?.clearMemory()
   return {
     async list() {
       await store.blobs.ready
-      return listImageReports({ store })
+      return listImageReports({ store, cache })
+    },
+    async checkTag({ image }) {
+      const { host, name, tag } = parseTaggedName(image)
+      const check = await cache?.checkTag({ host, name }, tag)
+      if (!check) throw new OciError('MANIFEST_UNKNOWN', 404, `Not cached: ${cleanText(image)}`)
+      const { digest, isChanged, checkedAt, error } = check
+      const report: TagCheckReport = {
+        image,
+        digest,
+        changed: isChanged,
+        checkedAt: new Date(checkedAt).toISOString(),
+      }
+      return error === undefined ? report : { ...report, error: cleanText(error) }
     },
     async remove({ names, dryRun }) {
       try {
@@ -156,6 +181,13 @@ export function createCacheApi(
       onRemoved()
     },
   }
+}
+
+/** Splits `docker.io/library/alpine:3.20`. Throws an OciError 400 for a name without a tag, because a digest never changes. */
+function parseTaggedName(image: string): { host: string; name: string; tag: string } {
+  const [, host, name, tag] = /^([^/]+)\/([^@]+):([^:/@]+)$/.exec(image) ?? []
+  if (host !== undefined && name !== undefined && tag !== undefined) return { host, name, tag }
+  throw new OciError('NAME_INVALID', 400, 'Name an image with its tag, as in docker.io/library/alpine:3.20.')
 }
 
 function toProgress(state: VerifyState): VerifyProgress {

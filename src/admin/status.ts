@@ -1,4 +1,5 @@
 import { listCachedImages } from '../cache/images.ts'
+import type { PullThrough } from '../cache/pull-through.ts'
 import type { Stats, Totals } from '../stats/stats.ts'
 import { createPauses } from '../lib/async.ts'
 import { redact } from '../lib/logger.ts'
@@ -9,6 +10,7 @@ import type { PushedRepositories, PushedStore } from '../registry/repositories.t
 import type { Store } from '../store/open-store.ts'
 import { isProbeImageName } from '../upstream/probe-image.ts'
 import type { UpstreamHealth } from '../upstream/upstream.ts'
+import type { LiveSummary } from './activity.ts'
 import type { DamagedRepositoryReport, ImageReport, OfflineReport, StatusReport, UpstreamReport } from './api.ts'
 
 interface StatusContext {
@@ -28,8 +30,11 @@ interface StatusContext {
   readonly freeBytes: number | undefined
 }
 
+type StorageContext = Pick<StatusContext, 'maxBytes' | 'minFree' | 'freeBytes'>
+
 /** Holds the parts of the server that a status report covers. */
 interface StatusSources {
+  readonly cache: Pick<PullThrough, 'describeTag'>
   readonly store: Pick<Store<MetadataStore>, 'metadata' | 'blobs' | 'layout'>
   readonly stats: Stats
   /** Holds the upstreams that received requests since the start. */
@@ -43,13 +48,10 @@ interface StatusSources {
 }
 
 /** Builds what `mirror status --json` prints. */
-export async function createStatusReport(
-  { store, stats, upstreams, pushed, blobs: sender }: StatusSources,
-  context: StatusContext,
-): Promise<StatusReport> {
-  const images = await listImageReports({ store })
+export async function createStatusReport(sources: StatusSources, context: StatusContext): Promise<StatusReport> {
+  const { store, stats, upstreams, pushed, blobs: sender } = sources
+  const images = await listImageReports(sources)
   const manifests = await countManifests(store.metadata)
-  const { bytes, blobs } = store.blobs.usage
   return {
     version: context.version,
     running: true,
@@ -64,16 +66,7 @@ export async function createStatusReport(
     offline: upstreams.offline.report(),
     cache: toCounters(stats.totals, stats.hitRatio),
     upstreams: toUpstreamReports(stats.upstreams, [...upstreams.all()]),
-    storage: {
-      path: store.layout.home,
-      bytes,
-      maxBytes: context.maxBytes,
-      blobs,
-      manifests,
-      pushedBytes: pushed?.store.blobs.usage.bytes ?? 0,
-      ...(context.freeBytes !== undefined && { freeBytes: context.freeBytes }),
-      minFree: context.minFree,
-    },
+    storage: describeStorage(sources, context, manifests),
     registry: {
       ...toRegistryCounters(pushed),
       ...(pushed && { networks: context.registryNetworks }),
@@ -85,8 +78,43 @@ export async function createStatusReport(
   }
 }
 
+function describeStorage(
+  { store, pushed }: StatusSources,
+  { maxBytes, minFree, freeBytes }: StorageContext,
+  manifests: number,
+): StatusReport['storage'] {
+  const { bytes, blobs } = store.blobs.usage
+  return {
+    path: store.layout.home,
+    bytes,
+    maxBytes,
+    blobs,
+    manifests,
+    pushedBytes: pushed?.store.blobs.usage.bytes ?? 0,
+    ...(freeBytes !== undefined && { freeBytes }),
+    minFree,
+  }
+}
+
+/** Builds the numbers of the dashboard's tiles. `manifests`: the result of `countManifests`, which may be some seconds old. */
+export function createLiveSummary(
+  sources: StatusSources,
+  context: StorageContext & Pick<LiveSummary, 'today'>,
+  manifests: number,
+): LiveSummary {
+  const { stats, upstreams } = sources
+  return {
+    at: new Date().toISOString(),
+    cache: toCounters(stats.totals, stats.hitRatio),
+    today: context.today,
+    upstreams: toUpstreamReports(stats.upstreams, [...upstreams.all()]),
+    storage: describeStorage(sources, context, manifests),
+    offline: upstreams.offline.report().active,
+  }
+}
+
 /** Counts the recorded manifests; one that several repositories have counts once. */
-async function countManifests(metadata: Pick<MetadataStore, 'all'>): Promise<number> {
+export async function countManifests(metadata: Pick<MetadataStore, 'all'>): Promise<number> {
   const pause = createPauses(systemClock)
   const found = new Set<Digest>()
   for (const { manifests } of metadata.all())
@@ -98,19 +126,30 @@ async function countManifests(metadata: Pick<MetadataStore, 'all'>): Promise<num
 }
 
 /** Lists the cached images, without probe images. */
-export async function listImageReports({
-  store,
-}: {
-  readonly store: Pick<StatusSources['store'], 'metadata' | 'blobs'>
-}): Promise<ImageReport[]> {
+export async function listImageReports({ store, cache }: ImageSources): Promise<ImageReport[]> {
   const all = await listCachedImages(store.metadata, store.blobs.sizes, createPauses(systemClock))
   const images = all.filter(({ repository }) => !isProbeImageName(repository))
-  return images.map(({ name, digest, bytes, pulls, lastPulled, checkedAt }) => {
+  // Tags of one image have one rank, because they go together.
+  const times = [...new Set(images.map(({ usedAt }) => usedAt))].toSorted((a, b) => a - b)
+  const ranks = new Map(times.map((usedAt, at) => [usedAt, at + 1]))
+  return images.map((image) => {
+    const { name, host, repository, tag, digest, bytes, pulls, lastPulled, checkedAt, usedAt } = image
     const report: ImageReport = { name, digest, bytes, pulls }
     if (lastPulled !== undefined) report.lastPulled = toIso(lastPulled)
     if (checkedAt !== undefined) report.checkedAt = toIso(checkedAt)
+    const rank = ranks.get(usedAt)
+    if (rank !== undefined) report.evictionRank = rank
+    const details = tag === undefined ? undefined : cache?.describeTag({ host, name: repository }, tag)
+    if (details?.newer) report.outdated = { digest: details.newer.digest, at: toIso(details.newer.at) }
+    if (details?.movedAt !== undefined) report.movedAt = toIso(details.movedAt)
     return report
   })
+}
+
+interface ImageSources {
+  readonly store: Pick<StatusSources['store'], 'metadata' | 'blobs'>
+  /** Is undefined for the store of a stopped mirror. */
+  readonly cache: Pick<PullThrough, 'describeTag'> | undefined
 }
 
 function toRegistryCounters(pushed: StatusSources['pushed']): StatusReport['registry'] {
@@ -158,7 +197,7 @@ function toUpstreamReports(
 const maxTextLength = 300
 
 /** Limits a text of an upstream and replaces control characters. */
-function cleanText(text: string): string {
+export function cleanText(text: string): string {
   return redact(text)
     .slice(0, maxTextLength)
     .replaceAll(/\p{Cc}/gu, '?')

@@ -19,6 +19,8 @@ interface CachedImage {
   readonly lastPulled: number | undefined
   /** Holds the time when the upstream last confirmed the tag, wall clock ms. */
   readonly checkedAt: number | undefined
+  /** Holds the latest use, running time ms: the image with the lowest value is evicted first. */
+  readonly usedAt: number
 }
 
 /**
@@ -48,21 +50,23 @@ export function toImageName({ host, name }: Repository, reference: { tag: string
   return 'tag' in reference ? `${host}/${name}:${reference.tag}` : `${host}/${name}@${reference.digest}`
 }
 
-function toCachedImages({ repository, digest, tags }: ImageRoot, bytes: number): CachedImage[] {
+function toCachedImages({ repository, digest, tags, usedAt }: ImageRoot, bytes: number): CachedImage[] {
   const manifest = repository.manifests.get(digest)
   if (tags.length === 0)
-    return manifest ? [toCachedImage(repository, digest, bytes, undefined, { ...manifest, updatedAt: 0 })] : []
+    return manifest
+      ? [toCachedImage(repository, digest, undefined, { bytes, usedAt }, { ...manifest, updatedAt: 0 })]
+      : []
   return tags.flatMap((tag) => {
     const value = repository.tags.get(tag)
-    return value ? toCachedImage(repository, digest, bytes, tag, value) : []
+    return value ? toCachedImage(repository, digest, tag, { bytes, usedAt }, value) : []
   })
 }
 
 function toCachedImage(
   repository: Repository,
   digest: Digest,
-  bytes: number,
   tag: string | undefined,
+  { bytes, usedAt }: Pick<CachedImage, 'bytes' | 'usedAt'>,
   { pulls, lastPulled, updatedAt }: Pick<Tag, 'pulls' | 'lastPulled' | 'updatedAt'>,
 ): CachedImage {
   return {
@@ -75,6 +79,7 @@ function toCachedImage(
     pulls,
     lastPulled: toOptionalTime(lastPulled),
     checkedAt: toOptionalTime(updatedAt),
+    usedAt,
   }
 }
 

@@ -1,3 +1,5 @@
+import type { Repository as RecordedRepository } from '../metadata/metadata.ts'
+import { toTagKey } from '../metadata/past-changes.ts'
 import { type Digest, type Reference, formatReference, formatUpstreamSetting } from '../oci/reference.ts'
 import { OciError, type OciErrorCode } from '../oci/errors.ts'
 import {
@@ -34,7 +36,7 @@ import { type CachedManifest, ManifestCache } from './manifests.ts'
 import { Prefetcher } from './prefetch.ts'
 import { ReferrersCache } from './referrers.ts'
 import { PullTracker } from './pulls.ts'
-import { TagLookup, type TagPolicy } from './tags.ts'
+import { type NewerDigest, type TagCheck, TagLookup, type TagPolicy } from './tags.ts'
 
 interface PullThroughOptions extends BlobCacheOptions {
   /** Maps a requested repository to its upstream and its name there; undefined when its registry is not mirrored. */
@@ -42,6 +44,15 @@ interface PullThroughOptions extends BlobCacheOptions {
   readonly policy: TagPolicy
   /** Limits the layers of one image that are prefetched at a time; 0 turns prefetching off. */
   readonly prefetchLayers: number
+}
+
+type RepositoryName = Pick<RecordedRepository, 'host' | 'name'>
+
+export interface TagDetails {
+  /** Holds the digest that the upstream named last, while it is not fetched. */
+  readonly newer: NewerDigest | undefined
+  /** Holds the time since which the tag points to its digest, wall clock ms. */
+  readonly movedAt: number | undefined
 }
 
 interface UpstreamRepository {
@@ -290,6 +301,23 @@ export class PullThrough implements Registry {
     })
   }
 
+  /** Asks the upstream about a tag now; undefined when the tag is not cached. */
+  async checkTag({ host, name }: RepositoryName, tag: string): Promise<TagCheck | undefined> {
+    const { metadata, resolveUpstream } = this.#options
+    const known = metadata.get(host, name)?.tags.get(tag)
+    const route = known && resolveUpstream({ registry: host, name, byNamespace: true })
+    if (!route) return undefined
+    const context = createRequestContext(metadata, route.upstream, route.name, checker, this.#identities)
+    return this.#tags.check(context, tag, known)
+  }
+
+  /** Describes what is known of a cached tag beside its entry. */
+  describeTag(repository: RepositoryName, tag: string): TagDetails {
+    const newer = this.#tags.findNewer(repository, tag)
+    const movedAt = this.#options.pastChanges.findTagChange(toTagKey(repository, tag))?.at
+    return { newer, movedAt }
+  }
+
   /** Lists the downloads under way, the oldest first. */
   listDownloads(): DownloadReport[] {
     return this.#blobs.downloads.list()
@@ -311,6 +339,9 @@ export class PullThrough implements Registry {
     return this.#blobs.close()
   }
 }
+
+/** Stands for a check that no client has asked for. */
+const checker: Caller = { access: 'credentialed', client: 'check', noCache: true, head: true, part: false }
 
 /** Explains the miss of a manifest whose removal is not remembered. One that is recorded was fetched before, and its bytes were lost. */
 function explainFirst(context: RequestContext, digest: Digest): Miss {

@@ -46,6 +46,25 @@ export interface TagPolicy {
   readonly revalidateTimeoutMs: number
 }
 
+/** Describes the answer of an upstream about a cached tag. */
+export interface TagCheck {
+  /** Holds the digest that the upstream named; the cached one when it named none. */
+  readonly digest: Digest
+  /** Is true when the upstream named another digest than the cached one. */
+  readonly isChanged: boolean
+  /** Wall clock ms. */
+  readonly checkedAt: number
+  /** Explains why the upstream named no digest. */
+  readonly error?: string
+}
+
+/** Describes a digest that an upstream named for a cached tag, and that is not fetched. */
+export interface NewerDigest {
+  readonly digest: Digest
+  /** Wall clock ms. */
+  readonly at: number
+}
+
 type RevalidationResult =
   | { readonly kind: 'confirmed'; readonly digest: Digest }
   | { readonly kind: 'fetched'; readonly manifest: CachedManifest }
@@ -68,6 +87,9 @@ export class TagLookup {
   readonly #headRequests = new SingleFlight<ManifestHeadResult>()
   /** Caches the HEADs of tags that are not cached; `at`: monotonic ms. */
   readonly #knownHeads = new LRUCache<string, { readonly head: ManifestHead; readonly at: number }>({ max: 10_000 })
+  readonly #checks = new SingleFlight<TagCheck>()
+  /** Holds the digests that upstreams have and that are not fetched, by `toTagKey`. */
+  readonly #newer = new LRUCache<string, NewerDigest>({ max: 1000 })
   /**
    * Holds the time when this process last revalidated a tag, monotonic ms, the oldest first. Not persisted, because only a running
    * process measures time.
@@ -141,6 +163,36 @@ export class TagLookup {
     return digest !== undefined && (await this.#isStored(context, digest)) ? digest : undefined
   }
 
+  /**
+   * Asks the upstream about a cached tag, however fresh it is. A digest that is not cached is only remembered, and the next pull fetches
+   * it. A failure changes nothing.
+   */
+  async check(context: RequestContext, tag: string, known: Tag): Promise<TagCheck> {
+    return this.#checks.run(toTagKey(context, tag), () => this.#checkNow(context, tag, known)).result
+  }
+
+  async #checkNow(context: RequestContext, tag: string, known: Tag): Promise<TagCheck> {
+    const checkedAt = this.#clock.wall()
+    try {
+      const result = await this.#heads.headManifest(context, { kind: 'tag', tag }, true)
+      const { digest, identity } = result.kind === 'fetched' ? result.manifest : result.head
+      if (!digest) return { digest: known.digest, isChanged: false, checkedAt, error: 'It named no digest.' }
+      if (result.kind === 'fetched') this.record(context, tag, digest, identity)
+      else if (digest === known.digest || (await this.#isStored(context, digest)))
+        await this.#recordHead(context, tag, result.head, digest)
+      else this.#newer.set(toTagKey(context, tag), { digest, at: checkedAt })
+      return { digest, isChanged: digest !== known.digest, checkedAt }
+    } catch (error) {
+      if (!(error instanceof UpstreamError)) throw error
+      return { digest: known.digest, isChanged: false, checkedAt, error: error.message }
+    }
+  }
+
+  /** Finds the digest that the upstream named for a cached tag, and that is not fetched. */
+  findNewer(repository: { readonly host: string; readonly name: string }, tag: string): NewerDigest | undefined {
+    return this.#newer.get(toTagKey(repository, tag))
+  }
+
   /** Records that the upstream has just resolved the tag to this digest. */
   record(context: RequestContext, tag: string, digest: Digest, identity: Identity): void {
     const known = context.record()?.tags.get(tag)
@@ -150,6 +202,7 @@ export class TagLookup {
     const key = toTagKey(context, tag)
     if (known?.digest !== digest) this.#pastChanges.recordTag(key, known?.digest)
     this.#pastChanges.forgetRemoval(key)
+    this.#newer.delete(key)
     context.commit([{ op: 'tag', tag, digest, identity: wider, updatedAt, pulls, lastPulled }])
     this.#recordCheck(context, tag)
   }
@@ -245,6 +298,7 @@ export class TagLookup {
         await this.#recordHead(context, tag, result.head, named)
         return { kind: 'confirmed', digest: named }
       }
+      if (named) this.#newer.set(toTagKey(context, tag), { digest: named, at: this.#clock.wall() })
       const manifest =
         result.kind === 'fetched'
           ? result.manifest

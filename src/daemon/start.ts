@@ -1,18 +1,15 @@
 import { homedir } from 'node:os'
 import { isDeepStrictEqual } from 'node:util'
 import type { DoctorReport } from '../admin/activity.ts'
-import { type AdminApi, openAdminToken, type RegistryApi, type StatusReport } from '../admin/api.ts'
-import { createFindings } from '../admin/findings.ts'
+import { openAdminToken, type StatusReport } from '../admin/api.ts'
+import { EventFeed } from '../admin/dashboard/events.ts'
 import { createAdminHandler } from '../admin/handler.ts'
-import { createCacheApi, createRegistryApi } from '../admin/local.ts'
-import { getPageFolder, loadPage } from '../admin/page.ts'
-import { createStatusReport, renderMetrics } from '../admin/status.ts'
+import { getPageFolder, loadPage } from '../admin/dashboard/page.ts'
 import { type Config, defaultConfig, type ListenAddress } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
 import { createDockerEngine } from '../docker/dockerode-engine.ts'
 import { findDockerEndpoint, isRemoteEngine } from '../docker/endpoint.ts'
 import { resolveNetworkNames } from '../docker/engine.ts'
-import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { getMachineNames, isLoopbackAddress } from '../lib/network.ts'
 import { logFailure, systemClock } from '../lib/time.ts'
@@ -24,18 +21,11 @@ import type { BlobSender } from '../server/send/send-blob.ts'
 import type { ConnectionEndpoints, PushOptions } from '../server/push.ts'
 import { createHostGuard, type HostGuard, isHostAlias } from '../server/request-guard.ts'
 import type { RecentRequests } from '../stats/requests.ts'
-import { freeSpace } from '../store/blob-writer.ts'
-import { getCredentialHost } from '../upstream/credentials.ts'
 import { createActivityApi } from './activity.ts'
-import { compose, type Parts, type RegistryParts } from './compose.ts'
+import { createReporter, createServerAdminApi } from './admin-api.ts'
+import { compose, type RegistryParts } from './compose.ts'
 import { createHostCheck, type HostHandoff } from './container/handoff.ts'
-import {
-  type ListenerOpener,
-  type NetworkListeners,
-  getNetworkRights,
-  openOnAddress,
-  startNetworkListeners,
-} from './networks.ts'
+import { type ListenerOpener, type NetworkListeners, openOnAddress, startNetworkListeners } from './networks.ts'
 import { readTls } from './start-errors.ts'
 
 export interface StartOptions {
@@ -134,29 +124,27 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     const registryListeners = openRegistry ? await listenAll(config.registry.listen, openRegistry.open, closing) : []
     endpoints.registry.push(...registryListeners.map(({ url }) => url))
 
-    const { maxSize: maxBytes, minFree } = config.cache
-    const context = { ...options, startedAt: Date.now(), endpoints, maxBytes, minFree }
     const watched: { networks?: NetworkListeners | undefined } = {}
-    const report = async () => {
-      const { store } = await parts.cache
-      const sources = { ...parts, store, pushed: await parts.registry?.opened }
-      return createStatusReport(sources, {
-        ...context,
-        networks: watched.networks?.report() ?? {},
-        registryNetworks: getNetworkRights(config.registry.networks, endpoints, isFromHost !== undefined),
-        troubles: [...(await parts.ownTroubles.find()), ...((await parts.registry?.troubles()) ?? [])],
-        freeBytes: await readFreeSpace(store.layout.home),
-      })
-    }
+    const reporter = createReporter({
+      ...options,
+      parts,
+      config,
+      handoff,
+      endpoints,
+      listNetworks: () => watched.networks?.report() ?? {},
+      knowsHost: isFromHost !== undefined,
+    })
     const api = orUnavailable(
       createServerAdminApi(parts, {
-        status: async () => toOutsideView(await report(), config, handoff),
+        status: () => reporter.status(),
         stop: options.onStopRequested ?? (() => {}),
         activity: createActivityApi(parts.activity, config, [...endpoints.cache, ...endpoints.registry]),
         runDoctor: options.runDoctor,
         logger,
       }),
     )
+    const events = new EventFeed({ sources: orUnavailable(reporter.openLiveSources()), logger })
+    closing.push(async () => events.close())
     const token = await openAdminToken(home.tokenFile)
     const { idle } = config.cache.timeouts
     const handleAdmin = createAdminHandler({
@@ -166,6 +154,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       token,
       instance: handoff?.instance,
       page: await loadPage(options.pageFolder ?? getPageFolder()),
+      events,
       idle,
       logger,
     })
@@ -243,37 +232,6 @@ async function watchNetworks(
   })
 }
 
-/**
- * Replaces what a mirror in a container cannot know by what the host exported: its published addresses and the state of
- * credentials.
- */
-async function toOutsideView(
-  report: StatusReport,
-  config: Config,
-  handoff: HostHandoff | undefined,
-): Promise<StatusReport> {
-  if (!handoff) return report
-  const { upstreams } = report
-  const owned = Object.entries(config.upstreams).map(([host, upstream]) => [getCredentialHost(host, upstream), host])
-  for (const [owner, credentials] of Object.entries(await handoff.readCredentials())) {
-    const host = owned.find(([name]) => name === owner)?.[1] ?? owner
-    const counts = upstreams[host] ?? { hits: 0, misses: 0, bytesFromUpstream: 0, state: 'ok' }
-    upstreams[host] = { ...counts, credentials }
-  }
-  return { ...report, endpoints: (await handoff.readEndpoints()) ?? report.endpoints }
-}
-
-/** Returns the free bytes of a disk; undefined where the system does not tell. */
-async function readFreeSpace(path: string): Promise<number | undefined> {
-  try {
-    const free = await freeSpace(path)
-    return Number.isFinite(free) ? free : undefined
-  } catch (error) {
-    if (getErrno(error) === undefined) throw error
-    return undefined
-  }
-}
-
 function guardNames(config: Config): string[] {
   const listening = [...config.cache.listen, ...config.admin.listen, ...config.registry.listen].map(({ host }) => host)
   return [
@@ -346,15 +304,6 @@ function isWildcard(host: string): boolean {
   return host === '0.0.0.0' || host === '::'
 }
 
-interface ServerActions {
-  readonly activity: ReturnType<typeof createActivityApi>
-  readonly status: () => Promise<StatusReport>
-  /** Begins to drain and end the server. */
-  readonly stop: () => void
-  readonly runDoctor: StartOptions['runDoctor']
-  readonly logger: Logger
-}
-
 /** Answers the requests that have waited for a part when it cannot be opened; then the start fails. */
 function orUnavailable<T>(opening: Promise<T>): Promise<T> {
   const opened = opening.catch(() => {
@@ -364,50 +313,3 @@ function orUnavailable<T>(opening: Promise<T>): Promise<T> {
   opened.catch(() => {})
   return opened
 }
-
-/** Implements the admin API with the parts of the running server. */
-async function createServerAdminApi(
-  parts: Parts,
-  { status, stop, activity, logger, runDoctor }: ServerActions,
-): Promise<AdminApi> {
-  const { evictor, cache, store } = await parts.cache
-  const pushed = await parts.registry?.opened
-  const { probeImages } = parts
-  return {
-    ...activity,
-    getStatus: status,
-    getMetrics: async () => renderMetrics(await status()),
-    cache: createCacheApi(store, evictor, () => cache.clearMemory()),
-    registry: pushed ? createRegistryApi(pushed.store, pushed.maintenance) : disabledRegistry,
-    listDownloads: async () => cache.listDownloads(),
-    doctor: createFindings(runDoctor),
-    async setOffline({ offline }) {
-      parts.upstreams.offline.set(offline)
-      logger.info({ offline }, offline ? 'upstreams are not contacted' : 'upstreams are contacted again')
-      return parts.upstreams.offline.report()
-    },
-    async offerProbeImage() {
-      const { id, repository, tag, image } = probeImages.offer()
-      return { id, repository, tag, digest: image.digest }
-    },
-    async endProbeImage(id) {
-      const probeImage = probeImages.end(id)
-      if (!probeImage) throw new OciError('UNKNOWN', 404, 'No such image is offered.')
-      const { requestsByHost, repository } = probeImage
-      // The cache stored it like any other image.
-      await evictor.remove(
-        [...requestsByHost.keys()].map((host) => `${host}/${repository}`),
-        false,
-      )
-      cache.clearMemory()
-      return { seen: Object.fromEntries(requestsByHost) }
-    },
-    stop: async () => stop(),
-  }
-}
-
-async function refuse(): Promise<never> {
-  throw new OciError('UNSUPPORTED', 404, 'The registry is switched off: "registry.enabled" in mirror.yaml.')
-}
-
-const disabledRegistry: RegistryApi = { list: refuse, listDamaged: refuse, remove: refuse, gc: refuse, prune: refuse }

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { DownloadReport, LiveSummary, RequestReport } from '../../../src/admin/activity.ts'
 import type { AdminApi } from '../../../src/admin/api.ts'
-import { EventFeed } from '../../../src/admin/events.ts'
+import { EventFeed } from '../../../src/admin/dashboard/events.ts'
 import { createAdminHandler } from '../../../src/admin/handler.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { listen } from '../../../src/server/listen.ts'
@@ -18,7 +18,7 @@ interface SentEvent {
 }
 
 /** Serves the events of made-up sources, and counts how the sources are used. */
-async function startFeed() {
+async function startFeed(batchMs?: number) {
   const listeners = new Set<(request: RequestReport) => void>()
   const downloads: DownloadReport[] = []
   const counts = { summaries: 0 }
@@ -35,6 +35,7 @@ async function startFeed() {
       },
     }),
     logger: silentLogger,
+    ...(batchMs !== undefined && { batchMs }),
   })
   const handle = createAdminHandler({
     api: {} as AdminApi,
@@ -167,12 +168,12 @@ describe('the events of the dashboard', () => {
   })
 
   test('end for a page that does not read, and go on for the others', async () => {
-    const { url, answer } = await startFeed()
+    const { url, answer } = await startFeed(10)
     const [slow, other] = [await listenTo(url), await listenTo(url)]
     slow.response.socket.pause()
-    const error = 'x'.repeat(50_000)
-    // Sends more than the buffers of the connection hold: 5 MB in each batch.
-    for (let round = 1; round <= 5; round++) {
+    const error = 'x'.repeat(2000)
+    // Sends 16 MB, more than the buffers of a connection hold.
+    for (let round = 1; round <= 80; round++) {
       for (let count = 0; count < 100; count++) answer({ error })
       await expect.poll(() => other.find('requests').length, { timeout: 5000 }).toBe(round)
     }

@@ -22,6 +22,7 @@ test.each([
   const api: Pick<AdminApi, 'cache' | 'registry'> = {
     cache: {
       list: refuse,
+      checkTag: refuse,
       remove: refuse,
       prune: refuse,
       async *verify() {

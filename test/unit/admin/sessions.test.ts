@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import { expect, test } from 'vitest'
-import { Sessions } from '../../../src/admin/sessions.ts'
+import { Sessions } from '../../../src/admin/dashboard/sessions.ts'
 
 const origin = 'http://127.0.0.1:5056'
 const minute = 60_000

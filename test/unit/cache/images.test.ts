@@ -31,6 +31,7 @@ describe('the list of cached images', () => {
         pulls: 3,
         lastPulled: 111,
         checkedAt: 222,
+        usedAt: 0,
       },
     ])
   })

@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { extname, join, relative, sep } from 'node:path'
-import { findPackageRoot, ignoreMissing } from '../lib/fs.ts'
-import { matchesEtag } from '../server/respond.ts'
+import { findPackageRoot, ignoreMissing } from '../../lib/fs.ts'
+import { matchesEtag } from '../../server/respond.ts'
 
 /** Holds the files of the dashboard by their URL path. */
 export type Page = ReadonlyMap<string, PageFile>

@@ -1,7 +1,53 @@
-import { isObject } from '../lib/json.ts'
-import { OciError } from '../oci/errors.ts'
-import type { CheckGroup, CheckResult, CheckState, DoctorReport } from './activity.ts'
-import type { FindingsApi } from './api.ts'
+import { isObject } from '../../lib/json.ts'
+import { OciError } from '../../oci/errors.ts'
+
+/** Holds the result of `mirror doctor --json`. */
+export interface DoctorReport {
+  /** Gives the time of the run (ISO 8601). */
+  readonly at: string
+  readonly durationMs: number
+  readonly counts: Readonly<Record<CheckState, number>>
+  readonly results: readonly CheckResult[]
+}
+
+export type CheckState = 'ok' | 'warn' | 'fail' | 'skipped'
+export type CheckGroup = 'mirror' | 'upstreams' | 'listeners' | 'clients' | 'use'
+
+/** Describes the result of one check about one subject. */
+export interface CheckResult {
+  /** Stays the same across releases: `clients.containerd.two-folders`. */
+  readonly id: string
+  readonly group: CheckGroup
+  /** Names what was checked, when there are several: `docker.io`, `kind cluster dev`. */
+  readonly subject?: string
+  readonly state: CheckState
+  /** Says what was seen, or why the check was skipped, in one sentence. */
+  readonly saw: string
+  /** Holds one command that mends it; absent for ok, and where no command can. */
+  readonly fix?: {
+    readonly command: string
+    /** Is true when the command changes only files of mirror, so that `--fix` may run it. */
+    readonly isOwn: boolean
+  }
+  /** Says what to do where no command mends it. */
+  readonly advice?: string
+}
+
+/** Describes the operations on the findings of `mirror doctor`. */
+export interface FindingsApi {
+  get(): Promise<FindingsReport>
+  /** Keeps the findings until the server ends, or others replace them. */
+  store(report: DoctorReport): Promise<void>
+  /** Runs the checks on the server's machine. Throws an OciError (409) where the server cannot. */
+  run(): Promise<DoctorReport>
+}
+
+export interface FindingsReport {
+  /** Holds the last findings; absent when there are none since the start. */
+  readonly report?: DoctorReport
+  /** Is true when the server can run the checks itself. */
+  readonly canRun: boolean
+}
 
 const states: readonly CheckState[] = ['ok', 'warn', 'fail', 'skipped']
 const groups: readonly CheckGroup[] = ['mirror', 'upstreams', 'listeners', 'clients', 'use']

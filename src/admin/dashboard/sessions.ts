@@ -1,10 +1,10 @@
 import { createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
-import { isLoopbackAddress } from '../lib/network.ts'
-import { type Clock, systemClock } from '../lib/time.ts'
-import { OciError } from '../oci/errors.ts'
-import type { SessionReport } from './activity.ts'
-import type { TicketReport } from './api.ts'
+import { isLoopbackAddress } from '../../lib/network.ts'
+import { type Clock, systemClock } from '../../lib/time.ts'
+import { OciError } from '../../oci/errors.ts'
+import type { SessionReport } from '../activity.ts'
+import type { TicketReport } from '../api.ts'
 
 /** Limits the time in which a ticket can be exchanged for a session, ms. */
 const ticketMs = 60_000

@@ -1,8 +1,8 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Logger } from '../lib/logger.ts'
-import { logFailure, runEvery } from '../lib/time.ts'
-import { OciError } from '../oci/errors.ts'
-import type { DownloadReport, LiveEvents, LiveSummary, RequestReport } from './activity.ts'
+import type { Logger } from '../../lib/logger.ts'
+import { logFailure, runEvery } from '../../lib/time.ts'
+import { OciError } from '../../oci/errors.ts'
+import type { DownloadReport, LiveEvents, LiveSummary, RequestReport } from '../activity.ts'
 
 export type Changed = LiveEvents['changed']['what'][number]
 
@@ -19,10 +19,11 @@ interface EventFeedOptions {
   /** May still be opening; the first listener waits for it. */
   readonly sources: Promise<LiveSources>
   readonly logger: Logger
+  /** Sets the interval between two batches, ms. */
+  readonly batchMs?: number
 }
 
-/** Sets the interval between two batches, ms. */
-const batchMs = 250
+const defaultBatchMs = 250
 const summaryMs = 2000
 /** Sets the interval of a line without meaning, by which proxies and clients see that the connection works, ms. */
 const keepAliveMs = 15_000
@@ -91,7 +92,8 @@ export class EventFeed {
 
   #start(sources: LiveSources): void {
     if (this.#stop) return
-    const onFailure = logFailure(this.#options.logger, 'could not send events')
+    const { logger, batchMs = defaultBatchMs } = this.#options
+    const onFailure = logFailure(logger, 'could not send events')
     const ends = [
       sources.subscribe((request) => this.#record(request)),
       runEvery(batchMs, () => this.#sendBatch(sources), onFailure),
