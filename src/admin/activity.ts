@@ -4,6 +4,9 @@ import type { StatusReport } from './api.ts'
 
 export type { DownloadReport } from '../cache/downloads.ts'
 export type { MissReason } from '../oci/registry.ts'
+export type { HistoryBucket } from '../stats/buckets.ts'
+export type { ClientReport } from '../stats/clients.ts'
+export type { HistoryRange, HistoryReport } from '../stats/history.ts'
 export type { RequestReport } from '../stats/requests.ts'
 export type { CheckGroup, CheckResult, CheckState, DoctorReport, FindingsReport } from './dashboard/findings.ts'
 
@@ -11,61 +14,6 @@ export type { CheckGroup, CheckResult, CheckState, DoctorReport, FindingsReport 
  * Describes what the mirror does and did: the reports behind the dashboard, `mirror trace` and `mirror doctor`. This file holds types
  * only, because the dashboard imports it too.
  */
-
-/** Describes a program at an address that used the mirror. */
-export interface ClientReport {
-  /** Holds the address. */
-  readonly address: string
-  readonly listener: 'cache' | 'registry'
-  /** Holds the first product of the user agent, as `containerd` and `2.1.9`; `unknown` without one. */
-  readonly product: string
-  readonly version?: string
-  readonly requests: number
-  /** Counts only requests for manifests and blobs of the cache. */
-  readonly hits: number
-  readonly misses: number
-  readonly bytes: number
-  /** Gives the times of the first and last request (ISO 8601). */
-  readonly firstSeen: string
-  readonly lastSeen: string
-  /**
-   * Lists the registries of which this client asked for a tag by HEAD, was answered, and never sent a GET: it probably pulls from the
-   * origin. Empty for most.
-   */
-  readonly headOnly: readonly string[]
-}
-
-/** Holds the traffic of a time span. */
-export interface HistoryBucket {
-  /** Gives the start of the span, ms since the Unix epoch, a multiple of the step. */
-  readonly at: number
-  readonly pulls: number
-  readonly hits: number
-  /** Counts hits that the upstream could not confirm; they are part of `hits`. */
-  readonly stale: number
-  readonly misses: number
-  readonly errors: number
-  readonly bytesServed: number
-  readonly bytesFromUpstream: number
-  readonly bytesSaved: number
-  /** Maps upstreams to the times until their response headers. */
-  readonly upstreams: Readonly<
-    Record<string, { readonly requests: number; readonly totalMs: number; readonly maxMs: number }>
-  >
-}
-
-export type HistoryRange = 'hour' | 'day' | 'week' | 'month'
-
-/** Holds the traffic of a range: `hour` and `day` in steps of a minute, `week` of an hour, `month` of a day. Empty spans are left out. */
-export interface HistoryReport {
-  readonly range: HistoryRange
-  /** Gives the length of a span, ms. */
-  readonly step: number
-  /** Gives the bounds of the range, ms since the Unix epoch. */
-  readonly from: number
-  readonly to: number
-  readonly buckets: readonly HistoryBucket[]
-}
 
 /**
  * Lists the events of `GET /api/events`, Server-Sent Events whose `event` is the key and whose `data` is the value as JSON. `requests`

@@ -2,6 +2,8 @@ import { createHmac, randomBytes } from 'node:crypto'
 import type { DownloadReport } from '../cache/downloads.ts'
 import { getErrno } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
+import type { ClientReport } from '../stats/clients.ts'
+import type { HistoryRange, HistoryReport } from '../stats/history.ts'
 import type { RequestReport } from '../stats/requests.ts'
 import type { Totals } from '../stats/stats.ts'
 import type { FindingsApi } from './dashboard/findings.ts'
@@ -17,6 +19,10 @@ export interface AdminApi {
   readonly cache: CacheApi
   /** Throws an OciError (404) from each operation while the registry is switched off. */
   readonly registry: RegistryApi
+  /** Returns the traffic of a range that ends now. */
+  getHistory(range: HistoryRange): Promise<HistoryReport>
+  /** Lists the programs that used the mirror, the most recent one first. */
+  listClients(): Promise<ClientReport[]>
   /** Lists the last requests to the cache and the registry, the newest first. */
   listRequests(request: RequestsRequest): Promise<RequestReport[]>
   /** Lists the downloads of blobs that are under way. */

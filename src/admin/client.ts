@@ -143,6 +143,8 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
       gc: (request) => postJson('/api/registry/gc', request),
       prune: (request) => postJson('/api/registry/prune', request),
     },
+    getHistory: (range) => getJson('/api/history', { range }),
+    listClients: () => getJson('/api/clients'),
     listRequests: ({ image, limit }) =>
       getJson('/api/requests', { ...(image !== undefined && { image }), limit: String(limit) }),
     listDownloads: async () => parseJson(await sendRequest('GET', '/api/downloads')),

@@ -55,6 +55,8 @@ type Context = Required<Omit<AdminOptions, 'instance' | 'events' | 'logger'>> &
  * POST /api/cache/prune    PruneRequest → RemovalReport
  * POST /api/cache/verify   VerifyRequest → NDJSON of VerifyProgress, the last with `done`
  * GET  /api/registry       PushedImageReport[]
+ * GET  /api/history?range= HistoryReport of hour, day, week or month
+ * GET  /api/clients        ClientReport[]
  * POST /api/registry/rm    RemoveRequest → RemovalReport
  * POST /api/registry/gc    RegistryGcRequest → RemovalReport
  * POST /api/registry/prune RegistryPruneRequest → RemovalReport

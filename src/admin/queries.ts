@@ -1,9 +1,10 @@
 import { OciError } from '../oci/errors.ts'
+import { type HistoryRange, historyRanges } from '../stats/history.ts'
 import { maxRecentRequests } from '../stats/requests.ts'
 import type { AdminApi } from './api.ts'
 
 /** Holds the operations that only read, and whose requests have parameters or a list as their answer. */
-type Queries = Pick<AdminApi, 'listDownloads' | 'listRequests'>
+type Queries = Pick<AdminApi, 'getHistory' | 'listClients' | 'listDownloads' | 'listRequests'>
 
 const defaultLimit = 100
 
@@ -13,6 +14,10 @@ export async function answerQuery(api: Queries, url: string): Promise<object | u
   switch (path) {
     case '/api/downloads':
       return api.listDownloads()
+    case '/api/history':
+      return api.getHistory(parseRange(query.get('range')))
+    case '/api/clients':
+      return api.listClients()
     case '/api/requests': {
       const image = query.get('image') ?? ''
       return api.listRequests({ ...(image !== '' && { image }), limit: parseLimit(query.get('limit')) })
@@ -25,6 +30,12 @@ export async function answerQuery(api: Queries, url: string): Promise<object | u
 function splitUrl(url: string): [path: string, query: URLSearchParams] {
   const mark = url.indexOf('?')
   return mark === -1 ? [url, new URLSearchParams()] : [url.slice(0, mark), new URLSearchParams(url.slice(mark + 1))]
+}
+
+function parseRange(text: string | null): HistoryRange {
+  const range = historyRanges.find((known) => known === text)
+  if (range) return range
+  throw new OciError('UNKNOWN', 400, `"range" must be one of ${historyRanges.join(', ')}.`)
 }
 
 function parseLimit(text: string | null): number {

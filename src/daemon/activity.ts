@@ -3,42 +3,76 @@ import type { AdminApi } from '../admin/api.ts'
 import { createAddressCheck, parseUserNames } from '../admin/names.ts'
 import type { Config } from '../config/config.ts'
 import type { Logger } from '../lib/logger.ts'
-import { type Clock, createWriteBehind } from '../lib/time.ts'
+import { type Clock, createWriteBehind, logFailure, type OnFailure, runLater } from '../lib/time.ts'
+import { SeenClients } from '../stats/clients.ts'
+import { TrafficHistory } from '../stats/history.ts'
 import { RecentRequests } from '../stats/requests.ts'
 import { Stats } from '../stats/stats.ts'
 
 const saveMs = 10_000
+const minuteMs = 60_000
 
 /** Holds what the mirror remembers of its traffic. */
 export type Activity = Awaited<ReturnType<typeof openActivity>>
 
-/** Reads what earlier starts have recorded in the state folder, and saves it again and again until it is closed. */
+/**
+ * Reads what earlier starts have recorded in the state folder, and saves it again and again until it is closed. The history is written at
+ * the end of each minute.
+ */
 export async function openActivity({ stateDir, clock, logger }: { stateDir: string; clock: Clock; logger: Logger }) {
   const statsFile = join(stateDir, 'stats.json')
+  const clientsFile = join(stateDir, 'clients.json')
   const stats = new Stats(clock.wall())
   await stats.load(statsFile)
-  const savingStats = createWriteBehind({
-    write: () => stats.save(statsFile),
-    logger,
-    failure: 'could not save the statistics',
-    everyMs: saveMs,
-  })
+  const clients = new SeenClients(clock)
+  await clients.load(clientsFile)
+  const history = new TrafficHistory({ path: join(stateDir, 'history.jsonl'), totals: stats.totals, clock })
+  await history.load()
+  const save = (write: () => Promise<void>, what: string, everyMs = saveMs) =>
+    createWriteBehind({ write, logger, failure: `could not save ${what}`, everyMs })
+  const savingStats = save(() => stats.save(statsFile), 'the statistics')
+  const savingClients = save(() => clients.save(clientsFile), 'the clients')
+  const savingHistory = save(() => history.save(), 'the history of the traffic', minuteMs)
+  const stopMinutes = atEachMinute(clock, savingHistory.update, logFailure(logger, 'could not end a minute'))
   return {
     stats,
+    history,
+    clients,
     recent: new RecentRequests(clock),
     /** Saves a last time. */
-    close: () => savingStats.close(),
+    async close(): Promise<void> {
+      stopMinutes()
+      history.end()
+      await Promise.all([savingStats.close(), savingClients.close(), savingHistory.close()])
+    },
   }
+}
+
+/** Runs a task when the clock begins another minute. Returns the function that stops it. */
+function atEachMinute(clock: Pick<Clock, 'wall'>, task: () => void, onFailure: OnFailure): () => void {
+  const start = () =>
+    runLater(
+      minuteMs - (clock.wall() % minuteMs),
+      () => {
+        cancel = start()
+        task()
+      },
+      onFailure,
+    )
+  let cancel = start()
+  return () => cancel()
 }
 
 /** Implements the operations of the admin API that read the recorded traffic. `urls`: the addresses of the cache and the registry. */
 export function createActivityApi(
-  { recent }: Activity,
+  { history, clients, recent }: Activity,
   config: Pick<Config, 'allowedHosts' | 'defaultUpstream'>,
   urls: readonly string[],
-): Pick<AdminApi, 'listRequests'> {
+): Pick<AdminApi, 'getHistory' | 'listClients' | 'listRequests'> {
   const isOwnAddress = createAddressCheck(urls, config.allowedHosts)
   return {
+    getHistory: async (range) => history.report(range),
+    listClients: async () => clients.list(),
     listRequests: async ({ image, limit }) => {
       if (image === undefined) return recent.list({ limit })
       // The registry has names without a registry; they are those of the cache without a default one.

@@ -9,7 +9,7 @@ import { getErrno } from '../lib/errors.ts'
 import { systemClock } from '../lib/time.ts'
 import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
-import type { Totals } from '../stats/stats.ts'
+import { getLocalMidnight } from '../stats/history.ts'
 import { freeSpace } from '../store/blob-writer.ts'
 import { getCredentialHost } from '../upstream/credentials.ts'
 import { getNetworkRights } from './networks.ts'
@@ -64,7 +64,6 @@ export function createReporter(options: ReporterOptions) {
     async openLiveSources(): Promise<LiveSources> {
       const sources = await openSources()
       const { metadata, layout } = sources.store
-      const base = { ...parts.stats.totals }
       return {
         subscribe: (onRequest) => parts.activity.recent.subscribe(onRequest),
         listDownloads: () => sources.cache.listDownloads(),
@@ -72,7 +71,7 @@ export function createReporter(options: ReporterOptions) {
           const now = systemClock.monotonic()
           if (now - counted.at >= countMs) counted = { at: now, manifests: await countManifests(metadata) }
           const freeBytes = await readFreeSpace(layout.home)
-          const today = countSince(base, parts.stats.totals)
+          const today = pickTiles(parts.activity.history.since(getLocalMidnight(systemClock.wall())))
           return createLiveSummary(sources, { maxBytes, minFree, freeBytes, today }, counted.manifests)
         },
       }
@@ -80,14 +79,8 @@ export function createReporter(options: ReporterOptions) {
   }
 }
 
-/** Returns how much the totals have grown. */
-function countSince(base: Totals, { pulls, bytesSaved, hits, misses }: Totals): LiveSummary['today'] {
-  return {
-    pulls: pulls - base.pulls,
-    bytesSaved: bytesSaved - base.bytesSaved,
-    hits: hits - base.hits,
-    misses: misses - base.misses,
-  }
+function pickTiles({ pulls, bytesSaved, hits, misses }: LiveSummary['today']): LiveSummary['today'] {
+  return { pulls, bytesSaved, hits, misses }
 }
 
 interface ServerActions {

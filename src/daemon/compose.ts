@@ -151,6 +151,8 @@ async function composeBase({ config, paths, version, logger, env }: ComposeOptio
   const userAgent = `mirror/${version}`
   // The hashes are among the cached content, their key is not.
   const identify = createIdentify(Buffer.from(await openSecret(join(paths.stateDir, 'identity-key')), 'hex'))
+  const activity = await openActivity({ stateDir: paths.stateDir, clock, logger })
+  closing.push(() => activity.close())
   const upstreams = createUpstreamDirectory({
     config,
     probeImages,
@@ -161,11 +163,10 @@ async function composeBase({ config, paths, version, logger, env }: ComposeOptio
     clock,
     logger,
     ownTroubles,
+    history: activity.history,
   })
   closing.push(() => upstreams.close())
 
-  const activity = await openActivity({ stateDir: paths.stateDir, clock, logger })
-  closing.push(() => activity.close())
   const pastChanges = await openPastChanges(paths, { logger }, closing)
   const hashes = createHashPool(availableParallelism(), {
     maxThreads: descriptors.hashThreads,

@@ -20,6 +20,7 @@ import { listen, type Listener, type ListenOptions } from '../server/listen.ts'
 import type { BlobSender } from '../server/send/send-blob.ts'
 import type { ConnectionEndpoints, PushOptions } from '../server/push.ts'
 import { createHostGuard, type HostGuard, isHostAlias } from '../server/request-guard.ts'
+import type { SeenClients } from '../stats/clients.ts'
 import type { RecentRequests } from '../stats/requests.ts'
 import { createActivityApi } from './activity.ts'
 import { createReporter, createServerAdminApi } from './admin-api.ts'
@@ -82,7 +83,8 @@ export async function startMirror(config: Config, options: StartOptions): Promis
   try {
     const guard = createHostGuard(guardNames(config), (host) => parts.stats.recordRefusedHost(host))
     const { sending } = parts.blobs
-    const { connections } = parts
+    const { connections, activity } = parts
+    const recording = { recent: activity.recent, clients: activity.clients }
     const named = new Set([...config.cache.listen, ...config.registry.listen].map(({ host }) => host))
     const listening = (host: string) => {
       // Addresses outside of the configuration are gateways of networks on this machine.
@@ -102,7 +104,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
         sending,
         defaultRegistry: config.defaultUpstream,
         transfers,
-        recent: parts.activity.recent,
+        ...recording,
         logger,
       })
       return listen({ ...listening(host), host, port }, handle)
@@ -116,7 +118,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       guard,
       sending,
       transfers,
-      recent: parts.activity.recent,
+      ...recording,
       logger,
       listening,
       isFromHost,
@@ -138,7 +140,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       createServerAdminApi(parts, {
         status: () => reporter.status(),
         stop: options.onStopRequested ?? (() => {}),
-        activity: createActivityApi(parts.activity, config, [...endpoints.cache, ...endpoints.registry]),
+        activity: createActivityApi(activity, config, [...endpoints.cache, ...endpoints.registry]),
         runDoctor: options.runDoctor,
         logger,
       }),
@@ -248,6 +250,7 @@ interface RegistryListening {
   readonly sending: BlobSender
   readonly transfers: TransferLog
   readonly recent: RecentRequests
+  readonly clients: SeenClients
   readonly logger: Logger
   /** Returns whether a connection comes from this machine; undefined where every address is this machine's own. */
   readonly isFromHost: ((connection: ConnectionEndpoints) => boolean) | undefined
@@ -257,7 +260,7 @@ interface RegistryListening {
 function createRegistryOpeners(
   parts: RegistryParts | undefined,
   config: Config,
-  { guard, sending, transfers, recent, logger, listening, isFromHost }: RegistryListening,
+  { listening, isFromHost, ...options }: RegistryListening,
 ) {
   if (!parts) return undefined
   const { opened, authorize } = parts
@@ -268,14 +271,10 @@ function createRegistryOpeners(
       registry: orUnavailable(opened.then(({ registry }) => registry)),
       addressing: 'plain',
       access: 'anonymous',
-      guard,
       stats: undefined,
       push,
-      sending,
       defaultRegistry: undefined,
-      transfers,
-      recent,
-      logger,
+      ...options,
     })
     return listen({ ...listening(host), host, port }, handle)
   }

@@ -7,6 +7,7 @@ import type { ProcessHealth } from '../lib/system-errors.ts'
 import type { Clock } from '../lib/time.ts'
 import { toRegistryUrl } from '../oci/reference.ts'
 import type { Repository } from '../oci/route.ts'
+import type { TrafficHistory } from '../stats/history.ts'
 import { dockerAuthVariable, getDockerConfigPath, parseAuthVariable } from '../upstream/docker-credentials.ts'
 import { recordFailures } from '../upstream/failures.ts'
 import { createHttpUpstream, type HttpUpstream } from '../upstream/http-upstream.ts'
@@ -30,6 +31,8 @@ interface UpstreamDirectoryOptions {
   readonly logger: Logger
   /** Records fetches that fail because of this process. */
   readonly ownTroubles: ProcessHealth
+  /** Records the times until the response headers. */
+  readonly history: Pick<TrafficHistory, 'recordResponse'>
 }
 
 /**
@@ -52,6 +55,7 @@ export function createUpstreamDirectory({
   clock,
   logger,
   ownTroubles,
+  history,
 }: UpstreamDirectoryOptions) {
   const route = createRouting({
     configured: new Set(Object.keys(config.upstreams)),
@@ -91,6 +95,7 @@ export function createUpstreamDirectory({
       env,
       dockerConfig,
       userAgent,
+      onResponse: (milliseconds) => history.recordResponse(host, milliseconds),
       requests,
       keepAlive: requests.limit >= minRequestsForKeepAlive,
       clock,

@@ -3,6 +3,7 @@ import { type Logger, redact } from '../lib/logger.ts'
 import { formatReference } from '../oci/reference.ts'
 import type { Provenance } from '../oci/registry.ts'
 import type { Route } from '../oci/route.ts'
+import type { SeenClients } from '../stats/clients.ts'
 import { type AnsweredRequest, cutText, type RecentRequests } from '../stats/requests.ts'
 import { getClientAddress, hasBody } from './connection.ts'
 import { getReceivedBytes } from './request-body.ts'
@@ -20,6 +21,7 @@ interface AccessLogOptions {
   /** Names the upstream of requests that name none; undefined where repositories belong to no upstream. */
   readonly defaultRegistry: string | undefined
   readonly recent: RecentRequests
+  readonly clients: SeenClients
   readonly logger: Logger
 }
 
@@ -39,7 +41,7 @@ interface Answered {
  * are logged at debug level, and pings are not remembered.
  */
 export function recordAccess(
-  { listener, defaultRegistry, recent, logger }: AccessLogOptions,
+  { listener, defaultRegistry, recent, clients, logger }: AccessLogOptions,
   request: IncomingMessage,
   response: ServerResponse,
   { route, status, bytes, milliseconds, provenance, error }: Answered,
@@ -67,6 +69,20 @@ export function recordAccess(
     error,
   }
   if (route?.kind !== 'base' || status >= 400) recent.record(answered)
+  if (route && route.kind !== 'base' && !provenance?.isProbe) {
+    clients.record({
+      listener,
+      address: answered.client,
+      agent: answered.agent,
+      registry: 'name' in route ? (route.registry ?? defaultRegistry) : undefined,
+      kind: route.kind === 'manifest' || route.kind === 'blob' ? route.kind : 'other',
+      isHead: request.method === 'HEAD',
+      byTag: route.kind === 'manifest' && route.reference.kind === 'tag',
+      isSuccess: status < 300,
+      result: provenance && getResult(provenance, request),
+      bytes,
+    })
+  }
   const fields = {
     id: answered.id,
     listener,
@@ -91,6 +107,12 @@ export function recordAccess(
   if (status >= 500) logger.warn(fields, 'request')
   else if (provenance || status >= 400 || !isRead(request)) logger.info(fields, 'request')
   else logger.debug(fields, 'request')
+}
+
+/** Returns whether the content came from the store, as the statistics count it; undefined where they count neither. */
+function getResult({ outcome }: Provenance, { method }: IncomingMessage): 'hit' | 'miss' | undefined {
+  if (outcome === 'hit' || outcome === 'revalidated' || outcome === 'stale') return 'hit'
+  return (outcome === 'miss' || outcome === 'collapsed') && method !== 'HEAD' ? 'miss' : undefined
 }
 
 /** Returns the client's user agent, at most 200 characters. */

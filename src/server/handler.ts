@@ -8,6 +8,7 @@ import { OciError } from '../oci/errors.ts'
 import type { Caller, ListResponse, ManifestResponse, Provenance, PushRegistry, Registry } from '../oci/registry.ts'
 import { type Addressing, parseRoute, type Route } from '../oci/route.ts'
 import { translateDiskErrors } from '../registry/uploads.ts'
+import type { SeenClients } from '../stats/clients.ts'
 import type { RecentRequests } from '../stats/requests.ts'
 import type { Stats } from '../stats/stats.ts'
 import { getRepositoryName, getUserAgent, isRead, recordAccess } from './access-log.ts'
@@ -37,6 +38,7 @@ type HandleOptions = HandledRegistry & {
   readonly defaultRegistry: string | undefined
   readonly transfers: TransferLog
   readonly recent: RecentRequests
+  readonly clients: SeenClients
   readonly logger: Logger
 }
 

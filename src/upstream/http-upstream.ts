@@ -189,6 +189,8 @@ interface UpstreamClientOptions {
   /** Locates Docker's config.json; see `dockerConfigPath`. */
   readonly dockerConfig: string
   readonly userAgent: string
+  /** Is called with the time until the response headers of each request to the registry, ms; not for tokens. */
+  readonly onResponse?: ((milliseconds: number) => void) | undefined
   /** Limits the concurrent requests of all upstreams together; no limit when absent. */
   readonly requests?: Slots | undefined
   /** Is true if connections are reused; default true. */
@@ -263,6 +265,7 @@ function createUpstreamClient(options: UpstreamClientOptions) {
       async (authorization) => {
         if (authorization !== undefined) secrets.push(...parseSecrets(authorization))
         const all = authorization === undefined ? headers : { ...headers, authorization }
+        const begun = clock.monotonic()
         const response = await transport.send({
           method,
           url: target,
@@ -272,6 +275,7 @@ function createUpstreamClient(options: UpstreamClientOptions) {
           signal,
           targets,
         })
+        options.onResponse?.(clock.monotonic() - begun)
         if (!response.redirectHost) rateLimit = readRateLimit(response.header, clock.wall()) ?? rateLimit
         return response
       },

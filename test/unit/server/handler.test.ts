@@ -15,6 +15,7 @@ import { TransferLog } from '../../../src/server/transfer-log.ts'
 import { createHandler } from '../../../src/server/handler.ts'
 import { createHostGuard } from '../../../src/server/request-guard.ts'
 import { BufferPool, createPortableSendBlob } from '../../../src/server/send/send-blob.ts'
+import { SeenClients } from '../../../src/stats/clients.ts'
 import { RecentRequests } from '../../../src/stats/requests.ts'
 import { FileOpenBlob } from '../../../src/store/file-blob-store.ts'
 import { type Answer, get } from '../../support/get.ts'
@@ -49,6 +50,7 @@ async function serveManifest(failure: Error, opened = Promise.resolve(), onAsked
     defaultRegistry: 'docker.io',
     transfers: new TransferLog({ logger, clock: systemClock }),
     recent: new RecentRequests(systemClock),
+    clients: new SeenClients(systemClock),
     logger,
   })
   const server = createServer(handle)
