@@ -162,14 +162,40 @@ export interface NetworkReport {
   reason?: string
 }
 
+/** Describes the pull quota of Docker Hub. */
+export interface LimitedPullsReport {
+  limit: number
+  remaining: number
+  windowSeconds: number
+  /** Holds the address or account that the quota belongs to. */
+  source?: string
+  /** Gives the time of the response (ISO 8601). */
+  at: string
+  /** Gives the time at which pulls are possible again (ISO 8601); absent when Docker Hub has not said. It is `at` + `windowSeconds` at the latest. */
+  resetsAt?: string
+}
+
+/** Describes an account without a pull quota. */
+export interface UnlimitedPullsReport {
+  unlimited: true
+  source?: string
+  /** Gives the time of the response (ISO 8601). */
+  at: string
+}
+
 export interface UpstreamReport {
   hits: number
   misses: number
   bytesFromUpstream: number
+  /**
+   * Counts the pulls that Docker Hub would have counted without the mirror: GETs of image manifests that were answered from the store or
+   * by a running fetch. Present only for docker.io.
+   */
+  pullsAvoided?: number
   state: 'ok' | 'failing' | 'open'
   /** Holds the last failure, only for an upstream that is not ok or limits its clients. */
   lastError?: { message: string; at: string; retryAfterSeconds?: number }
-  rateLimit?: { limit: number; remaining: number; windowSeconds: number; source?: string; at: string }
+  rateLimit?: LimitedPullsReport | UnlimitedPullsReport
   /** Holds a credential that was exported to a container; an expired one counts as none until it is exported again. */
   credentials?: { state: 'valid' | 'expired'; expires?: string }
 }

@@ -1,6 +1,6 @@
 import { listCachedImages } from '../cache/images.ts'
 import type { PullThrough } from '../cache/pull-through.ts'
-import type { Stats, Totals } from '../stats/stats.ts'
+import type { Stats, Totals, UpstreamTotals } from '../stats/stats.ts'
 import { createPauses } from '../lib/async.ts'
 import { redact } from '../lib/logger.ts'
 import { systemClock } from '../lib/time.ts'
@@ -9,7 +9,7 @@ import type { Digest } from '../oci/reference.ts'
 import type { PushedRepositories, PushedStore } from '../registry/repositories.ts'
 import type { Store } from '../store/open-store.ts'
 import { isProbeImageName } from '../upstream/probe-image.ts'
-import type { UpstreamHealth } from '../upstream/upstream.ts'
+import type { RateLimit, UpstreamHealth } from '../upstream/upstream.ts'
 import type { LiveSummary } from './activity.ts'
 import type { DamagedRepositoryReport, ImageReport, OfflineReport, StatusReport, UpstreamReport } from './api.ts'
 
@@ -173,16 +173,17 @@ function toCounters(totals: Totals, hitRatio: number): StatusReport['cache'] {
 }
 
 function toUpstreamReports(
-  countsByHost: ReadonlyMap<string, { hits: number; misses: number; bytesFromUpstream: number }>,
+  countsByHost: Stats['upstreams'],
   contactedUpstreams: readonly { readonly host: string; health(): UpstreamHealth }[],
 ): Record<string, UpstreamReport> {
   const reports = new Map<string, UpstreamReport>()
-  for (const [host, counts] of countsByHost) reports.set(host, { ...counts, state: 'ok' })
+  for (const [host, counts] of countsByHost) reports.set(host, { ...toUpstreamCounters(host, counts), state: 'ok' })
   for (const upstream of contactedUpstreams) {
     const { host } = upstream
     const { state, rateLimit, lastError } = upstream.health()
-    const counts = reports.get(host) ?? { hits: 0, misses: 0, bytesFromUpstream: 0 }
-    const quota = rateLimit && { ...rateLimit, source: rateLimit.source ?? '', at: toIso(rateLimit.at) }
+    const counts =
+      reports.get(host) ?? toUpstreamCounters(host, { hits: 0, misses: 0, bytesFromUpstream: 0, pullsAvoided: 0 })
+    const quota = rateLimit && toQuotaReport(rateLimit)
     const failure = lastError && { ...lastError, message: cleanText(lastError.message), at: toIso(lastError.at) }
     reports.set(host, {
       ...counts,
@@ -192,6 +193,17 @@ function toUpstreamReports(
     })
   }
   return Object.fromEntries(reports)
+}
+
+function toUpstreamCounters(host: string, { pullsAvoided, ...counts }: UpstreamTotals): Omit<UpstreamReport, 'state'> {
+  return { ...counts, ...(host === 'docker.io' && { pullsAvoided }) }
+}
+
+function toQuotaReport(quota: RateLimit): NonNullable<UpstreamReport['rateLimit']> {
+  const common = { source: cleanText(quota.source ?? ''), at: toIso(quota.at) }
+  if ('unlimited' in quota) return { unlimited: true, ...common }
+  const { limit, remaining, windowSeconds, resetsAt } = quota
+  return { limit, remaining, windowSeconds, ...common, ...(resetsAt !== undefined && { resetsAt: toIso(resetsAt) }) }
 }
 
 const maxTextLength = 300
@@ -280,11 +292,18 @@ export async function renderMetrics(report: StatusReport): Promise<{ contentType
     labelNames,
     registers: [registry],
   })
+  const avoided = new Counter({
+    name: 'mirror_upstream_pulls_avoided_total',
+    help: 'Pulls that the upstream quota was spared',
+    labelNames,
+    registers: [registry],
+  })
   for (const [upstream, counts] of Object.entries(upstreams)) {
     hits.inc({ upstream }, counts.hits)
     misses.inc({ upstream }, counts.misses)
     up.set({ upstream }, counts.state === 'ok' ? 1 : 0)
-    if (counts.rateLimit) remaining.set({ upstream }, counts.rateLimit.remaining)
+    if (counts.rateLimit && 'remaining' in counts.rateLimit) remaining.set({ upstream }, counts.rateLimit.remaining)
+    if (counts.pullsAvoided !== undefined) avoided.inc({ upstream }, counts.pullsAvoided)
   }
   return { contentType: registry.contentType, text: await registry.metrics() }
 }

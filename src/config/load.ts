@@ -123,6 +123,7 @@ const ownVariables = [
   'MIRROR_DATA',
   'MIRROR_IMAGE',
   'MIRROR_MEMORY',
+  'MIRROR_NO_QUOTA_PROBE',
   'MIRROR_NO_SENDFILE',
 ]
 

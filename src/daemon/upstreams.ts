@@ -2,7 +2,7 @@ import type { OfflineReport } from '../admin/api.ts'
 import type { Config, UpstreamConfig } from '../config/config.ts'
 import type { Slots } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
-import { runCommand } from '../lib/process.ts'
+import { isSet, runCommand } from '../lib/process.ts'
 import type { ProcessHealth } from '../lib/system-errors.ts'
 import type { Clock } from '../lib/time.ts'
 import { toRegistryUrl } from '../oci/reference.ts'
@@ -14,6 +14,7 @@ import { createHttpUpstream, type HttpUpstream } from '../upstream/http-upstream
 import type { Identify } from '../upstream/identity.ts'
 import { createProbeUpstream, type ProbeImages, probeImagePrefix } from '../upstream/probe-image.ts'
 import { getProxyWarnings, readProxies } from '../upstream/proxy.ts'
+import { isDockerHub, probeQuota } from '../upstream/rate-limit.ts'
 import { builtInUpstreams, type Upstream, UpstreamError } from '../upstream/upstream.ts'
 import { readAuthorities } from './start-errors.ts'
 
@@ -124,6 +125,19 @@ export function createUpstreamDirectory({
     /** Iterates over the upstreams that were used since the start. */
     *all(): Iterable<Upstream> {
       for (const { upstream } of upstreams.values()) yield upstream
+    },
+    /**
+     * Asks Docker Hub for the quota, so that the status shows it before the first pull. Does nothing while offline, and where
+     * another server stands in for Docker Hub.
+     */
+    async probeQuota(): Promise<void> {
+      const host = 'docker.io'
+      const url = config.upstreams[host]?.url ?? toRegistryUrl(host)
+      if (config.cache.offline || !isDockerHub(url) || isSet(env['MIRROR_NO_QUOTA_PROBE'])) return
+      open(host)
+      const opened = upstreams.get(host)
+      // Bypass the record of failures: a laptop without a network has no failing upstream before somebody pulls.
+      if (opened) await probeQuota(opened.http, logger)
     },
     /** Ends every connection; requests under way fail. */
     async close(): Promise<void> {

@@ -256,3 +256,8 @@ export interface CommandEnvironment {
 export function getMemoryLimit(): number {
   return Math.min(process.constrainedMemory() || Infinity, totalmem())
 }
+
+/** Checks whether a variable that is a switch is on: `MIRROR_NO_SENDFILE=1`. */
+export function isSet(value: string | undefined): boolean {
+  return value !== undefined && value !== '' && value !== '0' && value !== 'false'
+}

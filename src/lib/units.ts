@@ -59,3 +59,21 @@ export function formatDuration(ms: number): string {
   if (hours < 48) return minutes % 60 === 0 ? `${hours} h` : `${hours} h ${minutes % 60} min`
   return `${Math.floor(hours / 24)} d`
 }
+
+const toTwoDigits = (value: number) => String(value).padStart(2, '0')
+
+/** Formats the time of day in the time zone of this process, with the date unless it is that of `now`: `14:05`. Both are wall clock ms. */
+export function formatTimeOfDay(at: number, now: number): string {
+  const date = new Date(at)
+  const time = `${toTwoDigits(date.getHours())}:${toTwoDigits(date.getMinutes())}`
+  if (date.toDateString() === new Date(now).toDateString()) return time
+  return `${date.getFullYear()}-${toTwoDigits(date.getMonth() + 1)}-${toTwoDigits(date.getDate())} ${time}`
+}
+
+/** Names the time zone of this process at a time: `UTC`, `UTC+02:00`. */
+export function formatTimeZone(at: number): string {
+  const minutes = -new Date(at).getTimezoneOffset()
+  if (minutes === 0) return 'UTC'
+  const amount = Math.abs(minutes)
+  return `UTC${minutes < 0 ? '-' : '+'}${toTwoDigits(Math.floor(amount / 60))}:${toTwoDigits(amount % 60)}`
+}

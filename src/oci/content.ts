@@ -57,6 +57,11 @@ export function isManifestType(type: string): boolean {
   return /^application\/[a-z\d][a-z\d!#$&^_.+-]{0,126}$/i.test(type) && !/(?:xml|pdf|script)$/i.test(type)
 }
 
+/** Checks whether a media type is that of an index. */
+export function isIndexType(type: string): boolean {
+  return indexTypes.includes(type)
+}
+
 /** Returns a Content-Type without its parameters, in lower case. */
 export function stripMediaType(contentType: string): string {
   return contentType.split(';', 1)[0]!.trim().toLowerCase()

@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { describeFailure, getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { BudgetError } from '../lib/memory.ts'
-import { getManifestLinks, type ManifestLink } from '../oci/content.ts'
+import { getManifestLinks, isIndexType, type ManifestLink } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/reference.ts'
 import { OciError } from '../oci/errors.ts'
 import type { Caller, ListResponse, ManifestResponse, Provenance, PushRegistry, Registry } from '../oci/registry.ts'
@@ -86,8 +86,10 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
     let sent: Sent
     try {
       sent = await handle(request, response, options, client, state)
-      const { bytes, provenance } = sent
-      if (provenance) stats?.recordResponse({ provenance, bytes, head: request.method === 'HEAD' })
+      const { bytes, provenance, manifest } = sent
+      const head = request.method === 'HEAD'
+      const isPull = !head && manifest !== undefined && !isIndexType(manifest.mediaType)
+      if (provenance) stats?.recordResponse({ provenance, bytes, head, isPull })
     } catch (reason) {
       const error = reason instanceof OciError ? reason : toClientError(reason, client, logger)
       if (error && (error.status === 429 || error.status >= 500)) stats?.recordError()

@@ -25,10 +25,12 @@ export interface Totals {
   bytesSaved: number
 }
 
-interface UpstreamTotals {
+export interface UpstreamTotals {
   hits: number
   misses: number
   bytesFromUpstream: number
+  /** Counts the answers that spared a pull which Docker Hub counts. */
+  pullsAvoided: number
 }
 
 /** Describes one answered request for a manifest or blob. */
@@ -38,6 +40,10 @@ interface ServedResponse {
   readonly bytes: number
   /** Is true when it was a HEAD: one of content that is not cached counts only as a request. */
   readonly head: boolean
+  /**
+   * Is true for a GET of an image manifest, which Docker Hub counts as a pull. A GET of an index belongs to the pull of its manifest.
+   */
+  readonly isPull?: boolean
 }
 
 /** Keeps the counters of the cache. With a damaged file they start at zero. */
@@ -69,13 +75,14 @@ export class Stats {
   }
 
   /** Counts a response with a 2xx or 304 status. */
-  recordResponse({ provenance, bytes, head }: ServedResponse): void {
+  recordResponse({ provenance, bytes, head, isPull = false }: ServedResponse): void {
     if (provenance.isProbe) return
     const { totals } = this
     totals.requests += 1
     totals.bytesServed += bytes
     if (provenance.outcome === 'passed' || provenance.registry === undefined) return
     const upstream = this.#upstream(provenance.registry)
+    if (isPull && provenance.outcome !== 'miss') upstream.pullsAvoided += 1
     if (provenance.outcome === 'miss' || provenance.outcome === 'collapsed') {
       if (head) return
       totals.misses += 1
@@ -147,7 +154,7 @@ export class Stats {
 
   #upstream(host: string): UpstreamTotals {
     let counts = this.upstreams.get(host)
-    if (!counts) this.upstreams.set(host, (counts = { hits: 0, misses: 0, bytesFromUpstream: 0 }))
+    if (!counts) this.upstreams.set(host, (counts = { hits: 0, misses: 0, bytesFromUpstream: 0, pullsAvoided: 0 }))
     return counts
   }
 }

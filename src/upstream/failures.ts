@@ -6,9 +6,10 @@ import { findProcessFaultCode, type WorkWatcher } from '../lib/system-errors.ts'
 import type { Clock } from '../lib/time.ts'
 import type { Identity } from '../oci/registry.ts'
 import { decodeBytes, getContentEncoding } from './body.ts'
+import { type Limit, parseLeadingNumber } from './rate-limit.ts'
 import { TransientError } from './retry.ts'
 import type { TransportResponse } from './transport.ts'
-import { type RateLimit, type Upstream, UpstreamError, type UpstreamFailure } from './upstream.ts'
+import { type Upstream, UpstreamError, type UpstreamFailure } from './upstream.ts'
 
 /**
  * Maps a registry's 4xx status to its meaning for the requested content. A status that is not listed concerns the request (400, 405,
@@ -189,25 +190,18 @@ export async function toLimitError(
   })
 }
 
-/**
- * Distinguishes the limits in a 429 response: `manifests` = Docker Hub's pull quota, which only GETs of manifests spend; `all` =
- * every request.
- */
-interface Limit {
-  readonly scope: 'manifests' | 'all'
-  readonly retryAfterMs: number
-  /** Holds the upstream's own message. */
-  readonly reason?: string | undefined
-}
-
 type Header = (name: string) => string | undefined
 
 /** Parses a 429 response. `wall`: the current time, ms since the epoch, for a Retry-After that is a date. */
 export function readLimit(header: Header, body: string, wall: number): Limit {
   const text = header('retry-after') ?? /retry-after:\s*([^\s,"]+)/i.exec(body)?.[1]
-  const retryAfterMs = (text === undefined ? undefined : parseRetryAfter(text, wall)) ?? defaultRetryAfterMs
+  const known = text === undefined ? undefined : parseRetryAfter(text, wall)
   const isQuota = parseLeadingNumber(header('ratelimit-remaining')) === 0 || /pull rate limit/i.test(body)
-  return { scope: isQuota ? 'manifests' : 'all', retryAfterMs: Math.min(retryAfterMs, maxRetryAfterMs) }
+  return {
+    scope: isQuota ? 'manifests' : 'all',
+    retryAfterMs: Math.min(known ?? defaultRetryAfterMs, maxRetryAfterMs),
+    ...(known !== undefined && known <= maxRetryAfterMs && { isRetryKnown: true }),
+  }
 }
 
 /**
@@ -227,26 +221,6 @@ export function parseRetryAfter(text: string, wall: number): number | undefined 
   }
   const date = Date.parse(trimmed)
   return Number.isNaN(date) ? undefined : Math.max(0, date - wall)
-}
-
-/** Parses Docker Hub's `ratelimit-limit: 100;w=21600` and its companions; undefined when one is missing. `wall`: wall clock ms. */
-export function readRateLimit(header: Header, wall: number): RateLimit | undefined {
-  const limit = parseLeadingNumber(header('ratelimit-limit'))
-  const remaining = parseLeadingNumber(header('ratelimit-remaining'))
-  const window = /;\s*w=(\d+)/.exec(header('ratelimit-limit') ?? '')?.[1]
-  if (limit === undefined || remaining === undefined || window === undefined) return undefined
-  return {
-    limit,
-    remaining,
-    windowSeconds: Number(window),
-    source: header('docker-ratelimit-source'),
-    at: wall,
-  }
-}
-
-function parseLeadingNumber(text: string | undefined): number | undefined {
-  const digits = /^\s*(\d+)/.exec(text ?? '')?.[1]
-  return digits === undefined ? undefined : Number(digits)
 }
 
 /** Creates the memory of an upstream's rate limits, by identity, so that no request is sent before a limit ends. */

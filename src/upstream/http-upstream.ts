@@ -10,9 +10,10 @@ import type { Access, Identity } from '../oci/registry.ts'
 import { createAuthorizer, createRedirectTargets } from './auth.ts'
 import { getContentEncoding, readBudgetedBody, parseLength, planBlob, readBlob } from './body.ts'
 import { createCredentials, getCredentialHost, type CredentialsSource } from './credentials.ts'
-import { createCooldown, LimitedError, readRateLimit, toUpstreamError } from './failures.ts'
+import { createCooldown, LimitedError, toUpstreamError } from './failures.ts'
 import { type Identify, parseSecrets, getSecrets } from './identity.ts'
 import { readProxies } from './proxy.ts'
+import { spendRateLimit, updateRateLimit } from './rate-limit.ts'
 import { createCircuit, withRetries } from './retry.ts'
 import { createTokenCache } from './tokens.ts'
 import { type TransportResponse, createTransport, getTrustedCertificates } from './transport.ts'
@@ -276,10 +277,10 @@ function createUpstreamClient(options: UpstreamClientOptions) {
           targets,
         })
         options.onResponse?.(clock.monotonic() - begun)
-        if (!response.redirectHost) rateLimit = readRateLimit(response.header, clock.wall()) ?? rateLimit
         return response
       },
     )
+    rateLimit = updateRateLimit(rateLimit, response, { repository: name, identity, wall: clock.wall() })
     const isWanted = response.status === 200 || (response.status === 206 && headers['range'] !== undefined)
     if (!isWanted) throw await toUpstreamError(host, response, clock, { meansAbsent: request.meansAbsent, secrets })
     return read({ response, identity })
@@ -289,7 +290,10 @@ function createUpstreamClient(options: UpstreamClientOptions) {
     try {
       return await answered
     } catch (error) {
-      if (error instanceof LimitedError && !isExtra) cooldown.record(identity, error.limit)
+      if (error instanceof LimitedError) {
+        rateLimit = spendRateLimit(rateLimit, error.limit, clock.wall())
+        if (!isExtra) cooldown.record(identity, error.limit)
+      }
       throw error
     }
   }
@@ -297,17 +301,18 @@ function createUpstreamClient(options: UpstreamClientOptions) {
   return {
     /** Repeats the request until `read` accepts a 200 (or a 206 to a range). Throws an UpstreamError, or the signal's reason. */
     async request<T>(request: UpstreamRequest, read: (reply: UpstreamResponse) => Promise<T> | T): Promise<T> {
-      const { method, name, path, signal, isExtra = false } = request
+      const { method, name, path, signal, isExtra = false, isBestEffort = false } = request
       const credential = await findCredential(request.access)
       const identity = identify(credential, host)
       const spendsQuota = method === 'GET' && path.startsWith('manifests/')
       const source = { repository: name, request: `${identity} ${method} ${name}/${path}` }
       const once = () => {
         cooldown.check(identity, spendsQuota)
-        return circuit.run(source, () => recordLimit(identity, isExtra, attempt(request, credential, read)))
+        const send = () => recordLimit(identity, isExtra, attempt(request, credential, read))
+        return isBestEffort ? send() : circuit.run(source, send)
       }
       try {
-        return await withRetries(once, { clock, random, signal })
+        return isBestEffort ? await once() : await withRetries(once, { clock, random, signal })
       } catch (error) {
         if (error instanceof UpstreamError) {
           error.message = prefix.hide(error.message, name)

@@ -7,6 +7,8 @@ export interface UpstreamCallOptions {
   readonly signal?: AbortSignal
   /** No client asked for this request: it respects a rate limit, but a 429 to it does not delay the requests of clients. */
   readonly isExtra?: boolean
+  /** Sends one request without retries, and the circuit breaker does not count its failure. */
+  readonly isBestEffort?: boolean
 }
 
 /** Represents a remote registry. Calls report every failure of the upstream as an `UpstreamError`. */
@@ -98,12 +100,25 @@ export interface UpstreamHealth {
   readonly lastError?: { readonly message: string; readonly at: number; readonly retryAfterSeconds?: number }
 }
 
-/** Docker Hub's `ratelimit-*` headers. */
-export interface RateLimit {
+/** Describes Docker Hub's pull quota, as its responses tell it. */
+export type RateLimit = LimitedPulls | UnlimitedPulls
+
+/** Holds Docker Hub's `ratelimit-*` headers. */
+interface LimitedPulls {
   readonly limit: number
   readonly remaining: number
   readonly windowSeconds: number
   /** `docker-ratelimit-source`: the address or account that the quota belongs to. */
+  readonly source: string | undefined
+  /** Wall clock ms. */
+  readonly at: number
+  /** Holds when the quota is full again, wall clock ms; undefined when the upstream does not say. */
+  readonly resetsAt?: number | undefined
+}
+
+/** Describes an account without a pull quota: its responses have no `ratelimit-*` headers. */
+interface UnlimitedPulls {
+  readonly unlimited: true
   readonly source: string | undefined
   /** Wall clock ms. */
   readonly at: number

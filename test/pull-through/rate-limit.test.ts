@@ -2,7 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { headers, status, times } from '../support/faults.ts'
-import { makeImage } from '../support/images.ts'
+import { get } from '../support/get.ts'
+import { makeImage, makeIndex } from '../support/images.ts'
 import { app, startScene } from '../support/scene.ts'
 import { anyManifest, anyManifestHead } from '../support/upstream.ts'
 
@@ -86,4 +87,22 @@ test("Docker Hub's quota is read from its responses and shown in the status", as
     source: '192.0.2.1',
     at: expect.stringMatching(/^\d{4}-\d\d-\d\dT/),
   })
+})
+
+test('the pulls that Docker Hub would have counted are counted once for each manifest: no index, no HEAD, no miss', async () => {
+  const { upstream, mirror, image } = await startScene()
+  const avoided = async () => (await mirror.status()).upstreams['docker.io']?.pullsAvoided
+  await mirror.get(`${app}/manifests/v1`)
+  expect(await avoided()).toBe(0)
+  await mirror.get(`${app}/manifests/v1`)
+  await mirror.get(`${app}/manifests/${image.digest}`)
+  await mirror.get(`${app}/manifests/v1`, { method: 'HEAD' })
+  expect(await avoided()).toBe(2)
+  upstream.push('library/app', 'many', makeIndex([image]))
+  await mirror.get(`${app}/manifests/many`)
+  await mirror.get(`${app}/manifests/many`)
+  expect(await avoided()).toBe(2)
+  expect((await get(mirror.adminUrl, '/metrics')).body.toString()).toContain(
+    'mirror_upstream_pulls_avoided_total{upstream="docker.io"} 2',
+  )
 })

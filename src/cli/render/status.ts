@@ -5,7 +5,7 @@ import type {
   StatusReport,
   UpstreamReport,
 } from '../../admin/api.ts'
-import { formatBytes, formatDuration } from '../../lib/units.ts'
+import { formatBytes, formatDuration, formatTimeOfDay } from '../../lib/units.ts'
 import { formatUpstreamSetting } from '../../oci/reference.ts'
 import { type Colorizer, createColors, fitText, type Colors, shortenDigest } from '../terminal.ts'
 import {
@@ -35,7 +35,7 @@ export function renderStatus(report: StatusReport, colors: Colors, now: number, 
     `${colors.green('●')} ${colors.bold(`mirror ${version} has been up for ${renderAge(uptimeSeconds * 1000)}`)} (${location}${user === undefined ? '' : `, run by ${user}`})`,
     renderFacts([...listEndpointFacts(report), ...listCacheFacts(report)], colors, columns),
     ...renderTroubles(report, colors, columns),
-    ...renderUpstreams(report, colors, columns),
+    ...renderUpstreams(report, colors, now, columns),
     ...renderRecentImages(report, colors, now, columns),
   ]
   return blocks.join('\n\n')
@@ -57,7 +57,7 @@ function describePushedContent({ repositories, tags, bytes }: StatusReport['regi
 }
 
 /** Renders the counts. A pull is an image; hits and misses are manifests and blobs. */
-function listCacheFacts({ cache, storage, since, offline }: StatusReport): Fact[] {
+function listCacheFacts({ cache, storage, since, upstreams, offline }: StatusReport): Fact[] {
   const { hits, misses } = cache
   const ratio = hits + misses === 0 ? '' : ` (${formatPercent(cache.hitRatio)} from the cache)`
   const limit =
@@ -73,11 +73,18 @@ function listCacheFacts({ cache, storage, since, offline }: StatusReport): Fact[
       'saved',
       `${formatBytes(cache.bytesSaved)} of ${formatBytes(cache.bytesServed)} served; ${formatBytes(cache.bytesFromUpstream)} came from upstream`,
     ],
+    ...describeAvoidedPulls(upstreams),
     ['disk', `${formatBytes(storage.bytes)}${limit}, ${storage.path}`],
   ]
 }
 
-function renderUpstreams({ upstreams }: StatusReport, colors: Colors, columns = Infinity): string[] {
+/** Renders the pulls that Docker Hub did not count, because the mirror answered them. */
+function describeAvoidedPulls(upstreams: StatusReport['upstreams']): Fact[] {
+  const avoided = upstreams['docker.io']?.pullsAvoided ?? 0
+  return avoided === 0 ? [] : [['avoided', `${formatCount(avoided, 'pull', 'pulls')} from Docker Hub`]]
+}
+
+function renderUpstreams({ upstreams }: StatusReport, colors: Colors, now: number, columns = Infinity): string[] {
   const rows = Object.entries(upstreams)
   if (rows.length === 0) return []
   const titles: Column[] = [
@@ -94,7 +101,7 @@ function renderUpstreams({ upstreams }: StatusReport, colors: Colors, columns = 
     formatNumber(upstream.misses),
     formatBytes(upstream.bytesFromUpstream),
     nameUpstreamState(upstream),
-    describeQuota(upstream),
+    describeQuota(upstream, now),
   ])
   const whole = renderTable(titles, cells, noColors)
   const isTooWide = whole.split('\n').some((line) => line.length > columns)
@@ -106,7 +113,7 @@ function renderUpstreams({ upstreams }: StatusReport, colors: Colors, columns = 
   )
   const quotas = isTooWide
     ? rows.flatMap(([host, upstream]) =>
-        describeQuota(upstream) === '' ? [] : [`${host}: ${describeQuota(upstream)}`],
+        describeQuota(upstream, now) === '' ? [] : [`${host}: ${describeQuota(upstream, now)}`],
       )
     : []
   const expired = rows.filter(([, { credentials }]) => credentials?.state === 'expired').map(([host]) => host)
@@ -117,9 +124,14 @@ function renderUpstreams({ upstreams }: StatusReport, colors: Colors, columns = 
   return [[label, ...quotas].join('\n'), ...advice.map((text) => colors.yellow(text))]
 }
 
-function describeQuota({ rateLimit }: UpstreamReport): string {
+function describeQuota({ rateLimit }: UpstreamReport, now: number): string {
   if (rateLimit === undefined) return ''
-  return `${rateLimit.remaining} of ${rateLimit.limit} pulls left in ${formatDuration(rateLimit.windowSeconds * 1000)}`
+  if ('unlimited' in rateLimit) return 'unlimited'
+  const { remaining, limit, windowSeconds, at, resetsAt } = rateLimit
+  const left = `${remaining} of ${limit} pulls left`
+  if (remaining > 0) return `${left} in ${formatDuration(windowSeconds * 1000)}`
+  if (resetsAt !== undefined) return `${left} until ${formatTimeOfDay(Date.parse(resetsAt), now)}`
+  return `${left} until ${formatTimeOfDay(Date.parse(at) + windowSeconds * 1000, now)} at the latest`
 }
 
 function renderRecentImages(

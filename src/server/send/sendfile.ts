@@ -3,6 +3,7 @@ import type { Server } from 'node:http'
 import type { Socket } from 'node:net'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { LibraryHandle } from 'koffi'
+import { isSet } from '../../lib/process.ts'
 import { type BlobSender, BufferPool, createPortableSendBlob, type SendBlob, writeChunk } from './send-blob.ts'
 
 /** Bytes sent at once before other requests get their turn: about a quarter of a millisecond. */
@@ -40,10 +41,6 @@ export async function chooseSendBlob(options: {
     setCongestionControl: createCongestionControl(libc),
     trimMemory: libc?.trimMemory,
   }
-}
-
-function isSet(value: string | undefined): boolean {
-  return value !== undefined && value !== '' && value !== '0' && value !== 'false'
 }
 
 interface NativeSendingOptions {

@@ -1,4 +1,7 @@
-import { describe, expect, test } from 'vitest'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { chooseWiderIdentity, findGrant, revokeGrants } from '../../../src/cache/grants.ts'
 import { PullTracker } from '../../../src/cache/pulls.ts'
 import { isFresh, mayServeStale } from '../../../src/cache/tags.ts'
@@ -239,6 +242,25 @@ describe('the pull counter', () => {
     expect(repository.manifests.get(digests[0])!.pulls).toBe(1)
     expect(repository.manifests.get(digests[1])!.pulls).toBe(0)
   })
+})
+
+test('the statistics keep the avoided pulls across restarts, and read a file from before they were counted', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'mirror-stats-'))
+  onTestFinished(() => rm(folder, { recursive: true }))
+  const path = join(folder, 'stats.json')
+  const stats = new Stats(0)
+  const provenance = { registry: 'docker.io', cacheStatus: '' }
+  for (const outcome of ['hit', 'revalidated', 'stale', 'collapsed', 'miss', 'passed'] as const)
+    stats.recordResponse({ provenance: { ...provenance, outcome }, bytes: 1, head: false, isPull: true })
+  await stats.save(path)
+  const restarted = new Stats(1)
+  await restarted.load(path)
+  expect(restarted.upstreams.get('docker.io')).toMatchObject({ hits: 3, misses: 2, pullsAvoided: 4 })
+
+  await writeFile(path, JSON.stringify({ since: 5, totals: {}, upstreams: { 'docker.io': { hits: 7 } } }))
+  const updated = new Stats(1)
+  await updated.load(path)
+  expect(updated.upstreams.get('docker.io')).toMatchObject({ hits: 7, pullsAvoided: 0 })
 })
 
 test('a single flight is shared while it lasts, and removed before its waiters resume', async () => {

@@ -77,6 +77,10 @@ const report: StatusReport = {
   images: [image('docker.io/library/alpine:3.20', '2026-11-21T11:57:00Z')],
 }
 
+/** Returns a time of day of one date in the time zone of the test. */
+const at = (hour: number, minute: number) => new Date(2026, 10, 21, hour, minute).toISOString()
+const localNow = new Date(2026, 10, 21, 12, 0).getTime()
+
 describe('the status', () => {
   test('shows the most important facts first, in aligned columns', () => {
     expect(renderStatus(report, plain, now)).toBe(`● mirror 1.2.3 has been up for 3 h 12 min (pid 42)
@@ -95,6 +99,23 @@ ghcr.io     100      50  95.4 MiB  ok
 
 IMAGE                             SIZE  PULLS  LAST PULLED  CHECKED
 docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
+  })
+
+  test.each([
+    [{ unlimited: true, at: '2026-11-21T11:00:00Z' } as const, 'unlimited'],
+    [
+      { limit: 100, remaining: 0, windowSeconds: 21_600, at: at(11, 0) },
+      '0 of 100 pulls left until 17:00 at the latest',
+    ],
+    [
+      { limit: 100, remaining: 0, windowSeconds: 21_600, at: at(11, 0), resetsAt: at(14, 5) },
+      '0 of 100 pulls left until 14:05',
+    ],
+  ])('says when an exhausted quota is full again, or that there is none: %o', (rateLimit, text) => {
+    const upstreams = { 'docker.io': { ...report.upstreams['docker.io']!, rateLimit, pullsAvoided: 1234 } }
+    const shown = renderStatus({ ...report, upstreams }, plain, localNow)
+    expect(shown).toContain(`ok     ${text}\n`)
+    expect(shown).toContain('avoided   1,234 pulls from Docker Hub\n')
   })
 
   const troubled: StatusReport = {

@@ -167,6 +167,7 @@ test('a variable that resembles a setting is found, and no other', () => {
     MIRROR_LOG_LEVL: 'debug',
     MIRROR_HOM: '/home',
     MIRROR_CACHE_MAX_SIZE: '5GiB',
+    MIRROR_NO_QUOTA_PROBE: '1',
     MIRROR_NO_SENDFILE: '1',
     MIRROR_YES: 'true',
     MIRROR_PASSWORD: 'secret',

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import { parseRetryAfter, readLimit, readRateLimit } from '../../../src/upstream/failures.ts'
+import { parseRetryAfter, readLimit } from '../../../src/upstream/failures.ts'
+import { readRateLimit } from '../../../src/upstream/rate-limit.ts'
 
 const now = Date.parse('2026-11-01T12:00:00Z')
 const headers = (values: Record<string, string>) => (name: string) => values[name]
@@ -27,7 +28,7 @@ describe('a 429', () => {
     const text = '{"errors":[{"message":"You have reached your unauthenticated pull rate limit."}]}'
     expect(readLimit(headers({}), text, now)).toEqual({ scope: 'manifests', retryAfterMs: 60_000 })
     const spent = headers({ 'ratelimit-remaining': '0;w=21600', 'retry-after': '120' })
-    expect(readLimit(spent, '', now)).toEqual({ scope: 'manifests', retryAfterMs: 120_000 })
+    expect(readLimit(spent, '', now)).toEqual({ scope: 'manifests', retryAfterMs: 120_000, isRetryKnown: true })
   })
 
   test('of the abuse limit limits everything', () => {

@@ -1,0 +1,118 @@
+import type { ServerResponse } from 'node:http'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { defaultConfig } from '../../../src/config/config.ts'
+import { createUpstreamDirectory } from '../../../src/daemon/upstreams.ts'
+import { Slots } from '../../../src/lib/async.ts'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { ProcessHealth } from '../../../src/lib/system-errors.ts'
+import { systemClock } from '../../../src/lib/time.ts'
+import { mediaType } from '../../../src/oci/content.ts'
+import { createIdentify } from '../../../src/upstream/identity.ts'
+import { ProbeImages } from '../../../src/upstream/probe-image.ts'
+import { isDockerHub, probeQuota } from '../../../src/upstream/rate-limit.ts'
+import { fakeClock, openUpstream } from '../../support/upstream/open-upstream.ts'
+import { reply, serve } from '../../support/upstream/serve.ts'
+
+const quota = {
+  'ratelimit-limit': '100;w=21600',
+  'ratelimit-remaining': '76;w=21600',
+  'docker-ratelimit-source': '192.0.2.1',
+}
+const type = { 'content-type': mediaType.ociManifest }
+const tag = { kind: 'tag', tag: 'v1' } as const
+
+/** Serves as Docker Hub: answers each request as `answer` says, after a challenge for a password where `isPrivate`. */
+const serveHub = (answer: (response: ServerResponse) => void, isPrivate = false) =>
+  serve((request, response) => {
+    if (isPrivate && request.headers.authorization === undefined)
+      return reply(response, 401, { 'www-authenticate': 'Basic realm="hub"' })
+    answer(response)
+  })
+
+describe('the request for the quota', () => {
+  test('is one HEAD, after which the quota is known', async () => {
+    const hub = await serveHub((response) => reply(response, 200, { ...type, ...quota }))
+    const upstream = openUpstream(hub.url, { host: 'docker.io' })
+    await probeQuota(upstream, silentLogger)
+    expect(hub.log).toEqual(['HEAD /v2/ratelimitpreview/test/manifests/latest'])
+    expect(upstream.health().rateLimit).toMatchObject({ limit: 100, remaining: 76, source: '192.0.2.1' })
+  })
+
+  test.each([500, 503, 404, 429])('is not repeated after a %i, and leaves the upstream healthy', async (status) => {
+    const hub = await serveHub((response) => reply(response, status, { 'retry-after': '60' }))
+    const upstream = openUpstream(hub.url, { host: 'docker.io' })
+    for (let asked = 0; asked < 6; asked++) await probeQuota(upstream, silentLogger)
+    expect(hub.log).toHaveLength(6)
+    expect(upstream.health()).toEqual({ state: 'ok', rateLimit: undefined })
+  })
+
+  test('finds that an account has no limit, and a later answer with headers is preferred', async () => {
+    let headers: Record<string, string> = {}
+    const hub = await serveHub((response) => reply(response, 200, { ...type, ...headers }), true)
+    const clock = fakeClock()
+    const upstream = openUpstream(hub.url, {
+      host: 'docker.io',
+      credentials: { from: 'password-env', username: 'me', passwordEnv: 'PASSWORD' },
+      env: { PASSWORD: 'secret' },
+      clock,
+    })
+    await probeQuota(upstream, silentLogger)
+    expect(upstream.health().rateLimit).toEqual({ unlimited: true, source: undefined, at: clock.wall() })
+    headers = quota
+    await upstream.resolve('library/app', tag, { access: 'credentialed' })
+    expect(upstream.health().rateLimit).toMatchObject({ limit: 100 })
+  })
+
+  test('proves nothing about the limit without a credential, and no other image does', async () => {
+    const hub = await serveHub((response) => reply(response, 200, type))
+    const upstream = openUpstream(hub.url, { host: 'docker.io' })
+    await probeQuota(upstream, silentLogger)
+    await upstream.resolve('library/app', tag, { access: 'credentialed' })
+    expect(upstream.health().rateLimit).toBeUndefined()
+  })
+
+  test.each([
+    ['https://registry-1.docker.io', true],
+    ['https://registry-1.docker.io/', true],
+    ['https://harbor.corp.example', false],
+    ['http://127.0.0.1:1', false],
+    ['https://registry-1.docker.io.evil.example', false],
+  ])('goes to Docker Hub only: %s', (url, expected) => {
+    expect(isDockerHub(url)).toBe(expected)
+  })
+
+  test.each([[false], [true]])(
+    'is not sent to a server that stands in for Docker Hub (offline: %s)',
+    async (offline) => {
+      const hub = await serveHub((response) => reply(response, 200, { ...type, ...quota }))
+      const { cache, ...rest } = defaultConfig()
+      const upstreams = {
+        'docker.io': {
+          url: hub.url,
+          credentials: { from: 'anonymous' as const },
+          tokenHosts: [],
+          ca: undefined,
+          tagFreshness: undefined,
+        },
+      }
+      const directory = createUpstreamDirectory({
+        config: { ...rest, upstreams, cache: { ...cache, offline } },
+        probeImages: new ProbeImages(
+          () => 0,
+          () => 'id',
+        ),
+        env: {},
+        identify: createIdentify(Buffer.from('key')),
+        userAgent: 'mirror/test',
+        requests: new Slots(100),
+        clock: systemClock,
+        logger: silentLogger,
+        ownTroubles: new ProcessHealth(systemClock),
+      })
+      onTestFinished(() => directory.close())
+      await directory.probeQuota()
+      expect(hub.log).toEqual([])
+      expect([...directory.all()]).toEqual([])
+    },
+  )
+})
