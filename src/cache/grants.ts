@@ -173,9 +173,17 @@ const cacheStatuses: Record<Provenance['outcome'], string | undefined> = {
   own: undefined,
 }
 
-/** Creates the provenance of an answer, with the `Cache-Status` value of its outcome (RFC 9211), and the cause of a miss. */
-export function toProvenance(registry: string, outcome: Provenance['outcome'], miss: Miss = noMiss): Provenance {
-  return { registry, outcome, cacheStatus: cacheStatuses[outcome], ...miss }
+/**
+ * Creates the provenance of an answer, with the `Cache-Status` value of its outcome (RFC 9211), and the cause of a miss. `warning`: see
+ * `Provenance`.
+ */
+export function toProvenance(
+  registry: string,
+  outcome: Provenance['outcome'],
+  miss: Miss = noMiss,
+  warning?: string,
+): Provenance {
+  return { registry, outcome, cacheStatus: cacheStatuses[outcome], warning, ...miss }
 }
 
 /** Holds the cause of a miss, as far as it is known. */

@@ -1,3 +1,4 @@
+import type { Clock } from '../lib/time.ts'
 import type { Repository } from '../metadata/metadata.ts'
 import { dropRepeatedPage, paginate, readTagsList } from '../oci/lists.ts'
 import type { ListResponse, Provenance } from '../oci/registry.ts'
@@ -5,7 +6,8 @@ import type { Page } from '../oci/route.ts'
 import { anonymousIdentity, type Identity } from '../oci/registry.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import { isValidFor, type RequestContext, toProvenance } from './grants.ts'
-import { maySubstitute, type TagPolicy } from './tags.ts'
+import { describeStale, maySubstitute, offlineReason, toStaleReason } from './stale.ts'
+import type { TagPolicy } from './tags.ts'
 
 /** Throws an OciError 400 for a malformed page. Upstreams disagree on how to refuse one, so the mirror does it for all of them. */
 export function checkPage(page: Page): void {
@@ -13,7 +15,11 @@ export function checkPage(page: Page): void {
 }
 
 /** Lists the tags of a repository from its upstream; the recorded ones while the upstream fails. Throws an UpstreamError. */
-export async function listTags(context: RequestContext, page: Page, policy: TagPolicy): Promise<ListResponse> {
+export async function listTags(
+  context: RequestContext,
+  page: Page,
+  { policy, clock }: { readonly policy: TagPolicy; readonly clock: Clock },
+): Promise<ListResponse> {
   const { host, name, upstream, caller } = context
   try {
     const list = await upstream.tags(name, page.query, { access: caller.access })
@@ -27,7 +33,10 @@ export async function listTags(context: RequestContext, page: Page, policy: TagP
     // Only the upstream can resolve a page that it has named by a token.
     if (!isPlainPage(page)) throw error
     const { entries, next } = paginate(known, page)
-    return toListAnswer({ name, tags: entries }, next, toProvenance(host, 'stale'))
+    const identity = await context.identity()
+    const reason = policy.offline ? offlineReason : toStaleReason(context, { error, identity }, clock.wall())
+    const warning = describeStale(reason, 'the cached list of tags', undefined, clock.wall())
+    return toListAnswer({ name, tags: entries }, next, toProvenance(host, 'stale', {}, warning))
   }
 }
 

@@ -31,6 +31,8 @@ export interface CachedManifest {
   readonly content: SmallContent | undefined
   /** Holds the identity of its grant. */
   readonly identity: Identity
+  /** Says that the disk did not take it; see `Provenance`. */
+  readonly warning?: string | undefined
 }
 
 /** Stores manifests and lists, whose bytes are in memory. */
@@ -53,23 +55,35 @@ export interface ManifestCacheOptions extends SmallContentStore {
 
 /**
  * Stores a manifest or a list, and tries again after freeing space. Logs a disk that still refuses the bytes and does not
- * throw: the client is served from memory, and the next one from the upstream.
+ * throw: the client is served from memory, and the next one from the upstream. Returns the error of the disk; undefined when the
+ * content is stored.
  */
 export async function publishSmall(
   { blobs, makeRoom, onStored, logger }: SmallContentStore,
   digest: Digest,
   bytes: Uint8Array<ArrayBuffer>,
-): Promise<void> {
+): Promise<unknown> {
+  let failure: unknown
   for (const isLastTry of [false, true]) {
     try {
       await blobs.put(digest, bytes)
-      return onStored()
+      onStored()
+      return undefined
     } catch (error) {
       if (getErrno(error) === undefined) throw error
+      failure = error
       logger.warn({ digest, error: String(error) }, 'could not store a manifest or list on disk')
       if (!isLastTry) await makeRoom(bytes.length)
     }
   }
+  return failure
+}
+
+/** Tells a client's user that an image is not kept. */
+function describeUnstored(failure: unknown): string {
+  const code = getErrno(failure)
+  const isFull = code === 'ENOSPC' || code === 'EDQUOT'
+  return `the mirror does not keep this image, because ${isFull ? 'its disk is full' : `its disk failed (${code})`}`
 }
 
 function matchesDigest(bytes: Uint8Array, digest: Digest): boolean {
@@ -189,14 +203,15 @@ export class ManifestCache {
     const { length: size } = bytes
     const isLarge = size > maxStringBytes
     if (!isLarge) this.#contents.set(digest, toSmallContent(bytes))
-    await publishSmall(this.#options, digest, bytes)
+    const failure = await publishSmall(this.#options, digest, bytes)
+    const warning = failure === undefined ? undefined : describeUnstored(failure)
     this.#options.pastChanges.forgetRemoval(digest)
     // A manifest that the disk did not take is served from memory.
     const isOnDisk = isLarge && (await this.#options.blobs.stat(digest)) === size
     const content = isOnDisk ? undefined : toSmallContent(bytes)
     if (content) this.#contents.set(digest, content)
     this.recordGrant(context, digest, size, identity, outline)
-    return { digest, mediaType: outline.mediaType, size, content, identity }
+    return { digest, mediaType: outline.mediaType, size, content, identity, warning }
   }
 
   /** Records the grant for this manifest, and with it the grants for all that the manifest names. */

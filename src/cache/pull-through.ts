@@ -199,7 +199,7 @@ export class PullThrough implements Registry {
     const answer = await this.#getByDigest(context, resolved.digest)
     // A manifest from the store carries the outcome of the tag: hit, revalidated or stale.
     if (answer.provenance.outcome !== 'hit') return answer
-    return { ...answer, provenance: toProvenance(context.host, resolved.outcome, resolved.miss) }
+    return { ...answer, provenance: toProvenance(context.host, resolved.outcome, resolved.miss, resolved.warning) }
   }
 
   /** Gets the manifest that a tag had when its upstream last confirmed it; undefined when it is not cached. */
@@ -251,7 +251,7 @@ export class PullThrough implements Registry {
     outcome: Provenance['outcome'],
     miss?: Miss,
   ): ManifestResponse {
-    const { digest, mediaType: type, size, content } = manifest
+    const { digest, mediaType: type, size, content, warning } = manifest
     const { blobs } = this.#options
     const stored = content || context.caller.head ? undefined : openStoredManifest(blobs, digest, size)
     return {
@@ -260,7 +260,7 @@ export class PullThrough implements Registry {
       size,
       body: content,
       stored,
-      provenance: toProvenance(context.host, outcome, miss),
+      provenance: toProvenance(context.host, outcome, miss, warning),
     }
   }
 
@@ -275,7 +275,7 @@ export class PullThrough implements Registry {
   async tags(repository: Repository, page: Page, caller: Caller): Promise<ListResponse> {
     checkPage(page)
     return this.#serve(repository, caller, 'NAME_UNKNOWN', undefined, (context) =>
-      listTags(context, page, this.#options.policy),
+      listTags(context, page, this.#options),
     )
   }
 

@@ -12,7 +12,8 @@ import type { BlobStore } from '../store/blob-store.ts'
 import { type FetchedList, UpstreamError } from '../upstream/upstream.ts'
 import { findForCaller, isValidFor, type RequestContext, toProvenance } from './grants.ts'
 import { type ManifestCacheOptions, publishSmall } from './manifests.ts'
-import { maySubstitute, type TagPolicy } from './tags.ts'
+import { describeStale, maySubstitute, offlineReason, type StaleReason, toSlowReason, toStaleReason } from './stale.ts'
+import type { TagPolicy } from './tags.ts'
 
 interface ReferrersCacheOptions extends Omit<ManifestCacheOptions, 'stats' | 'pastChanges'> {
   readonly policy: Pick<TagPolicy, 'stale' | 'offline' | 'revalidateTimeoutMs'>
@@ -63,7 +64,7 @@ export class ReferrersCache {
       policy.stale === 'never' ? await flight.result : await waitForFlight(flight, policy.revalidateTimeoutMs, clock)
     if (prompt === 'slow') {
       const substitute = await this.#findSubstitute(context, subject, query)
-      if (substitute) return substitute
+      if (substitute) return this.#asStale(context, substitute, toSlowReason(context, policy.revalidateTimeoutMs))
     }
     const shared = prompt === 'slow' ? await flight.result : prompt
     // The flight may belong to another credential, whose list is not for this caller.
@@ -72,8 +73,16 @@ export class ReferrersCache {
     if (result.kind === 'answered') return result.answer
     const { error } = result
     const substitute = maySubstitute(error, policy) && (await this.#findSubstitute(context, subject, query))
-    if (substitute) return substitute
+    if (substitute) return this.#asStale(context, substitute, toStaleReason(context, result, clock.wall()))
     throw error
+  }
+
+  /** Adds the reason why the upstream did not confirm the list. */
+  #asStale({ host }: RequestContext, list: ListResponse, reason: StaleReason): ListResponse {
+    const { policy, clock } = this.#options
+    const why = policy.offline ? offlineReason : reason
+    const warning = describeStale(why, 'the cached list of referrers', undefined, clock.wall())
+    return { ...list, provenance: toProvenance(host, 'stale', {}, warning) }
   }
 
   async #request(context: RequestContext, subject: Digest, query: string): Promise<ReferrersResult> {
@@ -125,7 +134,8 @@ export class ReferrersCache {
       const answer = await this.#options.getByTag(asGet(context), toReferrersTag(subject))
       // The tag is cached as any other.
       await this.#removePages(context, subject)
-      return toListAnswer(context, filterList(await readManifests(answer), query), answer.provenance.outcome)
+      const { outcome, warning } = answer.provenance
+      return toListAnswer(context, filterList(await readManifests(answer), query), outcome, warning)
     } catch (error) {
       if (!(error instanceof UpstreamError) || error.failure !== 'absent') throw error
       const page = { subject, query: '', next: undefined, filtersApplied: undefined, isWithoutApi: true }
@@ -263,8 +273,9 @@ function toListAnswer(
   { host }: RequestContext,
   list: Pick<ListResponse, 'bytes' | 'next' | 'filtersApplied'>,
   outcome: ListResponse['provenance']['outcome'],
+  warning?: string,
 ): ListResponse {
-  return { contentType: mediaType.ociIndex, ...list, provenance: toProvenance(host, outcome) }
+  return { contentType: mediaType.ociIndex, ...list, provenance: toProvenance(host, outcome, {}, warning) }
 }
 
 /** Describes a list after the query's filter, in one page. */

@@ -21,6 +21,19 @@ import {
 } from './grants.ts'
 import { type HeadRequests, isCompleteHead, type ManifestHeadResult } from './heads.ts'
 import type { CachedManifest, ManifestCache } from './manifests.ts'
+import {
+  describeStale,
+  mayServeStale,
+  offlineReason,
+  shortenText,
+  type StalePolicy,
+  type StaleReason,
+  toSlowReason,
+  toStaleReason,
+} from './stale.ts'
+
+/** Limits the name of a tag in a warning, so that it does not displace the other parts, characters. */
+const maxServedLength = 80
 
 /** Describes the current meaning of a tag. */
 type TagResolution =
@@ -30,6 +43,8 @@ type TagResolution =
       readonly digest: Digest
       readonly outcome: 'hit' | 'revalidated' | 'stale'
       readonly miss?: Miss
+      /** Says why the upstream did not confirm the tag; see `Provenance`. */
+      readonly warning?: string | undefined
     }
   /** Means that the manifest was just fetched. `joined`: by another request. */
   | { readonly kind: 'fetched'; readonly manifest: CachedManifest; readonly joined: boolean; readonly miss: Miss }
@@ -87,14 +102,14 @@ export class TagLookup {
   readonly #headRequests = new SingleFlight<ManifestHeadResult>()
   /** Caches the HEADs of tags that are not cached; `at`: monotonic ms. */
   readonly #knownHeads = new LRUCache<string, { readonly head: ManifestHead; readonly at: number }>({ max: 10_000 })
-  readonly #checks = new SingleFlight<TagCheck>()
+  readonly #runningChecks = new SingleFlight<TagCheck>()
   /** Holds the digests that upstreams have and that are not fetched, by `toTagKey`. */
   readonly #newer = new LRUCache<string, NewerDigest>({ max: 1000 })
   /**
    * Holds the time when this process last revalidated a tag, monotonic ms, the oldest first. Not persisted, because only a running
-   * process measures time.
+   * process measures time. A failed check has its reason.
    */
-  readonly #checkedAt = new Map<string, number>()
+  readonly #checks = new Map<string, { readonly at: number; readonly failure: StaleReason | undefined }>()
   readonly #manifests: ManifestCache
   readonly #heads: HeadRequests
   readonly #pastChanges: PastChanges
@@ -121,13 +136,14 @@ export class TagLookup {
     if (!cached) return this.#resolveUncached(context, tag)
 
     const { noCache } = context.caller
+    const check = this.#checks.get(toTagKey(context, tag))
     const age = {
-      checkedAt: this.#checkedAt.get(toTagKey(context, tag)),
+      checkedAt: check?.at,
       now: this.#clock.monotonic(),
       freshFor: this.#getFreshnessMs(context),
     }
     if (isFresh({ ...age, noCache, offline: policy.offline }))
-      return { kind: 'cached', digest: cached.digest, outcome: 'hit' }
+      return this.#answerCached(context, tag, cached, 'hit', policy.offline ? offlineReason : check?.failure)
 
     // The key has no identity: the time to determine the identity counts as part of the wait.
     const key = `${context.caller.access} ${toTagKey(context, tag)}`
@@ -143,7 +159,8 @@ export class TagLookup {
       isOthers &&
       this.#revalidations.run(await toRequestKey(context, tag), () => this.#revalidate(context, tag, cached))
     const result = own ? await own.result : shared
-    if (result === 'slow') return { kind: 'cached', digest: cached.digest, outcome: 'stale' }
+    if (result === 'slow')
+      return this.#answerCached(context, tag, cached, 'stale', toSlowReason(context, policy.revalidateTimeoutMs))
     if (result.kind === 'confirmed') return { kind: 'cached', digest: result.digest, outcome: 'revalidated' }
     if (result.kind === 'fetched') {
       const { manifest } = result
@@ -154,7 +171,20 @@ export class TagLookup {
     }
     if (!(result.error instanceof UpstreamError) || !mayServeStale(policy.stale, result.error.failure))
       throw result.error
-    return { kind: 'cached', digest: cached.digest, outcome: 'stale' }
+    return this.#answerCached(context, tag, cached, 'stale', toStaleReason(context, result, this.#clock.wall()))
+  }
+
+  #answerCached(
+    { host, name }: RequestContext,
+    tag: string,
+    { digest, updatedAt }: Tag,
+    outcome: 'hit' | 'stale',
+    reason: StaleReason | undefined,
+  ): TagResolution {
+    if (reason === undefined) return { kind: 'cached', digest, outcome }
+    const repository = host === 'docker.io' ? name.replace(/^library\//, '') : name
+    const served = `tag ${shortenText(`${repository}:${tag}`, maxServedLength)}`
+    return { kind: 'cached', digest, outcome, warning: describeStale(reason, served, updatedAt, this.#clock.wall()) }
   }
 
   /** Finds the digest that the upstream last confirmed, if that manifest is cached. Sends no request. */
@@ -168,7 +198,7 @@ export class TagLookup {
    * it. A failure changes nothing.
    */
   async check(context: RequestContext, tag: string, known: Tag): Promise<TagCheck> {
-    return this.#checks.run(toTagKey(context, tag), () => this.#checkNow(context, tag, known)).result
+    return this.#runningChecks.run(toTagKey(context, tag), () => this.#checkNow(context, tag, known)).result
   }
 
   async #checkNow(context: RequestContext, tag: string, known: Tag): Promise<TagCheck> {
@@ -208,16 +238,16 @@ export class TagLookup {
   }
 
   /** Records that the tag was just revalidated. Forgets those times that make no tag fresh any more. */
-  #recordCheck(context: RequestContext, tag: string): void {
+  #recordCheck(context: RequestContext, tag: string, failure?: StaleReason): void {
     const now = this.#clock.monotonic()
     const key = toTagKey(context, tag)
-    this.#checkedAt.delete(key)
-    this.#checkedAt.set(key, now)
+    this.#checks.delete(key)
+    this.#checks.set(key, { at: now, failure })
     const { freshness } = this.#policy
     const longest = Math.max(freshness.default, ...freshness.byHost.values())
-    for (const [oldest, checkedAt] of this.#checkedAt) {
-      if (now - checkedAt < longest) break
-      this.#checkedAt.delete(oldest)
+    for (const [oldest, { at }] of this.#checks) {
+      if (now - at < longest) break
+      this.#checks.delete(oldest)
     }
   }
 
@@ -324,7 +354,7 @@ export class TagLookup {
     if (!known || !(error instanceof UpstreamError)) return
     if (mayServeStale(this.#policy.stale, error.failure)) {
       // A dead upstream costs one timeout per freshness window, not one per pull.
-      this.#recordCheck(context, tag)
+      this.#recordCheck(context, tag, toStaleReason(context, { error, identity }, this.#clock.wall()))
       return
     }
     if (error.failure !== 'absent' && error.failure !== 'denied') return
@@ -364,23 +394,4 @@ export function isFresh(age: TagAge): boolean {
   if (age.offline) return true
   if (age.noCache || age.checkedAt === undefined) return false
   return age.now - age.checkedAt < age.freshFor
-}
-
-type StalePolicy = 'on-error' | 'always' | 'never'
-
-/** Reports whether a cached tag may replace the answer of an upstream that failed in this way (decision D1). */
-export function mayServeStale(
-  policy: StalePolicy,
-  failure: 'absent' | 'denied' | 'limited' | 'unavailable' | 'invalid',
-): boolean {
-  if (policy === 'never') return false
-  return policy === 'always' || failure === 'limited' || failure === 'unavailable' || failure === 'invalid'
-}
-
-/** Reports whether a cached list may replace the answer to a request that failed with `error`. Offline, it always may. */
-export function maySubstitute(
-  error: unknown,
-  { offline, stale }: Pick<TagPolicy, 'offline' | 'stale'>,
-): error is UpstreamError {
-  return error instanceof UpstreamError && (offline || mayServeStale(stale, error.failure))
 }

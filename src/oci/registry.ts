@@ -44,6 +44,8 @@ export interface Provenance {
   readonly reason?: MissReason
   /** Holds the time of the eviction when `reason` is `evicted`, wall clock ms. */
   readonly evictedAt?: number
+  /** Tells the client's user why the upstream did not confirm the content, for the `Warning` header. May contain text of the upstream. */
+  readonly warning?: string | undefined
   /** Marks the response about a probe image, which the mirror itself offers to check a client. It is not counted. */
   isProbe?: true
 }

@@ -9,6 +9,7 @@ import type { ClientAbort } from './connection.ts'
 import { securityHeaderLines } from './request-guard.ts'
 import { createRequestId, requestIdHeader } from './request-id.ts'
 import { type BlobSender, waitForTurn, writeChunk } from './send/send-blob.ts'
+import { formatWarning } from './warning.ts'
 
 /** Holds the header of every registry response; every listener adds its security headers too (`SecureResponse`). */
 export const commonHeaders = { 'docker-distribution-api-version': 'registry/2.0' } as const
@@ -43,11 +44,11 @@ export function addCommonHeaders(headers: ResponseHeaders): void {
  */
 export function addProvenanceHeaders(
   headers: Record<string, string> | ResponseHeaders,
-  { registry, cacheStatus, outcome }: Provenance,
+  { registry, cacheStatus, warning }: Provenance,
 ): void {
   if (registry !== undefined) headers['oci-namespace'] = registry
   if (cacheStatus !== undefined) headers['cache-status'] = cacheStatus
-  if (outcome === 'stale') headers['warning'] = '299 - "This is what the mirror has; its upstream could not be asked."'
+  if (warning !== undefined) headers['warning'] = formatWarning(warning)
 }
 
 /** Checks whether the client has this content already. RFC 9110 §13.1.2. */

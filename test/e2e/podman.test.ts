@@ -1,7 +1,9 @@
 import { describe, expect, inject, test } from 'vitest'
+import { newerPodman } from './support/newer-podman.ts'
 import { podmanRun, preparePodman } from './support/podman.ts'
 import { expectPullsTwice } from './support/pull-twice.ts'
 import { greeting, runnableImage } from './support/runnable-image.ts'
+import { run } from './support/run.ts'
 import { mirrorAddress, startScene } from './support/scene.ts'
 
 const { missing } = inject('e2e')
@@ -44,5 +46,21 @@ describe.skipIf(missing !== undefined)('podman with a registries.conf', () => {
         expect(await podman('image', 'ls', '--all', '--quiet')).toBe('')
       },
     })
+  })
+
+  test('skopeo shows its user why a tag could not be confirmed, and from when it is', async ({ skip }) => {
+    const name = 'library/runnable'
+    const image = await runnableImage(1, 'oci')
+    const root = await newerPodman().catch((error: Error) => skip(`there is no newer skopeo: ${error.message}`))
+    const scene = await startScene({ registries: ['docker.io'], content: { [name]: { one: image } } })
+    const skopeo = () => {
+      const url = `docker://${mirrorAddress}/docker.io/${name}:one`
+      const command = `exec skopeo inspect --raw --tls-verify=false ${url} 2>&1`
+      const [file, ...args] = scene.namespace.enter(['chroot', root, 'sh', '-c', command])
+      return run(file!, args)
+    }
+    expect(await skopeo()).not.toContain('served tag')
+    await scene.upstream.disconnect()
+    expect(await skopeo()).toMatch(/docker\.io .*; served tag runnable:one as of (?:\S+ )?\d\d:\d\d UTC/)
   })
 })

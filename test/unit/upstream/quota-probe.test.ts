@@ -108,6 +108,7 @@ describe('the request for the quota', () => {
         clock: systemClock,
         logger: silentLogger,
         ownTroubles: new ProcessHealth(systemClock),
+        history: { recordResponse: () => {} },
       })
       onTestFinished(() => directory.close())
       await directory.probeQuota()

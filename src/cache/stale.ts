@@ -1,0 +1,84 @@
+import { formatDuration, formatTimeOfDay, formatTimeZone } from '../lib/units.ts'
+import { anonymousIdentity, type Identity } from '../oci/registry.ts'
+import { UpstreamError } from '../upstream/upstream.ts'
+import type { RequestContext } from './grants.ts'
+
+/** Decides when cached content replaces the answer of an upstream: `cache.stale` in mirror.yaml. */
+export type StalePolicy = 'on-error' | 'always' | 'never'
+
+/** Reports whether a cached tag may replace the answer of an upstream that failed in this way (decision D1). */
+export function mayServeStale(
+  policy: StalePolicy,
+  failure: 'absent' | 'denied' | 'limited' | 'unavailable' | 'invalid',
+): boolean {
+  if (policy === 'never') return false
+  return policy === 'always' || failure === 'limited' || failure === 'unavailable' || failure === 'invalid'
+}
+
+/** Reports whether a cached list may replace the answer to a request that failed with `error`. Offline, it always may. */
+export function maySubstitute(
+  error: unknown,
+  { offline, stale }: { readonly offline: boolean; readonly stale: StalePolicy },
+): error is UpstreamError {
+  return error instanceof UpstreamError && (offline || mayServeStale(stale, error.failure))
+}
+
+/** Says why an upstream did not confirm content. */
+export interface StaleReason {
+  /** Holds a clause such as `docker.io is limiting this address`. */
+  readonly text: string
+  /** Holds the end of a rate limit, wall clock ms. */
+  readonly until?: number | undefined
+  /** Holds when the upstream gets requests again, wall clock ms. */
+  readonly retryAt?: number | undefined
+}
+
+/** Limits the reason in a warning, so that it does not displace the other parts, characters. */
+const maxReasonLength = 130
+
+export const offlineReason: StaleReason = { text: 'the mirror is offline' }
+
+/** Returns the reason when an upstream takes longer than the client waits, ms. */
+export function toSlowReason({ host }: RequestContext, waitedMs: number): StaleReason {
+  return { text: `${host} did not answer within ${formatDuration(waitedMs)}` }
+}
+
+/** Returns the reason for a request that failed with an UpstreamError. `identity`: the credential of the request. `now`: wall clock ms. */
+export function toStaleReason(
+  { host }: RequestContext,
+  { error, identity }: { readonly error: unknown; readonly identity: Identity },
+  now: number,
+): StaleReason {
+  if (!(error instanceof UpstreamError)) return { text: `${host} could not be asked` }
+  const { failure, retryAfterSeconds, cause } = error
+  const retryAt = retryAfterSeconds === undefined ? undefined : now + retryAfterSeconds * 1000
+  if (failure === 'limited')
+    return {
+      text: `${host} is limiting this ${identity === anonymousIdentity ? 'address' : 'account'}`,
+      until: retryAt,
+    }
+  // A request that the circuit breaker refuses has failed for an earlier reason.
+  const { message } = cause instanceof UpstreamError ? cause : error
+  const text = shortenText(message.replace(/\.+$/, ''), maxReasonLength)
+  return { text: message.includes(host) ? text : `${host}: ${text}`, retryAt }
+}
+
+/** Describes content that was served instead of the upstream's answer, in one line. `asOf`, `now`: wall clock ms. */
+export function describeStale(
+  { text, until, retryAt }: StaleReason,
+  served: string,
+  asOf: number | undefined,
+  now: number,
+): string {
+  const format = (at: number) => `${formatTimeOfDay(at, now)} ${formatTimeZone(at)}`
+  const end = until === undefined ? '' : ` until ${format(until)}`
+  const next = retryAt === undefined ? '' : ` (asked again at ${format(retryAt)})`
+  return `${text}${end}${next}; served ${served}${asOf === undefined ? '' : ` as of ${format(asOf)}`}`
+}
+
+/** Cuts a text in the middle, because its end often tells most. */
+export function shortenText(text: string, length: number): string {
+  if (text.length <= length) return text
+  const half = Math.floor((length - 3) / 2)
+  return `${text.slice(0, half)}...${text.slice(-half)}`
+}
