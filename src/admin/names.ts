@@ -8,6 +8,7 @@ import { parseDigest } from '../oci/reference.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseRoute } from '../oci/route.ts'
 import type { ListedImage, Naming, RemovalReport } from './api.ts'
+import { findMatches, isPattern, splitImage } from './patterns.ts'
 
 /** Holds a name as a user wrote it, and as the mirror knows it. */
 interface UserName {
@@ -15,15 +16,42 @@ interface UserName {
   readonly name: string
   /** Holds the images of the same short name on other upstreams, which the name does not mean. */
   readonly others: readonly string[]
+  /** Is true for a name that a pattern matched. */
+  readonly isMatch?: true
 }
 
 /**
  * Parses names as users write them, or copy them from a shell's history or another tool's output: `nginx:1.27`,
  * `docker://ghcr.io/a/b`, `127.0.0.1:5055/ghcr.io/a/b:1`, `nginx:1.27@sha256:…`, a digest or its first digits. Throws a
- * MirrorError for first digits that several images have.
+ * MirrorError for first digits that several images have. A pattern becomes the names that it matches; see `findMatches`. One that
+ * matches nothing stays as it is, and is no image's name.
  */
 export function parseUserNames(given: readonly string[], naming: Naming): UserName[] {
-  return given.map((text) => parseUserName(text, naming))
+  return given.flatMap((text) => (isPattern(text) ? parsePattern(text, naming) : [parseUserName(text, naming)]))
+}
+
+function parsePattern(given: string, naming: Naming): UserName[] {
+  const pattern = expandPattern(removeAddress(given.trim(), naming), naming)
+  const matches = findMatches(pattern, naming.images)
+  if (matches.length === 0) return [{ given, name: pattern, others: [] }]
+  return matches.map((name) => ({ given, name, others: [], isMatch: true }))
+}
+
+/** Adds the registry to a pattern by the rules for names, which a name with letters in place of the wildcards shows. */
+function expandPattern(text: string, naming: Naming): string {
+  const { repository, separator = '', suffix = '' } = splitImage(text)
+  if (repository.startsWith('**')) return text
+  const stand = repository.replaceAll(/[*?]/g, 'x')
+  const expanded = expandRepository(stand, naming).repository
+  const added = expanded.endsWith(stand) ? expanded.slice(0, expanded.length - stand.length) : ''
+  return `${added}${repository}${separator}${suffix}`
+}
+
+/** Returns the names that patterns match, when they are so many that the user must agree to their removal. */
+export function listMatches(given: readonly string[], naming: Naming): string[] {
+  const names = parseUserNames(given, naming).flatMap(({ name, isMatch }) => (isMatch ? [name] : []))
+  const unique = [...new Set(names)]
+  return unique.length > 1 ? unique : []
 }
 
 function parseUserName(given: string, naming: Naming): UserName {
@@ -181,7 +209,8 @@ export function createNotFoundError(
   { rm, ls }: { readonly rm: string; readonly ls: string },
 ): MirrorError {
   const names = missing.map(({ given, name }) => (given === name ? given : `${given} (${name})`))
-  const suggestions = [...new Set(missing.flatMap((name) => findSimilarNames(name, images)))]
+  const typed = missing.filter(({ given }) => !isPattern(given))
+  const suggestions = [...new Set(typed.flatMap((name) => findSimilarNames(name, images)))]
   return new MirrorError(`${what}: ${names.join(', ')}`, {
     exit: exitCode.usage,
     hints: [...suggestions.map((name, at) => `${rm} ${name}${at === 0 ? '   (did you mean this?)' : ''}`), ls],

@@ -214,8 +214,14 @@ describe('mirror', () => {
       )
       expect((await mirror('registry', 'rm', 'app:v1', '--dry-run')).stdout).toContain('app:v1')
       expect((await mirror('registry', 'rm', 'none:v1')).exit).toBe(2)
+      const listed = await mirror('registry', 'rm', '*:v?', '--dry-run')
+      expect(listed).toMatchObject({ exit: 0, stderr: '' })
+      expect(listed.stdout).toMatch(/^Would remove: 2 images, .*\n {2}app:v1 {4}\d+ B\n {2}other:v1 {2}\d+ B\n$/)
+      const unconfirmed = await mirror('registry', 'rm', '*:v?')
+      expect(unconfirmed).toMatchObject({ exit: 2, stdout: '', stderr: expect.stringContaining('--yes') as string })
+      expect((await mirror('registry', 'rm', '*:none-*', '--yes')).exit).toBe(2)
     }
-    expect((await mirror('registry', 'rm', 'app:v1')).exit).toBe(0)
+    expect((await mirror('registry', 'rm', 'ap?:v*')).exit).toBe(0)
     expect(await mirror('registry', 'prune', 'nope')).toMatchObject({ exit: 2, stdout: '' })
     const pruned = await mirror('registry', 'prune', '--older-than', '0', '--keep', '0', 'other')
     const later =

@@ -191,6 +191,15 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
       expect(verify.exit, verify.text).toBe(0)
       expect(verify.text).toMatch(/[█░]{24} \d+ %/)
       expect(verify.text).toContain('all intact')
+
+      upstream.push('library/app', 'v2', makeImage({ seed: 2 }))
+      expect((await get(cache, '/v2/library/app/manifests/v2?ns=docker.io')).status).toBe(200)
+      const remove = (key: string) =>
+        mirror(columns, ['cache', 'rm', 'app:v*'], { env, answers: [['Remove them?', key]] })
+      const refused = await remove('n\r')
+      expect(refused.text).toMatch(/Would remove: 2 images[^]*app:v1 +\S+ \S+[^]*app:v2 +\S+ \S+[^]*Nothing was done\./)
+      const removed = await remove('y\r')
+      expect(removed).toMatchObject({ exit: 0, text: expect.stringContaining('Removed: 2 images') as string })
     })
   })
 

@@ -158,11 +158,21 @@ export function suggestUpstreamStep(host: string, message: string, runtime: Stat
   return 'mirror logs'
 }
 
-/** Renders a removal, or a preview of one. */
-export function renderRemoval({ images, blobs, bytes }: RemovalReport, dryRun: boolean): string {
+/** Renders a removal, or a preview of one. `listed`: the images with their sizes, which include content that other images share. */
+export function renderRemoval(
+  { images, blobs, bytes }: RemovalReport,
+  dryRun: boolean,
+  listed: readonly { readonly name: string; readonly bytes: number }[] = [],
+): string {
   if (images.length === 0 && blobs === 0) return 'Nothing to remove.'
   const freed = `${images.length} ${images.length === 1 ? 'image' : 'images'}, ${blobs} ${blobs === 1 ? 'blob' : 'blobs'}, ${formatBytes(bytes)}`
-  return [`${dryRun ? 'Would remove' : 'Removed'}: ${freed}`, ...images.map((name) => `  ${name}`)].join('\n')
+  const sizes = new Map(listed.map((image) => [image.name, formatBytes(image.bytes)]))
+  const width = Math.max(...images.map((name) => name.length))
+  const lines = images.map((name) => {
+    const size = sizes.get(name)
+    return size === undefined ? `  ${name}` : `  ${name.padEnd(width)}  ${size}`
+  })
+  return [`${dryRun ? 'Would remove' : 'Removed'}: ${freed}`, ...lines].join('\n')
 }
 
 /** Describes the unreferenced content that the registry frees later; undefined when there is none, or the registry does not answer. */

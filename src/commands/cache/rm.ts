@@ -1,21 +1,26 @@
 import { string } from '@oclif/core/args'
 import { BaseCommand } from '../../cli/base-command.ts'
-import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
+import { dryRunFlag, jsonFlag, yesFlag } from '../../cli/flags.ts'
 import { renderRemoval } from '../../cli/render/table.ts'
 
 export default class CacheRm extends BaseCommand {
   static override summary = 'Remove images, repositories or blobs from the cache'
   static override description =
     'NAME is an image, a repository (all of its tags) or a digest, as you write it for docker: nginx:1.27 is ' +
-    'docker.io/library/nginx:1.27. Removed content can be fetched again.'
+    'docker.io/library/nginx:1.27. Removed content can be fetched again. In a pattern, * and ? match within a part of the ' +
+    'path or a tag, and ** matches across slashes; quote it, because shells expand it too. A pattern that matches several ' +
+    'images asks first.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> nginx:1.27',
     '<%= config.bin %> <%= command.id %> docker.io/library/alpine',
     '<%= config.bin %> <%= command.id %> ghcr.io/owner/app --dry-run',
+    "<%= config.bin %> <%= command.id %> 'docker.io/library/*:old-*' --dry-run",
   ]
-  static override args = { name: string({ required: true, description: 'image, repository or digest to remove' }) }
+  static override args = {
+    name: string({ required: true, description: 'image, repository, digest or pattern to remove' }),
+  }
   static override strict = false
-  static override flags = { json: jsonFlag, 'dry-run': dryRunFlag }
+  static override flags = { json: jsonFlag, 'dry-run': dryRunFlag, yes: yesFlag }
 
   override async run(): Promise<void> {
     const { argv, flags } = await this.parse(CacheRm)
@@ -23,15 +28,23 @@ export default class CacheRm extends BaseCommand {
     const cache = await openCacheAccess(this.getSurroundings())
     try {
       const { createNotFoundError, removeByName } = await import('../../admin/names.ts')
+      const { confirmMatches } = await import('../../cli/confirm-matches.ts')
       const naming = { ...cache.naming, images: await cache.list() }
-      const removal = await removeByName(argv as string[], naming, (names) =>
-        cache.remove({ names, dryRun: flags['dry-run'] }),
-      )
+      const given = argv as string[]
+      const isAgreed = await confirmMatches({
+        info: (text) => this.info(text),
+        given,
+        naming,
+        yes: flags.yes || flags['dry-run'],
+        preview: (names) => cache.remove({ names, dryRun: true }),
+      })
+      if (!isAgreed) return
+      const removal = await removeByName(given, naming, (names) => cache.remove({ names, dryRun: flags['dry-run'] }))
       const { missing, notes, ...report } = removal
       if (flags.json) this.printJson(report)
       // The error below reports the names that were not found.
       else if (missing.length === 0 || report.images.length + report.blobs > 0)
-        this.print(renderRemoval(report, flags['dry-run']))
+        this.print(renderRemoval(report, flags['dry-run'], naming.images))
       for (const note of notes) this.info(note)
       if (missing.length > 0)
         throw createNotFoundError('Not cached', missing, naming.images, {

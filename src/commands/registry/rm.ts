@@ -1,6 +1,6 @@
 import { string } from '@oclif/core/args'
 import { BaseCommand } from '../../cli/base-command.ts'
-import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
+import { dryRunFlag, jsonFlag, yesFlag } from '../../cli/flags.ts'
 import { describeUnfreed, renderRemoval } from '../../cli/render/table.ts'
 
 export default class RegistryRm extends BaseCommand {
@@ -8,15 +8,20 @@ export default class RegistryRm extends BaseCommand {
   static override description =
     'NAME is an image, a repository (all of its tags) or a digest, with or without the address of the registry: ' +
     'localhost:5001/app:1 is app:1. Content that nothing else needs is removed, too. The disk space of content that was ' +
-    'pushed or requested within 24 h is freed by a later garbage collection.'
+    'pushed or requested within 24 h is freed by a later garbage collection. In a pattern, * and ? match within a part of ' +
+    'the path or a tag, and ** matches across slashes; quote it, because shells expand it too. A pattern that matches ' +
+    'several images asks first.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> app:1.2',
     '<%= config.bin %> <%= command.id %> localhost:5001/app:1.2',
     '<%= config.bin %> <%= command.id %> team/app --dry-run',
+    "<%= config.bin %> <%= command.id %> 'app:old-*' --dry-run",
   ]
-  static override args = { name: string({ required: true, description: 'image, repository or digest to remove' }) }
+  static override args = {
+    name: string({ required: true, description: 'image, repository, digest or pattern to remove' }),
+  }
   static override strict = false
-  static override flags = { json: jsonFlag, 'dry-run': dryRunFlag }
+  static override flags = { json: jsonFlag, 'dry-run': dryRunFlag, yes: yesFlag }
 
   override async run(): Promise<void> {
     const { argv, flags } = await this.parse(RegistryRm)
@@ -24,15 +29,23 @@ export default class RegistryRm extends BaseCommand {
     const registry = await openRegistryAccess(this.getSurroundings())
     try {
       const { createNotFoundError, removeByName } = await import('../../admin/names.ts')
+      const { confirmMatches } = await import('../../cli/confirm-matches.ts')
       const naming = { ...registry.naming, images: await registry.list() }
-      const removal = await removeByName(argv as string[], naming, (names) =>
-        registry.remove({ names, dryRun: flags['dry-run'] }),
-      )
+      const given = argv as string[]
+      const isAgreed = await confirmMatches({
+        info: (text) => this.info(text),
+        given,
+        naming,
+        yes: flags.yes || flags['dry-run'],
+        preview: (names) => registry.remove({ names, dryRun: true }),
+      })
+      if (!isAgreed) return
+      const removal = await removeByName(given, naming, (names) => registry.remove({ names, dryRun: flags['dry-run'] }))
       const { missing, notes: _notes, ...report } = removal
       if (flags.json) this.printJson(report)
       // The error below reports the names that were not found.
       else if (missing.length === 0 || report.images.length + report.blobs > 0) {
-        this.report(renderRemoval(report, flags['dry-run']))
+        this.report(renderRemoval(report, flags['dry-run'], naming.images))
         const later = flags['dry-run'] || report.images.length === 0 ? undefined : await describeUnfreed(registry)
         if (later !== undefined) this.report(later)
       }
