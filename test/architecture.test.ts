@@ -29,7 +29,7 @@ const levels: Record<string, number> = {
 
 // Levels of the subfolders in their room; folders of one level never import each other.
 const folderLevels: Record<string, Record<string, number>> = {
-  admin: { dashboard: 0 },
+  admin: { dashboard: 0, trace: 0 },
   clients: { edit: 0, files: 1, containerd: 2, docker: 3, podman: 3, kind: 3, buildkit: 4 },
   cli: { render: 0 },
   commands: { cache: 0, credentials: 0, registry: 0 },

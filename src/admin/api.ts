@@ -7,6 +7,7 @@ import type { HistoryRange, HistoryReport } from '../stats/history.ts'
 import type { RequestReport } from '../stats/requests.ts'
 import type { Totals } from '../stats/stats.ts'
 import type { FindingsApi } from './dashboard/findings.ts'
+import type { TraceReport } from './trace/report.ts'
 
 /**
  * Describes the admin operations of a mirror: the running server implements them all (daemon/start.ts), `AdminClient` sends
@@ -25,6 +26,8 @@ export interface AdminApi {
   listClients(): Promise<ClientReport[]>
   /** Lists the last requests to the cache and the registry, the newest first. */
   listRequests(request: RequestsRequest): Promise<RequestReport[]>
+  /** Explains an image, and what a pull of it would do now. Changes nothing. Throws an OciError 400 for a bad name or platform. */
+  trace(request: TraceRequest): Promise<TraceReport>
   /** Lists the downloads of blobs that are under way. */
   listDownloads(): Promise<DownloadReport[]>
   readonly doctor: FindingsApi
@@ -249,6 +252,13 @@ export interface RequestsRequest {
   /** Names an image or a repository, as users write it; absent for all. Requests for blobs belong to each image of their repository. */
   image?: string
   limit: number
+}
+
+export interface TraceRequest {
+  /** Names an image as users write it: `alpine`, `ghcr.io/a/b@sha256:…`, `localhost:5001/app`. */
+  image: string
+  /** Holds the platform of the assumed client, as `linux/arm64`; default: Linux on the processor of the mirror's machine. */
+  platform?: string
 }
 
 interface PruneRequest {

@@ -147,6 +147,7 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     listClients: () => getJson('/api/clients'),
     listRequests: ({ image, limit }) =>
       getJson('/api/requests', { ...(image !== undefined && { image }), limit: String(limit) }),
+    trace: ({ image, platform }) => getJson('/api/trace', { image, ...(platform !== undefined && { platform }) }),
     listDownloads: async () => parseJson(await sendRequest('GET', '/api/downloads')),
     doctor: {
       get: async () => parseJson(await sendRequest('GET', '/api/doctor')),

@@ -50,6 +50,7 @@ type Context = Required<Omit<AdminOptions, 'instance' | 'events' | 'logger'>> &
  * GET  /api/downloads      DownloadReport[]
  * GET  /api/events         Server-Sent Events of LiveEvents
  * GET  /api/cache          ImageReport[]
+ * GET  /api/trace?image=&platform=   TraceReport
  * POST /api/cache/rm       RemoveRequest → RemovalReport
  * POST /api/cache/check    CheckTagRequest → TagCheckReport
  * POST /api/cache/prune    PruneRequest → RemovalReport

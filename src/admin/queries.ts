@@ -4,7 +4,7 @@ import { maxRecentRequests } from '../stats/requests.ts'
 import type { AdminApi } from './api.ts'
 
 /** Holds the operations that only read, and whose requests have parameters or a list as their answer. */
-type Queries = Pick<AdminApi, 'getHistory' | 'listClients' | 'listDownloads' | 'listRequests'>
+type Queries = Pick<AdminApi, 'getHistory' | 'listClients' | 'listDownloads' | 'listRequests' | 'trace'>
 
 const defaultLimit = 100
 
@@ -12,6 +12,10 @@ const defaultLimit = 100
 export async function answerQuery(api: Queries, url: string): Promise<object | undefined> {
   const [path, query] = splitUrl(url)
   switch (path) {
+    case '/api/trace': {
+      const [image, platform] = [query.get('image') ?? '', query.get('platform') ?? '']
+      return api.trace({ image, ...(platform !== '' && { platform }) })
+    }
     case '/api/downloads':
       return api.listDownloads()
     case '/api/history':

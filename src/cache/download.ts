@@ -298,7 +298,7 @@ interface RangePart {
 }
 
 /** Reports whether a blob of this size, requested from its start, is fetched in ranges. */
-function usesRanges(size: number | undefined, { perBlob, bytes, minSize }: RangePolicy): size is number {
+export function usesRanges(size: number | undefined, { perBlob, bytes, minSize }: RangePolicy): size is number {
   return size !== undefined && perBlob > 1 && bytes > 0 && size >= minSize && size > bytes
 }
 

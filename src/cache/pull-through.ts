@@ -1,7 +1,7 @@
 import type { Repository as RecordedRepository } from '../metadata/metadata.ts'
 import { toTagKey } from '../metadata/past-changes.ts'
-import { type Digest, type Reference, formatReference, formatUpstreamSetting } from '../oci/reference.ts'
-import { OciError, type OciErrorCode } from '../oci/errors.ts'
+import { type Digest, type Reference, formatReference } from '../oci/reference.ts'
+import type { OciErrorCode } from '../oci/errors.ts'
 import {
   anonymousIdentity,
   type BlobResponse,
@@ -16,6 +16,7 @@ import type { Page, Repository } from '../oci/route.ts'
 import { SmallContents, openStoredManifest } from '../store/contents.ts'
 import { type ManifestHead, type Upstream, UpstreamError } from '../upstream/upstream.ts'
 import { BlobCache, type BlobCacheOptions } from './blobs.ts'
+import type { RangePolicy } from './download.ts'
 import type { DownloadReport } from './downloads.ts'
 import {
   createRequestContext,
@@ -28,7 +29,9 @@ import {
   NegativeCache,
   type RequestContext,
   revokeGrants,
+  toOciError,
   toProvenance,
+  toUnknownRegistryError,
 } from './grants.ts'
 import { HeadRequests, isCompleteHead } from './heads.ts'
 import { checkPage, listCatalog, listTags } from './lists.ts'
@@ -58,6 +61,22 @@ export interface TagDetails {
 interface UpstreamRepository {
   readonly upstream: Upstream
   readonly name: string
+}
+
+/** Describes what is known of a repository and its upstream, to tell what a request would do. */
+export interface RepositoryView {
+  readonly upstream: Upstream
+  /** Names the repository as the upstream spells it. */
+  readonly name: string
+  readonly record: RecordedRepository | undefined
+  /** Identifies requests from this machine. */
+  readonly identity: Identity
+  readonly policy: TagPolicy
+  readonly ranges: RangePolicy
+  /** Returns the time for which no request is sent about a cached tag, ms. */
+  getFreshFor(tag: string): number
+  /** Returns the upstream's refusal of `manifests/…` or `blobs/…` that is still remembered. */
+  findRefusal(resource: string): UpstreamError | undefined
 }
 
 /** Sets the time during which a 401, 403 or 404 of an upstream answers the same request again. */
@@ -318,6 +337,25 @@ export class PullThrough implements Registry {
     return { newer, movedAt }
   }
 
+  /** Describes what a request of this machine would find; undefined for a registry that is not mirrored. Sends no request. */
+  async inspect(repository: Repository): Promise<RepositoryView | undefined> {
+    const route = this.#options.resolveUpstream(repository)
+    if (!route) return undefined
+    const { upstream, name } = route
+    const { host } = upstream
+    const identity = await this.#identities.get(upstream, 'credentialed')
+    return {
+      upstream,
+      name,
+      record: this.#options.metadata.get(host, name),
+      identity,
+      policy: this.#options.policy,
+      ranges: this.#options.ranges,
+      getFreshFor: (tag) => this.#tags.getFreshFor({ host, name }, tag),
+      findRefusal: (resource) => this.#refusals.get(`${identity} ${host}/${name} ${resource}`),
+    }
+  }
+
   /** Lists the downloads under way, the oldest first. */
   listDownloads(): DownloadReport[] {
     return this.#blobs.downloads.list()
@@ -352,47 +390,4 @@ function explainFirst(context: RequestContext, digest: Digest): Miss {
 function toHeadAnswer(context: RequestContext, head: ManifestHead, digest: Digest | undefined): ManifestResponse {
   const { mediaType: type, size } = head
   return { digest, mediaType: type, size, body: undefined, provenance: toProvenance(context.host, 'passed') }
-}
-
-/**
- * Maps an upstream's failure to the client's error; `absent` is the code of a 404. An outage is never a 404, because clients
- * take that for "does not exist". 401 and 403 carry no challenge, so that clients try the origin with their own credentials.
- */
-export function toOciError(error: UpstreamError, registry: string, absent: OciErrorCode): OciError {
-  const headers: Record<string, string> = {
-    'oci-namespace': registry,
-    'cache-status': `mirror; fwd=miss; fwd-status=${error.status}`,
-  }
-  if (error.retryAfterSeconds !== undefined)
-    headers['retry-after'] = String(Math.max(1, Math.ceil(error.retryAfterSeconds)))
-  switch (error.failure) {
-    case 'absent':
-      return new OciError(absent, 404, error.message, headers)
-    case 'denied':
-      // Clients know these two statuses best; `Cache-Status` has the upstream's own.
-      return error.status === 401
-        ? new OciError('UNAUTHORIZED', 401, error.message, headers)
-        : new OciError('DENIED', 403, error.message, headers)
-    case 'limited':
-      return new OciError('TOOMANYREQUESTS', 429, error.message, { 'retry-after': '60', ...headers })
-    case 'unavailable':
-      return new OciError(
-        'UNAVAILABLE',
-        [502, 503, 504].includes(error.status) ? error.status : 502,
-        error.message,
-        headers,
-      )
-    case 'invalid':
-      return new OciError('UNKNOWN', 502, error.message, headers)
-  }
-}
-
-/** Creates the 404 for a registry that is not mirrored. */
-function toUnknownRegistryError({ registry, name }: Repository): OciError {
-  const host = registry ?? 'the default upstream'
-  return new OciError(
-    'NAME_UNKNOWN',
-    404,
-    `${host} is not mirrored (requested: ${name}). To mirror it, add "${formatUpstreamSetting(host)}" to mirror.yaml.`,
-  )
 }

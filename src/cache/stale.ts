@@ -3,6 +3,23 @@ import { anonymousIdentity, type Identity } from '../oci/registry.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { RequestContext } from './grants.ts'
 
+/** Describes the age of a tag at the time of a request, and the request's cache control. Times are monotonic ms. */
+interface TagAge {
+  /** Holds the time when this process last revalidated the tag; undefined after a start. */
+  readonly checkedAt: number | undefined
+  readonly now: number
+  readonly freshFor: number
+  readonly noCache: boolean
+  readonly offline: boolean
+}
+
+/** Reports whether a tag may be served without a request to its upstream. Digests are immutable and need no such check. */
+export function isFresh(age: TagAge): boolean {
+  if (age.offline) return true
+  if (age.noCache || age.checkedAt === undefined) return false
+  return age.now - age.checkedAt < age.freshFor
+}
+
 /** Decides when cached content replaces the answer of an upstream: `cache.stale` in mirror.yaml. */
 export type StalePolicy = 'on-error' | 'always' | 'never'
 

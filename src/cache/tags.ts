@@ -23,6 +23,7 @@ import { type HeadRequests, isCompleteHead, type ManifestHeadResult } from './he
 import type { CachedManifest, ManifestCache } from './manifests.ts'
 import {
   describeStale,
+  isFresh,
   mayServeStale,
   offlineReason,
   shortenText,
@@ -223,6 +224,14 @@ export class TagLookup {
     return this.#newer.get(toTagKey(repository, tag))
   }
 
+  /** Returns the time for which no request is sent about a cached tag, ms. */
+  getFreshFor(context: Pick<RequestContext, 'host' | 'name'>, tag: string): number {
+    if (this.#policy.offline) return Infinity
+    const checkedAt = this.#checks.get(toTagKey(context, tag))?.at
+    if (checkedAt === undefined) return 0
+    return Math.max(0, checkedAt + this.#getFreshnessMs(context) - this.#clock.monotonic())
+  }
+
   /** Records that the upstream has just resolved the tag to this digest. */
   record(context: RequestContext, tag: string, digest: Digest, identity: Identity): void {
     const known = context.record()?.tags.get(tag)
@@ -362,7 +371,7 @@ export class TagLookup {
     context.commit([{ op: 'untag', tag }, ...revoked])
   }
 
-  #getFreshnessMs({ host }: RequestContext): number {
+  #getFreshnessMs({ host }: Pick<RequestContext, 'host'>): number {
     const { freshness } = this.#policy
     return freshness.byHost.get(host) ?? freshness.default
   }
@@ -377,21 +386,4 @@ export class TagLookup {
   async #isStored(context: RequestContext, digest: Digest): Promise<boolean> {
     return context.record()?.manifests.has(digest) === true && (await this.#blobs.stat(digest)) !== undefined
   }
-}
-
-/** Describes the age of a tag at the time of a request, and the request's cache control. Times are monotonic ms. */
-interface TagAge {
-  /** Holds the time when this process last revalidated the tag; undefined after a start. */
-  readonly checkedAt: number | undefined
-  readonly now: number
-  readonly freshFor: number
-  readonly noCache: boolean
-  readonly offline: boolean
-}
-
-/** Reports whether a tag may be served without a request to its upstream. Digests are immutable and need no such check. */
-export function isFresh(age: TagAge): boolean {
-  if (age.offline) return true
-  if (age.noCache || age.checkedAt === undefined) return false
-  return age.now - age.checkedAt < age.freshFor
 }

@@ -16,6 +16,7 @@ import { getNetworkRights } from './networks.ts'
 import type { createActivityApi } from './activity.ts'
 import type { Parts } from './compose.ts'
 import type { HostHandoff } from './container/handoff.ts'
+import type { createTraceApi } from './tracing.ts'
 
 /** Sets the time for which the number of manifests in a summary stays, because counting them takes time, ms. */
 const countMs = 30_000
@@ -84,7 +85,7 @@ function pickTiles({ pulls, bytesSaved, hits, misses }: LiveSummary['today']): L
 }
 
 interface ServerActions {
-  readonly activity: ReturnType<typeof createActivityApi>
+  readonly activity: ReturnType<typeof createActivityApi> & ReturnType<typeof createTraceApi>
   readonly status: () => Promise<StatusReport>
   /** Begins to drain and end the server. */
   readonly stop: () => void
@@ -107,7 +108,6 @@ export async function createServerAdminApi(
     getMetrics: async () => renderMetrics(await status()),
     cache: createCacheApi(store, evictor, cache),
     registry: pushed ? createRegistryApi(pushed.store, pushed.maintenance) : disabledRegistry,
-    listDownloads: async () => cache.listDownloads(),
     doctor: createFindings(runDoctor),
     async setOffline({ offline }) {
       parts.upstreams.offline.set(offline)

@@ -106,6 +106,7 @@ export async function compose(options: ComposeOptions) {
       upstreams,
       activity,
       stats: activity.stats,
+      pastChanges,
       connections,
       /** Resolves when the store of the cache is open. */
       cache,

@@ -28,6 +28,7 @@ import { compose, type RegistryParts } from './compose.ts'
 import { createHostCheck, type HostHandoff } from './container/handoff.ts'
 import { type ListenerOpener, type NetworkListeners, openOnAddress, startNetworkListeners } from './networks.ts'
 import { readTls } from './start-errors.ts'
+import { createTraceApi } from './tracing.ts'
 
 export interface StartOptions {
   readonly home: MirrorPaths
@@ -136,11 +137,12 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       listNetworks: () => watched.networks?.report() ?? {},
       knowsHost: isFromHost !== undefined,
     })
+    const activityApi = createActivityApi(activity, config, [...endpoints.cache, ...endpoints.registry])
     const api = orUnavailable(
       createServerAdminApi(parts, {
         status: () => reporter.status(),
         stop: options.onStopRequested ?? (() => {}),
-        activity: createActivityApi(activity, config, [...endpoints.cache, ...endpoints.registry]),
+        activity: { ...activityApi, ...createTraceApi({ parts, config, endpoints }, activityApi) },
         runDoctor: options.runDoctor,
         logger,
       }),

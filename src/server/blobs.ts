@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { toOciError } from '../cache/pull-through.ts'
+import { toOciError } from '../cache/grants.ts'
 import { mediaType } from '../oci/content.ts'
 import { OciError } from '../oci/errors.ts'
 import type { ByteRange } from '../oci/headers.ts'

@@ -88,9 +88,7 @@ describe('the answer to a client has a warning', () => {
     const answer = await offline.get(`${app}/manifests/v1`)
     expectContent(answer, image.digest)
     expect(answer.headers['cache-status']).toBe('mirror; hit')
-    expect(answer.headers['warning']).toMatch(
-      new RegExp(`^299 - "the mirror is offline; ${served}"$`),
-    )
+    expect(answer.headers['warning']).toMatch(new RegExp(`^299 - "the mirror is offline; ${served}"$`))
     expect((await offline.get(`${app}/manifests/${image.digest}`)).headers['warning']).toBeUndefined()
   })
 

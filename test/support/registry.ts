@@ -22,6 +22,7 @@ export interface TestRegistryOptions {
 
 export interface TestRegistry {
   readonly url: string
+  readonly adminUrl: string
   readonly home: string
   /** Every logged line. */
   readonly log: readonly string[]
@@ -62,6 +63,7 @@ export async function startTestRegistry(options: TestRegistryOptions = {}): Prom
   const ask: TestRegistry['ask'] = (method, path, init) => get(url, path, { ...init, method })
   return {
     url,
+    adminUrl,
     home,
     log,
     ask,
