@@ -93,7 +93,7 @@ export abstract class BaseCommand extends Command {
     process.stderr.write(`${fitText(this.nameCommandsIn(text), getColumns(process.stderr))}\n`)
   }
 
-  private nameCommandsIn(text: string): string {
+  protected nameCommandsIn(text: string): string {
     return nameCommands(text, getProgramName(process, this.config))
   }
 
@@ -334,7 +334,7 @@ function chooseSudoPrefix(env: RunningProcess['env'], program: string): string {
   return isOwn || isByNpx(env) ? 'sudo env "PATH=$PATH"' : 'sudo'
 }
 
-const commandNames = 'up|down|status|logs|configure|cache|registry|credentials|init|demo|serve|help|--help'
+const commandNames = 'up|down|status|logs|configure|cache|registry|credentials|doctor|init|demo|serve|help|--help'
 const commandInText = new RegExp(`(?<![\\w/.-]|\\b[Tt]he |\\b[Aa] )(sudo )?mirror (?=(?:${commandNames})\\b)`, 'g')
 
 /** Replaces the commands in a text by the way in which the user calls them. */

@@ -1,0 +1,81 @@
+import type { CheckResult, CheckState, DoctorReport } from '../../admin/activity.ts'
+import type { Check } from '../../doctor/checks.ts'
+import { type Colorizer, type Colors, wrapText } from '../terminal.ts'
+import { formatCount, renderNamedRows } from './table.ts'
+
+interface DoctorStyle {
+  readonly colors: Colors
+  /** Counts the columns of the terminal; undefined for no limit. */
+  readonly columns: number | undefined
+  /** Shows the checks that found nothing, too. */
+  readonly verbose: boolean
+  /** Is false for a terminal that shows only ASCII. */
+  readonly unicode: boolean
+}
+
+const marks: Readonly<Record<CheckState, readonly [unicode: string, ascii: string]>> = {
+  ok: ['✔', '+'],
+  warn: ['!', '!'],
+  fail: ['✖', 'x'],
+  skipped: ['–', '-'],
+}
+
+/** Renders the findings by group; without any, one line that says so. */
+export function renderDoctor(report: DoctorReport, style: DoctorStyle): string {
+  const { results, counts } = report
+  const shown = results.filter(({ state }) => style.verbose || state === 'warn' || state === 'fail')
+  const blocks = [...new Set(shown.map(({ group }) => group))].map((group) =>
+    [
+      style.colors.bold(group),
+      ...shown.filter((one) => one.group === group).map((one) => renderResult(one, style)),
+    ].join('\n'),
+  )
+  return [...blocks, renderSummary(counts, results.length, style)].join('\n\n')
+}
+
+function renderResult({ id, subject, state, saw, fix, advice }: CheckResult, style: DoctorStyle): string {
+  const { colors, columns = Infinity, unicode } = style
+  const [mark, ascii] = marks[state]
+  const color: Colorizer = { ok: colors.green, warn: colors.yellow, fail: colors.red, skipped: colors.dim }[state]
+  const about = subject !== undefined && !saw.includes(subject) ? `${subject}: ${saw}` : saw
+  // Name the check that was skipped, because the reason alone does not tell it.
+  const text = toShown(state === 'skipped' ? `${id}: ${about}` : about)
+  const lines = wrapText(text, Math.max(20, columns), '    ')
+  const first = `  ${color(unicode ? mark : ascii)} ${lines[0]?.trimStart() ?? ''}`
+  const arrow = unicode ? '→' : '->'
+  return [
+    first,
+    ...lines.slice(1),
+    // Keep a command on one line, so that it can be copied.
+    ...(fix === undefined ? [] : [`    ${arrow} ${toShown(fix.command)}`]),
+    ...(advice === undefined ? [] : wrapText(toShown(advice), Math.max(20, columns), `    ${arrow} `, '      ')),
+    ...(state === 'ok' || state === 'skipped' ? [] : [colors.dim(`      ${id}`)]),
+  ].join('\n')
+}
+
+/** Replaces control characters, because files and answers of other programs may hold some. */
+function toShown(text: string): string {
+  // oxlint-disable-next-line no-control-regex
+  return text.replaceAll(/[\u0000-\u001f\u007f-\u009f]/g, ' ')
+}
+
+function renderSummary(counts: DoctorReport['counts'], total: number, { colors, columns }: DoctorStyle): string {
+  const skipped = counts.skipped === 0 ? '' : `, ${counts.skipped} skipped`
+  const text =
+    counts.fail + counts.warn === 0
+      ? `Everything is well: ${formatCount(total, 'check', 'checks')}${skipped}.`
+      : `${formatCount(counts.fail, 'failure', 'failures')}, ${formatCount(counts.warn, 'warning', 'warnings')}, ${counts.ok} ok${skipped}.`
+  const color = counts.fail > 0 ? colors.red : counts.warn > 0 ? colors.yellow : colors.green
+  return color(wrapText(text, columns ?? Infinity).join('\n'))
+}
+
+/** Renders the table of all checks. */
+export function renderChecks(checks: readonly Check[], colors: Colors, columns: number | undefined): string {
+  const titles = [{ title: 'ID' }, { title: 'WHEN ALL IS WELL' }]
+  return renderNamedRows(
+    titles,
+    checks.map(({ id, what }) => [id, what]),
+    colors,
+    columns,
+  )
+}

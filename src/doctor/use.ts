@@ -1,0 +1,126 @@
+import type { ClientReport } from '../admin/activity.ts'
+import { openMachineRecords } from '../clients/records.ts'
+import { quoteShellWord } from '../lib/process.ts'
+import { type DoctorContext, notRunning, type Report, type Task, toOk, toSkipped } from './context.ts'
+
+const maxUnseenMs = 7 * 24 * 3_600_000
+
+/** Maps the products of user agents to clients. */
+const products: Readonly<Record<string, readonly string[]>> = {
+  docker: ['docker', 'buildkit', 'containerd'],
+  podman: ['containers', 'podman', 'buildah', 'skopeo', 'libpod'],
+  containerd: ['containerd', 'nerdctl'],
+  kind: ['containerd'],
+  k3d: ['containerd', 'k3s'],
+  k3s: ['containerd', 'k3s'],
+  minikube: ['containerd', 'docker', 'cri-o'],
+  buildkit: ['buildkit'],
+}
+
+/** Lists the checks of what clients did. */
+export function listUseTasks(context: DoctorContext): Task[] {
+  return [
+    { ids: ['use.hosts', 'use.registries'], run: (report) => checkRefusals(context, report) },
+    { ids: ['use.seen', 'use.head-only'], run: (report) => checkUse(context, report) },
+  ]
+}
+
+async function checkRefusals({ status }: DoctorContext, report: Report): Promise<void> {
+  const answer = await status
+  if (answer === undefined) {
+    report(toSkipped('use.hosts', notRunning))
+    return report(toSkipped('use.registries', notRunning))
+  }
+  const hosts = Object.entries(answer.refusedHosts)
+  for (const [host, count] of hosts) {
+    const name = host.replace(/:\d+$/, '')
+    report({
+      id: 'use.hosts',
+      subject: host,
+      state: 'fail',
+      saw: `${formatCount(count, 'request', 'requests')} to ${JSON.stringify(host)} were refused, because the mirror does not have this name; the client pulled from the origin.`,
+      advice: `Add the name to mirror.yaml, then run mirror up: allowedHosts: [${JSON.stringify(name)}]`,
+    })
+  }
+  if (hosts.length === 0) report(toOk('use.hosts'))
+  const registries = Object.entries(answer.refusedRegistries)
+  for (const [registry, count] of registries)
+    report({
+      id: 'use.registries',
+      subject: registry,
+      state: 'warn',
+      saw: `${formatCount(count, 'request', 'requests')} for images of ${JSON.stringify(registry)} were refused, because it is not mirrored.`,
+      advice: `Add it to mirror.yaml, then run mirror up: upstreams: {${JSON.stringify(registry)}: {}}`,
+    })
+  if (registries.length === 0) report(toOk('use.registries'))
+}
+
+async function checkUse(context: DoctorContext, report: Report): Promise<void> {
+  const [seen, headOnly] = ['use.seen', 'use.head-only'] as const
+  const status = await context.status
+  const reports = status === undefined ? undefined : await fetchClients(status.endpoints.admin)
+  if (reports === undefined) {
+    const why = status === undefined ? notRunning : 'this mirror does not record its clients'
+    report(toSkipped(seen, why))
+    return report(toSkipped(headOnly, why))
+  }
+  const fallen = reports.filter((one) => one.headOnly.length > 0)
+  for (const { address, product, headOnly: registries } of fallen)
+    report({
+      id: headOnly,
+      subject: `${product} at ${address}`,
+      state: 'warn',
+      saw: `It asked for tags of ${registries.join(', ')} and then fetched nothing: it probably pulls from the origin.`,
+      advice: 'See the requests: mirror logs',
+    })
+  if (fallen.length === 0) report(toOk(headOnly))
+  const records = (await openMachineRecords(context.machine).list()).filter(
+    (one) => !one.undone && one.root === undefined,
+  )
+  let isAllSeen = true
+  for (const { client, title, since, isNamed } of records) {
+    const known = products[client]
+    if (known === undefined || isNamed === true) continue
+    const last = Math.max(
+      Date.parse(since),
+      ...reports.filter((one) => known.includes(one.product.toLowerCase())).map(({ lastSeen }) => Date.parse(lastSeen)),
+    )
+    if (Date.now() - last < maxUnseenMs) continue
+    isAllSeen = false
+    report({
+      id: seen,
+      subject: client,
+      state: 'warn',
+      saw: `${client} is configured (${title}), and has not used the mirror in the last seven days.`,
+      fix: { command: `mirror configure ${quoteShellWord(client)} --check`, isOwn: false },
+    })
+  }
+  if (isAllSeen) report(toOk(seen))
+}
+
+/** Asks the running mirror for the clients that it has seen; undefined where it does not record them. */
+async function fetchClients(admin: readonly string[]): Promise<readonly ClientReport[] | undefined> {
+  const [url] = admin
+  if (url === undefined) return undefined
+  const target = new URL('/api/clients', url.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:'))
+  return new Promise((resolve, reject) => {
+    const { get } = process.getBuiltinModule('node:http')
+    const request = get(target, { agent: false, timeout: 2000 }, (response) => {
+      let text = ''
+      response.setEncoding('utf8').on('data', (part: string) => (text += part))
+      response.once('end', () => {
+        try {
+          resolve(response.statusCode === 200 ? (JSON.parse(text) as ClientReport[]) : undefined)
+        } catch (error) {
+          reject(error)
+        }
+      })
+    })
+    request.once('timeout', () => request.destroy())
+    request.once('error', () => resolve(undefined))
+  })
+}
+
+function formatCount(amount: number, one: string, several: string): string {
+  return `${amount} ${amount === 1 ? one : several}`
+}
