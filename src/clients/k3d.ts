@@ -18,6 +18,7 @@ import { createRootedFiles, localFiles } from './files/local.ts'
 import { createConfigMapFile, registryConfigMap } from './files/remote.ts'
 import { type CaLocation, k3sFolder, planRegistries, type RegistriesPlan, stripRegistries } from './k3s.ts'
 import { isOwnHostingConfigMap, renderHostingConfigMap } from './kind/nodes.ts'
+import { inspectRegistriesYaml } from './registries-yaml.ts'
 import type {
   ClientAdapter,
   ClientOptions,
@@ -169,6 +170,7 @@ function createTarget(
     ...(file === undefined && !hasHosting && { isOwn: true as const }),
     inputs: { files: [path, caPath, ...(hasHosting ? [hostingPath] : [])], trees: [] },
     plan: (mirror, files) => planK3d(mirror, target, files),
+    inspect: (_, files) => inspectRegistriesYaml(path, files.getText(path)),
     strip: (mirror, files) => [
       ...stripK3d(mirror, target, files),
       ...(hasHosting && isOwnHostingConfigMap(files.getText(hostingPath) ?? '')

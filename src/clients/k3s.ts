@@ -26,12 +26,14 @@ import {
   mirrorHeader,
 } from './files/kinds.ts'
 import { localFiles } from './files/local.ts'
+import { inspectRegistriesYaml } from './registries-yaml.ts'
 import type {
   ClientAdapter,
   ConfigTarget,
   ClientReload,
   FileChange,
   FilesSnapshot,
+  Finding,
   Machine,
   MirrorForClient,
   Observation,
@@ -289,6 +291,10 @@ function createTarget(machine: Machine, templates: readonly string[]): ConfigTar
       return { changes, notes: [...notes, ...describeTemplates(getTemplatesFolder(machine), files, join)], todo }
     },
     strip: (mirror, files) => stripRegistries(mirror, path, ca, files),
+    inspect: (_, files) => [
+      ...inspectRegistriesYaml(path, files.getText(path)),
+      ...describeTemplates(getTemplatesFolder(machine), files, join).map(toTemplateFinding),
+    ],
     ...(!machine.detached && {
       reload: createReload(machine),
       listUndoSteps: () => [restartNote],
@@ -310,6 +316,11 @@ function createTarget(machine: Machine, templates: readonly string[]): ConfigTar
       },
     ],
   }
+}
+
+function toTemplateFinding(saw: string): Finding {
+  const advice = 'Begin the template with {{ template "base" . }}, then: systemctl restart k3s'
+  return { fault: 'k3s.template', state: 'fail', saw, mend: { advice } }
 }
 
 /** Reads the hosts.toml files that k3s makes from registries.yaml at its start: they are its effective configuration. */

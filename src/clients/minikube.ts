@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { getProgramVersion } from './address.ts'
 import { pullByCrictl, pullTimeoutMs } from './containerd/cri.ts'
 import { planNodeHostsFolders, getNodeHostsFolders, planHostsRemoval } from './containerd/hosts-toml.ts'
+import { inspectHostsFolders, toContainerdReader } from './containerd/inspect-hosts.ts'
 import { planCaFile, caFileName, getHostsToTrust } from './files/kinds.ts'
 import { localFiles } from './files/local.ts'
 import type {
@@ -107,6 +108,7 @@ function createTarget(machine: Machine, cluster: string | undefined): ConfigTarg
     inputs: { files: [], trees: [folder, dockerFolder] },
     plan: (mirror, files) => planMinikube(mirror, target, files),
     strip: (mirror, files) => stripMinikube(mirror, target, files),
+    inspect: (_, files) => inspectHostsFolders([folder], toContainerdReader(undefined), files),
     ...(!machine.detached && {
       listUndoSteps: () => [`minikube delete --profile ${profile}   (its nodes keep the copied files until then)`],
     }),

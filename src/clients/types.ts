@@ -168,6 +168,11 @@ export interface ConfigTarget {
    * clients that cannot be observed.
    */
   observe?(mirror: { readonly cache: string }): Promise<Observation>
+  /**
+   * Finds known faults in the client's files, which it does not report itself. Pure. `cache`: the address that the client should have;
+   * undefined when unknown. Absent for clients whose files have no known faults.
+   */
+  inspect?(cache: string | undefined, files: FilesSnapshot): readonly Finding[]
   /** Lists the user's steps until the client has applied an undo of these files without `reload`; absent when there are none. */
   listUndoSteps?(paths: readonly string[]): string[]
   /**
@@ -189,6 +194,22 @@ export interface Reason {
   readonly fix: string
   /** Is true when it is possible only if the files differ from those that mirror wrote for the running mirror. */
   readonly isUnconfigured?: true
+}
+
+/** Describes a known fault in the files of a client. */
+export interface Finding {
+  /** Names the fault: `hosts.capability`. Its check has the id `clients.hosts.capability`. */
+  readonly fault: string
+  /** Is `fail` for a fault by which pulls bypass the mirror, or fail. */
+  readonly state: 'warn' | 'fail'
+  /** Names the file, and the node that has it; absent where the client has one file. */
+  readonly where?: string
+  readonly saw: string
+  /**
+   * Is `configure` when the fault is in a file that mirror wrote, so that `mirror configure` of this target writes it again; a command
+   * that mends the fault as it stands; or an advice.
+   */
+  readonly mend: 'configure' | { readonly command: string } | { readonly advice: string }
 }
 
 /** Describes the observed state of a client. */

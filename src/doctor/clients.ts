@@ -1,4 +1,396 @@
-import type { DoctorContext, Task } from './context.ts'
-export async function listClientTasks(_context: DoctorContext): Promise<Task[]> {
-  return []
+import { getAdapter } from '../clients/adapters.ts'
+import { isLoopbackUrl } from '../clients/address.ts'
+import { checkClient } from '../clients/check.ts'
+import { readFiles } from '../clients/configure.ts'
+import { listRecord } from '../clients/configured.ts'
+import { findMirrorAddress, type MirrorAddress } from '../clients/find-mirror.ts'
+import { getKindProgram, openKindNodes } from '../clients/kind/nodes.ts'
+import { getConfigureCommand, openMachineRecords, type StoredRecord } from '../clients/records.ts'
+import { inspectKanikoVariables } from '../clients/registries-yaml.ts'
+import { findStaleClients } from '../clients/stale-clients.ts'
+import {
+  type ClientAdapter,
+  type ClientName,
+  clientNames,
+  type ClientOptions,
+  type ConfigTarget,
+  type Finding,
+  type Machine,
+} from '../clients/types.ts'
+import { getTarget } from '../clients/undo.ts'
+import { getErrno, MirrorError } from '../lib/errors.ts'
+import { checks } from './checks.ts'
+import { type DoctorContext, notRunning, type Outcome, type Report, type Task, toOk, toSkipped } from './context.ts'
+
+const pullTimeoutMs = 180_000
+
+const noOptions: ClientOptions = {
+  scope: undefined,
+  clientVersion: undefined,
+  imageStore: undefined,
+  file: undefined,
+  cluster: undefined,
+}
+
+/** Maps clients to the faults that `inspect` of their targets may find, by the first part of their names. */
+const faultKinds: Partial<Record<ClientName, readonly string[]>> = {
+  docker: ['docker', 'hosts'],
+  podman: ['podman'],
+  containerd: ['containerd', 'hosts'],
+  kind: ['kind', 'containerd', 'hosts'],
+  k3d: ['k3s'],
+  k3s: ['k3s'],
+  minikube: ['hosts'],
+  buildkit: ['buildkit'],
+  kaniko: ['kaniko'],
+}
+
+/** Lists the clients that another one brings along, or that concern only new clusters: not to configure them is no mistake. */
+const optional: ReadonlySet<ClientName> = new Set(['buildkit', 'containerd', 'kind', 'k3d', 'minikube'])
+
+const general = ['configured', 'files', 'address', 'running', 'loopback'] as const
+
+/** Holds what the checks of all clients need. */
+interface Surroundings {
+  readonly context: DoctorContext
+  readonly machine: Machine
+  /** Resolves to undefined when no mirror runs. */
+  readonly address: Promise<MirrorAddress | undefined>
+  readonly stale: ReturnType<typeof findStaleClients>
+  readonly records: Promise<readonly StoredRecord[]>
+}
+
+/** Lists the checks of the clients that are installed or configured on this machine. */
+export async function listClientTasks(context: DoctorContext): Promise<Task[]> {
+  const { surroundings, machine, clients } = context
+  const all: Surroundings = {
+    context,
+    machine,
+    address: findMirrorAddress(surroundings, { url: undefined, caFile: undefined }).catch((error: unknown) => {
+      if (error instanceof MirrorError) return undefined
+      throw error
+    }),
+    stale: findStaleClients(surroundings),
+    records: listActiveRecords(machine),
+  }
+  // Prevent an unhandled rejection when no selected check awaits them.
+  for (const promise of [all.address, all.stale, all.records]) promise.catch(() => {})
+  const names = clients.length === 0 ? clientNames : clients
+  return names.flatMap((client): Task[] => [
+    {
+      ids: [...general.map((name) => `clients.${name}`), ...listFaultIds(client)],
+      subject: client,
+      run: (report) => checkTargets(client, all, report),
+    },
+    ...(context.pull
+      ? [
+          {
+            ids: ['clients.pull'],
+            subject: client,
+            timeoutMs: pullTimeoutMs,
+            run: (report: Report) => checkPulls(client, all, report),
+          },
+        ]
+      : []),
+  ])
+}
+
+/** Lists the ids of the checks for the faults of a client's files. */
+function listFaultIds(client: ClientName): string[] {
+  const kinds = faultKinds[client] ?? []
+  return checks.map(({ id }) => id).filter((id) => kinds.some((kind) => id.startsWith(`clients.${kind}.`)))
+}
+
+async function listActiveRecords(machine: Machine): Promise<readonly StoredRecord[]> {
+  const records = await openMachineRecords(machine).list()
+  return records.filter(({ root, undone }) => root === undefined && undone !== true)
+}
+
+/** Pairs a target with its record. */
+interface CheckedTarget {
+  readonly target: ConfigTarget
+  /** Is undefined for a target that mirror has not configured. */
+  readonly record: StoredRecord | undefined
+}
+
+async function checkTargets(client: ClientName, all: Surroundings, report: Report): Promise<void> {
+  const { machine, context } = all
+  const adapter = await getAdapter(client)
+  if (client === 'kaniko')
+    for (const finding of inspectKanikoVariables(machine.env)) report(await toOutcome(finding, client, undefined))
+  const [what, allRecords] = await Promise.all([adapter.find(machine), all.records])
+  const records = allRecords.filter((record) => record.client === client)
+  if (what === undefined && records.length === 0) {
+    if (context.clients.includes(client))
+      report(toSkipped('clients.configured', `${client} is not installed on this machine`, client))
+    return
+  }
+  const targets = await listTargets(adapter, records, all, report)
+  await Promise.all(targets.map((checked) => checkTarget(client, checked, all, report)))
+}
+
+/** Lists the configured targets; for a client without any, the one that `mirror configure` would choose; for kind, each cluster. */
+async function listTargets(
+  adapter: ClientAdapter,
+  records: readonly StoredRecord[],
+  { machine }: Surroundings,
+  report: Report,
+): Promise<CheckedTarget[]> {
+  const found = await findTargets(adapter, machine, records, report)
+  const listed = found.map((target) => ({ target, record: records.find(({ place }) => place === target.id) }))
+  const isCluster = ({ target }: CheckedTarget) => target.details['cluster'] !== undefined && adapter.client === 'kind'
+  const chosen = listed.filter((one) => one.record !== undefined || isCluster(one))
+  const others = records.filter(({ place }) => !found.some(({ id }) => id === place))
+  const restored = await Promise.all(
+    others.map(async (record): Promise<CheckedTarget> => ({ record, target: await getTarget(machine, record) })),
+  )
+  const configured = [...chosen, ...restored]
+  const isConfigured = configured.some(({ record }) => record !== undefined)
+  return isConfigured || configured.length > 0 ? configured : listed.slice(0, 1)
+}
+
+async function findTargets(
+  adapter: ClientAdapter,
+  machine: Machine,
+  records: readonly StoredRecord[],
+  report: Report,
+): Promise<ConfigTarget[]> {
+  const find = async (options: Partial<ClientOptions>) => {
+    try {
+      return await adapter.findTargets(machine, { ...noOptions, ...options })
+    } catch (error) {
+      if (!(error instanceof MirrorError)) throw error
+      report({ ...toSkipped('clients.configured', error.message, adapter.client), ...toAdvice(error) })
+      return []
+    }
+  }
+  if (adapter.client !== 'kind') return find({})
+  const hasFiles = records.some(({ details }) => details['cluster'] === undefined && details['file'] === undefined)
+  const clusters = await listClusters(machine)
+  const targets = await Promise.all(clusters.map((cluster) => find({ cluster })))
+  return [...targets.flat(), ...(hasFiles || clusters.length === 0 ? await find({}) : [])]
+}
+
+/** Lists the running clusters of kind; none when their engine does not answer. */
+async function listClusters(machine: Machine): Promise<string[]> {
+  try {
+    const nodes = await openKindNodes(machine, getKindProgram(machine.env)).list()
+    return [...new Set(nodes.filter(({ isRunning }) => isRunning).map(({ cluster }) => cluster))]
+  } catch (error) {
+    if (error instanceof MirrorError) return []
+    throw error
+  }
+}
+
+function toAdvice({ hints: [hint] }: MirrorError): Pick<Outcome, 'advice'> {
+  return hint === undefined ? {} : { advice: hint }
+}
+
+async function checkTarget(
+  client: ClientName,
+  { target, record }: CheckedTarget,
+  all: Surroundings,
+  report: Report,
+): Promise<void> {
+  const { machine } = all
+  const subject = `${client}, ${target.title}`
+  const mirror = await all.address
+  const current = mirror === undefined ? undefined : getCache(mirror, target)
+  const cache = current ?? record?.cache
+  const command = await getConfigureCommand(machine, record ?? { client, root: undefined, details: target.details })
+  const files = record === undefined ? undefined : await checkFiles(record, command, subject, all, report)
+  const isOwn = target.isOwn === true || files?.isOwn === true
+  const [observation, findings] = await Promise.all([
+    cache === undefined ? undefined : target.observe?.({ cache }),
+    inspectTarget(target, cache),
+  ])
+  for (const finding of findings) report(await toOutcome(finding, subject, { command, isOwn }))
+  const isCluster = client === 'kind' && target.details['cluster'] !== undefined
+  const inUse = observation?.inUse ?? (isCluster ? !findings.some(({ state }) => state === 'fail') : undefined)
+  if (record !== undefined)
+    report(toOk('clients.configured', `${subject} is configured since ${record.since}.`, subject))
+  else if (inUse === true) report(toOk('clients.configured', `${subject} uses the mirror.`, subject))
+  else if (!isCluster) reportUnconfigured(client, subject, command, all, report)
+  if (record !== undefined && mirror !== undefined)
+    reportRunning(observation, files?.isAsWritten === true, subject, report)
+  else if (record !== undefined) report(toSkipped('clients.running', notRunning, subject))
+  reportLoopback(target, record, subject, { command, isOwn }, report)
+  const found = new Set(findings.map(({ fault }) => `clients.${fault}`))
+  for (const id of listFaultIds(client)) if (!found.has(id)) report(toOk(id, undefined, subject))
+}
+
+function reportUnconfigured(
+  client: ClientName,
+  subject: string,
+  command: string,
+  { context }: Surroundings,
+  report: Report,
+): void {
+  const saw = `${client} is installed, and is not configured for the mirror.`
+  const isMeant = context.clients.includes(client)
+  if (!isMeant && optional.has(client)) return report(toSkipped('clients.configured', 'it is not configured', subject))
+  report({ id: 'clients.configured', subject, state: 'warn', saw, fix: { command, isOwn: false } })
+}
+
+/** Returns the current address of the mirror for a target; undefined when the target cannot reach it. */
+function getCache(mirror: MirrorAddress, { location }: ConfigTarget): string | undefined {
+  try {
+    return mirror.getAddress(location).cache
+  } catch (error) {
+    if (error instanceof MirrorError) return undefined
+    throw error
+  }
+}
+
+/** Reads the files of a target and finds their known faults; none in files that cannot be read. */
+export async function inspectTarget(target: ConfigTarget, cache: string | undefined): Promise<readonly Finding[]> {
+  if (target.inspect === undefined) return []
+  try {
+    return target.inspect(cache, await readFiles(target.files, target.inputs))
+  } catch (error) {
+    // Leave files that this user cannot read to the check of the files, and to root.
+    if (error instanceof MirrorError || getErrno(error) !== undefined) return []
+    throw error
+  }
+}
+
+/** Converts a finding to a result. `configure`: the command that configures the target again. */
+export async function toOutcome(
+  { fault, state, where, saw, mend }: Finding,
+  subject: string,
+  configure: { readonly command: string; readonly isOwn: boolean } | undefined,
+): Promise<Outcome> {
+  const common = { id: `clients.${fault}`, subject: where === undefined ? subject : `${subject}, ${where}`, state, saw }
+  if (mend === 'configure') return { ...common, ...(configure && { fix: configure }) }
+  return {
+    ...common,
+    ...('command' in mend ? { fix: { command: mend.command, isOwn: false } } : { advice: mend.advice }),
+  }
+}
+
+interface CheckedFiles {
+  readonly isAsWritten: boolean
+  /** Is true when mirror created each file that differs, so that to write them again changes nothing of the user's. */
+  readonly isOwn: boolean
+}
+
+/** Compares the files with the record, and the address with that of the mirror. */
+async function checkFiles(
+  record: StoredRecord,
+  command: string,
+  subject: string,
+  { machine, stale }: Surroundings,
+  report: Report,
+): Promise<CheckedFiles> {
+  const found = (await stale).find(({ record: one }) => one.client === record.client && one.place === record.place)
+  const listed = await listRecord(machine, record)
+  const isCreated = (path: string) => record.files.find((file) => file.path === path)?.before === undefined
+  const differing = (listed?.files ?? []).filter(({ state }) => state === 'gone' || state === 'changed since')
+  const isOwn = !record.lockedByRoot && differing.every(({ path }) => isCreated(path))
+  if (found !== undefined)
+    report({
+      id: 'clients.address',
+      subject,
+      state: 'fail',
+      saw:
+        found.to === undefined
+          ? `${subject} has ${found.from}, and cannot reach the mirror: ${found.why}`
+          : `${subject} has ${found.from}, and the mirror is at ${found.to}.`,
+      fix: { command: stripNote(found.mend), isOwn: isOwn && record.files.every(({ path }) => isCreated(path)) },
+    })
+  else report(toOk('clients.address', `${subject} has ${record.cache}.`, subject))
+  const words = { gone: 'is gone', 'changed since': 'was changed since', unreachable: 'cannot be read' } as const
+  const wrong = (listed?.files ?? []).flatMap(({ path, state }) =>
+    state === 'gone' || state === 'changed since' || state === 'unreachable' ? [{ path, state }] : [],
+  )
+  for (const { path, state } of wrong) {
+    const saw = `${path}, which mirror wrote, ${words[state]}.`
+    if (state === 'unreachable') report(toSkipped('clients.files', saw, subject))
+    else
+      report({
+        id: 'clients.files',
+        subject,
+        // A file that the user has changed may be right; the other checks tell.
+        state: state === 'gone' ? 'fail' : 'warn',
+        saw,
+        fix: { command, isOwn },
+      })
+  }
+  if (wrong.length === 0) report(toOk('clients.files', undefined, subject))
+  return { isAsWritten: wrong.length === 0, isOwn }
+}
+
+function reportRunning(
+  observation: Awaited<ReturnType<NonNullable<ConfigTarget['observe']>>> | undefined,
+  isAsWritten: boolean,
+  subject: string,
+  report: Report,
+): void {
+  const id = 'clients.running'
+  if (observation === undefined) return report(toSkipped(id, 'this client does not tell what it uses', subject))
+  const { inUse, saw, reasons } = observation
+  const text = saw.join(' ')
+  if (inUse === true) return report(toOk(id, text, subject))
+  if (inUse === undefined) return report(toSkipped(id, text, subject))
+  const reason = reasons.find(({ isUnconfigured }) => !isUnconfigured || !isAsWritten) ?? reasons[0]
+  report({
+    id,
+    subject,
+    state: 'fail',
+    saw: reason === undefined ? text : `${reason.why}. ${text}`,
+    ...(reason !== undefined && toFix(reason.fix)),
+  })
+}
+
+/** Returns a text for the user as a command where it is one that mends, and as an advice otherwise. */
+function toFix(text: string): Pick<Outcome, 'fix' | 'advice'> {
+  const command = stripNote(text)
+  const mends = /^(?:mirror|(?:sudo )?(?:systemctl|kill)|docker buildx rm|unset|minikube start) \S/.test(command)
+  return mends && !/[;,]/.test(command) ? { fix: { command, isOwn: false } } : { advice: text }
+}
+
+function stripNote(text: string): string {
+  return text.split('   (')[0]!
+}
+
+function reportLoopback(
+  { location }: ConfigTarget,
+  record: StoredRecord | undefined,
+  subject: string,
+  fix: NonNullable<Outcome['fix']>,
+  report: Report,
+): void {
+  const id = 'clients.loopback'
+  if (record === undefined) return
+  if (location.in === 'host' || !isLoopbackUrl(record.cache)) return report(toOk(id, undefined, subject))
+  const saw = `${location.what} have ${record.cache}, and a loopback address means the client's own machine there.`
+  report({ id, subject, state: 'fail', saw, fix })
+}
+
+/** Pulls a test image by each configured target. */
+async function checkPulls(
+  client: ClientName,
+  { context, machine, records }: Surroundings,
+  report: Report,
+): Promise<void> {
+  const id = 'clients.pull'
+  for (const record of (await records).filter((one) => one.client === client)) {
+    const target = await getTarget(machine, record)
+    const subject = `${client}, ${target.title}`
+    if (target.pull === undefined) {
+      report(toSkipped(id, 'no pull can be run from this machine', subject))
+      continue
+    }
+    const { seen, failed, saw, reasons } = await checkClient(context.surroundings, machine, client, target)
+    const [reason] = reasons
+    if (seen) report(toOk(id, `${subject} pulls through the mirror.`, subject))
+    else
+      report({
+        id,
+        subject,
+        state: 'fail',
+        saw: [`The pull did not come through the mirror.`, reason?.why, ...saw, failed].filter(Boolean).join(' '),
+        ...(reason !== undefined && toFix(reason.fix)),
+      })
+  }
 }

@@ -57,7 +57,12 @@ function splitShellWords(line: string): string[] {
 
 /** Names the findings of the first report that the second one has no more, as `id (subject)`. */
 export function listMended(before: DoctorReport, after: DoctorReport): string[] {
-  const name = ({ id, subject }: CheckResult) => (subject === undefined ? id : `${id} (${subject})`)
-  const left = new Set(after.results.filter(({ state }) => isFinding(state)).map(name))
-  return [...new Set(before.results.filter(({ state }) => isFinding(state)).map(name))].filter((one) => !left.has(one))
+  const left = new Set(after.results.filter(({ state }) => isFinding(state)).map(nameResult))
+  return [...new Set(before.results.filter(({ state }) => isFinding(state)).map(nameResult))].filter(
+    (one) => !left.has(one),
+  )
+}
+
+function nameResult({ id, subject }: CheckResult): string {
+  return subject === undefined ? id : `${id} (${subject})`
 }

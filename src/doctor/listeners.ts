@@ -1,4 +1,192 @@
-import type { DoctorContext, Task } from './context.ts'
-export function listListenerTasks(_context: DoctorContext): Task[] {
-  return []
+import { connect } from 'node:net'
+import { getKindProgram, openKindNodes, type FoundNode, type KindNodes } from '../clients/kind/nodes.ts'
+import { getKindNetworkName } from '../docker/engine.ts'
+import { getErrno, MirrorError } from '../lib/errors.ts'
+import { readProxies } from '../upstream/proxy.ts'
+import { type DoctorContext, notRunning, type Report, type Task, toOk, toSkipped } from './context.ts'
+
+const connectTimeoutMs = 2000
+
+/** Lists the checks of the mirror's addresses, as clients reach them. */
+export function listListenerTasks(context: DoctorContext): Task[] {
+  const nodes = openKindNodes(context.machine, getKindProgram(context.machine.env))
+  let running: Promise<readonly FoundNode[]> | undefined
+  const listNodes = () => (running ??= listRunningNodes(nodes))
+  return [
+    { ids: ['listeners.loopback'], run: (report) => checkLoopback(context, report) },
+    { ids: ['listeners.network', 'listeners.firewall'], run: (report) => checkNetworks(context, report) },
+    {
+      ids: ['listeners.node', 'listeners.proxy', 'listeners.firewall'],
+      run: (report) => checkNodes(context, nodes, listNodes, report),
+    },
+  ]
+}
+
+/** Distinguishes a connection that was accepted, refused, dropped without an answer, or failed in another way. */
+type Reached = 'yes' | 'refused' | 'silent' | 'failed'
+
+/** Opens a connection and closes it at once. */
+async function tryConnect(url: string): Promise<Reached> {
+  const { hostname, port, protocol } = new URL(url)
+  const loopback: Record<string, string> = { '0.0.0.0': '127.0.0.1', '[::]': '::1' }
+  const host = loopback[hostname] ?? hostname.replace(/^\[|\]$/g, '')
+  const socket = connect({ host, port: Number(port || (protocol === 'https:' ? 443 : 80)) })
+  try {
+    return await new Promise<Reached>((resolve) => {
+      socket.setTimeout(connectTimeoutMs, () => resolve('silent'))
+      socket.once('connect', () => resolve('yes'))
+      socket.once('error', (error) => resolve(getErrno(error) === 'ECONNREFUSED' ? 'refused' : 'failed'))
+    })
+  } finally {
+    socket.destroy()
+  }
+}
+
+const words: Readonly<Record<Exclude<Reached, 'yes'>, string>> = {
+  refused: 'refuses connections',
+  silent: 'does not accept a connection within two seconds',
+  failed: 'cannot be reached',
+}
+
+async function checkLoopback({ found }: DoctorContext, report: Report): Promise<void> {
+  const id = 'listeners.loopback'
+  const endpoints = (await found)?.running.endpoints
+  if (endpoints === undefined) return report(toSkipped(id, notRunning))
+  await Promise.all(
+    [...endpoints.cache, ...endpoints.registry, ...endpoints.admin].map(async (url) => {
+      const reached = await tryConnect(url)
+      if (reached === 'yes') return report(toOk(id, `${url} answers.`, url))
+      const fix = { command: 'mirror up', isOwn: true }
+      report({ id, subject: url, state: 'fail', saw: `${url} ${words[reached]}.`, fix })
+    }),
+  )
+}
+
+async function checkNetworks({ status, found }: DoctorContext, report: Report): Promise<void> {
+  const id = 'listeners.network'
+  const answer = await status
+  if (answer === undefined) return report(toSkipped(id, notRunning))
+  const isContainer = (await found)?.running.runtime === 'container'
+  await Promise.all(
+    Object.entries(answer.networks).map(async ([network, { state, url, reason }]) => {
+      if (state === 'waiting') return report(toSkipped(id, reason ?? 'the network does not exist yet', network))
+      if (state === 'failed' || url === undefined)
+        return report({
+          id,
+          subject: network,
+          state: 'fail',
+          saw: `The mirror cannot listen on the gateway of the network ${network}: ${reason ?? 'unknown'}`,
+          advice: 'The mirror tries again by itself. See: mirror logs',
+        })
+      if (isContainer) return report(toOk(id, `The mirror is in the network ${network}, at ${url}.`, network))
+      const reached = await tryConnect(url)
+      if (reached === 'yes') return report(toOk(id, `${url} answers.`, network))
+      const fix = { command: 'mirror up', isOwn: true }
+      report({ id, subject: network, state: 'fail', saw: `${url} (network ${network}) ${words[reached]}.`, fix })
+    }),
+  )
+}
+
+/** Lists the running nodes of kind; none when their engine does not answer. */
+async function listRunningNodes(nodes: KindNodes): Promise<readonly FoundNode[]> {
+  try {
+    return (await nodes.list()).filter(({ isRunning }) => isRunning)
+  } catch (error) {
+    if (error instanceof MirrorError) return []
+    throw error
+  }
+}
+
+async function checkNodes(
+  { found, machine }: DoctorContext,
+  nodes: KindNodes,
+  listNodes: () => Promise<readonly FoundNode[]>,
+  report: Report,
+): Promise<void> {
+  const id = 'listeners.node'
+  const mirror = await found
+  if (mirror === undefined) return report(toSkipped(id, notRunning))
+  const running = await listNodes()
+  if (running.length === 0) return report(toSkipped(id, 'no kind cluster runs'))
+  const network = getKindNetworkName(machine.env)
+  const url = mirror.running.endpoints.networks[network]
+  if (url === undefined)
+    return report({
+      id,
+      state: 'fail',
+      saw: `The mirror does not serve the Docker network ${network}, in which the kind nodes are.`,
+      fix: { command: `mirror up --network ${network}`, isOwn: false },
+    })
+  await Promise.all(
+    running.map(async ({ name }) => {
+      const [reached, variables] = await Promise.all([
+        connectInNode(nodes, name, url),
+        nodes.exec(name, ['env'], undefined, connectTimeoutMs),
+      ])
+      reportNode(name, url, reached, report)
+      reportProxy(name, url, variables?.stdout ?? '', report)
+    }),
+  )
+}
+
+function reportNode(node: string, url: string, reached: Reached, report: Report): void {
+  const { hostname, port } = new URL(url)
+  if (reached === 'yes') {
+    report(toOk('listeners.node', `${node} reaches ${url}.`, node))
+    return report(toOk('listeners.firewall', undefined, node))
+  }
+  if (reached === 'silent')
+    return report({
+      id: 'listeners.firewall',
+      subject: node,
+      state: 'fail',
+      saw: `A connection from ${node} to ${url} gets no answer, so a firewall probably drops it.`,
+      fix: {
+        command: `sudo iptables -I INPUT -p tcp -d ${hostname} --dport ${port} -j ACCEPT`,
+        isOwn: false,
+      },
+      advice: `With ufw: sudo ufw allow proto tcp to ${hostname} port ${port}`,
+    })
+  report({
+    id: 'listeners.node',
+    subject: node,
+    state: 'fail',
+    saw: `${url} ${words[reached]} from ${node}.`,
+    fix: { command: 'mirror up', isOwn: true },
+  })
+}
+
+/** Opens a connection inside a node by bash, which each image of kind has. */
+async function connectInNode(nodes: KindNodes, node: string, url: string): Promise<Reached> {
+  const { hostname, port } = new URL(url)
+  const script = `exec 3<>/dev/tcp/${hostname.replace(/^\[|\]$/g, '')}/${port}`
+  const result = await nodes.exec(node, ['bash', '-c', script], undefined, connectTimeoutMs)
+  if (result === undefined) return 'failed'
+  if (result.exitCode === 0) return 'yes'
+  if (result.exitCode === undefined) return 'silent'
+  return /refused/i.test(result.stderr) ? 'refused' : 'failed'
+}
+
+/** Reports a proxy that containerd in a node would use for the mirror. */
+function reportProxy(node: string, url: string, variables: string, report: Report): void {
+  const id = 'listeners.proxy'
+  const env = Object.fromEntries(
+    variables.split('\n').flatMap((line) => {
+      const [, name, value] = /^(\w+)=(.*)$/.exec(line) ?? []
+      return name === undefined ? [] : [[name.toLowerCase(), value]]
+    }),
+  )
+  const proxy = readProxies({
+    http_proxy: env['http_proxy'],
+    https_proxy: env['https_proxy'],
+    no_proxy: env['no_proxy'],
+  }).find(new URL(url))
+  if (proxy === undefined) return report(toOk(id, undefined, node))
+  report({
+    id,
+    subject: node,
+    state: 'fail',
+    saw: `${node} uses the proxy ${proxy.name} for the mirror: its NO_PROXY does not have ${new URL(url).hostname}.`,
+    advice: `Add ${new URL(url).hostname} to NO_PROXY of the shell that runs kind, then create the cluster again.`,
+  })
 }

@@ -103,22 +103,17 @@ async function fetchClients(admin: readonly string[]): Promise<readonly ClientRe
   const [url] = admin
   if (url === undefined) return undefined
   const target = new URL('/api/clients', url.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:'))
-  return new Promise((resolve, reject) => {
+  const text = await new Promise<string | undefined>((resolve) => {
     const { get } = process.getBuiltinModule('node:http')
     const request = get(target, { agent: false, timeout: 2000 }, (response) => {
-      let text = ''
-      response.setEncoding('utf8').on('data', (part: string) => (text += part))
-      response.once('end', () => {
-        try {
-          resolve(response.statusCode === 200 ? (JSON.parse(text) as ClientReport[]) : undefined)
-        } catch (error) {
-          reject(error)
-        }
-      })
+      let body = ''
+      response.setEncoding('utf8').on('data', (part: string) => (body += part))
+      response.once('end', () => resolve(response.statusCode === 200 ? body : undefined))
     })
     request.once('timeout', () => request.destroy())
     request.once('error', () => resolve(undefined))
   })
+  return text === undefined ? undefined : (JSON.parse(text) as ClientReport[])
 }
 
 function formatCount(amount: number, one: string, several: string): string {

@@ -8,6 +8,7 @@ import { findEngines, getDockerKind } from '../docker/engines.ts'
 import { caFileName } from '../files/kinds.ts'
 import { localFiles } from '../files/local.ts'
 import type { ClientAdapter, ClientLocation, ClientOptions, ConfigTarget, Machine, Observation } from '../types.ts'
+import { inspectBuildkit } from './inspect.ts'
 import { planBuildkit, stripBuildkit } from './plan.ts'
 
 /**
@@ -105,6 +106,7 @@ function toConfigTarget(
       return { ...plan, todo: plan.changes.length > 0 ? stepsAfterChange : stepsWithoutChange }
     },
     strip: (mirror, files) => stripBuildkit(mirror, target, files),
+    inspect: (cache, files) => inspectBuildkit(cache, path, files),
     ...(!detached && { listUndoSteps: () => [kind === 'buildkitd' ? restartBuildkitd : remakeBuilders] }),
     ...(!detached &&
       kind === 'buildx' && {

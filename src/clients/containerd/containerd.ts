@@ -17,7 +17,7 @@ import type {
 import { type ContainerdFile, dumpContainerdConfig, readConfigFiles, readContainerdConfig } from './config-toml.ts'
 import { createCriClient, CriError, criUnimplemented, pullTimeoutMs } from './cri.ts'
 import { namesMirror } from './hosts-toml.ts'
-import { type ContainerdTarget, planContainerd, stripContainerd } from './plan.ts'
+import { type ContainerdTarget, inspectContainerd, planContainerd, stripContainerd } from './plan.ts'
 
 const defaultSocket = '/run/containerd/containerd.sock'
 
@@ -117,6 +117,7 @@ function toConfigTarget(machine: Machine, details: ConfigTargetDetails, dump: st
       return version === undefined ? { ...plan, notes: [...plan.notes, guess] } : plan
     },
     strip: (mirror, files) => stripContainerd(mirror, target.hosts.path, files),
+    inspect: (_, files) => inspectContainerd(target, files),
     ...(!machine.detached && {
       pull: (image: string) =>
         pullByContainerd({ runCommand: machine.runCommand, socket, hostsFolder: target.hosts.path }, image),

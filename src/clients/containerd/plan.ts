@@ -4,7 +4,7 @@ import { toRegistryUrl } from '../../oci/reference.ts'
 import { isAtLeast } from '../address.ts'
 import { readToml, asStrings } from '../edit/toml.ts'
 import { planCaFile, caFileName, getHostsToTrust, assertFileKind } from '../files/kinds.ts'
-import type { ConfigPlan, FileChange, FilesSnapshot, MirrorForClient } from '../types.ts'
+import type { ConfigPlan, FileChange, FilesSnapshot, Finding, MirrorForClient } from '../types.ts'
 import { renderConfigPathLines, type ContainerdConfig, readContainerdConfig } from './config-toml.ts'
 import {
   findCertificates,
@@ -17,6 +17,8 @@ import {
   getLocalRegistryName,
   renderHostsToml,
 } from './hosts-toml.ts'
+import { inspectContainerdConfig, inspectHiddenFolders } from './inspect-config.ts'
+import { inspectHostsFolders, toContainerdReader } from './inspect-hosts.ts'
 
 /** Locates the files of one containerd. `name`: the path for containerd; `path`: the path on this machine. */
 export interface ContainerdTarget {
@@ -103,6 +105,26 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
     notes: [...notes, ...listIneffectiveNotes(config, own)],
     todo: [...listConfigPathSteps(config, own, target, files, userFolders), ...listNerdctlSteps(target, files)],
   }
+}
+
+/** Finds the known faults of a containerd's files. */
+export function inspectContainerd(target: ContainerdTarget, files: FilesSnapshot): readonly Finding[] {
+  const { hosts, otherFolders, configFile, imports, version, dump } = target
+  const isInUse = findHostsFolders(hosts.path, files).some((folder) => isMirrorHostsToml(folder.hosts ?? ''))
+  const config = {
+    main: { name: configFile.name, text: files.getText(configFile.path) ?? '' },
+    imports: imports.flatMap(({ name, path }) => (files.has(path) ? [{ name, text: files.getText(path)! }] : [])),
+    dump,
+    version,
+    hosts: isInUse ? hosts.name : undefined,
+    restart: 'sudo systemctl restart containerd',
+    isWritten: false,
+  }
+  return [
+    ...inspectContainerdConfig(config),
+    ...inspectHostsFolders([hosts.path], toContainerdReader(version), files),
+    ...inspectHiddenFolders([hosts.path, ...otherFolders], files),
+  ]
 }
 
 /** Reads the configuration from the files. */

@@ -28,6 +28,7 @@ import {
   validateDaemonJson,
 } from './daemon-json.ts'
 import { type DockerdProcess, type DockerInstallation, findDockerd } from './engines.ts'
+import { inspectDocker } from './inspect.ts'
 import { listTrustSteps, planDocker, stripDocker } from './plan.ts'
 
 interface DockerTargetOptions {
@@ -85,6 +86,7 @@ export function createConfigTarget(options: DockerTargetOptions): ConfigTarget {
       }
     },
     strip: (mirror, files) => stripDocker(mirror, target, files),
+    inspect: (cache, files) => inspectDocker(cache, target, files),
     ...(!machine.detached &&
       (kind === 'system' || kind === 'rootless') && {
         async validate(changes) {

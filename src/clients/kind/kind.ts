@@ -11,13 +11,8 @@ import { waitUntilServed } from '../find-mirror.ts'
 import type { ClientAdapter, ClientLocation, Machine } from '../types.ts'
 import { renderFailedClusterFile } from './cluster-file.ts'
 import { openKindNodes, getKindProgram } from './nodes.ts'
-import {
-  resolveClusterFile,
-  findKindCluster,
-  createKindClusterTarget,
-  createKindFilesTarget,
-  restoreKindClusterTarget,
-} from './running-cluster.ts'
+import { createKindFilesTarget, resolveClusterFile } from './new-clusters.ts'
+import { findKindCluster, createKindClusterTarget, restoreKindClusterTarget } from './running-cluster.ts'
 
 /** Configures kind: a cluster file, or the nodes of a running cluster. https://kind.sigs.k8s.io */
 export const kindAdapter: ClientAdapter = {

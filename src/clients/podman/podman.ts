@@ -1,8 +1,8 @@
-import { readdir, readFile, rm } from 'node:fs/promises'
-import { basename, join, resolve } from 'node:path'
+import { rm } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import { ifVisible, createTemporaryFolder } from '../../lib/fs.ts'
+import { createTemporaryFolder } from '../../lib/fs.ts'
 import { isObject, parseObject } from '../../lib/json.ts'
 import type { CommandResult, RunCommand } from '../../lib/process.ts'
 import { isAtLeast } from '../address.ts'
@@ -18,8 +18,10 @@ import type {
   Observation,
   Reason,
 } from '../types.ts'
+import { inspectPodman } from './inspect.ts'
 import { planPodman, getCertificatesFolder, stripPodman } from './plan.ts'
 import { getDropInFolder, getMainFile, type PodmanLayout, listConfigFiles } from './registries-conf.ts'
+import { findRunningServices, getRestartCommand } from './services.ts'
 
 /** Configures podman, buildah and skopeo, which read the same files. */
 export const podmanAdapter: ClientAdapter = {
@@ -121,6 +123,7 @@ function toConfigTarget(machine: Machine, details: ConfigTargetDetails): ConfigT
       return guessed === undefined ? plan : { ...plan, notes: [...plan.notes, guess] }
     },
     strip: (mirror, files) => stripPodman(mirror, target, files),
+    inspect: (cache, files) => inspectPodman(cache, target, files),
     ...(!machine.detached && {
       pull: (image: string) => pullByPodman(machine.runCommand, image, name),
       observe: ({ cache }: { readonly cache: string }) => observePodman(machine, cache, name, causes),
@@ -350,13 +353,6 @@ async function observePodman(
   }
 }
 
-function getRestartCommand(pid: number): string {
-  const isRoot = process.geteuid?.() === 0
-  return isRoot
-    ? `systemctl restart podman   (or end pid ${pid} and start it again)`
-    : `systemctl --user restart podman   (or end pid ${pid} and start it again)`
-}
-
 function describeMirrors(mirrors: readonly string[]): string {
   return mirrors.length === 0
     ? 'no mirror'
@@ -373,27 +369,4 @@ function getHubMirrors(result: Awaited<ReturnType<RunCommand>>): readonly string
   return (Array.isArray(mirrors) ? mirrors : []).flatMap((one: unknown) =>
     isObject(one) && typeof one['Location'] === 'string' ? [one['Location']] : [],
   )
-}
-
-interface RunningService {
-  readonly pid: number
-  readonly socket: string
-}
-
-/** Finds each `podman system service` of this user by proc(5). A service reads registries.conf only once. */
-async function findRunningServices(env: Machine['env']): Promise<RunningService[]> {
-  const isRoot = process.geteuid?.() === 0
-  const defaultSocket = isRoot
-    ? '/run/podman/podman.sock'
-    : `${env['XDG_RUNTIME_DIR'] ?? `/run/user/${process.geteuid?.()}`}/podman/podman.sock`
-  const found: RunningService[] = []
-  for (const entry of (await ifVisible(readdir('/proc'))) ?? []) {
-    if (!/^\d+$/.test(entry)) continue
-    const args = ((await ifVisible(readFile(`/proc/${entry}/cmdline`, 'utf8'))) ?? '').split('\0').slice(0, -1)
-    const at = args.indexOf('service')
-    if (basename(args[0] ?? '') !== 'podman' || at < 1 || args[at - 1] !== 'system') continue
-    const named = args.slice(at + 1).find((arg) => /^(unix:\/\/)?\//.test(arg))
-    found.push({ pid: Number(entry), socket: named?.replace(/^unix:\/\//, '') ?? defaultSocket })
-  }
-  return found
 }

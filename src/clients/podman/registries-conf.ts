@@ -46,7 +46,7 @@ function readTables(path: string, text: string): RegistryTable[] {
 }
 
 /** Returns whether a file is in version 1 of the format, which podman refuses in drop-ins, and since podman 6 in all files. */
-function isOldStyle(path: string, text: string): boolean {
+export function isOldStyle(path: string, text: string): boolean {
   const lists = asTable(readToml(path, text)['registries'])
   return ['search', 'insecure', 'block'].some((list) => Array.isArray(asTable(lists?.[list])?.['registries']))
 }

@@ -1,0 +1,193 @@
+import { basename, dirname } from 'node:path'
+import { MirrorError } from '../../lib/errors.ts'
+import { isAtLeast } from '../address.ts'
+import { asStrings, asTable, readToml, type TomlTable } from '../edit/toml.ts'
+import { caFileName } from '../files/kinds.ts'
+import type { FilesSnapshot, Finding } from '../types.ts'
+import { isMirrorHostsToml } from './hosts-toml.ts'
+
+/** Describes the program that reads hosts.toml files. */
+interface HostsReader {
+  /** Names it: `containerd 2.1.9`. */
+  readonly name: string
+  /** Is true if it knows the capability `referrers`; undefined when its version is unknown. */
+  readonly referrers: boolean | undefined
+}
+
+const capabilities: readonly string[] = ['pull', 'resolve', 'push']
+
+/** Matches a duration of Go: `1s`, `1m30s`. */
+const duration = /^[+-]?(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+$/
+
+/** Returns the reader for a version of containerd. */
+export function toContainerdReader(version: string | undefined): HostsReader {
+  return {
+    name: version === undefined ? 'containerd' : `containerd ${version}`,
+    referrers: version === undefined ? undefined : isAtLeast(version, 2, 2),
+  }
+}
+
+/** Inspects each hosts.toml below these folders. A reader reports a fault in its log only, and pulls from the origin. */
+export function inspectHostsFolders(
+  roots: readonly string[],
+  reader: HostsReader,
+  files: FilesSnapshot,
+): readonly Finding[] {
+  const paths = files.paths.filter(
+    (path) => /[\\/]hosts\.toml$/.test(path) && roots.some((root) => dirname(dirname(path)) === root),
+  )
+  return paths.flatMap((path) => {
+    const text = files.getText(path) ?? ''
+    const beside = files.paths.filter((one) => dirname(one) === dirname(path)).map((one) => basename(one))
+    return inspectHostsToml({ path, text, reader, beside })
+  })
+}
+
+interface InspectedFile {
+  readonly path: string
+  readonly text: string
+  readonly reader: HostsReader
+  /** Holds the names of the files in its folder. */
+  readonly beside: readonly string[]
+}
+
+/** Finds the known faults of one hosts.toml. https://github.com/containerd/containerd/blob/main/docs/hosts.md */
+export function inspectHostsToml({ path, text, reader, beside }: InspectedFile): readonly Finding[] {
+  const isOwn = isMirrorHostsToml(text)
+  const toFinding = (fault: string, state: Finding['state'], saw: string, advice: string): Finding => ({
+    fault: `hosts.${fault}`,
+    state,
+    where: path,
+    saw: `${path} ${saw}`,
+    mend: isOwn ? 'configure' : { advice },
+  })
+  let root: TomlTable
+  try {
+    root = readToml(path, text)
+  } catch (error) {
+    if (!(error instanceof MirrorError)) throw error
+    const repeated = findRepeatedHeading(text)
+    const why =
+      repeated === undefined
+        ? `is not valid TOML (${error.message.replace(/^.*so it is left alone: /, '').replace(/\.$/, '')})`
+        : `has the table ${repeated} twice`
+    return [toFinding('syntax', 'fail', `${why}, so ${reader.name} ignores the file.`, `Correct ${path}.`)]
+  }
+  const folder = basename(dirname(path))
+  const hosts = Object.entries(asTable(root['host']) ?? {}).map(([url, value]) => [url, asTable(value) ?? {}] as const)
+  const findings: Finding[] = []
+  for (const [where, table] of [['the file', root], ...hosts] as const) {
+    const unknown = asStrings(table['capabilities']).find((name) => !isKnown(name.toLowerCase(), reader))
+    if (unknown !== undefined)
+      findings.push(
+        toFinding(
+          'capability',
+          'fail',
+          `names the capability ${JSON.stringify(unknown)}, which ${reader.name} does not know, so it ignores the file.`,
+          `Remove ${JSON.stringify(unknown)} from the capabilities of ${where} in ${path}.`,
+        ),
+      )
+    const timeout = table['dial_timeout']
+    if (timeout !== undefined && (typeof timeout !== 'string' || !duration.test(timeout)))
+      findings.push(
+        toFinding(
+          'timeout',
+          'fail',
+          `has the dial_timeout ${JSON.stringify(timeout)}, which is no duration, so ${reader.name} ignores the file.`,
+          `Write a text such as "5s" for dial_timeout in ${path}.`,
+        ),
+      )
+  }
+  for (const [url, table] of hosts) findings.push(...inspectHost(url, table, folder, toFinding))
+  const { server } = root
+  if (typeof server === 'string' && /^(?:https?:\/\/)?docker\.io\/?$/.test(server))
+    findings.push(
+      toFinding(
+        'server',
+        'warn',
+        `has the server ${server}, which is no registry, so pulls fail while the mirror is down.`,
+        `Write server = "https://registry-1.docker.io" in ${path}.`,
+      ),
+    )
+  const named = new Set([root, ...hosts.map(([, table]) => table)].flatMap(listCertificates))
+  const ignored = beside.filter((name) => name.endsWith('.crt') && name !== caFileName && !named.has(name))
+  if (ignored.length > 0)
+    findings.push(
+      toFinding(
+        'certificates',
+        'warn',
+        `does not name ${ignored.join(', ')} beside it, so ${reader.name} ignores ${ignored.length === 1 ? 'this certificate' : 'these certificates'}.`,
+        `Add ca = [${ignored.map((name) => JSON.stringify(name)).join(', ')}] above the first table of ${path}.`,
+      ),
+    )
+  return findings
+}
+
+function inspectHost(
+  url: string,
+  table: TomlTable,
+  folder: string,
+  toFinding: (fault: string, state: Finding['state'], saw: string, advice: string) => Finding,
+): Finding[] {
+  const findings: Finding[] = []
+  const scheme = /^([a-z][a-z0-9+.-]*):\/\//i.exec(url)?.[1]?.toLowerCase()
+  if (scheme !== 'http' && scheme !== 'https')
+    findings.push(
+      toFinding(
+        'scheme',
+        scheme === undefined ? 'warn' : 'fail',
+        `names the host ${JSON.stringify(url)} ${scheme === undefined ? 'without a scheme, which means https' : `with the unknown scheme ${scheme}`}.`,
+        `Write the host as [host."http://${url.replace(/^.*:\/\//, '')}"].`,
+      ),
+    )
+  const parsed = scheme !== undefined && URL.canParse(url) ? new URL(url) : undefined
+  if (parsed !== undefined && /^\/v2(?:\/|$)/.test(parsed.pathname) && table['override_path'] !== true)
+    findings.push(
+      toFinding(
+        'path',
+        'warn',
+        `names the host ${url} without override_path, so it is asked for ${parsed.pathname.replace(/\/$/, '')}/v2/….`,
+        `Add override_path = true to that host.`,
+      ),
+    )
+  const granted = asStrings(table['capabilities']).map((name) => name.toLowerCase())
+  const isPublic =
+    folder === '_default' || (folder.includes('.') && !/^(?:localhost|127\.|.*_\d+_$|.*:\d+$)/.test(folder))
+  if (isPublic && (table['capabilities'] === undefined || granted.includes('push')))
+    findings.push(
+      toFinding(
+        'push',
+        'warn',
+        `lets pushes go to the host ${url}.`,
+        `Write capabilities = ["pull", "resolve"] for that host.`,
+      ),
+    )
+  const isPlain = parsed?.protocol === 'http:' && parsed.port !== ''
+  const setting = ['skip_verify', 'ca', 'client'].find((key) => table[key] !== undefined)
+  if (isPlain && setting !== undefined)
+    findings.push(
+      toFinding(
+        'plain',
+        'warn',
+        `sets ${setting} for the plain host ${url}, so each connection is tried with HTTPS first.`,
+        `Remove ${setting} from that host.`,
+      ),
+    )
+  return findings
+}
+
+function isKnown(name: string, { referrers }: HostsReader): boolean {
+  return capabilities.includes(name) || (name === 'referrers' && referrers !== false)
+}
+
+/** Returns the first heading that the text has twice, which parsers refuse. */
+function findRepeatedHeading(text: string): string | undefined {
+  const headings = text.match(/^[ \t]*\[[^[\]\n]+\]/gm)?.map((heading) => heading.trim()) ?? []
+  return headings.find((heading, at) => headings.indexOf(heading) !== at)
+}
+
+/** Lists the names of the certificates that a table names, without their folders. */
+function listCertificates({ ca }: TomlTable): string[] {
+  const names = typeof ca === 'string' ? [ca] : asStrings(ca)
+  return names.map((name) => basename(name))
+}

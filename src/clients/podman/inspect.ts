@@ -1,0 +1,150 @@
+import { MirrorError } from '../../lib/errors.ts'
+import { asTable, asTables, readToml } from '../edit/toml.ts'
+import { isWrittenByMirror } from '../files/kinds.ts'
+import type { FilesSnapshot, Finding } from '../types.ts'
+import {
+  getMainFile,
+  isOldStyle,
+  type PodmanTarget,
+  readRegistryTables,
+  sortByReadingOrder,
+} from './registries-conf.ts'
+
+/** Lists the keys at the root of the file; after a table they would be part of it. */
+const rootKeys = [
+  'unqualified-search-registries',
+  'short-name-mode',
+  'credential-helpers',
+  'additional-layer-store-auth-helper',
+]
+
+/** Finds the known faults of the files that podman, buildah and skopeo read. */
+export function inspectPodman(
+  cache: string | undefined,
+  { files: layout, scope }: PodmanTarget,
+  files: FilesSnapshot,
+): readonly Finding[] {
+  const { system, user, named, modern } = layout
+  const own = files.paths.filter((path) => path.endsWith('.conf') && isWrittenByMirror(files.getText(path) ?? ''))
+  const configure = `mirror configure podman --scope user`
+  const findings: Finding[] = []
+  const add = (fault: string, state: Finding['state'], where: string, saw: string, mend: Finding['mend']) =>
+    findings.push({ fault: `podman.${fault}`, state, where, saw, mend })
+
+  const broken = files.paths.filter((path) => path.endsWith('.conf') && !isReadable(path, files))
+  for (const path of broken)
+    add('syntax', 'fail', path, `${path} is not valid TOML, so podman fails.`, { advice: `Correct ${path}.` })
+  const readable = files.paths.filter((path) => path.endsWith('.conf') && !broken.includes(path))
+  const read = sortByReadingOrder(layout, readable)
+  const mains = [...system, ...(user === undefined ? [] : [user])].map(getMainFile)
+
+  for (const path of readable) {
+    const isMain = mains.includes(path) || path === named
+    if (isOldStyle(path, files.getText(path) ?? ''))
+      add(
+        'old-style',
+        modern || !isMain ? 'fail' : 'warn',
+        path,
+        `${path} is in the first version of its format, which ${modern || !isMain ? 'podman refuses' : 'podman 6 refuses'}.`,
+        {
+          advice: `Write unqualified-search-registries and [[registry]] tables in ${path} instead of [registries.…] lists.`,
+        },
+      )
+    for (const table of asTables(readToml(path, files.getText(path) ?? '')['registry'])) {
+      const swallowed = rootKeys.find((key) => key in table)
+      if (swallowed !== undefined)
+        add(
+          'swallowed',
+          'warn',
+          path,
+          `${swallowed} in ${path} stands after a [[registry]] table, and so is a key of that table without effect.`,
+          { advice: `Move ${swallowed} above the first table of ${path}.` },
+        )
+    }
+  }
+  for (const path of files.paths) {
+    const folder = path.slice(0, path.lastIndexOf('/'))
+    if (/registries(?:\.\w+)?\.conf\.d$/.test(folder) && !path.endsWith('.conf'))
+      add('drop-in', 'warn', path, `${path} is not read, because its name does not end in .conf.`, {
+        command: `mv ${path} ${path}.conf`,
+      })
+  }
+  if (named !== undefined && (modern || !own.includes(named)))
+    add(
+      'variable',
+      'warn',
+      named,
+      `CONTAINERS_REGISTRIES_CONF makes podman read ${named} instead of the usual files.`,
+      {
+        command: 'unset CONTAINERS_REGISTRIES_CONF',
+      },
+    )
+  const userMain = user === undefined ? undefined : getMainFile(user)
+  const isHiding = !modern && userMain !== undefined && named === undefined && files.has(userMain)
+  for (const path of own) {
+    if (read.includes(path)) continue
+    const isSystem = system.some((folder) => path.startsWith(`${folder}/`))
+    if (isHiding && isSystem)
+      add('hidden', 'fail', path, `${userMain} replaces all files of the system, among them ${path}.`, {
+        command: configure,
+      })
+  }
+  if (isHiding && own.length === 0 && system.some((folder) => files.has(getMainFile(folder))) && scope === 'user')
+    add('hidden', 'warn', userMain, `${userMain} replaces all files of the system.`, { command: configure })
+
+  const order = new Map(read.map((path, at) => [path, at]))
+  const tables = readRegistryTables(read, files)
+  for (const { prefix, path, where } of tables) {
+    const later = own.filter((one) => (order.get(one) ?? Infinity) < order.get(path)!)
+    const replaced = readRegistryTables(later, files).some((one) => one.prefix === prefix)
+    if (replaced && !own.includes(path))
+      add('overridden', 'fail', path, `${where} replaces the table of ${prefix} in ${later.join(', ')}.`, 'configure')
+  }
+  for (const { table, where, path, prefix } of tables) {
+    const mirrors = asTables(table['mirror'])
+    if (table['blocked'] === true)
+      add('blocked', 'warn', path, `${where} blocks ${prefix}.`, { advice: `Remove blocked = true at ${where}.` })
+    if (cache === undefined) continue
+    const { host, protocol } = new URL(cache)
+    for (const mirror of mirrors.filter(({ location }) => String(location).split('/', 1)[0] === host)) {
+      const mend = own.includes(path)
+        ? ('configure' as const)
+        : { advice: `Add insecure = true to that mirror in ${path}.` }
+      if (protocol === 'http:' && mirror['insecure'] !== true)
+        add(
+          'insecure',
+          'fail',
+          path,
+          `${where} has no insecure = true for ${String(mirror['location'])}, so podman contacts it by HTTPS.`,
+          mend,
+        )
+      if (mirror['pull-from-mirror'] === 'digest-only' || table['mirror-by-digest-only'] === true)
+        add(
+          'digest-only',
+          'warn',
+          path,
+          `${where} uses the mirror for digests only, so each tag is pulled from the origin.`,
+          {
+            advice: `Remove ${table['mirror-by-digest-only'] === true ? 'mirror-by-digest-only' : 'pull-from-mirror'} at ${where}.`,
+          },
+        )
+    }
+  }
+  return dropRepeated(findings)
+}
+
+function isReadable(path: string, files: FilesSnapshot): boolean {
+  try {
+    const toml = readToml(path, files.getText(path) ?? '')
+    return toml['registry'] === undefined || asTable(toml['registry']) === undefined
+  } catch (error) {
+    if (error instanceof MirrorError) return false
+    throw error
+  }
+}
+
+function dropRepeated(findings: readonly Finding[]): Finding[] {
+  return findings.filter(
+    ({ fault, saw }, at) => findings.findIndex((one) => one.fault === fault && one.saw === saw) === at,
+  )
+}
