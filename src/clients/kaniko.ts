@@ -1,6 +1,6 @@
 import { stringify } from 'yaml'
 import { caFileName } from './files/kinds.ts'
-import type { MirrorForClient, PrintedConfig } from './types.ts'
+import type { Finding, MirrorForClient, PrintedConfig } from './types.ts'
 
 /** Holds the mount folder of the mirror's CA. It lies below kaniko's own folder because a build empties all others. */
 const caFolder = '/kaniko/mirror'
@@ -129,4 +129,42 @@ function toPod({ registry, ca }: MirrorForClient, flags: readonly string[]) {
 function isBefore(version: string, major: number, minor: number): boolean {
   const [, one = '0', two = '0'] = /^v?(\d+)(?:\.(\d+))?/.exec(version) ?? []
   return Number(one) < major || (Number(one) === major && Number(two) < minor)
+}
+
+/**
+ * Finds the known faults of the variables with which kaniko maps registries. Its parser cuts a mapping at the first slash, and takes a
+ * first part with a dot for a registry.
+ */
+export function inspectKanikoVariables(env: Readonly<Record<string, string | undefined>>): readonly Finding[] {
+  const map = (env['KANIKO_REGISTRY_MAP'] ?? '').split(';').filter(Boolean)
+  const hub = env['KANIKO_REGISTRY_MIRROR']
+  const targets = [
+    ...map.map((mapping) => ['KANIKO_REGISTRY_MAP', mapping.slice(mapping.indexOf('=') + 1)] as const),
+    ...(hub ? [['KANIKO_REGISTRY_MIRROR', hub] as const] : []),
+  ]
+  const findings: Finding[] = []
+  if (map.some((mapping) => mapping.startsWith('docker.io=')))
+    findings.push({
+      fault: 'kaniko.hub',
+      state: 'fail',
+      where: 'KANIKO_REGISTRY_MAP',
+      saw: 'KANIKO_REGISTRY_MAP maps docker.io, which kaniko never looks up: its name for Docker Hub is index.docker.io.',
+      mend: { command: 'mirror configure kaniko' },
+    })
+  for (const [where, target] of targets) {
+    const why = target.includes('://')
+      ? 'has a scheme, which kaniko takes for the registry'
+      : /^[^/]+\/[^/]*[.:]/.test(target)
+        ? 'has a path that begins with a host name, which kaniko takes for the registry'
+        : undefined
+    if (why !== undefined)
+      findings.push({
+        fault: 'kaniko.path',
+        state: 'fail',
+        where,
+        saw: `${target} in ${where} ${why}.`,
+        mend: { command: 'mirror configure kaniko' },
+      })
+  }
+  return findings
 }

@@ -6,7 +6,7 @@ import { listRecord } from '../clients/configured.ts'
 import { findMirrorAddress, type MirrorAddress } from '../clients/find-mirror.ts'
 import { getKindProgram, openKindNodes } from '../clients/kind/nodes.ts'
 import { getConfigureCommand, openMachineRecords, type StoredRecord } from '../clients/records.ts'
-import { inspectKanikoVariables } from '../clients/registries-yaml.ts'
+import { inspectKanikoVariables } from '../clients/kaniko.ts'
 import { findStaleClients } from '../clients/stale-clients.ts'
 import {
   type ClientAdapter,
@@ -18,7 +18,7 @@ import {
   type Machine,
 } from '../clients/types.ts'
 import { getTarget } from '../clients/undo.ts'
-import { getErrno, MirrorError } from '../lib/errors.ts'
+import { exitCode, getErrno, MirrorError } from '../lib/errors.ts'
 import { checks } from './checks.ts'
 import { type DoctorContext, notRunning, type Outcome, type Report, type Task, toOk, toSkipped } from './context.ts'
 
@@ -160,7 +160,8 @@ async function findTargets(
       return await adapter.findTargets(machine, { ...noOptions, ...options })
     } catch (error) {
       if (!(error instanceof MirrorError)) throw error
-      report({ ...toSkipped('clients.configured', error.message, adapter.client), ...toAdvice(error) })
+      // A broken file that is configured is a finding of its own target.
+      if (records.length === 0) report(toTargetFailure(adapter.client, error))
       return []
     }
   }
@@ -182,8 +183,17 @@ async function listClusters(machine: Machine): Promise<string[]> {
   }
 }
 
-function toAdvice({ hints: [hint] }: MirrorError): Pick<Outcome, 'advice'> {
-  return hint === undefined ? {} : { advice: hint }
+/** Converts the failure to find the targets of a client: files that mirror refuses, or an engine that cannot be reached. */
+function toTargetFailure(client: ClientName, { message, exit, hints: [hint] }: MirrorError): Outcome {
+  const syntax = listFaultIds(client).find((id) => id.endsWith('.syntax') && !id.startsWith('clients.hosts'))
+  const isFault = exit === exitCode.usage && syntax !== undefined
+  return {
+    id: isFault ? syntax : 'clients.configured',
+    subject: client,
+    state: isFault ? 'fail' : 'skipped',
+    saw: message,
+    ...(hint !== undefined && { advice: hint }),
+  }
 }
 
 async function checkTarget(

@@ -6,7 +6,6 @@ import type { Config } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
 import type { CommandEnvironment } from '../lib/process.ts'
 import { getCheck } from './checks.ts'
-import type { UpstreamProbe } from './upstreams.ts'
 
 /** Holds what several checks need. Each promise is created once, and may reject. */
 export interface DoctorContext {
@@ -28,6 +27,20 @@ export interface DoctorContext {
   readonly pull: boolean
   /** Aborts at the deadline of the checks without a pull. */
   readonly signal: AbortSignal
+}
+
+/** Holds what one request to an upstream has shown. */
+export interface UpstreamProbe {
+  readonly host: string
+  /** Explains why it got no response; absent when it got one. */
+  readonly failure?: string
+  readonly status?: number
+  /** Holds the time until the response, ms. */
+  readonly ms?: number
+  /** Holds how far this machine's clock is ahead of the upstream's, ms. */
+  readonly skewMs?: number
+  /** Holds the result of a request to the token service; absent without one. */
+  readonly token?: { readonly realm: string; readonly failure?: string; readonly status?: number }
 }
 
 /** Holds a result without its group, which its id has. */

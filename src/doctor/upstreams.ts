@@ -14,26 +14,12 @@ import { readProxies } from '../upstream/proxy.ts'
 import { createTransport, getTrustedCertificates, type Transport } from '../upstream/transport.ts'
 import { createAddressGuard } from '../upstream/trust.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import { type DoctorContext, type Report, type Task, toOk, toSkipped } from './context.ts'
+import { type DoctorContext, type Report, type Task, toOk, toSkipped, type UpstreamProbe } from './context.ts'
 
 const timeouts = { connect: 3000, headers: 3000, idle: 3000 }
 const slowMs = 2000
 /** Sets the share of a quota below which it is nearly used up. */
 const lowQuota = 0.1
-
-/** Holds what one request to an upstream has shown. */
-export interface UpstreamProbe {
-  readonly host: string
-  /** Explains why it got no response; absent when it got one. */
-  readonly failure?: string
-  readonly status?: number
-  /** Holds the time until the response, ms. */
-  readonly ms?: number
-  /** Holds how far this machine's clock is ahead of the upstream's, ms. */
-  readonly skewMs?: number
-  /** Holds the result of a request to the token service; absent without one. */
-  readonly token?: { readonly realm: string; readonly failure?: string; readonly status?: number }
-}
 
 /** Lists the checks of the upstreams: the configured ones and those that clients have used. */
 export function listUpstreamTasks(context: DoctorContext): Task[] {

@@ -6,7 +6,7 @@ import { inspectHostsFolders, toContainerdReader } from '../containerd/inspect-h
 import { readRegistrySection } from '../containerd/config-toml.ts'
 import { getYamlValue, readYamlText } from '../edit/yaml.ts'
 import type { FilesSnapshot, Finding } from '../types.ts'
-import type { KindNode } from './running-cluster.ts'
+import type { KindNode } from './nodes.ts'
 
 const containerdConfig = '/etc/containerd/config.toml'
 

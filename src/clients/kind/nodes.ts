@@ -22,6 +22,17 @@ export interface FoundNode {
   readonly mounts: readonly { readonly source: string; readonly destination: string }[]
 }
 
+/** Describes a node of a running cluster at the time of detection. */
+export interface KindNode {
+  readonly name: string
+  /** Holds the effective config_path of its containerd, which may be the built-in default; empty: it reads no hosts.toml. */
+  readonly configPaths: readonly string[]
+  /** Holds the mount points of folders of this machine. */
+  readonly mounts: readonly string[]
+  /** Holds the version of its containerd; undefined when unknown. */
+  readonly version?: string | undefined
+}
+
 /** Returns the program that kind uses for its containers. https://kind.sigs.k8s.io/docs/user/rootless/ */
 export function getKindProgram(env: Machine['env']): 'docker' | 'podman' | 'nerdctl' {
   const provider = env['KIND_EXPERIMENTAL_PROVIDER']

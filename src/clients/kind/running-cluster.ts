@@ -24,24 +24,13 @@ import type {
   MirrorForClient,
 } from '../types.ts'
 import { inspectKindNodes } from './inspect.ts'
-import { isOwnHostingConfigMap, type KindNodes, openKindNodes, renderHostingConfigMap } from './nodes.ts'
+import { isOwnHostingConfigMap, type KindNode, type KindNodes, openKindNodes, renderHostingConfigMap } from './nodes.ts'
 
 const containerdConfig = '/etc/containerd/config.toml'
 
 /** Names the folder of Kubernetes objects among the folders of the nodes; no node has this name. */
 const objectsFolder = 'kubernetes'
 const hostingPath = `/${objectsFolder}/${registryConfigMap.namespace}/${registryConfigMap.name}.yaml`
-
-/** Describes a node of a running cluster at the time of detection. */
-export interface KindNode {
-  readonly name: string
-  /** Holds the effective config_path of its containerd, which may be the built-in default; empty: it reads no hosts.toml. */
-  readonly configPaths: readonly string[]
-  /** Holds the mount points of folders of this machine. */
-  readonly mounts: readonly string[]
-  /** Holds the version of its containerd; undefined when unknown. */
-  readonly version?: string | undefined
-}
 
 interface KindClusterTarget {
   readonly cluster: string

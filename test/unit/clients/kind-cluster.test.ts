@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { readRegistrySection, setConfigPath } from '../../../src/clients/containerd/config-toml.ts'
-import { type KindNode, planKindCluster, stripKindCluster } from '../../../src/clients/kind/running-cluster.ts'
+import type { KindNode } from '../../../src/clients/kind/nodes.ts'
+import { planKindCluster, stripKindCluster } from '../../../src/clients/kind/running-cluster.ts'
 import { FilesSnapshot, type MirrorForClient } from '../../../src/clients/types.ts'
 import { exitCode } from '../../../src/lib/errors.ts'
 
