@@ -10,7 +10,7 @@ import type { BlobResponse, BlobBody, Identity } from '../oci/registry.ts'
 import type { SmallContents } from '../store/contents.ts'
 import type { HashPool } from '../store/hashing.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import type { Download, RangePolicy } from './download.ts'
+import type { Download, RangePolicy } from './download/download.ts'
 import { type DownloadOrigin, Downloads, type RunningDownload } from './downloads.ts'
 import {
   chooseWiderIdentity,

@@ -1,7 +1,7 @@
 import type { Clock } from '../lib/time.ts'
 import type { Digest } from '../oci/reference.ts'
 import type { Identity } from '../oci/registry.ts'
-import { type Download, type DownloadOptions, startDownload } from './download.ts'
+import { type Download, type DownloadOptions, startDownload } from './download/download.ts'
 import type { Miss } from './grants.ts'
 
 /** Holds the repository and the identity that a download was started for. */

@@ -5,7 +5,7 @@ import { type Clock, runEvery, logFailure } from '../lib/time.ts'
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import type { Download } from './download.ts'
+import type { Download } from './download/download.ts'
 import type { RequestContext } from './grants.ts'
 
 interface PrefetcherOptions {

@@ -16,7 +16,7 @@ import type { Page, Repository } from '../oci/route.ts'
 import { SmallContents, openStoredManifest } from '../store/contents.ts'
 import { type ManifestHead, type Upstream, UpstreamError } from '../upstream/upstream.ts'
 import { BlobCache, type BlobCacheOptions } from './blobs.ts'
-import type { RangePolicy } from './download.ts'
+import type { RangePolicy } from './download/download.ts'
 import type { DownloadReport } from './downloads.ts'
 import {
   createRequestContext,

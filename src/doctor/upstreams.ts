@@ -197,6 +197,7 @@ function reportQuota(host: string, known: UpstreamReport | undefined, report: Re
       fix: login,
     })
   if (rateLimit === undefined) return report(toOk(id, undefined, host))
+  if ('unlimited' in rateLimit) return report(toOk(id, `${host} does not limit the pulls of this account.`, host))
   const { limit, remaining, windowSeconds } = rateLimit
   const saw = `${host} grants ${remaining} more of ${limit} pulls in ${formatDuration(windowSeconds * 1000)}.`
   if (remaining > limit * lowQuota) return report(toOk(id, saw, host))

@@ -1,4 +1,4 @@
-import { usesRanges } from '../../cache/download.ts'
+import { usesRanges } from '../../cache/download/download.ts'
 import type { RepositoryView } from '../../cache/pull-through.ts'
 import { mayServeStale } from '../../cache/stale.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'

@@ -1,12 +1,12 @@
-import { createDeferred, waitForProgress } from '../lib/async.ts'
-import type { Logger } from '../lib/logger.ts'
-import { type Clock, runLater, logFailure } from '../lib/time.ts'
-import type { Digest } from '../oci/reference.ts'
-import type { Follower, Piece, Portion } from '../oci/registry.ts'
-import { type OpenBlob } from '../oci/registry.ts'
-import type { BlobWriter } from '../store/blob-store.ts'
-import { UpstreamError } from '../upstream/upstream.ts'
-import type { DownloadWriter } from './download-writer.ts'
+import { createDeferred, waitForProgress } from '../../lib/async.ts'
+import type { Logger } from '../../lib/logger.ts'
+import { type Clock, runLater, logFailure } from '../../lib/time.ts'
+import type { Digest } from '../../oci/reference.ts'
+import type { Follower, Piece, Portion } from '../../oci/registry.ts'
+import { type OpenBlob } from '../../oci/registry.ts'
+import type { BlobWriter } from '../../store/blob-store.ts'
+import { UpstreamError } from '../../upstream/upstream.ts'
+import type { DownloadWriter } from './writer.ts'
 
 /** Describes the state of a download that its followers depend on. */
 interface FollowedDownload {

@@ -1,11 +1,11 @@
-import { createDeferred, type Deferred } from '../lib/async.ts'
-import { type BufferRelease, upstreamBodies } from '../lib/body-memory.ts'
-import { getErrno } from '../lib/errors.ts'
-import type { Logger } from '../lib/logger.ts'
-import { createDigester, type Digest, getDigestAlgorithm, type DigestAlgorithm } from '../oci/reference.ts'
-import type { BlobStore, BlobWriter } from '../store/blob-store.ts'
-import type { HashPool } from '../store/hashing.ts'
-import { UpstreamError } from '../upstream/upstream.ts'
+import { createDeferred, type Deferred } from '../../lib/async.ts'
+import { type BufferRelease, upstreamBodies } from '../../lib/body-memory.ts'
+import { getErrno } from '../../lib/errors.ts'
+import type { Logger } from '../../lib/logger.ts'
+import { createDigester, type Digest, getDigestAlgorithm, type DigestAlgorithm } from '../../oci/reference.ts'
+import type { BlobStore, BlobWriter } from '../../store/blob-store.ts'
+import type { HashPool } from '../../store/hashing.ts'
+import { UpstreamError } from '../../upstream/upstream.ts'
 
 interface DownloadWriterOptions {
   readonly digest: Digest
