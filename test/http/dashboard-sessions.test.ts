@@ -29,6 +29,19 @@ describe('a ticket', () => {
     expect((await prune(mirror, (await startSession(mirror)).headers)).status).toBe(200)
   })
 
+  test('that is used a second time ends the session, because somebody else may have been the first', async () => {
+    const mirror = await startTestMirror()
+    const ticket = await fetchTicket(mirror)
+    const first = await beginSession(mirror, ticket)
+    const cookie = first.headers['set-cookie']![0]!.split(';')[0]!
+    const describeIt = async () => parse(await get(mirror.adminUrl, '/api/session', { headers: { cookie } }))
+    expect(await describeIt()).toMatchObject({ active: true })
+    const second = await beginSession(mirror, ticket)
+    expectError(second, 401)
+    expect(second.body.toString()).toContain('mirror dashboard')
+    expect(await describeIt()).toEqual({ active: false })
+  })
+
   test('is given only for the token, and to no page', async () => {
     const mirror = await startTestMirror()
     const ask = async (headers: Headers) =>

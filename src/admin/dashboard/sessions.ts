@@ -27,6 +27,13 @@ interface Session {
   usedAt: number
 }
 
+interface Ticket {
+  /** Gives the time of its end, monotonic ms. */
+  readonly until: number
+  /** Holds the key of the session that it began. */
+  session?: string
+}
+
 /** Describes the answer to a page that has a session, or has none. */
 export interface SessionAnswer {
   readonly report: SessionReport
@@ -48,8 +55,8 @@ export class Sessions {
   readonly #token: string
   readonly #clock: Pick<Clock, 'monotonic'>
   readonly #cookieName: string
-  /** Maps the hashes of tickets to the time of their end, monotonic ms; the oldest first. */
-  readonly #tickets = new Map<string, number>()
+  /** Holds the tickets by their hashes, the oldest first. */
+  readonly #tickets = new Map<string, Ticket>()
   /** Maps the hashes of cookies to sessions; the least recently used first. */
   readonly #sessions = new Map<string, Session>()
 
@@ -64,22 +71,25 @@ export class Sessions {
   /** Creates a ticket, which begins one session within a minute. */
   createTicket(): TicketReport {
     const ticket = createRandom()
-    this.#tickets.set(hash(ticket), this.#clock.monotonic() + ticketMs)
+    this.#tickets.set(hash(ticket), { until: this.#clock.monotonic() + ticketMs })
     dropOldest(this.#tickets, maxTickets)
     return { ticket, expiresInSeconds: ticketMs / 1000 }
   }
 
-  /** Begins a session of a page of this listener. Throws an OciError: 401 for a ticket that is not valid, 403 for another origin. */
+  /**
+   * Begins a session of a page of this listener. Throws an OciError: 401 for a ticket that is not valid, 403 for another origin. A ticket
+   * that comes twice ends the session that it began, because somebody else may have used it first.
+   */
   begin(request: IncomingMessage, ticket: unknown): SessionAnswer {
     const origin = getOwnOrigin(request)
-    const key = typeof ticket === 'string' ? hash(ticket) : ''
-    const until = this.#tickets.get(key) ?? -Infinity
-    this.#tickets.delete(key)
-    if (this.#clock.monotonic() >= until)
+    const given = typeof ticket === 'string' ? this.#tickets.get(hash(ticket)) : undefined
+    if (given?.session !== undefined) this.#sessions.delete(given.session)
+    if (!given || given.session !== undefined || this.#clock.monotonic() >= given.until)
       throw new OciError('UNAUTHORIZED', 401, 'This link has been used, or has expired. Run: mirror dashboard')
     this.#drop(request)
     const [id, secret] = [createRandom(), createRandom()]
-    this.#sessions.set(hash(id), { secret, origin, usedAt: this.#clock.monotonic() })
+    given.session = hash(id)
+    this.#sessions.set(given.session, { secret, origin, usedAt: this.#clock.monotonic() })
     dropOldest(this.#sessions, maxSessions)
     return { report: { active: true, secret }, cookie: this.#formatCookie(id, origin, sessionIdleMs / 1000) }
   }
