@@ -5,7 +5,7 @@ import type { CommandEnvironment } from '../lib/process.ts'
 import type { CacheApi, Naming, RegistryApi, StatusReport } from './api.ts'
 import { type AdminClient, type AdminTunnel, createAdminClient, openTunnel } from './client.ts'
 import { findRunningMirror, type FoundMirror } from './find-mirror.ts'
-import { type ContainerRecord, type MirrorState, assertDataOnHost } from './state.ts'
+import { type MirrorState, assertDataOnHost } from './state.ts'
 import { refuseForeignPaths } from './sudo.ts'
 
 /** Opens a part of the admin API: of the running mirror, or of the disk of a stopped one. */
@@ -127,12 +127,14 @@ export function createClientForState(running: MirrorState, paths: MirrorPaths, t
         hints: ['mirror down && mirror up'],
       },
     )
-  const tunnel = running.container && createTunnel(running.container)
+  const tunnel = createTunnel(running)
   return createAdminClient({ url, tokenFile: paths.tokenFile, tokenOwner, timeoutMs: 10_000, tunnel })
 }
 
-function createTunnel({ id, engine, elsewhere }: ContainerRecord): AdminTunnel | undefined {
-  if (engine === undefined || elsewhere === undefined) return undefined
+/** Creates the tunnel to a mirror on another machine's engine; undefined for a mirror of this machine. */
+export function createTunnel({ container }: Pick<MirrorState, 'container'>): AdminTunnel | undefined {
+  const { id, engine, elsewhere } = container ?? {}
+  if (id === undefined || engine === undefined || elsewhere === undefined) return undefined
   return {
     name: renderDockerHost(engine),
     async connect() {

@@ -1,9 +1,8 @@
 import type { RequestReport } from '../stats/requests.ts'
-import type { DownloadReport } from '../cache/downloads.ts'
+import type { DownloadReport } from '../oci/registry.ts'
 import type { StatusReport } from './api.ts'
 
-export type { DownloadReport } from '../cache/downloads.ts'
-export type { MissReason } from '../oci/registry.ts'
+export type { DownloadReport, MissReason } from '../oci/registry.ts'
 export type { HistoryBucket } from '../stats/buckets.ts'
 export type { ClientReport } from '../stats/clients.ts'
 export type { HistoryRange, HistoryReport } from '../stats/history.ts'

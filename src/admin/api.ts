@@ -1,5 +1,5 @@
 import { createHmac, randomBytes } from 'node:crypto'
-import type { DownloadReport } from '../cache/downloads.ts'
+import type { DownloadReport } from '../oci/registry.ts'
 import { getErrno } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import type { ClientReport } from '../stats/clients.ts'

@@ -6,13 +6,16 @@ import { getCode, getErrno, exitCode, isConnectionFailure, MirrorError } from '.
 import { readSmallFile } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
 import { readOwnedFile } from '../lib/ownership.ts'
-import { type AdminApi, computeHealthProof, type StatusReport, type VerifyProgress } from './api.ts'
+import { type AdminApi, computeHealthProof, type StatusReport, type TicketReport, type VerifyProgress } from './api.ts'
 
 /**
  * Sends the operations of the admin API to a running mirror over HTTP. Throws a MirrorError when the mirror does not answer or
  * refuses.
  */
-export type AdminClient = Omit<AdminApi, 'getMetrics'>
+export interface AdminClient extends Omit<AdminApi, 'getMetrics'> {
+  /** Fetches a ticket, which begins one session of the dashboard. */
+  createTicket(): Promise<TicketReport>
+}
 
 interface AdminClientOptions {
   /** Looks like `http://127.0.0.1:5056`. */
@@ -157,6 +160,7 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     setOffline: (request) => postJson('/api/offline', request),
     offerProbeImage: async () => parseJson(await sendRequest('POST', '/api/canary')),
     endProbeImage: async (id) => parseJson(await sendRequest('POST', '/api/canary/end', { body: { id } })),
+    createTicket: async () => parseJson(await sendRequest('POST', '/api/session/ticket')),
     stop: async () => void (await readAll(await sendRequest('POST', '/api/stop'))),
   }
 }
@@ -207,7 +211,7 @@ async function readToken(tokenFile: string, owner: number | undefined): Promise<
 }
 
 /** Replaces the wildcard address by the loopback one: the others may be behind a firewall, and reading there needs the token. */
-function toReachableUrl(url: string): string {
+export function toReachableUrl(url: string): string {
   return url.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:')
 }
 

@@ -95,7 +95,7 @@ async function savePastChanges(pastChanges: PastChanges, path: string): Promise<
 
 async function refuseStopped(): Promise<never> {
   throw new MirrorError('mirror is not running, so it cannot ask an upstream.', {
-    exit: exitCode.missing,
+    exit: exitCode.notRunning,
     hints: ['mirror up'],
   })
 }

@@ -1,6 +1,6 @@
 import type { Clock } from '../lib/time.ts'
 import type { Digest } from '../oci/reference.ts'
-import type { Identity } from '../oci/registry.ts'
+import type { DownloadReport, Identity } from '../oci/registry.ts'
 import { type Download, type DownloadOptions, startDownload } from './download/download.ts'
 import type { Miss } from './grants.ts'
 
@@ -16,23 +16,6 @@ export interface DownloadOrigin {
 export interface RunningDownload {
   readonly origin: DownloadOrigin
   readonly download: Download
-}
-
-/** Describes the download of a blob that is under way. */
-export interface DownloadReport {
-  readonly digest: string
-  /** Names the upstream and repository that it is fetched from: `docker.io/library/redis`. */
-  readonly repository: string
-  /** Counts the bytes that have arrived. */
-  readonly arrived: number
-  /** Bytes of the whole blob; absent until the upstream announces them. */
-  readonly size?: number
-  /** Counts the clients that read it now. */
-  readonly followers: number
-  /** Bytes per second over the last seconds. */
-  readonly bytesPerSecond: number
-  /** Gives the time of the start (ISO 8601). */
-  readonly startedAt: string
 }
 
 interface Tracked extends RunningDownload {

@@ -6,6 +6,7 @@ import {
   anonymousIdentity,
   type BlobResponse,
   type Caller,
+  type DownloadReport,
   type Identity,
   type ListResponse,
   type ManifestResponse,
@@ -17,7 +18,6 @@ import { SmallContents, openStoredManifest } from '../store/contents.ts'
 import { type ManifestHead, type Upstream, UpstreamError } from '../upstream/upstream.ts'
 import { BlobCache, type BlobCacheOptions } from './blobs.ts'
 import type { RangePolicy } from './download/download.ts'
-import type { DownloadReport } from './downloads.ts'
 import {
   createRequestContext,
   explainMissingGrant,

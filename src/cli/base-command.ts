@@ -334,7 +334,8 @@ function chooseSudoPrefix(env: RunningProcess['env'], program: string): string {
   return isOwn || isByNpx(env) ? 'sudo env "PATH=$PATH"' : 'sudo'
 }
 
-const commandNames = 'up|down|status|logs|configure|cache|registry|credentials|doctor|init|demo|serve|help|--help'
+const commandNames =
+  'up|down|status|logs|dashboard|trace|configure|cache|registry|credentials|doctor|completion|init|demo|serve|help|--help'
 const commandInText = new RegExp(`(?<![\\w/.-]|\\b[Tt]he |\\b[Aa] )(sudo )?mirror (?=(?:${commandNames})\\b)`, 'g')
 
 /** Replaces the commands in a text by the way in which the user calls them. */

@@ -233,6 +233,40 @@ export function interruptGroups(): void {
   for (const pid of trackedGroups) signalGroup(pid, 'SIGINT')
 }
 
+/** Returns the program that opens a URL in the user's browser, with its arguments; undefined where there is no browser. */
+export function findBrowserProgram(
+  url: string,
+  { platform, env }: Pick<CommandEnvironment, 'platform' | 'env'>,
+): [file: string, ...args: string[]] | undefined {
+  if (platform === 'darwin') return ['open', url]
+  // Avoid `start` of cmd, which gives characters of a URL a meaning.
+  if (platform === 'win32') return ['rundll32', 'url.dll,FileProtocolHandler', url]
+  if (env['WSL_DISTRO_NAME']) return ['rundll32.exe', 'url.dll,FileProtocolHandler', url]
+  // The browser of the user who has become root does not run as root.
+  if (env['SUDO_UID'] ?? env['DOAS_USER'] ?? env['PKEXEC_UID']) return undefined
+  return env['DISPLAY'] || env['WAYLAND_DISPLAY'] ? ['xdg-open', url] : undefined
+}
+
+/** Limits the wait for a browser that cannot be started: a program that runs for longer shows the page. */
+const browserStartMs = 2000
+
+/** Opens a URL in the user's browser, which outlives this process. Resolves with false when that fails. */
+export function openBrowser(url: string, surroundings: Pick<CommandEnvironment, 'platform' | 'env'>): Promise<boolean> {
+  const [file, ...args] = findBrowserProgram(url, surroundings) ?? []
+  if (file === undefined) return Promise.resolve(false)
+  const { spawn } = process.getBuiltinModule('node:child_process')
+  return new Promise((resolve) => {
+    const program = spawn(file, args, { ...ownGroup, stdio: 'ignore' })
+    const timer = setTimeout(() => resolve(true), browserStartMs)
+    program.once('error', () => resolve(false))
+    program.once('exit', (code) => {
+      clearTimeout(timer)
+      resolve(code === 0)
+    })
+    program.unref()
+  })
+}
+
 /** Describes the environment of a command: platform, variables, home folder and working folder. */
 export interface CommandEnvironment {
   /** Holds a value of `process.platform`. */

@@ -94,6 +94,23 @@ export interface ArrivingBlob {
   follow(start: number, portion?: Portion): Follower
 }
 
+/** Describes the download of a blob that is under way. */
+export interface DownloadReport {
+  readonly digest: string
+  /** Names the upstream and repository that it is fetched from: `docker.io/library/redis`. */
+  readonly repository: string
+  /** Counts the bytes that have arrived. */
+  readonly arrived: number
+  /** Bytes of the whole blob; absent until the upstream announces them. */
+  readonly size?: number
+  /** Counts the clients that read it now. */
+  readonly followers: number
+  /** Bytes per second over the last seconds. */
+  readonly bytesPerSecond: number
+  /** Gives the time of the start (ISO 8601). */
+  readonly startedAt: string
+}
+
 export interface ListResponse {
   readonly contentType: string
   readonly bytes: Uint8Array<ArrayBuffer>

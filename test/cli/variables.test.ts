@@ -81,12 +81,14 @@ describe('variables named after flags that are no settings', () => {
 
   /** The arguments for each command. `serve` has only settings, and the output of `demo` differs between runs. */
   const runs: Record<string, () => readonly string[]> = {
+    'cache:check': () => ['cache', 'check', 'nginx'],
     'cache:ls': () => ['cache', 'ls'],
     'cache:prune': () => ['cache', 'prune'],
     'cache:rm': () => ['cache', 'rm', 'nginx'],
     'cache:verify': () => ['cache', 'verify'],
     configure: () => ['configure', 'docker', ...at()],
     'credentials:refresh': () => ['credentials', 'refresh'],
+    dashboard: () => ['dashboard', '--no-open'],
     down: () => ['down'],
     init: () => ['init', '--dry-run'],
     logs: () => ['logs'],

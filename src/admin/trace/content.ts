@@ -1,5 +1,5 @@
 import { explainMissingGrant, findRemovalMiss, isValidFor } from '../../cache/grants.ts'
-import type { DownloadReport } from '../../cache/downloads.ts'
+import type { DownloadReport } from '../../oci/registry.ts'
 import { createPauses } from '../../lib/async.ts'
 import { isObject, readJsonObject } from '../../lib/json.ts'
 import { systemClock } from '../../lib/time.ts'

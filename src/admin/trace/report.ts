@@ -1,4 +1,4 @@
-import type { DownloadReport } from '../../cache/downloads.ts'
+import type { DownloadReport } from '../../oci/registry.ts'
 import type { MissReason } from '../../oci/registry.ts'
 import type { RequestReport } from '../../stats/requests.ts'
 
