@@ -33,7 +33,9 @@ export async function createDashboardLink(surroundings: CommandEnvironment): Pro
 }
 
 /** Listens on a free loopback port, and forwards each connection through the tunnel. */
-export async function forwardConnections(tunnel: AdminTunnel): Promise<{ readonly port: number; readonly close: () => void }> {
+export async function forwardConnections(
+  tunnel: AdminTunnel,
+): Promise<{ readonly port: number; readonly close: () => void }> {
   const { createServer } = process.getBuiltinModule('node:net')
   const sockets = new Set<Socket>()
   const server = createServer((socket) => {
