@@ -1,0 +1,252 @@
+import { mkdir, rm, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import type { CheckResult } from '../../../src/admin/activity.ts'
+import { checks, createSelection } from '../../../src/doctor/checks.ts'
+import { type DoctorRequest, runDoctor } from '../../../src/doctor/doctor.ts'
+import { listMended, listOwnFixes } from '../../../src/doctor/fix.ts'
+import { commandEnv } from '../../support/command-env.ts'
+import { makeCredentialHelper, helperName } from '../../support/credential-helper.ts'
+import { startMirrorProcess } from '../../support/mirror-process.ts'
+import { temporaryHome } from '../../support/mirror.ts'
+import { serveHttpProxy } from '../../support/proxies.ts'
+import { testCertificate } from '../../support/upstream/certificate.ts'
+import { reply, serve } from '../../support/upstream/serve.ts'
+
+/** Runs the doctor for the mirror of a home, without clients of this machine. */
+async function examine(
+  home: string,
+  only: string[],
+  env: Record<string, string> = {},
+  more: Partial<DoctorRequest> = {},
+) {
+  const surroundings = {
+    platform: 'linux',
+    env: { ...commandEnv(home), PATH: '/var/empty', DOCKER_CONFIG: home, ...env },
+    homedir: home,
+    cwd: home,
+  }
+  return runDoctor({ surroundings, version: '0.1.0', clients: [], only, pull: false, ...more })
+}
+
+/** Writes a mirror.yaml for a stopped mirror. */
+async function homeWith(config: object): Promise<string> {
+  const home = await temporaryHome()
+  await writeFile(join(home, 'mirror.yaml'), JSON.stringify(config))
+  return home
+}
+
+const upstreamAt = (url: string, more: object = {}) => ({
+  upstreams: { 'registry.test': { url, credentials: 'anonymous', ...more } },
+})
+const findings = (results: readonly CheckResult[]) =>
+  results.filter(({ state }) => state === 'warn' || state === 'fail')
+
+const anyPort = {
+  cache: { listen: ['127.0.0.1:0'] },
+  registry: { listen: ['127.0.0.1:0'] },
+  admin: { listen: ['127.0.0.1:0'] },
+}
+
+describe('without a running mirror', () => {
+  test('the doctor says so, names `mirror up`, and skips what needs it', async () => {
+    const report = await examine(await homeWith(anyPort), ['mirror.runs', 'mirror.version', 'use', 'listeners'])
+    expect(findings(report.results)).toEqual([
+      expect.objectContaining({ id: 'mirror.runs', group: 'mirror', fix: { command: 'mirror up', isOwn: true } }),
+    ])
+    const skipped = report.results.filter(({ state }) => state === 'skipped').map(({ id }) => id)
+    expect(skipped).toEqual(expect.arrayContaining(['mirror.version', 'listeners.loopback', 'use.hosts', 'use.seen']))
+    expect(listOwnFixes(report)).toEqual(['mirror up'])
+  })
+
+  test('the doctor names the program that has a port of the mirror, and the flag for another one', async () => {
+    const server = createServer().listen(0, '127.0.0.1')
+    onTestFinished(() => void server.close())
+    await new Promise((resolve) => server.once('listening', resolve))
+    const { port } = server.address() as { port: number }
+    const home = await homeWith({ ...anyPort, cache: { listen: [`127.0.0.1:${port}`] } })
+    const { results } = await examine(home, ['mirror.ports'], { MIRROR_CACHE_LISTEN: `127.0.0.1:${port}` })
+    expect(results).toEqual([
+      expect.objectContaining({
+        state: 'fail',
+        saw: expect.stringContaining(`Port ${port} (cache) is in use by `),
+        fix: { command: expect.stringMatching(/^mirror up --cache-port \d+$/), isOwn: false },
+      }),
+    ])
+  })
+
+  test('the doctor reports a mirror.yaml that is not valid', async () => {
+    const { results } = await examine(await homeWith({ cache: { maxSize: 'much' } }), ['mirror.config'])
+    expect(results).toEqual([expect.objectContaining({ id: 'mirror.config', state: 'fail' })])
+  })
+
+  test('the doctor reports a damaged record of a client', async () => {
+    const home = await homeWith(anyPort)
+    await mkdir(join(home, 'state', 'configured'), { recursive: true })
+    await writeFile(join(home, 'state', 'configured', 'docker-0123456789abcdef.json'), '{')
+    const { results } = await examine(home, ['mirror.records'])
+    expect(results).toEqual([expect.objectContaining({ state: 'fail', saw: expect.stringContaining('is damaged') })])
+  })
+
+  test('the doctor reports a disk without room above the reserve', async () => {
+    const home = await homeWith({ ...anyPort, cache: { listen: ['127.0.0.1:0'], minFree: '8000TiB' } })
+    const { results } = await examine(home, ['mirror.disk'])
+    expect(results).toEqual([
+      expect.objectContaining({ state: 'fail', fix: { command: 'mirror cache prune', isOwn: true } }),
+    ])
+  })
+})
+
+describe('of an upstream the doctor names', () => {
+  const at = async (url: string, only: string[], env: Record<string, string> = {}, more: object = {}) => {
+    const report = await examine(await homeWith({ ...anyPort, ...upstreamAt(url, more) }), only, env)
+    return findings(report.results).map(({ id, state, saw }) => ({ id, state, saw }))
+  }
+
+  test('nothing when all is well', async () => {
+    const upstream = await serve((_, response) => reply(response, 200))
+    expect(await at(upstream.url, ['upstreams', 'mirror.clock'])).toEqual([])
+  })
+
+  test('a connection that is refused', async () => {
+    expect(await at('http://127.0.0.1:1', ['upstreams'])).toEqual([
+      { id: 'upstreams.reachable', state: 'fail', saw: expect.stringContaining('refused the connection') },
+    ])
+  })
+
+  test('a status of a registry that has a problem', async () => {
+    const upstream = await serve((_, response) => reply(response, 503))
+    expect(await at(upstream.url, ['upstreams'])).toEqual([
+      { id: 'upstreams.reachable', state: 'fail', saw: expect.stringContaining('503') },
+    ])
+  })
+
+  test('a certificate that nobody trusts', async () => {
+    const upstream = await serve((_, response) => reply(response, 200), testCertificate)
+    expect(await at(upstream.url, ['upstreams'])).toEqual([
+      { id: 'upstreams.tls', state: 'fail', saw: expect.stringContaining('certificate') },
+    ])
+  })
+
+  test('a proxy that wants a password', async () => {
+    const proxy = await serveHttpProxy({ to: '127.0.0.1:1', login: 'me:secret-word' })
+    const found = await at('https://registry.invalid', ['upstreams'], { https_proxy: `http://${proxy.host}` })
+    expect(found).toEqual([{ id: 'upstreams.proxy', state: 'fail', saw: expect.stringContaining('(407)') }])
+    expect(JSON.stringify(found)).not.toContain('secret-word')
+  })
+
+  test('a token service that does not answer', async () => {
+    const upstream = await serve((_, response) =>
+      reply(response, 401, { 'www-authenticate': 'Bearer realm="http://127.0.0.1:1/token",service="test"' }),
+    )
+    expect(await at(upstream.url, ['upstreams'])).toEqual([
+      { id: 'upstreams.token', state: 'fail', saw: expect.stringContaining('127.0.0.1:1') },
+    ])
+  })
+
+  test('a clock that differs', async () => {
+    const date = new Date(Date.now() - 3_600_000).toUTCString()
+    const upstream = await serve((_, response) => reply(response, 200, { date }))
+    expect(await at(upstream.url, ['mirror.clock'])).toEqual([
+      { id: 'mirror.clock', state: 'fail', saw: expect.stringContaining('ahead of the upstreams') },
+    ])
+  })
+
+  test('a password file that is missing', async () => {
+    const upstream = await serve((_, response) => reply(response, 200))
+    const credentials = { username: 'me', passwordFile: '/var/empty/password' }
+    expect(await at(upstream.url, ['upstreams'], {}, { credentials })).toEqual([
+      { id: 'upstreams.credential', state: 'fail', saw: expect.stringContaining('/var/empty/password') },
+    ])
+  })
+
+  test('a credential helper that fails', async () => {
+    const upstream = await serve((_, response) => reply(response, 200))
+    const helper = await makeCredentialHelper('echo it is locked >&2; exit 1')
+    await helper.configure({ credHelpers: { 'registry.test': helperName } })
+    expect(await at(upstream.url, ['upstreams'], helper.env, { credentials: 'docker-config' })).toEqual([
+      { id: 'upstreams.credential', state: 'fail', saw: expect.any(String) },
+    ])
+  })
+
+  test('an upstream that is silent, within the deadline', async () => {
+    const upstream = await serve(() => {})
+    const begin = performance.now()
+    const found = await at(upstream.url, ['upstreams.reachable'])
+    expect(performance.now() - begin).toBeLessThan(5000)
+    expect(found).toEqual([{ id: 'upstreams.reachable', state: 'fail', saw: expect.stringContaining('in time') }])
+  })
+})
+
+describe('of a running mirror', () => {
+  test('the doctor finds nothing when all is well, and counts its checks', async () => {
+    const upstream = await serve((_, response) => reply(response, 200))
+    const mirror = await startMirrorProcess({ upstreams: { 'registry.test': upstream.url } })
+    const status = await mirror.status()
+    const groups = ['mirror', 'upstreams', 'listeners', 'use']
+    const report = await examine(mirror.home, groups, {}, { version: status.version })
+    expect(findings(report.results).filter(({ id }) => id !== 'mirror.config')).toEqual([])
+    expect(report.counts.ok).toBeGreaterThan(12)
+    expect(report.durationMs).toBeLessThan(5000)
+  })
+
+  test('the doctor names another version, refused names, and registries that are not mirrored', async () => {
+    const mirror = await startMirrorProcess({ upstreams: {} })
+    await mirror.get('/v2/', { headers: { host: 'build.corp:5055' } })
+    await mirror.get('/v2/registry.corp/app/manifests/v1')
+    const { results } = await examine(mirror.home, ['mirror.version', 'use'], {}, { version: '99.0.0' })
+    expect(findings(results)).toEqual([
+      expect.objectContaining({ id: 'mirror.version', state: 'warn', fix: { command: 'mirror up', isOwn: true } }),
+      expect.objectContaining({
+        id: 'use.hosts',
+        state: 'fail',
+        advice: expect.stringContaining('allowedHosts: ["build.corp"]'),
+      }),
+      expect.objectContaining({
+        id: 'use.registries',
+        state: 'warn',
+        advice: expect.stringContaining('"registry.corp": {}'),
+      }),
+    ])
+  })
+
+  test('the doctor names a mirror that has ended without being stopped', async () => {
+    const mirror = await startMirrorProcess({ upstreams: {} })
+    mirror.kill('SIGKILL')
+    await mirror.ended
+    const { results } = await examine(mirror.home, ['mirror.runs', 'mirror.lock'])
+    expect(results).toEqual([
+      expect.objectContaining({ id: 'mirror.runs', state: 'fail', saw: expect.stringContaining('died') }),
+      expect.objectContaining({
+        id: 'mirror.lock',
+        state: 'warn',
+        saw: expect.stringContaining(`process ${mirror.pid}`),
+      }),
+    ])
+  })
+})
+
+describe('the checks', () => {
+  test('have ids of their own, each of which begins with its group', () => {
+    expect(new Set(checks.map(({ id }) => id)).size).toBe(checks.length)
+    expect(checks.filter(({ id, group }) => !id.startsWith(`${group}.`))).toEqual([])
+  })
+
+  test('can be selected by an id or its first parts, and an unknown one is refused with a suggestion', () => {
+    const isSelected = createSelection(['clients.hosts', 'mirror.runs'])
+    expect(['clients.hosts.syntax', 'mirror.runs', 'mirror.version', 'clients.files'].filter(isSelected)).toEqual([
+      'clients.hosts.syntax',
+      'mirror.runs',
+    ])
+    expect(() => createSelection(['mirror.run'])).toThrow('Did you mean mirror.runs?')
+  })
+})
+
+test('a mended finding is named once, and one that stays is not', async () => {
+  const home = await homeWith(anyPort)
+  const before = await examine(home, ['mirror.runs', 'mirror.config'])
+  await rm(join(home, 'mirror.yaml'))
+  expect(listMended(before, { ...before, results: [] })).toEqual(['mirror.runs'])
+  expect(listMended(before, before)).toEqual([])
+})
