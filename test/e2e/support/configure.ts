@@ -19,12 +19,21 @@ export interface ConfigureOptions {
 }
 
 /** Runs the compiled `mirror configure` for a client of the scene's mirror. */
-export async function configure(
+export function configure(
+  scene: Pick<Scene, 'folder'>,
+  options: ConfigureOptions,
+  ...args: string[]
+): Promise<ConfigureResult> {
+  return runMirror(scene, options, 'configure', ...args)
+}
+
+/** Runs the compiled `mirror` on the machine of a client of the scene's mirror. */
+export async function runMirror(
   { folder }: Pick<Scene, 'folder'>,
   { enter, env }: ConfigureOptions,
   ...args: string[]
 ): Promise<ConfigureResult> {
-  const [file, ...rest] = enter([process.execPath, program, 'configure', ...args])
+  const [file, ...rest] = enter([process.execPath, program, ...args])
   const home = join(folder, 'mirror')
   const child = spawn(file!, rest, {
     env: { HOME: home, MIRROR_HOME: home, ...env },
