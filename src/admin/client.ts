@@ -117,6 +117,8 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
       return new MirrorError(`The mirror on ${location} refuses the token in ${tokenFile}.`, {
         hints: ['mirror down && mirror up   (makes a new token)'],
       })
+    // The user named something that does not exist, or cannot.
+    if (status === 400) return new MirrorError(readReason(answer), { exit: exitCode.usage })
     const hints = status === 503 ? ['Run the command again in a moment', 'mirror logs'] : ['mirror logs']
     return new MirrorError(`The mirror on ${location} answered ${status}: ${readReason(answer)}`, { hints })
   }

@@ -211,7 +211,7 @@ describe('the trace of an image tells what a pull does now', () => {
     const response = await open(scene.mirror.url, `${app}/blobs/${large.layers[0]}`)
     const { next, content } = await trace(scene.mirror)
     expect(next).toMatchObject({ result: 'partly', upstreamRequests: 0, bytes: 0 })
-    expect(next.why[0]).toBe('1 part of 3 arrive now, and a client joins their downloads.')
+    expect(next.why[0]).toBe('1 part of 3 arrives now, and a client joins the download.')
     expect(content.at(-1)).toMatchObject({
       state: 'arriving',
       download: { followers: 1, size: large.blobs.get(large.layers[0]!)!.length },
@@ -304,7 +304,7 @@ test('a pushed image is held by the registry, which asks no upstream', async () 
   await registry.push('app', '1', index)
   const { host } = new URL(registry.url)
   const report = await trace(registry, `${host}/app:1`)
-  expect(report).toMatchObject({ image: `${host}/app:1`, registry: host, digest: index.digest })
+  expect(report).toMatchObject({ listener: 'registry', image: `${host}/app:1`, registry: host, digest: index.digest })
   expect(report.next).toMatchObject({ result: 'hit', upstreamRequests: 0, hubPulls: 0, bytes: 0 })
   expect(describeContent(report)).toContain('manifest held linux/arm64')
   const missing = await trace(registry, `${host}/app:2`)

@@ -72,7 +72,7 @@ export function planPull(situation: PullSituation): TraceReport['next'] {
   if (isComplete && missing.length === 0 && !isRootFetched) {
     const state =
       arriving.length > 0
-        ? `${countParts(arriving.length)} of ${needed.length} arrive now, and a client joins their downloads.`
+        ? `${countParts(arriving.length)} of ${needed.length} ${arriving.length === 1 ? 'arrives' : 'arrive'} now, and a client joins the download.`
         : `All ${needed.length} parts for ${platform} are held: ${formatBytes(sumSizes(needed))}.`
     return { ...counts, result: arriving.length > 0 ? 'partly' : 'hit', why: [state, ...why, ...parts] }
   }

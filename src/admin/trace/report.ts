@@ -6,6 +6,8 @@ import type { RequestReport } from '../../stats/requests.ts'
 export interface TraceReport {
   /** Gives the time of the trace (ISO 8601). */
   readonly at: string
+  /** Names the listener that serves the image: the cache, or the registry for pushed images. */
+  readonly listener: 'cache' | 'registry'
   /** Names the image as `docker.io/library/alpine:3.20`; for a pushed image as `localhost:5001/app:1`. */
   readonly image: string
   readonly registry: string

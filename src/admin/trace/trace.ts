@@ -82,6 +82,7 @@ async function tracePushed(host: string, name: string, platform: string, sources
           : 'A part of it is missing in the registry. Push the image again.'
   return {
     at: new Date(sources.now()).toISOString(),
+    listener: 'registry',
     image: `${host}/${formatName(repository, reference)}`,
     registry: host,
     repository,
@@ -107,12 +108,21 @@ async function traceCached(image: string, platform: string, sources: TraceSource
   const name = `${host}/${formatName(repository, reference)}`
   const view = await sources.cache.inspect({ registry: host, name: repository, byNamespace: true })
   const now = sources.now()
-  const base = { at: toIso(now), image: name, registry: host, repository, platform, requests: [] }
+  const base = {
+    at: toIso(now),
+    listener: 'cache' as const,
+    image: name,
+    registry: host,
+    repository,
+    platform,
+    requests: [],
+  }
   if (!view) {
     const why = [
       `${host} is not mirrored, so the mirror answers 404, and a client with a fallback asks ${host} itself.`,
     ]
-    return { ...base, content: [], next: { result: 'fails', why, upstreamRequests: 0, hubPulls: 0 } }
+    const known = reference.kind === 'digest' ? { digest: reference.digest } : { tag: { name: reference.tag } }
+    return { ...base, ...known, content: [], next: { result: 'fails', why, upstreamRequests: 0, hubPulls: 0 } }
   }
   const { record, identity } = view
   const known = reference.kind === 'tag' ? record?.tags.get(reference.tag) : undefined

@@ -27,6 +27,8 @@ type Fields = Record<string, unknown>
 const indent = 9
 /** Counts the characters that a cut name keeps; the agent is dropped first. */
 const minNameLength = 24
+/** Counts the characters of the shortest cut name. */
+const minCutLength = 8
 /** Limits the characters of the id of a request, which come last, where there is room. */
 const maxIdLength = 16
 
@@ -80,8 +82,9 @@ function renderRequest(
   ]
   const before = [clock, word, sanitize(method)]
   const failure = formatFailure(fields, status, word)
-  // Wrap a failure, so that its reason is readable; cut anything else to one line.
-  if (failure !== undefined || columns === undefined) {
+  const others = [...before, ...rest].join(' ').length + 1
+  // Wrap a failure, so that its reason is readable, and a line without room for a name; cut anything else to one line.
+  if (failure !== undefined || columns === undefined || columns - others < minCutLength) {
     const words: Token[] = [
       { text: clock, color: colors.dim },
       { text: word, color },
@@ -91,10 +94,9 @@ function renderRequest(
     ]
     return wrapWords(words, columns, indent)
   }
-  const others = [...before, ...rest].join(' ').length + 1
   const availableWidth = columns - others - (agent === undefined ? 0 : agent.length + 1)
   const showsAgent = agent !== undefined && availableWidth >= Math.min(name.length, minNameLength)
-  const shown = shortenMiddle(name, Math.max(8, showsAgent ? availableWidth : columns - others))
+  const shown = shortenMiddle(name, showsAgent ? availableWidth : columns - others)
   const showsId =
     id !== '' && shown === name && (showsAgent || agent === undefined) && availableWidth >= name.length + id.length + 1
   const last = [...(showsAgent ? [agent] : []), ...(showsId ? [id] : [])].map((text) => colors.dim(text))

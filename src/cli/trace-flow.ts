@@ -1,0 +1,184 @@
+import { createClientForMirror } from '../admin/access.ts'
+import type { RequestReport, TraceReport } from '../admin/activity.ts'
+import { type FoundMirror, findRunningMirror } from '../admin/find-mirror.ts'
+import { describeMachine, getAdapter } from '../clients/adapters.ts'
+import { findMirrorAddress } from '../clients/find-mirror.ts'
+import { type AskedImage, type ClientRequest, listClientRequests } from '../clients/requests.ts'
+import { findStaleClients } from '../clients/stale-clients.ts'
+import { readLogs } from '../daemon/read-logs.ts'
+import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
+import { parseObject } from '../lib/json.ts'
+import type { CommandEnvironment } from '../lib/process.ts'
+import { systemClock } from '../lib/time.ts'
+
+/** Limits the lines of the log that are searched. */
+const maxLogLines = 20_000
+/** Limits the requests in a trace. */
+const maxRequests = 100
+/** Limits the requests among which the mirror looks for an id. */
+const maxSearched = 2000
+
+/** Holds the result of `mirror trace --json`. */
+export interface FullTrace extends TraceReport {
+  /** Describes what each client of this machine asks. */
+  readonly clients: readonly ClientRequest[]
+  /** Holds the request that the user named by its id. */
+  readonly request?: RequestReport
+}
+
+export interface TraceOptions {
+  /** Names an image, or a request by its id. */
+  readonly name: string
+  readonly platform: string | undefined
+  /** Limits the clients to one. */
+  readonly client: string | undefined
+}
+
+/** Reads the trace of an image from the running mirror, the clients and the log; undefined when no mirror runs. Throws a MirrorError. */
+export async function readTrace(
+  surroundings: CommandEnvironment,
+  { name, platform, client }: TraceOptions,
+): Promise<FullTrace | undefined> {
+  if (client !== undefined) await getAdapter(client)
+  const found = await findRunningMirror(surroundings)
+  if (found === undefined) return undefined
+  const api = createClientForMirror(found)
+  const logged = await readLoggedRequests(found)
+  const recent = looksLikeRequestId(name) ? await api.listRequests({ limit: maxSearched }) : []
+  const all = mergeRequests(recent, logged)
+  const request = looksLikeRequestId(name) ? all.find(({ id }) => id === name) : undefined
+  const image = request ? findImageOf(request, found, all) : name
+  if (image === undefined)
+    throw new MirrorError(`The request ${name} names no image, so there is nothing to trace.`, { exit: exitCode.usage })
+  const report = await api.trace({ image, ...(platform !== undefined && { platform }) })
+  const requests = mergeRequests(report.requests, selectRequests(logged, report)).slice(0, maxRequests)
+  const clients = await readClients(surroundings, report, found, client)
+  return { ...report, requests, clients, ...(request && { request }) }
+}
+
+/** Opens a function that reads the current trace of an image again, without clients and log. */
+export async function openTraceReader(
+  surroundings: CommandEnvironment,
+  { name, platform }: Pick<TraceOptions, 'name' | 'platform'>,
+): Promise<(() => Promise<TraceReport>) | undefined> {
+  const found = await findRunningMirror(surroundings)
+  if (found === undefined) return undefined
+  const api = createClientForMirror(found)
+  return () => api.trace({ image: name, ...(platform !== undefined && { platform }) })
+}
+
+/** Reports whether a name may be the id of a request; an image may have such a name, too. */
+function looksLikeRequestId(name: string): boolean {
+  return /^[0-9a-z]{11,16}$/.test(name)
+}
+
+/** Limits the time between the manifest of a pull and its last blob, ms. */
+const maxPullMs = 600_000
+
+/**
+ * Returns the image of a request. For a manifest by digest or a blob, this is the tag of its repository that the same client has asked
+ * for before, if there is one.
+ */
+function findImageOf(
+  request: RequestReport,
+  { running }: FoundMirror,
+  requests: readonly RequestReport[],
+): string | undefined {
+  const { kind, repository, listener, client, at } = request
+  const before = requests.filter(
+    (one) =>
+      one.kind === 'manifest' &&
+      one.repository === repository &&
+      one.client === client &&
+      one.at <= at &&
+      Date.parse(at) - Date.parse(one.at) < maxPullMs,
+  )
+  const isTag = ({ reference }: RequestReport) => reference !== undefined && !reference.includes(':')
+  const manifest = kind === 'manifest' && isTag(request) ? request : (before.find(isTag) ?? before[0])
+  const reference = manifest?.reference
+  if (repository === undefined || reference === undefined) return undefined
+  const [registry] = listener === 'registry' ? running.endpoints.registry : []
+  const host = registry === undefined ? '' : `${new URL(registry).host}/`
+  return `${host}${repository}${reference.includes(':') ? '@' : ':'}${reference}`
+}
+
+/** Reads the requests in the log, the newest first; none where there is no log that this user can read. */
+async function readLoggedRequests({ running, user }: FoundMirror): Promise<RequestReport[]> {
+  const { logFile } = running
+  if (user !== undefined || running.container !== undefined || logFile === undefined) return []
+  const requests: RequestReport[] = []
+  const write = (line: string) => {
+    const request = line.includes('"msg":"request"') ? parseRequest(line) : undefined
+    if (request) requests.push(request)
+  }
+  const { signal } = new AbortController()
+  try {
+    await readLogs({ logFile, lines: maxLogLines, follow: false, signal, clock: systemClock, write })
+  } catch (error) {
+    if (getErrno(error) === undefined) throw error
+  }
+  return requests.toReversed()
+}
+
+/** Reads a line of the log. Its fields are those of a report, except the time. */
+function parseRequest(line: string): RequestReport | undefined {
+  const { id, time, method, status, ...fields } = parseObject(line) ?? {}
+  if (typeof id !== 'string' || typeof time !== 'string' || typeof method !== 'string' || typeof status !== 'number')
+    return undefined
+  const { listener, kind, repository, reference, cache, reason, evictedAt, bytes, ms, client, agent, error } = fields
+  const texts = { kind, repository, reference, cache, reason, evictedAt, agent, error }
+  const known = Object.fromEntries(Object.entries(texts).filter(([, value]) => typeof value === 'string'))
+  return {
+    ...known,
+    id,
+    at: time,
+    method,
+    status,
+    listener: listener === 'registry' ? 'registry' : 'cache',
+    bytes: typeof bytes === 'number' ? bytes : 0,
+    ms: typeof ms === 'number' ? ms : 0,
+    client: typeof client === 'string' ? client : '',
+  }
+}
+
+/** Selects the logged requests for an image: its tag and its digests. */
+function selectRequests(logged: readonly RequestReport[], report: TraceReport): RequestReport[] {
+  const isPushed = report.listener === 'registry'
+  const repository = isPushed ? report.repository : `${report.registry}/${report.repository}`
+  const references = new Set([report.tag?.name, report.digest, ...report.content.map(({ digest }) => digest)])
+  return logged.filter(
+    (one) =>
+      one.repository === repository && (one.listener === 'registry') === isPushed && references.has(one.reference),
+  )
+}
+
+function mergeRequests(recent: readonly RequestReport[], logged: readonly RequestReport[]): RequestReport[] {
+  const known = new Set(recent.map(({ id }) => id))
+  return [...recent, ...logged.filter(({ id }) => !known.has(id))].toSorted((one, other) =>
+    other.at.localeCompare(one.at),
+  )
+}
+
+async function readClients(
+  surroundings: CommandEnvironment,
+  report: TraceReport,
+  found: FoundMirror,
+  client: string | undefined,
+): Promise<ClientRequest[]> {
+  // The configuration of another user's clients is not this user's.
+  if (found.user !== undefined) return []
+  const { registry, repository, tag, digest } = report
+  const image: AskedImage = {
+    registry,
+    repository,
+    reference: tag?.name ?? digest ?? 'latest',
+    isPushed: report.listener === 'registry',
+  }
+  const machine = await describeMachine(surroundings, undefined)
+  const { registries } = await findMirrorAddress(surroundings, { url: undefined, caFile: undefined })
+  const stale = await findStaleClients(surroundings)
+  const requests = await listClientRequests({ machine, image, stale, registries, client })
+  // No configuration leads a client to the mirror for a registry that is not mirrored.
+  const isMirrored = report.listener === 'registry' || report.upstream !== undefined
+  return isMirrored ? requests : requests.map(({ fix: _, ...request }) => request)
+}

@@ -1,0 +1,130 @@
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import type { FullTrace } from '../../src/cli/trace-flow.ts'
+import { findPackageRoot } from '../../src/lib/fs.ts'
+import { commandEnv } from '../support/command-env.ts'
+import { get } from '../support/get.ts'
+import { makeImage } from '../support/images.ts'
+import { noise } from '../support/noise.ts'
+import { startUpstream } from '../support/upstream.ts'
+
+const program = join(findPackageRoot(), 'bin', 'run.js')
+const image = makeImage({ layers: [noise(50_000, 1)] })
+
+let home: string
+beforeEach(async () => {
+  home = await mkdtemp(join(tmpdir(), 'mirror-trace-'))
+})
+afterEach(async () => {
+  await mirror('down')
+  await rm(home, { recursive: true })
+})
+
+const start = (...args: string[]): ChildProcess =>
+  spawn(process.execPath, [program, ...args], { env: commandEnv(home), cwd: home })
+
+async function mirror(...args: string[]) {
+  return finished(start(...args))
+}
+
+async function finished(child: ChildProcess) {
+  let [stdout, stderr] = ['', '']
+  child.stdout!.setEncoding('utf8').on('data', (text: string) => (stdout += text))
+  child.stderr!.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+  const [exit] = (await once(child, 'close')) as [number | null]
+  return { exit, stdout, stderr }
+}
+
+const readJson = async (...args: string[]) => JSON.parse((await mirror('trace', ...args, '--json')).stdout) as FullTrace
+
+/** Starts a mirror of a registry with `library/app:v1`. Returns the URLs of the cache and the registry. */
+async function startMirror(): Promise<{ cache: string; registry: string }> {
+  const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
+  await writeFile(
+    join(home, 'mirror.yaml'),
+    `cache: {tagFreshness: 60s, minFree: 0B}\nupstreams: {docker.io: {url: "${upstream.url}", credentials: anonymous}}\n`,
+  )
+  const up = await mirror('up', '--json')
+  expect(up).toMatchObject({ exit: 0 })
+  const { endpoints } = JSON.parse(up.stdout) as { endpoints: { cache: string[]; registry: string[] } }
+  return { cache: endpoints.cache[0]!, registry: endpoints.registry[0]! }
+}
+
+test('without a running mirror there is nothing to trace, and the exit code is 3', async () => {
+  expect(await mirror('trace', 'app')).toMatchObject({
+    exit: 3,
+    stdout: '',
+    stderr: expect.stringContaining('mirror up') as string,
+  })
+  const json = await mirror('trace', 'app', '--json')
+  expect(json.exit).toBe(3)
+  expect(JSON.parse(json.stdout)).toEqual({ running: false })
+})
+
+test('an image is explained before its pull, after it, and from the log after a restart', async () => {
+  const { cache } = await startMirror()
+  const before = await mirror('trace', 'app:v1', '--client', 'docker')
+  expect(before).toMatchObject({ exit: 0, stderr: '' })
+  expect(before.stdout).toMatch(
+    /^A pull of docker\.io\/library\/app:v1 now is a miss: at least 1 request to docker\.io/,
+  )
+
+  const answers = [await get(cache, '/v2/library/app/manifests/v1?ns=docker.io')]
+  for (const digest of image.blobs.keys())
+    answers.push(await get(cache, `/v2/library/app/blobs/${digest}?ns=docker.io`))
+  await expect.poll(async () => (await readJson('app:v1')).next.result).toBe('hit')
+  const after = await readJson('app:v1')
+  expect(after.requests.filter(({ cache }) => cache === 'miss').map(({ reason }) => reason)).toEqual([
+    'first',
+    'first',
+    'first',
+  ])
+
+  const id = answers[2]!.headers['x-request-id'] as string
+  const traced = await readJson(id)
+  expect(traced).toMatchObject({ image: 'docker.io/library/app:v1', request: { id, kind: 'blob', status: 200 } })
+
+  await mirror('down')
+  await mirror('up')
+  const later = await readJson('app:v1')
+  expect(later.requests.map((request) => request.id)).toEqual(after.requests.map((request) => request.id))
+  expect((await readJson(id)).request).toMatchObject({ id })
+})
+
+test('a name or a client that does not exist is wrong usage', async () => {
+  await startMirror()
+  const wrong = await mirror('trace', 'A B')
+  expect(wrong).toMatchObject({ exit: 2, stdout: '' })
+  expect(wrong.stderr).toContain('cannot be traced')
+  expect((await mirror('trace', 'app', '--platform', 'x')).exit).toBe(2)
+  expect(await mirror('trace', 'app', '--client', 'dokcer')).toMatchObject({
+    exit: 2,
+    stderr: expect.stringContaining('Did you mean docker?') as string,
+  })
+  expect((await mirror('trace')).exit).toBe(2)
+})
+
+test('an image of the registry for pushed images is named by its address', async () => {
+  const { registry } = await startMirror()
+  const { host } = new URL(registry)
+  const { stdout } = await mirror('trace', `${host}/app:1`)
+  expect(stdout).toContain('Nobody has pushed app:1 to the registry of this mirror.')
+})
+
+test('a followed pull prints its changes in a pipe until it is interrupted', async () => {
+  const { cache } = await startMirror()
+  const follow = start('trace', 'app:v1', '--follow')
+  const ended = finished(follow)
+  let output = ''
+  follow.stdout!.on('data', (text: string) => (output += text))
+  await get(cache, '/v2/library/app/manifests/v1?ns=docker.io')
+  for (const digest of image.blobs.keys()) await get(cache, `/v2/library/app/blobs/${digest}?ns=docker.io`)
+  await expect.poll(() => output, { timeout: 10_000 }).toContain('complete docker.io/library/app:v1')
+  expect(output).toContain(`held layer ${image.layers[0]}`)
+  follow.kill('SIGINT')
+  expect((await ended).exit).toBe(130)
+})

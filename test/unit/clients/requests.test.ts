@@ -1,0 +1,120 @@
+import { describe, expect, test } from 'vitest'
+import type { RecordedFile } from '../../../src/clients/records.ts'
+import { describeRequests } from '../../../src/clients/requests.ts'
+import type { ClientName } from '../../../src/clients/types.ts'
+
+const registries = ['docker.io', 'ghcr.io', 'registry.example:5000']
+const cache = 'http://127.0.0.1:5055'
+const alpine = { registry: 'docker.io', repository: 'library/alpine', reference: '3.20', isPushed: false }
+const tool = { registry: 'ghcr.io', repository: 'a/tool', reference: `sha256:${'0'.repeat(64)}`, isPushed: false }
+const other = { registry: 'other.example', repository: 'app', reference: '1', isPushed: false }
+const port = { registry: 'registry.example:5000', repository: 'app', reference: '1', isPushed: false }
+const hub = 'https://registry-1.docker.io/v2/library/alpine/manifests/3.20'
+
+const file = (path: string): RecordedFile => ({ path, before: undefined, written: '00' })
+const folder = (root: string, ...names: string[]) => names.map((name) => file(`${root}/${name}/hosts.toml`))
+
+function makeRecord(client: ClientName, files: RecordedFile[], changed: object = {}) {
+  return { client, title: 'system', cache, registry: 'http://127.0.0.1:5001', fallback: true, files, ...changed }
+}
+
+const list = (...[record, image]: [ReturnType<typeof makeRecord>, typeof alpine]) =>
+  describeRequests(record, image, registries).map(({ via, url, fallback }) => ({ via, url, fallback }))
+
+describe('docker', () => {
+  const classic = makeRecord('docker', [file('/etc/docker/daemon.json')])
+  const folders = makeRecord('docker', folder('/etc/docker/certs.d', 'docker.io', 'ghcr.io', 'registry.example:5000'))
+
+  test('with the classic image store asks the mirror for Docker Hub without a registry', () => {
+    expect(list(classic, alpine)).toEqual([
+      { via: 'mirror', url: `${cache}/v2/library/alpine/manifests/3.20`, fallback: hub },
+    ])
+  })
+
+  test('with the classic image store asks other registries themselves', () => {
+    const [request] = describeRequests(classic, tool, registries)
+    expect(request).toMatchObject({
+      via: 'origin',
+      url: `https://ghcr.io/v2/a/tool/manifests/${tool.reference}`,
+      notes: ['The list registry-mirrors of Docker is for Docker Hub only, so ghcr.io is not mirrored.'],
+    })
+  })
+
+  test('with the containerd image store names the registry in a parameter', () => {
+    expect(list(folders, alpine)).toEqual([
+      { via: 'mirror', url: `${cache}/v2/library/alpine/manifests/3.20?ns=docker.io`, fallback: hub },
+    ])
+    expect(list(folders, port)).toMatchObject([{ url: `${cache}/v2/app/manifests/1?ns=registry.example:5000` }])
+  })
+
+  test('asks a registry without a folder itself', () => {
+    expect(list(folders, other)).toEqual([
+      { via: 'origin', url: 'https://other.example/v2/app/manifests/1', fallback: undefined },
+    ])
+  })
+
+  test('of an unknown image store asks in one of two ways', () => {
+    const both = makeRecord('docker', [...classic.files, ...folders.files])
+    expect(describeRequests(both, alpine, registries).map(({ url, notes }) => [url, ...notes])).toEqual([
+      [`${cache}/v2/library/alpine/manifests/3.20`, 'With the classic image store.'],
+      [`${cache}/v2/library/alpine/manifests/3.20?ns=docker.io`, 'With the containerd image store.'],
+    ])
+  })
+})
+
+test('podman names the registry in the path', () => {
+  const record = makeRecord('podman', [file('/etc/containers/registries.conf.d/50-mirror.conf')])
+  expect(list(record, alpine)).toEqual([
+    { via: 'mirror', url: `${cache}/v2/docker.io/library/alpine/manifests/3.20`, fallback: hub },
+  ])
+  expect(list(record, port)).toMatchObject([{ url: `${cache}/v2/registry.example_5000/app/manifests/1` }])
+  expect(list(record, other)).toMatchObject([{ via: 'origin' }])
+})
+
+test('containerd with a default folder asks the mirror for every registry', () => {
+  const record = makeRecord('containerd', folder('/etc/containerd/certs.d', '_default', 'docker.io'))
+  expect(list(record, other)).toEqual([
+    {
+      via: 'mirror',
+      url: `${cache}/v2/app/manifests/1?ns=other.example`,
+      fallback: 'https://other.example/v2/app/manifests/1',
+    },
+  ])
+})
+
+test.each([
+  ['kind', [...folder('/etc/containerd/certs.d', '_default')], { cache: 'http://172.18.0.1:5055' }],
+  ['kind', [file('/home/me/kind.yaml')], { cache: 'http://172.18.0.1:5055' }],
+  ['k3d', [file('/home/me/k3d.yaml')], { cache: 'http://172.18.0.1:5055' }],
+  ['k3s', [file('/etc/rancher/k3s/registries.yaml')], { cache: 'http://172.18.0.1:5055' }],
+] as const)('the nodes of %s (%o) ask at the gateway of their network', (client, files, changed) => {
+  expect(list(makeRecord(client, [...files], changed), alpine)).toEqual([
+    { via: 'mirror', url: 'http://172.18.0.1:5055/v2/library/alpine/manifests/3.20?ns=docker.io', fallback: hub },
+  ])
+})
+
+test('buildkit names the registry in a parameter', () => {
+  const record = makeRecord('buildkit', [file('/etc/buildkit/buildkitd.toml')])
+  expect(list(record, alpine)).toMatchObject([{ url: `${cache}/v2/library/alpine/manifests/3.20?ns=docker.io` }])
+})
+
+test('kaniko names the registry below /upstream/', () => {
+  expect(list(makeRecord('kaniko', []), alpine)).toMatchObject([
+    { url: `${cache}/v2/upstream/docker.io/library/alpine/manifests/3.20` },
+  ])
+})
+
+test('a client without a fallback has none', () => {
+  const record = makeRecord('containerd', folder('/etc/containerd/certs.d', 'docker.io'), { fallback: false })
+  expect(list(record, alpine)).toMatchObject([{ via: 'mirror', fallback: undefined }])
+})
+
+test('a pushed image is asked for at the registry', () => {
+  const image = { registry: 'localhost:5001', repository: 'app', reference: '1', isPushed: true }
+  expect(list(makeRecord('docker', []), image)).toEqual([
+    { via: 'mirror', url: 'http://127.0.0.1:5001/v2/app/manifests/1', fallback: undefined },
+  ])
+  expect(list(makeRecord('docker', [], { registry: undefined }), image)).toMatchObject([
+    { url: 'http://localhost:5001/v2/app/manifests/1' },
+  ])
+})
