@@ -29,8 +29,20 @@ export default defineConfig({
           // Run more tests than cores, because most of them wait for sockets and clocks.
           maxWorkers: 3,
           include: ['test/**/*.test.ts'],
-          exclude: ['test/e2e/**'],
+          exclude: ['test/e2e/**', 'test/dashboard/**'],
           // Allow far more time than any test takes, so that none fails on a busy machine.
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+        },
+      },
+      {
+        test: {
+          ...shared,
+          name: 'dashboard',
+          include: ['test/dashboard/**/*.test.ts'],
+          globalSetup: ['test/dashboard/support/global-setup.ts'],
+          // Run one browser at a time, because each takes more than a core.
+          fileParallelism: false,
           testTimeout: 60_000,
           hookTimeout: 60_000,
         },

@@ -2,6 +2,7 @@ import { readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { build } from 'esbuild'
 import { absentPackages } from './absent-packages.js'
+import { bundleDashboard } from './dashboard.js'
 import { fetchBuiltins } from './fetch-builtins.js'
 import { inlineSources } from './inline-sources.js'
 import { lazyRequires } from './lazy-requires.js'
@@ -9,7 +10,10 @@ import { noticesOf } from './notices.js'
 import { pruneDeclarations } from './prune-declarations.js'
 import { quietDebug } from './quiet-debug.js'
 
-/** Writes dist/: the program, one file for each command, the library, their shared code, and the notices of bundled packages. */
+/**
+ * Writes dist/: the program, one file for each command, the library, their shared code, the dashboard, and the notices of bundled
+ * packages.
+ */
 export async function bundle(root) {
   const { optionalDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
   const inlined = new Set()
@@ -54,6 +58,7 @@ export async function bundle(root) {
     const path = join(root, file)
     writeFileSync(path, fetchBuiltins(readFileSync(path, 'utf8')))
   }
-  const inputs = [...Object.keys({ ...program.metafile.inputs, ...library.metafile.inputs }), ...inlined]
+  const page = await bundleDashboard(root)
+  const inputs = [...Object.keys({ ...program.metafile.inputs, ...library.metafile.inputs }), ...inlined, ...page]
   writeFileSync(join(root, 'dist', 'NOTICES.txt'), noticesOf(inputs, root))
 }

@@ -53,6 +53,7 @@ describe('the package', () => {
       /^dist\/chunks\/[\w.-]+-[A-Z0-9]{8}\.js$/,
       /^dist\/(cli\/main|daemon\/serve)\.js$/,
       /^dist\/commands\/([a-z]+\/)?[a-z]+\.js$/,
+      /^dist\/dashboard\/(index\.html|assets\/[a-z]+-[A-Z0-9]{8}\.(js|css|svg))$/,
       /^dist\/([a-z]+\/)*[a-z-]+\.d\.ts$/,
       /^templates\/((launchd\/|systemd\/)?[a-z0-9-]+\.[a-z]+|Caddyfile|Dockerfile)$/,
     ]

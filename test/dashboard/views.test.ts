@@ -1,0 +1,287 @@
+import type { Page } from 'playwright-core'
+import { afterAll, describe, expect, test } from 'vitest'
+import type { ImageReport } from '../../src/admin/api.ts'
+import { closeBrowser, hasChromium, openPage, pageFolder, readColumn, startSeeded } from './support/browser.ts'
+import { createEmptySeed, createRequests, createSeed } from './support/seed.ts'
+import { startSeededServer } from './support/seeded-server.ts'
+
+afterAll(closeBrowser)
+
+/** Counts what the text of an element says, as a user reads it. */
+const textOf = async (page: Page, selector: string) =>
+  (await page.locator(selector).innerText()).replaceAll(/\s+/g, ' ')
+
+describe.runIf(hasChromium)('the overview', () => {
+  test('shows the numbers of today, the quota of Docker Hub and the disk', async () => {
+    const { url } = await startSeeded(createSeed())
+    const page = await openPage(url)
+    await page.locator('.tile').first().waitFor()
+    expect(await textOf(page, '.tiles')).toBe(
+      'Pulls today 47 812 in all since ' +
+        `${new Date(Date.now() - 31 * 86_400_000).toLocaleDateString('en-GB', { day: 'numeric', month: 'short' })} ` +
+        'Saved today 3.4 GiB 55 GiB in all, of 61 GiB served ' +
+        'Hit ratio today 89 % 212 hits, 24 misses; 87 % in all ' +
+        `Docker Hub quota 76 of 100 pulls left ${await textOf(page, '.tile:nth-child(4) dd > span')} ` +
+        'Disk 17.4 GiB of 20 GiB 214 blobs, 310 MiB pushed, 118 GiB free',
+    )
+    expect(await textOf(page, '.tile:nth-child(4) dd > span')).toMatch(/^resets by \d\d:\d\d; 418 pulls avoided$/)
+    expect(await page.title()).toBe('quay.io in trouble – mirror')
+    expect(await textOf(page, '.state .badge')).toBe('quay.io in trouble')
+  })
+
+  test.each([
+    ['unlimited', { unlimited: true as const, at: new Date().toISOString() }],
+    ['unknown', undefined],
+  ])('says that the quota is %s', async (text, rateLimit) => {
+    const seed = createSeed()
+    const { rateLimit: _, ...hub } = seed.status.upstreams['docker.io']!
+    seed.status.upstreams['docker.io'] = { ...hub, ...(rateLimit && { rateLimit }) } as typeof hub
+    const { url } = await startSeeded(seed)
+    const page = await openPage(url)
+    await page.locator('.tile').first().waitFor()
+    expect(await textOf(page, '.tile:nth-child(4)')).toContain(`Docker Hub quota ${text}`)
+  })
+
+  test('draws each chart, reads it with the arrow keys, and has the same numbers as a table', async () => {
+    const { url } = await startSeeded(createSeed())
+    const page = await openPage(url)
+    for (const [title, count] of [
+      ['Requests', 3],
+      ['Bytes', 2],
+      ['Upstream latency', 3],
+    ] as const) {
+      const figure = page.locator('figure', { hasText: title }).first()
+      await expect.poll(() => figure.locator('svg path.stack, svg path.overlap, svg path.line').count()).toBe(count)
+      const lengths = await figure
+        .locator('svg path[class]:not(.grid)')
+        .evaluateAll((paths) => paths.map((path) => path.getAttribute('d')!.length))
+      expect(Math.min(...lengths)).toBeGreaterThan(20)
+      await figure.locator('.plot').focus()
+      await page.keyboard.press('ArrowLeft')
+      await page.keyboard.press('ArrowLeft')
+      expect(await figure.locator('figcaption span').innerText()).toMatch(/^\d+ \w{3,4} \d\d:\d\d$/)
+      await figure.getByText('Numbers').click()
+      await expect.poll(() => figure.getByRole('table').locator('tbody tr').count()).toBeGreaterThan(10)
+    }
+  })
+
+  test('asks for the range that a button names', async () => {
+    const { url } = await startSeeded(createSeed())
+    const page = await openPage(url)
+    for (const range of ['hour', 'week', 'month', 'day']) {
+      const asked = page.waitForResponse((response) => response.url().endsWith(`/api/history?range=${range}`))
+      await page.getByRole('button', { name: new RegExp(`^${range}$`, 'i') }).click()
+      expect((await asked).status()).toBe(200)
+      expect(await page.locator('.segments [aria-pressed=true]').innerText()).toMatch(new RegExp(range, 'i'))
+    }
+  })
+
+  test('shows downloads with their progress, speed and clients, and upstreams with their state', async () => {
+    const server = await startSeeded(createSeed())
+    const page = await openPage(server.url)
+    await page.locator('.downloads li').first().waitFor()
+    expect(await textOf(page, '.downloads li:first-child')).toMatch(
+      /^mcr\.microsoft\.com\/playwright sha256:\w{12} 32 % of 640 MiB · 11 MiB\/s · 39 s left · 2 clients$/,
+    )
+    expect(await page.locator('.downloads progress').first().getAttribute('max')).toBe(String(640 * 1024 ** 2))
+    expect(await readColumn(page, 'Upstreams', 'Registry')).toEqual([
+      'docker.io',
+      'ghcr.io',
+      'quay.io',
+      'registry.k8s.io',
+      'mcr.microsoft.com',
+    ])
+    expect(await readColumn(page, 'Upstreams', 'State')).toContainEqual(
+      expect.stringMatching(/^failing quay\.io answered 502/),
+    )
+    server.send('downloads', [])
+    await expect.poll(() => page.locator('.downloads').count()).toBe(0)
+  })
+
+  test('teaches the first steps while nothing was pulled', async () => {
+    const { url } = await startSeeded(createEmptySeed())
+    const page = await openPage(url, { permissions: ['clipboard-read', 'clipboard-write'] })
+    const steps = page.locator('.first')
+    await steps.waitFor()
+    expect(await steps.innerText()).toContain('mirror configure docker')
+    expect(await steps.innerText()).toContain('mirror configure kind')
+    await page.getByRole('button', { name: 'Copy: mirror configure docker' }).click()
+    await page.getByText('Copied.').waitFor()
+    expect(await page.evaluate(() => navigator.clipboard.readText())).toBe('mirror configure docker')
+  })
+})
+
+describe.runIf(hasChromium)('the tables', () => {
+  test('show each image, sort by every column and find any part of a name', async () => {
+    const seed = createSeed()
+    const { url } = await startSeeded(seed)
+    const page = await openPage(`${url}/#/images`)
+    await page.getByRole('table', { name: 'Images' }).waitFor()
+    expect(await page.locator('tbody tr').count()).toBe(seed.images.length)
+    await page.getByRole('button', { name: 'Size' }).click()
+    const sizes = seed.images.map(({ bytes }) => bytes).toSorted((a, b) => b - a)
+    expect((await readColumn(page, 'Images', 'Size'))[0]).toBe(`${Math.round(sizes[0]! / 1024 ** 2)} MiB`)
+    expect(await page.locator('th[aria-sort]').getAttribute('aria-sort')).toBe('descending')
+    await page.getByRole('button', { name: 'Image', exact: true }).click()
+    expect((await readColumn(page, 'Images', 'Image'))[0]).toContain('docker.io/grafana/grafana:12.1.0')
+    await page.getByLabel('Search Images').fill('k8s 3.10')
+    expect(await readColumn(page, 'Images', 'Image')).toEqual([expect.stringContaining('registry.k8s.io/pause:3.10')])
+    await page.getByLabel('Search Images').fill('nothing like this')
+    await page.getByText('Nothing contains “nothing like this”.').waitFor()
+  })
+
+  test('mark images whose tag has moved, and those that go next when the cache is full', async () => {
+    const { url } = await startSeeded(createSeed())
+    const page = await openPage(`${url}/#/images`)
+    await page.getByRole('table', { name: 'Images' }).waitFor()
+    expect(await page.locator('tr', { hasText: 'outdated' }).innerText()).toContain('node:24-slim')
+    expect(await page.getByText('goes next').count()).toBe(3)
+  })
+
+  test('show pushed images and clients, with a warning for a client that only sends HEAD', async () => {
+    const { url } = await startSeeded(createSeed())
+    const page = await openPage(`${url}/#/pushed`)
+    await page.getByRole('table', { name: 'Pushed images' }).waitFor()
+    expect(await readColumn(page, 'Pushed images', 'Image')).toEqual([
+      'app:1.2',
+      'app:1.3',
+      'team/worker:latest',
+      'team/worker:dev',
+    ])
+    await page.getByRole('link', { name: 'Clients' }).click()
+    await page.getByRole('table', { name: 'Clients' }).waitFor()
+    expect(await readColumn(page, 'Clients', 'Program')).toContain('podman 5.5.2 only HEAD: docker.io')
+  })
+
+  test('stay quick with 1,000 rows', async () => {
+    const seed = createSeed()
+    seed.images = Array.from({ length: 1000 }, (_, index): ImageReport => {
+      const name = `docker.io/team/app-${index}:1`
+      return {
+        name,
+        digest: `sha256:${index}`,
+        bytes: index * 1000,
+        pulls: index,
+        lastPulled: new Date().toISOString(),
+      }
+    })
+    const { url } = await startSeeded(seed)
+    const page = await openPage(`${url}/#/images`)
+    await page.getByRole('button', { name: 'Show all 1,000' }).click()
+    await expect.poll(() => page.locator('tbody tr').count()).toBe(1000)
+    const elapsed = await page.evaluate(async () => {
+      const search = document.querySelector<HTMLInputElement>('input[type=search]')!
+      const start = performance.now()
+      search.value = 'app-99'
+      search.dispatchEvent(new Event('input'))
+      await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)))
+      return performance.now() - start
+    })
+    expect(await page.locator('tbody tr').count()).toBe(11)
+    // Takes about 30 ms; a busy machine gets more.
+    expect(elapsed).toBeLessThan(1000)
+  })
+})
+
+describe.runIf(hasChromium)('the log', () => {
+  test('shows requests as they happen, filters them, and can be paused', async () => {
+    const seed = createSeed()
+    const server = await startSeeded(seed)
+    const page = await openPage(`${server.url}/#/log`)
+    const rows = page.locator('tbody tr')
+    await expect.poll(() => rows.count()).toBe(120)
+    await page.getByLabel('Outcome').selectOption('error')
+    expect(await rows.allInnerTexts()).toEqual([expect.stringContaining('docker.io does not have it.')])
+    await page.getByLabel('Outcome').selectOption('')
+    const [request] = createRequests(1)
+    const sendOne = (id: string, repository: string) =>
+      server.send('requests', { requests: [{ ...request!, id, repository, at: new Date().toISOString() }], omitted: 0 })
+    await page.getByLabel('Filter the log').fill('team/fresh')
+    sendOne('live1', 'docker.io/team/fresh')
+    await expect.poll(() => rows.count()).toBe(1)
+    await page.getByRole('button', { name: 'Pause', exact: true }).click()
+    sendOne('live2', 'docker.io/team/fresh')
+    await page.waitForTimeout(300)
+    expect(await rows.count()).toBe(1)
+    await page.getByRole('button', { name: 'Continue' }).click()
+    await expect.poll(() => rows.count()).toBe(2)
+  })
+
+  test('keeps 500 requests, and says how many were too many', async () => {
+    const server = await startSeeded(createSeed())
+    const page = await openPage(`${server.url}/#/log`)
+    const rows = page.locator('tbody tr')
+    await expect.poll(() => rows.count()).toBe(120)
+    for (let batch = 0; batch < 6; batch += 1) {
+      const requests = createRequests(100).map((request) => ({ ...request, id: `${batch} ${request.id}` }))
+      server.send('requests', { requests, omitted: batch === 0 ? 1234 : 0 })
+    }
+    await page.getByText('1,234 more requests were too many to show.').waitFor()
+    await expect.poll(() => rows.count()).toBe(500)
+  })
+})
+
+describe.runIf(hasChromium)('the findings of the doctor', () => {
+  test('come with the worst first and the command that mends them', async () => {
+    const { url } = await startSeeded(createSeed())
+    const page = await openPage(`${url}/#/doctor`)
+    await page.locator('.findings li').first().waitFor()
+    expect(await textOf(page, '.findings li:first-child')).toBe(
+      'fail podman: podman pulls docker.io from the origin. clients.podman.not-configured mirror configure podman Copy',
+    )
+    expect(await page.locator('.findings li').evaluateAll((items) => items.map((item) => item.className))).toEqual([
+      'fail',
+      'warn',
+      'ok',
+      'ok',
+      'skipped',
+    ])
+  })
+})
+
+describe.runIf(hasChromium)('a mirror that does not answer', () => {
+  test('leaves the numbers, says so, and continues when it is back', async () => {
+    const seed = createSeed()
+    const first = await startSeededServer(pageFolder, seed)
+    const page = await openPage(first.url, { expected: /ERR_/ })
+    await page.locator('.tile').first().waitFor()
+    await first.close()
+    await page.getByText('The mirror does not answer').waitFor()
+    expect(await textOf(page, '.tile:first-child')).toContain('Pulls today 47')
+    expect(await page.title()).toBe('disconnected – mirror')
+    const second = await startSeededServer(pageFolder, seed, Number(new URL(first.url).port))
+    await page.getByRole('button', { name: 'Retry now' }).click()
+    await page.getByText('The mirror does not answer').waitFor({ state: 'detached' })
+    await second.close()
+  })
+})
+
+describe.runIf(hasChromium)('text of upstreams and clients', () => {
+  test('is shown as text, without characters that hide or reorder it', async () => {
+    const seed = createSeed()
+    const hostile = '<img src=x onerror=alert(1)>'
+    seed.images[0] = { ...seed.images[0]!, name: `docker.io/${hostile}:\u202e1\u0007` }
+    seed.clients = [{ ...seed.clients[0]!, product: hostile, version: '"\'><script>alert(1)</script>' }]
+    seed.requests = [{ ...seed.requests[0]!, repository: hostile, agent: `${hostile}\u0000`, error: '</td><h1>' }]
+    seed.doctor.report = {
+      ...seed.doctor.report!,
+      results: [{ id: 'x', group: 'use', state: 'fail', saw: hostile, fix: { command: hostile, isOwn: false } }],
+    }
+    seed.status.upstreams['quay.io']!.lastError = { message: hostile, at: new Date().toISOString() }
+    const { url } = await startSeeded(seed)
+    const page = await openPage(url)
+    let hasAlert = false
+    page.on('dialog', (dialog) => {
+      hasAlert = true
+      void dialog.dismiss()
+    })
+    for (const view of ['overview', 'images', 'clients', 'log', 'doctor']) {
+      await page.goto(`${url}/#/${view}`)
+      await page.getByText('<img src=x').first().waitFor()
+      expect(await page.locator('main img, main script, td h1').count()).toBe(0)
+      // oxlint-disable-next-line no-control-regex
+      expect(await page.locator('body').innerText()).not.toMatch(/[\u0000\u0007\u202e]/)
+    }
+    expect(hasAlert).toBe(false)
+  })
+})
