@@ -16,7 +16,10 @@ if (process.env.DEBUG) process.setSourceMapsEnabled(true)
 if (process.argv[2] === 'serve' && process.features.require_module) require('../dist/daemon/serve.js')
 
 /** Rejects when the program cannot be loaded. */
-exports.started = import('../dist/cli/main.js').then(({ main }) => main())
+exports.started = import(
+  // A completion script waits for this one, which loads much less.
+  process.argv[2] === '__complete' ? '../dist/cli/complete.js' : '../dist/cli/main.js'
+).then(({ main }) => main())
 
 function useOwnCache() {
   const { compileCacheFolder } = require('./compile-cache.js')

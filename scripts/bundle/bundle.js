@@ -52,13 +52,16 @@ export async function bundle(root) {
   })
   // Build the library separately, so that a program that embeds a mirror does not load the command line.
   const library = await build({ ...options, entryPoints: ['src/index.ts'] })
+  // Build the completion separately: it shares no chunk, because a user waits for it at each press of a key.
+  const completion = await build({ ...options, splitting: false, entryPoints: ['src/cli/complete.ts'] })
 
-  const outputs = { ...program.metafile.outputs, ...library.metafile.outputs }
-  for (const file of Object.keys(outputs).filter((name) => name.endsWith('.js'))) {
+  const results = [program, library, completion]
+  const outputs = results.flatMap(({ metafile }) => Object.keys(metafile.outputs))
+  for (const file of outputs.filter((name) => name.endsWith('.js'))) {
     const path = join(root, file)
     writeFileSync(path, fetchBuiltins(readFileSync(path, 'utf8')))
   }
   const page = await bundleDashboard(root)
-  const inputs = [...Object.keys({ ...program.metafile.inputs, ...library.metafile.inputs }), ...inlined, ...page]
+  const inputs = [...results.flatMap(({ metafile }) => Object.keys(metafile.inputs)), ...inlined, ...page]
   writeFileSync(join(root, 'dist', 'NOTICES.txt'), noticesOf(inputs, root))
 }

@@ -86,6 +86,7 @@ describe('variables named after flags that are no settings', () => {
     'cache:prune': () => ['cache', 'prune'],
     'cache:rm': () => ['cache', 'rm', 'nginx'],
     'cache:verify': () => ['cache', 'verify'],
+    completion: () => ['completion'],
     configure: () => ['configure', 'docker', ...at()],
     'credentials:refresh': () => ['credentials', 'refresh'],
     dashboard: () => ['dashboard', '--no-open'],

@@ -17,6 +17,8 @@ const packages = [
   'openssh-server',
   'strace',
   'faketime',
+  'zsh',
+  'fish',
 ]
 const policyFile = '/usr/sbin/policy-rc.d'
 

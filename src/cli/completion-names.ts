@@ -1,0 +1,121 @@
+import { readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { mirrorPaths } from '../config/paths.ts'
+import { isLoopbackAddress } from '../lib/network.ts'
+import type { CommandEnvironment } from '../lib/process.ts'
+import { builtInUpstreams } from '../upstream/upstream.ts'
+
+/** Provides names that only the mirror knows. Each function returns what it can find in time, and throws nothing. */
+export interface NameSource {
+  /** Lists the cached images. */
+  cached(): Promise<readonly string[]>
+  /** Lists the pushed images. */
+  pushed(): Promise<readonly string[]>
+  upstreams(): Promise<readonly string[]>
+}
+
+type Kind = 'cached' | 'pushed'
+
+/** Limits the wait for the running mirror, ms: a user waits with it. */
+const answerMs = 80
+const maxFileBytes = 4 * 1024 * 1024
+const maxAnswerBytes = 16 * 1024 * 1024
+const maxNames = 5000
+
+/**
+ * Creates the source of names: the running mirror, if it answers at once, or else what it answered the last time, which is kept in
+ * the folder for its state.
+ */
+export function createNameSource(surroundings: CommandEnvironment): NameSource {
+  const { stateDir, stateFile } = mirrorPaths(surroundings)
+  const keptFile = join(stateDir, 'completion.json')
+
+  async function find(kind: Kind): Promise<readonly string[]> {
+    const kept = readJson(keptFile)
+    const answered = await askMirror(kind, readJson(stateFile))
+    if (answered === undefined) return toNames(kept?.[kind])
+    keep(stateDir, keptFile, { ...kept, [kind]: answered })
+    return answered
+  }
+
+  return {
+    cached: () => find('cached'),
+    pushed: () => find('pushed'),
+    async upstreams() {
+      const served = readJson(stateFile)?.['served'] as { config?: { upstreams?: object } } | undefined
+      return [...new Set([...Object.keys(served?.config?.upstreams ?? {}), ...builtInUpstreams])]
+    },
+  }
+}
+
+/** Asks the running mirror; undefined when none answers in time. */
+async function askMirror(kind: Kind, state: Record<string, unknown> | undefined): Promise<string[] | undefined> {
+  const [admin] = (state?.['endpoints'] as { admin?: unknown[] } | undefined)?.admin ?? []
+  if (typeof admin !== 'string' || !URL.canParse(admin)) return undefined
+  const { protocol, hostname, origin } = new URL(admin)
+  if (protocol !== 'http:' || !isLoopbackAddress(hostname.replaceAll(/[[\]]/g, ''))) return undefined
+  const body = await getText(`${origin}${kind === 'cached' ? '/api/status' : '/api/registry'}`)
+  const answer = body === undefined ? undefined : parse(body)
+  if (answer === undefined) return undefined
+  const images = kind === 'cached' ? (answer as { images?: unknown }).images : answer
+  if (!Array.isArray(images)) return undefined
+  return toNames(images.map((image: { name?: unknown } | null) => image?.name))
+}
+
+/** Gets a text of a server that answers at once; undefined otherwise. */
+async function getText(url: string): Promise<string | undefined> {
+  const { get } = await import('node:http')
+  return new Promise((resolve) => {
+    const give = (text: string | undefined) => {
+      clearTimeout(timer)
+      request.destroy()
+      resolve(text)
+    }
+    const request = get(url, { agent: false }, (response) => {
+      if (response.statusCode !== 200) return give(undefined)
+      let text = ''
+      response.setEncoding('utf8').on('data', (chunk: string) => {
+        text += chunk
+        if (text.length > maxAnswerBytes) give(undefined)
+      })
+      response.on('end', () => give(text))
+    })
+    request.on('error', () => give(undefined))
+    const timer = setTimeout(() => give(undefined), answerMs)
+  })
+}
+
+/** Keeps names for a time without a running mirror, in a folder that exists and belongs to this user. */
+function keep(folder: string, file: string, names: object): void {
+  const temporary = `${file}.${process.pid}`
+  try {
+    if (process.geteuid !== undefined && statSync(folder).uid !== process.geteuid()) return
+    writeFileSync(temporary, JSON.stringify(names), { mode: 0o600, flag: 'wx' })
+    renameSync(temporary, file)
+  } catch {
+    rmSync(temporary, { force: true })
+  }
+}
+
+function readJson(file: string): Record<string, unknown> | undefined {
+  try {
+    if (statSync(file).size > maxFileBytes) return undefined
+    const value = parse(readFileSync(file, 'utf8'))
+    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : undefined
+  } catch {
+    return undefined
+  }
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+function toNames(values: unknown): string[] {
+  if (!Array.isArray(values)) return []
+  return values.filter((value): value is string => typeof value === 'string').slice(0, maxNames)
+}
