@@ -37,15 +37,32 @@ export function splitImage(image: string): {
   return { repository: image.slice(0, colon), separator: ':', suffix: image.slice(colon + 1) }
 }
 
-/** Converts a pattern to a function that checks a whole text. `boundary`: the character that only `**` matches; empty for none. */
+/**
+ * Creates a function that checks whether a pattern matches a whole text, in a time proportional to the product of their lengths: a
+ * regular expression with many wildcards may take minutes. `boundary`: the character that only `**` matches; empty for none.
+ */
 function toMatcher(pattern: string, boundary: '/' | ''): (text: string) => boolean {
-  const one = boundary === '' ? '.' : '[^/]'
-  const expression = pattern.replaceAll(/\*{2,}\/?|\*|\?|[^*?]+/g, (part) => {
-    if (part === '**/') return boundary === '' ? '.*' : '(?:.*/)?'
-    if (part === '?') return one
-    if (part === '*') return `${one}*`
-    return part.startsWith('**') ? '.*' : part.replaceAll(/[\\^$.+()[\]{}|]/g, String.raw`\$&`)
-  })
-  const compiled = new RegExp(`^${expression}$`, 'u')
-  return (text) => compiled.test(text)
+  const tokens = pattern.match(/\*{2,}\/?|[^]/gu) ?? []
+  return (text) => {
+    const characters = Array.from(text)
+    // Holds for each position whether the tokens so far match the text before it.
+    let before = characters.map(() => false)
+    before.unshift(true)
+    for (const token of tokens) {
+      const after = before.map(() => false)
+      let hasStarted = false
+      for (let at = 0; at < after.length; at += 1) {
+        const last = characters[at - 1]
+        const isInside = at > 0 && last !== boundary
+        if (token === '*') after[at] = before[at]! || (isInside && after[at - 1]!)
+        else if (token === '?') after[at] = isInside && before[at - 1]!
+        else if (!token.startsWith('**')) after[at] = at > 0 && last === token && before[at - 1]!
+        else if (token.endsWith('/')) after[at] = before[at]! || (hasStarted && last === '/')
+        else after[at] = before[at]! || hasStarted
+        hasStarted ||= before[at]!
+      }
+      before = after
+    }
+    return before.at(-1)!
+  }
 }

@@ -69,7 +69,10 @@ describe('the names for the completion', () => {
     const { home } = await prepareCompletion(names)
     const server = createServer((_, response) => (kind === 'wrong' ? response.end('<html>') : undefined))
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-    onTestFinished(() => void server.close().closeAllConnections())
+    onTestFinished(() => {
+      server.close()
+      server.closeAllConnections()
+    })
     await setState(home, `http://127.0.0.1:${(server.address() as AddressInfo).port}`)
     const begun = performance.now()
     expect(await createNameSource(surroundings(home)).pushed()).toEqual(names.pushed)
