@@ -120,11 +120,29 @@ function collectUniqueEntries(
   return unique
 }
 
+/** Suggests the nearest key of the section, or the path of the same key in another section. */
 function describeUnknownKey(key: string, known: readonly string[]): string {
-  const suggestion = findNearest(key, known)
+  const suggestion = findNearest(key, known) ?? findElsewhere(key)
   return suggestion === undefined
     ? `is not a known key; here there are ${known.join(', ')}`
     : `is not a known key; did you mean ${suggestion}?`
+}
+
+const getLastKey = (path: string) => path.slice(path.lastIndexOf('.') + 1)
+
+/** Finds the path of the only setting elsewhere whose last key is this one, up to a mistyped character: `cache.maxSize`. */
+function findElsewhere(key: string): string | undefined {
+  const paths = listPaths(settings)
+  const last = findNearest(key, [...new Set(paths.map(getLastKey))])
+  // Only a likely meaning helps here: the names of all sections are many.
+  const isLikely = last !== undefined && (last.toLowerCase() === key.toLowerCase() || key.length >= 5)
+  const [only, ...others] = isLikely ? paths.filter((path) => getLastKey(path) === last) : []
+  return others.length === 0 ? only : undefined
+}
+
+/** Lists the paths of all keys: `cache`, `cache.maxSize` … */
+function listPaths({ fields = {} }: Field<unknown>, prefix = ''): string[] {
+  return Object.entries(fields).flatMap(([key, field]) => [`${prefix}${key}`, ...listPaths(field, `${prefix}${key}.`)])
 }
 
 /** Joins a path and a key, and quotes a key that is not a plain word: `upstreams["ghcr.io"]`. */

@@ -1,4 +1,5 @@
 import { isIP, isIPv6 } from 'node:net'
+import { findNearest } from '../lib/errors.ts'
 import { parseDuration, parseSize } from '../lib/units.ts'
 import { toCanonicalRegistry, isRepositoryName, parseRegistryHost } from '../oci/reference.ts'
 import type { ListenAddress } from './config.ts'
@@ -39,8 +40,13 @@ export function integer(min: number, max: number): ReadText<number> {
 }
 
 export function oneOf<const T extends string>(...words: T[]): ReadText<T> {
-  return (text, problem) =>
-    words.find((word) => word === text) ?? problem(`must be one of ${words.join(', ')}, not ${quote(text)}`)
+  return (text, problem) => {
+    const found = words.find((word) => word === text)
+    if (found !== undefined) return found
+    const meant = findNearest(text, words)
+    const suggestion = meant === undefined ? '' : `; did you mean ${meant}?`
+    return problem(`must be one of ${words.join(', ')}, not ${quote(text)}${suggestion}`)
+  }
 }
 
 /** Reads any text that is not blank. */

@@ -223,6 +223,9 @@ describe('mirror', () => {
     }
     expect((await mirror('registry', 'rm', 'ap?:v*')).exit).toBe(0)
     expect(await mirror('registry', 'prune', 'nope')).toMatchObject({ exit: 2, stdout: '' })
+    expect((await mirror('registry', 'prune', 'ohter')).stderr).toContain(
+      'There is no repository ohter. Did you mean other?',
+    )
     const pruned = await mirror('registry', 'prune', '--older-than', '0', '--keep', '0', 'other')
     const later =
       '2 B more are freed after 24 h, because a push may still need them. To free them now: mirror registry gc --grace 0\n'

@@ -48,6 +48,7 @@ describe('wrong usage', () => {
     [['logs', '--tail', '5'], 'Unknown flag: --tail. Did you mean --lines?', 'mirror logs --help'],
     [['status', '--no-color'], 'Unknown flag: --no-color. To print without colours, set NO_COLOR=1.', 'mirror status'],
     [['--no-color', 'status'], 'To print without colours, set NO_COLOR=1.', 'NO_COLOR=1 mirror status'],
+    [['completion', 'bsah'], 'Did you mean bash?', 'mirror completion --help'],
     [['restart'], 'Unknown command: restart.', 'mirror down && mirror up'],
     [['configure', 'docker', 'podman'], 'Name one client at a time, not also podman.\n', 'mirror configure CLIENT'],
     [['configure', 'dokcer'], 'There is no client "dokcer". Did you mean docker?', 'mirror configure CLIENT'],

@@ -4,7 +4,7 @@ import type { RegistryAccess } from '../../admin/access.ts'
 import { BaseCommand } from '../../cli/base-command.ts'
 import { dryRunFlag, durationFlag, jsonFlag } from '../../cli/flags.ts'
 import { describeUnfreed, renderRemoval } from '../../cli/render/table.ts'
-import { exitCode, MirrorError } from '../../lib/errors.ts'
+import { exitCode, findNearest, MirrorError } from '../../lib/errors.ts'
 
 export default class RegistryPrune extends BaseCommand {
   static override summary = 'Remove old tags and the images that only they reference'
@@ -48,14 +48,20 @@ export default class RegistryPrune extends BaseCommand {
         const later = dryRun || removal.images.length === 0 ? undefined : await describeUnfreed(registry)
         if (later !== undefined) this.report(later)
       }
-      if (removal.unknown.length > 0)
-        throw new MirrorError(`There is no repository ${removal.unknown.join(', ')}.`, {
-          exit: exitCode.usage,
-          hints: ['mirror registry ls'],
-        })
+      if (removal.unknown.length > 0) throw await this.createUnknownRepositoryError(removal.unknown, registry)
     } finally {
       await registry.close()
     }
+  }
+
+  private async createUnknownRepositoryError(unknown: string[], registry: RegistryAccess): Promise<MirrorError> {
+    const { splitImage } = await import('../../admin/patterns.ts')
+    const known = new Set((await registry.list()).map(({ name }) => splitImage(name).repository))
+    const meant = findNearest(unknown[0]!, [...known])
+    return new MirrorError(
+      `There is no repository ${unknown.join(', ')}.${meant === undefined ? '' : ` Did you mean ${meant}?`}`,
+      { exit: exitCode.usage, hints: ['mirror registry ls'] },
+    )
   }
 
   /** Parses the name of a repository that may be typed with the registry's address. */
