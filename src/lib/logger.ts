@@ -44,9 +44,11 @@ interface Budget {
 function redactFields(fields: LogFields, budget: Budget = { left: maxRecordLength }): LogFields {
   const safe: LogFields = {}
   for (const key of Object.keys(fields)) {
+    const value = fields[key]
+    if (value === undefined) continue
     budget.left -= key.length + 1
     if (budget.left <= 0) break
-    safe[key] = redactValue(fields[key], budget)
+    safe[key] = redactValue(value, budget)
   }
   return safe
 }

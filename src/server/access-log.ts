@@ -4,17 +4,13 @@ import { formatReference } from '../oci/reference.ts'
 import type { Provenance } from '../oci/registry.ts'
 import type { Route } from '../oci/route.ts'
 import type { SeenClients } from '../stats/clients.ts'
-import { type AnsweredRequest, cutText, type RecentRequests } from '../stats/requests.ts'
-import { getClientAddress, hasBody } from './connection.ts'
+import type { RecentRequests } from '../stats/requests.ts'
+import { getPeer, hasBody } from './connection.ts'
 import { getReceivedBytes } from './request-body.ts'
 import { getRequestId } from './request-id.ts'
 
-/** Limits the characters of a user agent in the log. */
-const maxAgentLength = 200
 /** Limits the characters of a URL in the log. */
 const maxUrlLength = 1024
-/** Sets the length from which the parts of a URL that are remembered are copied, because they would keep the whole of it alive. */
-const longUrlLength = 512
 
 interface AccessLogOptions {
   readonly listener: 'cache' | 'registry'
@@ -46,63 +42,44 @@ export function recordAccess(
   response: ServerResponse,
   { route, status, bytes, milliseconds, provenance, error }: Answered,
 ): void {
-  const url = request.url ?? ''
+  const { method } = request
   const received = hasBody(request) ? getReceivedBytes(request) : 0
-  const repository = getRepositoryName(route, defaultRegistry)
-  const reference = route && getReferenceText(route)
-  const isLong = url.length > longUrlLength
-  const answered: AnsweredRequest = {
+  const peer = getPeer(request)
+  const { evictedAt } = provenance ?? {}
+  const fields = {
     id: getRequestId(response),
     listener,
-    method: request.method ?? '',
+    method: method ?? '',
+    url: redact(request.url ?? '').slice(0, maxUrlLength),
     kind: route?.kind,
-    repository: isLong && repository !== undefined ? cutText(repository, maxUrlLength) : repository,
-    reference: isLong && reference !== undefined ? cutText(reference, maxUrlLength) : reference,
+    repository: getRepositoryName(route, defaultRegistry),
+    reference: route && getReferenceText(route),
     status,
+    upstream: provenance?.registry,
     cache: provenance?.outcome,
     reason: provenance?.reason,
-    evictedAt: provenance?.evictedAt,
+    evictedAt: evictedAt === undefined ? undefined : new Date(evictedAt).toISOString(),
+    probe: provenance?.isProbe,
     bytes,
+    received: received > 0 ? received : undefined,
     ms: Math.round(milliseconds),
-    client: getClientAddress(request),
-    agent: getUserAgent(request),
+    client: peer.address,
+    agent: peer.agent,
     error,
   }
-  if (route?.kind !== 'base' || status >= 400) recent.record(answered)
-  if (route && route.kind !== 'base' && !provenance?.isProbe) {
-    clients.record({
+  const isPing = route?.kind === 'base'
+  if (!isPing || status >= 400) recent.record(fields, evictedAt)
+  if (route && !isPing && !provenance?.isProbe) {
+    clients.record(peer, {
       listener,
-      address: answered.client,
-      agent: answered.agent,
       registry: 'name' in route ? (route.registry ?? defaultRegistry) : undefined,
       kind: route.kind === 'manifest' || route.kind === 'blob' ? route.kind : 'other',
-      isHead: request.method === 'HEAD',
+      isHead: method === 'HEAD',
       byTag: route.kind === 'manifest' && route.reference.kind === 'tag',
       isSuccess: status < 300,
       result: provenance && getResult(provenance, request),
       bytes,
     })
-  }
-  const fields = {
-    id: answered.id,
-    listener,
-    method: answered.method,
-    url: redact(url).slice(0, maxUrlLength),
-    kind: answered.kind,
-    repository,
-    reference,
-    status,
-    upstream: provenance?.registry,
-    cache: answered.cache,
-    reason: answered.reason,
-    evictedAt: answered.evictedAt === undefined ? undefined : new Date(answered.evictedAt).toISOString(),
-    probe: provenance?.isProbe,
-    bytes,
-    received: received > 0 ? received : undefined,
-    ms: answered.ms,
-    client: answered.client,
-    agent: answered.agent,
-    error,
   }
   if (status >= 500) logger.warn(fields, 'request')
   else if (provenance || status >= 400 || !isRead(request)) logger.info(fields, 'request')
@@ -113,12 +90,6 @@ export function recordAccess(
 function getResult({ outcome }: Provenance, { method }: IncomingMessage): 'hit' | 'miss' | undefined {
   if (outcome === 'hit' || outcome === 'revalidated' || outcome === 'stale') return 'hit'
   return (outcome === 'miss' || outcome === 'collapsed') && method !== 'HEAD' ? 'miss' : undefined
-}
-
-/** Returns the client's user agent, at most 200 characters. */
-export function getUserAgent({ headers }: IncomingMessage): string | undefined {
-  const agent = headers['user-agent']
-  return agent === undefined || agent.length <= maxAgentLength ? agent : cutText(agent, maxAgentLength)
 }
 
 /**

@@ -3,6 +3,7 @@ import type { Socket } from 'node:net'
 import type { Duplex, Readable } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { normalizeAddress } from '../lib/network.ts'
+import { cutText } from '../stats/requests.ts'
 import { SecureResponse } from './request-guard.ts'
 
 /** Limits the pending requests of one connection. */
@@ -298,13 +299,35 @@ export function getBodyLength({ headers }: IncomingMessage): number | undefined 
   return length === undefined ? undefined : Number(length)
 }
 
-const addresses = new WeakMap<Socket, string>()
+/** Describes the client on a connection, from its last request. */
+export interface Peer {
+  /** IPv4 also where the listener has IPv6, and without a zone. */
+  readonly address: string
+  /** Holds the whole User-Agent. */
+  readonly userAgent: string | undefined
+  /** Holds the User-Agent for the log, at most 200 characters. */
+  readonly agent: string | undefined
+  /** Identifies the client for counting pulls: its address and user agent. */
+  readonly id: string
+}
 
-/** Returns the address of the client of a request: IPv4 also where the listener has IPv6, and without a zone. */
-export function getClientAddress({ socket }: IncomingMessage): string {
-  let address = addresses.get(socket)
-  if (address === undefined) addresses.set(socket, (address = normalizeAddress(socket.remoteAddress ?? '')))
-  return address
+/** Limits the characters of a user agent in the log. */
+const maxAgentLength = 200
+const peers = new WeakMap<Socket, Peer>()
+
+/** Returns the client of a request. It is one object for all requests of a connection, unless the client changes its User-Agent. */
+export function getPeer({ socket, headers }: IncomingMessage): Peer {
+  const userAgent = headers['user-agent']
+  let peer = peers.get(socket)
+  if (peer?.userAgent !== userAgent || peer === undefined) peers.set(socket, (peer = createPeer(socket, userAgent)))
+  return peer
+}
+
+function createPeer({ remoteAddress = '' }: Socket, userAgent: string | undefined): Peer {
+  const address = normalizeAddress(remoteAddress)
+  const agent =
+    userAgent === undefined || userAgent.length <= maxAgentLength ? userAgent : cutText(userAgent, maxAgentLength)
+  return { address, userAgent, agent, id: `${address} ${userAgent ?? ''}` }
 }
 
 /** Tells whether and when a client disconnects before it has its response. */

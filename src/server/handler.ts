@@ -11,9 +11,9 @@ import { translateDiskErrors } from '../registry/uploads.ts'
 import type { SeenClients } from '../stats/clients.ts'
 import type { RecentRequests } from '../stats/requests.ts'
 import type { Stats } from '../stats/stats.ts'
-import { getRepositoryName, getUserAgent, isRead, recordAccess } from './access-log.ts'
+import { getRepositoryName, isRead, recordAccess } from './access-log.ts'
 import { sendBlobAnswer } from './blobs.ts'
-import { ClientAbort, getClientAddress, hasBody } from './connection.ts'
+import { ClientAbort, getPeer, hasBody } from './connection.ts'
 import { answerPush, type PushOptions } from './push.ts'
 import { getReceivedBytes, toBusyError } from './request-body.ts'
 import { type HostGuard, refuseBrowsers } from './request-guard.ts'
@@ -195,10 +195,11 @@ function beginTransfer(
 ): ((transferred: Transferred) => void) | undefined {
   if (route.kind !== 'manifest' && route.kind !== 'blob' && route.kind !== 'upload' && route.kind !== 'uploads')
     return undefined
+  const peer = getPeer(request)
   return options.transfers.begin({
     listener: getListenerName(options),
-    client: getClientAddress(request),
-    agent: getUserAgent(request),
+    client: peer.address,
+    agent: peer.agent,
     repository: getRepositoryName(route, options.defaultRegistry)!,
   })
 }
@@ -269,7 +270,7 @@ function toRepository({ registry, name, byNamespace }: Extract<Route, { name: st
 function createCaller(request: IncomingMessage, options: HandleOptions, client: ClientAbort): Caller {
   return {
     access: options.access,
-    client: `${getClientAddress(request)} ${request.headers['user-agent'] ?? ''}`,
+    client: getPeer(request).id,
     noCache: /\bno-cache\b/i.test(request.headers['cache-control'] ?? ''),
     head: request.method === 'HEAD',
     part: request.headers.range !== undefined,

@@ -30,12 +30,15 @@ export interface ClientReport {
   readonly headOnly: readonly string[]
 }
 
+/** Identifies the sender of requests. It is one object for as many requests as possible, because it is parsed once. */
+export interface ClientIdentity {
+  readonly address: string
+  readonly agent: string | undefined
+}
+
 /** Describes an answered request of a client. */
 export interface ClientRequest {
   readonly listener: 'cache' | 'registry'
-  readonly address: string
-  /** Holds the user agent, cut to a length that can be remembered. */
-  readonly agent: string | undefined
   /** Names the registry that the repository belongs to; undefined on the registry listener. */
   readonly registry: string | undefined
   readonly kind: 'manifest' | 'blob' | 'other'
@@ -63,12 +66,12 @@ interface Client {
   readonly pulled: Set<string>
   /** Maps registries to the time of the first HEAD of a tag that was answered, monotonic ms. */
   readonly headed: Map<string, number>
+  /** Is true for a client that was forgotten to make room. */
+  isForgotten: boolean
 }
 
 /** Limits the clients; the least recently seen ones are forgotten. */
 const maxClients = 200
-/** Limits the user agents that are known to mean a client. */
-const maxAliases = 1000
 /** Limits the registries that are remembered of a client. */
 const maxRegistries = 50
 /** Limits the characters of a host name. */
@@ -85,16 +88,16 @@ const engine = /^(?:containerd|docker|buildkit|nerdctl)$/i
 export class SeenClients {
   readonly #clock: Pick<Clock, 'wall' | 'monotonic'>
   readonly #clients = new Map<string, Client>()
-  /** Finds a client by the whole user agent, because it is parsed for each request otherwise. */
-  readonly #aliases = new Map<string, Client>()
+  readonly #byIdentity = new WeakMap<ClientIdentity, Client>()
   #isSaved = true
 
   constructor(clock: Pick<Clock, 'wall' | 'monotonic'>) {
     this.#clock = clock
   }
 
-  record(request: ClientRequest): void {
-    const client = this.#find(request)
+  record(identity: ClientIdentity, request: ClientRequest): void {
+    const known = this.#byIdentity.get(identity)
+    const client = known === undefined || known.isForgotten ? this.#find(identity, request.listener) : known
     client.requests += 1
     client.bytes += request.bytes
     if (request.result === 'hit') client.hits += 1
@@ -158,6 +161,7 @@ export class SeenClients {
       ...client,
       pulled: [...client.pulled],
       headed: [...client.headed.keys()],
+      isForgotten: undefined,
     }))
     try {
       await writeFileAtomic(path, JSON.stringify({ clients }))
@@ -167,10 +171,8 @@ export class SeenClients {
     }
   }
 
-  #find({ listener, address, agent = '' }: ClientRequest): Client {
-    const alias = `${listener} ${address} ${agent}`
-    const known = this.#aliases.get(alias)
-    if (known) return known
+  #find(identity: ClientIdentity, listener: 'cache' | 'registry'): Client {
+    const { address, agent = '' } = identity
     const { product, version } = parseProduct(agent)
     const key = toKey({ listener, address, product })
     let client = this.#clients.get(key)
@@ -179,15 +181,14 @@ export class SeenClients {
       this.#clients.set(key, (client = createClient(listener, address, product, this.#clock.wall())))
     }
     client.version = version ?? client.version
-    if (this.#aliases.size >= maxAliases) this.#aliases.clear()
-    this.#aliases.set(alias, client)
+    this.#byIdentity.set(identity, client)
     return client
   }
 
   #forgetOldest(): void {
     const oldest = this.#sorted().at(-1)!
+    oldest.isForgotten = true
     this.#clients.delete(toKey(oldest))
-    for (const [alias, client] of this.#aliases) if (client === oldest) this.#aliases.delete(alias)
   }
 
   #sorted(): Client[] {
@@ -197,7 +198,8 @@ export class SeenClients {
 
 function createClient(listener: 'cache' | 'registry', address: string, product: string, now: number): Client {
   const counts = { requests: 0, hits: 0, misses: 0, bytes: 0, firstSeen: now, lastSeen: now }
-  return { address, listener, product, version: undefined, ...counts, pulled: new Set(), headed: new Map() }
+  const registries = { pulled: new Set<string>(), headed: new Map<string, number>() }
+  return { address, listener, product, version: undefined, ...counts, ...registries, isForgotten: false }
 }
 
 function toKey({ listener, address, product }: Pick<Client, 'listener' | 'address' | 'product'>): string {

@@ -29,14 +29,34 @@ export interface RequestReport {
   readonly error?: string
 }
 
-/** Holds what the ring remembers of a request. Its texts are short: see `cutText`. */
+/** Describes a request that was answered; a member that is undefined is absent from the report. */
 export interface AnsweredRequest {
-  id: string
+  readonly id: string
+  readonly listener: 'cache' | 'registry'
+  readonly method: string
+  readonly kind: string | undefined
+  readonly repository: string | undefined
+  readonly reference: string | undefined
+  readonly status: number
+  readonly cache: Provenance['outcome'] | undefined
+  readonly reason: MissReason | undefined
+  readonly bytes: number
+  readonly ms: number
+  /** Holds a text that is short and the same object for many requests, like the agent. */
+  readonly client: string
+  readonly agent: string | undefined
+  readonly error: string | undefined
+}
+
+/** Holds what is remembered of a request, but for its texts, which are in a buffer. */
+interface Entry {
+  /** Gives the time of the answer, wall clock ms. */
+  at: number
+  /** Bytes of its texts in the buffer. */
+  textBytes: number
   listener: 'cache' | 'registry'
   method: string
   kind: string | undefined
-  repository: string | undefined
-  reference: string | undefined
   status: number
   cache: Provenance['outcome'] | undefined
   reason: MissReason | undefined
@@ -47,11 +67,6 @@ export interface AnsweredRequest {
   client: string
   agent: string | undefined
   error: string | undefined
-}
-
-interface Entry extends AnsweredRequest {
-  /** Gives the time of the answer, wall clock ms. */
-  at: number
 }
 
 /** Selects requests; a member that is absent selects all. */
@@ -69,14 +84,17 @@ export interface RequestSelection {
 
 /** Limits the remembered requests. */
 export const maxRecentRequests = 2000
+/** Limits the texts of a request in the buffer, bytes. A name has at most 255 characters, and so has its registry. */
+const maxTextBytes = 1024
 const maxErrorLength = 300
 
 /**
- * Remembers the last requests. Its entries are reused, because an object per request that lives for 2,000 requests is work for the
- * garbage collector (decision 0010).
+ * Remembers the last requests. Its entries are reused, and the texts that are new in each request are copied into one buffer, because
+ * objects that live for 2,000 requests are work for the garbage collector (decision 0010).
  */
 export class RecentRequests {
   readonly #entries: Entry[] = []
+  readonly #texts = Buffer.alloc(maxRecentRequests * maxTextBytes)
   readonly #clock: Pick<Clock, 'wall'>
   readonly #listeners = new Set<(report: RequestReport) => void>()
   /** Holds the place of the next request. */
@@ -86,45 +104,51 @@ export class RecentRequests {
     this.#clock = clock
   }
 
-  record(request: AnsweredRequest): void {
-    const at = this.#clock.wall()
-    const error = request.error === undefined ? undefined : cutText(request.error, maxErrorLength)
-    let entry = this.#entries[this.#next]
-    if (entry) {
-      entry.id = request.id
-      entry.at = at
-      entry.listener = request.listener
-      entry.method = request.method
-      entry.kind = request.kind
-      entry.repository = request.repository
-      entry.reference = request.reference
-      entry.status = request.status
-      entry.cache = request.cache
-      entry.reason = request.reason
-      entry.evictedAt = request.evictedAt
-      entry.bytes = request.bytes
-      entry.ms = request.ms
-      entry.client = request.client
-      entry.agent = request.agent
-      entry.error = error
-    } else this.#entries.push((entry = { ...request, at, error }))
-    this.#next = (this.#next + 1) % maxRecentRequests
+  /** Records a request. `evictedAt`: the time of the eviction when its reason is `evicted`, wall clock ms. */
+  record(request: AnsweredRequest, evictedAt?: number): void {
+    const place = this.#next
+    const texts = `${request.id}\n${request.repository ?? ''}\n${request.reference ?? ''}`
+    const entry = (this.#entries[place] ??= createEntry())
+    entry.at = this.#clock.wall()
+    entry.textBytes = this.#texts.write(texts, place * maxTextBytes, maxTextBytes)
+    entry.listener = request.listener
+    entry.method = request.method
+    entry.kind = request.kind
+    entry.status = request.status
+    entry.cache = request.cache
+    entry.reason = request.reason
+    entry.evictedAt = evictedAt
+    entry.bytes = request.bytes
+    entry.ms = request.ms
+    entry.client = request.client
+    entry.agent = request.agent
+    entry.error = request.error === undefined ? undefined : cutText(request.error, maxErrorLength)
+    this.#next = (place + 1) % maxRecentRequests
     if (this.#listeners.size === 0) return
-    const report = toReport(entry)
+    const report = toReport(entry, this.#readTexts(place))
     for (const listener of this.#listeners) listener(report)
   }
 
   /** Lists the selected requests, the newest first. */
-  list({ repositories, reference, limit }: RequestSelection): RequestReport[] {
+  list({ repositories, reference: wanted, limit }: RequestSelection): RequestReport[] {
     const found: RequestReport[] = []
     const count = this.#entries.length
     for (let back = 1; back <= count && found.length < limit; back++) {
-      const entry = this.#entries[(this.#next - back + count) % count]!
-      if (repositories && !repositories.includes(entry.repository ?? '')) continue
-      const mayBelong = repositories && entry.reference?.includes(':')
-      if (reference === undefined || entry.reference === reference || mayBelong) found.push(toReport(entry))
+      const place = (this.#next - back + count) % count
+      const texts = this.#readTexts(place)
+      if (repositories && !repositories.includes(texts.repository)) continue
+      const mayBelong = repositories && texts.reference.includes(':')
+      if (wanted === undefined || texts.reference === wanted || mayBelong)
+        found.push(toReport(this.#entries[place]!, texts))
     }
     return found
+  }
+
+  #readTexts(place: number): { id: string; repository: string; reference: string } {
+    const start = place * maxTextBytes
+    const text = this.#texts.toString('utf8', start, start + this.#entries[place]!.textBytes)
+    const [id = '', repository = '', reference = ''] = text.split('\n')
+    return { id, repository, reference }
   }
 
   /**
@@ -142,17 +166,23 @@ export function cutText(text: string, length: number): string {
   return Buffer.from(text.slice(0, length)).toString()
 }
 
-function toReport(entry: Entry): RequestReport {
-  const { id, at, listener, method, kind, repository, reference, status, cache, reason, evictedAt } = entry
-  const { bytes, ms, client, agent, error } = entry
+function createEntry(): Entry {
+  const absent = { kind: undefined, cache: undefined, reason: undefined, evictedAt: undefined }
+  const rest = { bytes: 0, ms: 0, client: '', agent: undefined, error: undefined }
+  return { at: 0, textBytes: 0, listener: 'cache', method: '', status: 0, ...absent, ...rest }
+}
+
+function toReport(entry: Entry, texts: { id: string; repository: string; reference: string }): RequestReport {
+  const { at, listener, method, kind, status, cache, reason, evictedAt, bytes, ms, client, agent, error } = entry
+  const { id, repository, reference } = texts
   return {
     id,
     at: new Date(at).toISOString(),
     listener,
     method,
     ...(kind !== undefined && { kind }),
-    ...(repository !== undefined && { repository }),
-    ...(reference !== undefined && { reference }),
+    ...(repository !== '' && { repository: cleanText(repository) }),
+    ...(reference !== '' && { reference: cleanText(reference) }),
     status,
     ...(cache !== undefined && { cache }),
     ...(reason !== undefined && { reason }),

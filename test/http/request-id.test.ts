@@ -89,7 +89,7 @@ describe('X-Request-Id', () => {
   })
 })
 
-test('a million ids are different, short, and made in less than a microsecond each', () => {
+test('a million ids are different and short', () => {
   const ids = new Set<string>()
   for (let at = 0; at < 1_000_000; at++) ids.add(createRequestId())
   expect(ids.size).toBe(1_000_000)

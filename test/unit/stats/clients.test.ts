@@ -1,7 +1,7 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeEach, describe, expect, test } from 'vitest'
-import { type ClientRequest, SeenClients } from '../../../src/stats/clients.ts'
+import { type ClientIdentity, type ClientRequest, SeenClients } from '../../../src/stats/clients.ts'
 import { temporaryFolder } from '../../support/store/store.ts'
 
 const noon = Date.UTC(2026, 10, 30, 12)
@@ -11,11 +11,15 @@ beforeEach(() => void (now = 0))
 
 const containerd = 'containerd/2.1.9'
 
-function request(changes: Partial<ClientRequest> = {}): ClientRequest {
-  return {
+type Sent = Partial<ClientRequest & ClientIdentity>
+
+/** Returns the arguments of `record` for a GET of a manifest. */
+function request({ address = '127.0.0.1', agent = containerd, ...changes }: Sent = {}): [
+  ClientIdentity,
+  ClientRequest,
+] {
+  const sent: ClientRequest = {
     listener: 'cache',
-    address: '127.0.0.1',
-    agent: containerd,
     registry: 'docker.io',
     kind: 'manifest',
     isHead: false,
@@ -25,21 +29,22 @@ function request(changes: Partial<ClientRequest> = {}): ClientRequest {
     bytes: 10,
     ...changes,
   }
+  return [{ address, agent }, sent]
 }
 
-const head = (changes: Partial<ClientRequest> = {}) => request({ isHead: true, bytes: 0, ...changes })
+const head = (changes: Sent = {}) => request({ isHead: true, bytes: 0, ...changes })
 
 describe('the clients that were seen', () => {
   test('are counted by address, listener and product', () => {
     const clients = new SeenClients(clock)
-    clients.record(request())
+    clients.record(...request())
     now += 1000
-    clients.record(request({ kind: 'blob', byTag: false, result: 'miss', bytes: 100 }))
-    clients.record(request({ kind: 'other', byTag: false, result: undefined }))
+    clients.record(...request({ kind: 'blob', byTag: false, result: 'miss', bytes: 100 }))
+    clients.record(...request({ kind: 'other', byTag: false, result: undefined }))
     now += 1000
-    clients.record(request({ address: '172.18.0.2' }))
-    clients.record(request({ listener: 'registry', registry: undefined, result: undefined }))
-    clients.record(request({ agent: 'docker/28.0.1' }))
+    clients.record(...request({ address: '172.18.0.2' }))
+    clients.record(...request({ listener: 'registry', registry: undefined, result: undefined }))
+    clients.record(...request({ agent: 'docker/28.0.1' }))
     expect(clients.list()).toHaveLength(4)
     expect(clients.list().find(({ requests }) => requests === 3)).toEqual({
       address: '127.0.0.1',
@@ -66,53 +71,64 @@ describe('the clients that were seen', () => {
     ['Watchtower (Docker)', 'Watchtower', undefined],
     ['curl/', 'curl', undefined],
     ['  ', 'unknown', undefined],
-    [undefined, 'unknown', undefined],
+    ['', 'unknown', undefined],
     ['evil\u001B[2J/1\u0007', 'evil?[2J', '1'],
     [`${'x'.repeat(200)}/${'1'.repeat(200)}`, 'x'.repeat(40), '1'.repeat(40)],
   ])('have the product and version of %j', (agent, product, version) => {
     const clients = new SeenClients(clock)
-    clients.record(request({ agent }))
+    clients.record(...request({ agent }))
     expect(clients.list()[0]).toMatchObject({ product, ...(version !== undefined && { version }) })
     expect(clients.list()[0]!.version).toBe(version)
   })
 
   test('of one product have the version that was seen last', () => {
     const clients = new SeenClients(clock)
-    clients.record(request({ agent: 'containerd/2.1.8' }))
-    clients.record(request({ agent: 'containerd/2.1.9' }))
+    clients.record(...request({ agent: 'containerd/2.1.8' }))
+    clients.record(...request({ agent: 'containerd/2.1.9' }))
     expect(clients.list()).toMatchObject([{ version: '2.1.9', requests: 2 }])
   })
 
   test('are at most 200, and the ones that were not seen for longest are forgotten', () => {
     const clients = new SeenClients(clock)
-    clients.record(request({ address: 'first' }))
+    clients.record(...request({ address: 'first' }))
     for (let at = 0; at < 5000; at++) {
       now += 1
-      clients.record(request({ address: `10.0.${at >> 8}.${at & 255}` }))
-      clients.record(request({ address: 'first', agent: `containerd/${at}` }))
+      clients.record(...request({ address: `10.0.${at >> 8}.${at & 255}` }))
+      clients.record(...request({ address: 'first', agent: `containerd/${at}` }))
     }
     expect(clients.list()).toHaveLength(200)
     const first = clients.list().find(({ address }) => address === 'first')
     expect(first).toMatchObject({ requests: 5001, version: '4999' })
     expect(clients.list().some(({ address }) => address === '10.0.19.135')).toBe(true)
     expect(clients.list().some(({ address }) => address === '10.0.0.1')).toBe(false)
-    // A client that was forgotten begins again.
-    clients.record(request({ address: '10.0.0.1' }))
-    expect(clients.list().find(({ address }) => address === '10.0.0.1')?.requests).toBe(1)
+  })
+
+  test('begin again after they were forgotten, also on the same connection', () => {
+    const clients = new SeenClients(clock)
+    const [connection, sent] = request({ address: 'first' })
+    clients.record(connection, sent)
+    clients.record(connection, sent)
+    for (let at = 0; at < 200; at++) {
+      now += 1
+      clients.record(...request({ address: `10.0.0.${at}` }))
+    }
+    expect(clients.list().some(({ address }) => address === 'first')).toBe(false)
+    clients.record(connection, sent)
+    expect(clients.list().find(({ address }) => address === 'first')?.requests).toBe(1)
   })
 
   test('are the same after a restart', async () => {
     const path = join(await temporaryFolder(), 'clients.json')
     const clients = new SeenClients(clock)
-    clients.record(request())
-    clients.record(request({ agent: undefined, address: '::1' }))
-    clients.record(head({ registry: 'ghcr.io' }))
+    clients.record(...request())
+    clients.record(...request({ agent: '', address: '::1' }))
+    clients.record(...head({ registry: 'ghcr.io' }))
     await clients.save(path)
     now += 3_600_000
     const loaded = new SeenClients(clock)
     await loaded.load(path)
     expect(loaded.list()).toEqual(clients.list())
-    loaded.record(head())
+    loaded.record(...head())
     now += 60_000
     expect(loaded.list().find(({ product }) => product === 'containerd')).toMatchObject({
       requests: 3,
@@ -132,7 +148,7 @@ describe('the clients that were seen', () => {
     const clients = new SeenClients(clock)
     await clients.load(path)
     expect(clients.list()).toEqual([])
-    clients.record(request())
+    clients.record(...request())
     await clients.save(path)
     await clients.load(path)
     expect(clients.list()).toHaveLength(1)
@@ -146,12 +162,12 @@ describe('a client that only sends HEAD', () => {
 
   test('for a tag is reported after 10 s, with the registry', () => {
     const clients = new SeenClients(clock)
-    clients.record(head())
+    clients.record(...head())
     now += 9999
     expect(listHeadOnly(clients)).toEqual([])
     now += 1
     expect(listHeadOnly(clients)).toEqual(['docker.io'])
-    clients.record(request({ registry: 'ghcr.io' }))
+    clients.record(...request({ registry: 'ghcr.io' }))
     expect(listHeadOnly(clients)).toEqual(['docker.io'])
   })
 
@@ -161,11 +177,11 @@ describe('a client that only sends HEAD', () => {
     ['content that is not there', { isSuccess: false }],
   ] as const)('is not reported any more after a GET of %s', (_, changes) => {
     const clients = new SeenClients(clock)
-    clients.record(head())
+    clients.record(...head())
     now += 60_000
-    clients.record(request(changes))
+    clients.record(...request(changes))
     expect(listHeadOnly(clients)).toEqual([])
-    clients.record(head())
+    clients.record(...head())
     now += 60_000
     expect(listHeadOnly(clients)).toEqual([])
   })
@@ -173,11 +189,11 @@ describe('a client that only sends HEAD', () => {
   test('is not reported when it has pulled from the registry before: it has the image', async () => {
     const path = join(await temporaryFolder(), 'clients.json')
     const clients = new SeenClients(clock)
-    clients.record(request())
+    clients.record(...request())
     await clients.save(path)
     const loaded = new SeenClients(clock)
     await loaded.load(path)
-    loaded.record(head())
+    loaded.record(...head())
     now += 60_000
     expect(listHeadOnly(loaded)).toEqual([])
   })
@@ -190,7 +206,7 @@ describe('a client that only sends HEAD', () => {
     ['on the registry', { listener: 'registry', registry: undefined }],
   ] as const)('is not reported %s', (_, changes) => {
     const clients = new SeenClients(clock)
-    clients.record(head(changes))
+    clients.record(...head(changes))
     now += 60_000
     expect(listHeadOnly(clients)).toEqual([])
   })

@@ -21,7 +21,6 @@ function answered(changes: Partial<AnsweredRequest> = {}): AnsweredRequest {
     status: 200,
     cache: 'hit',
     reason: undefined,
-    evictedAt: undefined,
     bytes: 7,
     ms: 3,
     client: '127.0.0.1',
@@ -58,7 +57,7 @@ describe('the last requests', () => {
 
   test('say why content was missing, and when it was evicted', () => {
     const recent = new RecentRequests(clock)
-    recent.record(answered({ cache: 'miss', reason: 'evicted', evictedAt: Date.UTC(2026, 10, 29) }))
+    recent.record(answered({ cache: 'miss', reason: 'evicted' }), Date.UTC(2026, 10, 29))
     expect(recent.list({ limit: 1 })).toMatchObject([
       { cache: 'miss', reason: 'evicted', evictedAt: '2026-11-29T00:00:00.000Z' },
     ])
