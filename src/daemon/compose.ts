@@ -98,7 +98,7 @@ export async function compose(options: ComposeOptions) {
     const cache = openCache(options, base, claimed, closing)
     const opened = claimedRegistry && openRegistry(options, base, claimedRegistry, cache, closing)
     opening = Promise.allSettled([cache, opened])
-    const { blobs, ownTroubles, probeImages, upstreams, activity, connections } = base
+    const { blobs, ownTroubles, probeImages, upstreams, activity, connections, maxPages } = base
     return {
       blobs,
       ownTroubles,
@@ -108,6 +108,7 @@ export async function compose(options: ComposeOptions) {
       stats: activity.stats,
       pastChanges,
       connections,
+      maxPages,
       /** Resolves when the store of the cache is open. */
       cache,
       /** Is undefined when the registry is switched off. */
@@ -192,6 +193,8 @@ async function composeBase({ config, paths, version, logger, env }: ComposeOptio
     activity,
     pastChanges,
     hashes,
+    /** Limits the pages that hold a connection to the admin listener, so that commands find a free one. */
+    maxPages: Math.ceil(descriptors.admin / 2),
     /** Limits the connections of all listeners. */
     connections: new ConnectionBudget({
       limits: { clients: descriptors.clients, admin: descriptors.admin },

@@ -147,7 +147,8 @@ export async function startMirror(config: Config, options: StartOptions): Promis
         logger,
       }),
     )
-    const events = new EventFeed({ sources: orUnavailable(reporter.openLiveSources()), logger })
+    const { maxPages: maxListeners } = parts
+    const events = new EventFeed({ sources: orUnavailable(reporter.openLiveSources()), maxListeners, logger })
     closing.push(async () => events.close())
     const token = await openAdminToken(home.tokenFile)
     const { idle } = config.cache.timeouts

@@ -3,10 +3,10 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { descriptorsOf, holdIdle, withDescriptors } from '../support/descriptors.ts'
 import { expectContent } from '../support/expect-content.ts'
-import { get, type Answer } from '../support/get.ts'
+import { get, open, type Answer } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
 import { temporaryHome } from '../support/mirror.ts'
 import { startMirrorProcess, type MirrorProcess } from '../support/mirror-process.ts'
@@ -56,6 +56,19 @@ describe.skipIf(process.platform !== 'linux')('a limit of 64 open files', () => 
     expectContent(await mirror.get(blob), layer)
     await expect.poll(() => descriptorsOf(mirror.pid)).toBeLessThanOrEqual(before + 1)
     expect(mirror.log()).not.toMatch(/"level":"error"/)
+  })
+
+  test('serves the status beside as many pages as listen to events', async () => {
+    const { mirror } = await startNarrow(64)
+    const pages = []
+    for (let count = 0; count < 5; count++) {
+      const response = await open(mirror.adminUrl, '/api/events')
+      onTestFinished(() => void response.destroy())
+      pages.push(response.statusCode)
+    }
+    expect(pages[0]).toBe(200)
+    expect(pages).toContain(503)
+    expect((await mirror.status()).running).toBe(true)
   })
 
   test('serves pulls, pushes and the status beside 300 connections without a request, and leaks nothing', async () => {

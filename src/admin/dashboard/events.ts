@@ -19,6 +19,8 @@ interface EventFeedOptions {
   /** May still be opening; the first listener waits for it. */
   readonly sources: Promise<LiveSources>
   readonly logger: Logger
+  /** Limits the pages that listen; at most 20. */
+  readonly maxListeners?: number
   /** Sets the interval between two batches, ms. */
   readonly batchMs?: number
 }
@@ -27,7 +29,7 @@ const defaultBatchMs = 250
 const summaryMs = 2000
 /** Sets the interval of a line without meaning, by which proxies and clients see that the connection works, ms. */
 const keepAliveMs = 15_000
-const maxListeners = 20
+const maxListenersEver = 20
 /** Limits the requests in a batch. */
 const maxRequests = 100
 const maxDownloads = 200
@@ -58,8 +60,9 @@ export class EventFeed {
   /** Answers a request with events until the client leaves. Throws an OciError 503 when too many listen, or the mirror ends. */
   async open(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const sources = await this.#options.sources
-    if (this.#isClosed || this.#listeners.size >= maxListeners) {
-      const message = this.#isClosed ? 'The mirror is ending.' : `${maxListeners} pages listen already.`
+    const limit = Math.min(this.#options.maxListeners ?? Infinity, maxListenersEver)
+    if (this.#isClosed || this.#listeners.size >= limit) {
+      const message = this.#isClosed ? 'The mirror is ending.' : `${limit} pages listen already.`
       throw new OciError('TOOMANYREQUESTS', 503, message, { 'retry-after': '5' })
     }
     // Keeps nginx from collecting the events.
