@@ -377,6 +377,9 @@ export interface ListedImage {
   readonly digest: string
 }
 
+/** Is the message of the 404 for a path that the server does not know, by which a command recognizes an older server. */
+export const unknownPath = 'The admin listener has nothing at this path.'
+
 /** Gives a reason in a `NetworkReport` why the mirror does not listen on a network. */
 export const engineProblem = 'the Docker engine does not answer'
 

@@ -3,7 +3,7 @@ import { readJsonObject } from '../lib/json.ts'
 import { OciError } from '../oci/errors.ts'
 import { readSmallBody } from '../server/request-body.ts'
 import { sendWhole } from '../server/respond.ts'
-import type { AdminApi, VerifyProgress } from './api.ts'
+import { type AdminApi, unknownPath, type VerifyProgress } from './api.ts'
 import type { Changed } from './dashboard/events.ts'
 import { parseDoctorReport } from './dashboard/findings.ts'
 import type { Credential } from './dashboard/sessions.ts'
@@ -134,7 +134,7 @@ export function requireToken(credential: Credential): void {
 }
 
 export function createNothingError(): OciError {
-  return new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
+  return new OciError('UNKNOWN', 404, unknownPath)
 }
 
 /** Reads the JSON object in a body; an empty one for no body. Throws an OciError 400. */

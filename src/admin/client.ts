@@ -6,7 +6,14 @@ import { getCode, getErrno, exitCode, isConnectionFailure, MirrorError } from '.
 import { readSmallFile } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
 import { readOwnedFile } from '../lib/ownership.ts'
-import { type AdminApi, computeHealthProof, type StatusReport, type TicketReport, type VerifyProgress } from './api.ts'
+import {
+  type AdminApi,
+  computeHealthProof,
+  type StatusReport,
+  type TicketReport,
+  unknownPath,
+  type VerifyProgress,
+} from './api.ts'
 
 /**
  * Sends the operations of the admin API to a running mirror over HTTP. Throws a MirrorError when the mirror does not answer or
@@ -117,10 +124,15 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
       return new MirrorError(`The mirror on ${location} refuses the token in ${tokenFile}.`, {
         hints: ['mirror down && mirror up   (makes a new token)'],
       })
+    const reason = readReason(answer)
     // The user named something that does not exist, or cannot.
-    if (status === 400) return new MirrorError(readReason(answer), { exit: exitCode.usage })
+    if (status === 400) return new MirrorError(reason, { exit: exitCode.usage })
+    if (status === 404 && reason === unknownPath)
+      return new MirrorError(`The mirror on ${location} is of an older version, which cannot do this.`, {
+        hints: ['mirror up   (restarts it with this version)'],
+      })
     const hints = status === 503 ? ['Run the command again in a moment', 'mirror logs'] : ['mirror logs']
-    return new MirrorError(`The mirror on ${location} answered ${status}: ${readReason(answer)}`, { hints })
+    return new MirrorError(`The mirror on ${location} answered ${status}: ${reason}`, { hints })
   }
 
   const getStatus = async (): Promise<StatusReport> => parseJson(await sendRequest('GET', '/api/status'))

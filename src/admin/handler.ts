@@ -33,6 +33,9 @@ interface AdminOptions {
   readonly logger: Logger
 }
 
+/** Limits the body with a ticket, bytes. */
+const maxTicketBytes = 4096
+
 /** Holds the options with what the handler itself creates. */
 type Context = Required<Omit<AdminOptions, 'instance' | 'events' | 'logger'>> &
   Pick<AdminOptions, 'instance' | 'events'> & { readonly sessions: Sessions; readonly isStarting: boolean }
@@ -167,7 +170,7 @@ async function handleSession(
       // Browsers send this type to another origin only after a preflight, which is never answered.
       if (!/^application\/json(?:;|$)/i.test(request.headers['content-type'] ?? ''))
         throw new OciError('UNSUPPORTED', 415, 'The body must be application/json.')
-      return send(sessions.begin(request, (await readJson(request, idle))['ticket']))
+      return send(sessions.begin(request, (await readJson(request, idle, maxTicketBytes))['ticket']))
     case 'DELETE':
       return send(sessions.end(request))
     default:

@@ -111,6 +111,15 @@ describe('the admin client', () => {
     )
   })
 
+  test('recognizes a mirror of an older version, which has no such path, and names the command that replaces it', async () => {
+    const message = 'The admin listener has nothing at this path.'
+    const body = JSON.stringify({ errors: [{ code: 'UNKNOWN', message }] })
+    const client = await clientOf((_request, response) => void response.writeHead(404).end(body))
+    const error = await client.createTicket().catch((error: unknown) => error as Error)
+    expect(error).toMatchObject({ name: 'MirrorError', hints: [expect.stringContaining('mirror up')] })
+    expect((error as Error).message).toContain('is of an older version')
+  })
+
   test('ends a verification when the signal aborts', async () => {
     const client = await clientOf((_request, response) => void response.write('{"checked":1}\n'))
     const interrupt = new AbortController()
