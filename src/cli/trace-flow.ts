@@ -93,13 +93,16 @@ function findImageOf(
       one.at <= at &&
       Date.parse(at) - Date.parse(one.at) < maxPullMs,
   )
-  const isTag = ({ reference }: RequestReport) => reference !== undefined && !reference.includes(':')
-  const manifest = kind === 'manifest' && isTag(request) ? request : (before.find(isTag) ?? before[0])
+  const manifest = kind === 'manifest' && isByTag(request) ? request : (before.find(isByTag) ?? before[0])
   const reference = manifest?.reference
   if (repository === undefined || reference === undefined) return undefined
   const [registry] = listener === 'registry' ? running.endpoints.registry : []
   const host = registry === undefined ? '' : `${new URL(registry).host}/`
   return `${host}${repository}${reference.includes(':') ? '@' : ':'}${reference}`
+}
+
+function isByTag({ reference }: RequestReport): boolean {
+  return reference !== undefined && !reference.includes(':')
 }
 
 /** Reads the requests in the log, the newest first; none where there is no log that this user can read. */
@@ -180,5 +183,9 @@ async function readClients(
   const requests = await listClientRequests({ machine, image, stale, registries, client })
   // No configuration leads a client to the mirror for a registry that is not mirrored.
   const isMirrored = report.listener === 'registry' || report.upstream !== undefined
-  return isMirrored ? requests : requests.map(({ fix: _, ...request }) => request)
+  return isMirrored ? requests : requests.map(withoutFix)
+}
+
+function withoutFix({ fix: _fix, ...request }: ClientRequest): ClientRequest {
+  return request
 }

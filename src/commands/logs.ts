@@ -20,6 +20,7 @@ export default class Logs extends BaseCommand {
     'STALE: from the cache, because the upstream did not answer',
     'MISS: fetched from the upstream; JOINED: joined a fetch in progress',
     'PASSED: answered by the upstream, not cached',
+    '(evicted 2 h ago), (removed), (moved) …: why content was not served from the store',
     'LOCAL, OK: read from or written to the registry for pushed images',
     'ABSENT: a HEAD request for missing content, as before each push',
     'CHECK: the test image of `mirror configure --check`; not counted',

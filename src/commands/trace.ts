@@ -9,7 +9,7 @@ import { exitCode } from '../lib/errors.ts'
 const pollMs = 500
 
 export default class Trace extends BaseCommand {
-  static override summary = 'Explain an image: who asks for it, what is held, and what a pull would do now'
+  static override summary = 'Explain an image: what a pull would do now, and why'
   static override description =
     'Shows first what a pull would do now and why; then what each client asks, the upstream, the tag, the content, and the last ' +
     'requests with the reasons of their misses. It sends no request to a registry and changes nothing. With the id of a request ' +
@@ -25,9 +25,9 @@ export default class Trace extends BaseCommand {
     image: stringArgument({ description: 'an image as in `docker pull`, or the id of a request', required: true }),
   }
   static override flags = {
-    client: string({ description: 'show only what this client asks', helpValue: 'NAME' }),
+    client: string({ description: 'client whose requests to show (default: all)', helpValue: 'NAME' }),
     platform: string({
-      description: "platform of the client (default: Linux on the mirror's processor)",
+      description: 'platform to pull for (default: linux on this processor)',
       helpValue: 'OS/ARCH',
     }),
     follow: boolean({ char: 'f', description: 'show the arriving parts until Ctrl-C' }),

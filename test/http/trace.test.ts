@@ -118,7 +118,7 @@ describe('the trace of an image tells what a pull does now', () => {
     for (const digest of arm64.blobs.keys()) await scene.mirror.get(`${app}/blobs/${digest}`)
     await expect.poll(() => scene.mirror.log.some((line) => line.includes('removed cached content'))).toBe(true)
     const { next } = await expectPull(scene, { result: 'miss', upstreamRequests: 1, hubPulls: 1 })
-    expect(next.why[0]).toMatch(/^It was evicted to keep a limit .*, so docker\.io is asked for it\.$/)
+    expect(next.why[0]).toMatch(/^It was evicted .* to keep a limit, so docker\.io is asked for it\.$/)
     const byDigest = await trace(scene.mirror, `app@${amd64.digest}`)
     expect(byDigest.content[0]).toMatchObject({ state: 'held' })
   })
@@ -158,7 +158,8 @@ describe('the trace of an image tells what a pull does now', () => {
     await writeFile(layout.blob(amd64.digest), Buffer.alloc(amd64.bytes.length))
     const report = await trace(scene.mirror)
     expect(describeContent(report)[1]).toBe('manifest missing linux/amd64 damaged needed')
-    expect(report.next).toMatchObject({ result: 'partly', upstreamRequests: 1 })
+    expect(report.next).toMatchObject({ result: 'partly', upstreamRequests: 1, bytes: amd64.bytes.length })
+    expect(describeContent(report).slice(2, 4)).toEqual(['config held needed', 'layer held needed'])
     expect(scene.mirror.log.join('\n')).not.toContain('is damaged')
   })
 

@@ -28,7 +28,7 @@ export interface ContentSources {
 /** Holds the content of an image as a list, each manifest before what it names. */
 export interface ContentTrace {
   readonly content: TracedContent[]
-  /** Is true when every manifest that a pull needs is held, so that the list has all that a pull needs. */
+  /** Is true when it is known what every manifest that a pull needs names, so that the list has all that a pull needs. */
   readonly isComplete: boolean
   /** Is true when an index that is held has no manifest for the platform. */
   readonly lacksPlatform: boolean
@@ -62,7 +62,7 @@ export async function traceContent(root: Digest, sources: ContentSources): Promi
     if (content.length === maxContent) break
     const isManifest = node.kind === 'index' || node.kind === 'manifest'
     const manifest = isManifest ? await readManifest(node, sources) : undefined
-    if (node.isNeeded && isManifest && !manifest?.isHeld) isComplete = false
+    if (node.isNeeded && manifest && !manifest.isKnown) isComplete = false
     if (node.isNeeded && manifest?.isHeld && manifest.lacksPlatform) lacksPlatform = true
     content.push(await describe(node, sources, manifest))
     for (const child of manifest?.children ?? [])
@@ -91,6 +91,8 @@ function orderAsTree(content: readonly TracedContent[]): TracedContent[] {
 interface ReadManifest {
   readonly state: 'held' | 'missing' | 'damaged'
   readonly isHeld: boolean
+  /** Is true when it is known what the manifest names, and which of that a client takes. */
+  readonly isKnown: boolean
   readonly isIndex: boolean
   readonly mediaType: string | undefined
   readonly children: readonly Node[]
@@ -105,12 +107,18 @@ async function readManifest(node: Node, { blobs, record, platform }: ContentSour
   const json = bytes && (await readJsonObject(bytes))
   const outline = bytes && (await outlineManifest(bytes, node.mediaType ?? ''))
   if (json === undefined || outline === undefined || typeof outline === 'string') {
-    const children = (record?.getLinks(digest) ?? []).map((link) => toNode(link, digest))
-    const state = check === 'damaged' ? 'damaged' : 'missing'
+    const isIndex = node.kind === 'index'
+    const links = record?.getLinks(digest) ?? []
+    const children = links.map((link): Node => {
+      const isNeededBlob = isNeeded && !isIndex && link.kind === 'blob'
+      return { ...toNode(link, digest), ...(link.kind === 'blob' && { kind: guessKind(link) }), isNeeded: isNeededBlob }
+    })
     return {
-      state,
+      state: check === 'damaged' ? 'damaged' : 'missing',
       isHeld: false,
-      isIndex: node.kind === 'index',
+      // The metadata do not tell the platforms of an index.
+      isKnown: !isIndex && links.length > 0,
+      isIndex,
       mediaType: undefined,
       children,
       lacksPlatform: false,
@@ -135,7 +143,13 @@ async function readManifest(node: Node, { blobs, record, platform }: ContentSour
     return { ...child, kind, platform: platforms.get(link.digest), isNeeded: isChosen }
   })
   const { mediaType } = outline
-  return { state: 'held', isHeld: true, isIndex, mediaType, children, lacksPlatform: isIndex && chosen === undefined }
+  const lacksPlatform = isIndex && chosen === undefined
+  return { state: 'held', isHeld: true, isKnown: true, isIndex, mediaType, children, lacksPlatform }
+}
+
+/** Tells a config from a layer by its media type, where the manifest cannot be read. */
+function guessKind({ mediaType }: ManifestLink): 'config' | 'layer' {
+  return /config|container\.image\.v1\+json$/.test(mediaType) ? 'config' : 'layer'
 }
 
 /** Verifies a blob, and leaves a damaged one where it is. */

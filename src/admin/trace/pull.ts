@@ -117,8 +117,9 @@ function planTag(
 
 function describeUnknownTag(name: string, host: string, removal: Removal | undefined, now: number): string {
   if (!removal) return `The mirror does not have the tag, so one GET request asks ${host} for ${name}.`
-  const how = removal.why === 'removed' ? 'A command removed it' : 'It was evicted to keep a limit'
-  return `${how} ${formatAge(now - removal.at)}, so ${host} is asked for it.`
+  const age = formatAge(now - removal.at)
+  const how = removal.why === 'removed' ? `A command removed it ${age}` : `It was evicted ${age} to keep a limit`
+  return `${how}, so ${host} is asked for it.`
 }
 
 /** Adds what it costs to fetch a manifest or blob. Content that is held costs nothing, because its manifest grants it. */
@@ -155,11 +156,13 @@ function describeFailure({ lastError }: UpstreamHealth): string {
   return lastError ? cleanText(lastError.message) : 'no reason is known.'
 }
 
-/** Explains what is missing, one sentence for each reason; and a root that needs a grant first. */
-function describeParts(needed: readonly TracedContent[], { now, host }: PullSituation): string[] {
+/** Explains what is missing, one sentence for each reason; and a root by digest that needs a grant first. */
+function describeParts(needed: readonly TracedContent[], { now, host, reference }: PullSituation): string[] {
   const groups = new Map<string, TracedContent[]>()
   for (const one of needed) {
-    const isObstacle = one.state === 'missing' || (one.state === 'held' && one.reason && one.parent === undefined)
+    const isObstacle =
+      one.state === 'missing' ||
+      (one.state === 'held' && one.reason && one.parent === undefined && reference.kind === 'digest')
     const reason = one.reason ?? 'unknown'
     if (isObstacle) groups.set(reason, [...(groups.get(reason) ?? []), one])
   }

@@ -51,7 +51,7 @@ function renderConclusion(
 ): string {
   const color = { hit: colors.green, partly: colors.yellow, miss: colors.bold, fails: colors.red }[next.result]
   const name = toPrintable(image, 400)
-  const costs = describeCosts(next, registry)
+  const costs = listener === 'cache' ? describeCosts(next, registry) : 'no upstream is asked'
   const source = listener === 'cache' ? 'the cache' : 'the registry'
   const sentence = {
     hit: `A pull of ${name} now is served from ${source}: ${costs}.`,

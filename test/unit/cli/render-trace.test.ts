@@ -188,7 +188,7 @@ describe('the trace of an image on a screen', () => {
     }
     const text = renderTrace(pushed, options(undefined))
     expect(text.split('\n')[0]).toBe(
-      'A pull of localhost:5001/app:1 now is served from the registry: no request to localhost:5001.',
+      'A pull of localhost:5001/app:1 now is served from the registry: no upstream is asked.',
     )
     expect(text).not.toContain('Upstream')
   })
