@@ -1,4 +1,5 @@
-// Makes dist/ (declarations from tsc, JavaScript from the bundler) and oclif.manifest.json, which describes the commands.
+// Makes dist/ (declarations from tsc, JavaScript from the bundler, the schema of mirror.yaml) and oclif.manifest.json, which describes
+// the commands.
 import { spawnSync } from 'node:child_process'
 import { rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -25,6 +26,9 @@ if (compiled.status !== 0) process.exit(compiled.status ?? 1)
 
 const { bundle } = await import('./bundle/bundle.js')
 await bundle(root)
+
+const { renderSchema } = await import('./bundle/render-schema.js')
+writeFileSync(join(root, 'dist', 'mirror.schema.json'), await renderSchema(root))
 
 const { Plugin } = await import('@oclif/core')
 const plugin = new Plugin({ root, type: 'core', ignoreManifest: true, errorOnManifestCreate: true })

@@ -61,6 +61,7 @@ export default class Init extends BaseCommand {
     const { configFile } = mirrorPaths(surroundings)
     await this.warnOfMisspelledVariables()
     const { refuseExisting, renderConfig, writeConfig } = await import('../daemon/init.ts')
+    const { writeSchema } = await import('../daemon/schema-file.ts')
     if (!flags.force && !flags['dry-run']) await refuseExisting(configFile, this.commandLine)
     const choices = await this.askForChoices(flags)
     const template = join(findPackageRoot(), 'templates', 'mirror.yaml')
@@ -70,6 +71,7 @@ export default class Init extends BaseCommand {
       return this.info(`Would write ${configFile}`)
     }
     const copy = await writeConfig(configFile, text, { force: flags.force, command: this.commandLine })
+    await writeSchema(configFile, { isNew: true })
     this.reportWritten(configFile, copy)
     this.info('Apply it with: mirror up')
   }

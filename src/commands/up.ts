@@ -76,6 +76,10 @@ export default class Up extends BaseCommand {
     const surroundings = this.getOwnSurroundings(toFlagVariables(flags))
     const { readLastRuntime } = await import('../admin/state.ts')
     const release = this.cleanUpWhenInterrupted()
+    if (!flags['dry-run']) {
+      const { refreshSchema } = await import('../daemon/schema-file.ts')
+      await refreshSchema(mirrorPaths(surroundings).configFile)
+    }
     if ((flags.runtime ?? (await readLastRuntime(mirrorPaths(surroundings)))) === 'container')
       return this.startInContainer(surroundings, flags)
     this.warnOfContainerFlags()

@@ -2,7 +2,9 @@ import { findNearest } from '../lib/errors.ts'
 import { toRegistryUrl } from '../oci/reference.ts'
 import type { CacheConfig, Config, ConfigLayer, CredentialsConfig, UpstreamConfig } from './config.ts'
 import * as read from './values.ts'
-import type { ConfigEntry, ConfigNode, ReadContext, ReadText, SourcePosition } from './values.ts'
+import type { ConfigEntry, ConfigNode, JsonSchema, ReadContext, ReadText, SourcePosition } from './values.ts'
+
+export type { JsonSchema }
 
 /** Reads one key of the configuration. The value is undefined when the key is absent, or invalid, which `context` records. */
 export interface Field<T> {
@@ -11,6 +13,8 @@ export interface Field<T> {
    * Tells the form of the value in an environment variable: plain, or separated by commas. Undefined when no variable can hold it.
    */
   readonly variable?: 'scalar' | 'list'
+  /** Describes the value for editors; see `createConfigSchema`. */
+  readonly schema: JsonSchema
   /** Holds the keys of a section. */
   readonly fields?: Readonly<Record<string, Field<unknown>>>
 }
@@ -18,6 +22,7 @@ export interface Field<T> {
 function scalar<T>(readText: ReadText<T>): Field<T> {
   return {
     variable: 'scalar',
+    schema: orNull(readText.schema),
     read(node, path, context) {
       if (node.kind === 'absent') return undefined
       const problem = createReporter(context, node.position, path)
@@ -32,6 +37,7 @@ function list<T>(readText: ReadText<T>, { minItems = 0 } = {}): Field<T[]> {
   const item = scalar(readText)
   return {
     variable: 'list',
+    schema: { anyOf: [{ type: 'array', items: readText.schema, minItems }, readText.schema, { type: 'null' }] },
     read(node, path, context) {
       if (node.kind === 'absent') return undefined
       if (node.kind === 'map') return createReporter(context, node.position, path)('must be a list')
@@ -42,13 +48,27 @@ function list<T>(readText: ReadText<T>, { minItems = 0 } = {}): Field<T[]> {
   }
 }
 
+/** Allows a key without a value, which counts as absent. */
+function orNull(schema: JsonSchema): JsonSchema {
+  const { enum: words, ...rest } = schema
+  return words ? { ...rest, enum: [...words, null] } : { anyOf: [schema, { type: 'null' }] }
+}
+
 /** Reads a map with known keys. `complete` builds the value from them, or reports missing keys. */
 function section<T extends object, U = T>(
   fields: { readonly [K in keyof Required<T>]: Field<NonNullable<T[K]>> },
   complete?: (given: T, problem: (message: string) => undefined) => U | undefined,
+  required: Pick<JsonSchema, 'required' | 'oneOf'> = {},
 ): Field<U> {
+  const entries = Object.entries<Field<unknown>>(fields)
   return {
     fields,
+    schema: {
+      type: ['object', 'null'],
+      properties: Object.fromEntries(entries.map(([key, field]) => [key, field.schema])),
+      additionalProperties: false,
+      ...required,
+    },
     read(node, path, context) {
       if (node.kind === 'absent') return undefined
       if (node.kind !== 'map') return createReporter(context, node.position, path)('must be a map of keys and values')
@@ -76,6 +96,7 @@ function section<T extends object, U = T>(
 /** Reads a map with arbitrary keys. `readKey` may map different spellings to one key. */
 function record<T>(readKey: ReadText<string>, readValue: (key: string) => Field<T>): Field<Record<string, T>> {
   return {
+    schema: { type: ['object', 'null'], propertyNames: readKey.schema, additionalProperties: readValue('').schema },
     read(node, path, context) {
       if (node.kind === 'absent') return undefined
       if (node.kind !== 'map') return createReporter(context, node.position, path)('must be a map of keys and values')
@@ -193,6 +214,7 @@ export const settings: Field<ConfigLayer> = section<ConfigLayer>({
     auth: section<{ htpasswd?: string }, { htpasswd: string }>(
       { htpasswd: scalar(read.filePath) },
       ({ htpasswd }, problem) => (htpasswd === undefined ? problem('needs the key htpasswd') : { htpasswd }),
+      { required: ['htpasswd'] },
     ),
   }),
   admin: section<Partial<Config['admin']>>({ listen: listenAddresses }),
@@ -205,6 +227,7 @@ export const settings: Field<ConfigLayer> = section<ConfigLayer>({
     { cert: scalar(read.filePath), key: scalar(read.filePath), ca: scalar(read.filePath) },
     ({ cert, key, ca }, problem) =>
       cert === undefined || key === undefined ? problem('needs both cert and key') : { cert, key, ca },
+    { required: ['cert', 'key'] },
   ),
 })
 
@@ -271,8 +294,10 @@ function createCredentialsField(): Field<CredentialsConfig> {
       if (passwordEnv !== undefined) return { from: 'password-env', username, passwordEnv }
       return problem('needs the key passwordFile or passwordEnv; the password itself does not belong here')
     },
+    { required: ['username'], oneOf: [{ required: ['passwordFile'] }, { required: ['passwordEnv'] }] },
   )
   return {
+    schema: { anyOf: [keyword.schema, keys.schema] },
     read(node, path, context) {
       if (node.kind === 'map') return keys.read(node, path, context)
       const from = keyword.read(node, path, context)

@@ -49,7 +49,7 @@ describe('the package', () => {
     const known = [
       /^(LICENSE|README\.md|package\.json|oclif\.manifest\.json)$/,
       /^bin\/(package\.json|run\.js|start\.js|compile-cache\.js)$/,
-      /^dist\/(index\.js|NOTICES\.txt)$/,
+      /^dist\/(index\.js|NOTICES\.txt|mirror\.schema\.json)$/,
       /^dist\/chunks\/[\w.-]+-[A-Z0-9]{8}\.js$/,
       /^dist\/(cli\/(?:main|complete)|daemon\/serve)\.js$/,
       /^dist\/commands\/([a-z]+\/)?[a-z]+\.js$/,

@@ -1,9 +1,10 @@
-import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { renderConfig, writeConfig } from '../../../src/daemon/init.ts'
+import { refreshSchema, writeSchema } from '../../../src/daemon/schema-file.ts'
 import { defaultConfig } from '../../../src/config/config.ts'
 import { parseConfig } from '../../../src/config/parse.ts'
 
@@ -70,6 +71,31 @@ describe('a new mirror.yaml', () => {
     { upstreams: ['a": {}\n  "b'] },
   ])('is refused with exit code 2 for %j', async (chosen) => {
     await expect(render(chosen)).rejects.toMatchObject({ name: 'MirrorError', exit: 2 })
+  })
+
+  test('has a schema beside it for editors, which its first line names, and replaces only its own', async () => {
+    const config = join(folder, 'mirror.yaml')
+    const schema = join(folder, 'mirror.schema.json')
+    expect((await render()).split('\n')[0]).toBe('# yaml-language-server: $schema=./mirror.schema.json')
+    await refreshSchema(config)
+    await expect(stat(schema)).rejects.toThrow('ENOENT')
+
+    expect(await writeSchema(config, { isNew: true })).toBe(schema)
+    const text = await readFile(schema, 'utf8')
+    expect((await stat(schema)).mode & 0o777).toBe(0o600)
+    await writeFile(schema, text.replace('"title": "mirror.yaml"', '"title": "an earlier version"'))
+    await refreshSchema(config)
+    expect(await readFile(schema, 'utf8')).toBe(text)
+
+    for (const own of ['{"title": "mine"}', 'not JSON', '']) {
+      await writeFile(schema, own)
+      await refreshSchema(config)
+      expect(await writeSchema(config, { isNew: true })).toBeUndefined()
+      expect(await readFile(schema, 'utf8')).toBe(own)
+    }
+    await rm(schema)
+    await mkdir(schema)
+    await refreshSchema(config)
   })
 
   test('has mode 0600, and replaces an existing file only with force', async () => {
