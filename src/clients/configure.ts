@@ -227,9 +227,12 @@ export async function readFiles(
   asRoot?: () => Promise<string>,
 ): Promise<FilesSnapshot> {
   const found = new Map<string, Uint8Array>()
-  for (const path of inputs.files) await read(path)
-  for (const tree of inputs.trees)
-    for (const path of await translateReadErrors(tree, () => files.list(tree), asRoot)) await read(path)
+  // Read at once, because each file in a node or a virtual machine takes a program there.
+  const trees = inputs.trees.map(async (tree) => {
+    const paths = await translateReadErrors(tree, () => files.list(tree), asRoot)
+    await Promise.all(paths.map(read))
+  })
+  await Promise.all([...inputs.files.map(read), ...trees])
   return new FilesSnapshot(found)
 
   async function read(path: string): Promise<void> {

@@ -58,11 +58,12 @@ export async function listRecord(
   const stale = allStale.find((one) => isSameTarget(one.record, record))
   const target = await getTarget(machine, record)
   if (record.undone && (await target.observe?.(record))?.inUse !== true) return undefined
-  const files: { path: string; state: ConfiguredFileState }[] = []
-  for (const file of record.files) {
-    const state = record.undone ? 'undone, not reloaded' : await getFileState(file, target.files)
-    files.push({ path: file.path, state: stale && state === 'as written' ? 'stale address' : state })
-  }
+  const files = await Promise.all(
+    record.files.map(async (file): Promise<{ path: string; state: ConfiguredFileState }> => {
+      const state = record.undone ? 'undone, not reloaded' : await getFileState(file, target.files)
+      return { path: file.path, state: stale && state === 'as written' ? 'stale address' : state }
+    }),
+  )
   return {
     client,
     place: record.place,

@@ -2,7 +2,7 @@ import { string as stringArgument } from '@oclif/core/args'
 import { boolean, string } from '@oclif/core/flags'
 import type { DoctorReport } from '../admin/activity.ts'
 import { BaseCommand } from '../cli/base-command.ts'
-import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
+import { dryRunFlag, durationFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
 import { createPrompt, getColumns } from '../cli/terminal.ts'
 import type { DoctorRequest } from '../doctor/doctor.ts'
 import { exitCode } from '../lib/errors.ts'
@@ -32,6 +32,7 @@ finding. --fix runs those commands that change only files of mirror. Exit code 5
       delimiter: ',',
     }),
     'list-checks': boolean({ description: 'list the checks and run none' }),
+    timeout: durationFlag({ description: 'time for all checks without a pull (default: 4s)' }),
     verbose: boolean({ description: 'show what is well and what was skipped, too' }),
     yes: yesFlag,
     'dry-run': dryRunFlag,
@@ -47,6 +48,7 @@ finding. --fix runs those commands that change only files of mirror. Exit code 5
       clients: argv.map(String),
       only: flags.only ?? [],
       pull: flags.pull,
+      timeoutMs: flags.timeout,
     }
     const { runDoctor } = await import('../doctor/doctor.ts')
     const report = await runDoctor(request)
@@ -56,6 +58,8 @@ finding. --fix runs those commands that change only files of mirror. Exit code 5
     else if (mended !== undefined || !flags.fix || flags['dry-run']) await this.show(last, flags.verbose)
     await this.sendReport(last)
     if (last.counts.fail > 0) process.exitCode = exitCode.checkFailed
+    // End the programs that late checks still wait for.
+    process.stdout.write('', () => process.exit())
   }
 
   private async listChecks(asJson: boolean): Promise<void> {

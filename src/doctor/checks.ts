@@ -135,3 +135,6 @@ export function createSelection(only: readonly string[]): (id: string) => boolea
 function isBelow(id: string, name: string): boolean {
   return id === name || id.startsWith(`${name.replace(/\.$/, '')}.`)
 }
+
+/** Begins the reason of a check that was skipped because it was late. */
+export const lateStart = 'no answer within '

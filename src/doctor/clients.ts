@@ -4,46 +4,18 @@ import { checkClient } from '../clients/check.ts'
 import { readFiles } from '../clients/configure.ts'
 import { listRecord } from '../clients/configured.ts'
 import { findMirrorAddress, type MirrorAddress } from '../clients/find-mirror.ts'
-import { getKindProgram, openKindNodes } from '../clients/kind/nodes.ts'
+import { isWrittenByMirror } from '../clients/files/kinds.ts'
 import { getConfigureCommand, openMachineRecords, type StoredRecord } from '../clients/records.ts'
 import { inspectKanikoVariables } from '../clients/kaniko.ts'
 import { findStaleClients } from '../clients/stale-clients.ts'
-import {
-  type ClientAdapter,
-  type ClientName,
-  clientNames,
-  type ClientOptions,
-  type ConfigTarget,
-  type Finding,
-  type Machine,
-} from '../clients/types.ts'
+import { type ClientName, clientNames, type ConfigTarget, type Finding, type Machine } from '../clients/types.ts'
 import { getTarget } from '../clients/undo.ts'
-import { exitCode, getErrno, MirrorError } from '../lib/errors.ts'
-import { checks } from './checks.ts'
+import { getErrno, MirrorError } from '../lib/errors.ts'
+import { ifVisible } from '../lib/fs.ts'
 import { type DoctorContext, notRunning, type Outcome, type Report, type Task, toOk, toSkipped } from './context.ts'
+import { type CheckedTarget, listClusters, listFaultIds, listTargets } from './targets.ts'
 
 const pullTimeoutMs = 180_000
-
-const noOptions: ClientOptions = {
-  scope: undefined,
-  clientVersion: undefined,
-  imageStore: undefined,
-  file: undefined,
-  cluster: undefined,
-}
-
-/** Maps clients to the faults that `inspect` of their targets may find, by the first part of their names. */
-const faultKinds: Partial<Record<ClientName, readonly string[]>> = {
-  docker: ['docker', 'hosts'],
-  podman: ['podman'],
-  containerd: ['containerd', 'hosts'],
-  kind: ['kind', 'containerd', 'hosts'],
-  k3d: ['k3s'],
-  k3s: ['k3s'],
-  minikube: ['hosts'],
-  buildkit: ['buildkit'],
-  kaniko: ['kaniko'],
-}
 
 /** Lists the clients that another one brings along, or that concern only new clusters: not to configure them is no mistake. */
 const optional: ReadonlySet<ClientName> = new Set(['buildkit', 'containerd', 'kind', 'k3d', 'minikube'])
@@ -95,22 +67,9 @@ export async function listClientTasks(context: DoctorContext): Promise<Task[]> {
   ])
 }
 
-/** Lists the ids of the checks for the faults of a client's files. */
-function listFaultIds(client: ClientName): string[] {
-  const kinds = faultKinds[client] ?? []
-  return checks.map(({ id }) => id).filter((id) => kinds.some((kind) => id.startsWith(`clients.${kind}.`)))
-}
-
 async function listActiveRecords(machine: Machine): Promise<readonly StoredRecord[]> {
   const records = await openMachineRecords(machine).list()
   return records.filter(({ root, undone }) => root === undefined && undone !== true)
-}
-
-/** Pairs a target with its record. */
-interface CheckedTarget {
-  readonly target: ConfigTarget
-  /** Is undefined for a target that mirror has not configured. */
-  readonly record: StoredRecord | undefined
 }
 
 async function checkTargets(client: ClientName, all: Surroundings, report: Report): Promise<void> {
@@ -118,82 +77,16 @@ async function checkTargets(client: ClientName, all: Surroundings, report: Repor
   const adapter = await getAdapter(client)
   if (client === 'kaniko')
     for (const finding of inspectKanikoVariables(machine.env)) report(await toOutcome(finding, client, undefined))
-  const [what, allRecords] = await Promise.all([adapter.find(machine), all.records])
+  const clusters = client === 'kind' ? listClusters(machine) : Promise.resolve([])
+  const [what, allRecords] = await Promise.all([adapter.find(machine), all.records, clusters])
   const records = allRecords.filter((record) => record.client === client)
   if (what === undefined && records.length === 0) {
     if (context.clients.includes(client))
       report(toSkipped('clients.configured', `${client} is not installed on this machine`, client))
     return
   }
-  const targets = await listTargets(adapter, records, all, report)
+  const targets = await listTargets(adapter, records, await clusters, machine, report)
   await Promise.all(targets.map((checked) => checkTarget(client, checked, all, report)))
-}
-
-/** Lists the configured targets; for a client without any, the one that `mirror configure` would choose; for kind, each cluster. */
-async function listTargets(
-  adapter: ClientAdapter,
-  records: readonly StoredRecord[],
-  { machine }: Surroundings,
-  report: Report,
-): Promise<CheckedTarget[]> {
-  const found = await findTargets(adapter, machine, records, report)
-  const listed = found.map((target) => ({ target, record: records.find(({ place }) => place === target.id) }))
-  const isCluster = ({ target }: CheckedTarget) => target.details['cluster'] !== undefined && adapter.client === 'kind'
-  const chosen = listed.filter((one) => one.record !== undefined || isCluster(one))
-  const others = records.filter(({ place }) => !found.some(({ id }) => id === place))
-  const restored = await Promise.all(
-    others.map(async (record): Promise<CheckedTarget> => ({ record, target: await getTarget(machine, record) })),
-  )
-  const configured = [...chosen, ...restored]
-  const isConfigured = configured.some(({ record }) => record !== undefined)
-  return isConfigured || configured.length > 0 ? configured : listed.slice(0, 1)
-}
-
-async function findTargets(
-  adapter: ClientAdapter,
-  machine: Machine,
-  records: readonly StoredRecord[],
-  report: Report,
-): Promise<ConfigTarget[]> {
-  const find = async (options: Partial<ClientOptions>) => {
-    try {
-      return await adapter.findTargets(machine, { ...noOptions, ...options })
-    } catch (error) {
-      if (!(error instanceof MirrorError)) throw error
-      // A broken file that is configured is a finding of its own target.
-      if (records.length === 0) report(toTargetFailure(adapter.client, error))
-      return []
-    }
-  }
-  if (adapter.client !== 'kind') return find({})
-  const hasFiles = records.some(({ details }) => details['cluster'] === undefined && details['file'] === undefined)
-  const clusters = await listClusters(machine)
-  const targets = await Promise.all(clusters.map((cluster) => find({ cluster })))
-  return [...targets.flat(), ...(hasFiles || clusters.length === 0 ? await find({}) : [])]
-}
-
-/** Lists the running clusters of kind; none when their engine does not answer. */
-async function listClusters(machine: Machine): Promise<string[]> {
-  try {
-    const nodes = await openKindNodes(machine, getKindProgram(machine.env)).list()
-    return [...new Set(nodes.filter(({ isRunning }) => isRunning).map(({ cluster }) => cluster))]
-  } catch (error) {
-    if (error instanceof MirrorError) return []
-    throw error
-  }
-}
-
-/** Converts the failure to find the targets of a client: files that mirror refuses, or an engine that cannot be reached. */
-function toTargetFailure(client: ClientName, { message, exit, hints: [hint] }: MirrorError): Outcome {
-  const syntax = listFaultIds(client).find((id) => id.endsWith('.syntax') && !id.startsWith('clients.hosts'))
-  const isFault = exit === exitCode.usage && syntax !== undefined
-  return {
-    id: isFault ? syntax : 'clients.configured',
-    subject: client,
-    state: isFault ? 'fail' : 'skipped',
-    saw: message,
-    ...(hint !== undefined && { advice: hint }),
-  }
 }
 
 async function checkTarget(
@@ -208,12 +101,12 @@ async function checkTarget(
   const current = mirror === undefined ? undefined : getCache(mirror, target)
   const cache = current ?? record?.cache
   const command = await getConfigureCommand(machine, record ?? { client, root: undefined, details: target.details })
-  const files = record === undefined ? undefined : await checkFiles(record, command, subject, all, report)
-  const isOwn = target.isOwn === true || files?.isOwn === true
-  const [observation, findings] = await Promise.all([
+  const [files, observation, findings] = await Promise.all([
+    record === undefined ? undefined : checkFiles(target, record, command, subject, all, report),
     cache === undefined ? undefined : target.observe?.({ cache }),
     inspectTarget(target, cache),
   ])
+  const isOwn = target.isOwn === true || files?.isOwn === true
   for (const finding of findings) report(await toOutcome(finding, subject, { command, isOwn }))
   const isCluster = client === 'kind' && target.details['cluster'] !== undefined
   const inUse = observation?.inUse ?? (isCluster ? !findings.some(({ state }) => state === 'fail') : undefined)
@@ -286,6 +179,7 @@ interface CheckedFiles {
 
 /** Compares the files with the record, and the address with that of the mirror. */
 async function checkFiles(
+  target: ConfigTarget,
   record: StoredRecord,
   command: string,
   subject: string,
@@ -296,7 +190,10 @@ async function checkFiles(
   const listed = await listRecord(machine, record)
   const isCreated = (path: string) => record.files.find((file) => file.path === path)?.before === undefined
   const differing = (listed?.files ?? []).filter(({ state }) => state === 'gone' || state === 'changed since')
-  const isOwn = !record.lockedByRoot && differing.every(({ path }) => isCreated(path))
+  const areOwn = await Promise.all(
+    differing.map(async ({ path, state }) => isCreated(path) || (state !== 'gone' && hasHeader(target, path))),
+  )
+  const isOwn = !record.lockedByRoot && areOwn.every(Boolean)
   if (found !== undefined)
     report({
       id: 'clients.address',
@@ -328,6 +225,12 @@ async function checkFiles(
   }
   if (wrong.length === 0) report(toOk('clients.files', undefined, subject))
   return { isAsWritten: wrong.length === 0, isOwn }
+}
+
+/** Reports whether a file still has the header of those that only mirror writes. */
+async function hasHeader({ files }: ConfigTarget, path: string): Promise<boolean> {
+  const state = await ifVisible(files.read(path))
+  return state !== undefined && isWrittenByMirror(Buffer.from(state.bytes).toString())
 }
 
 function reportRunning(

@@ -11,7 +11,7 @@ import { MirrorError } from '../lib/errors.ts'
 import { redact } from '../lib/logger.ts'
 import type { CommandEnvironment } from '../lib/process.ts'
 import { runLater } from '../lib/time.ts'
-import { checks, createSelection, getCheck } from './checks.ts'
+import { checks, createSelection, getCheck, lateStart } from './checks.ts'
 import { listClientTasks } from './clients.ts'
 import type { DoctorContext, Outcome, Task } from './context.ts'
 import { listListenerTasks } from './listeners.ts'
@@ -19,8 +19,8 @@ import { listMirrorTasks } from './mirror.ts'
 import { probeUpstreams, listUpstreamTasks } from './upstreams.ts'
 import { listUseTasks } from './use.ts'
 
-/** Limits the time of all checks without a pull, ms. */
-const deadlineMs = 4000
+/** Limits the time of all checks without a pull by default, ms. */
+const defaultTimeoutMs = 4000
 
 export interface DoctorRequest {
   readonly surroundings: CommandEnvironment
@@ -32,6 +32,8 @@ export interface DoctorRequest {
   readonly only: readonly string[]
   /** Adds a pull by each configured client. */
   readonly pull: boolean
+  /** Limits the time of all checks without a pull, ms; default: 4000. */
+  readonly timeoutMs?: number | undefined
 }
 
 /**
@@ -44,8 +46,9 @@ export async function runDoctor(request: DoctorRequest): Promise<DoctorReport> {
   const deadline = new AbortController()
   // Each task listens, and there are more than ten.
   setMaxListeners(0, deadline.signal)
+  const { timeoutMs = defaultTimeoutMs } = request
   const stop = runLater(
-    deadlineMs,
+    timeoutMs,
     () => deadline.abort(),
     () => {},
   )
@@ -57,7 +60,7 @@ export async function runDoctor(request: DoctorRequest): Promise<DoctorReport> {
     ...(await listClientTasks(context)),
     ...listUseTasks(context),
   ].filter(({ ids }) => ids.some(isSelected))
-  const outcomes = (await Promise.all(tasks.map((task) => runTask(task, deadline.signal)))).flat()
+  const outcomes = (await Promise.all(tasks.map((task) => runTask(task, deadline.signal, timeoutMs)))).flat()
   stop()
   deadline.abort()
   const order = new Map(checks.map(({ id, group }) => [id, group]))
@@ -119,7 +122,7 @@ async function createContext(
 }
 
 /** Runs a task until the deadline, and returns what it reported. */
-async function runTask(task: Task, deadline: AbortSignal): Promise<Outcome[]> {
+async function runTask(task: Task, deadline: AbortSignal, deadlineMs: number): Promise<Outcome[]> {
   const { ids, subject, timeoutMs } = task
   const outcomes: Outcome[] = []
   let isOpen = true
@@ -134,7 +137,7 @@ async function runTask(task: Task, deadline: AbortSignal): Promise<Outcome[]> {
   try {
     const end = await Promise.race([task.run(report), late.promise])
     if (end === 'late')
-      report({ id: ids[0]!, ...named, state: 'skipped', saw: `no answer within ${(timeoutMs ?? deadlineMs) / 1000} s` })
+      report({ id: ids[0]!, ...named, state: 'skipped', saw: `${lateStart}${(timeoutMs ?? deadlineMs) / 1000} s` })
   } catch (error) {
     if (error instanceof MirrorError) {
       const [hint] = error.hints

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { homedir, tmpdir } from 'node:os'
 import { mkdtemp } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -19,8 +19,10 @@ async function createHome(): Promise<string> {
   return home
 }
 
-async function run(home: string, ...args: string[]) {
-  const env = { ...commandEnv(home), LC_ALL: 'C.UTF-8' }
+const run = (home: string, ...args: string[]) => runWith({}, home, ...args)
+
+async function runWith(variables: Record<string, string>, home: string, ...args: string[]) {
+  const env = { ...commandEnv(home), LC_ALL: 'C.UTF-8', ...variables }
   const child = spawn(process.execPath, [program, ...args], { cwd: home, env, stdio: ['ignore', 'pipe', 'pipe'] })
   let stdout = ''
   let stderr = ''
@@ -85,6 +87,20 @@ describe('mirror doctor', () => {
     expect(stdout).toContain('Everything is well: 1 check.')
     expect(exit).toBe(0)
     expect(await run(home, 'status')).toMatchObject({ exit: 0 })
+  })
+
+  test('ends within five seconds when a program hangs, and names the check that got no answer', async () => {
+    const home = await createHome()
+    await mkdir(join(home, 'bin'))
+    await writeFile(join(home, 'bin', 'podman'), '#!/bin/sh\nexec sleep 60\n', { mode: 0o755 })
+    const PATH = `${join(home, 'bin')}:${process.env['PATH']}`
+    const begin = performance.now()
+    const { stdout } = await runWith({ PATH }, home, 'doctor', 'podman', '--only', 'clients')
+    expect(performance.now() - begin).toBeLessThan(6000)
+    expect(stdout).toContain('clients.configured: podman: no answer within 4 s')
+    expect(stdout).not.toContain('Everything is well')
+    const short = await runWith({ PATH }, home, 'doctor', 'podman', '--only', 'clients', '--timeout', '100ms')
+    expect(short.stdout).toContain('no answer within 0.1 s')
   })
 
   test('--list-checks lists each check, as docs/doctor.md does', async () => {

@@ -69,10 +69,11 @@ describe.skipIf(missing !== undefined)('mirror doctor', () => {
     }
     const record = async (line: string) => {
       const result = await runHere(line)
-      session.add(line, result.stdout + result.stderr)
+      session.add(line.replace(' --timeout 60s', ''), result.stdout + result.stderr)
       return result
     }
-    const doctor = 'mirror doctor kind --only clients,listeners'
+    // Give a busy machine more time than the default.
+    const doctor = 'mirror doctor kind --only clients,listeners --timeout 60s'
     const examine = async () => JSON.parse((await runHere(`${doctor} --json`)).stdout) as DoctorReport
     const expectWell = async () => {
       const { exit, stdout } = await record(doctor)
@@ -153,7 +154,9 @@ describe.skipIf(missing !== undefined)('mirror doctor', () => {
     const env = { PATH: searchPath(''), DOCKER_HOST: `unix://${dockerSocket(scene.folder)}` }
     const mirror = (...args: string[]) => runMirror(scene, { enter: dockerd.enter, env }, ...args)
     const examine = async () =>
-      JSON.parse((await mirror('doctor', 'docker', '--only', 'clients', '--json')).stdout) as DoctorReport
+      JSON.parse(
+        (await mirror('doctor', 'docker', '--only', 'clients', '--timeout', '60s', '--json')).stdout,
+      ) as DoctorReport
 
     expect(findings(await examine())).toMatchObject([{ id: 'clients.configured', state: 'warn' }])
     expect(await mirror('configure', 'docker', '--yes')).toMatchObject({ exit: 0 })
@@ -169,7 +172,9 @@ describe.skipIf(missing !== undefined)('mirror doctor', () => {
     const scene = await startScene({ registries: ['docker.io'], content: await content() })
     const apart = await startApart(scene, searchPath(''))
     const examine = async () =>
-      JSON.parse((await apart.mirror('doctor', 'podman', '--only', 'clients', '--json')).stdout) as DoctorReport
+      JSON.parse(
+        (await apart.mirror('doctor', 'podman', '--only', 'clients', '--timeout', '60s', '--json')).stdout,
+      ) as DoctorReport
 
     expect(await apart.mirror('configure', 'podman', '--yes')).toMatchObject({ exit: 0 })
     expect(findings(await examine())).toEqual([])
@@ -204,7 +209,9 @@ describe.skipIf(missing !== undefined)('mirror doctor', () => {
       return daemon
     }
     const examine = async () =>
-      JSON.parse((await apart.mirror('doctor', 'containerd', '--only', 'clients', '--json')).stdout) as DoctorReport
+      JSON.parse(
+        (await apart.mirror('doctor', 'containerd', '--only', 'clients', '--timeout', '60s', '--json')).stdout,
+      ) as DoctorReport
 
     await write('')
     const first = await start()

@@ -1,5 +1,5 @@
 import type { CheckResult, CheckState, DoctorReport } from '../../admin/activity.ts'
-import type { Check } from '../../doctor/checks.ts'
+import { type Check, lateStart } from '../../doctor/checks.ts'
 import { type Colorizer, type Colors, wrapText } from '../terminal.ts'
 import { formatCount, renderNamedRows } from './table.ts'
 
@@ -23,14 +23,15 @@ const marks: Readonly<Record<CheckState, readonly [unicode: string, ascii: strin
 /** Renders the findings by group; without any, one line that says so. */
 export function renderDoctor(report: DoctorReport, style: DoctorStyle): string {
   const { results, counts } = report
-  const shown = results.filter(({ state }) => style.verbose || state === 'warn' || state === 'fail')
+  const late = results.filter(isLate).length
+  const shown = results.filter((one) => style.verbose || isFinding(one) || isLate(one))
   const blocks = [...new Set(shown.map(({ group }) => group))].map((group) =>
     [
       style.colors.bold(group),
       ...shown.filter((one) => one.group === group).map((one) => renderResult(one, style)),
     ].join('\n'),
   )
-  return [...blocks, renderSummary(counts, results.length, style)].join('\n\n')
+  return [...blocks, renderSummary(counts, { total: results.length, late }, style)].join('\n\n')
 }
 
 function renderResult({ id, subject, state, saw, fix, advice }: CheckResult, style: DoctorStyle): string {
@@ -59,10 +60,23 @@ function toShown(text: string): string {
   return text.replaceAll(/[\u0000-\u001f\u007f-\u009f]/g, ' ')
 }
 
-function renderSummary(counts: DoctorReport['counts'], total: number, { colors, columns }: DoctorStyle): string {
+/** Reports whether a check got no answer in time, so that nobody knows if all is well. */
+function isLate({ state, saw }: CheckResult): boolean {
+  return state === 'skipped' && saw.startsWith(lateStart)
+}
+
+function isFinding({ state }: CheckResult): boolean {
+  return state === 'warn' || state === 'fail'
+}
+
+function renderSummary(
+  counts: DoctorReport['counts'],
+  { total, late }: { readonly total: number; readonly late: number },
+  { colors, columns }: DoctorStyle,
+): string {
   const skipped = counts.skipped === 0 ? '' : `, ${counts.skipped} skipped`
   const text =
-    counts.fail + counts.warn === 0
+    counts.fail + counts.warn + late === 0
       ? `Everything is well: ${formatCount(total, 'check', 'checks')}${skipped}.`
       : `${formatCount(counts.fail, 'failure', 'failures')}, ${formatCount(counts.warn, 'warning', 'warnings')}, ${counts.ok} ok${skipped}.`
   const color = counts.fail > 0 ? colors.red : counts.warn > 0 ? colors.yellow : colors.green

@@ -163,9 +163,11 @@ export async function pullInNode(nodes: NodePrograms, node: string, image: strin
 
 /** Returns the folders in which the containerd of a node looks for hosts.toml files. */
 export async function getNodeConfigPaths(nodes: NodePrograms, node: string): Promise<readonly string[]> {
-  const dump = await nodes.exec(node, ['containerd', 'config', 'dump'])
+  const [dump, containerd] = await Promise.all([
+    nodes.exec(node, ['containerd', 'config', 'dump']),
+    getNodeContainerdVersion(nodes, node),
+  ])
   if (dump?.exitCode !== 0) return []
-  const containerd = await getNodeContainerdVersion(nodes, node)
   return readRegistrySection(`containerd config dump in ${node}`, dump.stdout, { containerd }).configPaths
 }
 

@@ -24,7 +24,14 @@ import type {
   MirrorForClient,
 } from '../types.ts'
 import { inspectKindNodes } from './inspect.ts'
-import { isOwnHostingConfigMap, type KindNode, type KindNodes, openKindNodes, renderHostingConfigMap } from './nodes.ts'
+import {
+  type FoundNode,
+  isOwnHostingConfigMap,
+  type KindNode,
+  type KindNodes,
+  openKindNodes,
+  renderHostingConfigMap,
+} from './nodes.ts'
 
 const containerdConfig = '/etc/containerd/config.toml'
 
@@ -164,18 +171,19 @@ export async function findKindCluster(nodes: KindNodes, name: string): Promise<K
       hints: ['kind get clusters', 'mirror configure kind | kind create cluster --config -'],
     })
   const controlPlane = found.find(({ isControlPlane }) => isControlPlane)?.name
-  return {
-    name,
-    nodes: await Promise.all(
-      found.map(async (node) => ({
-        name: node.name,
-        configPaths: await getNodeConfigPaths(nodes, node.name),
-        version: await getNodeContainerdVersion(nodes, node.name),
-        mounts: node.mounts.map(({ destination }) => destination),
-      })),
-    ),
-    kubectlNode: controlPlane !== undefined && (await answersKubectl(nodes, controlPlane)) ? controlPlane : undefined,
-  }
+  const [clusterNodes, answers] = await Promise.all([
+    Promise.all(found.map((node) => inspectRunningNode(nodes, node))),
+    controlPlane !== undefined && answersKubectl(nodes, controlPlane),
+  ])
+  return { name, nodes: clusterNodes, kubectlNode: answers ? controlPlane : undefined }
+}
+
+async function inspectRunningNode(nodes: KindNodes, { name, mounts }: FoundNode): Promise<KindNode> {
+  const [configPaths, version] = await Promise.all([
+    getNodeConfigPaths(nodes, name),
+    getNodeContainerdVersion(nodes, name),
+  ])
+  return { name, configPaths, version, mounts: mounts.map(({ destination }) => destination) }
 }
 
 /** Creates the target of a running cluster: its files are those of all nodes, and the hosting ConfigMap. */
