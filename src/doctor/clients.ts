@@ -89,6 +89,12 @@ async function checkTargets(client: ClientName, all: Surroundings, report: Repor
   await Promise.all(targets.map((checked) => checkTarget(client, checked, all, report)))
 }
 
+/** Names a target for a person: `kind cluster dev`, `docker, system`. */
+function nameTarget(client: ClientName, { title, details }: ConfigTarget): string {
+  const { cluster } = details
+  return cluster === undefined ? `${client}, ${title.replace(/ \(.*\)$/, '')}` : `${client} cluster ${cluster}`
+}
+
 async function checkTarget(
   client: ClientName,
   { target, record }: CheckedTarget,
@@ -96,7 +102,7 @@ async function checkTarget(
   report: Report,
 ): Promise<void> {
   const { machine } = all
-  const subject = `${client}, ${target.title}`
+  const subject = nameTarget(client, target)
   const mirror = await all.address
   const current = mirror === undefined ? undefined : getCache(mirror, target)
   const cache = current ?? record?.cache
@@ -289,7 +295,7 @@ async function checkPulls(
   const id = 'clients.pull'
   for (const record of (await records).filter((one) => one.client === client)) {
     const target = await getTarget(machine, record)
-    const subject = `${client}, ${target.title}`
+    const subject = nameTarget(client, target)
     if (target.pull === undefined) {
       report(toSkipped(id, 'no pull can be run from this machine', subject))
       continue

@@ -124,6 +124,11 @@ describe('mirror doctor', () => {
       .endpoints
     const configured = await run(home, 'configure', 'k3d', '--yes', '--mirror', mirror.cache[0]!)
     expect(configured, configured.stderr).toMatchObject({ exit: 0 })
+    // A cluster is in a network of its own, where the loopback address of this machine leads nowhere.
+    const loopback = await run(home, 'doctor', 'k3d', '--only', 'clients.loopback', '--json')
+    expect(JSON.parse(loopback.stdout)).toMatchObject({
+      results: [{ id: 'clients.loopback', state: 'fail', fix: { command: 'mirror configure k3d' } }],
+    })
     await rm(file)
     const found = await run(home, 'doctor', 'k3d', '--only', 'clients.files', '--json')
     expect(JSON.parse(found.stdout)).toMatchObject({

@@ -38,7 +38,9 @@ function renderResult({ id, subject, state, saw, fix, advice }: CheckResult, sty
   const { colors, columns = Infinity, unicode } = style
   const [mark, ascii] = marks[state]
   const color: Colorizer = { ok: colors.green, warn: colors.yellow, fail: colors.red, skipped: colors.dim }[state]
-  const about = subject !== undefined && !saw.includes(subject) ? `${subject}: ${saw}` : saw
+  // Leave out what the sentence itself names.
+  const parts = (subject ?? '').split(', ').filter((part) => part !== '' && !saw.includes(part))
+  const about = parts.length === 0 ? saw : `${parts.join(', ')}: ${saw}`
   // Name the check that was skipped, because the reason alone does not tell it.
   const text = toShown(state === 'skipped' ? `${id}: ${about}` : about)
   const lines = wrapText(text, Math.max(20, columns), '    ')

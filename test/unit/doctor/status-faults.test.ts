@@ -1,0 +1,297 @@
+import { describe, expect, test } from 'vitest'
+import type { StatusReport } from '../../../src/admin/api.ts'
+import type { FoundMirror } from '../../../src/admin/find-mirror.ts'
+import { defaultConfig } from '../../../src/config/config.ts'
+import { mirrorPaths } from '../../../src/config/paths.ts'
+import type { DoctorContext, Outcome, Task, UpstreamProbe } from '../../../src/doctor/context.ts'
+import { listListenerTasks } from '../../../src/doctor/listeners.ts'
+import { listMirrorTasks } from '../../../src/doctor/mirror.ts'
+import { listUpstreamTasks } from '../../../src/doctor/upstreams.ts'
+import { listUseTasks } from '../../../src/doctor/use.ts'
+import { type Answers, machineWith } from '../../support/clients/machine-with.ts'
+import { reply, serve } from '../../support/upstream/serve.ts'
+
+const quietUpstream = { hits: 1, misses: 1, bytesFromUpstream: 1, state: 'ok' } as const
+
+interface Scene {
+  readonly status?: Partial<StatusReport>
+  readonly probe?: Partial<UpstreamProbe>
+  /** Answers of programs, by the beginning of the command line. */
+  readonly answers?: Answers
+  /** The addresses of the running mirror. */
+  readonly endpoints?: Partial<FoundMirror['running']['endpoints']>
+  /** Files below the home. */
+  readonly files?: Readonly<Record<string, string>>
+  /** The process in the state file. */
+  readonly pid?: number
+}
+
+/** Creates what the checks see of a running mirror. */
+async function contextOf({
+  status,
+  probe,
+  answers = {},
+  endpoints,
+  files = {},
+  pid = process.pid,
+}: Scene): Promise<DoctorContext> {
+  const { machine, home } = await machineWith(answers, files, {
+    env: { PATH: '/var/empty', DOCKER_CONFIG: '/var/empty' },
+  })
+  const surroundings = { platform: 'linux', env: { ...machine.env, MIRROR_HOME: home }, homedir: home, cwd: home }
+  const all = { cache: [], registry: [], admin: [], networks: {}, ...endpoints }
+  const running = {
+    runtime: 'process',
+    version: '0.1.0',
+    pid,
+    processIdentity: undefined,
+    startedAt: new Date().toISOString(),
+    configHashes: {},
+    endpoints: all,
+  }
+  const report = {
+    version: '0.1.0',
+    running: true,
+    runtime: 'process',
+    pid: process.pid,
+    endpoints: all,
+    networks: {},
+    upstreams: { 'docker.io': quietUpstream },
+    storage: { path: home, bytes: 0, maxBytes: 0, freeBytes: 10 ** 12, minFree: 10 ** 9 },
+    registry: {},
+    refusedHosts: {},
+    refusedRegistries: {},
+    ...status,
+  }
+  const probes = [{ host: 'docker.io', status: 200, ms: 12, skewMs: 0, ...probe }]
+  return {
+    surroundings,
+    machine,
+    paths: mirrorPaths(surroundings),
+    version: '0.1.0',
+    found: Promise.resolve({ running, paths: mirrorPaths(surroundings), user: undefined } as unknown as FoundMirror),
+    status: Promise.resolve(report as unknown as StatusReport),
+    config: Promise.resolve(defaultConfig()),
+    probeUpstreams: async () => probes,
+    clients: [],
+    pull: false,
+    signal: new AbortController().signal,
+  }
+}
+
+/** Runs the tasks of the checks, and returns what they found. */
+async function findingsOf(scene: Scene, id: string) {
+  const context = await contextOf(scene)
+  const tasks: Task[] = [
+    ...listMirrorTasks(context),
+    ...listUpstreamTasks(context),
+    ...listListenerTasks(context),
+    ...listUseTasks(context),
+  ]
+  const outcomes: Outcome[] = []
+  for (const task of tasks.filter(({ ids }) => ids.includes(id))) await task.run((one) => outcomes.push(one))
+  return outcomes.filter(({ state }) => state === 'warn' || state === 'fail')
+}
+
+const url = 'http://172.18.0.1:5055'
+const inspected = JSON.stringify([
+  {
+    Name: '/dev-control-plane',
+    Config: { Labels: { 'io.x-k8s.kind.cluster': 'dev', 'io.x-k8s.kind.role': 'control-plane' } },
+    State: { Running: true },
+  },
+])
+const cluster = { 'docker ps': 'abc\n', 'docker inspect': inspected }
+const onKind = { networks: { kind: url } }
+const exec = 'docker exec dev-control-plane'
+const refused = { exitCode: 1, stdout: '', stderr: 'bash: connect: Connection refused\n' }
+const silent = { exitCode: undefined, stdout: '', stderr: '' }
+const limit = { limit: 100, windowSeconds: 21_600, at: '2026-11-30T12:00:00Z' }
+
+const faults: readonly [fault: string, id: string, state: string, mend: string, scene: Scene][] = [
+  ['two mirrors', 'mirror.lock', 'fail', 'kill 1', { pid: 1 }],
+  [
+    'a full disk',
+    'mirror.disk',
+    'fail',
+    'mirror cache prune',
+    { status: { storage: { freeBytes: 5, minFree: 10 } as never } },
+  ],
+  [
+    'a trouble of its own',
+    'mirror.troubles',
+    'fail',
+    'mirror logs',
+    { status: { troubles: ['It has no descriptors.'] } },
+  ],
+  [
+    'a damaged record of the registry',
+    'mirror.records',
+    'fail',
+    'Push the images',
+    {
+      status: {
+        registry: {
+          damaged: [{ repository: 'app', path: '/d', original: '/o', reason: 'cut', served: false }],
+        } as never,
+      },
+    },
+  ],
+  ['a clock that is ahead', 'mirror.clock', 'warn', 'sudo timedatectl set-ntp true', { probe: { skewMs: 120_000 } }],
+  ['a slow upstream', 'upstreams.time', 'warn', 'Check the network', { probe: { ms: 2500 } }],
+  [
+    'an upstream that failed before',
+    'upstreams.reachable',
+    'warn',
+    'mirror logs',
+    {
+      status: {
+        upstreams: {
+          'docker.io': { ...quietUpstream, state: 'open', lastError: { message: 'It was silent.', at: '' } },
+        },
+      },
+    },
+  ],
+  [
+    'a token service with a problem',
+    'upstreams.token',
+    'fail',
+    'auth.docker.io',
+    { probe: { token: { realm: 'auth.docker.io', status: 502 } } },
+  ],
+  [
+    'a quota that is used up',
+    'upstreams.quota',
+    'fail',
+    'docker login',
+    {
+      status: { upstreams: { 'docker.io': { ...quietUpstream, rateLimit: { ...limit, remaining: 0 } } } },
+    },
+  ],
+  [
+    'a quota that is nearly used up',
+    'upstreams.quota',
+    'warn',
+    'docker login',
+    {
+      status: { upstreams: { 'docker.io': { ...quietUpstream, rateLimit: { ...limit, remaining: 9 } } } },
+    },
+  ],
+  [
+    'a credential that has expired',
+    'upstreams.credential',
+    'fail',
+    'mirror credentials refresh',
+    {
+      status: { upstreams: { 'docker.io': { ...quietUpstream, credentials: { state: 'expired' } } } },
+    },
+  ],
+  [
+    'an address that refuses connections',
+    'listeners.loopback',
+    'fail',
+    'mirror up',
+    { endpoints: { cache: ['http://127.0.0.1:1'] } },
+  ],
+  [
+    'a gateway that it cannot listen on',
+    'listeners.network',
+    'fail',
+    'mirror logs',
+    {
+      status: { networks: { kind: { state: 'failed', reason: 'the port is in use' } } },
+    },
+  ],
+  ['a network of kind that is not served', 'listeners.node', 'fail', 'mirror up --network kind', { answers: cluster }],
+  [
+    'a node that is refused',
+    'listeners.node',
+    'fail',
+    'mirror up',
+    {
+      endpoints: onKind,
+      answers: { ...cluster, [`${exec} bash`]: refused, [`${exec} env`]: '' },
+    },
+  ],
+  [
+    'a firewall before the mirror',
+    'listeners.firewall',
+    'fail',
+    'sudo iptables -I INPUT -p tcp -d 172.18.0.1 --dport 5055 -j ACCEPT',
+    {
+      endpoints: onKind,
+      answers: { ...cluster, [`${exec} bash`]: silent, [`${exec} env`]: '' },
+    },
+  ],
+  [
+    'a proxy in a node',
+    'listeners.proxy',
+    'fail',
+    'Add 172.18.0.1 to NO_PROXY',
+    {
+      endpoints: onKind,
+      answers: {
+        ...cluster,
+        [`${exec} bash`]: '',
+        [`${exec} env`]: 'HTTP_PROXY=http://proxy.corp:3128\nNO_PROXY=10.0.0.0/8\n',
+      },
+    },
+  ],
+]
+
+describe('mirror doctor finds, of a running mirror,', () => {
+  test.for(faults)('%s', async ([, id, state, mend, scene]) => {
+    const findings = await findingsOf(scene, id)
+    expect(findings.map((one) => [one.id, one.state, one.fix?.command ?? one.advice])).toEqual([
+      [id, state, expect.stringContaining(mend)],
+    ])
+  })
+
+  test('no proxy where NO_PROXY has the network of the mirror', async () => {
+    const env = 'HTTP_PROXY=http://proxy.corp:3128\nNO_PROXY=172.18.0.0/16\n'
+    const answers = { ...cluster, [`${exec} bash`]: '', [`${exec} env`]: env }
+    expect(await findingsOf({ endpoints: onKind, answers }, 'listeners.proxy')).toEqual([])
+  })
+
+  test('a client that asks for tags and then fetches nothing', async () => {
+    const client = {
+      address: '172.18.0.2',
+      product: 'containerd',
+      headOnly: ['docker.io'],
+      lastSeen: new Date().toISOString(),
+    }
+    const admin = await serve((_, response) => reply(response, 200, {}, JSON.stringify([client])))
+    const findings = await findingsOf({ endpoints: { admin: [admin.url] } }, 'use.head-only')
+    expect(findings).toEqual([
+      expect.objectContaining({ id: 'use.head-only', state: 'warn', subject: 'containerd at 172.18.0.2' }),
+    ])
+    expect(admin.log).toEqual(['GET /api/clients'])
+  })
+
+  test('a configured client that has not come for a week', async () => {
+    const record = {
+      client: 'podman',
+      place: 'user',
+      title: 'user',
+      since: '2026-01-01T00:00:00Z',
+      files: [],
+      folders: [],
+    }
+    const text = JSON.stringify({ ...record, details: {}, cache: url, fallback: true })
+    const files = { 'state/configured/podman-0123456789abcdef.json': text }
+    const admin = await serve((_, response) => reply(response, 200, {}, '[]'))
+    const findings = await findingsOf({ endpoints: { admin: [admin.url] }, files }, 'use.seen')
+    expect(findings).toEqual([
+      expect.objectContaining({
+        id: 'use.seen',
+        state: 'warn',
+        fix: { command: 'mirror configure podman --check', isOwn: false },
+      }),
+    ])
+  })
+
+  test('nothing of clients where the mirror does not record them', async () => {
+    const admin = await serve((_, response) => reply(response, 404))
+    expect(await findingsOf({ endpoints: { admin: [admin.url] } }, 'use.seen')).toEqual([])
+  })
+})
