@@ -2,7 +2,7 @@ import { getAdapter } from '../clients/adapters.ts'
 import { isLoopbackUrl } from '../clients/address.ts'
 import { checkClient } from '../clients/check.ts'
 import { readFiles } from '../clients/configure.ts'
-import { listRecord } from '../clients/configured.ts'
+import { type ConfiguredFileState, listRecord } from '../clients/configured.ts'
 import { findMirrorAddress, type MirrorAddress } from '../clients/find-mirror.ts'
 import { isWrittenByMirror } from '../clients/files/kinds.ts'
 import { getConfigureCommand, openMachineRecords, type StoredRecord } from '../clients/records.ts'
@@ -106,7 +106,10 @@ async function checkTarget(
   const mirror = await all.address
   const current = mirror === undefined ? undefined : getCache(mirror, target)
   const cache = current ?? record?.cache
-  const command = await getConfigureCommand(machine, record ?? { client, root: undefined, details: target.details })
+  const { details } = target
+  // Only root may write the files of the system.
+  const lockedByRoot = details['scope'] === 'system' && process.geteuid?.() !== 0
+  const command = await getConfigureCommand(machine, record ?? { client, root: undefined, details, lockedByRoot })
   const [files, observation, findings] = await Promise.all([
     record === undefined ? undefined : checkFiles(target, record, command, subject, all, report),
     cache === undefined ? undefined : target.observe?.({ cache }),
@@ -212,25 +215,43 @@ async function checkFiles(
       fix: { command: stripNote(found.mend), isOwn: isOwn && record.files.every(({ path }) => isCreated(path)) },
     })
   else report(toOk('clients.address', `${subject} has ${record.cache}.`, subject))
-  const words = { gone: 'is gone', 'changed since': 'was changed since', unreachable: 'cannot be read' } as const
-  const wrong = (listed?.files ?? []).flatMap(({ path, state }) =>
-    state === 'gone' || state === 'changed since' || state === 'unreachable' ? [{ path, state }] : [],
-  )
-  for (const { path, state } of wrong) {
-    const saw = `${path}, which mirror wrote, ${words[state]}.`
-    if (state === 'unreachable') report(toSkipped('clients.files', saw, subject))
+  const wrong = (
+    await Promise.all(
+      (listed?.files ?? []).map(async ({ path, state }) => ({
+        path,
+        why: await explainFile(path, state, target, record),
+      })),
+    )
+  ).filter(({ why }) => why !== undefined)
+  for (const { path, why } of wrong) {
+    const saw = `${path}, which mirror wrote, ${why}.`
+    if (why === unreadable) report(toSkipped('clients.files', saw, subject))
+    // A file of mirror that the user has changed may be right; the other checks tell.
     else
-      report({
-        id: 'clients.files',
-        subject,
-        // A file that the user has changed may be right; the other checks tell.
-        state: state === 'gone' ? 'fail' : 'warn',
-        saw,
-        fix: { command, isOwn },
-      })
+      report({ id: 'clients.files', subject, state: why === changed ? 'warn' : 'fail', saw, fix: { command, isOwn } })
   }
   if (wrong.length === 0) report(toOk('clients.files', undefined, subject))
   return { isAsWritten: wrong.length === 0, isOwn }
+}
+
+const unreadable = 'cannot be read'
+const changed = 'was changed since'
+
+/** Explains what is wrong with a recorded file; undefined for nothing. */
+async function explainFile(
+  path: string,
+  state: ConfiguredFileState,
+  target: ConfigTarget,
+  { files, cache }: StoredRecord,
+): Promise<string | undefined> {
+  if (state === 'unreachable') return unreadable
+  if (state === 'gone') return 'is gone'
+  if (state !== 'changed since') return undefined
+  const isShared = files.some((file) => file.path === path && file.before !== undefined)
+  if (!isShared || (await hasHeader(target, path))) return changed
+  // The user may change a file of the user's own, as long as it keeps what mirror added.
+  const text = Buffer.from((await target.files.read(path))?.bytes ?? []).toString()
+  return text.includes(new URL(cache).host) || text.includes('config_path') ? undefined : 'no longer names the mirror'
 }
 
 /** Reports whether a file still has the header of those that only mirror writes. */

@@ -1,5 +1,7 @@
 import { connect } from 'node:net'
 import { getKindProgram, openKindNodes, type FoundNode, type KindNodes } from '../clients/kind/nodes.ts'
+import { isLoopbackUrl } from '../clients/address.ts'
+import { openMachineRecords } from '../clients/records.ts'
 import { getKindNetworkName } from '../docker/engine.ts'
 import { getErrno, MirrorError } from '../lib/errors.ts'
 import { readProxies } from '../upstream/proxy.ts'
@@ -15,6 +17,7 @@ export function listListenerTasks(context: DoctorContext): Task[] {
   return [
     { ids: ['listeners.loopback'], run: (report) => checkLoopback(context, report) },
     { ids: ['listeners.network', 'listeners.firewall'], run: (report) => checkNetworks(context, report) },
+    { ids: ['listeners.proxy'], run: (report) => checkEngineProxy(context, report) },
     {
       ids: ['listeners.node', 'listeners.proxy', 'listeners.firewall'],
       run: (report) => checkNodes(context, nodes, listNodes, report),
@@ -167,6 +170,37 @@ async function connectInNode(nodes: KindNodes, node: string, url: string): Promi
   return /refused/i.test(result.stderr) ? 'refused' : 'failed'
 }
 
+/** Reports a proxy that dockerd would use for the mirror. It needs none for a loopback address. */
+async function checkEngineProxy({ machine }: DoctorContext, report: Report): Promise<void> {
+  const id = 'listeners.proxy'
+  const records = (await openMachineRecords(machine).list()).filter(
+    ({ client, root, undone }) => client === 'docker' && root === undefined && undone !== true,
+  )
+  const urls = records.map(({ cache }) => cache).filter((url) => !isLoopbackUrl(url))
+  if (urls.length === 0) return
+  const format = '{{.HTTPProxy}}\n{{.HTTPSProxy}}\n{{.NoProxy}}'
+  const info = await machine.runCommand('docker', ['info', '--format', format], { timeoutMs: connectTimeoutMs })
+  if (info?.exitCode !== 0) return report(toSkipped(id, 'docker info does not answer', 'docker'))
+  const [http, https, none] = info.stdout.split('\n').map((line) => line.trim())
+  for (const url of urls) {
+    const proxy = findProxy(url, { http_proxy: http, https_proxy: https, no_proxy: none })
+    if (proxy === undefined) report(toOk(id, undefined, 'docker'))
+    else
+      report({
+        id,
+        subject: 'docker',
+        state: 'fail',
+        saw: `dockerd uses the proxy ${proxy} for the mirror: its NO_PROXY does not have ${new URL(url).hostname}.`,
+        advice: `Add ${new URL(url).hostname} to NO_PROXY of dockerd (systemctl edit docker, or the settings of its program), then restart it.`,
+      })
+  }
+}
+
+/** Returns the name of the proxy that a program with these variables uses for a URL; undefined for a direct connection. */
+function findProxy(url: string, env: Readonly<Record<string, string | undefined>>): string | undefined {
+  return readProxies(env).find(new URL(url))?.name
+}
+
 /** Reports a proxy that containerd in a node would use for the mirror. */
 function reportProxy(node: string, url: string, variables: string, report: Report): void {
   const id = 'listeners.proxy'
@@ -176,17 +210,14 @@ function reportProxy(node: string, url: string, variables: string, report: Repor
       return name === undefined ? [] : [[name.toLowerCase(), value]]
     }),
   )
-  const proxy = readProxies({
-    http_proxy: env['http_proxy'],
-    https_proxy: env['https_proxy'],
-    no_proxy: env['no_proxy'],
-  }).find(new URL(url))
+  const { http_proxy, https_proxy, no_proxy } = env
+  const proxy = findProxy(url, { http_proxy, https_proxy, no_proxy })
   if (proxy === undefined) return report(toOk(id, undefined, node))
   report({
     id,
     subject: node,
     state: 'fail',
-    saw: `${node} uses the proxy ${proxy.name} for the mirror: its NO_PROXY does not have ${new URL(url).hostname}.`,
+    saw: `${node} uses the proxy ${proxy} for the mirror: its NO_PROXY does not have ${new URL(url).hostname}.`,
     advice: `Add ${new URL(url).hostname} to NO_PROXY of the shell that runs kind, then create the cluster again.`,
   })
 }

@@ -268,6 +268,18 @@ describe('mirror doctor finds, of a running mirror,', () => {
     expect(admin.log).toEqual(['GET /api/clients'])
   })
 
+  test('a proxy of dockerd that stands before the mirror', async () => {
+    const record = { client: 'docker', place: 'desktop', title: 'Docker Desktop', since: '2026-01-01T00:00:00Z' }
+    const more = { details: {}, files: [], folders: [], cache: 'http://host.docker.internal:5055', fallback: true }
+    const files = { 'state/configured/docker-0123456789abcdef.json': JSON.stringify({ ...record, ...more }) }
+    const answers = { 'docker info': 'http.docker.internal:3128\nhttp.docker.internal:3128\nregistry.corp\n' }
+    expect(await findingsOf({ files, answers }, 'listeners.proxy')).toEqual([
+      expect.objectContaining({ id: 'listeners.proxy', subject: 'docker', state: 'fail' }),
+    ])
+    const exempt = { 'docker info': 'http.docker.internal:3128\n\nhost.docker.internal\n' }
+    expect(await findingsOf({ files, answers: exempt }, 'listeners.proxy')).toEqual([])
+  })
+
   test('a configured client that has not come for a week', async () => {
     const record = {
       client: 'podman',
