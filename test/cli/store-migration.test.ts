@@ -25,16 +25,7 @@ import { computeDigest } from '../../src/oci/reference.ts'
 import { createStoreLayout } from '../../src/store/layout.ts'
 import { commandEnv } from '../support/command-env.ts'
 import { expectAll, expected } from '../support/store-v1/compare.ts'
-import {
-  homeWithStores,
-  parseOutput,
-  program,
-  run,
-  runJson,
-  startOffline,
-  stop,
-  storeNames,
-} from '../support/store-v1/fixture.ts'
+import { homeWithStores, program, run, runJson, startOffline, stop, storeNames } from '../support/store-v1/fixture.ts'
 
 const isRoot = process.getuid?.() === 0
 const nobody = 65_534
@@ -72,7 +63,7 @@ async function expectReaders(home: string, options: { uid?: number } = {}): Prom
   for (const command of readers) {
     const { status, stdout, stderr } = await run(home, command, options)
     expect([command, status, stderr]).toEqual([command, 0, ''])
-    expect([command, parseOutput(stdout)]).toEqual([command, expected.commands[command]])
+    expect([command, JSON.parse(stdout)]).toEqual([command, expected.commands[command]])
     expect([command, await snapshot(join(home, 'data'))]).toEqual([command, before])
   }
 }

@@ -210,11 +210,5 @@ export async function run(
 export async function runJson(home: string, command: string, path?: string): Promise<unknown> {
   const { status, stdout, stderr } = await run(home, command, path === undefined ? {} : { path })
   if (status !== 0) throw new Error(`mirror ${command} ended with ${status}: ${stderr}`)
-  return parseOutput(stdout)
-}
-
-/** Parses the JSON output of a command, without the fields of images that the previous release did not print. */
-export function parseOutput(stdout: string): unknown {
-  const isNew = (key: string) => key === 'evictionRank' || key === 'movedAt'
-  return JSON.parse(stdout, (key, value: unknown) => (isNew(key) ? undefined : value))
+  return JSON.parse(stdout)
 }
