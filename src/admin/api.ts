@@ -216,7 +216,10 @@ export interface ImageReport {
   lastPulled?: string
   /** Gives the time at which the upstream last confirmed the tag (ISO 8601). */
   checkedAt?: string
-  /** Numbers the images in the order of eviction: 1 goes next when the store is full. Tags of one image have the same number. */
+  /**
+   * Numbers the images in the order of eviction: 1 goes next when the store is full. Tags of one image have the same number. Like the
+   * members below, it is only in `GET /api/cache`.
+   */
   evictionRank?: number
   /** Holds another digest that the upstream named for the tag, while it is not fetched, with the time (ISO 8601). */
   outdated?: { digest: string; at: string }

@@ -57,7 +57,7 @@ export function openStoredCache({ maxSize, maxAge, stateDir, ...options }: Store
     return { store, api: createCacheApi(store, evictor), close }
   }
   return {
-    list: () => using(openToRead(options.root), async (store) => listImageReports({ store, cache: undefined })),
+    list: () => using(openToRead(options.root), async (store) => listImageReports({ store })),
     remove: (request) => using(open(request.dryRun), ({ api }) => api.remove(request)),
     checkTag: refuseStopped,
     prune: (request) => using(open(request.dryRun), ({ api }) => api.prune(request)),

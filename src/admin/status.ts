@@ -1,4 +1,4 @@
-import { listCachedImages } from '../cache/images.ts'
+import { type CachedImage, listCachedImages } from '../cache/images.ts'
 import type { PullThrough } from '../cache/pull-through.ts'
 import type { Stats, Totals, UpstreamTotals } from '../stats/stats.ts'
 import { createPauses } from '../lib/async.ts'
@@ -34,7 +34,6 @@ type StorageContext = Pick<StatusContext, 'maxBytes' | 'minFree' | 'freeBytes'>
 
 /** Holds the parts of the server that a status report covers. */
 interface StatusSources {
-  readonly cache: Pick<PullThrough, 'describeTag'>
   readonly store: Pick<Store<MetadataStore>, 'metadata' | 'blobs' | 'layout'>
   readonly stats: Stats
   /** Holds the upstreams that received requests since the start. */
@@ -50,7 +49,7 @@ interface StatusSources {
 /** Builds what `mirror status --json` prints. */
 export async function createStatusReport(sources: StatusSources, context: StatusContext): Promise<StatusReport> {
   const { store, stats, upstreams, pushed, blobs: sender } = sources
-  const images = await listImageReports(sources)
+  const images = await listImageReports({ store })
   const manifests = await countManifests(store.metadata)
   return {
     version: context.version,
@@ -125,21 +124,19 @@ export async function countManifests(metadata: Pick<MetadataStore, 'all'>): Prom
   return found.size
 }
 
-/** Lists the cached images, without probe images. */
+/** Lists the cached images, without probe images; with `cache` also the details of `GET /api/cache`. */
 export async function listImageReports({ store, cache }: ImageSources): Promise<ImageReport[]> {
   const all = await listCachedImages(store.metadata, store.blobs.sizes, createPauses(systemClock))
   const images = all.filter(({ repository }) => !isProbeImageName(repository))
+  if (!cache) return images.map(toImageReport)
   // Tags of one image have one rank, because they go together.
   const times = [...new Set(images.map(({ usedAt }) => usedAt))].toSorted((a, b) => a - b)
   const ranks = new Map(times.map((usedAt, at) => [usedAt, at + 1]))
   return images.map((image) => {
-    const { name, host, repository, tag, digest, bytes, pulls, lastPulled, checkedAt, usedAt } = image
-    const report: ImageReport = { name, digest, bytes, pulls }
-    if (lastPulled !== undefined) report.lastPulled = toIso(lastPulled)
-    if (checkedAt !== undefined) report.checkedAt = toIso(checkedAt)
-    const rank = ranks.get(usedAt)
-    if (rank !== undefined) report.evictionRank = rank
-    const details = tag === undefined ? undefined : cache?.describeTag({ host, name: repository }, tag)
+    const { host, repository, tag, usedAt } = image
+    const report = toImageReport(image)
+    report.evictionRank = ranks.get(usedAt)!
+    const details = tag === undefined ? undefined : cache.describeTag({ host, name: repository }, tag)
     if (details?.newer) report.outdated = { digest: details.newer.digest, at: toIso(details.newer.at) }
     if (details?.movedAt !== undefined) report.movedAt = toIso(details.movedAt)
     return report
@@ -148,8 +145,15 @@ export async function listImageReports({ store, cache }: ImageSources): Promise<
 
 interface ImageSources {
   readonly store: Pick<StatusSources['store'], 'metadata' | 'blobs'>
-  /** Is undefined for the store of a stopped mirror. */
-  readonly cache: Pick<PullThrough, 'describeTag'> | undefined
+  /** Adds the details that only the running mirror knows; undefined to leave them out. */
+  readonly cache?: Pick<PullThrough, 'describeTag'> | undefined
+}
+
+function toImageReport({ name, digest, bytes, pulls, lastPulled, checkedAt }: CachedImage): ImageReport {
+  const report: ImageReport = { name, digest, bytes, pulls }
+  if (lastPulled !== undefined) report.lastPulled = toIso(lastPulled)
+  if (checkedAt !== undefined) report.checkedAt = toIso(checkedAt)
+  return report
 }
 
 function toRegistryCounters(pushed: StatusSources['pushed']): StatusReport['registry'] {

@@ -5,7 +5,7 @@ import type { Digest } from '../oci/reference.ts'
 const pauseEvery = 256
 
 /** Describes an image of which at least one blob is stored. */
-interface CachedImage {
+export interface CachedImage {
   /** `docker.io/library/alpine:3.20`, or `docker.io/library/alpine@sha256:…` for one without a tag. */
   readonly name: string
   readonly host: string

@@ -76,8 +76,6 @@ describe('the statistics', () => {
         pulls: 1,
         lastPulled: expect.any(String),
         checkedAt: expect.any(String),
-        evictionRank: 1,
-        movedAt: expect.any(String),
       },
     ])
   })
