@@ -1,7 +1,7 @@
-// Makes dist/ (declarations from tsc, JavaScript from the bundler, the schema of mirror.yaml) and oclif.manifest.json, which describes
+// Makes dist/ (declarations from tsc, JavaScript from the bundler, the schema of mirror.yaml, the manual page) and oclif.manifest.json, which describes
 // the commands.
 import { spawnSync } from 'node:child_process'
-import { rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -36,3 +36,8 @@ await plugin.load()
 const commands = Object.entries(plugin.manifest.commands).toSorted(([a], [b]) => (a < b ? -1 : 1))
 const manifest = { ...plugin.manifest, commands: Object.fromEntries(commands) }
 writeFileSync(manifestFile, `${JSON.stringify(manifest, null, 2)}\n`)
+
+const { renderManPage } = await import('./bundle/render-man-page.js')
+const pjson = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+mkdirSync(join(root, 'dist', 'man'))
+writeFileSync(join(root, 'dist', 'man', 'mirror.1'), await renderManPage(root, manifest, pjson))

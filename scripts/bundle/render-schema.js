@@ -1,16 +1,7 @@
-import { build } from 'esbuild'
+import { runSource } from './run-source.js'
 
 /** Returns the JSON schema of mirror.yaml, which editors use. */
 export async function renderSchema(root) {
-  const { outputFiles } = await build({
-    absWorkingDir: root,
-    entryPoints: ['src/config/json-schema.ts'],
-    bundle: true,
-    format: 'esm',
-    platform: 'node',
-    write: false,
-    logLevel: 'warning',
-  })
-  const { renderConfigSchema } = await import(`data:text/javascript,${encodeURIComponent(outputFiles[0].text)}`)
+  const { renderConfigSchema } = await runSource(root, 'src/config/json-schema.ts')
   return renderConfigSchema()
 }

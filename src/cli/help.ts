@@ -4,7 +4,7 @@ import { exitCode, MirrorError, findNearest } from '../lib/errors.ts'
 import { type Colors, wrapText } from './terminal.ts'
 
 /** Describes the program, its commands and topics, as help shows them. */
-interface ProgramDescription {
+export interface ProgramDescription {
   /** Holds the name by which the user calls it: `mirror`. */
   readonly name: string
   readonly description: string
@@ -120,14 +120,16 @@ function toFlagRows(flags: readonly Command.Flag.Cached[]): Row[] {
     })
 }
 
-function renderFlagValue(flag: Command.Flag.Cached): string {
+/** Renders the value of a flag after its name: ` FILE`. */
+export function renderFlagValue(flag: Command.Flag.Cached): string {
   if (flag.type === 'boolean') return ''
   const { helpValue, multiple } = flag
   const value = helpValue === undefined ? (flag.options?.join('|') ?? 'VALUE') : [helpValue].flat().join(' ')
   return ` ${value}${multiple === true ? '...' : ''}`
 }
 
-function describeFlag(flag: Command.Flag.Cached): string {
+/** Describes a flag, with its default, the flags that it excludes or needs, and its variable. */
+export function describeFlag(flag: Command.Flag.Cached): string {
   const parts = [flag.description ?? '']
   if (flag.type === 'option' && flag.default !== undefined) parts.push(`(default ${String(flag.default)})`)
   const others = (flag.exclusive ?? []).flatMap((other) => (typeof other === 'string' ? [`--${other}`] : []))
@@ -139,7 +141,8 @@ function describeFlag(flag: Command.Flag.Cached): string {
   return parts.map((text) => (text.startsWith('[') ? text.replaceAll(' ', '\u00a0') : text)).join(' ')
 }
 
-function renderExamples({ examples = [], id }: Command.Cached, name: string): string[] {
+/** Renders the examples of a command, as the user types them. */
+export function renderExamples({ examples = [], id }: Command.Cached, name: string): string[] {
   return examples.flatMap((example) =>
     typeof example === 'string'
       ? [example.replaceAll('<%= config.bin %>', name).replaceAll('<%= command.id %>', toTypedName(id))]
@@ -233,7 +236,7 @@ export function parseCommandLine(args: readonly string[], names: CommandNames): 
 }
 
 /** Returns the name of a command as the user types it: `cache ls`. */
-function toTypedName(id: string): string {
+export function toTypedName(id: string): string {
   return id.replaceAll(':', ' ')
 }
 

@@ -54,6 +54,7 @@ describe('the package', () => {
       /^dist\/(cli\/(?:main|complete)|daemon\/serve)\.js$/,
       /^dist\/commands\/([a-z]+\/)?[a-z]+\.js$/,
       /^dist\/dashboard\/(index\.html|assets\/[a-z]+-[A-Z0-9]{8}\.(js|css|svg))$/,
+      /^dist\/man\/mirror\.1$/,
       /^dist\/([a-z]+\/)*[a-z-]+\.d\.ts$/,
       /^templates\/((launchd\/|systemd\/)?[a-z0-9-]+\.[a-z]+|Caddyfile|Dockerfile)$/,
     ]
