@@ -74,6 +74,8 @@ export function createUpstreamDirectory({
   const fetching = ownTroubles.watch('fetch')
   const upstreams = new Map<string, { upstream: Upstream; http: HttpUpstream }>()
   const offline = new OfflineSwitch(config.cache.offline)
+  /** Lists the upstreams that clients have asked for. */
+  const used = new Set<string>()
 
   for (const [host, { url }] of Object.entries(config.upstreams)) {
     if (url.startsWith('http://')) logger.warn({ upstream: host, url }, 'upstream uses plain HTTP (unencrypted)')
@@ -120,11 +122,13 @@ export function createUpstreamDirectory({
         return { upstream: createProbeUpstream(host, probeImage), name: probeImage.repository }
       }
       const target = route(repository)
+      if (target) used.add(target.host)
       return target && { upstream: open(target.host), name: target.name }
     },
-    /** Iterates over the upstreams that were used since the start. */
+    /** Iterates over the upstreams that were used since the start, or whose quota is known. */
     *all(): Iterable<Upstream> {
-      for (const { upstream } of upstreams.values()) yield upstream
+      for (const [host, { upstream, http }] of upstreams)
+        if (used.has(host) || http.health().rateLimit !== undefined) yield upstream
     },
     /**
      * Asks Docker Hub for the quota, so that the status shows it before the first pull. Does nothing while offline, and where

@@ -64,8 +64,8 @@ export async function runDemo(onStep: (step: DemoStep) => void): Promise<DemoSto
       },
     }
     const paths = mirrorPaths({ platform: process.platform, env: { MIRROR_HOME: home }, homedir: home, cwd: home })
-    // Use no proxy, even when this machine has one.
-    const env = { ...process.env, no_proxy: '*' }
+    // Use no proxy, even when this machine has one, and no server beyond this machine.
+    const env = { ...process.env, no_proxy: '*', MIRROR_NO_QUOTA_PROBE: '1' }
     const options = { home: paths, version: 'demo', runtime: 'process', logger: silentLogger, env } as const
     const mirror = await startMirror(config, options)
     try {

@@ -28,7 +28,7 @@ export interface Mirror {
 export async function startMirror({ home, config, env, enter }: MirrorOptions): Promise<Mirror> {
   const configFile = join(home, 'mirror.yaml')
   await writeFile(configFile, JSON.stringify(config))
-  const own = { PATH: process.env['PATH'], HOME: home, MIRROR_HOME: home, ...env }
+  const own = { PATH: process.env['PATH'], HOME: home, MIRROR_HOME: home, MIRROR_NO_QUOTA_PROBE: '1', ...env }
   const status = async () => {
     const [file, ...args] = enter([process.execPath, program, 'status', '--json'])
     return JSON.parse(await run(file!, args, { env: own })) as StatusReport

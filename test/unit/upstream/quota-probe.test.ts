@@ -1,4 +1,5 @@
-import type { ServerResponse } from 'node:http'
+import { createServer, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { defaultConfig } from '../../../src/config/config.ts'
 import { createUpstreamDirectory } from '../../../src/daemon/upstreams.ts'
@@ -81,39 +82,67 @@ describe('the request for the quota', () => {
     expect(isDockerHub(url)).toBe(expected)
   })
 
-  test.each([[false], [true]])(
-    'is not sent to a server that stands in for Docker Hub (offline: %s)',
-    async (offline) => {
-      const hub = await serveHub((response) => reply(response, 200, { ...type, ...quota }))
-      const { cache, ...rest } = defaultConfig()
-      const upstreams = {
-        'docker.io': {
-          url: hub.url,
-          credentials: { from: 'anonymous' as const },
-          tokenHosts: [],
-          ca: undefined,
-          tagFreshness: undefined,
-        },
-      }
-      const directory = createUpstreamDirectory({
-        config: { ...rest, upstreams, cache: { ...cache, offline } },
-        probeImages: new ProbeImages(
-          () => 0,
-          () => 'id',
-        ),
-        env: {},
-        identify: createIdentify(Buffer.from('key')),
-        userAgent: 'mirror/test',
-        requests: new Slots(100),
-        clock: systemClock,
-        logger: silentLogger,
-        ownTroubles: new ProcessHealth(systemClock),
-        history: { recordResponse: () => {} },
-      })
-      onTestFinished(() => directory.close())
-      await directory.probeQuota()
-      expect(hub.log).toEqual([])
-      expect([...directory.all()]).toEqual([])
-    },
-  )
+  /** Creates a directory whose docker.io is at this URL. */
+  function openDirectory(
+    url: string,
+    { offline = false, env = {} }: { offline?: boolean; env?: Record<string, string> },
+  ) {
+    const { cache, ...rest } = defaultConfig()
+    const upstreams = {
+      'docker.io': {
+        url,
+        credentials: { from: 'anonymous' as const },
+        tokenHosts: [],
+        ca: undefined,
+        tagFreshness: undefined,
+      },
+    }
+    const directory = createUpstreamDirectory({
+      config: { ...rest, upstreams, cache: { ...cache, offline } },
+      probeImages: new ProbeImages(
+        () => 0,
+        () => 'id',
+      ),
+      env,
+      identify: createIdentify(Buffer.from('key')),
+      userAgent: 'mirror/test',
+      requests: new Slots(100),
+      clock: systemClock,
+      logger: silentLogger,
+      ownTroubles: new ProcessHealth(systemClock),
+      history: { recordResponse: () => {} },
+    })
+    onTestFinished(() => directory.close())
+    return directory
+  }
+
+  test('is not sent to a server that stands in for Docker Hub', async () => {
+    const hub = await serveHub((response) => reply(response, 200, { ...type, ...quota }))
+    const directory = openDirectory(hub.url, {})
+    await directory.probeQuota()
+    expect(hub.log).toEqual([])
+    expect([...directory.all()]).toEqual([])
+  })
+
+  test.each<[string, { offline?: boolean; env?: Record<string, string> }, number]>([
+    ['once', {}, 1],
+    ['never offline', { offline: true }, 0],
+    ['never with MIRROR_NO_QUOTA_PROBE', { env: { MIRROR_NO_QUOTA_PROBE: '1' } }, 0],
+  ])('is sent to Docker Hub %s, and its failure adds no upstream to the status', async (_, options, expected) => {
+    // A proxy that connects to nobody, so that no test reaches Docker Hub.
+    const asked: string[] = []
+    const proxy = createServer()
+    proxy.on('connect', (request, socket) => {
+      asked.push(String(request.url))
+      socket.end('HTTP/1.1 502 Bad Gateway\r\n\r\n')
+    })
+    await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve))
+    onTestFinished(() => void proxy.close())
+    const { port } = proxy.address() as AddressInfo
+    const env = { https_proxy: `http://127.0.0.1:${port}`, ...options.env }
+    const directory = openDirectory('https://registry-1.docker.io', { ...options, env })
+    await directory.probeQuota()
+    expect(asked).toEqual(Array.from({ length: expected }, () => 'registry-1.docker.io:443'))
+    expect([...directory.all()]).toEqual([])
+  })
 })
