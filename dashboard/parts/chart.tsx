@@ -1,6 +1,7 @@
 import { useSignal } from '@preact/signals'
 import { useEffect, useRef } from 'preact/hooks'
 import { cleanText, formatDay, formatTime } from '../data/format.ts'
+import { getMarks, getTimeMarks } from './marks.ts'
 
 export interface Series {
   readonly label: string
@@ -26,12 +27,9 @@ interface ChartProps {
 }
 
 const [height, top, bottom, left, right] = [180, 8, 20, 62, 4]
-const minute = 60_000
-const hour = 60 * minute
-const day = 24 * hour
-/** Lists the distances of marks on the time axis, ms. */
-const distances = [5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 7200, 14_400].map((minutes) => minutes * minute)
-
+const day = 86_400_000
+/** Limits the values of a line that are drawn as dots, too; a single one would be invisible without. */
+const maxDots = 40
 /**
  * Shows a chart as SVG, with a legend that reads the values at the cursor and a table of the same numbers. SVG takes its colours from
  * the style, so that a change of the theme needs no code.
@@ -105,13 +103,18 @@ export function Chart(props: ChartProps) {
               </text>
             </g>
           ))}
-          {getTimeMarks(from, span, width.value).map((time) => (
+          {getTimeMarks(from, span, width.value - left).map((time) => (
             <text key={time} x={x(time)} y={height - 4} text-anchor="middle">
               {formatMark(time, span)}
             </text>
           ))}
           {width.value > 0 &&
-            draw(props, x, y).map(({ color, path }) => <path key={color} class={`${color} ${kind}`} d={path} />)}
+            draw(props, x, y).map(({ color, path, dots }) => (
+              <g key={color} class={color}>
+                <path class={kind} d={path} />
+                {dots !== '' && <path class="dots" d={dots} />}
+              </g>
+            ))}
           {at !== undefined && (
             <path class="cursor" d={`M${round(x(times[at]! + step / 2))} ${top}V${height - bottom}`} />
           )}
@@ -168,17 +171,23 @@ function Numbers({ title, times, step, series, format }: ChartProps) {
 type Scale = (value: number) => number
 
 /** Returns the path of each series, in the order in which they are drawn. */
-function draw({ kind, times, step, series }: ChartProps, x: Scale, y: Scale): { color: string; path: string }[] {
+function draw(
+  { kind, times, step, series }: ChartProps,
+  x: Scale,
+  y: Scale,
+): { color: string; path: string; dots: string }[] {
   const sums = times.map(() => 0)
   return series.map(({ color, values }, place) => {
+    const hasDots = kind === 'line' && values.filter((value) => value !== undefined).length <= maxDots
     let path = ''
-    let isFirst = true
+    let dots = ''
     for (const [index, value] of values.entries()) {
       if (value === undefined || (value === 0 && kind !== 'line')) continue
       const [start, end] = [x(times[index]!), x(times[index]! + step)]
       if (kind === 'line') {
-        path += `${isFirst ? 'M' : 'L'}${round((start + end) / 2)} ${round(y(value))}h0`
-        isFirst = false
+        const place = `${round((start + end) / 2)} ${round(y(value))}`
+        path += `${path === '' ? 'M' : 'L'}${place}`
+        if (hasDots) dots += `M${place}h0`
         continue
       }
       const base = sums[index]!
@@ -187,7 +196,7 @@ function draw({ kind, times, step, series }: ChartProps, x: Scale, y: Scale): { 
       const upper = y(base + value)
       path += `M${round((start + end - wide) / 2)} ${round(upper)}h${round(wide)}V${round(y(base))}h${round(-wide)}z`
     }
-    return { color, path }
+    return { color, path, dots }
   })
 }
 
@@ -197,26 +206,6 @@ function findMax(series: readonly Series[], isStacked: boolean): number {
   const combine = (values: number[]) =>
     isStacked ? values.reduce((sum, value) => sum + value, 0) : Math.max(0, ...values)
   return Array.from({ length }, (_, index) => combine(at(index))).reduce((max, value) => Math.max(max, value), 0)
-}
-
-/** Returns round values from zero to the maximum or just above it, at most five steps. */
-function getMarks(max: number, base: number): number[] {
-  if (max <= 0) return [0]
-  const power = base ** Math.floor(Math.log(max / 4) / Math.log(base))
-  const step = [1, 2, 5, 10, 20, 50, 100, 200, 256, 512]
-    .map((factor) => Math.max(1, factor * power))
-    .find((step) => step * 4 >= max)!
-  return Array.from({ length: Math.ceil(max / step) + 1 }, (_, index) => index * step)
-}
-
-/** Returns the times of the marks, at full hours and days of the browser's time zone. */
-function getTimeMarks(from: number, span: number, width: number): number[] {
-  const room = Math.max(1, (width - left) / 64)
-  const distance = distances.find((distance) => span / distance <= room) ?? distances.at(-1)!
-  const offset = new Date(from).getTimezoneOffset() * minute
-  const first = Math.ceil((from - offset) / distance) * distance + offset
-  const count = Math.max(0, Math.floor((from + span * 0.97 - first) / distance) + 1)
-  return Array.from({ length: count }, (_, index) => first + index * distance)
 }
 
 /** Formats a mark of the time axis: the time of day, or the day at midnight and in long ranges. */

@@ -14,7 +14,7 @@ const steps: Readonly<Record<HistoryRange, number>> = {
   month: 1440 * minute,
 }
 /** Limits the lines of upstreams. */
-const maxLines = 5
+const maxLines = 4
 
 type Sums = Pick<HistoryBucket, 'hits' | 'stale' | 'misses' | 'bytesServed' | 'bytesFromUpstream' | 'upstreams'>
 

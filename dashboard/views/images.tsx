@@ -133,7 +133,7 @@ function Badges(image: ImageReport) {
 
 function isAlmostFull(): boolean {
   const storage = status.value?.storage
-  return storage !== undefined && storage.maxBytes > 0 && storage.bytes > storage.maxBytes * 0.8
+  return storage !== undefined && storage.maxBytes > 0 && storage.bytes > storage.maxBytes * 0.7
 }
 
 async function checkTag(image: string): Promise<string> {

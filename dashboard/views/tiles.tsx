@@ -94,7 +94,7 @@ function HubTile({ hub }: { hub: Hub | undefined }) {
     <Tile
       label="Docker Hub quota"
       value={formatCount(limit.remaining)}
-      unit={`of ${formatCount(limit.limit)} pulls left`}
+      unit={`of ${formatCount(limit.limit)} left`}
       meter={{ value: limit.remaining, max: limit.limit, isTight: limit.remaining < limit.limit * 0.15 }}
     >
       {[reset && `resets ${limit.resetsAt === undefined ? 'by' : 'at'} ${formatTime(resetsAt)}`, avoided]

@@ -21,7 +21,7 @@ describe.runIf(hasChromium)('the overview', () => {
         `${new Date(Date.now() - 31 * 86_400_000).toLocaleDateString('en-GB', { day: 'numeric', month: 'short' })} ` +
         'Saved today 3.4 GiB 55 GiB in all, of 61 GiB served ' +
         'Hit ratio today 89 % 212 hits, 24 misses; 87 % in all ' +
-        `Docker Hub quota 76 of 100 pulls left ${await textOf(page, '.tile:nth-child(4) dd > span')} ` +
+        `Docker Hub quota 76 of 100 left ${await textOf(page, '.tile:nth-child(4) dd > span')} ` +
         'Disk 17.4 GiB of 20 GiB 214 blobs, 310 MiB pushed, 118 GiB free',
     )
     expect(await textOf(page, '.tile:nth-child(4) dd > span')).toMatch(/^resets by \d\d:\d\d; 418 pulls avoided$/)
@@ -53,13 +53,15 @@ describe.runIf(hasChromium)('the overview', () => {
       const figure = page.locator('figure', { hasText: title }).first()
       await expect.poll(() => figure.locator('svg path.stack, svg path.overlap, svg path.line').count()).toBe(count)
       const lengths = await figure
-        .locator('svg path[class]:not(.grid)')
+        .locator('svg g > path.stack, svg g > path.overlap, svg g > path.line')
         .evaluateAll((paths) => paths.map((path) => path.getAttribute('d')!.length))
       expect(Math.min(...lengths)).toBeGreaterThan(20)
+      const height = await figure.locator('.legend').evaluate((legend) => legend.clientHeight)
       await figure.locator('.plot').focus()
       await page.keyboard.press('ArrowLeft')
       await page.keyboard.press('ArrowLeft')
       expect(await figure.locator('figcaption span').innerText()).toMatch(/^\d+ \w{3,4} \d\d:\d\d$/)
+      expect(await figure.locator('.legend').evaluate((legend) => legend.clientHeight)).toBe(height)
       await figure.getByText('Numbers').click()
       await expect.poll(() => figure.getByRole('table').locator('tbody tr').count()).toBeGreaterThan(10)
     }

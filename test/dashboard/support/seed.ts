@@ -68,15 +68,16 @@ export function createSeed(): Seed {
       ...(index === 3 ? { outdated: { digest: toDigest('newer'), at: iso(hour) } } : {}),
     }
   })
+  const hub: Hub = {
+    hits: 1893,
+    misses: 214,
+    bytesFromUpstream: 3.2 * 1024 * MiB,
+    state: 'ok',
+    rateLimit: { limit: 100, remaining: 76, windowSeconds: 21_600, source: '203.0.113.7', at: iso(20 * minute) },
+    pullsAvoided: 418,
+  }
   const upstreams: StatusReport['upstreams'] = {
-    'docker.io': {
-      hits: 1893,
-      misses: 214,
-      bytesFromUpstream: 3.2 * 1024 * MiB,
-      state: 'ok',
-      rateLimit: { limit: 100, remaining: 76, windowSeconds: 21_600, source: '203.0.113.7', at: iso(20 * minute) },
-      pullsAvoided: 418,
-    } satisfies Hub,
+    'docker.io': hub,
     'ghcr.io': { hits: 412, misses: 77, bytesFromUpstream: 900 * MiB, state: 'ok' },
     'quay.io': {
       hits: 188,
