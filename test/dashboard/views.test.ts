@@ -258,6 +258,35 @@ describe.runIf(hasChromium)('a mirror that does not answer', () => {
   })
 })
 
+describe.runIf(hasChromium)('a hidden page', () => {
+  test('disconnects after a minute and asks for nothing, until somebody looks at it', async () => {
+    const server = await startSeeded(createSeed())
+    const page = await openPage('about:blank')
+    await page.clock.install()
+    await page.goto(server.url)
+    await page.locator('.tile').first().waitFor()
+    expect(server.countPages()).toBe(1)
+    const setHidden = (hidden: boolean) =>
+      page.evaluate((hidden) => {
+        Object.defineProperty(document, 'hidden', { value: hidden, configurable: true })
+        document.dispatchEvent(new Event('visibilitychange'))
+      }, hidden)
+    await setHidden(true)
+    await page.clock.fastForward(50_000)
+    expect(server.countPages()).toBe(1)
+    await page.clock.fastForward(11_000)
+    await expect.poll(() => server.countPages()).toBe(0)
+    const asked: string[] = []
+    page.on('request', (request) => void asked.push(request.url()))
+    await page.clock.runFor(120_000)
+    expect(asked).toEqual([])
+    await setHidden(false)
+    await expect.poll(() => server.countPages()).toBe(1)
+    expect(asked).toContain(`${server.url}/api/status`)
+    expect(await textOf(page, '.state .badge')).toBe('quay.io in trouble')
+  })
+})
+
 describe.runIf(hasChromium)('text of upstreams and clients', () => {
   test('is shown as text, without characters that hide or reorder it', async () => {
     const seed = createSeed()

@@ -10,6 +10,8 @@ export interface SeededServer {
   readonly url: string
   /** Lists the changes that pages have sent, with their bodies. */
   readonly changes: readonly { readonly path: string; readonly body: unknown }[]
+  /** Counts the pages that listen. */
+  countPages(): number
   /** Sends an event to all pages. */
   send<K extends keyof LiveEvents>(name: K, value: LiveEvents[K]): void
   close(): Promise<void>
@@ -86,6 +88,7 @@ export async function startSeededServer(folder: string, seed: Seed, port = 0): P
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     changes,
+    countPages: () => pages.size,
     send: (name, value) => {
       for (const page of pages) send(page, name, value)
     },
