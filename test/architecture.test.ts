@@ -31,7 +31,7 @@ const levels: Record<string, number> = {
 const folderLevels: Record<string, Record<string, number>> = {
   admin: { dashboard: 0, trace: 0 },
   cache: { download: 0 },
-  clients: { edit: 0, files: 1, containerd: 2, docker: 3, podman: 3, kind: 3, buildkit: 4 },
+  clients: { edit: 0, files: 1, containerd: 2, docker: 3, podman: 3, kind: 3, buildkit: 4, k3s: 4 },
   cli: { render: 0 },
   commands: { cache: 0, credentials: 0, registry: 0 },
   daemon: { container: 0 },

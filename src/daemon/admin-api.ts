@@ -3,12 +3,21 @@ import type { AdminApi, RegistryApi, StatusReport } from '../admin/api.ts'
 import type { LiveSources } from '../admin/dashboard/events.ts'
 import { createFindings } from '../admin/dashboard/findings.ts'
 import { createCacheApi, createRegistryApi } from '../admin/local.ts'
-import { countManifests, createLiveSummary, createStatusReport, renderMetrics } from '../admin/status.ts'
+import { createAddressCheck } from '../admin/names.ts'
+import {
+  countManifests,
+  createLiveSummary,
+  createStatusReport,
+  listImageReports,
+  renderMetrics,
+} from '../admin/status.ts'
+import { traceImage } from '../admin/trace/trace.ts'
 import type { Config } from '../config/config.ts'
 import { getErrno } from '../lib/errors.ts'
 import { systemClock } from '../lib/time.ts'
 import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
+import { toRegistryUrl } from '../oci/reference.ts'
 import { getLocalMidnight } from '../stats/history.ts'
 import { freeSpace } from '../store/blob-writer.ts'
 import { getCredentialHost } from '../upstream/credentials.ts'
@@ -16,8 +25,9 @@ import { getNetworkRights } from './networks.ts'
 import type { createActivityApi } from './activity.ts'
 import type { Parts } from './compose.ts'
 import type { HostHandoff } from './container/handoff.ts'
-import type { createTraceApi } from './tracing.ts'
 
+/** Limits the requests in the trace of an image. */
+const maxRequests = 100
 /** Sets the time for which the number of manifests in a summary stays, because counting them takes time, ms. */
 const countMs = 30_000
 
@@ -168,5 +178,48 @@ async function readFreeSpace(path: string): Promise<number | undefined> {
   } catch (error) {
     if (getErrno(error) === undefined) throw error
     return undefined
+  }
+}
+
+interface TracingOptions {
+  readonly parts: Parts
+  readonly config: Config
+  readonly endpoints: StatusReport['endpoints']
+}
+
+/** Implements the operations of the admin API that explain images and downloads. They read, and send no request. */
+export function createTraceApi(
+  { parts, config, endpoints }: TracingOptions,
+  { listRequests }: Pick<AdminApi, 'listRequests'>,
+): Pick<AdminApi, 'trace' | 'listDownloads'> {
+  const createCheck = (urls: readonly string[]) => {
+    const gateways = Object.values(endpoints.networks).map((url) => new URL(url).hostname)
+    return createAddressCheck(urls, [...config.allowedHosts, ...gateways])
+  }
+  return {
+    async trace(request) {
+      const { cache, store } = await parts.cache
+      const pushed = await parts.registry?.opened
+      const report = await traceImage(request, {
+        cache,
+        store,
+        pushed: pushed?.store,
+        pastChanges: parts.pastChanges,
+        naming: {
+          isCacheAddress: createCheck(endpoints.cache),
+          isRegistryAddress: createCheck(endpoints.registry),
+          defaultUpstream: config.defaultUpstream,
+        },
+        describeUpstream: (host, isAnonymous) => {
+          const { url = toRegistryUrl(host), prefix, credentials } = config.upstreams[host] ?? {}
+          const credential = isAnonymous ? 'anonymous' : (credentials?.from ?? 'docker-config')
+          return { url, ...(prefix !== undefined && { prefix }), credential }
+        },
+        listImages: () => listImageReports({ store, cache }),
+        now: () => systemClock.wall(),
+      })
+      return { ...report, requests: await listRequests({ image: report.image, limit: maxRequests }) }
+    },
+    listDownloads: async () => (await parts.cache).cache.listDownloads(),
   }
 }

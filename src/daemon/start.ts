@@ -23,12 +23,11 @@ import { createHostGuard, type HostGuard, isHostAlias } from '../server/request-
 import type { SeenClients } from '../stats/clients.ts'
 import type { RecentRequests } from '../stats/requests.ts'
 import { createActivityApi } from './activity.ts'
-import { createReporter, createServerAdminApi } from './admin-api.ts'
+import { createReporter, createServerAdminApi, createTraceApi } from './admin-api.ts'
 import { compose, type RegistryParts } from './compose.ts'
 import { createHostCheck, type HostHandoff } from './container/handoff.ts'
 import { type ListenerOpener, type NetworkListeners, openOnAddress, startNetworkListeners } from './networks.ts'
 import { readTls } from './start-errors.ts'
-import { createTraceApi } from './tracing.ts'
 
 export interface StartOptions {
   readonly home: MirrorPaths

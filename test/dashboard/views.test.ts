@@ -35,7 +35,7 @@ describe.runIf(hasChromium)('the overview', () => {
   ])('says that the quota is %s', async (text, rateLimit) => {
     const seed = createSeed()
     const { rateLimit: _, ...hub } = seed.status.upstreams['docker.io']!
-    seed.status.upstreams['docker.io'] = { ...hub, ...(rateLimit && { rateLimit }) } as typeof hub
+    seed.status.upstreams['docker.io'] = { ...hub, ...(rateLimit && { rateLimit }) }
     const { url } = await startSeeded(seed)
     const page = await openPage(url)
     await page.locator('.tile').first().waitFor()

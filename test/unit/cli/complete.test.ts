@@ -30,7 +30,7 @@ describe('the completion', () => {
   test.each<[string, string[]]>([
     ['sta', ['status']],
     ['cac', ['cache']],
-    ['cache ', ['ls', 'prune', 'rm', 'verify']],
+    ['cache ', ['check', 'ls', 'prune', 'rm', 'verify']],
     ['registry p', ['prune']],
     ['help con', ['configure']],
     ['configure ', [...clientNames]],

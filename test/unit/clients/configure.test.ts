@@ -7,7 +7,7 @@ import { emptyDaemonJsonLists } from '../../../src/clients/docker/daemon-json.ts
 import { dockerAdapter } from '../../../src/clients/docker/docker.ts'
 import { ownFileHeader } from '../../../src/clients/files/kinds.ts'
 import type { MirrorAddress } from '../../../src/clients/find-mirror.ts'
-import { k3sAdapter } from '../../../src/clients/k3s.ts'
+import { k3sAdapter } from '../../../src/clients/k3s/k3s.ts'
 import { openClientRecords } from '../../../src/clients/records.ts'
 import type { ClientAdapter, FilesSnapshot, Machine } from '../../../src/clients/types.ts'
 import { prepareUndo, findRecords, undoClient } from '../../../src/clients/undo.ts'

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
-import { parseK3dClusterFile, planK3d, stripK3d } from '../../../src/clients/k3d.ts'
+import { parseK3dClusterFile, planK3d, stripK3d } from '../../../src/clients/k3s/k3d.ts'
 import { FilesSnapshot } from '../../../src/clients/types.ts'
 
 const path = '/home/me/k3d.yaml'

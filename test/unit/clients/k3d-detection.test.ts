@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import type { Machine } from '../../../src/clients/types.ts'
-import { k3dAdapter } from '../../../src/clients/k3d.ts'
+import { k3dAdapter } from '../../../src/clients/k3s/k3d.ts'
 
 const nothing = {
   scope: undefined,

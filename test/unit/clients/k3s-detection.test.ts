@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { k3sAdapter } from '../../../src/clients/k3s.ts'
+import { k3sAdapter } from '../../../src/clients/k3s/k3s.ts'
 import { fails, machineWith, nothingSaid, type Answers } from '../../support/clients/machine-with.ts'
 
 async function reloadWith(answers: Answers): Promise<string[]> {

@@ -1,7 +1,7 @@
 import { posix } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { planK3d } from '../../../src/clients/k3d.ts'
-import { planRegistries, describeTemplates, stripRegistries } from '../../../src/clients/k3s.ts'
+import { planK3d } from '../../../src/clients/k3s/k3d.ts'
+import { planRegistries, describeTemplates, stripRegistries } from '../../../src/clients/k3s/k3s.ts'
 import { FilesSnapshot, type MirrorForClient } from '../../../src/clients/types.ts'
 
 const mirror: MirrorForClient = {

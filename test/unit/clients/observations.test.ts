@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest'
 import { buildkitAdapter } from '../../../src/clients/buildkit/buildkit.ts'
 import type { ConfigTarget } from '../../../src/clients/types.ts'
 import { containerdAdapter } from '../../../src/clients/containerd/containerd.ts'
-import { k3sAdapter } from '../../../src/clients/k3s.ts'
+import { k3sAdapter } from '../../../src/clients/k3s/k3s.ts'
 import { podmanAdapter } from '../../../src/clients/podman/podman.ts'
 import { type Answers, machineWith } from '../../support/clients/machine-with.ts'
 

@@ -1,8 +1,8 @@
-import { MirrorError } from '../lib/errors.ts'
-import { isObject } from '../lib/json.ts'
-import { getYamlValue, readYamlText } from './edit/yaml.ts'
-import { isWrittenByMirror } from './files/kinds.ts'
-import type { Finding } from './types.ts'
+import { MirrorError } from '../../lib/errors.ts'
+import { isObject } from '../../lib/json.ts'
+import { getYamlValue, readYamlText } from '../edit/yaml.ts'
+import { isWrittenByMirror } from '../files/kinds.ts'
+import type { Finding } from '../types.ts'
 
 /** Finds the known faults of a registries.yaml of k3s or k3d. https://docs.k3s.io/installation/private-registry */
 export function inspectRegistriesYaml(path: string, text: string | undefined): readonly Finding[] {

@@ -1,9 +1,9 @@
 import { dirname, join, resolve } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { isScalar } from 'yaml'
-import { quoteShellWord } from '../lib/process.ts'
-import { getDockerNetworkLocation, getProgramVersion } from './address.ts'
-import { pullByCrictl, pullTimeoutMs } from './containerd/cri.ts'
+import { quoteShellWord } from '../../lib/process.ts'
+import { getDockerNetworkLocation, getProgramVersion } from '../address.ts'
+import { pullByCrictl, pullTimeoutMs } from '../containerd/cri.ts'
 import {
   addYamlKey,
   readYamlText,
@@ -12,12 +12,12 @@ import {
   createYamlError,
   type YamlText,
   getYamlValue,
-} from './edit/yaml.ts'
-import { caFileName, recognizeFile } from './files/kinds.ts'
-import { createRootedFiles, localFiles } from './files/local.ts'
-import { createConfigMapFile, registryConfigMap } from './files/remote.ts'
+} from '../edit/yaml.ts'
+import { caFileName, recognizeFile } from '../files/kinds.ts'
+import { createRootedFiles, localFiles } from '../files/local.ts'
+import { createConfigMapFile, registryConfigMap } from '../files/remote.ts'
 import { type CaLocation, k3sFolder, planRegistries, type RegistriesPlan, stripRegistries } from './k3s.ts'
-import { isOwnHostingConfigMap, renderHostingConfigMap } from './kind/nodes.ts'
+import { isOwnHostingConfigMap, renderHostingConfigMap } from '../kind/nodes.ts'
 import { inspectRegistriesYaml } from './registries-yaml.ts'
 import type {
   ClientAdapter,
@@ -29,7 +29,7 @@ import type {
   FilesSnapshot,
   Machine,
   MirrorForClient,
-} from './types.ts'
+} from '../types.ts'
 
 interface K3dTarget {
   readonly cluster: string

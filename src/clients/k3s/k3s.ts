@@ -2,11 +2,11 @@ import { access, constants, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { stringify } from 'yaml'
-import { exitCode, MirrorError } from '../lib/errors.ts'
-import { ifVisible } from '../lib/fs.ts'
-import { getProgramVersion } from './address.ts'
-import { pullByCrictl, pullTimeoutMs } from './containerd/cri.ts'
-import { getLocalRegistryName } from './containerd/hosts-toml.ts'
+import { exitCode, MirrorError } from '../../lib/errors.ts'
+import { ifVisible } from '../../lib/fs.ts'
+import { getProgramVersion } from '../address.ts'
+import { pullByCrictl, pullTimeoutMs } from '../containerd/cri.ts'
+import { getLocalRegistryName } from '../containerd/hosts-toml.ts'
 import {
   addYamlItem,
   addYamlKey,
@@ -15,7 +15,7 @@ import {
   createYamlError,
   type YamlText,
   getYamlValue,
-} from './edit/yaml.ts'
+} from '../edit/yaml.ts'
 import {
   planCaFile,
   caFileName,
@@ -24,8 +24,8 @@ import {
   assertKnownKeys,
   registriesKeys,
   mirrorHeader,
-} from './files/kinds.ts'
-import { localFiles } from './files/local.ts'
+} from '../files/kinds.ts'
+import { localFiles } from '../files/local.ts'
 import { inspectRegistriesYaml } from './registries-yaml.ts'
 import type {
   ClientAdapter,
@@ -37,7 +37,7 @@ import type {
   Machine,
   MirrorForClient,
   Observation,
-} from './types.ts'
+} from '../types.ts'
 
 /** Locates the file of the mirror's CA. */
 export interface CaLocation {
