@@ -8,13 +8,7 @@ import type {
   LiveSummary,
   RequestReport,
 } from '../../src/admin/activity.ts'
-import type { ImageReport, PushedImageReport, StatusReport, UpstreamReport } from '../../src/admin/api.ts'
-
-/** Describes Docker Hub, with what not every mirror knows. */
-export type Hub = UpstreamReport & {
-  pullsAvoided?: number
-  rateLimit?: { resetsAt?: string } | { unlimited: true; at: string }
-}
+import type { ImageReport, PushedImageReport, StatusReport } from '../../src/admin/api.ts'
 
 /** Lists the views by the fragment of their address. */
 export const views = {

@@ -1,6 +1,7 @@
 import type { ComponentChildren } from 'preact'
+import type { UpstreamReport } from '../../src/admin/api.ts'
 import { formatAgo, formatBytes, formatCount, formatDay, formatShare, formatTime } from '../data/format.ts'
-import { type Hub, now, status, summary } from '../data/state.ts'
+import { now, status, summary } from '../data/state.ts'
 
 interface TileProps {
   readonly label: string
@@ -72,7 +73,7 @@ export function Tiles() {
   )
 }
 
-function HubTile({ hub }: { hub: Hub | undefined }) {
+function HubTile({ hub }: { hub: UpstreamReport | undefined }) {
   const limit = hub?.rateLimit
   const avoided = hub?.pullsAvoided ? `${formatCount(hub.pullsAvoided)} pulls avoided` : undefined
   if (!limit)
