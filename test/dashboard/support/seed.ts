@@ -8,8 +8,7 @@ import type {
   LiveSummary,
   RequestReport,
 } from '../../../src/admin/activity.ts'
-import type { Hub } from '../../../dashboard/data/state.ts'
-import type { ImageReport, PushedImageReport, StatusReport } from '../../../src/admin/api.ts'
+import type { ImageReport, PushedImageReport, StatusReport, UpstreamReport } from '../../../src/admin/api.ts'
 
 /** Holds what a seeded server answers. */
 export interface Seed {
@@ -68,7 +67,7 @@ export function createSeed(): Seed {
       ...(index === 3 ? { outdated: { digest: toDigest('newer'), at: iso(hour) } } : {}),
     }
   })
-  const hub: Hub = {
+  const hub: UpstreamReport = {
     hits: 1893,
     misses: 214,
     bytesFromUpstream: 3.2 * 1024 * MiB,
