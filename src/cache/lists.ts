@@ -33,8 +33,10 @@ export async function listTags(
     // Only the upstream can resolve a page that it has named by a token.
     if (!isPlainPage(page)) throw error
     const { entries, next } = paginate(known, page)
-    const identity = await context.identity()
-    const reason = policy.offline ? offlineReason : toStaleReason(context, { error, identity }, clock.wall())
+    // Offline, no credential helper may run.
+    const reason = policy.offline
+      ? offlineReason
+      : toStaleReason(context, { error, identity: await context.identity() }, clock.wall())
     const warning = describeStale(reason, 'the cached list of tags', undefined, clock.wall())
     return toListAnswer({ name, tags: entries }, next, toProvenance(host, 'stale', {}, warning))
   }
