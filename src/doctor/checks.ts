@@ -123,13 +123,19 @@ export function getCheck(id: string): Check {
 export function createSelection(only: readonly string[]): (id: string) => boolean {
   for (const name of only) {
     if (checks.some(({ id }) => isBelow(id, name))) continue
-    const suggestion = findNearest(name, [...new Set(checks.flatMap(({ id, group }) => [group, id]))])
+    const suggestion = findNearest(name, [...new Set(checks.flatMap(({ id }) => listParts(id)))])
     throw new MirrorError(
       `There is no check ${JSON.stringify(name)}.${suggestion === undefined ? '' : ` Did you mean ${suggestion}?`}`,
       { exit: exitCode.usage, hints: ['mirror doctor --list-checks'] },
     )
   }
   return (id) => only.length === 0 || only.some((name) => isBelow(id, name))
+}
+
+/** Lists the names that select an id: its first parts, and itself. */
+function listParts(id: string): string[] {
+  const parts = id.split('.')
+  return parts.map((_, at) => parts.slice(0, at + 1).join('.'))
 }
 
 function isBelow(id: string, name: string): boolean {

@@ -138,7 +138,8 @@ function reportUnconfigured(
   { context }: Surroundings,
   report: Report,
 ): void {
-  const saw = `${client} is installed, and is not configured for the mirror.`
+  const place = subject.startsWith(`${client}, `) ? ` (${subject.slice(client.length + 2)})` : ''
+  const saw = `${client}${place} is installed, but not configured for the mirror.`
   const isMeant = context.clients.includes(client)
   if (!isMeant && optional.has(client)) return report(toSkipped('clients.configured', 'it is not configured', subject))
   report({ id: 'clients.configured', subject, state: 'warn', saw, fix: { command, isOwn: false } })

@@ -82,7 +82,7 @@ async function checkConfig({ config, found, paths }: DoctorContext, report: Repo
   if (mirror === undefined || mirror.user !== undefined || mirror.running.container) return report(toOk(id))
   const changed = listChangedParts(mirror.running.configHashes, hashConfig(current, paths.dataDir))
   if (changed.length === 0) return report(toOk(id))
-  const saw = `The mirror was started with other settings than it would be now: ${changed.join(', ')}.`
+  const saw = `The running mirror has other settings than mirror.yaml, perhaps by flags of mirror up: ${changed.join(', ')}.`
   report({ id, state: 'warn', saw, fix: start })
 }
 

@@ -81,19 +81,17 @@ export function renderAge(ms: number): string {
   return ms < 60_000 ? `${Math.floor(ms / 1000)} s` : formatDuration(ms)
 }
 
-/** Counts the columns of a fact's name, with the blanks around it. */
-const indent = 12
-
 /** Pairs a name with its text. */
 export type Fact = readonly [string, string, Colorizer?]
 
 /** Renders names and texts below each other; a long text is wrapped below itself. */
 export function renderFacts(rows: readonly Fact[], colors: Colors, columns: number | undefined): string {
+  const width = Math.max(9, ...rows.map(([name]) => name.length))
   return rows
     .map(([name, value, color = colors.dim]) => {
       const words = splitWords(value).map((text) => ({ text }))
-      const label = { text: `  ${name.padEnd(9)}`, color: (text: string) => `  ${color(text.slice(2))}` }
-      return wrapWords([label, ...words], columns, indent)
+      const label = { text: `  ${name.padEnd(width)}`, color: (text: string) => `  ${color(text.slice(2))}` }
+      return wrapWords([label, ...words], columns, width + 3)
     })
     .join('\n')
 }
