@@ -1,6 +1,9 @@
 import type { SessionReport } from '../../src/admin/activity.ts'
 import { secret } from './state.ts'
 
+/** Names the entry of the browser's storage, which is of this origin with its port, for the secret of the session. */
+const storedSecret = 'mirror-session'
+
 /** Reads JSON from the admin listener. Throws an Error with the mirror's message. */
 export function getJson<T>(path: string): Promise<T> {
   return request(path, { method: 'GET' })
@@ -27,7 +30,9 @@ export async function openSession(): Promise<string | undefined> {
     }
   }
   if (!session.active) session = await getJson<SessionReport>('/api/session').catch(() => session)
-  secret.value = session.active ? session.secret : undefined
+  if (session.secret !== undefined) localStorage.setItem(storedSecret, session.secret)
+  if (!session.active) localStorage.removeItem(storedSecret)
+  secret.value = session.active ? (localStorage.getItem(storedSecret) ?? undefined) : undefined
   return refusal
 }
 

@@ -49,6 +49,6 @@ export interface LiveSummary {
 export interface SessionReport {
   /** Is true when this browser may change something. */
   readonly active: boolean
-  /** Holds the value to send as `X-Mirror-Session` with each change; absent without a session. */
+  /** Holds the value to send as `X-Mirror-Session` with each change; only in the answer that begins the session. */
   readonly secret?: string
 }

@@ -74,7 +74,7 @@ export function createUpstreamDirectory({
   const fetching = ownTroubles.watch('fetch')
   const upstreams = new Map<string, { upstream: Upstream; http: HttpUpstream }>()
   const offline = new OfflineSwitch(config.cache.offline)
-  /** Lists the upstreams that clients have asked for. */
+  /** Lists the upstreams that were called for clients. */
   const used = new Set<string>()
 
   for (const [host, { url }] of Object.entries(config.upstreams)) {
@@ -107,7 +107,10 @@ export function createUpstreamDirectory({
       runCommand,
     })
     const online = recordFailures(http, () => clock.wall(), fetching)
-    const upstream = createSwitchedUpstream(online, createOfflineUpstream(http), offline)
+    const upstream = createSwitchedUpstream(online, createOfflineUpstream(http), {
+      isOffline: () => offline.isActive,
+      onCall: () => used.add(host),
+    })
     upstreams.set(host, { upstream, http })
     return upstream
   }
@@ -122,7 +125,6 @@ export function createUpstreamDirectory({
         return { upstream: createProbeUpstream(host, probeImage), name: probeImage.repository }
       }
       const target = route(repository)
-      if (target) used.add(target.host)
       return target && { upstream: open(target.host), name: target.name }
     },
     /** Iterates over the upstreams that were used since the start, or whose quota is known. */
@@ -204,16 +206,28 @@ export class OfflineSwitch {
   }
 }
 
-/** Creates an upstream whose calls go to `offline` while the mirror is offline, and to `online` otherwise. Its quota stays known. */
-function createSwitchedUpstream(online: Upstream, offline: Upstream, state: Pick<OfflineSwitch, 'isActive'>): Upstream {
-  const choose = () => (state.isActive ? offline : online)
+interface SwitchOptions {
+  readonly isOffline: () => boolean
+  /** Is called with each call of the upstream. */
+  readonly onCall: () => void
+}
+
+/**
+ * Creates an upstream whose calls go to `offline` while the mirror is offline, and to `online` otherwise. Its quota stays known. The
+ * rest of a blob comes from `online`, because its download has begun.
+ */
+function createSwitchedUpstream(online: Upstream, offline: Upstream, { isOffline, onCall }: SwitchOptions): Upstream {
+  const choose = () => {
+    onCall()
+    return isOffline() ? offline : online
+  }
   return {
     host: online.host,
     identity: (access) => online.identity(access),
     resolve: (...call) => choose().resolve(...call),
     manifest: (...call) => choose().manifest(...call),
     statBlob: (...call) => choose().statBlob(...call),
-    blob: (...call) => choose().blob(...call),
+    blob: (name, digest, options) => (options.from > 0 ? online : choose()).blob(name, digest, options),
     tags: (...call) => choose().tags(...call),
     referrers: (...call) => choose().referrers(...call),
     health: () => online.health(),

@@ -35,7 +35,7 @@ export function listUpstreamTasks(context: DoctorContext): Task[] {
 /** Sends `GET /v2/` to each upstream. */
 export async function probeUpstreams(context: DoctorContext): Promise<readonly UpstreamProbe[]> {
   const [config, status] = await Promise.all([context.config, context.status])
-  if (config.cache.offline) return []
+  if (isOffline(config, status)) return []
   const authorities = readAuthorities(config.upstreams)
   return Promise.all(
     listHosts(config, status).map((host) =>
@@ -116,9 +116,14 @@ async function probeToken(
   }
 }
 
+/** Reports whether upstreams are not contacted: by the decision of the running mirror, or by mirror.yaml. */
+function isOffline({ cache }: Config, status: StatusReport | undefined): boolean {
+  return status?.offline?.active ?? cache.offline
+}
+
 async function checkUpstreams(context: DoctorContext, report: Report): Promise<void> {
   const [config, status] = await Promise.all([context.config, context.status])
-  if (config.cache.offline) return report(toSkipped('upstreams.reachable', 'the mirror is offline (cache.offline)'))
+  if (isOffline(config, status)) return report(toSkipped('upstreams.reachable', 'the mirror is offline'))
   for (const probe of await context.probeUpstreams()) reportProbe(probe, status?.upstreams[probe.host], report)
 }
 

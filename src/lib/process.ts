@@ -258,7 +258,10 @@ export function openBrowser(url: string, surroundings: Pick<CommandEnvironment, 
   return new Promise((resolve) => {
     const program = spawn(file, args, { ...ownGroup, stdio: 'ignore' })
     const timer = setTimeout(() => resolve(true), browserStartMs)
-    program.once('error', () => resolve(false))
+    program.once('error', () => {
+      clearTimeout(timer)
+      resolve(false)
+    })
     program.once('exit', (code) => {
       clearTimeout(timer)
       resolve(code === 0)

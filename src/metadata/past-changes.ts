@@ -125,5 +125,6 @@ function listEntries(saved: unknown): [string, Record<string, unknown>][] {
 }
 
 function isTime(value: unknown): value is number {
-  return typeof value === 'number' && Number.isFinite(value) && value >= 0
+  // A Date holds no later time.
+  return typeof value === 'number' && value >= 0 && value <= 8.64e15
 }

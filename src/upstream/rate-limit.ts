@@ -72,7 +72,7 @@ export function spendRateLimit(known: RateLimit | undefined, limit: Limit, wall:
 export function readRateLimit(header: Header, wall: number): RateLimit | undefined {
   const limit = parseLeadingNumber(header('ratelimit-limit'))
   const remaining = parseLeadingNumber(header('ratelimit-remaining'))
-  const window = /;\s*w=(\d+)/.exec(header('ratelimit-limit') ?? '')?.[1]
+  const window = /;\s*w=(\d{1,7})(?!\d)/.exec(header('ratelimit-limit') ?? '')?.[1]
   if (limit === undefined || remaining === undefined || window === undefined) return undefined
   return {
     limit,
@@ -92,8 +92,8 @@ function readReset(header: Header, wall: number, windowSeconds: number): number 
   return at >= wall && at <= wall + windowSeconds * 1000 ? at : undefined
 }
 
-/** Parses the number at the start of a header's value. */
+/** Parses the number at the start of a header's value; undefined for one that is too large to be meant. */
 export function parseLeadingNumber(text: string | undefined): number | undefined {
-  const digits = /^\s*(\d+)/.exec(text ?? '')?.[1]
+  const digits = /^\s*(\d{1,12})(?!\d)/.exec(text ?? '')?.[1]
   return digits === undefined ? undefined : Number(digits)
 }

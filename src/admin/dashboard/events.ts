@@ -74,6 +74,8 @@ export class EventFeed {
     this.#start(sources)
     response.write(`retry: ${retryMs}\n\n`)
     response.write(formatEvent('downloads', formatDownloads(sources)))
+    // The next batch tells the list to all, because this page may know another one than they do.
+    this.#lastDownloads = ''
     await this.#sendSummary(sources)
   }
 

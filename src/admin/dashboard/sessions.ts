@@ -94,13 +94,15 @@ export class Sessions {
     return { report: { active: true, secret }, cookie: this.#formatCookie(id, origin, sessionIdleMs / 1000) }
   }
 
-  /** Describes the session of the page. Renews its cookie, so that the browser keeps it as long as the server does. */
+  /**
+   * Describes the session of the page, without its secret: browsers send the cookie to every port of this machine, so that another
+   * server there could ask for it. Renews the cookie, so that the browser keeps it as long as the server does.
+   */
   describe(request: IncomingMessage): SessionAnswer {
     const found = this.#find(request)
     if (!found) return { report: { active: false } }
     const { id, session } = found
-    const cookie = this.#formatCookie(id, session.origin, sessionIdleMs / 1000)
-    return { report: { active: true, secret: session.secret }, cookie }
+    return { report: { active: true }, cookie: this.#formatCookie(id, session.origin, sessionIdleMs / 1000) }
   }
 
   /** Ends the session of the page. Throws an OciError as `checkChange` does. */
@@ -112,8 +114,10 @@ export class Sessions {
 
   /** Throws an OciError 401 for a read from another machine without the token and without a session. */
   checkRead(request: IncomingMessage): void {
+    // Renews the session, also where a read needs none.
+    const session = this.#find(request)
     if (isLoopbackAddress(request.socket.remoteAddress ?? '')) return
-    if (!this.#hasToken(request) && !this.#find(request)) throw createTokenError()
+    if (!session && !this.#hasToken(request)) throw createTokenError()
   }
 
   /**

@@ -19,6 +19,9 @@ import { traceContent } from './content.ts'
 import { planPull } from './pull.ts'
 import type { TraceReport } from './report.ts'
 
+/** Limits the characters of an image's name. */
+const maxImageNameLength = 600
+
 export interface TraceSources {
   readonly cache: Pick<PullThrough, 'inspect' | 'listDownloads'>
   readonly store: Pick<Store<MetadataStore>, 'blobs' | 'metadata'>
@@ -180,6 +183,9 @@ function findRoot(reference: Reference, known: Tag | undefined): Digest | undefi
 }
 
 async function parseCachedName(image: string, sources: TraceSources) {
+  // A pattern would be compared with each image.
+  if (image.length > maxImageNameLength || /[*?]/.test(image))
+    throw createNameError(image, 'it is not the name of an image')
   const { isCacheAddress: isOwnAddress, defaultUpstream } = sources.naming
   const isShortDigest = /sha(?:256|512):[0-9a-f]*…?$/.test(image)
   const images = isShortDigest ? await sources.listImages() : []
