@@ -1,8 +1,11 @@
 import { describe, expect, test } from 'vitest'
 import { expectContent, expectError } from '../support/expect-content.ts'
+import { cutAt, times } from '../support/faults.ts'
 import { get } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
+import { noise } from '../support/noise.ts'
 import { app, startScene, type Scene } from '../support/scene.ts'
+import { anyBlob } from '../support/upstream.ts'
 
 async function setOffline({ mirror }: Pick<Scene, 'mirror'>, offline: unknown) {
   const answer = await mirror.post('/api/offline', { offline })
@@ -44,6 +47,23 @@ describe('a mirror that is switched offline', () => {
     await mirror.close()
     const again = await startScene({ home: mirror.home, cache: { offline: true } })
     expect((await again.mirror.status()).offline).toEqual({ active: true, source: 'config' })
+  })
+
+  test('completes a download that has begun, also over another connection', async () => {
+    const image = makeImage({ layers: [noise(300_000, 7)] })
+    const scene = await startScene({ image })
+    const { mirror, upstream } = scene
+    const layer = image.layers[0]!
+    await mirror.get(`${app}/manifests/v1`)
+    upstream.on(
+      anyBlob,
+      times(1, async (context) => {
+        await setOffline(scene, true)
+        return cutAt(100_000)(context)
+      }),
+    )
+    expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+    expect(upstream.requests.filter(({ path }) => path.includes(layer)).length).toBe(2)
   })
 
   test('fetches no layers ahead', async () => {

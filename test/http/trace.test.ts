@@ -253,6 +253,21 @@ describe('the trace of an image tells what a pull does now', () => {
     })
   })
 
+  test.each([['docker.io/library/*:v1'], [`${'**'.padEnd(7000, '*a')}:x*sha256:`], ['a'.repeat(10_000)]])(
+    'a pattern and a long name are no image: %.30s',
+    async (image) => {
+      const { mirror } = await start()
+      const answer = await get(mirror.adminUrl, `/api/trace?${new URLSearchParams({ image }).toString()}`)
+      expect([answer.status, answer.body.toString().slice(0, 60)]).toEqual([400, expect.any(String)])
+    },
+  )
+
+  test('an upstream that was only traced is not in the status', async () => {
+    const { mirror } = await start()
+    await trace(mirror, 'quay.io/org/app:1')
+    expect(Object.keys((await mirror.status()).upstreams)).not.toContain('quay.io')
+  })
+
   test('a registry that is not mirrored fails', async () => {
     const scene = await start()
     const report = await trace(scene.mirror, 'registry.example/app:v1')

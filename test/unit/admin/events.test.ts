@@ -89,6 +89,21 @@ function waitForEnd(response: IncomingMessage): Promise<unknown> {
 }
 
 describe('the events of the dashboard', () => {
+  test('tells a page that connects during a download when that has ended before the next batch', async () => {
+    const { url, downloads } = await startFeed()
+    downloads.push({
+      digest: 'sha256:1',
+      repository: 'docker.io/library/app',
+      arrived: 1,
+      followers: 1,
+      bytesPerSecond: 1,
+      startedAt: request.at,
+    })
+    const { find } = await listenTo(url)
+    downloads.pop()
+    await expect.poll(() => find('downloads').at(-1)?.data, { timeout: 5000 }).toEqual([])
+  })
+
   test('begin with the downloads and a summary, which is repeated every two seconds', async () => {
     const { url } = await startFeed()
     const { response, events, find } = await listenTo(url)

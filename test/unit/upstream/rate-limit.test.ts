@@ -62,6 +62,13 @@ describe('quota headers', () => {
     })
   })
 
+  test('are ignored when their numbers are too large to be meant, because no date can have them', () => {
+    const sent = { 'ratelimit-remaining': '1', 'ratelimit-reset': '9999999999999' }
+    expect(readRateLimit(headers({ ...sent, 'ratelimit-limit': '100;w=99999999999999' }), now)).toBeUndefined()
+    const read = readRateLimit(headers({ ...sent, 'ratelimit-limit': '100;w=9999999' }), now)
+    expect(read).toMatchObject({ remaining: 1, resetsAt: undefined })
+  })
+
   test('are ignored when they have no window', () => {
     expect(readRateLimit(headers({ 'ratelimit-limit': '2000', 'ratelimit-remaining': '1999' }), now)).toBeUndefined()
     expect(readRateLimit(headers({}), now)).toBeUndefined()
