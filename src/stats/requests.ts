@@ -82,6 +82,12 @@ export interface RequestSelection {
   readonly limit: number
 }
 
+/** Gets a request, and the function that makes its report, which takes longer than the answer of a small request may. */
+export type RequestListener = (
+  request: Pick<AnsweredRequest, 'listener' | 'method' | 'cache'>,
+  toReport: () => RequestReport,
+) => void
+
 /** Limits the remembered requests. */
 export const maxRecentRequests = 2000
 /** Limits the texts of a request in the buffer, bytes. A name has at most 255 characters, and so has its registry. */
@@ -96,7 +102,7 @@ export class RecentRequests {
   readonly #entries: Entry[] = []
   readonly #texts = Buffer.alloc(maxRecentRequests * maxTextBytes)
   readonly #clock: Pick<Clock, 'wall'>
-  readonly #listeners = new Set<(report: RequestReport) => void>()
+  readonly #listeners = new Set<RequestListener>()
   /** Holds the place of the next request. */
   #next = 0
 
@@ -125,8 +131,8 @@ export class RecentRequests {
     entry.error = request.error === undefined ? undefined : cutText(request.error, maxErrorLength)
     this.#next = (place + 1) % maxRecentRequests
     if (this.#listeners.size === 0) return
-    const report = toReport(entry, this.#readTexts(place))
-    for (const listener of this.#listeners) listener(report)
+    const toRequestReport = () => toReport(entry, this.#readTexts(place))
+    for (const listener of this.#listeners) listener(request, toRequestReport)
   }
 
   /** Lists the selected requests, the newest first. */
@@ -155,7 +161,7 @@ export class RecentRequests {
    * Calls `listener` with each request from now on, in the turn of the event loop that answers it. It must return soon and not throw.
    * Returns the function that ends the subscription.
    */
-  subscribe(listener: (report: RequestReport) => void): () => void {
+  subscribe(listener: RequestListener): () => void {
     this.#listeners.add(listener)
     return () => void this.#listeners.delete(listener)
   }

@@ -2,6 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Logger } from '../../lib/logger.ts'
 import { logFailure, runEvery } from '../../lib/time.ts'
 import { OciError } from '../../oci/errors.ts'
+import type { RequestListener } from '../../stats/requests.ts'
 import type { DownloadReport, LiveEvents, LiveSummary, RequestReport } from '../activity.ts'
 
 export type Changed = LiveEvents['changed']['what'][number]
@@ -9,7 +10,7 @@ export type Changed = LiveEvents['changed']['what'][number]
 /** Provides what the events tell. Nothing of it is used while nobody listens. */
 export interface LiveSources {
   /** Calls `onRequest` with each request that is answered from now on. Returns the function that ends this. */
-  subscribe(onRequest: (request: RequestReport) => void): () => void
+  subscribe(onRequest: RequestListener): () => void
   /** Lists the downloads that are under way. */
   listDownloads(): readonly DownloadReport[]
   summarize(): Promise<LiveSummary>
@@ -100,7 +101,7 @@ export class EventFeed {
     const { logger, batchMs = defaultBatchMs } = this.#options
     const onFailure = logFailure(logger, 'could not send events')
     const ends = [
-      sources.subscribe((request) => this.#record(request)),
+      sources.subscribe((request, toReport) => this.#record(request, toReport)),
       runEvery(batchMs, () => this.#sendBatch(sources), onFailure),
       runEvery(summaryMs, () => this.#sendSummary(sources), onFailure),
       runEvery(keepAliveMs, () => this.#send(Buffer.from(': the mirror runs\n\n')), onFailure),
@@ -118,11 +119,10 @@ export class EventFeed {
     this.#changed.clear()
   }
 
-  #record(request: RequestReport): void {
-    if (request.listener === 'registry' && request.method !== 'GET' && request.method !== 'HEAD')
-      this.#changed.add('registry')
-    if (request.cache === 'miss') this.#changed.add('images')
-    if (this.#requests.length < maxRequests) this.#requests.push(request)
+  #record({ listener, method, cache }: Parameters<RequestListener>[0], toReport: () => RequestReport): void {
+    if (listener === 'registry' && method !== 'GET' && method !== 'HEAD') this.#changed.add('registry')
+    if (cache === 'miss') this.#changed.add('images')
+    if (this.#requests.length < maxRequests) this.#requests.push(toReport())
     else this.#omitted += 1
   }
 

@@ -7,6 +7,7 @@ import { EventFeed } from '../../../src/admin/dashboard/events.ts'
 import { createAdminHandler } from '../../../src/admin/handler.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { listen } from '../../../src/server/listen.ts'
+import type { RequestListener } from '../../../src/stats/requests.ts'
 import { createHostGuard } from '../../../src/server/request-guard.ts'
 import { expectError } from '../../support/expect-content.ts'
 import { get, open } from '../../support/get.ts'
@@ -19,7 +20,7 @@ interface SentEvent {
 
 /** Serves the events of made-up sources, and counts how the sources are used. */
 async function startFeed(batchMs?: number) {
-  const listeners = new Set<(request: RequestReport) => void>()
+  const listeners = new Set<RequestListener>()
   const downloads: DownloadReport[] = []
   const counts = { summaries: 0 }
   const feed = new EventFeed({
@@ -49,7 +50,8 @@ async function startFeed(batchMs?: number) {
   onTestFinished(() => listener.close(0))
   onTestFinished(() => feed.close())
   const answer = (fields: Partial<RequestReport> = {}) => {
-    for (const one of listeners) one({ ...request, ...fields })
+    const report = { ...request, ...fields }
+    for (const one of listeners) one({ ...report, cache: report.cache }, () => report)
   }
   return { feed, listener, url: listener.url, listeners, downloads, counts, answer }
 }

@@ -124,7 +124,7 @@ describe('the last requests', () => {
   test('reach each subscriber when they are answered, until it unsubscribes', () => {
     const recent = new RecentRequests(clock)
     const seen: string[] = []
-    const unsubscribe = recent.subscribe(({ id }) => void seen.push(id))
+    const unsubscribe = recent.subscribe((_, toReport) => void seen.push(toReport().id))
     recent.record(answered({ id: 'one' }))
     recent.record(answered({ id: 'two' }))
     unsubscribe()
