@@ -1,5 +1,6 @@
 import { formatDuration, formatTimeOfDay, formatTimeZone } from '../lib/units.ts'
 import { anonymousIdentity, type Identity } from '../oci/registry.ts'
+import { LimitedError } from '../upstream/failures.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { RequestContext } from './grants.ts'
 
@@ -44,7 +45,7 @@ export function maySubstitute(
 export interface StaleReason {
   /** Holds a clause such as `docker.io is limiting this address`. */
   readonly text: string
-  /** Holds the end of a rate limit, wall clock ms. */
+  /** Holds the end of a rate limit, as the upstream announced it, wall clock ms. */
   readonly until?: number | undefined
   /** Holds when the upstream gets requests again, wall clock ms. */
   readonly retryAt?: number | undefined
@@ -69,18 +70,21 @@ export function toStaleReason(
   if (!(error instanceof UpstreamError)) return { text: `${host} could not be asked` }
   const { failure, retryAfterSeconds, cause } = error
   const retryAt = retryAfterSeconds === undefined ? undefined : now + retryAfterSeconds * 1000
-  if (failure === 'limited')
-    return {
-      text: `${host} is limiting this ${identity === anonymousIdentity ? 'address' : 'account'}`,
-      until: retryAt,
-    }
+  if (failure === 'limited') {
+    const text = `${host} is limiting this ${identity === anonymousIdentity ? 'address' : 'account'}`
+    const announcedMs = error instanceof LimitedError ? error.limit.announcedMs : undefined
+    return announcedMs === undefined ? { text, retryAt } : { text, until: now + announcedMs }
+  }
   // A request that the circuit breaker refuses has failed for an earlier reason.
   const { message } = cause instanceof UpstreamError ? cause : error
   const text = shortenText(message.replace(/\.+$/, ''), maxReasonLength)
   return { text: message.includes(host) ? text : `${host}: ${text}`, retryAt }
 }
 
-/** Describes content that was served instead of the upstream's answer, in one line. `asOf`, `now`: wall clock ms. */
+/**
+ * Describes content that was served instead of the upstream's answer, in one line. Leaves out an end that has passed. `asOf`, `now`:
+ * wall clock ms.
+ */
 export function describeStale(
   { text, until, retryAt }: StaleReason,
   served: string,
@@ -88,8 +92,8 @@ export function describeStale(
   now: number,
 ): string {
   const format = (at: number) => `${formatTimeOfDay(at, now)} ${formatTimeZone(at)}`
-  const end = until === undefined ? '' : ` until ${format(until)}`
-  const next = retryAt === undefined ? '' : ` (asked again at ${format(retryAt)})`
+  const end = until === undefined || until <= now ? '' : ` until ${format(until)}`
+  const next = retryAt === undefined || retryAt <= now ? '' : ` (asked again at ${format(retryAt)})`
   return `${text}${end}${next}; served ${served}${asOf === undefined ? '' : ` as of ${format(asOf)}`}`
 }
 

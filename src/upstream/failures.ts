@@ -37,6 +37,8 @@ const recordedFailures: ReadonlySet<UpstreamFailure> = new Set(['unavailable', '
 const answeredFailures: ReadonlySet<UpstreamFailure> = new Set(['absent', 'denied'])
 const defaultRetryAfterMs = 60_000
 const maxRetryAfterMs = 3_600_000
+/** Limits the end of a rate limit that is shown: a later one is a mistake of the upstream, and may be in no calendar. */
+const maxAnnouncedMs = 366 * 24 * 3_600_000
 const unitMs: Record<string, number> = { ns: 1e-6, us: 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000 }
 /** Limits for reading an error body: far more than a sentence needs. */
 const maxReasonBytes = 16 * 1024
@@ -200,7 +202,7 @@ export function readLimit(header: Header, body: string, wall: number): Limit {
   return {
     scope: isQuota ? 'manifests' : 'all',
     retryAfterMs: Math.min(known ?? defaultRetryAfterMs, maxRetryAfterMs),
-    ...(known !== undefined && known <= maxRetryAfterMs && { isRetryKnown: true }),
+    ...(known !== undefined && known <= maxAnnouncedMs && { announcedMs: known }),
   }
 }
 
@@ -225,14 +227,18 @@ export function parseRetryAfter(text: string, wall: number): number | undefined 
 
 /** Creates the memory of an upstream's rate limits, by identity, so that no request is sent before a limit ends. */
 export function createCooldown(host: string, clock: Clock) {
-  const limits = new Map<string, { readonly until: number; readonly reason: string | undefined }>()
+  /** `until`, `announcedEnd`: monotonic ms. */
+  const limits = new Map<string, { until: number; announcedEnd: number | undefined; reason: string | undefined }>()
 
   function check(identity: Identity, scope: Limit['scope']): void {
     const key = `${scope} ${identity}`
     const limit = limits.get(key)
     if (!limit) return
-    const retryAfterMs = limit.until - clock.monotonic()
-    if (retryAfterMs > 0) throw new LimitedError(host, { scope, retryAfterMs, reason: limit.reason })
+    const now = clock.monotonic()
+    const retryAfterMs = limit.until - now
+    const { announcedEnd, reason } = limit
+    const announcedMs = announcedEnd !== undefined && announcedEnd > now ? announcedEnd - now : undefined
+    if (retryAfterMs > 0) throw new LimitedError(host, { scope, retryAfterMs, announcedMs, reason })
     limits.delete(key)
   }
 
@@ -242,9 +248,16 @@ export function createCooldown(host: string, clock: Clock) {
       check(identity, 'all')
       if (spendsQuota) check(identity, 'manifests')
     },
-    record(identity: Identity, { scope, retryAfterMs, reason }: Limit): void {
+    record(identity: Identity, { scope, retryAfterMs, announcedMs, reason }: Limit): void {
       const key = `${scope} ${identity}`
-      limits.set(key, { until: Math.max(limits.get(key)?.until ?? 0, clock.monotonic() + retryAfterMs), reason })
+      const now = clock.monotonic()
+      const known = limits.get(key)
+      const until = Math.max(known?.until ?? 0, now + retryAfterMs)
+      limits.set(key, {
+        until,
+        announcedEnd: announcedMs === undefined ? known?.announcedEnd : now + announcedMs,
+        reason,
+      })
     },
   }
 }

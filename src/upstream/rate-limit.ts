@@ -14,9 +14,10 @@ const hubHosts: readonly string[] = ['registry-1.docker.io', 'index.docker.io', 
  */
 export interface Limit {
   readonly scope: 'manifests' | 'all'
+  /** Holds the time without requests: as announced, but at most an hour, or a default. */
   readonly retryAfterMs: number
-  /** Is true if the response said when to retry; otherwise `retryAfterMs` is a default. */
-  readonly isRetryKnown?: true
+  /** Holds the time until the end that the upstream announced; undefined if it announced none, or if that end has passed. */
+  readonly announcedMs?: number | undefined
   /** Holds the upstream's own message. */
   readonly reason?: string | undefined
 }
@@ -64,7 +65,8 @@ export function updateRateLimit(
 /** Returns what is known about the quota after a 429 of the pull quota, which may come without the quota's headers. */
 export function spendRateLimit(known: RateLimit | undefined, limit: Limit, wall: number): RateLimit | undefined {
   if (limit.scope !== 'manifests' || known === undefined || 'unlimited' in known) return known
-  const resetsAt = limit.isRetryKnown === true ? wall + limit.retryAfterMs : known.resetsAt
+  const { announcedMs = Infinity } = limit
+  const resetsAt = announcedMs <= known.windowSeconds * 1000 ? wall + announcedMs : known.resetsAt
   return { ...known, remaining: 0, at: wall, resetsAt }
 }
 

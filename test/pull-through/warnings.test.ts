@@ -33,6 +33,22 @@ describe('the answer to a client has a warning', () => {
     )
   })
 
+  test('when the upstream limits the requests for longer than the mirror waits: the announced end', async () => {
+    const text = await warningOf((upstream) => upstream.on({}, status(429, { 'retry-after': '7200' })))
+    expect(text).toMatch(new RegExp(`^docker\\.io is limiting this address until ${time}; ${served}$`))
+    const [, hour, minute] = / until (?:\S+ )?(\d\d):(\d\d) /.exec(text)!
+    const end = new Date(Date.now() + 7_200_000)
+    const minutes = Number(hour) * 60 + Number(minute) - end.getHours() * 60 - end.getMinutes()
+    // The minute may have ended meanwhile.
+    expect([0, -1, 1439]).toContain(minutes)
+  })
+
+  test('when the upstream limits the requests without an end: when the upstream is asked again', async () => {
+    expect(await warningOf((upstream) => upstream.on({}, status(429)))).toMatch(
+      new RegExp(`^docker\\.io is limiting this address \\(asked again at ${time}\\); ${served}$`),
+    )
+  })
+
   test('when the upstream is down: its failure', async () => {
     expect(await warningOf((upstream) => upstream.stop(), patient)).toMatch(
       new RegExp(`^docker\\.io .*refused.*; ${served}$`),

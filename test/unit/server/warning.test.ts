@@ -42,6 +42,13 @@ describe('the text about stale content', () => {
     )
   })
 
+  test('leaves out a time that is not in the future', () => {
+    const past = { text: 'docker.io is limiting this address', until: now - 1000, retryAt: now }
+    expect(describeStale(past, 'tag alpine:3.20', undefined, now)).toBe(
+      'docker.io is limiting this address; served tag alpine:3.20',
+    )
+  })
+
   test.each([
     ['UTC', '12:00', 'UTC'],
     ['Asia/Kolkata', '17:30', 'UTC+05:30'],

@@ -4,6 +4,7 @@ import { brotliCompressSync, deflateSync, gzipSync } from 'node:zlib'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { computeDigest, parseDigest } from '../../../src/oci/reference.ts'
 import { mediaType } from '../../../src/oci/content.ts'
+import type { LimitedError } from '../../../src/upstream/failures.ts'
 import { toRequestError } from '../../../src/upstream/network-errors.ts'
 import { failureOf, fakeClock, openUpstream, readAll } from '../../support/upstream/open-upstream.ts'
 import { eventually, reply, serve } from '../../support/upstream/serve.ts'
@@ -265,6 +266,20 @@ describe('rate limits', () => {
     clock.pass(15_000)
     await upstream.manifest('a', tag, anonymous)
     expect(server.log).toHaveLength(2)
+  })
+
+  test.each([
+    ['an announced end', { 'retry-after': '7200' }, 7_200_000],
+    ['no announced end', {}, undefined],
+  ])('keep %s during the wait', async (_, headers, announcedMs) => {
+    const clock = fakeClock()
+    const server = await serve((_, response) => reply(response, 429, headers))
+    const upstream = openUpstream(server.url, { clock })
+    const ask = async () => (await failureOf(upstream.resolve('a', tag, anonymous))) as LimitedError
+    expect((await ask()).limit.announcedMs).toBe(announcedMs)
+    clock.pass(50_000)
+    expect((await ask()).limit.announcedMs).toBe(announcedMs && announcedMs - 50_000)
+    expect(server.log).toHaveLength(1)
   })
 
   test('are not extended by requests during the wait', async () => {

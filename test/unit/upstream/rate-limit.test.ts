@@ -28,7 +28,7 @@ describe('a 429', () => {
     const text = '{"errors":[{"message":"You have reached your unauthenticated pull rate limit."}]}'
     expect(readLimit(headers({}), text, now)).toEqual({ scope: 'manifests', retryAfterMs: 60_000 })
     const spent = headers({ 'ratelimit-remaining': '0;w=21600', 'retry-after': '120' })
-    expect(readLimit(spent, '', now)).toEqual({ scope: 'manifests', retryAfterMs: 120_000, isRetryKnown: true })
+    expect(readLimit(spent, '', now)).toEqual({ scope: 'manifests', retryAfterMs: 120_000, announcedMs: 120_000 })
   })
 
   test('of the abuse limit limits everything', () => {
@@ -37,7 +37,11 @@ describe('a 429', () => {
   })
 
   test('is never remembered for longer than an hour', () => {
-    expect(readLimit(headers({ 'retry-after': '9999999' }), '', now).retryAfterMs).toBe(3_600_000)
+    const scope = 'all'
+    const read = (seconds: string) => readLimit(headers({ 'retry-after': seconds }), '', now)
+    expect(read('9999999')).toEqual({ scope, retryAfterMs: 3_600_000, announcedMs: 9_999_999_000 })
+    // No calendar has this time.
+    expect(read('9'.repeat(30))).toEqual({ scope, retryAfterMs: 3_600_000 })
   })
 
   test('may have its time in the body', () => {
