@@ -122,6 +122,8 @@ export interface RequestContext {
   readonly caller: Caller
   /** Identifies the credential for the upstream. Call it as late as possible, because a credential helper may be slow. */
   readonly identity: () => Promise<Identity>
+  /** Returns the identity that was found last for this access, at once; undefined before the first one. */
+  readonly findLastIdentity: () => Identity | undefined
   /**
    * Returns the access for a request whose response callers of one identity share. An anonymous caller stays anonymous when a
    * credential appears meanwhile, because the other anonymous callers have no right to what the credential returns.
@@ -152,6 +154,7 @@ export function createRequestContext(
     upstream,
     caller,
     identity,
+    findLastIdentity: () => identities.findLast(upstream, caller.access),
     access: async () => ((await identity()) === anonymousIdentity ? 'anonymous' : caller.access),
     async throwIfRefused() {
       const refused = refusal(await identity())
@@ -270,6 +273,12 @@ export class Identities {
       this.#failing.add(key)
       return this.#getLastIdentity(key) ?? unknownIdentity
     }
+  }
+
+  /** Returns the last result of `get`, without a look at the credential. */
+  findLast({ host }: Upstream, access: Access): Identity | undefined {
+    const key = `${access} ${host}`
+    return this.#failing.has(key) ? (this.#getLastIdentity(key) ?? unknownIdentity) : this.#known.get(key)
   }
 
   #getLastIdentity(key: string): Identity | undefined {

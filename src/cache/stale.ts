@@ -2,7 +2,7 @@ import { formatDuration, formatTimeOfDay, formatTimeZone } from '../lib/units.ts
 import { anonymousIdentity, type Identity } from '../oci/registry.ts'
 import { LimitedError } from '../upstream/failures.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import type { RequestContext } from './grants.ts'
+import { isValidFor, type RequestContext } from './grants.ts'
 
 /** Describes the age of a tag at the time of a request, and the request's cache control. Times are monotonic ms. */
 interface TagAge {
@@ -49,6 +49,23 @@ export interface StaleReason {
   readonly until?: number | undefined
   /** Holds when the upstream gets requests again, wall clock ms. */
   readonly retryAt?: number | undefined
+}
+
+/** Holds why the check of a tag failed, and for which credential. */
+export interface CheckFailure {
+  readonly reason: StaleReason
+  readonly identity: Identity
+}
+
+/**
+ * Returns the reason of an earlier failure if it concerns the caller: it may describe the account of a credential. Does not wait for the
+ * caller's identity, because a credential helper may be slow: without a known identity, only an anonymous failure concerns the caller.
+ */
+export function pickReason(
+  { findLastIdentity }: Pick<RequestContext, 'findLastIdentity'>,
+  failure: CheckFailure | undefined,
+): StaleReason | undefined {
+  return failure && isValidFor(failure, findLastIdentity() ?? anonymousIdentity) ? failure.reason : undefined
 }
 
 /** Limits the reason in a warning, so that it does not displace the other parts, characters. */

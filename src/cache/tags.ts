@@ -22,10 +22,12 @@ import {
 import { type HeadRequests, isCompleteHead, type ManifestHeadResult } from './heads.ts'
 import type { CachedManifest, ManifestCache } from './manifests.ts'
 import {
+  type CheckFailure,
   describeStale,
   isFresh,
   mayServeStale,
   offlineReason,
+  pickReason,
   shortenText,
   type StalePolicy,
   type StaleReason,
@@ -108,9 +110,9 @@ export class TagLookup {
   readonly #newer = new LRUCache<string, NewerDigest>({ max: 1000 })
   /**
    * Holds the time when this process last revalidated a tag, monotonic ms, the oldest first. Not persisted, because only a running
-   * process measures time. A failed check has its reason.
+   * process measures time.
    */
-  readonly #checks = new Map<string, { readonly at: number; readonly failure: StaleReason | undefined }>()
+  readonly #checks = new Map<string, { readonly at: number; readonly failure: CheckFailure | undefined }>()
   readonly #manifests: ManifestCache
   readonly #heads: HeadRequests
   readonly #pastChanges: PastChanges
@@ -143,8 +145,10 @@ export class TagLookup {
       now: this.#clock.monotonic(),
       freshFor: this.#getFreshnessMs(context),
     }
-    if (isFresh({ ...age, noCache, offline: policy.offline }))
-      return this.#answerCached(context, tag, cached, 'hit', policy.offline ? offlineReason : check?.failure)
+    if (isFresh({ ...age, noCache, offline: policy.offline })) {
+      const reason = policy.offline ? offlineReason : pickReason(context, check?.failure)
+      return this.#answerCached(context, tag, cached, 'hit', reason)
+    }
 
     // The key has no identity: the time to determine the identity counts as part of the wait.
     const key = `${context.caller.access} ${toTagKey(context, tag)}`
@@ -247,7 +251,7 @@ export class TagLookup {
   }
 
   /** Records that the tag was just revalidated. Forgets those times that make no tag fresh any more. */
-  #recordCheck(context: RequestContext, tag: string, failure?: StaleReason): void {
+  #recordCheck(context: RequestContext, tag: string, failure?: CheckFailure): void {
     const now = this.#clock.monotonic()
     const key = toTagKey(context, tag)
     this.#checks.delete(key)
@@ -363,7 +367,8 @@ export class TagLookup {
     if (!known || !(error instanceof UpstreamError)) return
     if (mayServeStale(this.#policy.stale, error.failure)) {
       // A dead upstream costs one timeout per freshness window, not one per pull.
-      this.#recordCheck(context, tag, toStaleReason(context, { error, identity }, this.#clock.wall()))
+      const reason = toStaleReason(context, { error, identity }, this.#clock.wall())
+      this.#recordCheck(context, tag, { reason, identity })
       return
     }
     if (error.failure !== 'absent' && error.failure !== 'denied') return

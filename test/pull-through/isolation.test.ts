@@ -154,7 +154,7 @@ const outside = Object.values(networkInterfaces())
   .flat()
   .find((address) => address && !address.internal && address.family === 'IPv4')?.address
 
-async function startBoth(shareCredentials: boolean, credentials?: CredentialsSource) {
+async function startBoth(shareCredentials: boolean, credentials?: CredentialsSource, tagFreshness = 0) {
   const passwordFile = join(await temporaryHome(), 'password')
   await writeFile(passwordFile, 'open-sesame', { mode: 0o600 })
   const scene = await startScene({
@@ -163,6 +163,7 @@ async function startBoth(shareCredentials: boolean, credentials?: CredentialsSou
     upstream: { credentials: credentials ?? { from: 'password-file', username: 'puller', passwordFile } },
     cache: {
       shareCredentials,
+      tagFreshness,
       listen: [
         { host: '127.0.0.1', port: 0 },
         { host: outside!, port: 0 },
@@ -207,6 +208,23 @@ describe.skipIf(outside === undefined)('credentials are used on loopback listene
     // Checks that a request with the credential is served.
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
     expectError(await get(outer, `${app}/blobs/${layer}`), 401)
+  })
+
+  test.each([
+    ['an account concerns only callers of that account', 'account', true],
+    ['an address concerns all callers', 'address', false],
+  ])('the warning about a limit of %s, also while the tag is fresh', async (_, limited, isCredentialed) => {
+    const { mirror, upstream, outer } = await startBoth(false, undefined, 60_000)
+    const path = '/v2/library/open/manifests/v1'
+    const withCredential = async (options = {}) => (await mirror.get(path, options)).headers['warning']
+    const without = async (options = {}) => (await get(outer, path, options)).headers['warning']
+    expect(await without()).toBeUndefined()
+    upstream.on({}, status(429, { 'retry-after': '600' }))
+    const first = isCredentialed ? withCredential : without
+    expect(await first({ headers: { 'cache-control': 'no-cache' } })).toContain(`limiting this ${limited} until`)
+    expect(await withCredential()).toContain(`limiting this ${limited} until`)
+    if (isCredentialed) expect(await without()).toBeUndefined()
+    else expect(await without()).toContain(`limiting this ${limited} until`)
   })
 
   test('a listener on another address uses credentials that the configuration shares', async () => {

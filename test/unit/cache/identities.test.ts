@@ -6,7 +6,12 @@ import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
 function open() {
   const upstream = { host: 'registry.example', identity: async () => 'ann' }
   const identities = new Identities()
-  return { upstream, of: () => identities.get(upstream as unknown as Upstream, 'credentialed') }
+  const typed = upstream as unknown as Upstream
+  return {
+    upstream,
+    of: () => identities.get(typed, 'credentialed'),
+    last: () => identities.findLast(typed, 'credentialed'),
+  }
 }
 const fails = async (): Promise<string> => {
   throw new UpstreamError('unavailable', 503, 'no helper')
@@ -46,4 +51,22 @@ test('a failing credential helper never makes a caller without a last identity a
   upstream.identity = fails
   expect(await of()).toBe('unknown')
   expect(await of()).toBe('unknown')
+})
+
+test('the last identity is found without starting a credential helper', async () => {
+  const { upstream, of, last } = open()
+  expect(last()).toBeUndefined()
+  await of()
+  upstream.identity = () => expect.fail('the helper was started')
+  expect(last()).toBe('ann')
+})
+
+test('the last identity is unknown after a failure, and never anonymous', async () => {
+  const { upstream, of, last } = open()
+  upstream.identity = async () => 'anonymous'
+  await of()
+  expect(last()).toBe('anonymous')
+  upstream.identity = fails
+  await of()
+  expect(last()).toBe('unknown')
 })

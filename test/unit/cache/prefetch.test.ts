@@ -28,6 +28,7 @@ function place(): RequestContext {
     upstream,
     caller,
     identity: async () => anonymousIdentity,
+    findLastIdentity: () => anonymousIdentity,
     access: async () => 'anonymous' as const,
     throwIfRefused: async () => {},
     record: () => repository.current,
