@@ -120,9 +120,9 @@ export async function createServerAdminApi(
     registry: pushed ? createRegistryApi(pushed.store, pushed.maintenance) : disabledRegistry,
     doctor: createFindings(runDoctor),
     async setOffline({ offline }) {
-      parts.upstreams.offline.set(offline)
+      const report = parts.upstreams.setOffline(offline)
       logger.info({ offline }, offline ? 'upstreams are not contacted' : 'upstreams are contacted again')
-      return parts.upstreams.offline.report()
+      return report
     },
     async offerProbeImage() {
       const { id, repository, tag, image } = probeImages.offer()

@@ -16,7 +16,7 @@ import { getErrno } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { loadCommandRunner } from '../lib/process.ts'
 import { ProcessHealth } from '../lib/system-errors.ts'
-import { createWriteBehind, logFailure, runLater, systemClock } from '../lib/time.ts'
+import { createWriteBehind, logFailure, systemClock } from '../lib/time.ts'
 import { PastChanges, pastChangesName } from '../metadata/past-changes.ts'
 import type { Digest } from '../oci/reference.ts'
 import { LocalRegistry } from '../registry/local-registry.ts'
@@ -35,7 +35,7 @@ import { loadSocks } from '../upstream/proxy.ts'
 import { loadUndici } from '../upstream/undici.ts'
 import { openActivity } from './activity.ts'
 import { planDescriptors, planMetadataMemory, spareMemory } from './limits.ts'
-import { createUpstreamDirectory } from './upstreams.ts'
+import { createUpstreamDirectory, probeQuotaRegularly } from './upstreams.ts'
 
 /** Holds the parts of a running server. */
 export type Parts = Awaited<ReturnType<typeof compose>>
@@ -60,8 +60,6 @@ type Base = Awaited<ReturnType<typeof composeBase>>
 
 const clock = systemClock
 const pastChangesSaveMs = 10_000
-/** Delays the request for the quota, so that it is not in the way of the start. */
-const quotaProbeDelayMs = 1500
 const uploadIdleMs = 3_600_000
 /** Limits a blob whose size is in no manifest and no response of its upstream, bytes. No layer is as large. */
 const maxUnsizedBytes = 64 * 1024 ** 3
@@ -170,13 +168,7 @@ async function composeBase({ config, paths, version, logger, env }: ComposeOptio
     history: activity.history,
   })
   closing.push(() => upstreams.close())
-  const stopProbing = runLater(
-    quotaProbeDelayMs,
-    () => upstreams.probeQuota(),
-    logFailure(logger, 'could not ask for the quota'),
-  )
-  closing.push(stopProbing)
-
+  closing.push(probeQuotaRegularly(upstreams, logger))
   const pastChanges = await openPastChanges(paths, { logger }, closing)
   const hashes = createHashPool(availableParallelism(), {
     maxThreads: descriptors.hashThreads,

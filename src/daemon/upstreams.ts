@@ -4,7 +4,7 @@ import type { Slots } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
 import { isSet, runCommand } from '../lib/process.ts'
 import type { ProcessHealth } from '../lib/system-errors.ts'
-import type { Clock } from '../lib/time.ts'
+import { type Clock, logFailure, runEvery, runLater } from '../lib/time.ts'
 import { toRegistryUrl } from '../oci/reference.ts'
 import type { Repository } from '../oci/route.ts'
 import type { TrafficHistory } from '../stats/history.ts'
@@ -14,7 +14,7 @@ import { createHttpUpstream, type HttpUpstream } from '../upstream/http-upstream
 import type { Identify } from '../upstream/identity.ts'
 import { createProbeUpstream, type ProbeImages, probeImagePrefix } from '../upstream/probe-image.ts'
 import { getProxyWarnings, readProxies } from '../upstream/proxy.ts'
-import { isDockerHub, probeQuota } from '../upstream/rate-limit.ts'
+import { isDockerHub, isQuotaOutdated, probeQuota } from '../upstream/rate-limit.ts'
 import { builtInUpstreams, type Upstream, UpstreamError } from '../upstream/upstream.ts'
 import { readAuthorities } from './start-errors.ts'
 
@@ -41,6 +41,10 @@ interface UpstreamDirectoryOptions {
  * others need.
  */
 const minRequestsForKeepAlive = 64
+
+/** Delays the first request for the quota, so that it is not in the way of the start. */
+const firstProbeDelayMs = 1500
+const probeIntervalMs = 3_600_000
 
 /**
  * Creates the directory of all upstreams, which opens each one on its first request. Reads the certificate files at once, so that a bad
@@ -115,8 +119,26 @@ export function createUpstreamDirectory({
     return upstream
   }
 
+  async function probeHubQuota(): Promise<void> {
+    const host = 'docker.io'
+    const url = config.upstreams[host]?.url ?? toRegistryUrl(host)
+    if (offline.isActive || !isDockerHub(url) || isSet(env['MIRROR_NO_QUOTA_PROBE'])) return
+    open(host)
+    const http = upstreams.get(host)?.http
+    // Bypass the record of failures: a laptop without a network has no failing upstream before somebody pulls.
+    if (http && isQuotaOutdated(http.health().rateLimit, clock.wall())) await probeQuota(http, logger)
+  }
+
   return {
-    offline,
+    /** Tells whether upstreams are contacted. Change it with `setOffline`. */
+    offline: offline as Pick<OfflineSwitch, 'isActive' | 'report'>,
+    /** Pauses the requests to upstreams, or continues them. The return to online also asks for the quota in the background. */
+    setOffline(isOffline: boolean): OfflineReport {
+      const wasOffline = offline.isActive
+      offline.set(isOffline)
+      if (wasOffline && !isOffline) probeHubQuota().catch(onFailedProbe(logger))
+      return offline.report()
+    },
     /** Finds the upstream of a repository, and its name there; undefined for a registry that is not mirrored. */
     route: (repository: Repository): { readonly upstream: Upstream; readonly name: string } | undefined => {
       const probeImage = repository.name.startsWith(probeImagePrefix) && probeImages.find(repository.name)
@@ -133,22 +155,29 @@ export function createUpstreamDirectory({
         if (used.has(host) || http.health().rateLimit !== undefined) yield upstream
     },
     /**
-     * Asks Docker Hub for the quota, so that the status shows it before the first pull. Does nothing while offline, and where
-     * another server stands in for Docker Hub.
+     * Asks Docker Hub for the quota if it is not known, so that the status shows it before the first pull. Does nothing while
+     * offline, and where another server stands in for Docker Hub.
      */
-    async probeQuota(): Promise<void> {
-      const host = 'docker.io'
-      const url = config.upstreams[host]?.url ?? toRegistryUrl(host)
-      if (config.cache.offline || !isDockerHub(url) || isSet(env['MIRROR_NO_QUOTA_PROBE'])) return
-      open(host)
-      const opened = upstreams.get(host)
-      // Bypass the record of failures: a laptop without a network has no failing upstream before somebody pulls.
-      if (opened) await probeQuota(opened.http, logger)
-    },
+    probeQuota: probeHubQuota,
     /** Ends every connection; requests under way fail. */
     async close(): Promise<void> {
       await Promise.all([...upstreams.values()].map(({ http }) => http.close()))
     },
+  }
+}
+
+const onFailedProbe = (logger: Logger) => logFailure(logger, 'could not ask for the quota')
+
+/** Calls `probeQuota` shortly after the start, and then every hour. Returns the function that ends this. */
+export function probeQuotaRegularly(
+  { probeQuota }: { readonly probeQuota: () => Promise<void> },
+  logger: Logger,
+): () => void {
+  const stopFirst = runLater(firstProbeDelayMs, probeQuota, onFailedProbe(logger))
+  const stopLater = runEvery(probeIntervalMs, probeQuota, onFailedProbe(logger))
+  return () => {
+    stopFirst()
+    stopLater()
   }
 }
 

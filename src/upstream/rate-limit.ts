@@ -22,6 +22,9 @@ export interface Limit {
   readonly reason?: string | undefined
 }
 
+/** Sets how long an account counts as unlimited: the window of Docker Hub's quotas, ms. */
+const unlimitedMs = 6 * 3_600_000
+
 type Header = (name: string) => string | undefined
 
 /** Checks whether the URL of an upstream is Docker Hub's own. */
@@ -43,6 +46,13 @@ export async function probeQuota(upstream: Pick<Upstream, 'resolve'>, logger: Lo
   } catch (error) {
     logger.debug({ reason: describeFailure(error) }, 'could not read the quota of Docker Hub')
   }
+}
+
+/** Checks whether nothing is known about the quota now, because no response told it, or because its window has ended since. */
+export function isQuotaOutdated(known: RateLimit | undefined, wall: number): boolean {
+  if (known === undefined) return true
+  if ('unlimited' in known) return wall >= known.at + unlimitedMs
+  return wall >= Math.min(known.at + known.windowSeconds * 1000, known.resetsAt ?? Infinity)
 }
 
 /**

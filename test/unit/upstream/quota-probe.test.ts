@@ -1,8 +1,8 @@
 import { createServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { defaultConfig } from '../../../src/config/config.ts'
-import { createUpstreamDirectory } from '../../../src/daemon/upstreams.ts'
+import { createUpstreamDirectory, probeQuotaRegularly } from '../../../src/daemon/upstreams.ts'
 import { Slots } from '../../../src/lib/async.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { ProcessHealth } from '../../../src/lib/system-errors.ts'
@@ -10,7 +10,7 @@ import { systemClock } from '../../../src/lib/time.ts'
 import { mediaType } from '../../../src/oci/content.ts'
 import { createIdentify } from '../../../src/upstream/identity.ts'
 import { ProbeImages } from '../../../src/upstream/probe-image.ts'
-import { isDockerHub, probeQuota } from '../../../src/upstream/rate-limit.ts'
+import { isDockerHub, isQuotaOutdated, probeQuota } from '../../../src/upstream/rate-limit.ts'
 import { fakeClock, openUpstream } from '../../support/upstream/open-upstream.ts'
 import { reply, serve } from '../../support/upstream/serve.ts'
 
@@ -82,11 +82,14 @@ describe('the request for the quota', () => {
     expect(isDockerHub(url)).toBe(expected)
   })
 
+  interface DirectoryOptions {
+    readonly offline?: boolean
+    readonly env?: Record<string, string>
+    readonly wall?: () => number
+  }
+
   /** Creates a directory whose docker.io is at this URL. */
-  function openDirectory(
-    url: string,
-    { offline = false, env = {} }: { offline?: boolean; env?: Record<string, string> },
-  ) {
+  function openDirectory(url: string, { offline = false, env = {}, wall = systemClock.wall }: DirectoryOptions) {
     const { cache, ...rest } = defaultConfig()
     const upstreams = {
       'docker.io': {
@@ -107,7 +110,7 @@ describe('the request for the quota', () => {
       identify: createIdentify(Buffer.from('key')),
       userAgent: 'mirror/test',
       requests: new Slots(100),
-      clock: systemClock,
+      clock: { ...systemClock, wall },
       logger: silentLogger,
       ownTroubles: new ProcessHealth(systemClock),
       history: { recordResponse: () => {} },
@@ -124,12 +127,8 @@ describe('the request for the quota', () => {
     expect([...directory.all()]).toEqual([])
   })
 
-  test.each<[string, { offline?: boolean; env?: Record<string, string> }, number]>([
-    ['once', {}, 1],
-    ['never offline', { offline: true }, 0],
-    ['never with MIRROR_NO_QUOTA_PROBE', { env: { MIRROR_NO_QUOTA_PROBE: '1' } }, 0],
-  ])('is sent to Docker Hub %s, and its failure adds no upstream to the status', async (_, options, expected) => {
-    // A proxy that connects to nobody, so that no test reaches Docker Hub.
+  /** Starts a proxy that connects to nobody, so that no test reaches Docker Hub. */
+  async function startProxy() {
     const asked: string[] = []
     const proxy = createServer()
     proxy.on('connect', (request, socket) => {
@@ -138,11 +137,75 @@ describe('the request for the quota', () => {
     })
     await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve))
     onTestFinished(() => void proxy.close())
-    const { port } = proxy.address() as AddressInfo
-    const env = { https_proxy: `http://127.0.0.1:${port}`, ...options.env }
-    const directory = openDirectory('https://registry-1.docker.io', { ...options, env })
+    return { asked, env: { https_proxy: `http://127.0.0.1:${(proxy.address() as AddressInfo).port}` } }
+  }
+
+  test.each<[string, DirectoryOptions, number]>([
+    ['once', {}, 1],
+    ['never offline', { offline: true }, 0],
+    ['never with MIRROR_NO_QUOTA_PROBE', { env: { MIRROR_NO_QUOTA_PROBE: '1' } }, 0],
+  ])('is sent to Docker Hub %s, and its failure adds no upstream to the status', async (_, options, expected) => {
+    const { asked, env } = await startProxy()
+    const directory = openDirectory('https://registry-1.docker.io', { ...options, env: { ...env, ...options.env } })
     await directory.probeQuota()
     expect(asked).toEqual(Array.from({ length: expected }, () => 'registry-1.docker.io:443'))
     expect([...directory.all()]).toEqual([])
+  })
+
+  test('is not sent while the offline switch is on, and is sent when the mirror goes online again', async () => {
+    const { asked, env } = await startProxy()
+    const directory = openDirectory('https://registry-1.docker.io', { env })
+    directory.setOffline(true)
+    await directory.probeQuota()
+    expect(asked).toEqual([])
+    expect(directory.setOffline(false)).toEqual({ active: false, source: 'session' })
+    await expect.poll(() => asked).toHaveLength(1)
+    // The mirror is online already.
+    directory.setOffline(false)
+    await directory.probeQuota()
+    expect(asked).toHaveLength(2)
+  })
+
+  test('is not sent again until the window of the known quota ends', async () => {
+    const hub = await serveHub((response) => reply(response, 200, { ...type, ...quota }))
+    let now = systemClock.wall()
+    // The proxy answers in place of Docker Hub.
+    const options = { env: { http_proxy: hub.url }, wall: () => now }
+    const directory = openDirectory('http://registry-1.docker.io', options)
+    for (let asked = 0; asked < 3; asked++) await directory.probeQuota()
+    expect(hub.log).toHaveLength(1)
+    expect([...directory.all()].map((upstream) => upstream.health().rateLimit)).toMatchObject([{ remaining: 76 }])
+    now += 21_600_000
+    await directory.probeQuota()
+    expect(hub.log).toHaveLength(2)
+  })
+
+  test('is considered shortly after the start and every hour, until the server ends', async () => {
+    vi.useFakeTimers()
+    onTestFinished(() => void vi.useRealTimers())
+    let considered = 0
+    const stop = probeQuotaRegularly({ probeQuota: async () => void (considered += 1) }, silentLogger)
+    await vi.advanceTimersByTimeAsync(1000)
+    expect(considered).toBe(0)
+    await vi.advanceTimersByTimeAsync(1000)
+    expect(considered).toBe(1)
+    await vi.advanceTimersByTimeAsync(2 * 3_600_000)
+    expect(considered).toBe(3)
+    stop()
+    await vi.advanceTimersByTimeAsync(2 * 3_600_000)
+    expect(considered).toBe(3)
+  })
+
+  const known = { limit: 100, remaining: 3, windowSeconds: 21_600, source: undefined, at: 1_000_000 }
+  test.each([
+    ['unknown', undefined, 0, true],
+    ['younger than its window', known, 21_599_000, false],
+    ['as old as its window', known, 21_600_000, true],
+    ['full again', { ...known, resetsAt: 1_060_000 }, 60_000, true],
+    ['not yet full again', { ...known, resetsAt: 1_060_000 }, 59_000, false],
+    ['unlimited for an hour', { unlimited: true, source: undefined, at: 1_000_000 } as const, 3_600_000, false],
+    ['unlimited for six hours', { unlimited: true, source: undefined, at: 1_000_000 } as const, 21_600_000, true],
+  ])('is needed or not when the quota is %s', (_, rateLimit, ageMs, expected) => {
+    expect(isQuotaOutdated(rateLimit, 1_000_000 + ageMs)).toBe(expected)
   })
 })
