@@ -6,6 +6,7 @@ import { getKindNetworkName } from '../docker/engine.ts'
 import { getErrno, MirrorError } from '../lib/errors.ts'
 import { readProxies } from '../upstream/proxy.ts'
 import { type DoctorContext, notRunning, type Report, type Task, toOk, toSkipped } from './context.ts'
+import { planStart } from './start-command.ts'
 
 const connectTimeoutMs = 2000
 
@@ -51,22 +52,23 @@ const words: Readonly<Record<Exclude<Reached, 'yes'>, string>> = {
   failed: 'cannot be reached',
 }
 
-async function checkLoopback({ found }: DoctorContext, report: Report): Promise<void> {
+async function checkLoopback(context: DoctorContext, report: Report): Promise<void> {
   const id = 'listeners.loopback'
-  const endpoints = (await found)?.running.endpoints
+  const endpoints = (await context.found)?.running.endpoints
   if (endpoints === undefined) return report(toSkipped(id, notRunning))
   await Promise.all(
     [...endpoints.cache, ...endpoints.registry, ...endpoints.admin].map(async (url) => {
       const reached = await tryConnect(url)
       if (reached === 'yes') return report(toOk(id, `${url} answers.`, url))
-      const fix = { command: 'mirror up', isOwn: true }
+      const { fix } = await planStart(context)
       report({ id, subject: url, state: 'fail', saw: `${url} ${words[reached]}.`, fix })
     }),
   )
 }
 
-async function checkNetworks({ status, found }: DoctorContext, report: Report): Promise<void> {
+async function checkNetworks(context: DoctorContext, report: Report): Promise<void> {
   const id = 'listeners.network'
+  const { status, found } = context
   const answer = await status
   if (answer === undefined) return report(toSkipped(id, notRunning))
   const isContainer = (await found)?.running.runtime === 'container'
@@ -84,7 +86,7 @@ async function checkNetworks({ status, found }: DoctorContext, report: Report): 
       if (isContainer) return report(toOk(id, `The mirror is in the network ${network}, at ${url}.`, network))
       const reached = await tryConnect(url)
       if (reached === 'yes') return report(toOk(id, `${url} answers.`, network))
-      const fix = { command: 'mirror up', isOwn: true }
+      const { fix } = await planStart(context)
       report({ id, subject: network, state: 'fail', saw: `${url} (network ${network}) ${words[reached]}.`, fix })
     }),
   )

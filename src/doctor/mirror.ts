@@ -4,29 +4,31 @@ import { dirname } from 'node:path'
 import { findDeadMirror } from '../admin/find-mirror.ts'
 import { readState } from '../admin/state.ts'
 import { openMachineRecords } from '../clients/records.ts'
-import { hashConfig, listChangedParts } from '../config/config.ts'
 import { findPortHolder } from '../daemon/start-errors.ts'
 import { getErrno, MirrorError } from '../lib/errors.ts'
 import { ifVisible } from '../lib/fs.ts'
 import { readProcessStat } from '../lib/process.ts'
 import { formatBytes, formatDuration } from '../lib/units.ts'
-import { type DoctorContext, notRunning, type Outcome, type Report, type Task, toOk, toSkipped } from './context.ts'
+import { type DoctorContext, notRunning, type Report, type Task, toOk, toSkipped } from './context.ts'
+import { findFreePort, type ListenerName, listenerNames, planStart, toStartCommand } from './start-command.ts'
 
 const maxSkewMs = 60_000
 const recommendedOpenFiles = 1024
-const start = { command: 'mirror up', isOwn: true } as const
+const maxHolderLength = 40
 
 /** Lists the checks of the mirror itself. */
 export function listMirrorTasks(context: DoctorContext): Task[] {
+  let taken: Promise<readonly TakenPort[]> | undefined
+  const findTaken = () => (taken ??= findTakenPorts(context))
   const toTask = (name: string, check: (context: DoctorContext, report: Report) => Promise<void>): Task => ({
     ids: [`mirror.${name}`],
     run: (report) => check(context, report),
   })
   return [
-    toTask('runs', checkRuns),
+    toTask('runs', (_, report) => checkRuns(context, findTaken, report)),
     toTask('version', checkVersion),
     toTask('config', checkConfig),
-    toTask('ports', checkPorts),
+    toTask('ports', (_, report) => checkPorts(context, findTaken, report)),
     toTask('disk', checkDisk),
     toTask('lock', checkLock),
     toTask('clock', checkClock),
@@ -36,15 +38,23 @@ export function listMirrorTasks(context: DoctorContext): Task[] {
   ]
 }
 
-async function checkRuns({ found, status, surroundings, paths }: DoctorContext, report: Report): Promise<void> {
+async function checkRuns(
+  context: DoctorContext,
+  findTaken: () => Promise<readonly TakenPort[]>,
+  report: Report,
+): Promise<void> {
   const id = 'mirror.runs'
+  const { found, status, surroundings, paths } = context
   const mirror = await found
   if (mirror === undefined) {
     const died = await findDeadMirror(paths, surroundings)
     const since = died?.lastSeen === undefined ? '' : `, last seen ${died.lastSeen}`
     const saw =
       died === undefined ? notRunning : `${notRunning}: it has ended without being stopped (${died.reason}${since})`
-    return report({ id, state: 'fail', saw: `${saw}.`, fix: start })
+    // A start fails while another program has a port, so leave the command to mirror.ports.
+    if ((await findTaken()).length > 0)
+      return report({ id, state: 'fail', saw: `${saw}.`, advice: 'See the command of mirror.ports.' })
+    return report({ id, state: 'fail', saw: `${saw}.`, fix: (await planStart(context)).fix })
   }
   const answer = await status
   if (answer === undefined)
@@ -52,68 +62,107 @@ async function checkRuns({ found, status, surroundings, paths }: DoctorContext, 
       id,
       state: 'fail',
       saw: `The mirror runs, but does not answer on ${mirror.running.endpoints.admin.join(', ')}.`,
-      fix: start,
+      fix: (await planStart(context)).fix,
     })
   const where = answer.runtime === 'container' ? 'container' : `pid ${answer.pid}`
   report(toOk(id, `mirror ${answer.version} runs (${where}).`))
 }
 
-async function checkVersion({ status, version }: DoctorContext, report: Report): Promise<void> {
+async function checkVersion(context: DoctorContext, report: Report): Promise<void> {
   const id = 'mirror.version'
+  const { status, version } = context
   const answer = await status
   if (answer === undefined) return report(toSkipped(id, notRunning))
   if (answer.version === version) return report(toOk(id, `Command and mirror have version ${version}.`))
   const saw = `The mirror has version ${answer.version}, and this command ${version}.`
-  report({ id, state: 'warn', saw, fix: start })
+  report({ id, state: 'warn', saw, fix: (await planStart(context)).fix })
 }
 
-async function checkConfig({ config, found, paths }: DoctorContext, report: Report): Promise<void> {
+async function checkConfig(context: DoctorContext, report: Report): Promise<void> {
   const id = 'mirror.config'
-  let current: Awaited<typeof config>
+  const { config, found } = context
   try {
-    current = await config
+    await config
   } catch (error) {
     if (!(error instanceof MirrorError)) throw error
     const [hint] = error.hints
-    return report({ id, state: 'fail', saw: error.message, ...(hint !== undefined && { advice: hint }) })
+    const saw = error.message.replace(', so nothing was done', '')
+    return report({ id, state: 'fail', saw, ...(hint !== undefined && { advice: hint }) })
   }
   const mirror = await found
   // The file of another user, and the one in a container, may differ from this one.
-  if (mirror === undefined || mirror.user !== undefined || mirror.running.container) return report(toOk(id))
-  const changed = listChangedParts(mirror.running.configHashes, hashConfig(current, paths.dataDir))
-  if (changed.length === 0) return report(toOk(id))
-  const saw = `The running mirror has other settings than mirror.yaml, perhaps by flags of mirror up: ${changed.join(', ')}.`
-  report({ id, state: 'warn', saw, fix: start })
+  if (mirror === undefined || mirror.user !== undefined || mirror.running.container)
+    return report(toOk(id, 'mirror.yaml is valid.'))
+  const { fix, changed, ports, otherFlags } = await planStart(context)
+  if (changed.length > 0) {
+    const saw = `The running mirror has other settings than mirror.yaml, perhaps by flags of mirror up: ${changed.join(', ')}.`
+    return report({ id, state: 'warn', saw, fix })
+  }
+  if (fix.command === toStartCommand({})) return report(toOk(id))
+  const flags = toStartCommand(ports, otherFlags).slice('mirror up '.length)
+  report(toOk(id, `The running mirror uses mirror.yaml, except for settings as by ${flags}.`))
 }
 
-/** Finds the program that has a port of the stopped mirror. */
-async function checkPorts({ found, config, machine }: DoctorContext, report: Report): Promise<void> {
-  const id = 'mirror.ports'
-  const mirror = await found
-  if (mirror !== undefined) return report(toOk(id, 'The running mirror has its ports.'))
-  const { cache, registry, admin } = await config
-  const listeners = [
-    ['cache', cache.listen],
-    ['registry', registry.enabled ? registry.listen : []],
-    ['admin', admin.listen],
-  ] as const
-  const taken: Outcome[] = []
-  for (const [name, addresses] of listeners) {
-    for (const port of new Set(addresses.map((address) => address.port).filter((number) => number !== 0))) {
-      const holder = await findPortHolder(port, machine)
+/** Describes a port of the stopped mirror that another program has. */
+interface TakenPort {
+  readonly name: ListenerName
+  readonly host: string
+  readonly port: number
+  readonly who: string
+}
+
+async function findTakenPorts(context: DoctorContext): Promise<readonly TakenPort[]> {
+  const { config } = await planStart(context)
+  if (config === undefined) return []
+  const taken: TakenPort[] = []
+  for (const name of listenerNames) {
+    if (name === 'registry' && !config.registry.enabled) continue
+    const addresses = new Map(config[name].listen.map(({ host, port }) => [port, host]))
+    for (const [port, host] of addresses) {
+      const holder = port === 0 ? undefined : await findPortHolder(port, context.machine)
       if (holder === undefined) continue
-      const who = `${holder.mirror === undefined ? holder.command : 'another mirror'} (pid ${holder.pid})`
-      const other = port + 1000 <= 65_535 ? port + 1000 : port - 1000
-      taken.push({
-        id,
-        subject: name,
-        state: 'fail',
-        saw: `Port ${port} (${name}) is in use by ${who}.`,
-        fix: { command: `mirror up --${name}-port ${other}`, isOwn: false },
-      })
+      const who = holder.mirror === undefined ? cutText(holder.command) : 'another mirror'
+      taken.push({ name, host, port, who: `${who} (pid ${holder.pid})` })
     }
   }
-  for (const outcome of taken.length === 0 ? [toOk(id)] : taken) report(outcome)
+  return taken
+}
+
+function cutText(text: string): string {
+  return text.length <= maxHolderLength ? text : `${text.slice(0, maxHolderLength - 1)}…`
+}
+
+/** Finds the programs that have ports of the stopped mirror, and one command with other ports for all of them. */
+async function checkPorts(
+  context: DoctorContext,
+  findTaken: () => Promise<readonly TakenPort[]>,
+  report: Report,
+): Promise<void> {
+  const id = 'mirror.ports'
+  if ((await context.found) !== undefined) return report(toOk(id, 'The running mirror has its ports.'))
+  // Reject for a mirror.yaml that is not valid.
+  await context.config
+  const taken = await findTaken()
+  if (taken.length === 0) return report(toOk(id))
+  const plan = await planStart(context)
+  const used = new Set(listenerNames.flatMap((name) => plan.config?.[name].listen.map(({ port }) => port) ?? []))
+  const ports = { ...plan.ports }
+  for (const { name, host, port } of taken) {
+    const free = await findFreePort(host, port + 1000, used)
+    if (free === undefined) continue
+    used.add(free)
+    ports[name] = free
+  }
+  const fix = { command: toStartCommand(ports, plan.otherFlags), isOwn: false }
+  for (const [at, { name, port, who }] of taken.entries())
+    report({
+      id,
+      subject: name,
+      state: 'fail',
+      saw: `Port ${port} (${name}) is in use by ${who}.`,
+      // Name the command once, below the last port.
+      ...(at === taken.length - 1 && { fix }),
+    })
 }
 
 async function checkDisk({ status, config, paths }: DoctorContext, report: Report): Promise<void> {
@@ -141,8 +190,9 @@ async function readFreeBytes(path: string): Promise<number | undefined> {
   }
 }
 
-async function checkLock({ found, status, paths, surroundings }: DoctorContext, report: Report): Promise<void> {
+async function checkLock(context: DoctorContext, report: Report): Promise<void> {
   const id = 'mirror.lock'
+  const { found, status, paths, surroundings } = context
   const mirror = await found
   if (mirror === undefined) {
     const state = await readState(paths.stateFile)
@@ -150,7 +200,7 @@ async function checkLock({ found, status, paths, surroundings }: DoctorContext, 
     if (died === undefined) return report(toOk(id))
     const who = died.pid === undefined ? `container ${died.container}` : `process ${died.pid}`
     const saw = `${paths.stateFile} was left by ${who}, which has ended.`
-    return report({ id, state: 'warn', saw, fix: start })
+    return report({ id, state: 'warn', saw, fix: (await planStart(context)).fix })
   }
   const answer = await status
   const { running } = mirror
