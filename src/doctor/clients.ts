@@ -1,17 +1,14 @@
 import { getAdapter } from '../clients/adapters.ts'
 import { isLoopbackUrl } from '../clients/address.ts'
 import { checkClient } from '../clients/check.ts'
-import { readFiles } from '../clients/configure.ts'
-import { type ConfiguredFileState, listRecord } from '../clients/configured.ts'
 import { findMirrorAddress, type MirrorAddress } from '../clients/find-mirror.ts'
-import { isWrittenByMirror } from '../clients/files/kinds.ts'
 import { getConfigureCommand, openMachineRecords, type StoredRecord } from '../clients/records.ts'
 import { inspectKanikoVariables } from '../clients/kaniko.ts'
 import { findStaleClients } from '../clients/stale-clients.ts'
 import { type ClientName, clientNames, type ConfigTarget, type Finding, type Machine } from '../clients/types.ts'
 import { getTarget } from '../clients/undo.ts'
-import { getErrno, MirrorError } from '../lib/errors.ts'
-import { ifVisible } from '../lib/fs.ts'
+import { MirrorError } from '../lib/errors.ts'
+import { checkFiles, type Inspection, inspectTarget, stripNote } from './client-files.ts'
 import { type DoctorContext, notRunning, type Outcome, type Report, type Task, toOk, toSkipped } from './context.ts'
 import { type CheckedTarget, listClusters, listFaultIds, listTargets } from './targets.ts'
 
@@ -19,6 +16,9 @@ const pullTimeoutMs = 180_000
 
 /** Lists the clients that another one brings along, or that concern only new clusters: not to configure them is no mistake. */
 const optional: ReadonlySet<ClientName> = new Set(['buildkit', 'containerd', 'kind', 'k3d', 'minikube'])
+
+/** Lists the faults that each kind cluster has before mirror configures it. */
+const mirrorFaults: ReadonlySet<string> = new Set(['containerd.config-path', 'kind.hosts'])
 
 const general = ['configured', 'files', 'address', 'running', 'loopback'] as const
 
@@ -110,25 +110,47 @@ async function checkTarget(
   // Only root may write the files of the system.
   const lockedByRoot = details['scope'] === 'system' && process.geteuid?.() !== 0
   const command = await getConfigureCommand(machine, record ?? { client, root: undefined, details, lockedByRoot })
-  const [files, observation, findings] = await Promise.all([
+  const [files, observation, inspection] = await Promise.all([
     record === undefined ? undefined : checkFiles(target, record, command, subject, all, report),
     cache === undefined ? undefined : target.observe?.({ cache }),
     inspectTarget(target, cache),
   ])
   const isOwn = target.isOwn === true || files?.isOwn === true
-  for (const finding of findings) report(await toOutcome(finding, subject, { command, isOwn }))
   const isCluster = client === 'kind' && target.details['cluster'] !== undefined
-  const inUse = observation?.inUse ?? (isCluster ? !findings.some(({ state }) => state === 'fail') : undefined)
+  const isRead = inspection.findings !== undefined
+  const isForeign = isCluster && record === undefined && isRead && !inspection.namesMirror
+  const findings = (inspection.findings ?? []).filter(({ fault }) => !isForeign || !mirrorFaults.has(fault))
+  for (const finding of findings) report(await toOutcome(finding, subject, { command, isOwn }))
+  const works = isCluster && isRead ? !isForeign && !findings.some(({ state }) => state === 'fail') : undefined
+  const inUse = observation?.inUse ?? works
   if (record !== undefined)
     report(toOk('clients.configured', `${subject} is configured since ${record.since}.`, subject))
   else if (inUse === true) report(toOk('clients.configured', `${subject} uses the mirror.`, subject))
-  else if (!isCluster) reportUnconfigured(client, subject, command, all, report)
+  else if (isForeign) {
+    const saw = `${subject} is not configured for the mirror.`
+    report({ id: 'clients.configured', subject, state: 'warn', saw, fix: { command, isOwn: false } })
+  } else if (!isCluster) reportUnconfigured(client, subject, command, all, report)
   if (record !== undefined && mirror !== undefined)
     reportRunning(observation, files?.isAsWritten === true, subject, report)
   else if (record !== undefined) report(toSkipped('clients.running', notRunning, subject))
   reportLoopback(target, record, subject, { command, isOwn }, report)
-  const found = new Set(findings.map(({ fault }) => `clients.${fault}`))
-  for (const id of listFaultIds(client)) if (!found.has(id)) report(toOk(id, undefined, subject))
+  reportSoundFiles(client, inspection, isForeign, subject, report)
+}
+
+/** Reports the faults that the files do not have; all as one skipped check when the files cannot be read. */
+function reportSoundFiles(
+  client: ClientName,
+  inspection: Inspection,
+  isForeign: boolean,
+  subject: string,
+  report: Report,
+): void {
+  const ids = listFaultIds(client)
+  const { findings } = inspection
+  if (findings === undefined)
+    return report(toSkipped(ids[0]!, `its files cannot be read: ${inspection.unreadable}`, subject))
+  const found = new Set([...findings.map(({ fault }) => fault), ...(isForeign ? mirrorFaults : [])])
+  for (const id of ids) if (!found.has(id.slice('clients.'.length))) report(toOk(id, undefined, subject))
 }
 
 function reportUnconfigured(
@@ -155,18 +177,6 @@ function getCache(mirror: MirrorAddress, { location }: ConfigTarget): string | u
   }
 }
 
-/** Reads the files of a target and finds their known faults; none in files that cannot be read. */
-export async function inspectTarget(target: ConfigTarget, cache: string | undefined): Promise<readonly Finding[]> {
-  if (target.inspect === undefined) return []
-  try {
-    return target.inspect(cache, await readFiles(target.files, target.inputs))
-  } catch (error) {
-    // Leave files that this user cannot read to the check of the files, and to root.
-    if (error instanceof MirrorError || getErrno(error) !== undefined) return []
-    throw error
-  }
-}
-
 /** Converts a finding to a result. `configure`: the command that configures the target again. */
 export async function toOutcome(
   { fault, state, where, saw, mend }: Finding,
@@ -179,86 +189,6 @@ export async function toOutcome(
     ...common,
     ...('command' in mend ? { fix: { command: mend.command, isOwn: false } } : { advice: mend.advice }),
   }
-}
-
-interface CheckedFiles {
-  readonly isAsWritten: boolean
-  /** Is true when mirror created each file that differs, so that to write them again changes nothing of the user's. */
-  readonly isOwn: boolean
-}
-
-/** Compares the files with the record, and the address with that of the mirror. */
-async function checkFiles(
-  target: ConfigTarget,
-  record: StoredRecord,
-  command: string,
-  subject: string,
-  { machine, stale }: Surroundings,
-  report: Report,
-): Promise<CheckedFiles> {
-  const found = (await stale).find(({ record: one }) => one.client === record.client && one.place === record.place)
-  const listed = await listRecord(machine, record)
-  const isCreated = (path: string) => record.files.find((file) => file.path === path)?.before === undefined
-  const differing = (listed?.files ?? []).filter(({ state }) => state === 'gone' || state === 'changed since')
-  const areOwn = await Promise.all(
-    differing.map(async ({ path, state }) => isCreated(path) || (state !== 'gone' && hasHeader(target, path))),
-  )
-  const isOwn = !record.lockedByRoot && areOwn.every(Boolean)
-  if (found !== undefined)
-    report({
-      id: 'clients.address',
-      subject,
-      state: 'fail',
-      saw:
-        found.to === undefined
-          ? `${subject} has ${found.from}, and cannot reach the mirror: ${found.why}`
-          : `${subject} has ${found.from}, and the mirror is at ${found.to}.`,
-      fix: { command: stripNote(found.mend), isOwn: isOwn && record.files.every(({ path }) => isCreated(path)) },
-    })
-  else report(toOk('clients.address', `${subject} has ${record.cache}.`, subject))
-  const wrong = (
-    await Promise.all(
-      (listed?.files ?? []).map(async ({ path, state }) => ({
-        path,
-        why: await explainFile(path, state, target, record),
-      })),
-    )
-  ).filter(({ why }) => why !== undefined)
-  for (const { path, why } of wrong) {
-    const saw = `${path}, which mirror wrote, ${why}.`
-    if (why === unreadable) report(toSkipped('clients.files', saw, subject))
-    // A file of mirror that the user has changed may be right; the other checks tell.
-    else
-      report({ id: 'clients.files', subject, state: why === changed ? 'warn' : 'fail', saw, fix: { command, isOwn } })
-  }
-  if (wrong.length === 0) report(toOk('clients.files', undefined, subject))
-  return { isAsWritten: wrong.length === 0, isOwn }
-}
-
-const unreadable = 'cannot be read'
-const changed = 'was changed since'
-
-/** Explains what is wrong with a recorded file; undefined for nothing. */
-async function explainFile(
-  path: string,
-  state: ConfiguredFileState,
-  target: ConfigTarget,
-  { files, cache }: StoredRecord,
-): Promise<string | undefined> {
-  if (state === 'unreachable') return unreadable
-  if (state === 'gone') return 'is gone'
-  if (state !== 'changed since') return undefined
-  const isShared = files.some((file) => file.path === path && file.before !== undefined)
-  if (!isShared || (await hasHeader(target, path))) return changed
-  // The user may change a file of the user's own, as long as it keeps what mirror added.
-  const text = Buffer.from((await target.files.read(path))?.bytes ?? []).toString()
-  return text.includes(new URL(cache).host) || text.includes('config_path') ? undefined : 'no longer names the mirror'
-}
-
-/** Reports whether a file still has the header of those that only mirror writes. */
-async function hasHeader({ files }: ConfigTarget, path: string): Promise<boolean> {
-  const state = await ifVisible(files.read(path))
-  return state !== undefined && isWrittenByMirror(Buffer.from(state.bytes).toString())
 }
 
 function reportRunning(
@@ -290,10 +220,6 @@ function toFix(text: string): Pick<Outcome, 'fix' | 'advice'> {
   return mends && !/[;,]/.test(command) ? { fix: { command, isOwn: false } } : { advice: text }
 }
 
-function stripNote(text: string): string {
-  return text.split('   (')[0]!
-}
-
 function reportLoopback(
   { location }: ConfigTarget,
   record: StoredRecord | undefined,
@@ -306,6 +232,12 @@ function reportLoopback(
   if (location.in === 'host' || !isLoopbackUrl(record.cache)) return report(toOk(id, undefined, subject))
   const saw = `${location.what} have ${record.cache}, and a loopback address means the client's own machine there.`
   report({ id, subject, state: 'fail', saw, fix })
+}
+
+/** Joins texts that may lack their full stops. */
+function joinSentences(texts: readonly (string | undefined)[]): string {
+  const sentences = texts.map((text) => text?.trim() ?? '').filter((text) => text !== '')
+  return sentences.map((text) => (/[.!?:]$/.test(text) ? text : `${text}.`)).join(' ')
 }
 
 /** Pulls a test image by each configured target. */
@@ -330,7 +262,7 @@ async function checkPulls(
         id,
         subject,
         state: 'fail',
-        saw: [`The pull did not come through the mirror.`, reason?.why, ...saw, failed].filter(Boolean).join(' '),
+        saw: joinSentences(['The pull did not come through the mirror', reason?.why, ...saw, failed]),
         ...(reason !== undefined && toFix(reason.fix)),
       })
   }

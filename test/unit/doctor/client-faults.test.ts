@@ -18,7 +18,8 @@ import {
   type Machine,
 } from '../../../src/clients/types.ts'
 import { checks } from '../../../src/doctor/checks.ts'
-import { inspectTarget, toOutcome } from '../../../src/doctor/clients.ts'
+import { inspectTarget } from '../../../src/doctor/client-files.ts'
+import { toOutcome } from '../../../src/doctor/clients.ts'
 import { temporaryHome } from '../../support/mirror.ts'
 
 const cache = 'http://127.0.0.1:5055'
@@ -411,7 +412,7 @@ async function inspect(machine: Machine, client: ClientName, options: Partial<Cl
   const [target] = await (await getAdapter(client)).findTargets(machine, { ...noOptions, ...options })
   const scope = target!.details['scope']
   const command = `mirror configure ${client}${scope === undefined ? '' : ` --scope ${scope}`}`
-  return toOutcomes(await inspectTarget(target!, cache), command)
+  return toOutcomes((await inspectTarget(target!, cache)).findings ?? [], command)
 }
 
 async function toOutcomes(findings: readonly Finding[], command = 'mirror configure') {

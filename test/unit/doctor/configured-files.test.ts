@@ -11,11 +11,15 @@ const written = `mirrors:\n  "*":\n    endpoint:\n      - ${cache}\n`
 const header = '# Written by mirror. To take it back: mirror configure --undo\n'
 
 /** Runs the check of the files of a k3s that mirror has configured. `before`: whether the file was there before. */
-async function filesOf(text: string | undefined, before: boolean) {
+async function filesOf(text: string | undefined, before: boolean | 'by mirror') {
   const path = 'etc/rancher/k3s/registries.yaml'
   const { machine, home } = await machineWith(
     { 'k3s --version': 'k3s version v1.32.2+k3s1\n' },
-    { 'home/keep': '', ...(text !== undefined && { [path]: text }) },
+    {
+      'home/keep': '',
+      backup: before === 'by mirror' ? `${header}${written}` : written,
+      ...(text !== undefined && { [path]: text }),
+    },
   )
   const file = `${home}/${path}`
   const record = {
@@ -29,7 +33,7 @@ async function filesOf(text: string | undefined, before: boolean) {
     files: [
       {
         path: file,
-        ...(before && { before: { backup: '/none', mode: 0o600, uid: 0, gid: 0 } }),
+        ...(before && { before: { backup: `${home}/backup`, mode: 0o600, uid: 0, gid: 0 } }),
         written: createHash('sha256').update(written).digest('hex'),
       },
     ],
@@ -70,6 +74,11 @@ describe('of the files that mirror wrote, the doctor finds', () => {
 
   test('a file of mirror that was changed, which --fix may write again', async () => {
     expect(await filesOf(`${header}configs: {}\n`, false)).toEqual([['warn', true]])
+  })
+
+  test('a file that is gone and that only mirror has written, of which a record has an earlier version', async () => {
+    expect(await filesOf(undefined, 'by mirror')).toEqual([['fail', true]])
+    expect(await filesOf(undefined, true)).toEqual([['fail', false]])
   })
 
   test('a file that is gone', async () => {
