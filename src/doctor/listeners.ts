@@ -2,13 +2,18 @@ import { connect } from 'node:net'
 import { getKindProgram, openKindNodes, type FoundNode, type KindNodes } from '../clients/kind/nodes.ts'
 import { isLoopbackUrl } from '../clients/address.ts'
 import { openMachineRecords } from '../clients/records.ts'
-import { getKindNetworkName } from '../docker/engine.ts'
+import { getKindNetworkName, resolveNetworkNames } from '../docker/engine.ts'
 import { getErrno, MirrorError } from '../lib/errors.ts'
+import { quoteShellWord } from '../lib/process.ts'
 import { readProxies } from '../upstream/proxy.ts'
-import { type DoctorContext, notRunning, type Report, type Task, toOk, toSkipped } from './context.ts'
-import { planStart } from './start-command.ts'
+import { type DoctorContext, notRunning, type Outcome, type Report, type Task, toOk, toSkipped } from './context.ts'
+import { planStart, toStartCommand } from './start-command.ts'
 
 const connectTimeoutMs = 2000
+/** Limits a program in a node, ms: the connection has its own limit there, and an engine under load starts programs slowly. */
+const execTimeoutMs = 3500
+/** Is the exit code of timeout(1) when it has ended the program. */
+const timedOut = 124
 
 /** Lists the checks of the mirror's addresses, as clients reach them. */
 export function listListenerTasks(context: DoctorContext): Task[] {
@@ -103,38 +108,57 @@ async function listRunningNodes(nodes: KindNodes): Promise<readonly FoundNode[]>
 }
 
 async function checkNodes(
-  { found, machine }: DoctorContext,
+  context: DoctorContext,
   nodes: KindNodes,
   listNodes: () => Promise<readonly FoundNode[]>,
   report: Report,
 ): Promise<void> {
   const id = 'listeners.node'
+  const { found, machine, config } = context
   const mirror = await found
   if (mirror === undefined) return report(toSkipped(id, notRunning))
+  // The mirror listens on networks of Docker only.
+  if (nodes.program !== 'docker') return report(toSkipped(id, `kind runs its nodes by ${nodes.program}`))
   const running = await listNodes()
   if (running.length === 0) return report(toSkipped(id, 'no kind cluster runs'))
   const network = getKindNetworkName(machine.env)
   const url = mirror.running.endpoints.networks[network]
-  if (url === undefined)
+  if (url === undefined) {
+    if (!resolveNetworkNames((await config).networks, machine.env).includes(network))
+      return report(toSkipped(id, `networks in mirror.yaml does not name ${network}`))
+    const { ports, otherFlags } = await planStart(context)
+    const flag = `--network ${quoteShellWord(network)}`
     return report({
       id,
       state: 'fail',
       saw: `The mirror does not serve the Docker network ${network}, in which the kind nodes are.`,
-      fix: { command: `mirror up --network ${network}`, isOwn: false },
+      fix: { command: toStartCommand(ports, [...otherFlags.filter((one) => one !== flag), flag]), isOwn: false },
     })
+  }
+  const { fix } = await planStart(context)
   await Promise.all(
     running.map(async ({ name }) => {
       const [reached, variables] = await Promise.all([
         connectInNode(nodes, name, url),
-        nodes.exec(name, ['env'], undefined, connectTimeoutMs),
+        nodes.exec(name, ['env'], undefined, execTimeoutMs),
       ])
-      reportNode(name, url, reached, report)
-      reportProxy(name, url, variables?.stdout ?? '', report)
+      if (reached === undefined) report(toSkipped(id, tooSlow, name))
+      else reportNode(name, url, reached, fix, report)
+      if (variables?.exitCode === undefined) report(toSkipped('listeners.proxy', tooSlow, name))
+      else reportProxy(name, url, variables.stdout, report)
     }),
   )
 }
 
-function reportNode(node: string, url: string, reached: Reached, report: Report): void {
+const tooSlow = 'docker exec took too long'
+
+function reportNode(
+  node: string,
+  url: string,
+  reached: Reached,
+  fix: NonNullable<Outcome['fix']>,
+  report: Report,
+): void {
   const { hostname, port } = new URL(url)
   if (reached === 'yes') {
     report(toOk('listeners.node', `${node} reaches ${url}.`, node))
@@ -157,18 +181,23 @@ function reportNode(node: string, url: string, reached: Reached, report: Report)
     subject: node,
     state: 'fail',
     saw: `${url} ${words[reached]} from ${node}.`,
-    fix: { command: 'mirror up', isOwn: true },
+    fix,
   })
 }
 
-/** Opens a connection inside a node by bash, which each image of kind has. */
-async function connectInNode(nodes: KindNodes, node: string, url: string): Promise<Reached> {
+/**
+ * Opens a connection inside a node by bash and timeout, which each image of kind has. Undefined when the program itself did not end
+ * in time, which says nothing about the connection.
+ */
+async function connectInNode(nodes: KindNodes, node: string, url: string): Promise<Reached | undefined> {
   const { hostname, port } = new URL(url)
   const script = `exec 3<>/dev/tcp/${hostname.replace(/^\[|\]$/g, '')}/${port}`
-  const result = await nodes.exec(node, ['bash', '-c', script], undefined, connectTimeoutMs)
+  const command = ['timeout', String(connectTimeoutMs / 1000), 'bash', '-c', script]
+  const result = await nodes.exec(node, command, undefined, execTimeoutMs)
   if (result === undefined) return 'failed'
+  if (result.exitCode === undefined) return undefined
   if (result.exitCode === 0) return 'yes'
-  if (result.exitCode === undefined) return 'silent'
+  if (result.exitCode === timedOut) return 'silent'
   return /refused/i.test(result.stderr) ? 'refused' : 'failed'
 }
 

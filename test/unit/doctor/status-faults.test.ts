@@ -24,6 +24,8 @@ interface Scene {
   readonly files?: Readonly<Record<string, string>>
   /** The process in the state file. */
   readonly pid?: number
+  readonly networks?: string[]
+  readonly env?: Readonly<Record<string, string>>
 }
 
 /** Creates what the checks see of a running mirror. */
@@ -34,9 +36,11 @@ async function contextOf({
   endpoints,
   files = {},
   pid = process.pid,
+  networks = ['kind'],
+  env = {},
 }: Scene): Promise<DoctorContext> {
   const { machine, home } = await machineWith(answers, files, {
-    env: { PATH: '/var/empty', DOCKER_CONFIG: '/var/empty' },
+    env: { PATH: '/var/empty', DOCKER_CONFIG: '/var/empty', ...env },
   })
   const surroundings = { platform: 'linux', env: { ...machine.env, MIRROR_HOME: home }, homedir: home, cwd: home }
   const all = { cache: [], registry: [], admin: [], networks: {}, ...endpoints }
@@ -71,7 +75,7 @@ async function contextOf({
     version: '0.1.0',
     found: Promise.resolve({ running, paths: mirrorPaths(surroundings), user: undefined } as unknown as FoundMirror),
     status: Promise.resolve(report as unknown as StatusReport),
-    config: Promise.resolve(defaultConfig()),
+    config: Promise.resolve({ ...defaultConfig(), networks }),
     probeUpstreams: async () => probes,
     clients: [],
     pull: false,
@@ -81,6 +85,10 @@ async function contextOf({
 
 /** Runs the tasks of the checks, and returns what they found. */
 async function findingsOf(scene: Scene, id: string) {
+  return (await outcomesOf(scene, id)).filter(({ state }) => state === 'warn' || state === 'fail')
+}
+
+async function outcomesOf(scene: Scene, id: string) {
   const context = await contextOf(scene)
   const tasks: Task[] = [
     ...listMirrorTasks(context),
@@ -90,7 +98,7 @@ async function findingsOf(scene: Scene, id: string) {
   ]
   const outcomes: Outcome[] = []
   for (const task of tasks.filter(({ ids }) => ids.includes(id))) await task.run((one) => outcomes.push(one))
-  return outcomes.filter(({ state }) => state === 'warn' || state === 'fail')
+  return outcomes
 }
 
 const url = 'http://172.18.0.1:5055'
@@ -105,7 +113,8 @@ const cluster = { 'docker ps': 'abc\n', 'docker inspect': inspected }
 const onKind = { networks: { kind: url } }
 const exec = 'docker exec dev-control-plane'
 const refused = { exitCode: 1, stdout: '', stderr: 'bash: connect: Connection refused\n' }
-const silent = { exitCode: undefined, stdout: '', stderr: '' }
+const silent = { exitCode: 124, stdout: '', stderr: '' }
+const late = { exitCode: undefined, stdout: '', stderr: '' }
 const limit = { limit: 100, windowSeconds: 21_600, at: '2026-11-30T12:00:00Z' }
 
 const faults: readonly [fault: string, id: string, state: string, mend: string, scene: Scene][] = [
@@ -210,7 +219,7 @@ const faults: readonly [fault: string, id: string, state: string, mend: string, 
     'mirror up',
     {
       endpoints: onKind,
-      answers: { ...cluster, [`${exec} bash`]: refused, [`${exec} env`]: '' },
+      answers: { ...cluster, [`${exec} timeout 2 bash`]: refused, [`${exec} env`]: '' },
     },
   ],
   [
@@ -220,7 +229,7 @@ const faults: readonly [fault: string, id: string, state: string, mend: string, 
     'sudo iptables -I INPUT -p tcp -d 172.18.0.1 --dport 5055 -j ACCEPT',
     {
       endpoints: onKind,
-      answers: { ...cluster, [`${exec} bash`]: silent, [`${exec} env`]: '' },
+      answers: { ...cluster, [`${exec} timeout 2 bash`]: silent, [`${exec} env`]: '' },
     },
   ],
   [
@@ -232,7 +241,7 @@ const faults: readonly [fault: string, id: string, state: string, mend: string, 
       endpoints: onKind,
       answers: {
         ...cluster,
-        [`${exec} bash`]: '',
+        [`${exec} timeout 2 bash`]: '',
         [`${exec} env`]: 'HTTP_PROXY=http://proxy.corp:3128\nNO_PROXY=10.0.0.0/8\n',
       },
     },
@@ -247,9 +256,32 @@ describe('mirror doctor finds, of a running mirror,', () => {
     ])
   })
 
+  const skipped: readonly [name: string, scene: Scene, why: string][] = [
+    [
+      'a docker exec that takes too long',
+      { endpoints: onKind, answers: { ...cluster, [`${exec} timeout 2 bash`]: late, [`${exec} env`]: late } },
+      'docker exec took too long',
+    ],
+    ['a network that mirror.yaml leaves out', { answers: cluster, networks: [] }, 'does not name kind'],
+    [
+      'nodes of podman',
+      {
+        answers: { 'podman ps': 'abc\n', 'podman inspect': inspected },
+        env: { KIND_EXPERIMENTAL_PROVIDER: 'podman' },
+      },
+      'kind runs its nodes by podman',
+    ],
+  ]
+
+  test.for(skipped)('no failure of the nodes, but a skipped check, for %s', async ([, scene, why]) => {
+    const outcomes = await outcomesOf(scene, 'listeners.node')
+    expect(outcomes[0]).toMatchObject({ id: 'listeners.node', state: 'skipped', saw: expect.stringContaining(why) })
+    expect(outcomes.filter(({ state }) => state !== 'skipped')).toEqual([])
+  })
+
   test('no proxy where NO_PROXY has the network of the mirror', async () => {
     const env = 'HTTP_PROXY=http://proxy.corp:3128\nNO_PROXY=172.18.0.0/16\n'
-    const answers = { ...cluster, [`${exec} bash`]: '', [`${exec} env`]: env }
+    const answers = { ...cluster, [`${exec} timeout 2 bash`]: '', [`${exec} env`]: env }
     expect(await findingsOf({ endpoints: onKind, answers }, 'listeners.proxy')).toEqual([])
   })
 
