@@ -9,8 +9,9 @@ import { exitCode } from '../lib/errors.ts'
 
 export default class Doctor extends BaseCommand {
   static override summary = 'Find what keeps clients from the mirror, and mend it'
-  static override description = `Checks the mirror, its upstreams, its addresses and the clients of this machine, and names one command for each
-finding. --fix runs those commands that change only files of mirror. Exit code 5 when a check fails.`
+  static override description =
+    'Checks the mirror, its upstreams, its addresses and the clients of this machine, and names one command for each ' +
+    'finding. --fix runs those commands that change only files of mirror. Exit code 5 when a check fails.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> kind docker --pull',
@@ -55,8 +56,9 @@ finding. --fix runs those commands that change only files of mirror. Exit code 5
     const mended = flags.fix ? await this.fix(report, request, flags) : undefined
     const last = mended ?? report
     if (flags.json) this.printJson(last)
-    else if (mended !== undefined || !flags.fix || flags['dry-run']) await this.show(last, flags.verbose)
-    await this.sendReport(last)
+    // With --fix the first report is shown already.
+    else if (mended !== undefined || !flags.fix) await this.show(last, request, flags.verbose)
+    if (isComplete(request)) await this.sendReport(last)
     if (last.counts.fail > 0) process.exitCode = exitCode.checkFailed
     // End the programs that late checks still wait for.
     process.stdout.write('', () => process.exit())
@@ -69,13 +71,14 @@ finding. --fix runs those commands that change only files of mirror. Exit code 5
     this.print(renderChecks(checks, this.getColorsFor(process.stdout), getColumns(process.stdout)))
   }
 
-  private async show(report: DoctorReport, verbose: boolean): Promise<void> {
+  private async show(report: DoctorReport, { clients }: DoctorRequest, verbose: boolean): Promise<void> {
     const { renderDoctor } = await import('../cli/render/doctor.ts')
     const style = {
       colors: this.getColorsFor(process.stdout),
       columns: getColumns(process.stdout),
       verbose,
       unicode: showsUnicode(process.env),
+      areClientsNamed: clients.length > 0,
     }
     this.print(this.nameCommandsIn(renderDoctor(report, style)))
   }
@@ -88,7 +91,7 @@ finding. --fix runs those commands that change only files of mirror. Exit code 5
   ): Promise<DoctorReport | undefined> {
     const { applyFixes, listMended, listOwnFixes } = await import('../doctor/fix.ts')
     const commands = listOwnFixes(report)
-    if (!flags.json) await this.show(report, flags.verbose)
+    if (!flags.json) await this.show(report, request, flags.verbose)
     if (commands.length === 0) {
       this.info('No command here changes only files of mirror, so there is nothing to run.')
       return undefined
@@ -119,6 +122,11 @@ finding. --fix runs those commands that change only files of mirror. Exit code 5
     const { sendReport } = await import('../doctor/send-report.ts')
     await sendReport(this.getSurroundings(), report)
   }
+}
+
+/** Reports whether a run includes all checks and clients. The findings of another one would replace the others in the dashboard. */
+function isComplete({ clients, only }: Pick<DoctorRequest, 'clients' | 'only'>): boolean {
+  return clients.length === 0 && only.length === 0
 }
 
 /** Reports whether a terminal can show more than ASCII, by its locale. */

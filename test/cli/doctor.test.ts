@@ -6,7 +6,7 @@ import { mkdtemp } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { DoctorReport } from '../../src/admin/activity.ts'
-import { renderDoctor } from '../../src/cli/render/doctor.ts'
+import { renderChecks, renderDoctor } from '../../src/cli/render/doctor.ts'
 import { createColors } from '../../src/cli/terminal.ts'
 import { checks } from '../../src/doctor/checks.ts'
 import { commandEnv } from '../support/command-env.ts'
@@ -73,8 +73,9 @@ describe('mirror doctor', () => {
 
   test('shows with --fix --dry-run which commands it would run, and runs none', async () => {
     const home = await createHome()
-    const { exit, stderr } = await run(home, 'doctor', '--only', 'mirror', '--fix', '--dry-run')
+    const { exit, stdout, stderr } = await run(home, 'doctor', '--only', 'mirror.runs', '--fix', '--dry-run')
     expect({ exit, stderr }).toEqual({ exit: 5, stderr: expect.stringContaining('Would run:\n  mirror up\n') })
+    expect(stdout.match(/→ mirror up\n/g), 'the report is printed once').toHaveLength(1)
     expect(await run(home, 'status')).toMatchObject({ exit: 3 })
   })
 
@@ -102,6 +103,29 @@ describe('mirror doctor', () => {
     expect(stdout).not.toContain('Everything is well')
     const short = await runWith({ PATH }, home, 'doctor', 'podman', '--only', 'clients', '--timeout', '100ms')
     expect(short.stdout).toContain('no answer within 0.1 s')
+  })
+
+  test('keeps the report of all checks in the dashboard when a later run is limited to some', async () => {
+    const home = await createHome()
+    onTestFinished(async () => void (await run(home, 'down')))
+    // Ask no server outside of the tests.
+    await writeFile(join(home, 'mirror.yaml'), 'cache: {offline: true}\n')
+    expect(await run(home, 'up')).toMatchObject({ exit: 0 })
+    const { endpoints } = JSON.parse((await run(home, 'status', '--json')).stdout) as { endpoints: { admin: string[] } }
+    const stored = async () => (await fetch(`${endpoints.admin[0]}/api/doctor`)).text()
+    const before = await stored()
+    await run(home, 'doctor', '--only', 'mirror')
+    await run(home, 'doctor', 'k3d')
+    expect(await stored()).toBe(before)
+    await runWith({ PATH: '/var/empty' }, home, 'doctor')
+    expect(await stored()).toContain('mirror.runs')
+  })
+
+  test('its help has no line break within a sentence', async () => {
+    const { stdout } = await runWith({ COLUMNS: '300' }, await createHome(), 'doctor', '--help')
+    expect(stdout.replaceAll(/\s+/g, ' ')).toContain('names one command for each finding.')
+    const { default: Doctor } = await import('../../src/commands/doctor.ts')
+    expect(Doctor.description).not.toContain('\n')
   })
 
   test('--list-checks lists each check, as docs/doctor.md does', async () => {
@@ -172,5 +196,49 @@ describe('the report', () => {
     const text = renderDoctor(report, { ...plain, columns: 100, unicode: false })
     expect(text).toMatch(/^[\x20-\x7e\n]*$/)
     expect(text).toContain('    -> mirror configure kind --cluster dev\n')
+  })
+
+  const render = (results: DoctorReport['results'], more: object = {}) => {
+    const counts = { ok: 0, warn: 0, fail: 0, skipped: 0 }
+    for (const { state } of results) counts[state]++
+    return renderDoctor({ ...report, counts, results }, { ...plain, verbose: false, columns: 200, ...more })
+  }
+  const skipped = {
+    id: 'clients.configured',
+    group: 'clients',
+    subject: 'k3s',
+    state: 'skipped',
+    saw: 'k3s is not installed on this machine',
+  } as const
+
+  test('does not say that all is well when nothing could be checked, and says why', () => {
+    const text = render([skipped])
+    expect(text).toContain('clients.configured: k3s is not installed on this machine')
+    expect(text).toMatch(/\nNothing could be checked: 1 skipped\.$/)
+  })
+
+  test('shows the skipped checks of clients that the user named', () => {
+    const results = [report.results[0]!, skipped]
+    expect(render(results)).toBe('Everything is well: 2 checks, 1 skipped.')
+    expect(render(results, { areClientsNamed: true })).toContain('k3s is not installed')
+  })
+
+  const subjects: readonly [name: string, subject: string, saw: string, shown: string][] = [
+    ['has it', 'docker', 'docker is not configured.', '✖ docker is not configured.'],
+    ['has it in a longer word only', 'docker', 'dockerd has read nothing.', '✖ docker: dockerd has read nothing.'],
+    ['has one of its parts', 'docker, system', 'docker fails.', '✖ docker, system: docker fails.'],
+    ['has all of its parts', 'docker, /a/b.json', 'docker reads /a/b.json twice.', '✖ docker reads /a/b.json twice.'],
+    ['has it in a longer name', 'kind', 'kind-dev fails.', '✖ kind: kind-dev fails.'],
+  ]
+
+  test.for(subjects)('names the subject unless the sentence does: a sentence that %s', ([, subject, saw, shown]) => {
+    expect(render([{ id: 'use.seen', group: 'use', state: 'fail', subject, saw }])).toContain(`  ${shown}\n`)
+  })
+
+  test('of the ids has each sentence below its id in a narrow terminal', () => {
+    const text = renderChecks(checks, createColors(false), 60)
+    expect(text).toContain('mirror.runs\n  The mirror runs and answers.\n')
+    expect(text).not.toContain('when all is well')
+    expect(text.split('\n').filter((line) => line.length > 60)).toEqual([])
   })
 })

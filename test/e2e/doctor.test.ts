@@ -74,7 +74,7 @@ describe.skipIf(missing !== undefined)('mirror doctor', () => {
     const examine = async () => JSON.parse((await runHere(`${doctor} --json`)).stdout) as DoctorReport
     const expectWell = async () => {
       const { exit, stdout } = await record(doctor)
-      expect(stdout).toMatch(/^Everything is well: \d+ checks/)
+      expect(stdout).toMatch(/^Everything is well: \d+ checks/m)
       expect(exit).toBe(0)
     }
     const exec = (script: string) => host.docker('exec', node, 'bash', '-c', script)

@@ -11,6 +11,8 @@ interface DoctorStyle {
   readonly verbose: boolean
   /** Is false for a terminal that shows only ASCII. */
   readonly unicode: boolean
+  /** Shows the skipped checks of clients, too, because the user named the clients. */
+  readonly areClientsNamed?: boolean
 }
 
 const marks: Readonly<Record<CheckState, readonly [unicode: string, ascii: string]>> = {
@@ -24,7 +26,12 @@ const marks: Readonly<Record<CheckState, readonly [unicode: string, ascii: strin
 export function renderDoctor(report: DoctorReport, style: DoctorStyle): string {
   const { results, counts } = report
   const late = results.filter(isLate).length
-  const shown = results.filter((one) => style.verbose || isFinding(one) || isLate(one))
+  const isUnchecked = counts.ok + counts.warn + counts.fail === 0
+  const isShown = (one: CheckResult) =>
+    isFinding(one) ||
+    isLate(one) ||
+    (one.state === 'skipped' && (isUnchecked || (style.areClientsNamed === true && one.group === 'clients')))
+  const shown = results.filter((one) => style.verbose || isShown(one))
   const blocks = [...new Set(shown.map(({ group }) => group))].map((group) =>
     [
       style.colors.bold(group),
@@ -38,9 +45,7 @@ function renderResult({ id, subject, state, saw, fix, advice }: CheckResult, sty
   const { colors, columns = Infinity, unicode } = style
   const [mark, ascii] = marks[state]
   const color: Colorizer = { ok: colors.green, warn: colors.yellow, fail: colors.red, skipped: colors.dim }[state]
-  // Leave out what the sentence itself names.
-  const parts = (subject ?? '').split(', ').filter((part) => part !== '' && !saw.includes(part))
-  const about = parts.length === 0 ? saw : `${parts.join(', ')}: ${saw}`
+  const about = subject === undefined || namesAll(saw, subject) ? saw : `${subject}: ${saw}`
   // Name the check that was skipped, because the reason alone does not tell it.
   const text = toShown(state === 'skipped' ? `${id}: ${about}` : about)
   const lines = wrapText(text, Math.max(20, columns), '    ')
@@ -54,6 +59,14 @@ function renderResult({ id, subject, state, saw, fix, advice }: CheckResult, sty
     ...(advice === undefined ? [] : wrapText(toShown(advice), Math.max(20, columns), `    ${arrow} `, '      ')),
     ...(state === 'ok' || state === 'skipped' ? [] : [colors.dim(`      ${id}`)]),
   ].join('\n')
+}
+
+/** Reports whether a sentence names each part of a subject as a whole word: `docker` is no word of `dockerd`. */
+function namesAll(sentence: string, subject: string): boolean {
+  return subject.split(', ').every((part) => {
+    const escaped = part.replaceAll(/[.*+?^${}()|[\]\\]/g, String.raw`\$&`)
+    return new RegExp(String.raw`(?<![\w-])${escaped}(?![\w-])`).test(sentence)
+  })
 }
 
 /** Replaces control characters, because files and answers of other programs may hold some. */
@@ -77,6 +90,8 @@ function renderSummary(
   { colors, columns }: DoctorStyle,
 ): string {
   const skipped = counts.skipped === 0 ? '' : `, ${counts.skipped} skipped`
+  if (counts.ok + counts.warn + counts.fail === 0)
+    return colors.yellow(total === 0 ? 'Nothing was checked.' : `Nothing could be checked: ${counts.skipped} skipped.`)
   const text =
     counts.fail + counts.warn + late === 0
       ? `Everything is well: ${formatCount(total, 'check', 'checks')}${skipped}.`
@@ -85,8 +100,12 @@ function renderSummary(
   return color(wrapText(text, columns ?? Infinity).join('\n'))
 }
 
-/** Renders the table of all checks. */
+/** Renders the table of all checks; in a narrow terminal each sentence below its id. */
 export function renderChecks(checks: readonly Check[], colors: Colors, columns: number | undefined): string {
+  const width = columns ?? Infinity
+  const idWidth = Math.max(...checks.map(({ id }) => id.length))
+  if (checks.some(({ what }) => idWidth + 2 + what.length > width))
+    return checks.map(({ id, what }) => [id, ...wrapText(what, width, '  ')].join('\n')).join('\n')
   const titles = [{ title: 'ID' }, { title: 'WHEN ALL IS WELL' }]
   return renderNamedRows(
     titles,
