@@ -1,4 +1,5 @@
 import { lookup } from 'node:dns'
+import { homedir } from 'node:os'
 import type { StatusReport, UpstreamReport } from '../admin/api.ts'
 import type { Config, UpstreamConfig } from '../config/config.ts'
 import { readAuthorities } from '../daemon/start-errors.ts'
@@ -10,6 +11,7 @@ import { parseChallenges } from '../oci/headers.ts'
 import { toRegistryUrl } from '../oci/reference.ts'
 import { createCredentials, getCredentialHost } from '../upstream/credentials.ts'
 import { getDockerConfigPath } from '../upstream/docker-credentials.ts'
+import { CredentialError, type CredentialFault } from '../upstream/identity.ts'
 import { readProxies } from '../upstream/proxy.ts'
 import { createTransport, getTrustedCertificates, type Transport } from '../upstream/transport.ts'
 import { createAddressGuard } from '../upstream/trust.ts'
@@ -242,10 +244,29 @@ async function checkCredentials(context: DoctorContext, report: Report): Promise
         report(toOk(id, `${kind}; ${host} is asked ${credential === undefined ? 'anonymously' : 'with it'}.`, host))
       } catch (error) {
         if (!(error instanceof UpstreamError) && !(error instanceof MirrorError)) throw error
-        const login = { command: `docker login${host === 'docker.io' ? '' : ` ${host}`}`, isOwn: false }
-        const isDocker = source.from === 'docker-config'
-        report({ id, subject: host, state: 'fail', saw: error.message, ...(isDocker && { fix: login }) })
+        const fault = error instanceof CredentialError ? error.fault : undefined
+        const advice = fault && adviseOnCredential(fault, toHomePath(getDockerConfigPath(env)))
+        report({ id, subject: host, state: 'fail', saw: error.message, ...(advice !== undefined && { advice }) })
       }
     }),
   )
+}
+
+/** Advises on what `docker login` cannot mend: it reads the same file, and stores by the same helper. */
+function adviseOnCredential(fault: CredentialFault, path: string): string {
+  switch (fault.in) {
+    case 'config':
+      return `Correct ${path}, then run mirror doctor again.`
+    case 'unreadable-config':
+      return `Make ${path} readable for this user, then run mirror doctor again.`
+    case 'missing-helper':
+      return `Install ${fault.program}, or remove ${fault.key} from ${path}.`
+    case 'failed-helper':
+      return `See why the helper fails: ${fault.program} list`
+  }
+}
+
+function toHomePath(path: string): string {
+  const home = `${homedir()}/`
+  return path.startsWith(home) ? `~/${path.slice(home.length)}` : path
 }

@@ -181,10 +181,15 @@ async function askHelper(
   const named = `${program}, which ${key} in Docker's config.json names,`
   const result = await runCommand(program, ['get'], { input: server, timeoutMs })
   if (!result)
-    throw createUnusableCredentialError(host, `${named} is not installed, or the program that runs it is missing`)
+    throw createUnusableCredentialError(host, `${named} is not installed, or the program that runs it is missing`, {
+      in: 'missing-helper',
+      program,
+      key,
+    })
+  const failed = { in: 'failed-helper', program, key } as const
   if (result.exitCode !== 0) {
     if (/credentials not found/i.test(result.stdout + result.stderr)) return undefined
-    throw createUnusableCredentialError(host, `${named} ${describeExit(result)}`)
+    throw createUnusableCredentialError(host, `${named} ${describeExit(result)}`, failed)
   }
   const answer = parseFirstObject(result.stdout.slice(0, maxAnswerBytes))
   const [username, secret] = answer ? [getMember(answer, 'Username') ?? '', getMember(answer, 'Secret') ?? ''] : []
@@ -192,7 +197,7 @@ async function askHelper(
   if (username === '' && secret === '') return undefined
   if (typeof username === 'string' && username !== '' && typeof secret === 'string')
     return toCredential(username, secret)
-  throw createUnusableCredentialError(host, `${named} did not print a credential`)
+  throw createUnusableCredentialError(host, `${named} did not print a credential`, failed)
 }
 
 function describeExit({ exitCode, stdout, stderr }: CommandResult): string {
@@ -240,7 +245,8 @@ function openDockerConfig(path: string, host: string, clock: Clock) {
       return entry
     } catch (error) {
       const code = getErrno(error)
-      throw code === undefined ? error : createUnusableCredentialError(host, `${path} cannot be read (${code})`)
+      if (code === undefined) throw error
+      throw createUnusableCredentialError(host, `${path} cannot be read (${code})`, { in: 'unreadable-config' })
     }
   }
 
@@ -326,7 +332,7 @@ function asObject(value: unknown): Record<string, unknown> {
 }
 
 const createUnusableConfigError = (host: string, why: string) =>
-  createUnusableCredentialError(host, `Docker's config.json was read, but ${why}`)
+  createUnusableCredentialError(host, `Docker's config.json was read, but ${why}`, { in: 'config' })
 
 /** Returns a member whatever the case of its name, as Docker reads its files. The keys of maps are case-sensitive. */
 function getMember(object: Readonly<Record<string, unknown>>, name: string): unknown {

@@ -55,8 +55,24 @@ export function isSameCredential(a: Credential, b: Credential): boolean {
  * Creates the error for a configured credential that cannot be read. The request never falls back to anonymous. The upstream
  * refused nothing, so the error is an outage, and cached content is still served.
  */
-export function createUnusableCredentialError(host: string, why: string): UpstreamError {
-  return new UpstreamError('unavailable', 503, `The credential for ${host} cannot be used: ${why}.`)
+export function createUnusableCredentialError(host: string, why: string, fault?: CredentialFault): UpstreamError {
+  return new CredentialError(host, why, fault)
+}
+
+/** Tells what makes a credential of Docker's config.json unusable: the file, or the helper that the setting `key` names. */
+export type CredentialFault =
+  | { readonly in: 'config' | 'unreadable-config' }
+  | { readonly in: 'missing-helper' | 'failed-helper'; readonly program: string; readonly key: string }
+
+/** Reports a credential that cannot be used. */
+export class CredentialError extends UpstreamError {
+  /** Is undefined for credentials from elsewhere than Docker's config.json. */
+  readonly fault: CredentialFault | undefined
+
+  constructor(host: string, why: string, fault: CredentialFault | undefined) {
+    super('unavailable', 503, `The credential for ${host} cannot be used: ${why}.`)
+    this.fault = fault
+  }
 }
 
 /**

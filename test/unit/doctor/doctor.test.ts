@@ -7,7 +7,7 @@ import { checks, createSelection } from '../../../src/doctor/checks.ts'
 import { type DoctorRequest, runDoctor } from '../../../src/doctor/doctor.ts'
 import { listMended, listOwnFixes } from '../../../src/doctor/fix.ts'
 import { commandEnv } from '../../support/command-env.ts'
-import { makeCredentialHelper, helperName } from '../../support/credential-helper.ts'
+import { makeCredentialHelper, helperName, useCredentialHelper } from '../../support/credential-helper.ts'
 import { startMirrorProcess } from '../../support/mirror-process.ts'
 import { temporaryHome } from '../../support/mirror.ts'
 import { serveHttpProxy } from '../../support/proxies.ts'
@@ -170,6 +170,32 @@ describe('of an upstream the doctor names', () => {
     expect(await at(upstream.url, ['upstreams'], helper.env, { credentials: 'docker-config' })).toEqual([
       { id: 'upstreams.credential', state: 'fail', saw: expect.any(String) },
     ])
+  })
+
+  const broken: readonly [name: string, config: string, advice: string][] = [
+    ['a config.json that is not valid', '{"auths": ', 'Correct FILE, then run mirror doctor again.'],
+    [
+      'a credential helper that is not installed',
+      '{"credHelpers": {"registry.test": "of-nobody"}}',
+      'Install docker-credential-of-nobody, or remove credHelpers."registry.test" from FILE.',
+    ],
+    [
+      'a credential helper that fails',
+      `{"credsStore": "${helperName}"}`,
+      `See why the helper fails: docker-credential-${helperName} list`,
+    ],
+  ]
+
+  test.for(broken)('no docker login for what it does not mend: %s', async ([, config, advice]) => {
+    const upstream = await serve((_, response) => reply(response, 200))
+    const helper = await makeCredentialHelper('exit 1')
+    useCredentialHelper(helper)
+    const file = join(helper.folder, 'config.json')
+    await writeFile(file, config)
+    const home = await homeWith({ ...anyPort, ...upstreamAt(upstream.url, { credentials: 'docker-config' }) })
+    const { results } = await examine(home, ['upstreams.credential'], helper.env)
+    expect(results).toMatchObject([{ state: 'fail', advice: advice.replace('FILE', file) }])
+    expect(results[0]).not.toHaveProperty('fix')
   })
 
   test('an upstream that is silent, within the deadline', async () => {
