@@ -235,7 +235,7 @@ function reportLoopback(
 }
 
 /** Joins texts that may lack their full stops. */
-function joinSentences(texts: readonly (string | undefined)[]): string {
+export function joinSentences(texts: readonly (string | undefined)[]): string {
   const sentences = texts.map((text) => text?.trim() ?? '').filter((text) => text !== '')
   return sentences.map((text) => (/[.!?:]$/.test(text) ? text : `${text}.`)).join(' ')
 }

@@ -243,8 +243,9 @@ async function findClockJump({ found, surroundings }: DoctorContext): Promise<nu
   return jump < 0 && jump > -maxSkewMs ? 0 : jump
 }
 
-async function checkFiles({ found, surroundings }: DoctorContext, report: Report): Promise<void> {
+async function checkFiles(context: DoctorContext, report: Report): Promise<void> {
   const id = 'mirror.files'
+  const { found, surroundings } = context
   const running = (await found)?.running
   if (running?.container) return report(toSkipped(id, 'the container has its own limit'))
   if (surroundings.platform !== 'linux') return report(toSkipped(id, 'only Linux tells the limit of a process'))
@@ -255,7 +256,7 @@ async function checkFiles({ found, surroundings }: DoctorContext, report: Report
     id,
     state: 'warn',
     saw: `The limit on open files is ${limit}, so the mirror serves few clients at once.`,
-    advice: `ulimit -n ${recommendedOpenFiles}; mirror down && mirror up`,
+    advice: `ulimit -n ${recommendedOpenFiles}; mirror down && ${(await planStart(context)).fix.command}`,
   })
 }
 

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import { defaultConfig } from '../../../src/config/config.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
-import { listClientTasks } from '../../../src/doctor/clients.ts'
+import { joinSentences, listClientTasks } from '../../../src/doctor/clients.ts'
 import type { DoctorContext, Outcome } from '../../../src/doctor/context.ts'
 import { machineWith } from '../../support/clients/machine-with.ts'
 
@@ -84,4 +84,17 @@ describe('of the files that mirror wrote, the doctor finds', () => {
   test('a file that is gone', async () => {
     expect(await filesOf(undefined, false)).toEqual([['fail', true]])
   })
+})
+
+test('the text about a pull has a full stop after each of its sentences', () => {
+  const texts = [
+    'The pull did not come through the mirror',
+    undefined,
+    'docker was not restarted',
+    'It runs.',
+    'Error\n',
+  ]
+  expect(joinSentences(texts)).toBe(
+    'The pull did not come through the mirror. docker was not restarted. It runs. Error.',
+  )
 })

@@ -1,4 +1,8 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
+import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { FoundMirror } from '../../../src/admin/find-mirror.ts'
 import { type Config, defaultConfig, hashConfig } from '../../../src/config/config.ts'
@@ -8,6 +12,7 @@ import { listMirrorTasks } from '../../../src/doctor/mirror.ts'
 import { planStart } from '../../../src/doctor/start-command.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 import { machineWith } from '../../support/clients/machine-with.ts'
+import { temporaryHome } from '../../support/mirror.ts'
 
 const local = (port: number) => [{ host: '127.0.0.1', port }]
 const withPort = (port: number, more: Partial<Config> = {}): Config => ({
@@ -202,4 +207,21 @@ test('one command names free ports for all that other programs have, and the che
     ['mirror.ports', undefined],
   ])
   for (const { saw } of found) expect(saw.length).toBeLessThan(100)
+})
+
+test('the name of the program that has a port is cut', async () => {
+  const folder = await temporaryHome()
+  const script = join(folder, `${'long'.repeat(20)}.mjs`)
+  await writeFile(
+    script,
+    "import { createServer } from 'node:net'\nconst server = createServer().listen(0, '127.0.0.1', () => console.log(server.address().port))\n",
+  )
+  const child = spawn(process.execPath, [script], { stdio: ['ignore', 'pipe', 'inherit'] })
+  onTestFinished(() => void child.kill())
+  const [port] = (await once(child.stdout, 'data')) as [Buffer]
+  const wanted = { ...withPort(Number(port)), registry: { ...defaultConfig().registry, enabled: false } }
+  wanted.admin.listen = local(0)
+  const [found] = await check({ wanted }, 'mirror.ports')
+  const name = `node ${'long'.repeat(20)}`.slice(0, 39)
+  expect(found?.saw).toBe(`Port ${Number(port)} (cache) is in use by ${name}… (pid ${child.pid}).`)
 })
