@@ -100,7 +100,7 @@ async function checkConfig(context: DoctorContext, report: Report): Promise<void
   }
   if (fix.command === toStartCommand({})) return report(toOk(id))
   const flags = toStartCommand(ports, otherFlags).slice('mirror up '.length)
-  report(toOk(id, `The running mirror uses mirror.yaml, except for settings as by ${flags}.`))
+  report(toOk(id, `The running mirror uses mirror.yaml, except for what these flags set: ${flags}.`))
 }
 
 /** Describes a port of the stopped mirror that another program has. */

@@ -1,8 +1,8 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { writeFile } from 'node:fs/promises'
+import { mkdir, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { FoundMirror } from '../../../src/admin/find-mirror.ts'
 import { type Config, defaultConfig, hashConfig } from '../../../src/config/config.ts'
@@ -152,6 +152,20 @@ describe('the command that starts the mirror again has', () => {
   test.for(cases)('%s', async ([, scene, command, isOwn, changed]) => {
     const plan = await planStart(await contextOf(scene))
     expect({ ...plan.fix, changed: plan.changed }).toEqual({ command, isOwn, changed })
+  })
+
+  test('the ports of a mirror that has ended without being stopped', async () => {
+    const [context, before] = [await contextOf({}), await contextOf({ served: moved })]
+    const { running } = (await before.found)!
+    const state = {
+      ...running,
+      configHashes: hashConfig(moved, context.paths.dataDir),
+      pid: 2 ** 30,
+      served: undefined,
+    }
+    await mkdir(dirname(context.paths.stateFile), { recursive: true })
+    await writeFile(context.paths.stateFile, JSON.stringify(state))
+    expect((await planStart(context)).fix).toEqual({ command: `mirror up ${flags}`, isOwn: true })
   })
 
   test('the same flags for a mirror of another version', async () => {
