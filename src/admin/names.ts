@@ -47,11 +47,12 @@ function expandPattern(text: string, naming: Naming): string {
   return `${added}${repository}${separator}${suffix}`
 }
 
-/** Returns the names that patterns match, when they are so many that the user must agree to their removal. */
+/** Returns the names that patterns match, when they mean several images, so that the user must agree to their removal. */
 export function listMatches(given: readonly string[], naming: Naming): string[] {
   const names = parseUserNames(given, naming).flatMap(({ name, isMatch }) => (isMatch ? [name] : []))
-  const unique = [...new Set(names)]
-  return unique.length > 1 ? unique : []
+  // A name may be a repository, which stands for all of its tags.
+  const affected = naming.images.filter((image) => names.some((name) => belongsTo(image.name, name)))
+  return affected.length > 1 ? [...new Set(names)] : []
 }
 
 function parseUserName(given: string, naming: Naming): UserName {

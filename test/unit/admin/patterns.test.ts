@@ -106,6 +106,17 @@ describe('a pattern as a user writes it', () => {
     expect(listMatches(['app:1', 'ghcr.io/team/app:old-1'], cached)).toEqual([])
   })
 
+  test.each(['ap*', '*', '**', 'app:*'])('of one repository with several tags needs consent: %s', (given) => {
+    const tags = ['1', '2', '3']
+    const isOwnAddress = createAddressCheck(['http://127.0.0.1:5001'])
+    const toImages = (repository: string) => tags.map((tag) => ({ name: `${repository}:${tag}`, digest }))
+    const pushed = { isOwnAddress, defaultUpstream: undefined, images: toImages('app') }
+    const cachedTags = { isOwnAddress, defaultUpstream: 'docker.io', images: toImages('docker.io/library/app') }
+    expect(listMatches([given], pushed)).not.toEqual([])
+    expect(listMatches([given], cachedTags)).not.toEqual([])
+    expect(listMatches([given], { ...pushed, images: pushed.images.slice(0, 1) })).toEqual([])
+  })
+
   test('that matches nothing is not found, as any other name, and suggests no other image', () => {
     const [missing, ...others] = parseUserNames(['nothing:*'], cached)
     expect(others).toEqual([])
