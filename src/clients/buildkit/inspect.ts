@@ -4,7 +4,7 @@ import { isWrittenByMirror } from '../files/kinds.ts'
 import type { FilesSnapshot, Finding } from '../types.ts'
 
 /** Finds the known faults of a buildkitd.toml. https://github.com/moby/buildkit/blob/master/docs/buildkitd.toml.md */
-export function inspectBuildkit(cache: string | undefined, path: string, files: FilesSnapshot): readonly Finding[] {
+export function inspectBuildkit(path: string, files: FilesSnapshot): readonly Finding[] {
   const text = files.getText(path)
   if (text === undefined) return []
   const mend = (advice: string): Finding['mend'] => (isWrittenByMirror(text) ? 'configure' : { advice })
@@ -30,15 +30,18 @@ export function inspectBuildkit(cache: string | undefined, path: string, files: 
         saw: `${path} has the mirror ${withScheme} with a scheme, which BuildKit drops.`,
         mend: mend(`Write the mirror without its scheme in ${path}, and set http in [registry."HOST:PORT"].`),
       })
-    const host = cache === undefined ? undefined : new URL(cache).host
-    const isMisplaced = table['http'] === true && mirrors.length > 0 && registry !== host
+    const [mirror] = mirrors
+    // BuildKit takes the scheme from the table of the mirror's host, not from that of the registry.
+    const host = mirror?.replace(/^.*:\/\//, '').split('/', 1)[0]
+    const isMisplaced =
+      table['http'] === true && host !== undefined && registry !== host && asTable(tables[host])?.['http'] !== true
     if (isMisplaced)
       findings.push({
         fault: 'buildkit.http',
         state: 'fail',
         where: path,
-        saw: `${path} has http = true for ${registry}, which concerns ${registry} itself and not its mirror ${mirrors[0]}.`,
-        mend: mend(`Move http = true to the table [registry.${JSON.stringify(mirrors[0])}] in ${path}.`),
+        saw: `${path} has http = true for ${registry}, which concerns ${registry} itself and not its mirror ${mirror}.`,
+        mend: mend(`Write http = true in the table [registry.${JSON.stringify(host)}] of ${path}.`),
       })
   }
   return findings

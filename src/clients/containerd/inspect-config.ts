@@ -48,7 +48,9 @@ export function inspectContainerdConfig(config: InspectedConfig): readonly Findi
           : `${where} sets ${oldKey}, which containerd 2.4 ignores and which leaves no room for config_path.`,
       mend: { advice: `Remove ${oldKey} from ${where}, then: ${restart}` },
     })
-  if (paths.length > 1 && (version === undefined || isAtLeast(version, 2, 1)))
+  // Without the mirror's files, the two folders of containerd's own default are no concern of the user.
+  const isChosen = hosts !== undefined || own.configPaths.length > 0
+  if (paths.length > 1 && isChosen && (version === undefined || isAtLeast(version, 2, 1)))
     findings.push({
       fault: 'containerd.two-folders',
       state: 'warn',

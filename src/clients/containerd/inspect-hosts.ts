@@ -16,8 +16,8 @@ interface HostsReader {
 
 const capabilities: readonly string[] = ['pull', 'resolve', 'push']
 
-/** Matches a duration of Go: `1s`, `1m30s`. */
-const duration = /^[+-]?(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+$/
+/** Matches a duration of Go: `1s`, `1m30s`, `.5s`, `0`. https://pkg.go.dev/time#ParseDuration */
+const duration = /^[+-]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+)$/
 
 /** Returns the reader for a version of containerd. */
 export function toContainerdReader(version: string | undefined): HostsReader {
@@ -98,8 +98,10 @@ export function inspectHostsToml({ path, text, reader, beside }: InspectedFile):
         ),
       )
   }
-  for (const [url, table] of hosts) findings.push(...inspectHost(url, table, folder, toFinding))
   const { server } = root
+  const isOrigin = (url: string) =>
+    [folder, typeof server === 'string' ? server : ''].some((one) => isSameHost(url, one))
+  for (const [url, table] of hosts) findings.push(...inspectHost(url, table, folder, isOrigin(url), toFinding))
   if (typeof server === 'string' && /^(?:https?:\/\/)?docker\.io\/?$/.test(server))
     findings.push(
       toFinding(
@@ -127,6 +129,7 @@ function inspectHost(
   url: string,
   table: TomlTable,
   folder: string,
+  isOrigin: boolean,
   toFinding: (fault: string, state: Finding['state'], saw: string, advice: string) => Finding,
 ): Finding[] {
   const findings: Finding[] = []
@@ -153,7 +156,7 @@ function inspectHost(
   const granted = asStrings(table['capabilities']).map((name) => name.toLowerCase())
   const isPublic =
     folder === '_default' || (folder.includes('.') && !/^(?:localhost|127\.|.*_\d+_$|.*:\d+$)/.test(folder))
-  if (isPublic && (table['capabilities'] === undefined || granted.includes('push')))
+  if (isPublic && !isOrigin && (table['capabilities'] === undefined || granted.includes('push')))
     findings.push(
       toFinding(
         'push',
@@ -174,6 +177,16 @@ function inspectHost(
       ),
     )
   return findings
+}
+
+function isSameHost(one: string, other: string): boolean {
+  return getHost(one) === getHost(other)
+}
+
+/** Returns the host of a URL, which may lack its scheme, or of a folder: `registry_5000_` means `registry:5000`. */
+function getHost(text: string): string {
+  const [host = ''] = text.replace(/^.*?:\/\//, '').split('/', 1)
+  return host.replace(/_(\d+)_$/, ':$1').toLowerCase()
 }
 
 function isKnown(name: string, { referrers }: HostsReader): boolean {

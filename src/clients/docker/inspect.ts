@@ -39,7 +39,11 @@ function inspectDaemonJson(cache: string | undefined, target: DockerTarget, file
     insecure = getInsecureRegistries(path, text)
   } catch (error) {
     if (!(error instanceof MirrorError)) throw error
-    const saw = `${error.message.replace(/, so it was left unchanged|was left unchanged: /, '').replace(/\.$/, '')}. dockerd keeps its old settings, and does not start again.`
+    const why = error.message
+      .replace(/, so it is left alone/, '')
+      .replace(`${path} was left unchanged: its`, `In ${path},`)
+      .replace(/\.$/, '')
+    const saw = `${why}. dockerd keeps its old settings, and does not start again.`
     return [
       toFinding('syntax', 'fail', saw, {
         advice: `Correct ${path}; to test it: dockerd --validate --config-file ${path}`,

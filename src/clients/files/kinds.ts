@@ -91,8 +91,8 @@ function toPlainValue(document: Document.Parsed): unknown {
  * https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file
  */
 export const dockerdKeys: ReadonlySet<string> = toSet(`
-  allow-direct-routing allow-nondistributable-artifacts api-cors-header authorization-plugins bip bip6 bridge
-  bridge-accept-fwmark builder cgroup-parent cluster-advertise cluster-store cluster-store-opts containerd
+  allow-direct-routing allow-nondistributable-artifacts api-cors-header apparmor-profile authorization-plugins bip bip6 bridge
+  bridge-accept-fwmark builder cdi-spec-dirs cgroup-parent cluster-advertise cluster-store cluster-store-opts containerd
   containerd-namespace containerd-plugins-namespace containerd-plugin-namespace cpu-rt-period cpu-rt-runtime
   cri-containerd data-root debug default-address-pools default-cgroupns-mode default-gateway default-gateway-v6
   default-ipc-mode default-network-opts default-runtime default-shm-size default-ulimits deprecated-key-path
@@ -101,7 +101,7 @@ export const dockerdKeys: ReadonlySet<string> = toSet(`
   init init-path insecure-registries ip ip-forward ip-forward-no-drop ip-masq iptables ip6tables ipv6 isolation
   labels live-restore log-driver log-format log-level log-opts max-concurrent-downloads max-concurrent-uploads
   max-download-attempts metrics-addr min-api-version mtu network-control-plane-mtu network-diagnostic-port
-  no-new-privileges no-proxy node-generic-resources oom-score-adjust pidfile proxies raw-logs registry-mirrors
+  no-new-privileges no-proxy node-generic-resources nri-opts oom-score-adjust pidfile proxies raw-logs registry-mirrors
   root rootless runtimes seccomp-profile selinux-enabled shutdown-timeout storage-driver storage-opts
   swarm-default-advertise-addr tls tlscacert tlscert tlskey tlsverify userland-proxy userland-proxy-path
   userns-remap validate

@@ -1,5 +1,6 @@
 import { MirrorError } from '../../lib/errors.ts'
-import { asTable, asTables, readToml } from '../edit/toml.ts'
+import { quoteShellWord } from '../../lib/process.ts'
+import { asTable, asTables, readToml, tryReadToml } from '../edit/toml.ts'
 import { isWrittenByMirror } from '../files/kinds.ts'
 import type { FilesSnapshot, Finding } from '../types.ts'
 import {
@@ -64,9 +65,9 @@ export function inspectPodman(
   }
   for (const path of files.paths) {
     const folder = path.slice(0, path.lastIndexOf('/'))
-    if (/registries(?:\.\w+)?\.conf\.d$/.test(folder) && !path.endsWith('.conf'))
+    if (/registries(?:\.\w+)?\.conf\.d$/.test(folder) && isMisnamed(path, files))
       add('drop-in', 'warn', path, `${path} is not read, because its name does not end in .conf.`, {
-        command: `mv ${path} ${path}.conf`,
+        command: `mv ${quoteShellWord(path)} ${quoteShellWord(`${path}.conf`)}`,
       })
   }
   if (named !== undefined && (modern || !own.includes(named)))
@@ -131,6 +132,15 @@ export function inspectPodman(
     }
   }
   return dropRepeated(findings)
+}
+
+/** Matches the names of backups, of files that a package manager keeps, and of files that a user has switched off. */
+const unusedName = /(?:~|\.(?:bak|orig|old|save|sw[op]|rpmsave|rpmnew|rpmorig|disabled)|\.dpkg-[^/]*|\/README[^/]*)$/i
+
+/** Reports whether a file has tables of registries and a name that podman does not read. */
+function isMisnamed(path: string, files: FilesSnapshot): boolean {
+  if (path.endsWith('.conf') || unusedName.test(path)) return false
+  return tryReadToml(files.getText(path) ?? '')?.['registry'] !== undefined
 }
 
 function isReadable(path: string, files: FilesSnapshot): boolean {

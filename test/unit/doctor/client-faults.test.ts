@@ -303,6 +303,15 @@ const faults: readonly Fault[] = [
     files: { 'etc/containers/registries.conf.d/mirror': table('') },
   },
   {
+    fault: 'podman.drop-in',
+    when: 'with a name that a shell splits',
+    state: 'warn',
+    mend: "/my mirror' '",
+    client: 'podman',
+    options: { scope: 'system', clientVersion: '5.4' },
+    files: { 'etc/containers/registries.conf.d/my mirror': table('') },
+  },
+  {
     fault: 'buildkit.syntax',
     state: 'fail',
     mend: 'Correct ',
@@ -313,10 +322,19 @@ const faults: readonly Fault[] = [
   {
     fault: 'buildkit.http',
     state: 'fail',
-    mend: 'Move http = true to the table [registry."mirror:5055"]',
+    mend: 'Write http = true in the table [registry."mirror:5055"]',
     client: 'buildkit',
     options: { scope: 'system' },
     files: { [buildkitd]: '[registry."docker.io"]\n  mirrors = ["mirror:5055"]\n  http = true\n' },
+  },
+  {
+    fault: 'buildkit.http',
+    when: 'of a mirror with a path',
+    state: 'fail',
+    mend: 'Write http = true in the table [registry."mirror:5055"]',
+    client: 'buildkit',
+    options: { scope: 'system' },
+    files: { [buildkitd]: '[registry."docker.io"]\n  mirrors = ["mirror:5055/hub"]\n  http = true\n' },
   },
   {
     fault: 'buildkit.scheme',
@@ -641,11 +659,98 @@ describe('mirror doctor finds, with what a daemon, a node or the environment tel
   })
 })
 
+test.each([
+  [
+    '{"registry-mirrors": "http://127.0.0.1:5055"}',
+    'In /etc/docker/daemon.json, "registry-mirrors" is not a list of strings, which dockerd requires. dockerd keeps its old settings, and does not start again.',
+  ],
+  [
+    '',
+    '/etc/docker/daemon.json is not valid JSON: line 1, column 1: the file is empty. dockerd keeps its old settings, and does not start again.',
+  ],
+])('a daemon.json with %j is described without what a change would do', (text, saw) => {
+  expect(inspectDocker(cache, dockerTarget, snapshot({ '/etc/docker/daemon.json': text }))).toMatchObject([{ saw }])
+})
+
+test("containerd's own default of two folders is a fault only with files of the mirror", () => {
+  const dump = configPath.replace('certs.d"', 'certs.d:/etc/docker/certs.d"')
+  const inspectDefault = (hosts: string | undefined) =>
+    inspectContainerdConfig({
+      main: { name: '/etc/containerd/config.toml', text: 'version = 2\n' },
+      imports: [],
+      dump,
+      version: '2.1.9',
+      hosts,
+      restart: 'systemctl restart containerd',
+      isWritten: false,
+    })
+  expect(inspectDefault(undefined)).toEqual([])
+  expect(inspectDefault('/etc/containerd/certs.d')).toMatchObject([{ fault: 'containerd.two-folders' }])
+})
+
 test('each check of the files of clients has a case here', () => {
   const seeded = new Set([...faults.map(({ fault }) => fault), ...others.map(([, fault]) => fault)])
   const known = checks.flatMap(({ id }) => (/^clients\.[a-z0-9]+\./.test(id) ? [id.replace('clients.', '')] : []))
   expect(known.filter((fault) => !seeded.has(fault))).toEqual([])
 })
+
+/** Lists files of users that have no fault. */
+const sound: readonly (Pick<Fault, 'client' | 'files' | 'options'> & { readonly title: string })[] = [
+  {
+    title: 'http = true for a plain registry whose mirror has its own table',
+    client: 'buildkit',
+    options: { scope: 'system' },
+    files: {
+      [buildkitd]:
+        '[registry."registry.corp:5000"]\n  http = true\n  mirrors = ["mirror:5055/corp"]\n[registry."mirror:5055"]\n  http = true\n',
+    },
+  },
+  {
+    title: 'the entry of a registry for itself, which pushes need',
+    client: 'containerd',
+    files: {
+      'etc/containerd/config.toml': configPath,
+      'etc/containerd/certs.d/registry.corp.example/hosts.toml':
+        '[host."https://registry.corp.example"]\n  skip_verify = true\n',
+      'etc/containerd/certs.d/hub.corp.example/hosts.toml':
+        'server = "https://origin.corp.example/v2"\n[host."https://origin.corp.example"]\n  skip_verify = true\n',
+    },
+  },
+  ...['0', '.5s', '1.s', '+1m30s', '5μs'].map((timeout) => ({
+    title: `the duration ${timeout} of Go`,
+    client: 'containerd' as const,
+    files: {
+      'etc/containerd/config.toml': configPath,
+      [containerdHosts]: `${hosts}  dial_timeout = "${timeout}"\n`,
+    },
+  })),
+  ...[
+    ['50-mirror.conf~', table('')],
+    ['a.conf.bak', table('')],
+    ['a.conf.orig', table('')],
+    ['a.conf.rpmsave', table('')],
+    ['a.conf.rpmnew', table('')],
+    ['a.conf.dpkg-dist', table('')],
+    ['a.conf.disabled', table('')],
+    ['README.md', table('')],
+    ['notes', 'no TOML\n'],
+    ['settings', 'short-name-mode = "enforcing"\n'],
+  ].map(([name, text = '']) => ({
+    title: `a drop-in that is off on purpose: ${name}`,
+    client: 'podman' as const,
+    options: { scope: 'system', clientVersion: '5.4' } as const,
+    files: { [`etc/containers/registries.conf.d/${name}`]: text },
+  })),
+  {
+    title: 'the keys of daemon.json of moby 29',
+    client: 'docker',
+    options: oldEngine,
+    files: {
+      'etc/docker/daemon.json':
+        '{"cdi-spec-dirs": ["/etc/cdi"], "nri-opts": {"enable": true}, "apparmor-profile": "/etc/a"}\n',
+    },
+  },
+]
 
 const configured: readonly [ClientName, Partial<ClientOptions>][] = [
   ['docker', engine],
@@ -663,6 +768,10 @@ const configured: readonly [ClientName, Partial<ClientOptions>][] = [
 ]
 
 describe('mirror doctor finds nothing', () => {
+  test.for(sound)('in $client: $title', async ({ client, files, options = {} }) => {
+    expect(await inspect(await machineAt(await temporaryHome(), files), client, options)).toEqual([])
+  })
+
   test.for(configured)('in what mirror configure %s writes with %o', async ([client, options]) => {
     const files = { 'etc/containerd/config.toml': configPath }
     const machine = await machineAt(await temporaryHome(), client === 'containerd' ? files : {})
