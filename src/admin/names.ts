@@ -146,7 +146,9 @@ const maxSimilar = 3
 export function findSimilarNames({ name, others }: UserName, images: readonly ListedImage[]): string[] {
   const { path } = splitTag(name.replace(/@.*$/, ''))
   const names = images.map((image) => image.name)
-  const mistyped = findNearest(name, names) ?? findNearestShort(name, names)
+  // The registry and the tag are alike in many names, so that only the name between them tells what is mistyped.
+  const near = names.filter((other) => findNearest(getBaseName(name), [getBaseName(other)]) !== undefined)
+  const mistyped = findNearest(name, near) ?? findNearestShort(name, near)
   const suggestions = [
     ...others,
     ...names.filter((other) => belongsTo(other, path)),

@@ -86,6 +86,11 @@ describe('a name of a cached image', () => {
     expect(
       findSimilarNames({ given: 'redsi:7', name: 'redsi:7', others: [] }, [{ name: 'team/redis:7', digest }]),
     ).toEqual(['team/redis:7'])
+    expect(
+      findSimilarNames({ given: 'nosuch', name: 'docker.io/library/nosuch', others: [] }, [
+        { name: 'docker.io/library/nginx:1', digest },
+      ]),
+    ).toEqual([])
     const error = createNotFoundError('Not cached', missing.slice(0, 1), images, {
       rm: 'mirror cache rm',
       ls: 'mirror cache ls',
