@@ -8,7 +8,7 @@ import { findStaleClients } from '../clients/stale-clients.ts'
 import { readLogs } from '../daemon/read-logs.ts'
 import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { parseObject } from '../lib/json.ts'
-import type { CommandEnvironment } from '../lib/process.ts'
+import { type CommandEnvironment, quoteShellWord } from '../lib/process.ts'
 import { systemClock } from '../lib/time.ts'
 
 /** Limits the lines of the log that are searched. */
@@ -22,6 +22,8 @@ const maxSearched = 2000
 export interface FullTrace extends TraceReport {
   /** Describes what each client of this machine asks. */
   readonly clients: readonly ClientRequest[]
+  /** Explains why the clients are not known: a record of their configuration is damaged, for example. */
+  readonly clientsError?: string
   /** Holds the request that the user named by its id. */
   readonly request?: RequestReport
 }
@@ -39,7 +41,7 @@ export async function readTrace(
   surroundings: CommandEnvironment,
   { name, platform, client }: TraceOptions,
 ): Promise<FullTrace | undefined> {
-  if (client !== undefined) await getAdapter(client)
+  if (client !== undefined) await getAdapter(client, `mirror trace ${quoteShellWord(name)} --client CLIENT`)
   const found = await findRunningMirror(surroundings)
   if (found === undefined) return undefined
   const api = createClientForMirror(found)
@@ -53,7 +55,7 @@ export async function readTrace(
   const report = await api.trace({ image, ...(platform !== undefined && { platform }) })
   const requests = mergeRequests(report.requests, selectRequests(logged, report)).slice(0, maxRequests)
   const clients = await readClients(surroundings, report, found, client)
-  return { ...report, requests, clients, ...(request && { request }) }
+  return { ...report, requests, ...clients, ...(request && { request }) }
 }
 
 /** Opens a function that reads the current trace of an image again, without clients and log. */
@@ -162,14 +164,28 @@ function mergeRequests(recent: readonly RequestReport[], logged: readonly Reques
   )
 }
 
+/** Reads what the clients ask. The rest of the trace is right without them, so their failure is a part of the result. */
 async function readClients(
   surroundings: CommandEnvironment,
   report: TraceReport,
   found: FoundMirror,
   client: string | undefined,
-): Promise<ClientRequest[]> {
+): Promise<Pick<FullTrace, 'clients' | 'clientsError'>> {
   // The configuration of another user's clients is not this user's.
-  if (found.user !== undefined) return []
+  if (found.user !== undefined) return { clients: [] }
+  try {
+    return { clients: await listRequests(surroundings, report, client) }
+  } catch (error) {
+    if (error instanceof MirrorError) return { clients: [], clientsError: error.message }
+    throw error
+  }
+}
+
+async function listRequests(
+  surroundings: CommandEnvironment,
+  report: TraceReport,
+  client: string | undefined,
+): Promise<ClientRequest[]> {
   const { registry, repository, tag, digest } = report
   const image: AskedImage = {
     registry,

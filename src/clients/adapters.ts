@@ -28,8 +28,11 @@ async function loadPrinted(client: keyof typeof printedClients): Promise<ClientA
   return (await import('./printed.ts')).createPrintedAdapter(client)
 }
 
-/** Returns the adapter of a client that the user names. Throws MirrorError (usage) for an unknown name. */
-export async function getAdapter(name: string): Promise<ClientAdapter> {
+/**
+ * Returns the adapter of a client that the user names. Throws MirrorError (usage) for an unknown name. `command`: the command line
+ * that the error suggests, with CLIENT in place of the name.
+ */
+export async function getAdapter(name: string, command = 'mirror configure CLIENT'): Promise<ClientAdapter> {
   const client = clientNames.find((known) => known === name)
   const adapter = client && loaders[client]
   if (adapter) return adapter()
@@ -37,7 +40,7 @@ export async function getAdapter(name: string): Promise<ClientAdapter> {
   const question = suggestion === undefined ? '' : ` Did you mean ${suggestion}?`
   throw new MirrorError(`There is no client ${JSON.stringify(name)}.${question}`, {
     exit: exitCode.usage,
-    hints: [`mirror configure CLIENT   (${clientNames.slice(0, -1).join(', ')} or ${clientNames.at(-1)})`],
+    hints: [`${command}   (${clientNames.slice(0, -1).join(', ')} or ${clientNames.at(-1)})`],
   })
 }
 

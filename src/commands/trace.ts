@@ -61,6 +61,7 @@ export default class Trace extends BaseCommand {
     this.endWhenUnread()
     const { openTraceReader } = await import('../cli/trace-flow.ts')
     const { renderFollow, listChanges } = await import('../cli/render/trace.ts')
+    const { toPrintable } = await import('../cli/render/table.ts')
     const read = await openTraceReader(this.getSurroundings(), options)
     if (read === undefined) return this.reportDown(asJson)
     let before: TraceReport | undefined
@@ -72,6 +73,8 @@ export default class Trace extends BaseCommand {
     }
     // A name that cannot be traced ends the command before the screen opens.
     const first = await read()
+    if (!asJson && !process.stdout.isTTY && listChanges(undefined, first).length === 0)
+      this.info(`Waiting for requests for ${toPrintable(first.image, 400)}`)
     if (asJson || !process.stdout.isTTY) return this.poll(first, read, printChanges)
     const { openScreen } = await import('../cli/terminal.ts')
     const screen = openScreen(process.stdout)

@@ -1,10 +1,11 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { FullTrace } from '../../src/cli/trace-flow.ts'
+import { mirrorPaths } from '../../src/config/paths.ts'
 import { findPackageRoot } from '../../src/lib/fs.ts'
 import { commandEnv } from '../support/command-env.ts'
 import { get } from '../support/get.ts'
@@ -103,7 +104,7 @@ test('a name or a client that does not exist is wrong usage', async () => {
   expect((await mirror('trace', 'app', '--platform', 'x')).exit).toBe(2)
   expect(await mirror('trace', 'app', '--client', 'dokcer')).toMatchObject({
     exit: 2,
-    stderr: expect.stringContaining('Did you mean docker?') as string,
+    stderr: expect.stringMatching(/Did you mean docker\?[^]*mirror trace app --client CLIENT/) as string,
   })
   expect((await mirror('trace')).exit).toBe(2)
 })
@@ -115,12 +116,30 @@ test('an image of the registry for pushed images is named by its address', async
   expect(stdout).toContain('Nobody has pushed app:1 to the registry of this mirror.')
 })
 
+test('a damaged record of a client is a note, and the rest of the trace is shown', async () => {
+  await startMirror()
+  const { stateDir } = mirrorPaths({ platform: process.platform, env: commandEnv(home), homedir: home, cwd: home })
+  await mkdir(join(stateDir, 'configured'), { recursive: true })
+  await writeFile(join(stateDir, 'configured', 'docker-0.json'), '{')
+  const { exit, stdout } = await mirror('trace', 'app:v1')
+  expect(exit).toBe(0)
+  expect(stdout).toMatch(/^Clients\n {2}not known +\S*docker-0\.json is damaged/m)
+  expect(stdout).toContain('Upstream')
+  expect(await readJson('app:v1')).toMatchObject({
+    clients: [],
+    clientsError: expect.stringContaining('damaged') as string,
+  })
+})
+
 test('a followed pull prints its changes in a pipe until it is interrupted', async () => {
   const { cache } = await startMirror()
   const follow = start('trace', 'app:v1', '--follow')
   const ended = finished(follow)
   let output = ''
+  let waiting = ''
   follow.stdout!.on('data', (text: string) => (output += text))
+  follow.stderr!.on('data', (text: string) => (waiting += text))
+  await expect.poll(() => waiting, { timeout: 10_000 }).toBe('Waiting for requests for docker.io/library/app:v1\n')
   await get(cache, '/v2/library/app/manifests/v1?ns=docker.io')
   for (const digest of image.blobs.keys()) await get(cache, `/v2/library/app/blobs/${digest}?ns=docker.io`)
   await expect.poll(() => output, { timeout: 10_000 }).toContain('complete docker.io/library/app:v1')

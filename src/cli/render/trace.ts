@@ -15,12 +15,12 @@ interface TraceRenderOptions {
 
 interface RenderedTrace extends TraceReport {
   readonly clients: readonly ClientRequest[]
+  readonly clientsError?: string
   readonly request?: RequestReport
 }
 
 /** Limits the requests on the screen. */
 const maxRequests = 10
-const barWidth = 20
 
 /** Renders the trace of an image: first what a pull does now and why, then the facts behind it. */
 export function renderTrace(trace: RenderedTrace, options: TraceRenderOptions): string {
@@ -30,7 +30,12 @@ export function renderTrace(trace: RenderedTrace, options: TraceRenderOptions): 
     [
       'Clients',
       renderFacts(
-        trace.clients.flatMap((one) => describeClient(one, colors)),
+        [
+          ...trace.clients.flatMap((one) => describeClient(one, colors)),
+          ...(trace.clientsError === undefined
+            ? []
+            : ([['not known', toPrintable(trace.clientsError, 600), colors.yellow]] satisfies Fact[])),
+        ],
         colors,
         columns,
       ),
@@ -113,9 +118,11 @@ function describeUpstream({ upstream, registry, platform }: TraceReport, colors:
   ]
 }
 
-function describeTag({ tag, upstream }: TraceReport, now: number): Fact[] {
-  if (!tag) return []
-  if (tag.digest === undefined) return [[tag.name.slice(0, 9), upstream ? 'not known to the mirror' : 'not pushed']]
+function describeTag({ tag, upstream, listener }: TraceReport, now: number): Fact[] {
+  const isMirrored = listener === 'registry' || upstream !== undefined
+  if (!tag || !isMirrored) return []
+  if (tag.digest === undefined)
+    return [[tag.name.slice(0, 9), listener === 'registry' ? 'not pushed' : 'not known to the mirror']]
   const age = (time: string) => `${renderAge(Math.max(0, now - Date.parse(time)))} ago`
   return [
     ['digest', tag.digest],
@@ -164,7 +171,7 @@ function renderPart(one: TracedContent, depth: number, { colors, columns, now }:
     { text: toPrintable(platform ?? '') },
     { text: short, color: colors.dim },
     { text: size === undefined ? '' : formatBytes(size) },
-    ...toTokens(download ? describeDownload(download) : ''),
+    ...toTokens(download ? describeDownload(download).join(', ') : ''),
     ...toTokens(
       reason === undefined || (state === 'held' && one.parent !== undefined)
         ? ''
@@ -179,27 +186,36 @@ function describeReason(reason: NonNullable<TracedContent['reason']>): string {
   return reason === 'identity' ? 'fetched with another credential' : reason
 }
 
-function describeDownload({ arrived, size, bytesPerSecond, followers }: DownloadReport): string {
+/** Returns the arrived share, the rate, and the clients that wait. */
+function describeDownload({ arrived, size, bytesPerSecond, followers }: DownloadReport): [string, string, string] {
   const share = size === undefined || size === 0 ? formatBytes(arrived) : `${Math.floor((arrived / size) * 100)} %`
   const clients = `${followers} ${followers === 1 ? 'client' : 'clients'}`
-  return `${share}, ${formatBytes(bytesPerSecond)}/s, ${clients}`
+  return [share, `${formatBytes(bytesPerSecond)}/s`, clients]
 }
 
-/** Counts the content for which each repository vouches. */
-function describeGrants({ content }: TraceReport): Fact[] {
-  const counts = new Map<string, { count: number; isValid: boolean; identity: string }>()
+/** Counts the content for which each repository vouches: first what counts for this image, then the rest. */
+function describeGrants({ content, registry, repository: own }: TraceReport): Fact[] {
+  const counts = new Map<string, { count: number; isValid: boolean; repository: string; identity: string }>()
   for (const { grants } of content)
     for (const { repository, identity, isValid } of grants) {
       const key = `${repository} ${identity}`
       const known = counts.get(key)
-      counts.set(key, { count: (known?.count ?? 0) + 1, isValid: isValid || known?.isValid === true, identity })
+      const count = (known?.count ?? 0) + 1
+      counts.set(key, { count, isValid: isValid || known?.isValid === true, repository, identity })
     }
-  return Array.from(counts, ([key, { count, isValid, identity }]): Fact => {
-    const [repository = ''] = key.split(' ')
-    const how = identity === 'anonymous' ? 'anonymously' : 'with a credential'
-    const use = isValid ? '' : '; not for this image and this credential'
-    return [`${count}`, `${count === 1 ? 'part' : 'parts'} by ${toPrintable(repository, 300)}, ${how}${use}`]
-  })
+  const all = [...counts.values()]
+  return [...all.filter(({ isValid }) => isValid), ...all.filter(({ isValid }) => !isValid)].map(
+    ({ count, isValid, repository, identity }): Fact => {
+      const name = toPrintable(repository, 300)
+      const parts = count === 1 ? 'part' : 'parts'
+      if (isValid)
+        return [`${count}`, `${parts} by ${name}, ${identity === 'anonymous' ? 'anonymously' : 'with a credential'}`]
+      const which = `${count} of these parts`
+      return repository === `${registry}/${own}`
+        ? ['', `${name} holds ${which} with another credential; a pull now may not use them`]
+        : ['', `${name} also holds ${which}; it does not count for this image`]
+    },
+  )
 }
 
 function renderRequests(requests: readonly RequestReport[], { colors, columns, now }: TraceRenderOptions): string {
@@ -213,30 +229,50 @@ function renderRequests(requests: readonly RequestReport[], { colors, columns, n
     .join('\n')
 }
 
+/** Describes how much a row of the followed pull shows. The first form that fits the terminal is for all rows. */
+const followForms = [
+  { barWidth: 20, hasDigest: true, hasRate: true, hasClients: true },
+  { barWidth: 20, hasDigest: true, hasRate: true, hasClients: false },
+  { barWidth: 10, hasDigest: true, hasRate: true, hasClients: false },
+  { barWidth: 10, hasDigest: true, hasRate: false, hasClients: false },
+  { barWidth: 10, hasDigest: false, hasRate: false, hasClients: false },
+] as const
+
 /** Renders the parts that a pull needs as a table with bars, for a terminal. */
 export function renderFollow(report: TraceReport, { colors, columns, now }: TraceRenderOptions): string {
   const needed = report.content.filter(({ isNeeded }) => isNeeded)
-  const lines = needed.map((one) => {
-    const { kind, state, size, digest, download } = one
-    const share = state === 'held' ? 1 : download && size ? Math.min(1, download.arrived / size) : 0
-    const filled = Math.round(share * barWidth)
-    const bar = `${'█'.repeat(filled)}${'░'.repeat(barWidth - filled)}`
+  const tables = followForms.map((form) => needed.map((one) => renderFollowedPart(one, form)))
+  const fits = (rows: (typeof tables)[number]) =>
+    rows.every(({ bar, text }) => columns === undefined || bar.length + 1 + text.length <= columns)
+  const rows = tables.find(fits) ?? tables.at(-1)!
+  const lines = rows.map(({ bar, text, state }) => {
     const color = state === 'held' ? colors.green : state === 'arriving' ? colors.yellow : colors.dim
-    const rest = download ? describeDownload(download) : state
-    const text = [
-      kind.padEnd(8),
-      digest.slice(0, digest.indexOf(':') + 9),
-      size === undefined ? '' : formatBytes(size),
-      rest,
-    ]
-    const line = `${color(bar)} ${text.filter((word) => word !== '').join(' ')}`
-    return fitText(line, columns)
+    return fitText(`${color(bar)} ${text}`, columns)
   })
   const summary = renderConclusion(report, { colors, columns, now })
+  const isUnderWay = needed.some(({ state }) => state === 'arriving')
   const state = isComplete(report)
     ? colors.green('The pull is complete: everything is held.')
-    : colors.dim('Waiting for requests. Ctrl-C ends this.')
+    : colors.dim(`${isUnderWay ? 'The pull is under way.' : 'Waiting for requests.'} Ctrl-C ends this.`)
   return [summary, ...(lines.length === 0 ? [] : ['', ...lines]), '', state].join('\n')
+}
+
+function renderFollowedPart(
+  { kind, state, size, digest, download }: TracedContent,
+  { barWidth, hasDigest, hasRate, hasClients }: (typeof followForms)[number],
+) {
+  const share = state === 'held' ? 1 : download && size ? Math.min(1, download.arrived / size) : 0
+  const filled = Math.round(share * barWidth)
+  const [arrived = '', rate = '', clients = ''] = download ? describeDownload(download) : [state]
+  const rest = [arrived, hasRate ? rate : '', hasClients ? clients : '']
+  const words = [
+    kind.padEnd(8),
+    hasDigest ? digest.slice(0, digest.indexOf(':') + 9) : '',
+    size === undefined ? '' : formatBytes(size),
+    rest.filter((text) => text !== '').join(', '),
+  ]
+  const bar = `${'█'.repeat(filled)}${'░'.repeat(barWidth - filled)}`
+  return { bar, text: words.filter((word) => word !== '').join(' '), state }
 }
 
 /** Reports whether all that a pull needs is held. */

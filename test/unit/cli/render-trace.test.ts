@@ -155,6 +155,28 @@ describe('the trace of an image on a screen', () => {
     ])
   })
 
+  test('names repositories whose parts do not count for this image', () => {
+    const grant = { identity: 'anonymous', isValid: false } as const
+    const own = { repository: 'docker.io/library/alpine', isValid: false, identity: 'credential' } as const
+    const grants = [{ ...grant, repository: 'docker.io/library/nginx' }, own]
+    const text = renderTrace({ ...trace, content: [part('index', 'a', { grants })] }, options(200))
+    expect(text).toContain('docker.io/library/nginx also holds 1 of these parts; it does not count for this image')
+    expect(text).toContain('docker.io/library/alpine holds 1 of these parts with another credential')
+  })
+
+  test('has no section about the tag where the registry is not mirrored', () => {
+    const { upstream: _, ...rest } = trace
+    const text = renderTrace({ ...rest, tag: { name: 'latest' }, content: [] }, options(200))
+    expect(text).not.toMatch(/^Tag$|not pushed/m)
+    const pushed = { ...rest, listener: 'registry' as const, tag: { name: 'latest' }, content: [] }
+    expect(renderTrace(pushed, options(200))).toContain('not pushed')
+  })
+
+  test('says why the clients are not known', () => {
+    const text = renderTrace({ ...trace, clients: [], clientsError: '/a.json is damaged.' }, options(200))
+    expect(text).toMatch(/^Clients\n {2}not known +\/a\.json is damaged\.$/m)
+  })
+
   test.each([60, 80, 200])('fits %i columns', (columns) => {
     for (const line of renderTrace(trace, options(columns)).split('\n'))
       expect(line.length, line).toBeLessThanOrEqual(columns)
@@ -199,10 +221,23 @@ describe('the trace of an image that is followed', () => {
     const lines = renderFollow(trace, options(100)).split('\n')
     expect(lines).toContain('████████████████████ index    sha256:aaaaaaaa 1000 B held')
     expect(lines).toContain('█████░░░░░░░░░░░░░░░ layer    sha256:dddddddd 3.8 MiB 25 %, 488 KiB/s, 2 clients')
-    expect(lines.at(-1)).toBe('Waiting for requests. Ctrl-C ends this.')
+    expect(lines.at(-1)).toBe('The pull is under way. Ctrl-C ends this.')
+    const idle = { ...trace, content: trace.content.filter(({ state }) => state !== 'arriving') }
+    expect(renderFollow(idle, options(100)).split('\n').at(-1)).toBe('Waiting for requests. Ctrl-C ends this.')
     for (const columns of [60, 200])
       for (const line of renderFollow(trace, options(columns)).split('\n'))
         expect(line.length).toBeLessThanOrEqual(columns)
+  })
+
+  test.each([
+    [60, '███░░░░░░░ layer    sha256:dddddddd 3.8 MiB 25 %, 488 KiB/s'],
+    [45, '███░░░░░░░ layer    3.8 MiB 25 %'],
+  ])('keeps one row for each part on %i columns', (columns, row) => {
+    const lines = renderFollow(trace, options(columns)).split('\n')
+    const rows = lines.filter((line) => /^[█░]/.test(line))
+    expect(rows).toHaveLength(4)
+    expect(rows.at(-1)).toBe(row)
+    expect(lines[lines.indexOf(row) + 1]).toBe('')
   })
 
   test('says when the pull is complete, once', () => {
