@@ -34,7 +34,10 @@ const { Plugin } = await import('@oclif/core')
 const plugin = new Plugin({ root, type: 'core', ignoreManifest: true, errorOnManifestCreate: true })
 await plugin.load()
 const commands = Object.entries(plugin.manifest.commands).toSorted(([a], [b]) => (a < b ? -1 : 1))
-const manifest = { ...plugin.manifest, commands: Object.fromEntries(commands) }
+const { runSource } = await import('./bundle/run-source.js')
+const { checks } = await runSource(root, 'src/doctor/checks.ts')
+// The completion reads the ids of the checks here, because it loads no part of the program.
+const manifest = { ...plugin.manifest, commands: Object.fromEntries(commands), checks: checks.map(({ id }) => id) }
 writeFileSync(manifestFile, `${JSON.stringify(manifest, null, 2)}\n`)
 
 const { renderManPage } = await import('./bundle/render-man-page.js')

@@ -11,6 +11,8 @@ export interface CompletionSources {
   readonly commands: Manifest['commands']
   readonly topics: Readonly<Record<string, { readonly description?: string | undefined }>>
   readonly names: NameSource
+  /** Lists the ids of the checks of `mirror doctor`. */
+  readonly checks: readonly string[]
 }
 
 export interface Candidate {
@@ -32,7 +34,7 @@ const files: Completion = { candidates: [], files: true }
 /** Limits the candidates, because more help nobody. */
 const maxCandidates = 1000
 /** Matches what no shell changes when it inserts it. Names come from registries. */
-const plainWord = /^[\w.@:/+=-]+$/
+const plainWord = /^[\w.,@:/+=-]+$/
 
 /**
  * Completes a command line of this process's arguments for a shell. This file is an entry of its own that loads neither the framework
@@ -46,7 +48,8 @@ export async function main(args = process.argv.slice(3)): Promise<void> {
     const topics = (read('package.json') as PJSON).oclif.topics ?? {}
     const { platform, env } = process
     const names = createNameSource({ platform, env, homedir: homedir(), cwd: process.cwd() })
-    const sources = { commands: (read('oclif.manifest.json') as Manifest).commands, topics, names }
+    const { commands, checks = [] } = read('oclif.manifest.json') as Manifest & { checks?: string[] }
+    const sources = { commands, topics, names, checks }
     process.stdout.write(await answerShell(shell, rest, sources))
   } catch {
     // A message would appear in the middle of the line that the user types.
@@ -84,28 +87,35 @@ export async function complete(
   sources: CompletionSources,
 ): Promise<Completion> {
   const { commands, topics } = sources
-  const [first, second] = words
-  if (first === undefined || (first === 'help' && words.length === 1)) return filter(listCommands(sources), current)
+  const [first, ...rest] = words
+  if (first === undefined) return filter(listCommands(sources), current)
   const inTopic = topics[first] !== undefined && commands[first] === undefined
-  if (inTopic && second === undefined) return filter(listTopicCommands(first, commands), current)
-  const command = commands[inTopic ? `${first}:${second}` : first]
-  if (command === undefined || first === 'help') return none
-  return completeCommand(command, words.slice(inTopic ? 2 : 1), current, sources)
+  if (inTopic && rest[0] === undefined) return filter(listTopicCommands(first, commands), current)
+  // Help takes the name of a command, and nothing that the command itself takes.
+  if (first === 'help') return rest.length < 2 ? completeHelp(rest, current, sources) : none
+  const command = commands[inTopic ? `${first}:${rest[0]}` : first]
+  return command === undefined ? none : completeCommand(command, inTopic ? rest.slice(1) : rest, current, sources)
+}
+
+function completeHelp([topic]: readonly string[], current: string, sources: CompletionSources): Completion {
+  const { commands, topics } = sources
+  if (topic === undefined) return filter(listCommands(sources), current)
+  return topics[topic] === undefined ? none : filter(listTopicCommands(topic, commands), current)
 }
 
 async function completeCommand(
   command: Command,
   words: readonly string[],
   current: string,
-  { names }: CompletionSources,
+  sources: CompletionSources,
 ): Promise<Completion> {
   const flags = Object.values(command.flags).filter(({ hidden }) => !hidden)
   const used = readWords(words, flags)
-  if (used.open) return completeValue(used.open, current, names)
+  if (used.open) return completeValue(used.open, current, sources)
   const [, name, text] = /^--([\w-]+)=(.*)$/s.exec(current) ?? []
   const assigned = used.isEnded ? undefined : flags.find((flag) => flag.name === name && flag.type === 'option')
   if (assigned) {
-    const { candidates, ...rest } = await completeValue(assigned, text ?? '', names)
+    const { candidates, ...rest } = await completeValue(assigned, text ?? '', sources)
     return {
       ...rest,
       candidates: candidates.map((candidate) => ({ ...candidate, value: `--${name}=${candidate.value}` })),
@@ -116,7 +126,7 @@ async function completeCommand(
     const help = { value: '--help', description: 'show help' }
     return filter([...open.map((flag) => ({ value: `--${flag.name}`, description: flag.description })), help], current)
   }
-  return completeArgument(command, used.positions, current, names)
+  return completeArgument(command, used.positions, current, sources.names)
 }
 
 /** Reads the words before the current one: the flags, and one that still needs its value. */
@@ -142,13 +152,26 @@ function readWords(words: readonly string[], flags: readonly Flag[]) {
   return { flags: found, open, positions, isEnded }
 }
 
-async function completeValue(flag: Flag, current: string, names: NameSource): Promise<Completion> {
+async function completeValue(
+  flag: Flag,
+  current: string,
+  { names, checks }: Pick<CompletionSources, 'names' | 'checks'>,
+): Promise<Completion> {
   if (flag.type !== 'option') return none
   if (flag.options !== undefined) return filter(toCandidates(flag.options), current)
+  if (flag.name === 'client') return filter(toCandidates(clientNames), current)
+  if (flag.name === 'only') return filter(toCandidates(listCheckNames(checks, current)), current)
   const [means = ''] = [flag.helpValue].flat()
   if (means === 'FILE' || means === 'DIR') return files
   if (means.startsWith('HOST')) return filter(toCandidates(await names.upstreams()), current)
   return none
+}
+
+/** Lists what selects checks, after the commas of a list: their first parts and their ids. */
+function listCheckNames(checks: readonly string[], current: string): string[] {
+  const before = current.slice(0, current.lastIndexOf(',') + 1)
+  const names = checks.flatMap((id) => id.split('.').map((_, at, parts) => parts.slice(0, at + 1).join('.')))
+  return [...new Set(names)].map((name) => before + name)
 }
 
 async function completeArgument(

@@ -9,11 +9,14 @@ export default class Completion extends BaseCommand {
     'the command explains how to install it.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
-    '<%= config.bin %> <%= command.id %> zsh > ~/.zfunc/_mirror',
+    'mkdir -p ~/.zfunc && <%= config.bin %> <%= command.id %> zsh > ~/.zfunc/_mirror',
     'eval "$(<%= config.bin %> <%= command.id %> bash)"',
   ]
   static override args = {
-    shell: string({ options: [...shells], description: 'shell (default: explain the installation)' }),
+    shell: string({
+      options: [...shells],
+      description: `${shells.slice(0, -1).join(', ')} or ${shells.at(-1)} (default: explain the installation)`,
+    }),
   }
 
   override async run(): Promise<void> {

@@ -4,15 +4,17 @@ import { describe, expect, test } from 'vitest'
 import { answerShell, complete, type CompletionSources, splitLine } from '../../../src/cli/complete.ts'
 import { getCompletionScript, shells } from '../../../src/cli/completion-scripts.ts'
 import { clientNames } from '../../../src/clients/types.ts'
+import { checks as doctorChecks } from '../../../src/doctor/checks.ts'
 import { findPackageRoot } from '../../../src/lib/fs.ts'
 
 const read = async (file: string) => JSON.parse(await readFile(join(findPackageRoot(), file), 'utf8'))
-const { commands } = await read('oclif.manifest.json')
+const { commands, checks } = await read('oclif.manifest.json')
 const { oclif } = await read('package.json')
 
 const cached = ['docker.io/library/alpine:3.20', 'docker.io/library/alpine:3.21', 'docker.io/me/app:1', 'ghcr.io/a/b:1']
 const sources: CompletionSources = {
   commands,
+  checks,
   topics: oclif.topics,
   names: {
     cached: async () => cached,
@@ -26,6 +28,10 @@ const values = async (line: string) => {
   return [...candidates.map(({ value }) => value), ...(files ? ['<files>'] : [])]
 }
 
+function expectedChecks(start: string): string[] {
+  return doctorChecks.flatMap(({ id }) => (id.startsWith(start) ? [id] : []))
+}
+
 describe('the completion', () => {
   test.each<[string, string[]]>([
     ['sta', ['status']],
@@ -33,6 +39,16 @@ describe('the completion', () => {
     ['cache ', ['check', 'ls', 'prune', 'rm', 'verify']],
     ['registry p', ['prune']],
     ['help con', ['configure']],
+    ['help cache r', ['rm']],
+    ['help registry ', ['gc', 'ls', 'prune', 'rm']],
+    ['help cache rm ', []],
+    ['help status ', []],
+    ['doctor --only upstreams.t', ['upstreams.tls', 'upstreams.token', 'upstreams.time']],
+    ['doctor --only mirr', ['mirror', ...expectedChecks('mirror.')]],
+    ['doctor --only=upstreams.pr', ['--only=upstreams.proxy']],
+    ['doctor --only mirror,upstreams.pr', ['mirror,upstreams.proxy']],
+    ['doctor --only clients.kind', ['clients.kind', ...expectedChecks('clients.kind.')]],
+    ['trace --client pod', ['podman']],
     ['configure ', [...clientNames]],
     ['configure pod', ['podman']],
     ['configure docker ', []],
@@ -127,6 +143,11 @@ describe('the answer to a shell', () => {
     expect(splitLine(`mirror 'a b`)).toMatchObject({ current: 'a b', isQuoted: true })
     expect(splitLine('mirror a\\')).toMatchObject({ current: 'a\\' })
   })
+})
+
+test('the help of completion names the shells', () => {
+  const { description } = commands.completion.args.shell
+  expect(description).toBe('bash, zsh, fish or powershell (default: explain the installation)')
 })
 
 describe('the completion script', () => {
