@@ -61,18 +61,21 @@ export default class Init extends BaseCommand {
     const { configFile } = mirrorPaths(surroundings)
     await this.warnOfMisspelledVariables()
     const { refuseExisting, renderConfig, writeConfig } = await import('../daemon/init.ts')
-    const { writeSchema } = await import('../daemon/schema-file.ts')
+    const { findSchemaToWrite, writeSchema } = await import('../daemon/schema-file.ts')
     if (!flags.force && !flags['dry-run']) await refuseExisting(configFile, this.commandLine)
     const choices = await this.askForChoices(flags)
     const template = join(findPackageRoot(), 'templates', 'mirror.yaml')
     const text = await renderConfig({ choices, configFile, template, homedir: surroundings.homedir })
     if (flags['dry-run']) {
       process.stdout.write(text)
-      return this.info(`Would write ${configFile}`)
+      this.info(`Would write ${configFile}`)
+      const schema = await findSchemaToWrite(configFile, { isNew: true })
+      return schema && this.info(`Would write ${schema.file} (its schema, for editors)`)
     }
     const copy = await writeConfig(configFile, text, { force: flags.force, command: this.commandLine })
-    await writeSchema(configFile, { isNew: true })
+    const schema = await writeSchema(configFile, { isNew: true })
     this.reportWritten(configFile, copy)
+    if (schema !== undefined) this.info(`Wrote its schema, for editors: ${schema}`)
     this.info('Apply it with: mirror up')
   }
 

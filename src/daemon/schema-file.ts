@@ -13,14 +13,24 @@ export async function writeSchema(
   configFile: string,
   { isNew }: { readonly isNew: boolean },
 ): Promise<string | undefined> {
+  const found = await findSchemaToWrite(configFile, { isNew })
+  if (found === undefined) return undefined
+  await writeFileAtomic(found.file, found.text)
+  return found.file
+}
+
+/** Returns what `writeSchema` would write, and where; undefined when it would write nothing. Throws a system error. */
+export async function findSchemaToWrite(
+  configFile: string,
+  { isNew }: { readonly isNew: boolean },
+): Promise<{ readonly file: string; readonly text: string } | undefined> {
   const file = join(dirname(configFile), schemaFileName)
   const found = await ignoreMissing(() => lstat(file))
   if (found === undefined ? !isNew : !found.isFile()) return undefined
   const text = renderConfigSchema()
   const old = found && (await readSmallFile(file))
   if (old === text || (old !== undefined && parseObject(old)?.['$comment'] !== schemaMark)) return undefined
-  await writeFileAtomic(file, text)
-  return file
+  return { file, text }
 }
 
 /** Replaces the schema of an earlier version beside mirror.yaml. A folder that cannot be written keeps it: only editors read it. */

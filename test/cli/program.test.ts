@@ -267,8 +267,12 @@ describe('mirror', () => {
   })
 
   test('init writes a valid mirror.yaml, and does not overwrite it', async () => {
-    const { exit, stdout } = await mirror('init', '--max-size', '5GiB', '--upstream', 'registry.corp.example')
+    const schema = join(home, 'mirror.schema.json')
+    expect((await mirror('init', '--dry-run')).stderr).toContain(`Would write ${schema}`)
+    const { exit, stdout, stderr } = await mirror('init', '--max-size', '5GiB', '--upstream', 'registry.corp.example')
     expect({ exit, stdout }).toEqual({ exit: 0, stdout: `${join(home, 'mirror.yaml')}\n` })
+    expect(stderr).toContain(`Wrote its schema, for editors: ${schema}\n`)
+    expect((await mirror('init', '--dry-run')).stderr).not.toContain(schema)
     const text = await readFile(join(home, 'mirror.yaml'), 'utf8')
     expect(text).toContain('maxSize: 5GiB')
     expect((await mirror('up', '--dry-run')).exit).toBe(0)
