@@ -88,7 +88,7 @@ async function createContext(
   signal: AbortSignal,
 ): Promise<DoctorContext> {
   const named: ClientName[] = []
-  for (const name of clients) named.push((await getAdapter(name)).client)
+  for (const name of clients) named.push((await getAdapter(name, 'mirror doctor CLIENT')).client)
   const paths = mirrorPaths(surroundings)
   const found = findRunningMirror(surroundings)
   const config = loadConfig({ ...surroundings, paths })
