@@ -90,6 +90,7 @@ describe('variables named after flags that are no settings', () => {
     configure: () => ['configure', 'docker', ...at()],
     'credentials:refresh': () => ['credentials', 'refresh'],
     dashboard: () => ['dashboard', '--no-open'],
+    doctor: () => ['doctor', '--only', 'mirror.runs'],
     down: () => ['down'],
     init: () => ['init', '--dry-run'],
     logs: () => ['logs'],
@@ -98,6 +99,7 @@ describe('variables named after flags that are no settings', () => {
     'registry:prune': () => ['registry', 'prune'],
     'registry:rm': () => ['registry', 'rm', 'app'],
     status: () => ['status'],
+    trace: () => ['trace', 'nginx'],
     up: () => ['up', '--dry-run'],
   }
 
