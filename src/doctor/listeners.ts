@@ -12,7 +12,7 @@ import { planStart, toStartCommand } from './start-command.ts'
 const connectTimeoutMs = 2000
 /** Limits a program in a node, ms: the connection has its own limit there, and an engine under load starts programs slowly. */
 const execTimeoutMs = 3500
-/** Is the exit code of timeout(1) when it has ended the program. */
+/** Is the exit code of the script in a node when the connection has not opened in time. */
 const timedOut = 124
 
 /** Lists the checks of the mirror's addresses, as clients reach them. */
@@ -150,7 +150,7 @@ async function checkNodes(
   )
 }
 
-const tooSlow = 'docker exec took too long'
+const tooSlow = 'docker exec took too long, or the node has no bash'
 
 function reportNode(
   node: string,
@@ -186,19 +186,24 @@ function reportNode(
 }
 
 /**
- * Opens a connection inside a node by bash and timeout, which each image of kind has. Undefined when the program itself did not end
- * in time, which says nothing about the connection.
+ * Opens a connection inside a node by bash and sleep, which each image of kind has. Undefined when the script itself did not run, or
+ * not end in time, which says nothing about the connection.
  */
 async function connectInNode(nodes: KindNodes, node: string, url: string): Promise<Reached | undefined> {
   const { hostname, port } = new URL(url)
-  const script = `exec 3<>/dev/tcp/${hostname.replace(/^\[|\]$/g, '')}/${port}`
-  const command = ['timeout', String(connectTimeoutMs / 1000), 'bash', '-c', script]
-  const result = await nodes.exec(node, command, undefined, execTimeoutMs)
+  const script = [
+    `(exec 3<>/dev/tcp/${hostname.replace(/^\[|\]$/g, '')}/${port}) & pid=$!`,
+    `for _ in {1..${connectTimeoutMs / 100}}; do kill -0 $pid 2>/dev/null || { wait $pid; exit; }; sleep 0.1; done`,
+    `kill -9 $pid; exit ${timedOut}`,
+  ].join('\n')
+  const result = await nodes.exec(node, ['bash', '-c', script], undefined, execTimeoutMs)
   if (result === undefined) return 'failed'
-  if (result.exitCode === undefined) return undefined
-  if (result.exitCode === 0) return 'yes'
-  if (result.exitCode === timedOut) return 'silent'
-  return /refused/i.test(result.stderr) ? 'refused' : 'failed'
+  const { exitCode, stderr } = result
+  // Docker and bash name a program that cannot run or is not there by 126 and 127.
+  if (exitCode === undefined || exitCode === 126 || exitCode === 127) return undefined
+  if (exitCode === 0) return 'yes'
+  if (exitCode === timedOut) return 'silent'
+  return /refused/i.test(stderr) ? 'refused' : 'failed'
 }
 
 /** Reports a proxy that dockerd would use for the mirror. It needs none for a loopback address. */

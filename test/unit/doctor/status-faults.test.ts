@@ -114,6 +114,7 @@ const onKind = { networks: { kind: url } }
 const exec = 'docker exec dev-control-plane'
 const refused = { exitCode: 1, stdout: '', stderr: 'bash: connect: Connection refused\n' }
 const silent = { exitCode: 124, stdout: '', stderr: '' }
+const absent = { exitCode: 127, stdout: '', stderr: 'bash: not found' }
 const late = { exitCode: undefined, stdout: '', stderr: '' }
 const limit = { limit: 100, windowSeconds: 21_600, at: '2026-11-30T12:00:00Z' }
 
@@ -219,7 +220,7 @@ const faults: readonly [fault: string, id: string, state: string, mend: string, 
     'mirror up',
     {
       endpoints: onKind,
-      answers: { ...cluster, [`${exec} timeout 2 bash`]: refused, [`${exec} env`]: '' },
+      answers: { ...cluster, [`${exec} bash`]: refused, [`${exec} env`]: '' },
     },
   ],
   [
@@ -229,7 +230,7 @@ const faults: readonly [fault: string, id: string, state: string, mend: string, 
     'sudo iptables -I INPUT -p tcp -d 172.18.0.1 --dport 5055 -j ACCEPT',
     {
       endpoints: onKind,
-      answers: { ...cluster, [`${exec} timeout 2 bash`]: silent, [`${exec} env`]: '' },
+      answers: { ...cluster, [`${exec} bash`]: silent, [`${exec} env`]: '' },
     },
   ],
   [
@@ -241,7 +242,7 @@ const faults: readonly [fault: string, id: string, state: string, mend: string, 
       endpoints: onKind,
       answers: {
         ...cluster,
-        [`${exec} timeout 2 bash`]: '',
+        [`${exec} bash`]: '',
         [`${exec} env`]: 'HTTP_PROXY=http://proxy.corp:3128\nNO_PROXY=10.0.0.0/8\n',
       },
     },
@@ -259,8 +260,13 @@ describe('mirror doctor finds, of a running mirror,', () => {
   const skipped: readonly [name: string, scene: Scene, why: string][] = [
     [
       'a docker exec that takes too long',
-      { endpoints: onKind, answers: { ...cluster, [`${exec} timeout 2 bash`]: late, [`${exec} env`]: late } },
+      { endpoints: onKind, answers: { ...cluster, [`${exec} bash`]: late, [`${exec} env`]: late } },
       'docker exec took too long',
+    ],
+    [
+      'a node without bash',
+      { endpoints: onKind, answers: { ...cluster, [`${exec} bash`]: absent, [`${exec} env`]: late } },
+      'the node has no bash',
     ],
     ['a network that mirror.yaml leaves out', { answers: cluster, networks: [] }, 'does not name kind'],
     [
@@ -281,7 +287,7 @@ describe('mirror doctor finds, of a running mirror,', () => {
 
   test('no proxy where NO_PROXY has the network of the mirror', async () => {
     const env = 'HTTP_PROXY=http://proxy.corp:3128\nNO_PROXY=172.18.0.0/16\n'
-    const answers = { ...cluster, [`${exec} timeout 2 bash`]: '', [`${exec} env`]: env }
+    const answers = { ...cluster, [`${exec} bash`]: '', [`${exec} env`]: env }
     expect(await findingsOf({ endpoints: onKind, answers }, 'listeners.proxy')).toEqual([])
   })
 
