@@ -180,7 +180,7 @@ function getBaseName(name: string): string {
 }
 
 /** Reports a removal with names as the user wrote them. */
-interface NamedRemoval extends RemovalReport {
+export interface NamedRemoval extends RemovalReport {
   /** Holds the names that matched nothing. */
   readonly missing: readonly UserName[]
   /** Holds the notes on ambiguous short names. */

@@ -1,5 +1,7 @@
 import { isUtf8 } from 'node:buffer'
 import { createDeferred } from './async.ts'
+import { getErrno } from './errors.ts'
+import { readSmallFile } from './fs.ts'
 
 /** Parses a JSON text that holds an object; undefined for any other text. */
 export function parseObject(text: string): Record<string, unknown> | undefined {
@@ -10,6 +12,18 @@ export function parseObject(text: string): Record<string, unknown> | undefined {
     if (error instanceof SyntaxError) return undefined
     throw error
   }
+}
+
+/** Reads a file that holds a JSON object; undefined for one that is missing, damaged or cannot be read (decision D7). */
+export async function readJsonFile(path: string, limit?: number): Promise<Record<string, unknown> | undefined> {
+  let text: string
+  try {
+    text = await readSmallFile(path, limit)
+  } catch (error) {
+    if (getErrno(error) !== undefined) return undefined
+    throw error
+  }
+  return parseObject(text)
 }
 
 export function isObject(value: unknown): value is Record<string, unknown> {

@@ -1,6 +1,5 @@
-import { getErrno } from '../lib/errors.ts'
-import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
-import { isObject, parseObject } from '../lib/json.ts'
+import { writeFileAtomic } from '../lib/fs.ts'
+import { isObject, readJsonFile } from '../lib/json.ts'
 import { type Digest, parseDigest } from '../oci/reference.ts'
 
 /** Names the file in the state folder. */
@@ -71,14 +70,7 @@ export class PastChanges {
 
   /** Loads what was saved. Ignores a file that is missing or damaged. */
   async load(path: string): Promise<void> {
-    let text: string
-    try {
-      text = await readSmallFile(path, maxFileBytes)
-    } catch (error) {
-      if (getErrno(error) !== undefined) return
-      throw error
-    }
-    const { removals, tags } = parseObject(text) ?? {}
+    const { removals, tags } = (await readJsonFile(path, maxFileBytes)) ?? {}
     for (const [key, value] of listEntries(removals)) {
       const why = removalReasons.find((reason) => reason === value['why'])
       if (why !== undefined && isTime(value['at'])) this.#removals.set(key, { why, at: value['at'] })

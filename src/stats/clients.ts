@@ -1,6 +1,5 @@
-import { getErrno } from '../lib/errors.ts'
-import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
-import { isObject, parseObject } from '../lib/json.ts'
+import { writeFileAtomic } from '../lib/fs.ts'
+import { isObject, readJsonFile } from '../lib/json.ts'
 import type { Clock } from '../lib/time.ts'
 import { cutText } from './requests.ts'
 
@@ -137,15 +136,7 @@ export class SeenClients {
   }
 
   async load(path: string): Promise<void> {
-    let text: string
-    try {
-      text = await readSmallFile(path, maxFileBytes)
-    } catch (error) {
-      // Treats a file that cannot be read as a damaged one.
-      if (getErrno(error) !== undefined) return
-      throw error
-    }
-    const { clients } = parseObject(text) ?? {}
+    const { clients } = (await readJsonFile(path, maxFileBytes)) ?? {}
     if (!Array.isArray(clients)) return
     for (const saved of (clients as unknown[]).slice(0, maxClients)) {
       const client = parseClient(saved)

@@ -1,6 +1,5 @@
-import { getErrno } from '../lib/errors.ts'
-import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
-import { isObject, parseObject } from '../lib/json.ts'
+import { writeFileAtomic } from '../lib/fs.ts'
+import { isObject, readJsonFile } from '../lib/json.ts'
 import type { Provenance } from '../oci/registry.ts'
 
 /** Limits the names that are counted. */
@@ -132,15 +131,7 @@ export class Stats {
   }
 
   async load(path: string): Promise<void> {
-    let text: string
-    try {
-      text = await readSmallFile(path)
-    } catch (error) {
-      // Treat a file that cannot be read as a damaged one.
-      if (getErrno(error) !== undefined) return
-      throw error
-    }
-    const saved = parseSaved(text)
+    const saved = parseSaved(await readJsonFile(path))
     if (!saved) return
     this.since = saved.since
     copyNumbers(this.totals, saved.totals)
@@ -159,8 +150,10 @@ export class Stats {
   }
 }
 
-function parseSaved(text: string): { since: number; totals: object; upstreams: Record<string, object> } | undefined {
-  const { since, totals, upstreams } = parseObject(text) ?? {}
+function parseSaved(
+  saved: Record<string, unknown> | undefined,
+): { since: number; totals: object; upstreams: Record<string, object> } | undefined {
+  const { since, totals, upstreams } = saved ?? {}
   if (typeof since !== 'number' || !isObject(totals)) return undefined
   const counted = Object.entries(upstreams ?? {}).filter((entry): entry is [string, object] => isObject(entry[1]))
   return { since, totals, upstreams: Object.fromEntries(counted) }

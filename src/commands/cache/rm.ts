@@ -27,27 +27,24 @@ export default class CacheRm extends BaseCommand {
     const { openCacheAccess } = await import('../../admin/access.ts')
     const cache = await openCacheAccess(this.getSurroundings())
     try {
-      const { createNotFoundError, removeByName } = await import('../../admin/names.ts')
-      const { confirmMatches } = await import('../../cli/confirm-matches.ts')
-      const naming = { ...cache.naming, images: await cache.list() }
-      const given = argv as string[]
-      const isAgreed = await confirmMatches({
+      const { createNotFoundError } = await import('../../admin/names.ts')
+      const { removeConfirmed } = await import('../../cli/removal-flow.ts')
+      const removal = await removeConfirmed({
         info: (text) => this.info(text),
-        given,
-        naming,
-        yes: flags.yes || flags['dry-run'],
-        preview: (names) => cache.remove({ names, dryRun: true }),
+        given: argv as string[],
+        store: cache,
+        yes: flags.yes,
+        dryRun: flags['dry-run'],
       })
-      if (!isAgreed) return
-      const removal = await removeByName(given, naming, (names) => cache.remove({ names, dryRun: flags['dry-run'] }))
-      const { missing, notes, ...report } = removal
+      if (removal === undefined) return
+      const { missing, notes, stored, ...report } = removal
       if (flags.json) this.printJson(report)
       // The error below reports the names that were not found.
       else if (missing.length === 0 || report.images.length + report.blobs > 0)
-        this.print(renderRemoval(report, flags['dry-run'], naming.images))
+        this.print(renderRemoval(report, flags['dry-run'], stored))
       for (const note of notes) this.info(note)
       if (missing.length > 0)
-        throw createNotFoundError('Not cached', missing, naming.images, {
+        throw createNotFoundError('Not cached', missing, stored, {
           rm: 'mirror cache rm',
           ls: 'mirror cache ls',
         })

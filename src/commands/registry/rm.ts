@@ -28,29 +28,26 @@ export default class RegistryRm extends BaseCommand {
     const { openRegistryAccess } = await import('../../admin/access.ts')
     const registry = await openRegistryAccess(this.getSurroundings())
     try {
-      const { createNotFoundError, removeByName } = await import('../../admin/names.ts')
-      const { confirmMatches } = await import('../../cli/confirm-matches.ts')
-      const naming = { ...registry.naming, images: await registry.list() }
-      const given = argv as string[]
-      const isAgreed = await confirmMatches({
+      const { createNotFoundError } = await import('../../admin/names.ts')
+      const { removeConfirmed } = await import('../../cli/removal-flow.ts')
+      const removal = await removeConfirmed({
         info: (text) => this.info(text),
-        given,
-        naming,
-        yes: flags.yes || flags['dry-run'],
-        preview: (names) => registry.remove({ names, dryRun: true }),
+        given: argv as string[],
+        store: registry,
+        yes: flags.yes,
+        dryRun: flags['dry-run'],
       })
-      if (!isAgreed) return
-      const removal = await removeByName(given, naming, (names) => registry.remove({ names, dryRun: flags['dry-run'] }))
-      const { missing, notes: _notes, ...report } = removal
+      if (removal === undefined) return
+      const { missing, notes: _notes, stored, ...report } = removal
       if (flags.json) this.printJson(report)
       // The error below reports the names that were not found.
       else if (missing.length === 0 || report.images.length + report.blobs > 0) {
-        this.report(renderRemoval(report, flags['dry-run'], naming.images))
+        this.report(renderRemoval(report, flags['dry-run'], stored))
         const later = flags['dry-run'] || report.images.length === 0 ? undefined : await describeUnfreed(registry)
         if (later !== undefined) this.report(later)
       }
       if (missing.length > 0)
-        throw createNotFoundError('Not in the registry', missing, naming.images, {
+        throw createNotFoundError('Not in the registry', missing, stored, {
           rm: 'mirror registry rm',
           ls: 'mirror registry ls',
         })
