@@ -4,6 +4,7 @@ import { getJson, openSession } from './session.ts'
 import {
   addRequests,
   clients,
+  configured,
   connection,
   doctor,
   downloads,
@@ -28,13 +29,13 @@ const silenceMs = 12_000
 /** Sets how long a hidden page stays connected, ms. */
 const hiddenMs = 60_000
 
-type List = 'status' | 'images' | 'pushed' | 'clients' | 'doctor' | 'history' | 'requests'
+type List = 'status' | 'images' | 'pushed' | 'clients' | 'configured' | 'doctor' | 'history' | 'requests'
 
 const lists: Readonly<Record<View, readonly List[]>> = {
   overview: ['status', 'history', 'doctor'],
   images: ['status', 'images'],
   pushed: ['status', 'pushed'],
-  clients: ['status', 'clients'],
+  clients: ['status', 'clients', 'configured'],
   log: ['status'],
   doctor: ['status', 'doctor'],
 }
@@ -48,6 +49,7 @@ const readers: Readonly<Record<List, () => Promise<void>>> = {
   images: () => readInto(images, '/api/cache'),
   pushed: () => readInto(pushed, '/api/registry'),
   clients: () => readInto(clients, '/api/clients'),
+  configured: () => readInto(configured, '/api/clients/configured'),
   doctor: () => readInto(doctor, '/api/doctor'),
   history: () => readInto(history, `/api/history?range=${range.value}`),
   requests: async () => addRequests(await getJson<RequestReport[]>('/api/requests?limit=200')),
@@ -115,6 +117,7 @@ export function connect(): void {
   on('changed', ({ what }) => {
     if (what.includes('images')) read('images', 'clients', 'status')
     if (what.includes('registry')) read('pushed', 'status')
+    if (what.includes('clients')) read('clients', 'configured')
     if (what.includes('doctor')) read('doctor')
     if (what.includes('offline')) read('status')
   })

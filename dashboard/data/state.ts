@@ -1,6 +1,7 @@
 import { computed, signal } from '@preact/signals'
 import type {
   ClientReport,
+  ConfiguredClientReport,
   DoctorReport,
   DownloadReport,
   HistoryRange,
@@ -38,6 +39,8 @@ export const status = signal<StatusReport | undefined>(undefined)
 export const images = signal<readonly ImageReport[] | undefined>(undefined)
 export const pushed = signal<readonly PushedImageReport[] | undefined>(undefined)
 export const clients = signal<readonly ClientReport[] | undefined>(undefined)
+/** Holds no list while the mirror does not know the configured clients. */
+export const configured = signal<{ readonly clients?: readonly ConfiguredClientReport[] } | undefined>(undefined)
 export const doctor = signal<{ readonly report?: DoctorReport; readonly canRun: boolean } | undefined>(undefined)
 export const downloads = signal<readonly DownloadReport[]>([])
 export const range = signal<HistoryRange>('day')

@@ -20,7 +20,7 @@ export function Images() {
       caption="Images"
       rows={rows}
       keyOf={({ name }) => name}
-      sort={-4}
+      sort={-5}
       empty={<p>{images.value ? 'No image is cached.' : 'Reading …'}</p>}
       tools={
         <Action
@@ -59,6 +59,13 @@ export function Images() {
           from: 'medium',
           value: ({ pulls }) => pulls,
           cell: ({ pulls }) => formatCount(pulls),
+        },
+        {
+          head: 'Saved',
+          isNumber: true,
+          from: 'medium',
+          value: ({ bytesSaved }) => bytesSaved ?? 0,
+          cell: ({ bytesSaved }) => (bytesSaved === undefined ? '–' : formatBytes(bytesSaved)),
         },
         {
           head: 'Last pull',

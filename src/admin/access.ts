@@ -8,6 +8,9 @@ import { findRunningMirror, type FoundMirror } from './find-mirror.ts'
 import { type MirrorState, assertDataOnHost } from './state.ts'
 import { refuseForeignPaths } from './sudo.ts'
 
+const defaultTimeoutMs = 10_000
+const tellTimeoutMs = 1000
+
 /** Opens a part of the admin API: of the running mirror, or of the disk of a stopped one. */
 interface StoreAccess {
   /** Holds the names by which users address its images. */
@@ -89,9 +92,22 @@ export async function readMirrorStatus(surroundings: CommandEnvironment): Promis
   return { ...report, ...(engine !== undefined && { engine }), ...(found.user && { user: found.user.name }) }
 }
 
-/** Creates the admin client of a mirror that was found. */
-export function createClientForMirror({ running, paths, user }: FoundMirror): AdminClient {
-  return createClientForState(running, paths, user?.uid)
+/** Creates the admin client of a mirror that was found. `timeoutMs`: see `createAdminClient`. */
+export function createClientForMirror({ running, paths, user }: FoundMirror, timeoutMs?: number): AdminClient {
+  return createClientForState(running, paths, user?.uid, timeoutMs)
+}
+
+/** Tells the running mirror something that it works without. Does nothing when none runs, or when it does not take it. */
+export async function tellMirror(
+  surroundings: CommandEnvironment,
+  tell: (client: AdminClient, found: FoundMirror) => Promise<void>,
+): Promise<void> {
+  try {
+    const found = await findRunningMirror(surroundings)
+    if (found !== undefined) await tell(createClientForMirror(found, tellTimeoutMs), found)
+  } catch (error) {
+    if (!(error instanceof MirrorError)) throw error
+  }
 }
 
 /** Adds the fields that a mirror of an older version leaves out. */
@@ -117,7 +133,12 @@ export function getRemoteEngine({ container }: Pick<MirrorState, 'container'>): 
 }
 
 /** Creates the admin client of a running mirror. `tokenOwner`: the user whose mirror it is, when root uses another user's. */
-export function createClientForState(running: MirrorState, paths: MirrorPaths, tokenOwner?: number): AdminClient {
+export function createClientForState(
+  running: MirrorState,
+  paths: MirrorPaths,
+  tokenOwner?: number,
+  timeoutMs = defaultTimeoutMs,
+): AdminClient {
   const [url] = running.endpoints.admin
   if (url === undefined)
     throw new MirrorError(
@@ -128,7 +149,7 @@ export function createClientForState(running: MirrorState, paths: MirrorPaths, t
       },
     )
   const tunnel = createTunnel(running)
-  return createAdminClient({ url, tokenFile: paths.tokenFile, tokenOwner, timeoutMs: 10_000, tunnel })
+  return createAdminClient({ url, tokenFile: paths.tokenFile, tokenOwner, timeoutMs, tunnel })
 }
 
 /** Creates the tunnel to a mirror on another machine's engine; undefined for a mirror of this machine. */

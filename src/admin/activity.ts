@@ -5,6 +5,7 @@ import type { StatusReport } from './api.ts'
 export type { DownloadReport, MissReason } from '../oci/registry.ts'
 export type { HistoryBucket } from '../stats/buckets.ts'
 export type { ClientReport } from '../stats/clients.ts'
+export type { ConfiguredClient, ConfiguredClientReport } from '../stats/configured-clients.ts'
 export type { HistoryRange, HistoryReport } from '../stats/history.ts'
 export type { RequestReport } from '../stats/requests.ts'
 export type { CheckGroup, CheckResult, CheckState, DoctorReport, FindingsReport } from './dashboard/findings.ts'
@@ -24,7 +25,7 @@ export interface LiveEvents {
   readonly requests: { readonly requests: readonly RequestReport[]; readonly omitted: number }
   readonly downloads: readonly DownloadReport[]
   readonly summary: LiveSummary
-  readonly changed: { readonly what: readonly ('images' | 'registry' | 'doctor' | 'offline')[] }
+  readonly changed: { readonly what: readonly ('images' | 'registry' | 'clients' | 'doctor' | 'offline')[] }
 }
 
 /** Holds the numbers of the tiles. */

@@ -2,10 +2,10 @@ import { createHmac, randomBytes } from 'node:crypto'
 import type { DownloadReport } from '../oci/registry.ts'
 import { getErrno } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
-import type { ClientReport } from '../stats/clients.ts'
 import type { HistoryRange, HistoryReport } from '../stats/history.ts'
 import type { RequestReport } from '../stats/requests.ts'
 import type { Totals } from '../stats/stats.ts'
+import type { ClientsApi } from './clients.ts'
 import type { FindingsApi } from './dashboard/findings.ts'
 import type { TraceReport } from './trace/report.ts'
 
@@ -22,8 +22,7 @@ export interface AdminApi {
   readonly registry: RegistryApi
   /** Returns the traffic of a range that ends now. */
   getHistory(range: HistoryRange): Promise<HistoryReport>
-  /** Lists the programs that used the mirror, the most recent one first. */
-  listClients(): Promise<ClientReport[]>
+  readonly clients: ClientsApi
   /** Lists the last requests to the cache and the registry, the newest first. */
   listRequests(request: RequestsRequest): Promise<RequestReport[]>
   /** Explains an image, and what a pull of it would do now. Changes nothing. Throws an OciError 400 for a bad name or platform. */
@@ -221,6 +220,8 @@ export interface ImageReport {
    * members below, it is only in `GET /api/cache`.
    */
   evictionRank?: number
+  /** Counts the bytes that pulls of this name got from the cache. */
+  bytesSaved?: number
   /** Holds another digest that the upstream named for the tag, while it is not fetched, with the time (ISO 8601). */
   outdated?: { digest: string; at: string }
   /** Gives the time since which the tag points to its digest here (ISO 8601); absent when that is not remembered. */

@@ -4,6 +4,7 @@ import { OciError } from '../oci/errors.ts'
 import { readSmallBody } from '../server/request-body.ts'
 import { sendWhole } from '../server/respond.ts'
 import { type AdminApi, unknownPath, type VerifyProgress } from './api.ts'
+import { parseConfiguredClients } from './clients.ts'
 import type { Changed } from './dashboard/events.ts'
 import { parseDoctorReport } from './dashboard/findings.ts'
 import type { Credential } from './dashboard/sessions.ts'
@@ -85,6 +86,10 @@ const changes: Readonly<Record<string, Change>> = {
     affects: 'doctor',
     limit: maxFindingsBytes,
     run: (api, body) => api.doctor.store(parseDoctorReport(body)),
+  },
+  'PUT /api/clients/configured': {
+    affects: 'clients',
+    run: (api, { clients }) => api.clients.storeConfigured(parseConfiguredClients(clients)),
   },
   'POST /api/doctor/run': { isForPages: true, affects: 'doctor', run: (api) => api.doctor.run() },
   'POST /api/canary': { run: (api) => api.offerProbeImage() },

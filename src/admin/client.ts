@@ -6,6 +6,7 @@ import { getCode, getErrno, exitCode, isConnectionFailure, MirrorError } from '.
 import { readSmallFile } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
 import { readOwnedFile } from '../lib/ownership.ts'
+import type { ConfiguredClientReport } from '../stats/configured-clients.ts'
 import {
   type AdminApi,
   computeHealthProof,
@@ -161,7 +162,13 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
       prune: (request) => postJson('/api/registry/prune', request),
     },
     getHistory: (range) => getJson('/api/history', { range }),
-    listClients: () => getJson('/api/clients'),
+    clients: {
+      list: () => getJson('/api/clients'),
+      listConfigured: async () =>
+        (await getJson<{ clients?: ConfiguredClientReport[] }>('/api/clients/configured')).clients,
+      storeConfigured: async (clients) =>
+        void (await readAll(await sendRequest('PUT', '/api/clients/configured', { body: { clients } }))),
+    },
     listRequests: ({ image, limit }) =>
       getJson('/api/requests', { ...(image !== undefined && { image }), limit: String(limit) }),
     trace: ({ image, platform }) => getJson('/api/trace', { image, ...(platform !== undefined && { platform }) }),

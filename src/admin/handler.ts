@@ -61,6 +61,8 @@ type Context = Required<Omit<AdminOptions, 'instance' | 'events' | 'logger'>> &
  * GET  /api/registry       PushedImageReport[]
  * GET  /api/history?range= HistoryReport of hour, day, week or month
  * GET  /api/clients        ClientReport[]
+ * GET  /api/clients/configured   { clients? }: ConfiguredClientReport[]
+ * PUT  /api/clients/configured   { clients }: ConfiguredClient[] → {} (token)
  * POST /api/registry/rm    RemoveRequest → RemovalReport
  * POST /api/registry/gc    RegistryGcRequest → RemovalReport
  * POST /api/registry/prune RegistryPruneRequest → RemovalReport

@@ -14,6 +14,7 @@ import { OciError } from '../oci/errors.ts'
 import type { Digest } from '../oci/reference.ts'
 import { createRegistryMaintenance, type RegistryMaintenance } from '../registry/maintenance.ts'
 import { openPushedStore, type PushedStore, readPushedStore } from '../registry/repositories.ts'
+import type { ImageSavings } from '../stats/savings.ts'
 import { freeSpace } from '../store/blob-writer.ts'
 import { openStore, readStore, type Store, type StoreOptions } from '../store/open-store.ts'
 import { type VerifyState, verifyStore } from '../store/verify.ts'
@@ -142,17 +143,20 @@ export function openStoredRegistry(options: Pick<StoreOptions, 'root' | 'minFree
   }
 }
 
-/** Implements the operations on cached images with a store of this process. `cache`: undefined for a stopped mirror. */
-export function createCacheApi(
-  store: Store<MetadataStore>,
-  evictor: Evictor,
-  cache?: Pick<PullThrough, 'checkTag' | 'clearMemory' | 'describeTag'>,
-): CacheApi {
+/** Holds what only a running mirror has. */
+interface RunningCache {
+  readonly cache: Pick<PullThrough, 'checkTag' | 'clearMemory' | 'describeTag'>
+  readonly savings: Pick<ImageSavings, 'get'>
+}
+
+/** Implements the operations on cached images with a store of this process. `running`: undefined for a stopped mirror. */
+export function createCacheApi(store: Store<MetadataStore>, evictor: Evictor, running?: RunningCache): CacheApi {
+  const { cache, savings } = running ?? {}
   const onRemoved = () => cache?.clearMemory()
   return {
     async list() {
       await store.blobs.ready
-      return listImageReports({ store, cache })
+      return listImageReports({ store, cache, savings })
     },
     async checkTag({ image }) {
       const { host, name, tag } = parseTaggedName(image)

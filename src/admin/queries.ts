@@ -4,7 +4,7 @@ import { maxRecentRequests } from '../stats/requests.ts'
 import type { AdminApi } from './api.ts'
 
 /** Holds the operations that only read, and whose requests have parameters or a list as their answer. */
-type Queries = Pick<AdminApi, 'getHistory' | 'listClients' | 'listDownloads' | 'listRequests' | 'trace'>
+type Queries = Pick<AdminApi, 'clients' | 'getHistory' | 'listDownloads' | 'listRequests' | 'trace'>
 
 const defaultLimit = 100
 
@@ -21,7 +21,11 @@ export async function answerQuery(api: Queries, url: string): Promise<object | u
     case '/api/history':
       return api.getHistory(parseRange(query.get('range')))
     case '/api/clients':
-      return api.listClients()
+      return api.clients.list()
+    case '/api/clients/configured': {
+      const clients = await api.clients.listConfigured()
+      return clients === undefined ? {} : { clients }
+    }
     case '/api/requests': {
       const image = query.get('image') ?? ''
       return api.listRequests({ ...(image !== '' && { image }), limit: parseLimit(query.get('limit')) })

@@ -1,5 +1,6 @@
 import { type CachedImage, listCachedImages } from '../cache/images.ts'
 import type { PullThrough } from '../cache/pull-through.ts'
+import type { ImageSavings } from '../stats/savings.ts'
 import type { Stats, Totals, UpstreamTotals } from '../stats/stats.ts'
 import { createPauses } from '../lib/async.ts'
 import { redact } from '../lib/logger.ts'
@@ -125,7 +126,7 @@ export async function countManifests(metadata: Pick<MetadataStore, 'all'>): Prom
 }
 
 /** Lists the cached images, without probe images; with `cache` also the details of `GET /api/cache`. */
-export async function listImageReports({ store, cache }: ImageSources): Promise<ImageReport[]> {
+export async function listImageReports({ store, cache, savings }: ImageSources): Promise<ImageReport[]> {
   const all = await listCachedImages(store.metadata, store.blobs.sizes, createPauses(systemClock))
   const images = all.filter(({ repository }) => !isProbeImageName(repository))
   if (!cache) return images.map(toImageReport)
@@ -136,6 +137,7 @@ export async function listImageReports({ store, cache }: ImageSources): Promise<
     const { host, repository, tag, usedAt } = image
     const report = toImageReport(image)
     report.evictionRank = ranks.get(usedAt)!
+    if (savings) report.bytesSaved = savings.get(image.name)
     const details = tag === undefined ? undefined : cache.describeTag({ host, name: repository }, tag)
     if (details?.newer) report.outdated = { digest: details.newer.digest, at: toIso(details.newer.at) }
     if (details?.movedAt !== undefined) report.movedAt = toIso(details.movedAt)
@@ -147,6 +149,7 @@ interface ImageSources {
   readonly store: Pick<StatusSources['store'], 'metadata' | 'blobs'>
   /** Adds the details that only the running mirror knows; undefined to leave them out. */
   readonly cache?: Pick<PullThrough, 'describeTag'> | undefined
+  readonly savings?: Pick<ImageSavings, 'get'> | undefined
 }
 
 function toImageReport({ name, digest, bytes, pulls, lastPulled, checkedAt }: CachedImage): ImageReport {

@@ -89,7 +89,10 @@ Clients: docker, podman, containerd, kind, k3d, k3s, minikube, buildkit, kaniko,
     } catch (error) {
       throw addDoneClients(error, this.#done)
     }
-    if (!flags.list && !flags.undo && !flags['dry-run']) await this.refreshCredentials()
+    if (flags.list || flags['dry-run']) return
+    if (!flags.undo) await this.refreshCredentials()
+    const { tellConfiguredClients } = await import('../clients/tell-mirror.ts')
+    await tellConfiguredClients(this.getSurroundings())
   }
 
   private async runAction(client: string | undefined, flags: ParsedFlags): Promise<void> {

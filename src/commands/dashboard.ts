@@ -24,7 +24,9 @@ export default class Dashboard extends BaseCommand {
     const surroundings = this.getSurroundings()
     const { createDashboardLink } = await import('../admin/dashboard/link.ts')
     const { openBrowser } = await import('../lib/process.ts')
+    const { tellConfiguredClients } = await import('../clients/tell-mirror.ts')
     const link = await createDashboardLink(surroundings)
+    if (link !== undefined) await tellConfiguredClients(surroundings)
     if (link === undefined)
       throw new MirrorError('mirror is not running, so there is no dashboard.', {
         exit: exitCode.notRunning,

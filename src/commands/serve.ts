@@ -17,9 +17,14 @@ export default class Serve extends BaseCommand {
     const { flags } = await this.parse(Serve)
     this.takeOverInterrupt()
     const { serveMirror } = await import('../daemon/serve.ts')
+    const { listConfiguredClients } = await import('../clients/tell-mirror.ts')
     const surroundings = this.getOwnSurroundings({ MIRROR_CONFIG: flags.config })
     try {
-      await serveMirror({ surroundings, version: this.config.version })
+      await serveMirror({
+        surroundings,
+        version: this.config.version,
+        listConfigured: () => listConfiguredClients(surroundings),
+      })
     } catch (error) {
       throw withServeHints(error)
     }

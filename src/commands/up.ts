@@ -236,9 +236,10 @@ export default class Up extends BaseCommand {
     if (action === 'nothing') return this.report(`mirror is already running (pid ${running!.pid}), in the background.`)
     await this.warnOfPasswords(plan, surroundings)
     const { prepareRollback } = await import('../daemon/stop.ts')
-    const [{ serveInPlace }, { serveMirror }] = await Promise.all([
+    const [{ serveInPlace }, { serveMirror }, { listConfiguredClients }] = await Promise.all([
       import('../daemon/up.ts'),
       import('../daemon/serve.ts'),
+      import('../clients/tell-mirror.ts'),
     ])
     const { systemClock } = await import('../lib/time.ts')
     const request = { paths, surroundings, clock: systemClock, program: this.program }
@@ -254,6 +255,7 @@ export default class Up extends BaseCommand {
       onServing: release,
       surroundings,
       version: this.config.version,
+      listConfigured: () => listConfiguredClients(surroundings),
       ...(process.stderr.isTTY && { writeLog: (line: string) => this.info(render(line.trimEnd())) }),
       onReady: (endpoints) => {
         const { version } = this.config

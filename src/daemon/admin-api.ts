@@ -116,7 +116,7 @@ export async function createServerAdminApi(
     ...activity,
     getStatus: status,
     getMetrics: async () => renderMetrics(await status()),
-    cache: createCacheApi(store, evictor, cache),
+    cache: createCacheApi(store, evictor, { cache, savings: parts.activity.savings }),
     registry: pushed ? createRegistryApi(pushed.store, pushed.maintenance) : disabledRegistry,
     doctor: createFindings(runDoctor),
     async setOffline({ offline }) {

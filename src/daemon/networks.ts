@@ -4,8 +4,10 @@ import type { Config } from '../config/config.ts'
 import type { DockerEngine } from '../docker/engine.ts'
 import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { getNetworkInterfaces, isLoopbackAddress } from '../lib/network.ts'
 import { runLater, logFailure } from '../lib/time.ts'
 import { type Listener, ListenError } from '../server/listen.ts'
+import { isWithin } from './container/handoff.ts'
 
 interface NetworkListenersOptions {
   readonly docker: Pick<DockerEngine, 'ping' | 'networks'>
@@ -181,4 +183,22 @@ export function getNetworkRights(
 
 function getHostname(url: string): string {
   return new URL(url).hostname
+}
+
+/**
+ * Creates the check whether an address is of this machine, or of a container on it: on the loopback, an own address, or in a network
+ * on whose gateway the mirror listens. For a mirror in a container, each network that it is in counts. `gatewayUrls`: the mirror's
+ * URLs on the gateways.
+ */
+export function createMachineCheck(
+  gatewayUrls: readonly string[],
+  isInContainer: boolean,
+): (address: string) => boolean {
+  const interfaces = getNetworkInterfaces()
+  const own = new Set(interfaces.map(({ address }) => address))
+  const gateways = new Set(gatewayUrls.map((url) => new URL(url).hostname.replace(/^\[|\]$/g, '')))
+  const subnets = interfaces
+    .filter(({ address }) => isInContainer || gateways.has(address))
+    .flatMap(({ cidr }) => cidr ?? [])
+  return (address) => isLoopbackAddress(address) || own.has(address) || isWithin(address, subnets)
 }

@@ -1,7 +1,7 @@
 import { fstatSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { DoctorReport } from '../admin/activity.ts'
+import type { ConfiguredClient, DoctorReport } from '../admin/activity.ts'
 import { parseDoctorReport } from '../admin/dashboard/findings.ts'
 import { type Endpoints, findReachableMirror, keepState, type KeptState, removeVolumeMarker } from '../admin/state.ts'
 import { type Config, hashConfig, toConfigDocument } from '../config/config.ts'
@@ -27,6 +27,8 @@ export interface ServeRequest {
   version: string
   /** Takes each line of the log; default: stderr. */
   writeLog?: (line: string) => void
+  /** Lists the clients of this machine that mirror configured. A mirror in a container cannot know them. */
+  listConfigured: () => Promise<readonly ConfiguredClient[]>
   /** Is called when the mirror answers. */
   onReady?: (endpoints: Endpoints) => void
 }
@@ -64,6 +66,7 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
       onStoreLost: () => endAtOnce(logger),
       onStopRequested: () => ending.begin('asked to'),
       runDoctor: handoff ? undefined : () => runDoctor(request.surroundings),
+      listConfigured: handoff ? undefined : request.listConfigured,
       onEndpointsChanged: () => kept?.update(),
     })
     try {

@@ -21,12 +21,19 @@ import type { BlobSender } from '../server/send/send-blob.ts'
 import type { ConnectionEndpoints, PushOptions } from '../server/push.ts'
 import { createHostGuard, type HostGuard, isHostAlias } from '../server/request-guard.ts'
 import type { SeenClients } from '../stats/clients.ts'
+import type { ConfiguredClient } from '../stats/configured-clients.ts'
 import type { RecentRequests } from '../stats/requests.ts'
 import { createActivityApi } from './activity.ts'
 import { createReporter, createServerAdminApi, createTraceApi } from './admin-api.ts'
 import { compose, type RegistryParts } from './compose.ts'
 import { createHostCheck, type HostHandoff } from './container/handoff.ts'
-import { type ListenerOpener, type NetworkListeners, openOnAddress, startNetworkListeners } from './networks.ts'
+import {
+  createMachineCheck,
+  type ListenerOpener,
+  type NetworkListeners,
+  openOnAddress,
+  startNetworkListeners,
+} from './networks.ts'
 import { readTls } from './start-errors.ts'
 
 export interface StartOptions {
@@ -46,6 +53,8 @@ export interface StartOptions {
   readonly onStopRequested?: () => void
   /** Runs the checks of `mirror doctor` on this machine; absent where that is not possible. */
   readonly runDoctor?: (() => Promise<DoctorReport>) | undefined
+  /** Lists the clients of this machine that mirror configured; absent where this process cannot know them. */
+  readonly listConfigured?: (() => Promise<readonly ConfiguredClient[]>) | undefined
   /** Is called when the addresses of the networks have changed; `endpoints` is up to date. */
   readonly onEndpointsChanged?: () => void
 }
@@ -73,7 +82,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     env: options.env ?? process.env,
     lock: { instance: handoff?.instance, onLost },
   })
-  const transfers = new TransferLog({ logger, clock: systemClock })
+  const transfers = new TransferLog({ logger, clock: systemClock, savings: parts.activity.savings })
   const closing: ((graceMilliseconds: number) => Promise<void>)[] = []
   const close = async (graceMilliseconds = drainMs) => {
     await Promise.all(closing.map((end) => end(graceMilliseconds)))
@@ -136,7 +145,12 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       listNetworks: () => watched.networks?.report() ?? {},
       knowsHost: isFromHost !== undefined,
     })
-    const activityApi = createActivityApi(activity, config, [...endpoints.cache, ...endpoints.registry])
+    const activityApi = createActivityApi(activity, {
+      config,
+      urls: [...endpoints.cache, ...endpoints.registry],
+      listConfigured: options.listConfigured,
+      createMachineCheck: () => createMachineCheck(Object.values(endpoints.networks), handoff !== undefined),
+    })
     const api = orUnavailable(
       createServerAdminApi(parts, {
         status: () => reporter.status(),

@@ -1,21 +1,10 @@
 import type { ClientReport } from '../admin/activity.ts'
 import { openMachineRecords } from '../clients/records.ts'
+import { describeConfigured, hasKnownProducts } from '../stats/configured-clients.ts'
 import { quoteShellWord } from '../lib/process.ts'
 import { type DoctorContext, notRunning, type Report, type Task, toOk, toSkipped } from './context.ts'
 
 const maxUnseenMs = 7 * 24 * 3_600_000
-
-/** Maps the products of user agents to clients. */
-const products: Readonly<Record<string, readonly string[]>> = {
-  docker: ['docker', 'buildkit', 'containerd'],
-  podman: ['containers', 'podman', 'buildah', 'skopeo', 'libpod'],
-  containerd: ['containerd', 'nerdctl'],
-  kind: ['containerd'],
-  k3d: ['containerd', 'k3s'],
-  k3s: ['containerd', 'k3s'],
-  minikube: ['containerd', 'docker', 'cri-o'],
-  buildkit: ['buildkit'],
-}
 
 /** Lists the checks of what clients did. */
 export function listUseTasks(context: DoctorContext): Task[] {
@@ -79,13 +68,9 @@ async function checkUse(context: DoctorContext, report: Report): Promise<void> {
   )
   let isAllSeen = true
   for (const { client, title, since, isNamed } of records) {
-    const known = products[client]
-    if (known === undefined || isNamed === true) continue
-    const last = Math.max(
-      Date.parse(since),
-      ...reports.filter((one) => known.includes(one.product.toLowerCase())).map(({ lastSeen }) => Date.parse(lastSeen)),
-    )
-    if (Date.now() - last < maxUnseenMs) continue
+    if (!hasKnownProducts(client) || isNamed === true) continue
+    const [described] = describeConfigured([{ client, title, since }], reports)
+    if (Date.now() - Date.parse(described?.lastSeen ?? since) < maxUnseenMs) continue
     isAllSeen = false
     report({
       id: seen,

@@ -3,6 +3,8 @@ import { type Clock, logFailure, runEvery } from '../lib/time.ts'
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/reference.ts'
 import type { Provenance } from '../oci/registry.ts'
+import type { ImageSavings } from '../stats/savings.ts'
+import { OpenPulls, type Pull, type Transfer } from './open-pulls.ts'
 
 /** Sets the interval at which quiet transfers are looked for. */
 const pollMs = 250
@@ -54,28 +56,6 @@ export type Transferred =
     }
   | { readonly kind: 'other' }
 
-/** Describes the requests of one pull or push. */
-interface Transfer {
-  tag: string | undefined
-  digest: Digest | undefined
-  readonly startedAt: number
-  endedAt: number
-  bytes: number
-}
-
-interface Pull extends Transfer {
-  /** Holds the manifests in the index of this pull. */
-  readonly children: Set<Digest>
-  /** Holds the blobs in the manifests of this pull. */
-  readonly expected: Set<Digest>
-  /** Holds the blobs that were sent. */
-  readonly sent: Set<Digest>
-  bytesFromUpstream: number
-  hits: number
-  misses: number
-  failed: number
-}
-
 interface Push extends Transfer {
   readonly blobs: Set<Digest>
   readonly existing: Set<Digest>
@@ -95,71 +75,6 @@ interface Activity {
   push: Push | undefined
   /** Counts the pulls and digests that it remembers, since the last `#resize`. */
   size: number
-}
-
-/** Holds the pulls that have not ended, by their start, and finds them by digest: a client may have thousands. */
-class OpenPulls {
-  readonly all = new Set<Pull>()
-  /** Holds the pulls of a manifest, and those that name a manifest or blob. */
-  readonly #byDigest = new Map<Digest, Pull[]>()
-  /** Holds the last pull; undefined after its end, until the next one is looked for. */
-  #last: Pull | undefined
-  /** Counts the pulls and the digests that they remember. */
-  size = 0
-
-  /** Returns the pulls of a manifest, one for each tag. */
-  of(digest: Digest): Pull[] {
-    return (this.#byDigest.get(digest) ?? []).filter((pull) => pull.digest === digest)
-  }
-
-  /** Finds the last pull that names this digest. */
-  findNaming(digest: Digest, kind: 'children' | 'expected'): Pull | undefined {
-    return this.#byDigest.get(digest)?.findLast((pull) => pull[kind].has(digest))
-  }
-
-  /** Returns the pull that a blob belongs to: the last one that names it, otherwise the last one. */
-  findForBlob(digest: Digest | undefined): Pull | undefined {
-    const naming = digest === undefined ? undefined : this.findNaming(digest, 'expected')
-    return naming ?? (this.#last ??= [...this.all].at(-1))
-  }
-
-  create(tag: string | undefined, digest: Digest | undefined, startedAt: number): Pull {
-    const sets = { children: new Set<Digest>(), expected: new Set<Digest>(), sent: new Set<Digest>() }
-    const counts = { bytes: 0, bytesFromUpstream: 0, hits: 0, misses: 0, failed: 0 }
-    const pull: Pull = { tag, digest, startedAt, endedAt: startedAt, ...sets, ...counts }
-    this.all.add(pull)
-    this.#last = pull
-    this.size += 1
-    if (digest !== undefined) this.#index(digest, pull)
-    return pull
-  }
-
-  add(pull: Pull, kind: 'children' | 'expected' | 'sent', digest: Digest): void {
-    if (pull[kind].has(digest)) return
-    pull[kind].add(digest)
-    this.size += 1
-    if (kind !== 'sent') this.#index(digest, pull)
-  }
-
-  delete(pull: Pull): void {
-    const { digest: own, children, expected, sent } = pull
-    this.all.delete(pull)
-    if (this.#last === pull) this.#last = undefined
-    this.size -= 1 + children.size + expected.size + sent.size
-    for (const digest of [...(own === undefined ? [] : [own]), ...children, ...expected]) {
-      const known = this.#byDigest.get(digest)!
-      // Nearly always, the oldest pull ends first, and `shift` is fast.
-      if (known[0] === pull) known.shift()
-      else known.splice(known.indexOf(pull), 1)
-      if (known.length === 0) this.#byDigest.delete(digest)
-    }
-  }
-
-  #index(digest: Digest, pull: Pull): void {
-    const known = this.#byDigest.get(digest)
-    if (known) known.push(pull)
-    else this.#byDigest.set(digest, [pull])
-  }
 }
 
 /** Returns the pull that a manifest belongs to: by its digest, by its index, or a new pull. */
@@ -209,25 +124,35 @@ function getPush(activity: Activity, startedAt: number): Push {
   return (activity.push ??= { tag: undefined, digest: undefined, ...times, ...sets, bytes: 0, manifests: 0 })
 }
 
+function toImageName({ repository }: Peer, { tag, digest }: Transfer): string {
+  if (tag !== undefined) return `${repository}:${tag}`
+  return digest === undefined ? repository : `${repository}@${digest}`
+}
+
+interface TransferLogOptions {
+  readonly logger: Logger
+  readonly clock: Clock
+  /** Counts what the pulls of each image from the cache saved; undefined to count nothing. */
+  readonly savings?: Pick<ImageSavings, 'record'>
+}
+
 /**
  * Writes one line to the log for each pull and push of an image, which is many requests. A client does not announce the end of a pull,
  * so it ends with its last blob, or when the client sends no more requests.
  */
 export class TransferLog {
   readonly #activities = new Map<string, Activity>()
-  readonly #logger: Logger
-  readonly #clock: Clock
+  readonly #options: TransferLogOptions
   #stopPolling: (() => void) | undefined
   #remembered = 0
 
-  constructor({ logger, clock }: { logger: Logger; clock: Clock }) {
-    this.#logger = logger
-    this.#clock = clock
+  constructor(options: TransferLogOptions) {
+    this.#options = options
   }
 
   /** Records the start of a request. The caller calls the returned function once, when the request has ended. */
   begin(peer: Peer): (transferred: Transferred) => void {
-    const now = this.#clock.monotonic()
+    const now = this.#options.clock.monotonic()
     const key = `${peer.listener} ${peer.client} ${peer.agent ?? ''} ${peer.repository}`
     let activity = this.#activities.get(key)
     if (!activity) {
@@ -241,7 +166,7 @@ export class TransferLog {
     this.#startPolling()
     return (transferred) => {
       known.running -= 1
-      known.lastAt = this.#clock.monotonic()
+      known.lastAt = this.#options.clock.monotonic()
       // Ignores an activity that was removed to make room: its transfers are logged already.
       if (this.#activities.get(key) !== known) return
       this.#add(known, transferred, now)
@@ -333,12 +258,12 @@ export class TransferLog {
   }
 
   #startPolling(): void {
-    const onFailure = logFailure(this.#logger, 'could not sum up transfers')
+    const onFailure = logFailure(this.#options.logger, 'could not sum up transfers')
     this.#stopPolling ??= runEvery(pollMs, () => this.#endQuiet(), onFailure)
   }
 
   #endQuiet(): void {
-    const now = this.#clock.monotonic()
+    const now = this.#options.clock.monotonic()
     for (const [key, activity] of this.#activities) {
       if (activity.running > 0) continue
       for (const pull of activity.pulls.all) if (isPullOver(pull, now)) this.#finishPull(activity, pull)
@@ -368,7 +293,9 @@ export class TransferLog {
 
   #finishPull({ peer, pulls }: Activity, pull: Pull): void {
     pulls.delete(pull)
-    const { hits, misses, bytesFromUpstream, failed } = pull
+    const { hits, misses, bytes, bytesFromUpstream, failed } = pull
+    if (peer.listener === 'cache' && pull.digest !== undefined)
+      this.#options.savings?.record(toImageName(peer, pull), bytes - bytesFromUpstream)
     this.#log('pull', peer, pull, {
       ...(peer.listener === 'cache' && { hits, misses, bytesFromUpstream }),
       ...(failed > 0 && { failed }),
@@ -383,10 +310,10 @@ export class TransferLog {
   }
 
   #log(message: 'pull' | 'push', peer: Peer, transfer: Transfer, counts: Record<string, number>): void {
-    const { listener, repository, client, agent } = peer
-    const { tag, digest, bytes, startedAt, endedAt } = transfer
-    const reference = tag === undefined ? (digest === undefined ? '' : `@${digest}`) : `:${tag}`
+    const { listener, client, agent } = peer
+    const { digest, bytes, startedAt, endedAt } = transfer
     const ms = Math.round(endedAt - startedAt)
-    this.#logger.info({ listener, image: repository + reference, digest, bytes, ...counts, ms, client, agent }, message)
+    const image = toImageName(peer, transfer)
+    this.#options.logger.info({ listener, image, digest, bytes, ...counts, ms, client, agent }, message)
   }
 }

@@ -27,6 +27,11 @@ export interface ClientReport {
    * An engine that had all images of the registry before it used the mirror looks the same, until it pulls a new one.
    */
   readonly headOnly: readonly string[]
+  /**
+   * Lists the clients that mirror configured on this machine and that this program may be, by its user agent: `kind`. Absent for a
+   * program of another machine, and where the configured clients are not known.
+   */
+  readonly configured?: readonly string[]
 }
 
 /** Identifies the sender of requests. It is one object for as many requests as possible, because it is parsed once. */

@@ -41,6 +41,15 @@ function beginSession(adminUrl: string, link: string) {
   return get(adminUrl, '/api/session', { method: 'POST', headers, body: JSON.stringify({ ticket }) })
 }
 
+/** Reads a stream of events until a text comes. */
+async function readUntil({ body }: Response, wanted: string): Promise<void> {
+  let text = ''
+  for await (const bytes of body!) {
+    text += Buffer.from(bytes as Uint8Array).toString()
+    if (text.includes(wanted)) return
+  }
+}
+
 describe('mirror dashboard', () => {
   test('prints a link that begins a session, where it opens no browser', async () => {
     const { home, adminUrl } = await startMirrorProcess({ upstreams: {} })
@@ -54,6 +63,24 @@ describe('mirror dashboard', () => {
     }
     const { stderr } = await run(home, ['dashboard'], { SSH_CONNECTION: '10.0.0.1 1 10.0.0.2 22' })
     expect(stderr).toContain(`ssh -L ${new URL(adminUrl).port}:127.0.0.1:`)
+  })
+
+  test('shows which clients are configured, as soon as they are', async () => {
+    const { home, adminUrl } = await startMirrorProcess({ upstreams: {} })
+    const read = async () => JSON.parse((await get(adminUrl, '/api/clients/configured')).body.toString()) as object
+    expect(await read()).toEqual({ clients: [] })
+    const stop = new AbortController()
+    const events = await fetch(new URL('/api/events', adminUrl), { signal: stop.signal })
+    const told = readUntil(events, '"what":["clients"]')
+    const file = join(home, 'kind.yaml')
+    await writeFile(file, 'kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n')
+    const client = ['configure', 'kind', '--file', file, '--yes']
+    expect(await run(home, [...client, '--mirror', 'http://127.0.0.1:5055'])).toMatchObject({ exit: 0 })
+    expect(await read()).toMatchObject({ clients: [{ client: 'kind', title: expect.stringContaining('kind.yaml') }] })
+    await told
+    stop.abort()
+    expect(await run(home, [...client, '--undo'])).toMatchObject({ exit: 0 })
+    expect(await read()).toEqual({ clients: [] })
   })
 
   test.runIf(process.platform === 'linux')('opens the browser, and prints the address without the ticket', async () => {

@@ -124,6 +124,9 @@ describe.runIf(hasChromium)('the tables', () => {
     const sizes = seed.images.map(({ bytes }) => bytes).toSorted((a, b) => b - a)
     expect((await readColumn(page, 'Images', 'Size'))[0]).toBe(`${Math.round(sizes[0]! / 1024 ** 2)} MiB`)
     expect(await page.locator('th[aria-sort]').getAttribute('aria-sort')).toBe('descending')
+    await page.getByRole('button', { name: 'Saved' }).click()
+    const saved = seed.images.map(({ bytesSaved = 0 }) => bytesSaved).toSorted((a, b) => b - a)
+    expect((await readColumn(page, 'Images', 'Saved'))[0]).toBe(`${Math.round(saved[0]! / 1024 ** 3)} GiB`)
     await page.getByRole('button', { name: 'Image', exact: true }).click()
     expect((await readColumn(page, 'Images', 'Image'))[0]).toContain('docker.io/grafana/grafana:12.1.0')
     await page.getByLabel('Search Images').fill('k8s 3.10')
@@ -153,6 +156,11 @@ describe.runIf(hasChromium)('the tables', () => {
     await page.getByRole('link', { name: 'Clients' }).click()
     await page.getByRole('table', { name: 'Clients' }).waitFor()
     expect(await readColumn(page, 'Clients', 'Program')).toContain('podman 5.5.2 only HEAD: docker.io')
+    expect((await readColumn(page, 'Clients', 'Configured')).toSorted()).toEqual(
+      ['docker', 'docker', 'docker', 'docker, kind', 'docker, kind', 'no', '–'].toSorted(),
+    )
+    expect(await readColumn(page, 'Configured on this machine', 'Client')).toEqual(['docker', 'kind', 'minikube'])
+    expect((await readColumn(page, 'Configured on this machine', 'Last seen')).at(-1)).toBe('not yet')
   })
 
   test('stay quick with 1,000 rows', async () => {

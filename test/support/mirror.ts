@@ -23,6 +23,8 @@ export interface TestMirrorOptions {
   readonly pageFolder?: string
   /** Runs the checks of `mirror doctor`; default: the mirror cannot. */
   readonly runDoctor?: StartOptions['runDoctor']
+  /** Lists the configured clients; default: the mirror does not know them. */
+  readonly listConfigured?: StartOptions['listConfigured']
 }
 
 export interface TestMirror {
@@ -57,6 +59,7 @@ export async function startTestMirror(options: TestMirrorOptions = {}): Promise<
     logger: recordingLogger(log),
     ...(options.pageFolder === undefined ? {} : { pageFolder: options.pageFolder }),
     runDoctor: options.runDoctor,
+    listConfigured: options.listConfigured,
   })
   let closing: Promise<void> | undefined
   const close = () => (closing ??= running.close())

@@ -125,7 +125,8 @@ export function isFromHost(
   return gateways.includes(remote) || (subnets !== undefined && !isWithin(remote, subnets))
 }
 
-function isWithin(address: string, subnets: readonly string[]): boolean {
+/** Returns whether an IP address is in one of the networks, which are in CIDR form. */
+export function isWithin(address: string, subnets: readonly string[]): boolean {
   const list = new BlockList()
   for (const subnet of subnets) {
     const [network = '', prefix] = subnet.split('/')

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import type {
   ClientReport,
+  ConfiguredClientReport,
   DoctorReport,
   DownloadReport,
   HistoryBucket,
@@ -17,6 +18,7 @@ export interface Seed {
   images: ImageReport[]
   pushed: PushedImageReport[]
   clients: ClientReport[]
+  configured: ConfiguredClientReport[]
   requests: RequestReport[]
   downloads: DownloadReport[]
   doctor: { report?: DoctorReport; canRun: boolean }
@@ -60,6 +62,7 @@ export function createSeed(): Seed {
       digest: toDigest(name),
       bytes: Math.round((((index * 97) % 23) + 1.3) * 19 * MiB),
       pulls: 3 + ((index * 31) % 58),
+      bytesSaved: (2 + ((index * 31) % 58)) * (40 + index) * MiB,
       lastPulled: iso(((index * index * 7) % 90) * 40 * minute + 40_000),
       checkedAt: iso(((index * 13) % 50) * minute),
       evictionRank: names.length - index,
@@ -159,6 +162,11 @@ export function createSeed(): Seed {
       pushedAt: iso(index * 7 * hour + 5 * minute),
     })),
     clients: createClients(),
+    configured: [
+      { client: 'docker', title: 'Docker, /etc/docker/daemon.json', since: iso(30 * day), lastSeen: iso(9000) },
+      { client: 'kind', title: 'the kind cluster dev', since: iso(2 * day), lastSeen: iso(2 * minute) },
+      { client: 'minikube', title: 'the minikube profile test', since: iso(3 * hour) },
+    ],
     requests: createRequests(120),
     downloads: [
       {
@@ -206,6 +214,7 @@ export function createEmptySeed(): Seed {
     images: [],
     pushed: [],
     clients: [],
+    configured: [],
     requests: [],
     downloads: [],
     doctor: { canRun: false },
@@ -233,6 +242,7 @@ function createClients(): ClientReport[] {
       misses: 88,
       bytes: 21e9,
       lastSeen: iso(9000),
+      configured: ['docker'],
     },
     {
       ...base,
@@ -244,6 +254,7 @@ function createClients(): ClientReport[] {
       misses: 60,
       bytes: 18e9,
       lastSeen: iso(2 * minute),
+      configured: ['docker', 'kind'],
     },
     {
       ...base,
@@ -255,6 +266,18 @@ function createClients(): ClientReport[] {
       misses: 39,
       bytes: 14e9,
       lastSeen: iso(2 * minute),
+      configured: ['docker', 'kind'],
+    },
+    {
+      ...base,
+      address: '192.168.1.20',
+      product: 'skopeo',
+      version: '1.18.0',
+      requests: 21,
+      hits: 21,
+      misses: 0,
+      bytes: 9e8,
+      lastSeen: iso(40 * minute),
     },
     {
       ...base,
@@ -266,6 +289,7 @@ function createClients(): ClientReport[] {
       misses: 0,
       bytes: 2e5,
       lastSeen: iso(hour),
+      configured: [],
       headOnly: ['docker.io'],
     },
     {
@@ -278,6 +302,7 @@ function createClients(): ClientReport[] {
       misses: 18,
       bytes: 4e9,
       lastSeen: iso(5 * hour),
+      configured: ['docker'],
     },
     {
       ...base,
@@ -290,6 +315,7 @@ function createClients(): ClientReport[] {
       misses: 0,
       bytes: 3e8,
       lastSeen: iso(7 * hour),
+      configured: ['docker'],
     },
   ]
 }

@@ -43,6 +43,7 @@ export async function startSeededServer(folder: string, seed: Seed, port = 0): P
     '/api/cache': () => seed.images,
     '/api/registry': () => seed.pushed,
     '/api/clients': () => seed.clients,
+    '/api/clients/configured': () => ({ clients: seed.configured }),
     '/api/doctor': () => seed.doctor,
     '/api/requests': () => seed.requests,
     '/api/history': (query) => seed.history(query.get('range') as HistoryReport['range']),
