@@ -126,13 +126,16 @@ async function checkNodes(
   if (url === undefined) {
     if (!resolveNetworkNames((await config).networks, machine.env).includes(network))
       return report(toSkipped(id, `networks in mirror.yaml does not name ${network}`))
-    const { ports, otherFlags } = await planStart(context)
+    const { ports, otherFlags, forOwner } = await planStart(context)
     const flag = `--network ${quoteShellWord(network)}`
     return report({
       id,
       state: 'fail',
       saw: `The mirror does not serve the Docker network ${network}, in which the kind nodes are.`,
-      fix: { command: toStartCommand(ports, [...otherFlags.filter((one) => one !== flag), flag]), isOwn: false },
+      fix: {
+        command: forOwner(toStartCommand(ports, [...otherFlags.filter((one) => one !== flag), flag])),
+        isOwn: false,
+      },
     })
   }
   const { fix } = await planStart(context)

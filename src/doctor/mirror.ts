@@ -252,11 +252,12 @@ async function checkFiles(context: DoctorContext, report: Report): Promise<void>
   const text = await ifVisible(readFile(`/proc/${running?.pid ?? 'self'}/limits`, 'utf8'))
   const limit = Number(/^Max open files\s+(\d+)/m.exec(text ?? '')?.[1] ?? Infinity)
   if (limit >= recommendedOpenFiles) return report(toOk(id))
+  const { ports, otherFlags, forOwner } = await planStart(context)
   report({
     id,
     state: 'warn',
     saw: `The limit on open files is ${limit}, so the mirror serves few clients at once.`,
-    advice: `ulimit -n ${recommendedOpenFiles}; mirror down && ${(await planStart(context)).fix.command}`,
+    advice: forOwner(`ulimit -n ${recommendedOpenFiles}; mirror down && ${toStartCommand(ports, otherFlags)}`),
   })
 }
 

@@ -20,19 +20,27 @@ export interface StartPlan {
   readonly config: Config | undefined
   /** Lists the parts of the configuration in which the running mirror differs, even with the flags. */
   readonly changed: readonly string[]
+  /** Names the mirror.yaml of the mirror. */
+  readonly configFile: string
+  /** Renders a command line about the mirror for this user: root runs it as the user who owns the mirror. */
+  readonly forOwner: (line: string) => string
 }
 
 /**
  * Plans the start of the mirror. Ports of the recorded mirror that differ from mirror.yaml may have been set by flags, so the command
  * repeats them. A host cannot be set by a flag: then the command is none that --fix may run.
  */
-export async function planStart({ found, config, paths }: DoctorContext): Promise<StartPlan> {
+export async function planStart({ found, config, paths, surroundings }: DoctorContext): Promise<StartPlan> {
   const mirror = await found
+  const { user } = mirror ?? {}
+  const forOwner = (line: string) => (user === undefined ? line : toUserCommand(line, user.name, surroundings))
+  const common = { configFile: (mirror?.paths ?? paths).configFile, forOwner }
   const state = mirror?.running ?? (await readLastState(paths.stateFile))
   const wanted = await readConfig(config)
   if (wanted === undefined || state === undefined)
     return {
-      fix: { command: 'mirror up', isOwn: wanted !== undefined },
+      fix: { command: forOwner('mirror up'), isOwn: wanted !== undefined && user === undefined },
+      ...common,
       ports: {},
       otherFlags: [],
       config: wanted,
@@ -40,7 +48,7 @@ export async function planStart({ found, config, paths }: DoctorContext): Promis
     }
   const hashes = hashConfig(wanted, paths.dataDir)
   const ports: Partial<Record<ListenerName, number>> = {}
-  let canRepeat = mirror?.user === undefined
+  let canRepeat = user === undefined
   for (const name of listenerNames) {
     if (hashes[name] === state.configHashes[name] || (name === 'registry' && !wanted.registry.enabled)) continue
     const port = findOtherPort(wanted[name].listen, state.endpoints[name].flatMap(parseAddress))
@@ -50,12 +58,26 @@ export async function planStart({ found, config, paths }: DoctorContext): Promis
   const flagged = withPorts(wanted, ports)
   const others = findOtherFlags(flagged, state, paths.dataDir)
   return {
-    fix: { command: toStartCommand(ports, others.flags), isOwn: canRepeat },
+    fix: { command: forOwner(toStartCommand(ports, others.flags)), isOwn: canRepeat },
+    ...common,
     ports,
     otherFlags: others.flags,
     config: others.config,
     changed: listDifferences(others.config, ports, state, others.dataDir),
   }
+}
+
+/** Advises to change mirror.yaml and then to start the mirror again. `change`: the text before the name of the file. */
+export async function adviseOnConfig(context: DoctorContext, change: string): Promise<string> {
+  const { configFile, fix } = await planStart(context)
+  return `${change} ${configFile}, then: ${fix.command}`
+}
+
+/** Renders a command line that root runs as the user who owns the mirror. Its login shell has the PATH of that user, but not MIRROR_HOME. */
+function toUserCommand(line: string, user: string, { env, callers }: DoctorContext['surroundings']): string {
+  const home = (callers?.env ?? env)['MIRROR_HOME']
+  const variable = home === undefined || home === '' ? '' : `export MIRROR_HOME=${quoteShellWord(home)}; `
+  return `su - ${user} -c ${quoteShellWord(variable + line)}`
 }
 
 /** Renders `mirror up` with these flags. */

@@ -1,8 +1,10 @@
 import type { ClientReport } from '../admin/activity.ts'
 import { openMachineRecords } from '../clients/records.ts'
-import { describeConfigured, hasKnownProducts } from '../stats/configured-clients.ts'
+import { MirrorError } from '../lib/errors.ts'
 import { quoteShellWord } from '../lib/process.ts'
+import { describeConfigured, hasKnownProducts } from '../stats/configured-clients.ts'
 import { type DoctorContext, notRunning, type Report, type Task, toOk, toSkipped } from './context.ts'
+import { adviseOnConfig } from './start-command.ts'
 
 const maxUnseenMs = 7 * 24 * 3_600_000
 
@@ -14,23 +16,24 @@ export function listUseTasks(context: DoctorContext): Task[] {
   ]
 }
 
-async function checkRefusals({ status }: DoctorContext, report: Report): Promise<void> {
-  const answer = await status
+async function checkRefusals(context: DoctorContext, report: Report): Promise<void> {
+  const answer = await context.status
   if (answer === undefined) {
     report(toSkipped('use.hosts', notRunning))
     return report(toSkipped('use.registries', notRunning))
   }
   const hosts = Object.entries(answer.refusedHosts)
-  for (const [host, count] of hosts) {
-    const name = host.replace(/:\d+$/, '')
+  const allowed = hosts.length === 0 ? [] : await listAllowedHosts(context)
+  const names = [...new Set([...allowed, ...hosts.map(([host]) => host.replace(/:\d+$/, ''))])]
+  for (const [host, count] of hosts)
     report({
       id: 'use.hosts',
       subject: host,
       state: 'fail',
-      saw: `${formatCount(count, 'request', 'requests')} to ${JSON.stringify(host)} were refused, because the mirror does not have this name; the client pulled from the origin.`,
-      advice: `Add the name to mirror.yaml, then run mirror up: allowedHosts: [${JSON.stringify(name)}]`,
+      saw: `${formatCount(count, 'request', 'requests')} to ${JSON.stringify(host)} ${count === 1 ? 'was' : 'were'} refused, because the mirror does not have this name; the client pulled from the origin.`,
+      // Name all of them, because the key can be there once only.
+      advice: await adviseOnConfig(context, `Write allowedHosts: [${names.map(toJson).join(', ')}] in`),
     })
-  }
   if (hosts.length === 0) report(toOk('use.hosts'))
   const registries = Object.entries(answer.refusedRegistries)
   for (const [registry, count] of registries)
@@ -38,10 +41,23 @@ async function checkRefusals({ status }: DoctorContext, report: Report): Promise
       id: 'use.registries',
       subject: registry,
       state: 'warn',
-      saw: `${formatCount(count, 'request', 'requests')} for images of ${JSON.stringify(registry)} were refused, because it is not mirrored.`,
-      advice: `Add it to mirror.yaml, then run mirror up: upstreams: {${JSON.stringify(registry)}: {}}`,
+      saw: `${formatCount(count, 'request', 'requests')} for images of ${JSON.stringify(registry)} ${count === 1 ? 'was' : 'were'} refused, because it is not mirrored.`,
+      advice: await adviseOnConfig(context, `Add ${toJson(registry)}: {} below "upstreams:" in`),
     })
   if (registries.length === 0) report(toOk('use.registries'))
+}
+
+const toJson = (text: string) => JSON.stringify(text)
+
+/** Lists the names that mirror.yaml allows; none for the mirror of another user, whose file root does not read. */
+async function listAllowedHosts({ found, config }: DoctorContext): Promise<readonly string[]> {
+  if ((await found)?.user !== undefined) return []
+  try {
+    return (await config).allowedHosts
+  } catch (error) {
+    if (error instanceof MirrorError) return []
+    throw error
+  }
 }
 
 async function checkUse(context: DoctorContext, report: Report): Promise<void> {

@@ -221,20 +221,30 @@ describe('of a running mirror', () => {
 
   test('the doctor names another version, refused names, and registries that are not mirrored', async () => {
     const mirror = await startMirrorProcess({ upstreams: {} })
-    await mirror.get('/v2/', { headers: { host: 'build.corp:5055' } })
+    for (const host of ['build.corp:5055', 'ci.corp']) await mirror.get('/v2/', { headers: { host } })
     await mirror.get('/v2/registry.corp/app/manifests/v1')
-    const { results } = await examine(mirror.home, ['mirror.version', 'use'], {}, { version: '99.0.0' })
+    const { endpoints } = await mirror.status()
+    const file = join(mirror.home, 'mirror.yaml')
+    const [cache, admin] = [endpoints.cache, endpoints.admin].map(([url]) => new URL(url!).port)
+    const start = `mirror up --cache-port ${cache} --admin-port ${admin}`
+    // The mirror has other ports than configured, as by flags.
+    const env = {
+      MIRROR_ALLOWED_HOSTS: 'other.corp',
+      MIRROR_CACHE_LISTEN: '127.0.0.1:5055',
+      MIRROR_ADMIN_LISTEN: '127.0.0.1:5056',
+    }
+    const { results } = await examine(mirror.home, ['mirror.version', 'use'], env, { version: '99.0.0' })
+    const then = `${file}, then: ${start}`
+    const allow = `Write allowedHosts: ["other.corp", "build.corp", "ci.corp"] in ${then}`
     expect(findings(results)).toEqual([
-      expect.objectContaining({ id: 'mirror.version', state: 'warn', fix: { command: 'mirror up', isOwn: true } }),
-      expect.objectContaining({
-        id: 'use.hosts',
-        state: 'fail',
-        advice: expect.stringContaining('allowedHosts: ["build.corp"]'),
-      }),
+      expect.objectContaining({ id: 'mirror.version', state: 'warn', fix: { command: start, isOwn: true } }),
+      ...['build.corp', 'ci.corp'].map((subject) =>
+        expect.objectContaining({ id: 'use.hosts', subject, state: 'fail', advice: expect.stringContaining(allow) }),
+      ),
       expect.objectContaining({
         id: 'use.registries',
         state: 'warn',
-        advice: expect.stringContaining('"registry.corp": {}'),
+        advice: expect.stringContaining(`Add "registry.corp": {} below "upstreams:" in ${then}`),
       }),
     ])
   })

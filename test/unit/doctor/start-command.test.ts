@@ -32,11 +32,15 @@ interface Scene {
   readonly user?: FoundMirror['user']
   readonly dataDir?: string
   readonly version?: string
+  /** Holds the variables of the user who has become root. */
+  readonly env?: Readonly<Record<string, string>>
 }
 
-async function contextOf({ wanted = defaultConfig(), served, cachePort, user, dataDir, version = '0.1.0' }: Scene) {
+async function contextOf(scene: Scene) {
+  const { wanted = defaultConfig(), served, cachePort, user, dataDir, version = '0.1.0', env } = scene
   const { machine, home } = await machineWith({})
-  const surroundings = { platform: 'linux', env: { MIRROR_HOME: home }, homedir: home, cwd: home }
+  const own = { platform: 'linux', env: { MIRROR_HOME: home }, homedir: home, cwd: home }
+  const surroundings = { ...own, ...(env && { callers: { ...own, env } }) }
   const paths = mirrorPaths(surroundings)
   const config = wanted instanceof MirrorError ? Promise.reject(wanted) : Promise.resolve(wanted)
   config.catch(() => {})
@@ -119,9 +123,9 @@ const cases: readonly [name: string, scene: Scene, command: string, isOwn: boole
     ['cache'],
   ],
   [
-    'nothing that --fix may run for the mirror of another user',
-    { served: withPort(25_055), user: { uid: 1000, name: 'me', home: '/home/me' } },
-    'mirror up --cache-port 25055',
+    'the owner, and nothing that --fix may run, for the mirror of another user',
+    { served: withPort(25_055), user: { uid: 1000, name: 'me', home: '/home/me' }, env: {} },
+    "su - me -c 'mirror up --cache-port 25055'",
     false,
     [],
   ],
@@ -143,6 +147,17 @@ const cases: readonly [name: string, scene: Scene, command: string, isOwn: boole
     { served: defaultConfig(), dataDir: '/srv/my data' },
     "mirror up --data '/srv/my data'",
     true,
+    [],
+  ],
+  [
+    'the MIRROR_HOME of the mirror of another user',
+    {
+      served: defaultConfig(),
+      user: { uid: 1000, name: 'me', home: '/home/me' },
+      env: { MIRROR_HOME: '/srv/my mirror' },
+    },
+    String.raw`su - me -c 'export MIRROR_HOME='\''/srv/my mirror'\''; mirror up'`,
+    false,
     [],
   ],
   ['nothing for a mirror.yaml that is not valid', { wanted: new MirrorError('no') }, 'mirror up', false, []],
