@@ -34,6 +34,10 @@ export interface UpstreamProbe {
   readonly host: string
   /** Explains why it got no response; absent when it got one. */
   readonly failure?: string
+  /** Names the check that the failure belongs to; present with `failure`. */
+  readonly fault?: 'reachable' | 'tls' | 'proxy'
+  /** Holds what mends the failure where it is one of this machine. */
+  readonly advice?: string
   readonly status?: number
   /** Holds the time until the response, ms. */
   readonly ms?: number

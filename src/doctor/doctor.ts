@@ -16,7 +16,8 @@ import { listClientTasks } from './clients.ts'
 import type { DoctorContext, Outcome, Task } from './context.ts'
 import { listListenerTasks } from './listeners.ts'
 import { listMirrorTasks } from './mirror.ts'
-import { probeUpstreams, listUpstreamTasks } from './upstreams.ts'
+import { probeUpstreams } from './probe.ts'
+import { listUpstreamTasks } from './upstreams.ts'
 import { listUseTasks } from './use.ts'
 
 /** Limits the time of all checks without a pull by default, ms. */

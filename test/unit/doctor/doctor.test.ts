@@ -138,6 +138,120 @@ describe('of an upstream the doctor names', () => {
     expect(JSON.stringify(found)).not.toContain('secret-word')
   })
 
+  test('a proxy that refuses to connect, with what may be done about it', async () => {
+    const proxy = await serveHttpProxy({ to: '127.0.0.1:1', refuse: 403 })
+    const home = await homeWith({ ...anyPort, ...upstreamAt('https://registry.invalid') })
+    const { results } = await examine(home, ['upstreams'], { https_proxy: `http://${proxy.host}` })
+    const advice = expect.stringMatching(/no_proxy, then: mirror down && mirror up$/)
+    expect(findings(results)).toMatchObject([{ id: 'upstreams.proxy', saw: expect.stringContaining('(403)'), advice }])
+  })
+
+  test('a certificate that nobody trusts behind a proxy, which may have replaced it', async () => {
+    const upstream = await serve((_, response) => reply(response, 200), testCertificate)
+    const proxy = await serveHttpProxy({ to: new URL(upstream.url).host })
+    const home = await homeWith({ ...anyPort, ...upstreamAt('https://registry.invalid') })
+    const { results } = await examine(home, ['upstreams'], { https_proxy: `http://${proxy.host}` })
+    const advice = `Set upstreams."registry.test".ca to the file of the CA (PEM) in ${join(home, 'mirror.yaml')}, then: mirror up`
+    expect(findings(results)).toMatchObject([{ id: 'upstreams.tls', state: 'fail', advice }])
+  })
+
+  test('a registry by plain HTTP that is asked by HTTPS, and not its certificate authority', async () => {
+    const upstream = await serve((_, response) => reply(response, 200))
+    const home = await homeWith({ ...anyPort, ...upstreamAt(upstream.url.replace('http:', 'https:')) })
+    const { results } = await examine(home, ['upstreams'])
+    const advice = expect.stringContaining('Begin upstreams."registry.test".url with http:// in ')
+    expect(findings(results)).toMatchObject([{ id: 'upstreams.tls', state: 'fail', advice }])
+  })
+
+  test('a registry whose name has the word proxy, and not a proxy', async () => {
+    const found = await at('http://proxy.localhost:1', ['upstreams'])
+    expect(found).toEqual([{ id: 'upstreams.reachable', state: 'fail', saw: expect.any(String) }])
+  })
+
+  test('a file of a certificate authority that is missing, and goes on with the other upstreams', async () => {
+    const upstream = await serve((_, response) => reply(response, 200))
+    const upstreams = {
+      'registry.test': { url: upstream.url, credentials: 'anonymous', ca: '/var/empty/ca.pem' },
+      'other.test': { url: upstream.url, credentials: 'anonymous' },
+    }
+    const { results } = await examine(await homeWith({ ...anyPort, upstreams }), ['upstreams'])
+    expect(findings(results)).toMatchObject([
+      { id: 'upstreams.tls', subject: 'registry.test', saw: expect.stringContaining('/var/empty/ca.pem') },
+    ])
+    expect(results).toContainEqual(
+      expect.objectContaining({ id: 'upstreams.reachable', subject: 'other.test', state: 'ok' }),
+    )
+  })
+
+  test('a variable that is no proxy', async () => {
+    const upstream = await serve((_, response) => reply(response, 200))
+    expect(await at(upstream.url, ['upstreams'], { http_proxy: 'ftp://proxy.corp' })).toEqual([
+      { id: 'upstreams.proxy', state: 'fail', saw: expect.stringContaining('http_proxy') },
+    ])
+  })
+
+  const login = (user: string, password: string) => `Basic ${Buffer.from(`${user}:${password}`).toString('base64')}`
+  /** Serves a registry that takes one password, at its token service or itself. */
+  const serveWithLogin = (challenge: 'Basic' | 'Bearer') =>
+    serve((request, response) => {
+      const isToken = request.url!.startsWith('/token')
+      const realm = `http://${request.headers.host}/token`
+      if (request.headers.authorization === login('me', 'right')) return reply(response, 200)
+      if (isToken && request.headers.authorization === undefined) return reply(response, 200, {}, '{"token":"t"}')
+      const asks = challenge === 'Basic' ? 'Basic realm="r"' : `Bearer realm="${realm}",service="s"`
+      return reply(response, 401, isToken ? {} : { 'www-authenticate': asks })
+    })
+
+  test.each(['Basic', 'Bearer'] as const)(
+    'a wrong password that %s shows, and none for the right one',
+    async (challenge) => {
+      const upstream = await serveWithLogin(challenge)
+      const examineWith = async (password: string) => {
+        const auths = { 'registry.test': { auth: login('me', password).slice('Basic '.length) } }
+        const home = await homeWith({ ...anyPort, ...upstreamAt(upstream.url, { credentials: 'docker-config' }) })
+        return examine(home, ['upstreams.credential'], { DOCKER_AUTH_CONFIG: JSON.stringify({ auths }) })
+      }
+      const report = await examineWith('secret-word')
+      const fix = { command: 'docker login registry.test', isOwn: false }
+      expect(report.results).toMatchObject([
+        { state: 'fail', saw: expect.stringContaining('refuses the credential'), fix },
+      ])
+      expect(JSON.stringify(report)).not.toContain('secret-word')
+      expect((await examineWith('right')).results).toMatchObject([
+        { state: 'ok', saw: expect.stringContaining('accepts') },
+      ])
+    },
+  )
+
+  test('a wrong password in a file, and the file', async () => {
+    const upstream = await serveWithLogin('Basic')
+    const home = await homeWith(anyPort)
+    const passwordFile = join(home, 'password')
+    await writeFile(passwordFile, 'wrong\n')
+    const credentials = { username: 'me', passwordFile }
+    await writeFile(
+      join(home, 'mirror.yaml'),
+      JSON.stringify({ ...anyPort, ...upstreamAt(upstream.url, { credentials }) }),
+    )
+    const { results } = await examine(home, ['upstreams.credential'])
+    expect(results).toMatchObject([{ state: 'fail', advice: `Write the current password into ${passwordFile}.` }])
+  })
+
+  test('a token service that may not get the credential, which it does not get', async () => {
+    const thief = await serve((_, response) => reply(response, 200, {}, '{"token":"t"}'))
+    const realm = `${thief.url}/token`
+    const upstream = await serve((_, response) =>
+      reply(response, 401, { 'www-authenticate': `Bearer realm="${realm}"` }),
+    )
+    const auths = { 'registry.test': { auth: login('me', 'right').slice('Basic '.length) } }
+    const home = await homeWith({ ...anyPort, ...upstreamAt(upstream.url, { credentials: 'docker-config' }) })
+    const env = { DOCKER_AUTH_CONFIG: JSON.stringify({ auths }) }
+    const { results } = await examine(home, ['upstreams.credential'], env)
+    const advice = expect.stringContaining(`tokenHosts: ["${new URL(thief.url).host}"]`)
+    expect(results).toMatchObject([{ state: 'fail', advice }])
+    expect(thief.log).toEqual([])
+  })
+
   test('a token service that does not answer', async () => {
     const upstream = await serve((_, response) =>
       reply(response, 401, { 'www-authenticate': 'Bearer realm="http://127.0.0.1:1/token",service="test"' }),

@@ -116,7 +116,7 @@ const refused = { exitCode: 1, stdout: '', stderr: 'bash: connect: Connection re
 const silent = { exitCode: 124, stdout: '', stderr: '' }
 const absent = { exitCode: 127, stdout: '', stderr: 'bash: not found' }
 const late = { exitCode: undefined, stdout: '', stderr: '' }
-const limit = { limit: 100, windowSeconds: 21_600, at: '2026-11-30T12:00:00Z' }
+const limit = { limit: 100, windowSeconds: 21_600, at: new Date().toISOString() }
 
 const faults: readonly [fault: string, id: string, state: string, mend: string, scene: Scene][] = [
   ['two mirrors', 'mirror.lock', 'fail', 'kill 1', { pid: 1 }],
@@ -283,6 +283,32 @@ describe('mirror doctor finds, of a running mirror,', () => {
     const outcomes = await outcomesOf(scene, 'listeners.node')
     expect(outcomes[0]).toMatchObject({ id: 'listeners.node', state: 'skipped', saw: expect.stringContaining(why) })
     expect(outcomes.filter(({ state }) => state !== 'skipped')).toEqual([])
+  })
+
+  test.each([
+    ['its window has ended', { at: new Date(Date.now() - 22_000_000).toISOString() }],
+    ['it has been reset', { resetsAt: new Date(Date.now() - 1000).toISOString() }],
+  ])('no exhausted quota when %s', async (_, more) => {
+    const rateLimit = { ...limit, remaining: 0, ...more }
+    const scene = { status: { upstreams: { 'docker.io': { ...quietUpstream, rateLimit } } } }
+    expect(await findingsOf(scene, 'upstreams.quota')).toEqual([])
+  })
+
+  test('when an exhausted quota is full again', async () => {
+    const rateLimit = { ...limit, remaining: 0, resetsAt: new Date(Date.now() + 7_250_000).toISOString() }
+    const scene = { status: { upstreams: { 'docker.io': { ...quietUpstream, rateLimit } } } }
+    const [found] = await findingsOf(scene, 'upstreams.quota')
+    expect(found?.saw).toMatch(/^docker\.io grants 0 more of 100 pulls in 6 h, and resets in 2 h/)
+  })
+
+  test('a quota that no login raises, because there is one', async () => {
+    const auths = { 'https://index.docker.io/v1/': { auth: Buffer.from('me:secret').toString('base64') } }
+    const rateLimit = { ...limit, remaining: 0 }
+    const status = { upstreams: { 'docker.io': { ...quietUpstream, rateLimit } } }
+    const env = { DOCKER_AUTH_CONFIG: JSON.stringify({ auths }) }
+    const [found] = await findingsOf({ status, env }, 'upstreams.quota')
+    expect(found).toMatchObject({ state: 'fail', advice: expect.stringMatching(/^Wait/) })
+    expect(found).not.toHaveProperty('fix')
   })
 
   test('no proxy where NO_PROXY has the network of the mirror', async () => {
