@@ -4,6 +4,7 @@ import { checkClient } from '../clients/check.ts'
 import { findMirrorAddress, type MirrorAddress } from '../clients/find-mirror.ts'
 import { getConfigureCommand, openMachineRecords, type StoredRecord } from '../clients/records.ts'
 import { inspectKanikoVariables } from '../clients/kaniko.ts'
+import { findStaleNodes, openKindNodes } from '../clients/kind/nodes.ts'
 import { findStaleClients } from '../clients/stale-clients.ts'
 import { type ClientName, clientNames, type ConfigTarget, type Finding, type Machine } from '../clients/types.ts'
 import { getTarget } from '../clients/undo.ts'
@@ -130,9 +131,12 @@ async function checkTarget(
     const saw = `${subject} is not configured for the mirror.`
     report({ id: 'clients.configured', subject, state: 'warn', saw, fix: { command, isOwn: false } })
   } else if (!isCluster) reportUnconfigured(client, subject, command, all, report)
-  if (record !== undefined && mirror !== undefined)
-    reportRunning(observation, files?.isAsWritten === true, subject, report)
-  else if (record !== undefined) report(toSkipped('clients.running', notRunning, subject))
+  if (works === true) await reportNodes(target, subject, machine, report)
+  // The files for new clusters have no reader yet, and a cluster that does not read them has a finding that says why.
+  else if (record !== undefined && target.observe !== undefined) {
+    if (observation === undefined || mirror === undefined) report(toSkipped('clients.running', notRunning, subject))
+    else reportRunning(observation, files?.isAsWritten === true, subject, report)
+  }
   reportLoopback(target, record, subject, { command, isOwn }, report)
   reportSoundFiles(client, inspection, isForeign, subject, report)
 }
@@ -192,14 +196,12 @@ export async function toOutcome(
 }
 
 function reportRunning(
-  observation: Awaited<ReturnType<NonNullable<ConfigTarget['observe']>>> | undefined,
+  { inUse, saw, reasons }: Awaited<ReturnType<NonNullable<ConfigTarget['observe']>>>,
   isAsWritten: boolean,
   subject: string,
   report: Report,
 ): void {
   const id = 'clients.running'
-  if (observation === undefined) return report(toSkipped(id, 'this client does not tell what it uses', subject))
-  const { inUse, saw, reasons } = observation
   const text = saw.join(' ')
   if (inUse === true) return report(toOk(id, text, subject))
   if (inUse === undefined) return report(toSkipped(id, text, subject))
@@ -218,6 +220,28 @@ function toFix(text: string): Pick<Outcome, 'fix' | 'advice'> {
   const command = stripNote(text)
   const mends = /^(?:mirror|(?:sudo )?(?:systemctl|kill)|docker buildx rm|unset|minikube start) \S/.test(command)
   return mends && !/[;,]/.test(command) ? { fix: { command, isOwn: false } } : { advice: text }
+}
+
+/** Reports the nodes of a kind cluster whose containerd runs with an older configuration. */
+async function reportNodes(
+  { details }: ConfigTarget,
+  subject: string,
+  machine: Machine,
+  report: Report,
+): Promise<void> {
+  const id = 'clients.running'
+  const nodes = openKindNodes(machine, details['program'] ?? 'docker')
+  const stale = await findStaleNodes(nodes, (details['nodes'] ?? '').split(' ').filter(Boolean))
+  for (const node of stale)
+    report({
+      id,
+      subject: `${subject}, ${node}`,
+      state: 'warn',
+      saw: `config.toml in ${node} has changed since its containerd started, which reads the file only then.`,
+      fix: { command: `${nodes.program} exec ${node} systemctl restart containerd`, isOwn: false },
+    })
+  if (stale.length === 0)
+    report(toOk(id, `containerd in the nodes of ${subject} reads the files of the mirror.`, subject))
 }
 
 function reportLoopback(

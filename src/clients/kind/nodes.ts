@@ -109,6 +109,14 @@ function parseNode({ Name, Config, State, Mounts }: Inspected): FoundNode[] {
   ]
 }
 
+/** Lists the nodes whose config.toml has changed since containerd created its socket, that is since it started and read the file. */
+export async function findStaleNodes(nodes: KindNodes, names: readonly string[]): Promise<string[]> {
+  const socket = '/run/containerd/containerd.sock'
+  const script = `test -S ${socket} && test /etc/containerd/config.toml -nt ${socket}`
+  const results = await Promise.all(names.map((name) => nodes.exec(name, ['sh', '-c', script])))
+  return names.filter((_, at) => results[at]?.exitCode === 0)
+}
+
 /**
  * Renders the ConfigMap that announces the registry for pushed images to the tools of a cluster: its name on this machine for
  * pushes and image names, its address in the cluster's network for pods.

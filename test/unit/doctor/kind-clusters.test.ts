@@ -8,6 +8,7 @@ import { machineWith } from '../../support/clients/machine-with.ts'
 
 const header = '# Written by mirror. To take it back: mirror configure --undo\n'
 const hosts = '/etc/containerd/certs.d/_default/hosts.toml'
+const config = '/etc/containerd/config.toml'
 const failed = (stderr: string): CommandResult => ({ exitCode: 1, stdout: '', stderr })
 const succeeded = (stdout: string): CommandResult => ({ exitCode: 0, stdout, stderr: '' })
 const inspected = JSON.stringify([
@@ -30,7 +31,7 @@ function answerScript(script: string, files: Readonly<Record<string, string>>): 
 }
 
 /** Runs the checks of kind for a running cluster that mirror has no record of. `files`: those of its node; undefined: unreadable. */
-async function check(files: Readonly<Record<string, string>> | undefined): Promise<Outcome[]> {
+async function check(files: Readonly<Record<string, string>> | undefined, isStale = false): Promise<Outcome[]> {
   const { machine, home } = await machineWith({})
   const surroundings = { platform: 'linux', env: { MIRROR_HOME: home }, homedir: home, cwd: home }
   const context: DoctorContext = {
@@ -42,6 +43,8 @@ async function check(files: Readonly<Record<string, string>> | undefined): Promi
         if (line.startsWith('kind version')) return succeeded('0.30.0\n')
         if (line.startsWith('docker ps')) return succeeded('abc\n')
         if (line.startsWith('docker inspect')) return succeeded(inspected)
+        if (line.endsWith('containerd config dump')) return succeeded(files?.[config] ?? '')
+        if (line.includes('containerd.sock')) return { exitCode: isStale ? 0 : 1, stdout: '', stderr: '' }
         if (!line.endsWith('dev-control-plane sh') || input === undefined) return failed('unknown')
         return files === undefined ? failed('the node is busy') : answerScript(input, files)
       },
@@ -61,6 +64,11 @@ async function check(files: Readonly<Record<string, string>> | undefined): Promi
   return outcomes
 }
 
+const section = '[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "/etc/containerd/certs.d"\n'
+const configured = {
+  [config]: `version = 2\n${section}`,
+  [hosts]: `${header}[host."http://172.18.0.1:5055"]\n  capabilities = ["pull", "resolve"]\n`,
+}
 const isFinding = ({ state }: Outcome) => state === 'warn' || state === 'fail'
 
 describe('of a running kind cluster that mirror has no record of, the doctor', () => {
@@ -87,6 +95,20 @@ describe('of a running kind cluster that mirror has no record of, the doctor', (
       'fail',
     ])
     expect(outcomes.map(({ saw }) => saw)).not.toContain('kind cluster dev is not configured for the mirror.')
+  })
+
+  test('says of one that works that it runs with the configuration, and skips nothing', async () => {
+    const outcomes = await check(configured)
+    expect(outcomes.filter(({ state }) => state !== 'ok')).toEqual([])
+    const saw = 'containerd in the nodes of kind cluster dev reads the files of the mirror.'
+    expect(outcomes).toContainEqual({ id: 'clients.running', subject: 'kind cluster dev', state: 'ok', saw })
+  })
+
+  test('names the node whose containerd is older than its configuration, and the command that restarts it', async () => {
+    const command = 'docker exec dev-control-plane systemctl restart containerd'
+    expect((await check(configured, true)).filter(isFinding)).toEqual([
+      expect.objectContaining({ id: 'clients.running', state: 'warn', fix: { command, isOwn: false } }),
+    ])
   })
 
   test('says once that its files cannot be read, and claims nothing about them', async () => {
