@@ -203,3 +203,11 @@ export async function allSupportReferrers(
   }
   return true
 }
+
+/** Lists the names that other programs have for Docker Hub; docker, containerd, BuildKit, k3s and podman look it up as docker.io. */
+export const hubAliases: ReadonlySet<string> = new Set([
+  'index.docker.io',
+  'registry-1.docker.io',
+  'registry.hub.docker.com',
+  'hub.docker.com',
+])

@@ -108,7 +108,7 @@ function createTarget(machine: Machine, cluster: string | undefined): ConfigTarg
     inputs: { files: [], trees: [folder, dockerFolder] },
     plan: (mirror, files) => planMinikube(mirror, target, files),
     strip: (mirror, files) => stripMinikube(mirror, target, files),
-    inspect: (_, files) => inspectHostsFolders([folder], toContainerdReader(undefined), files),
+    inspect: (cache, files) => inspectHostsFolders([folder], toContainerdReader(undefined), files, cache),
     ...(!machine.detached && {
       listUndoSteps: () => [`minikube delete --profile ${profile}   (its nodes keep the copied files until then)`],
     }),

@@ -106,7 +106,7 @@ function toConfigTarget(
       return { ...plan, todo: plan.changes.length > 0 ? stepsAfterChange : stepsWithoutChange }
     },
     strip: (mirror, files) => stripBuildkit(mirror, target, files),
-    inspect: (_cache, files) => inspectBuildkit(path, files),
+    inspect: (cache, files) => inspectBuildkit(cache, path, files),
     ...(!detached && { listUndoSteps: () => [kind === 'buildkitd' ? restartBuildkitd : remakeBuilders] }),
     ...(!detached &&
       kind === 'buildx' && {

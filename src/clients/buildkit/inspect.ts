@@ -1,10 +1,11 @@
 import { MirrorError } from '../../lib/errors.ts'
+import { hubAliases, isLoopbackUrl } from '../address.ts'
 import { asStrings, asTable, readToml, type TomlTable } from '../edit/toml.ts'
 import { isWrittenByMirror } from '../files/kinds.ts'
 import type { FilesSnapshot, Finding } from '../types.ts'
 
 /** Finds the known faults of a buildkitd.toml. https://github.com/moby/buildkit/blob/master/docs/buildkitd.toml.md */
-export function inspectBuildkit(path: string, files: FilesSnapshot): readonly Finding[] {
+export function inspectBuildkit(cache: string | undefined, path: string, files: FilesSnapshot): readonly Finding[] {
   const text = files.getText(path)
   if (text === undefined) return []
   const mend = (advice: string): Finding['mend'] => (isWrittenByMirror(text) ? 'configure' : { advice })
@@ -21,6 +22,22 @@ export function inspectBuildkit(path: string, files: FilesSnapshot): readonly Fi
   for (const [registry, value] of Object.entries(tables)) {
     const table = asTable(value) ?? {}
     const mirrors = asStrings(table['mirrors'])
+    if (table['mirrors'] !== undefined && !Array.isArray(table['mirrors']))
+      findings.push({
+        fault: 'buildkit.syntax',
+        state: 'fail',
+        where: path,
+        saw: `${path} has mirrors of ${registry} that are no list, so buildkitd does not start.`,
+        mend: mend(`Write mirrors = ["HOST:PORT"] for ${registry} in ${path}.`),
+      })
+    if (hubAliases.has(registry) && mirrors.length > 0)
+      findings.push({
+        fault: 'buildkit.hub',
+        state: 'warn',
+        where: path,
+        saw: `${path} has mirrors for ${registry}, which BuildKit never looks up: its name for Docker Hub is docker.io.`,
+        mend: mend(`Write [registry."docker.io"] instead of [registry.${JSON.stringify(registry)}] in ${path}.`),
+      })
     const withScheme = mirrors.find((one) => one.includes('://'))
     if (withScheme !== undefined)
       findings.push({
@@ -35,6 +52,15 @@ export function inspectBuildkit(path: string, files: FilesSnapshot): readonly Fi
     const host = mirror?.replace(/^.*:\/\//, '').split('/', 1)[0]
     const isMisplaced =
       table['http'] === true && host !== undefined && registry !== host && asTable(tables[host])?.['http'] !== true
+    const needsTable = cache?.startsWith('http:') === true && !isLoopbackUrl(cache) && host === new URL(cache).host
+    if (needsTable && !isMisplaced && asTable(tables[host])?.['http'] !== true)
+      findings.push({
+        fault: 'buildkit.http',
+        state: 'fail',
+        where: path,
+        saw: `${path} has no http = true for the mirror ${host}, so BuildKit contacts it by HTTPS.`,
+        mend: mend(`Write http = true in the table [registry.${JSON.stringify(host)}] of ${path}.`),
+      })
     if (isMisplaced)
       findings.push({
         fault: 'buildkit.http',

@@ -117,7 +117,7 @@ function toConfigTarget(machine: Machine, details: ConfigTargetDetails, dump: st
       return version === undefined ? { ...plan, notes: [...plan.notes, guess] } : plan
     },
     strip: (mirror, files) => stripContainerd(mirror, target.hosts.path, files),
-    inspect: (_, files) => inspectContainerd(target, files),
+    inspect: (cache, files) => inspectContainerd(target, files, cache),
     ...(!machine.detached && {
       pull: (image: string) =>
         pullByContainerd({ runCommand: machine.runCommand, socket, hostsFolder: target.hosts.path }, image),

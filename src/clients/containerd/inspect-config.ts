@@ -2,6 +2,7 @@ import { posix } from 'node:path'
 import { MirrorError } from '../../lib/errors.ts'
 import { isAtLeast } from '../address.ts'
 import type { FilesSnapshot, Finding } from '../types.ts'
+import { asTable, readToml, renderTomlHeading, type TomlTable } from '../edit/toml.ts'
 import { type ContainerdFile, readContainerdConfig } from './config-toml.ts'
 
 interface InspectedConfig {
@@ -59,6 +60,16 @@ export function inspectContainerdConfig(config: InspectedConfig): readonly Findi
       mend: { advice: `Write config_path = ${JSON.stringify(hosts ?? paths[0])} in ${where}, then: ${restart}` },
     })
   const isLost = hosts !== undefined && !paths.includes(hosts)
+  const swallowed = [main, ...imports].flatMap(findSwallowed)
+  for (const { file, key, heading, above } of swallowed)
+    findings.push({
+      fault: 'containerd.swallowed',
+      state: isLost ? 'fail' : 'warn',
+      where,
+      saw: `${key} in ${file} stands below ${heading}, and so is a key of that table without effect.`,
+      mend: { advice: `Move ${key} ${above} in ${file}, then: ${restart}` },
+    })
+  if (swallowed.length > 0) return findings
   if (isLost)
     findings.push({
       fault: 'containerd.config-path',
@@ -80,6 +91,41 @@ export function inspectContainerdConfig(config: InspectedConfig): readonly Findi
         mend: { advice: `Move these keys to the section that containerd reads, then: ${restart}` },
       })
   return findings
+}
+
+interface SwallowedKey {
+  readonly file: string
+  readonly key: string
+  /** Holds the heading of the table that the key is in. */
+  readonly heading: string
+  /** Says where the key belongs. */
+  readonly above: string
+}
+
+/** Finds `version` below a heading of a plugin, and `config_path` below a table of its registry. */
+function findSwallowed({ name, text }: ContainerdFile): SwallowedKey[] {
+  const found: SwallowedKey[] = []
+  const walk = (table: TomlTable, path: readonly string[]) => {
+    const heading = renderTomlHeading(path)
+    const at = path.indexOf('registry')
+    const isBelowRegistry = at !== -1 && at < path.length - 1
+    if (isBelowRegistry && typeof table['config_path'] === 'string')
+      found.push({
+        file: name,
+        key: 'config_path',
+        heading,
+        above: `below ${renderTomlHeading(path.slice(0, at + 1))}`,
+      })
+    if (at !== -1 && typeof table['version'] === 'number')
+      found.push({ file: name, key: 'version', heading, above: 'above the first table' })
+    for (const [key, value] of Object.entries(table)) {
+      const below = asTable(value)
+      if (below !== undefined) walk(below, [...path, key])
+    }
+  }
+  const plugins = asTable(readToml(name, text)['plugins'])
+  if (plugins !== undefined) walk(plugins, ['plugins'])
+  return found
 }
 
 /** Finds folders of registries that a `_default` of an earlier folder hides: the first root with either decides. */

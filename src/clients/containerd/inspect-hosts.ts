@@ -1,9 +1,11 @@
 import { basename, dirname } from 'node:path'
 import { MirrorError } from '../../lib/errors.ts'
 import { isAtLeast } from '../address.ts'
-import { asStrings, asTable, readToml, type TomlTable } from '../edit/toml.ts'
+import { asStrings, asTable, readToml, type TomlTable, tryReadToml } from '../edit/toml.ts'
 import { caFileName } from '../files/kinds.ts'
 import type { FilesSnapshot, Finding } from '../types.ts'
+import { builtInUpstreams } from '../../upstream/upstream.ts'
+import { hubAliases } from '../address.ts'
 import { isMirrorHostsToml } from './hosts-toml.ts'
 
 /** Describes the program that reads hosts.toml files. */
@@ -13,6 +15,19 @@ interface HostsReader {
   /** Is true if it knows the capability `referrers`; undefined when its version is unknown. */
   readonly referrers: boolean | undefined
 }
+
+/** Holds the keys above the tables. */
+const rootKeys: ReadonlySet<string> = new Set([
+  'server',
+  'host',
+  'capabilities',
+  'ca',
+  'client',
+  'skip_verify',
+  'header',
+  'override_path',
+  'dial_timeout',
+])
 
 const capabilities: readonly string[] = ['pull', 'resolve', 'push']
 
@@ -27,20 +42,56 @@ export function toContainerdReader(version: string | undefined): HostsReader {
   }
 }
 
-/** Inspects each hosts.toml below these folders. A reader reports a fault in its log only, and pulls from the origin. */
+/**
+ * Inspects each hosts.toml below these folders. A reader reports a fault in its log only, and pulls from the origin. `cache`: the address
+ * of the mirror; undefined when unknown.
+ */
 export function inspectHostsFolders(
   roots: readonly string[],
   reader: HostsReader,
   files: FilesSnapshot,
+  cache: string | undefined,
 ): readonly Finding[] {
   const paths = files.paths.filter(
     (path) => /[\\/]hosts\.toml$/.test(path) && roots.some((root) => dirname(dirname(path)) === root),
   )
+  const getText = (path: string) => files.getText(path) ?? ''
+  const isUsed = cache !== undefined && paths.some((path) => leadsTo(getText(path), cache))
   return paths.flatMap((path) => {
-    const text = files.getText(path) ?? ''
     const beside = files.paths.filter((one) => dirname(one) === dirname(path)).map((one) => basename(one))
-    return inspectHostsToml({ path, text, reader, beside })
+    return [
+      ...inspectHostsToml({ path, text: getText(path), reader, beside }),
+      ...(isUsed ? inspectBypass(path, getText(path), cache) : []),
+    ]
   })
+}
+
+/** Finds a file that leaves out the mirror for a registry that it serves: the folder of a registry hides `_default`. */
+function inspectBypass(path: string, text: string, cache: string): Finding[] {
+  const registry = basename(dirname(path))
+  // The syntax of a broken file is a finding of its own.
+  if (!builtInUpstreams.has(registry) || isMirrorHostsToml(text) || tryReadToml(text) === undefined) return []
+  if (leadsTo(text, cache)) return []
+  return [
+    {
+      fault: 'hosts.bypass',
+      state: 'warn',
+      where: path,
+      saw: `${path} does not name the mirror, so pulls from ${registry} bypass it.`,
+      mend: { advice: `Remove ${path}, or write [host.${JSON.stringify(cache)}] before its other hosts.` },
+    },
+  ]
+}
+
+/** Reports whether a hosts.toml names an address of the mirror, with any path, as a host or as the server. */
+function leadsTo(text: string, cache: string): boolean {
+  const root = tryReadToml(text)
+  const urls = [root?.['server'], ...Object.keys(asTable(root?.['host']) ?? {})]
+  return urls.some((url) => typeof url === 'string' && toAddress(url) === toAddress(cache))
+}
+
+function toAddress(url: string): string {
+  return getHost(url).replace(/^localhost:/, '127.0.0.1:')
 }
 
 interface InspectedFile {
@@ -74,9 +125,57 @@ export function inspectHostsToml({ path, text, reader, beside }: InspectedFile):
     return [toFinding('syntax', 'fail', `${why}, so ${reader.name} ignores the file.`, `Correct ${path}.`)]
   }
   const folder = basename(dirname(path))
+  if (root['host'] !== undefined && asTable(root['host']) === undefined)
+    return [
+      toFinding(
+        'syntax',
+        'fail',
+        `has a "host" that is no table of hosts, so ${reader.name} ignores the file.`,
+        `Write [host."http://…"] in ${path}.`,
+      ),
+    ]
   const hosts = Object.entries(asTable(root['host']) ?? {}).map(([url, value]) => [url, asTable(value) ?? {}] as const)
   const findings: Finding[] = []
+  const unread = Object.keys(root).find((key) => !rootKeys.has(key))
+  if (unread !== undefined)
+    findings.push(
+      toFinding(
+        'syntax',
+        'warn',
+        `has the key ${unread}, which ${reader.name} does not know and passes over.`,
+        `Remove ${unread} from ${path}, or correct its name.`,
+      ),
+    )
+  if (hubAliases.has(folder))
+    findings.push(
+      toFinding(
+        'hub',
+        'warn',
+        `has no effect on images of Docker Hub, whose folder is docker.io.`,
+        `Rename ${dirname(path)} to docker.io.`,
+      ),
+    )
+  const swallowed = hosts.find(([, table]) => table['server'] !== undefined)
+  if (swallowed !== undefined)
+    findings.push(
+      toFinding(
+        'swallowed',
+        'warn',
+        `has server below [host.${JSON.stringify(swallowed[0])}], whose key it is then without effect.`,
+        `Move server above the first table of ${path}.`,
+      ),
+    )
   for (const [where, table] of [['the file', root], ...hosts] as const) {
+    const listed = table['capabilities']
+    if (listed !== undefined && !Array.isArray(listed))
+      findings.push(
+        toFinding(
+          'capability',
+          'fail',
+          `has capabilities that are no list, so ${reader.name} ignores the file.`,
+          `Write capabilities = ["pull", "resolve"] for ${where} in ${path}.`,
+        ),
+      )
     const unknown = asStrings(table['capabilities']).find((name) => !isKnown(name.toLowerCase(), reader))
     if (unknown !== undefined)
       findings.push(

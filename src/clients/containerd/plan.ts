@@ -108,7 +108,11 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
 }
 
 /** Finds the known faults of a containerd's files. */
-export function inspectContainerd(target: ContainerdTarget, files: FilesSnapshot): readonly Finding[] {
+export function inspectContainerd(
+  target: ContainerdTarget,
+  files: FilesSnapshot,
+  cache: string | undefined,
+): readonly Finding[] {
   const { hosts, otherFolders, configFile, imports, version, dump } = target
   const isInUse = findHostsFolders(hosts.path, files).some((folder) => isMirrorHostsToml(folder.hosts ?? ''))
   const config = {
@@ -122,7 +126,7 @@ export function inspectContainerd(target: ContainerdTarget, files: FilesSnapshot
   }
   return [
     ...inspectContainerdConfig(config),
-    ...inspectHostsFolders([hosts.path], toContainerdReader(version), files),
+    ...inspectHostsFolders([hosts.path], toContainerdReader(version), files, cache),
     ...inspectHiddenFolders([hosts.path, ...otherFolders], files),
   ]
 }

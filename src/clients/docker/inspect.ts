@@ -22,7 +22,7 @@ export function inspectDocker(
   const reads = getDockerForm(target) !== 'mirrors'
   return [
     ...inspectDaemonJson(cache, target, files),
-    ...(certsFolder !== undefined && reads ? inspectHostsFolders([certsFolder], reader, files) : []),
+    ...(certsFolder !== undefined && reads ? inspectHostsFolders([certsFolder], reader, files, cache) : []),
     ...inspectFolders(cache, target, files),
   ]
 }
@@ -30,6 +30,9 @@ export function inspectDocker(
 function inspectDaemonJson(cache: string | undefined, target: DockerTarget, files: FilesSnapshot): readonly Finding[] {
   const { daemonJson: path, flags, version, mirrors: running } = target
   const text = files.getText(path)
+  // Docker 23 brought this flag.
+  const canValidate = version === undefined || isAtLeast(version, 23, 0)
+  const validate = `dockerd --validate --config-file ${path}`
   let content: Record<string, unknown>
   let mirrors: readonly string[]
   let insecure: readonly string[]
@@ -43,10 +46,17 @@ function inspectDaemonJson(cache: string | undefined, target: DockerTarget, file
       .replace(/, so it is left alone/, '')
       .replace(`${path} was left unchanged: its`, `In ${path},`)
       .replace(/\.$/, '')
+    // Go, in which dockerd is written, accepts a key that stands in JSON twice.
+    if (why.endsWith(' stands there twice'))
+      return [
+        toFinding('syntax', 'warn', `${why}, and dockerd takes the last one.`, {
+          advice: `Remove one of the two from ${path}.`,
+        }),
+      ]
     const saw = `${why}. dockerd keeps its old settings, and does not start again.`
     return [
       toFinding('syntax', 'fail', saw, {
-        advice: `Correct ${path}; to test it: dockerd --validate --config-file ${path}`,
+        advice: `Correct ${path}${canValidate ? `; to test it: ${validate}` : '.'}`,
       }),
     ]
   }
@@ -59,7 +69,7 @@ function inspectDaemonJson(cache: string | undefined, target: DockerTarget, file
         'warn',
         `${path} has keys that dockerd may not know, which it refuses: ${unknown.join(', ')}.`,
         {
-          advice: `Test it: dockerd --validate --config-file ${path}`,
+          advice: canValidate ? `Test it: ${validate}` : `Correct or remove these keys in ${path}.`,
         },
       ),
     )

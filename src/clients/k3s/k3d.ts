@@ -170,7 +170,7 @@ function createTarget(
     ...(file === undefined && !hasHosting && { isOwn: true as const }),
     inputs: { files: [path, caPath, ...(hasHosting ? [hostingPath] : [])], trees: [] },
     plan: (mirror, files) => planK3d(mirror, target, files),
-    inspect: (_, files) => inspectRegistriesYaml(path, files.getText(path)),
+    inspect: (cache, files) => inspectRegistriesYaml(path, files.getText(path), cache),
     strip: (mirror, files) => [
       ...stripK3d(mirror, target, files),
       ...(hasHosting && isOwnHostingConfigMap(files.getText(hostingPath) ?? '')

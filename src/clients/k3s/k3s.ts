@@ -291,8 +291,8 @@ function createTarget(machine: Machine, templates: readonly string[]): ConfigTar
       return { changes, notes: [...notes, ...describeTemplates(getTemplatesFolder(machine), files, join)], todo }
     },
     strip: (mirror, files) => stripRegistries(mirror, path, ca, files),
-    inspect: (_, files) => [
-      ...inspectRegistriesYaml(path, files.getText(path)),
+    inspect: (cache, files) => [
+      ...inspectRegistriesYaml(path, files.getText(path), cache),
       ...describeTemplates(getTemplatesFolder(machine), files, join).map(toTemplateFinding),
     ],
     ...(!machine.detached && {

@@ -4,6 +4,7 @@ import { defaultConfigPath, namesMirror } from '../containerd/hosts-toml.ts'
 import { inspectContainerdConfig } from '../containerd/inspect-config.ts'
 import { inspectHostsFolders, toContainerdReader } from '../containerd/inspect-hosts.ts'
 import { readRegistrySection } from '../containerd/config-toml.ts'
+import { isObject } from '../../lib/json.ts'
 import { getYamlValue, readYamlText } from '../edit/yaml.ts'
 import type { FilesSnapshot, Finding } from '../types.ts'
 import type { KindNode } from './nodes.ts'
@@ -40,7 +41,7 @@ function inspectNode(cache: string | undefined, node: KindNode, files: FilesSnap
   })
   const findings: Finding[] = [
     ...config.map((finding) => ({ ...finding, where: name })),
-    ...inspectHostsFolders([toPath(folder)], toContainerdReader(version), files).map((finding) => ({
+    ...inspectHostsFolders([toPath(folder)], toContainerdReader(version), files, cache).map((finding) => ({
       ...finding,
       where: name,
     })),
@@ -88,7 +89,7 @@ interface InspectedFiles {
 
 /** Finds the known faults of the configuration for new clusters. */
 export function inspectKindFiles({ folder, file }: InspectedFiles, files: FilesSnapshot): readonly Finding[] {
-  const findings: Finding[] = [...inspectHostsFolders([folder], toContainerdReader(undefined), files)]
+  const findings: Finding[] = [...inspectHostsFolders([folder], toContainerdReader(undefined), files, undefined)]
   if (/:/.test(folder.replace(/^[A-Za-z]:(?=\\)/, '')))
     findings.push({
       fault: 'kind.mount',
@@ -110,7 +111,20 @@ export function inspectClusterFile(path: string, text: string): readonly Finding
     mend: { advice },
   })
   try {
-    const patches = getYamlValue(readYamlText(text, path), ['containerdConfigPatches'])
+    const yaml = readYamlText(text, path)
+    const jsonPatches = getYamlValue(yaml, ['containerdConfigPatchesJSON6902'])
+    const oldPatch = (Array.isArray(jsonPatches) ? jsonPatches : []).findIndex(
+      (patch) => typeof patch === 'string' && setsOldKey(patch),
+    )
+    if (oldPatch !== -1)
+      return [
+        toFinding(
+          'fail',
+          `${path}, containerdConfigPatchesJSON6902.${oldPatch} sets registry.mirrors, which breaks config_path: the nodes pull nothing.`,
+          `Remove this patch from ${path}, then create the cluster again.`,
+        ),
+      ]
+    const patches = getYamlValue(yaml, ['containerdConfigPatches'])
     const texts = (Array.isArray(patches) ? patches : []).filter((patch) => typeof patch === 'string')
     return texts.flatMap((patch, at) => {
       const where = `${path}, containerdConfigPatches.${at}`
@@ -145,4 +159,24 @@ export function inspectClusterFile(path: string, text: string): readonly Finding
     if (!(error instanceof MirrorError)) throw error
     return [toFinding('fail', error.message, `Correct ${path}.`)]
   }
+}
+
+/** Reports whether a JSON patch (RFC 6902) sets registries in the deprecated form: below the registry, or with the registry as a whole. */
+function setsOldKey(patch: string): boolean {
+  let operations: unknown
+  try {
+    // YAML includes JSON, and kind reads both.
+    operations = getYamlValue(readYamlText(patch, 'patch'))
+  } catch (error) {
+    if (error instanceof MirrorError) return false
+    throw error
+  }
+  return (Array.isArray(operations) ? operations : []).some((operation) => {
+    if (!isObject(operation) || operation['op'] === 'remove') return false
+    const { path, value } = operation
+    if (typeof path !== 'string') return false
+    return (
+      /\/registry\/mirrors(?:\/|$)/.test(path) || (path.endsWith('/registry') && isObject(value) && 'mirrors' in value)
+    )
+  })
 }

@@ -1,6 +1,7 @@
 import { MirrorError } from '../../lib/errors.ts'
 import { quoteShellWord } from '../../lib/process.ts'
-import { asTable, asTables, readToml, tryReadToml } from '../edit/toml.ts'
+import { hubAliases } from '../address.ts'
+import { asTable, asTables, readToml, type TomlTable, tryReadToml } from '../edit/toml.ts'
 import { isWrittenByMirror } from '../files/kinds.ts'
 import type { FilesSnapshot, Finding } from '../types.ts'
 import {
@@ -8,7 +9,9 @@ import {
   isOldStyle,
   type PodmanTarget,
   readRegistryTables,
+  type RegistryTable,
   sortByReadingOrder,
+  withoutEndSlashes,
 } from './registries-conf.ts'
 
 /** Lists the keys at the root of the file; after a table they would be part of it. */
@@ -41,7 +44,13 @@ export function inspectPodman(
 
   for (const path of readable) {
     const isMain = mains.includes(path) || path === named
-    if (isOldStyle(path, files.getText(path) ?? ''))
+    const toml = readToml(path, files.getText(path) ?? '')
+    const isOld = isOldStyle(path, files.getText(path) ?? '')
+    if (isOld && toml['registry'] !== undefined)
+      add('old-style', 'fail', path, `${path} mixes the two versions of its format, so podman fails.`, {
+        advice: `Remove the [registries.…] lists from ${path}, or its [[registry]] tables.`,
+      })
+    else if (isOld)
       add(
         'old-style',
         modern || !isMain ? 'fail' : 'warn',
@@ -51,7 +60,7 @@ export function inspectPodman(
           advice: `Write unqualified-search-registries and [[registry]] tables in ${path} instead of [registries.…] lists.`,
         },
       )
-    for (const table of asTables(readToml(path, files.getText(path) ?? '')['registry'])) {
+    for (const table of asTables(toml['registry'])) {
       const swallowed = rootKeys.find((key) => key in table)
       if (swallowed !== undefined)
         add(
@@ -101,13 +110,57 @@ export function inspectPodman(
     if (replaced && !own.includes(path))
       add('overridden', 'fail', path, `${where} replaces the table of ${prefix} in ${later.join(', ')}.`, 'configure')
   }
+  for (const { prefix, path, where, table } of tables) {
+    const wider = own.length === 0 || own.includes(path) ? undefined : findWider(prefix, readRegistryTables(own, files))
+    const hasMirror =
+      cache !== undefined && asTables(table['mirror']).some((mirror) => isAt(mirror, new URL(cache).host))
+    const location = withoutEndSlashes(table['location'])
+    const isRemapped = location !== '' && location !== prefix
+    if (wider !== undefined && !hasMirror && !isRemapped && table['blocked'] !== true)
+      add(
+        'overridden',
+        'warn',
+        path,
+        `${where} has a table of ${prefix} without the mirror, which counts before that of ${wider}.`,
+        {
+          advice: `Remove this table, or add the mirror to it: location = "${cache === undefined ? 'HOST:PORT' : new URL(cache).host}/${prefix}"`,
+        },
+      )
+  }
   for (const { table, where, path, prefix } of tables) {
     const mirrors = asTables(table['mirror'])
+    const locations = [table, ...mirrors].map((one) => withoutEndSlashes(one['location']))
+    const withScheme = locations.find((location) => location.includes('://'))
+    if (withScheme !== undefined)
+      add('location', 'fail', path, `${where} has the location ${withScheme} with a scheme, so podman fails.`, {
+        advice: `Write ${withScheme.replace(/^.*:\/\//, '')} at ${where}.`,
+      })
+    if (hubAliases.has(prefix) && mirrors.length > 0)
+      add(
+        'hub',
+        'warn',
+        path,
+        `${where} has mirrors for ${prefix}, which no image name begins with: Docker Hub is docker.io.`,
+        {
+          advice: `Write prefix = "docker.io" at ${where}.`,
+        },
+      )
     if (table['blocked'] === true)
       add('blocked', 'warn', path, `${where} blocks ${prefix}.`, { advice: `Remove blocked = true at ${where}.` })
     if (cache === undefined) continue
     const { host, protocol } = new URL(cache)
-    for (const mirror of mirrors.filter(({ location }) => String(location).split('/', 1)[0] === host)) {
+    for (const mirror of mirrors.filter((one) => isAt(one, host))) {
+      // Without a path, the mirror takes the name for one of Docker Hub.
+      if (withoutEndSlashes(mirror['location']) === host && prefix !== 'docker.io')
+        add(
+          'location',
+          'fail',
+          path,
+          `${where} has the mirror ${host} without the name of the registry, so another image may come.`,
+          {
+            advice: `Write location = "${host}/${prefix}" for that mirror in ${path}.`,
+          },
+        )
       const mend = own.includes(path)
         ? ('configure' as const)
         : { advice: `Add insecure = true to that mirror in ${path}.` }
@@ -151,6 +204,16 @@ function isReadable(path: string, files: FilesSnapshot): boolean {
     if (error instanceof MirrorError) return false
     throw error
   }
+}
+
+/** Reports whether the location of a mirror is at a host. */
+function isAt({ location }: TomlTable, host: string): boolean {
+  return String(location).split('/', 1)[0] === host
+}
+
+/** Returns the prefix of the widest table that a longer prefix counts before. */
+function findWider(prefix: string, tables: readonly RegistryTable[]): string | undefined {
+  return tables.find((one) => prefix.startsWith(`${one.prefix}/`))?.prefix
 }
 
 function dropRepeated(findings: readonly Finding[]): Finding[] {

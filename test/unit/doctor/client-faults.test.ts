@@ -3,6 +3,7 @@ import { dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { getAdapter } from '../../../src/clients/adapters.ts'
 import { readFiles } from '../../../src/clients/configure.ts'
+import { inspectBuildkit } from '../../../src/clients/buildkit/inspect.ts'
 import { inspectContainerdConfig } from '../../../src/clients/containerd/inspect-config.ts'
 import type { DockerTarget } from '../../../src/clients/docker/daemon-json.ts'
 import { inspectDocker } from '../../../src/clients/docker/inspect.ts'
@@ -99,6 +100,72 @@ const faults: readonly Fault[] = [
     options: engine,
     files: { 'etc/docker/certs.d/docker.io/hosts.toml': hosts, 'etc/docker/certs.d/docker.io/ca.crt': 'PEM\n' },
   }),
+  hostsFault('syntax', 'fail', `[[host]]\nurl = "${cache}"\n`, 'Write [host."http://…"]', {
+    when: 'without a table of hosts',
+  }),
+  hostsFault('syntax', 'warn', hosts.replace('[host.', '[hosts.'), 'Remove hosts', { when: 'with a misspelled table' }),
+  hostsFault(
+    'capability',
+    'fail',
+    hosts.replace('["pull", "resolve"]', '"pull"'),
+    'Write capabilities = ["pull", "resolve"]',
+    {
+      when: 'that are no list',
+    },
+  ),
+  hostsFault(
+    'swallowed',
+    'warn',
+    `[host."${cache}"]\n  capabilities = ["pull", "resolve"]\nserver = "https://registry-1.docker.io"\n`,
+    'Move server above the first table',
+  ),
+  hostsFault('hub', 'warn', hosts, 'to docker.io', {
+    files: {
+      'etc/containerd/config.toml': configPath,
+      'etc/containerd/certs.d/registry-1.docker.io/hosts.toml': hosts,
+    },
+  }),
+  ...(['containerd', 'docker', 'minikube'] as const).map((client) => {
+    const root = {
+      containerd: 'etc/containerd/certs.d',
+      docker: 'etc/docker/certs.d',
+      minikube: '.minikube/files/etc/containerd/certs.d',
+    }[client]
+    return hostsFault('bypass', 'warn', hosts, `write [host."${cache}"] before its other hosts`, {
+      client,
+      when: `of ${client}`,
+      ...(client === 'docker' && { options: engine }),
+      files: {
+        'etc/containerd/config.toml': configPath,
+        [`${root}/quay.io/hosts.toml`]: hosts.replace('registry-1.docker', 'quay'),
+        [`${root}/docker.io/hosts.toml`]: hosts.replace(cache, 'https://mirror.gcr.io'),
+      },
+    })
+  }),
+  {
+    fault: 'containerd.swallowed',
+    state: 'fail',
+    mend: 'Move config_path below [plugins."io.containerd.grpc.v1.cri".registry] in ',
+    client: 'containerd',
+    files: {
+      'etc/containerd/config.toml': configPath.replace(
+        '  config',
+        '[plugins."io.containerd.grpc.v1.cri".registry.headers]\n  config',
+      ),
+      [containerdHosts]: header + hosts,
+    },
+  },
+  {
+    fault: 'containerd.swallowed',
+    when: 'of the version',
+    state: 'fail',
+    mend: 'Move version above the first table',
+    client: 'containerd',
+    files: {
+      'etc/containerd/config.toml': `${configPath.replace('version = 2\n', '')}  version = 2\n`,
+      [containerdHosts]: header + hosts,
+    },
+  },
   {
     fault: 'containerd.old-mirrors',
     state: 'fail',
@@ -175,6 +242,14 @@ const faults: readonly Fault[] = [
     files: { 'etc/docker/daemon.json': '{"registry-mirror": ["http://127.0.0.1:5055"]}\n' },
   },
   {
+    fault: 'docker.syntax',
+    when: 'of a key that stands there twice',
+    state: 'warn',
+    mend: 'Remove one of the two',
+    client: 'docker',
+    files: { 'etc/docker/daemon.json': '{"debug": true, "debug": false}\n' },
+  },
+  {
     fault: 'docker.url',
     state: 'fail',
     mend: 'Write the mirror as scheme, host and port only',
@@ -242,6 +317,55 @@ const faults: readonly Fault[] = [
     client: 'podman',
     options: { scope: 'system', clientVersion: '6.0' },
     files: { 'etc/containers/registries.conf': '[registries.search]\nregistries = ["docker.io"]\n' },
+  },
+  {
+    fault: 'podman.old-style',
+    when: 'that is mixed with the second version',
+    state: 'fail',
+    mend: 'Remove the [registries.…] lists',
+    client: 'podman',
+    options: { scope: 'system', clientVersion: '5.4' },
+    files: { 'etc/containers/registries.conf': `[registries.search]\nregistries = ["docker.io"]\n${table('')}` },
+  },
+  {
+    fault: 'podman.overridden',
+    when: 'by a longer prefix',
+    state: 'warn',
+    mend: 'location = "127.0.0.1:5055/docker.io/library"',
+    client: 'podman',
+    options: { scope: 'system', clientVersion: '5.4' },
+    files: {
+      [ownTable]: header + table(`${mirrorTable}insecure = true\n`),
+      [userTable]: '[[registry]]\nprefix = "docker.io/library"\nlocation = "docker.io/library"\n',
+    },
+  },
+  {
+    fault: 'podman.location',
+    state: 'fail',
+    mend: 'Write 127.0.0.1:5055/docker.io at ',
+    client: 'podman',
+    options: { scope: 'system', clientVersion: '5.4' },
+    files: { [userTable]: table(mirrorTable.replace('"127', '"http://127')) },
+  },
+  {
+    fault: 'podman.location',
+    when: 'without the registry',
+    state: 'fail',
+    mend: 'Write location = "127.0.0.1:5055/quay.io"',
+    client: 'podman',
+    options: { scope: 'system', clientVersion: '5.4' },
+    files: {
+      [userTable]:
+        '[[registry]]\nlocation = "quay.io"\n[[registry.mirror]]\nlocation = "127.0.0.1:5055"\ninsecure = true\n',
+    },
+  },
+  {
+    fault: 'podman.hub',
+    state: 'warn',
+    mend: 'Write prefix = "docker.io"',
+    client: 'podman',
+    options: { scope: 'system', clientVersion: '5.4' },
+    files: { [userTable]: `[[registry]]\nlocation = "index.docker.io"\n${mirrorTable}insecure = true\n` },
   },
   {
     fault: 'podman.hidden',
@@ -337,6 +461,23 @@ const faults: readonly Fault[] = [
     files: { [buildkitd]: '[registry."docker.io"]\n  mirrors = ["mirror:5055/hub"]\n  http = true\n' },
   },
   {
+    fault: 'buildkit.syntax',
+    when: 'of mirrors that are no list',
+    state: 'fail',
+    mend: 'Write mirrors = ["HOST:PORT"]',
+    client: 'buildkit',
+    options: { scope: 'system' },
+    files: { [buildkitd]: '[registry."docker.io"]\n  mirrors = "mirror:5055"\n' },
+  },
+  {
+    fault: 'buildkit.hub',
+    state: 'warn',
+    mend: 'Write [registry."docker.io"]',
+    client: 'buildkit',
+    options: { scope: 'system' },
+    files: { [buildkitd]: '[registry."index.docker.io"]\n  mirrors = ["127.0.0.1:5055"]\n' },
+  },
+  {
     fault: 'buildkit.scheme',
     state: 'fail',
     mend: 'Write the mirror without its scheme',
@@ -357,6 +498,39 @@ const faults: readonly Fault[] = [
     mend: 'Write "http://127.0.0.1:5055"',
     client: 'k3s',
     files: { [registriesYaml]: 'mirrors:\n  docker.io:\n    endpoint: ["127.0.0.1:5055"]\n' },
+  },
+  {
+    fault: 'k3s.syntax',
+    when: 'of an endpoint that is no list',
+    state: 'fail',
+    mend: `Write endpoint: ["${cache}"]`,
+    client: 'k3s',
+    files: { [registriesYaml]: `mirrors:\n  docker.io:\n    endpoint: ${cache}\n` },
+  },
+  {
+    fault: 'k3s.hub',
+    state: 'warn',
+    mend: 'Write docker.io instead of https://registry-1.docker.io',
+    client: 'k3s',
+    files: { [registriesYaml]: `mirrors:\n  https://registry-1.docker.io:\n    endpoint: ["${cache}"]\n` },
+  },
+  {
+    fault: 'k3s.rewrite',
+    state: 'warn',
+    mend: 'Remove rewrite of docker.io',
+    client: 'k3s',
+    files: {
+      [registriesYaml]: `mirrors:\n  docker.io:\n    endpoint: ["${cache}"]\n    rewrite: {"^(.*)$": "hub/$1"}\n`,
+    },
+  },
+  {
+    fault: 'k3s.bypass',
+    state: 'warn',
+    mend: `Add "${cache}" as the first endpoint of quay.io`,
+    client: 'k3s',
+    files: {
+      [registriesYaml]: `mirrors:\n  "*":\n    endpoint: ["${cache}"]\n  quay.io:\n    endpoint: ["https://quay.corp"]\n`,
+    },
   },
   {
     fault: 'k3s.duplicate',
@@ -621,6 +795,48 @@ const others: readonly [
       ),
   ],
   [
+    'a JSON patch that breaks config_path',
+    'kind.patch',
+    'fail',
+    'Remove this patch',
+    () =>
+      inspectKindFiles(
+        { folder: '/state/kind/certs.d', file: 'kind.yaml' },
+        snapshot({
+          'kind.yaml': `kind: Cluster\ncontainerdConfigPatchesJSON6902:\n- |-\n  [{"op": "add", "path": "/plugins/io.containerd.grpc.v1.cri/registry/mirrors", "value": {}}]\n`,
+        }),
+      ),
+  ],
+  [
+    'a kind node with a hosts.toml of its own that leaves out the mirror',
+    'hosts.bypass',
+    'warn',
+    'Remove /dev-control-plane/etc/containerd/certs.d/docker.io/hosts.toml',
+    () =>
+      inspectNode(
+        snapshot({
+          '/dev-control-plane/etc/containerd/config.toml': configPath,
+          '/dev-control-plane/etc/containerd/certs.d/_default/hosts.toml': ownHosts,
+          '/dev-control-plane/etc/containerd/certs.d/docker.io/hosts.toml': hosts.replace(
+            cache,
+            'https://mirror.gcr.io',
+          ),
+        }),
+      ),
+  ],
+  [
+    'a plain mirror that BuildKit takes for HTTPS',
+    'buildkit.http',
+    'fail',
+    'Write http = true in the table [registry."172.17.0.1:5055"]',
+    () =>
+      inspectBuildkit(
+        'http://172.17.0.1:5055',
+        '/b.toml',
+        snapshot({ '/b.toml': '[registry."docker.io"]\n  mirrors = ["172.17.0.1:5055"]\n' }),
+      ),
+  ],
+  [
     'a patch that containerd 1 ignores',
     'kind.patch',
     'warn',
@@ -670,6 +886,14 @@ test.each([
   ],
 ])('a daemon.json with %j is described without what a change would do', (text, saw) => {
   expect(inspectDocker(cache, dockerTarget, snapshot({ '/etc/docker/daemon.json': text }))).toMatchObject([{ saw }])
+})
+
+test('an engine that cannot test its daemon.json is not asked to', () => {
+  const mends = ['{', '{"no-such-key": true}'].flatMap((text) =>
+    inspectDocker(cache, { ...dockerTarget, version: '20.10.24' }, snapshot({ '/etc/docker/daemon.json': text })),
+  )
+  expect(mends).toHaveLength(2)
+  expect(JSON.stringify(mends)).not.toContain('--validate')
 })
 
 test("containerd's own default of two folders is a fault only with files of the mirror", () => {
@@ -741,6 +965,36 @@ const sound: readonly (Pick<Fault, 'client' | 'files' | 'options'> & { readonly 
     options: { scope: 'system', clientVersion: '5.4' } as const,
     files: { [`etc/containers/registries.conf.d/${name}`]: text },
   })),
+  {
+    title: 'a folder of a registry that is not mirrored, and other spellings of the mirror',
+    client: 'containerd',
+    files: {
+      'etc/containerd/config.toml': configPath,
+      'etc/containerd/certs.d/_default/hosts.toml': ownHosts,
+      'etc/containerd/certs.d/registry.corp.example/hosts.toml': '[host."https://registry.corp.example"]\n',
+      'etc/containerd/certs.d/docker.io/hosts.toml':
+        '[host."http://localhost:5055/v2/docker.io"]\n  capabilities = ["pull", "resolve"]\n  override_path = true\n',
+    },
+  },
+  {
+    title: 'a longer prefix that is another registry, or has the mirror',
+    client: 'podman',
+    options: { scope: 'system', clientVersion: '5.4' },
+    files: {
+      [ownTable]: header + table(`${mirrorTable}insecure = true\n`),
+      [userTable]: [
+        '[[registry]]\nprefix = "docker.io/corp"\nlocation = "registry.corp/hub"\n',
+        `[[registry]]\nlocation = "docker.io/library"\n${mirrorTable.replace('docker.io', 'docker.io/library')}insecure = true\n`,
+      ].join(''),
+    },
+  },
+  {
+    title: 'entries of registries that are not mirrored',
+    client: 'k3s',
+    files: {
+      [registriesYaml]: `mirrors:\n  "*":\n    endpoint: ["${cache}"]\n  registry.corp:5000:\n    endpoint: ["http://registry.corp:5000"]\n    rewrite: {"^(.*)$": "x/$1"}\n`,
+    },
+  },
   {
     title: 'the keys of daemon.json of moby 29',
     client: 'docker',
