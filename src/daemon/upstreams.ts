@@ -15,7 +15,7 @@ import type { Identify } from '../upstream/identity.ts'
 import { createProbeUpstream, type ProbeImages, probeImagePrefix } from '../upstream/probe-image.ts'
 import { getProxyWarnings, readProxies } from '../upstream/proxy.ts'
 import { isDockerHub, isQuotaOutdated, probeQuota } from '../upstream/rate-limit.ts'
-import { builtInUpstreams, type Upstream, UpstreamError } from '../upstream/upstream.ts'
+import { builtInUpstreams, type Upstream, UpstreamError, type UpstreamHealth } from '../upstream/upstream.ts'
 import { readAuthorities } from './start-errors.ts'
 
 interface UpstreamDirectoryOptions {
@@ -41,6 +41,12 @@ interface UpstreamDirectoryOptions {
  * others need.
  */
 const minRequestsForKeepAlive = 64
+
+/**
+ * Limits the open upstreams of a pattern such as `*.pkg.dev`, because clients choose their names. Beyond it, the least recently used
+ * ones without a request are closed.
+ */
+export const maxPatternUpstreams = 16
 
 /** Delays the first request for the quota, so that it is not in the way of the start. */
 const firstProbeDelayMs = 1500
@@ -76,18 +82,29 @@ export function createUpstreamDirectory({
     )
   for (const warning of getProxyWarnings(env)) logger.warn({}, warning)
   const fetching = ownTroubles.watch('fetch')
-  const upstreams = new Map<string, { upstream: Upstream; http: HttpUpstream }>()
+  /** Holds the open upstreams by host; those of a pattern have the least recently used one first. */
+  const opened = new Map<string, OpenUpstream>()
+  /** Holds the upstreams that have a name of their own, as clients' requests use them. */
+  const named = new Map<string, Upstream>()
   const offline = new OfflineSwitch(config.cache.offline)
-  /** Lists the upstreams that were called for clients. */
-  const used = new Set<string>()
+  const isNamed = (host: string) =>
+    host === config.defaultUpstream || host in config.upstreams || builtInUpstreams.has(host)
 
   for (const [host, { url }] of Object.entries(config.upstreams)) {
     if (url.startsWith('http://')) logger.warn({ upstream: host, url }, 'upstream uses plain HTTP (unencrypted)')
   }
 
-  function open(host: string): Upstream {
-    const known = upstreams.get(host)
-    if (known) return known.upstream
+  function open(host: string): OpenUpstream {
+    const known = opened.get(host)
+    if (known && isNamed(host)) return known
+    opened.delete(host)
+    const upstream = known ?? connect(host)
+    opened.set(host, upstream)
+    closeUnused(host)
+    return upstream
+  }
+
+  function connect(host: string): OpenUpstream {
     const settings: Partial<UpstreamConfig> = config.upstreams[host] ?? {}
     const http = createHttpUpstream({
       host,
@@ -110,12 +127,46 @@ export function createUpstreamDirectory({
       logger,
       runCommand,
     })
-    const online = recordFailures(http, () => clock.wall(), fetching)
-    const upstream = createSwitchedUpstream(online, createOfflineUpstream(http), {
-      isOffline: () => offline.isActive,
-      onCall: () => used.add(host),
+    return { http, online: recordFailures(http, () => clock.wall(), fetching), isUsed: false, calls: 0 }
+  }
+
+  /** Closes upstreams of a pattern beyond their limit. The next call opens them again. */
+  function closeUnused(kept?: string): void {
+    if (opened.size <= maxPatternUpstreams) return
+    const ofPatterns = [...opened].filter(([host]) => !isNamed(host))
+    let excess = ofPatterns.length - maxPatternUpstreams
+    for (const [host, { http, calls }] of ofPatterns) {
+      if (excess <= 0) return
+      if (host === kept || calls > 0 || !http.isIdle()) continue
+      opened.delete(host)
+      excess -= 1
+      http.close().catch(logFailure(logger, 'could not close the connections to an upstream'))
+    }
+  }
+
+  async function call<T>(host: string, ask: (upstream: Upstream) => Promise<T>): Promise<T> {
+    const upstream = open(host)
+    upstream.calls += 1
+    try {
+      return await ask(upstream.online)
+    } finally {
+      upstream.calls -= 1
+      closeUnused()
+    }
+  }
+
+  function find(host: string): Upstream {
+    const known = named.get(host)
+    if (known) return known
+    const online = createReopenedUpstream(host, {
+      call: (ask) => call(host, ask),
+      health: () => opened.get(host)?.online.health(),
     })
-    upstreams.set(host, { upstream, http })
+    const upstream = createSwitchedUpstream(online, createOfflineUpstream(online), {
+      isOffline: () => offline.isActive,
+      onCall: () => (open(host).isUsed = true),
+    })
+    if (isNamed(host)) named.set(host, upstream)
     return upstream
   }
 
@@ -123,10 +174,9 @@ export function createUpstreamDirectory({
     const host = 'docker.io'
     const url = config.upstreams[host]?.url ?? toRegistryUrl(host)
     if (offline.isActive || !isDockerHub(url) || isSet(env['MIRROR_NO_QUOTA_PROBE'])) return
-    open(host)
-    const http = upstreams.get(host)?.http
+    const { http } = open(host)
     // Bypass the record of failures: a laptop without a network has no failing upstream before somebody pulls.
-    if (http && isQuotaOutdated(http.health().rateLimit, clock.wall())) await probeQuota(http, logger)
+    if (isQuotaOutdated(http.health().rateLimit, clock.wall())) await probeQuota(http, logger)
   }
 
   return {
@@ -147,12 +197,12 @@ export function createUpstreamDirectory({
         return { upstream: createProbeUpstream(host, probeImage), name: probeImage.repository }
       }
       const target = route(repository)
-      return target && { upstream: open(target.host), name: target.name }
+      return target && { upstream: find(target.host), name: target.name }
     },
     /** Iterates over the upstreams that were used since the start, or whose quota is known. */
     *all(): Iterable<Upstream> {
-      for (const [host, { upstream, http }] of upstreams)
-        if (used.has(host) || http.health().rateLimit !== undefined) yield upstream
+      for (const [host, { http, isUsed }] of opened)
+        if (isUsed || http.health().rateLimit !== undefined) yield find(host)
     },
     /**
      * Asks Docker Hub for the quota if it is not known, so that the status shows it before the first pull. Does nothing while
@@ -161,7 +211,7 @@ export function createUpstreamDirectory({
     probeQuota: probeHubQuota,
     /** Ends every connection; requests under way fail. */
     async close(): Promise<void> {
-      await Promise.all([...upstreams.values()].map(({ http }) => http.close()))
+      await Promise.all([...opened.values()].map(({ http }) => http.close()))
     },
   }
 }
@@ -232,6 +282,39 @@ export class OfflineSwitch {
 
   report(): OfflineReport {
     return { active: this.isActive, source: this.#decided === undefined ? 'config' : 'session' }
+  }
+}
+
+/** Describes an upstream with connections. */
+interface OpenUpstream {
+  readonly http: HttpUpstream
+  /** Calls `http` and records its failures. */
+  readonly online: Upstream
+  /** Is true if it was called for a client. */
+  isUsed: boolean
+  /** Counts the calls under way; the body of a blob may arrive after its call. */
+  calls: number
+}
+
+interface ReopenedOptions {
+  /** Opens the upstream, if it is not open, and calls it. */
+  readonly call: <T>(ask: (upstream: Upstream) => Promise<T>) => Promise<T>
+  /** Returns undefined while the upstream is not open. */
+  readonly health: () => UpstreamHealth | undefined
+}
+
+/** Creates an upstream that each call finds open, so that a download may keep it across pauses. */
+function createReopenedUpstream(host: string, { call, health }: ReopenedOptions): Upstream {
+  return {
+    host,
+    identity: (access) => call((upstream) => upstream.identity(access)),
+    resolve: (...args) => call((upstream) => upstream.resolve(...args)),
+    manifest: (...args) => call((upstream) => upstream.manifest(...args)),
+    statBlob: (...args) => call((upstream) => upstream.statBlob(...args)),
+    blob: (...args) => call((upstream) => upstream.blob(...args)),
+    tags: (...args) => call((upstream) => upstream.tags(...args)),
+    referrers: (...args) => call((upstream) => upstream.referrers(...args)),
+    health: () => health() ?? { state: 'ok', rateLimit: undefined },
   }
 }
 

@@ -37,6 +37,8 @@ const noReferrersStatuses = [400, 405, 501]
 
 /** Describes an upstream with open connections. */
 export interface HttpUpstream extends Upstream {
+  /** Returns true if no request waits or runs, and no body arrives. */
+  isIdle(): boolean
   /** Ends every connection; requests under way fail. */
   close(): Promise<void>
 }
@@ -69,6 +71,7 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
     host,
     identity: (access) => client.identity(access),
     health: () => client.health(),
+    isIdle: () => client.isIdle(),
     close: () => client.close(),
 
     resolve(name, reference, options) {
@@ -324,6 +327,7 @@ function createUpstreamClient(options: UpstreamClientOptions) {
     },
     identity: async (access: Access): Promise<Identity> => identify(await findCredential(access), host),
     health: (): UpstreamHealth => ({ state: circuit.state, rateLimit }),
+    isIdle: () => transport.isIdle(),
     close: async () => void (await Promise.all([transport.close(), targets.close()])),
   }
 }

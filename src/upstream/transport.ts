@@ -163,6 +163,8 @@ export function createTransport(options: TransportOptions) {
         url = target
       }
     },
+    /** Returns true if no request waits or runs, and no body arrives. */
+    isIdle: () => running.size === 0,
     /** Ends every connection; requests that wait or run fail. */
     async close(): Promise<void> {
       closed = true

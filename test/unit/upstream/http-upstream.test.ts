@@ -433,6 +433,21 @@ describe('encoded responses:', () => {
 })
 
 describe('blobs', () => {
+  test('keep their upstream busy until the end of the body, or until the reader leaves', async () => {
+    const big = Buffer.alloc(4 * 1024 * 1024)
+    const server = await serve((_, response) => reply(response, 200, { 'content-length': String(big.length) }, big))
+    const upstream = openUpstream(server.url)
+    expect(upstream.isIdle()).toBe(true)
+    const read = await upstream.blob('a', blobDigest, { ...anonymous, from: 0 })
+    expect(upstream.isIdle()).toBe(false)
+    await readAll(read.body)
+    await expect.poll(() => upstream.isIdle()).toBe(true)
+    const left = await upstream.blob('a', blobDigest, { ...anonymous, from: 0 })
+    expect(upstream.isIdle()).toBe(false)
+    await left.body[Symbol.asyncIterator]().return?.()
+    await expect.poll(() => upstream.isIdle()).toBe(true)
+  })
+
   const ranged = (served: number | undefined, total: number | '*' = blob.length) =>
     serve((request, response) => {
       const start = Number(/bytes=(\d+)-/.exec(request.headers.range ?? '')?.[1] ?? 0)
