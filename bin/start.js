@@ -4,10 +4,13 @@
 const { enableCompileCache } = require('node:module')
 const uid = process.geteuid?.()
 
+// A completion script waits for this one, which loads so little that neither a cache nor the loader of modules is worth its time.
+const isCompletion = process.argv[2] === '__complete'
+
 // Node 22.1 and newer keep compiled code. The import comes later, so that the cache covers all of it. Node already uses a folder
 // that the user has named.
 if (process.env.NODE_COMPILE_CACHE) leaveOthersCache()
-else if (enableCompileCache !== undefined && !process.env.NODE_DISABLE_COMPILE_CACHE) useOwnCache()
+else if (enableCompileCache !== undefined && !isCompletion && !process.env.NODE_DISABLE_COMPILE_CACHE) useOwnCache()
 
 // Source maps take longer to read than the start takes, so they are for debugging only.
 if (process.env.DEBUG) process.setSourceMapsEnabled(true)
@@ -16,10 +19,9 @@ if (process.env.DEBUG) process.setSourceMapsEnabled(true)
 if (process.argv[2] === 'serve' && process.features.require_module) require('../dist/daemon/serve.js')
 
 /** Rejects when the program cannot be loaded. */
-exports.started = import(
-  // A completion script waits for this one, which loads much less.
-  process.argv[2] === '__complete' ? '../dist/cli/complete.js' : '../dist/cli/main.js'
-).then(({ main }) => main())
+exports.started = isCompletion
+  ? require('../dist/cli/complete.cjs').main()
+  : import('../dist/cli/main.js').then(({ main }) => main())
 
 function useOwnCache() {
   const { compileCacheFolder } = require('./compile-cache.js')

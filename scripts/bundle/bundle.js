@@ -52,8 +52,18 @@ export async function bundle(root) {
   })
   // Build the library separately, so that a program that embeds a mirror does not load the command line.
   const library = await build({ ...options, entryPoints: ['src/index.ts'] })
-  // Build the completion separately: it shares no chunk, because a user waits for it at each press of a key.
-  const completion = await build({ ...options, splitting: false, entryPoints: ['src/cli/complete.ts'] })
+  // Build the completion separately: it shares no chunk, and it is CommonJS, because a user waits for it at each press of a key, and
+  // Node takes longer to start its loader of modules than to complete a line.
+  const completion = await build({
+    ...options,
+    splitting: false,
+    format: 'cjs',
+    outExtension: { '.js': '.cjs' },
+    define: { 'import.meta.url': 'fileUrl' },
+    supported: { 'dynamic-import': false },
+    banner: { js: "const fileUrl = require('node:url').pathToFileURL(__filename).href;" },
+    entryPoints: ['src/cli/complete.ts'],
+  })
 
   const results = [program, library, completion]
   const outputs = results.flatMap(({ metafile }) => Object.keys(metafile.outputs))

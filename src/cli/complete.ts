@@ -1,8 +1,9 @@
-import { readFileSync } from 'node:fs'
+import { readFileSync, writeSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import type { Manifest, PJSON } from '@oclif/core/interfaces'
 import { clientNames } from '../clients/types.ts'
+import { getErrno } from '../lib/errors.ts'
 import { findPackageRoot } from '../lib/fs.ts'
 import { createNameSource, type NameSource } from './completion-names.ts'
 
@@ -50,9 +51,20 @@ export async function main(args = process.argv.slice(3)): Promise<void> {
     const names = createNameSource({ platform, env, homedir: homedir(), cwd: process.cwd() })
     const { commands, checks = [] } = read('oclif.manifest.json') as Manifest & { checks?: string[] }
     const sources = { commands, topics, names, checks }
-    process.stdout.write(await answerShell(shell, rest, sources))
+    writeAnswer(Buffer.from(await answerShell(shell, rest, sources)))
   } catch {
     // A message would appear in the middle of the line that the user types.
+  }
+}
+
+/** Writes to the standard output without its stream, which takes longer to load than all of this file. */
+function writeAnswer(answer: Buffer): void {
+  let written = 0
+  try {
+    while (written < answer.length) written += writeSync(1, answer, written)
+  } catch (error) {
+    // A pipe that does not block is full; the stream waits for its reader.
+    if (getErrno(error) === 'EAGAIN') process.stdout.write(answer.subarray(written))
   }
 }
 

@@ -18,6 +18,9 @@ type Kind = 'cached' | 'pushed'
 
 /** Limits the wait for the running mirror, ms: a user waits with it. */
 const answerMs = 80
+/** Limits the wait for a mirror that has not answered in time before, ms, and how long that counts. */
+const lateAnswerMs = 15
+const lateForMs = 60_000
 const maxFileBytes = 4 * 1024 * 1024
 const maxAnswerBytes = 16 * 1024 * 1024
 const maxNames = 5000
@@ -31,9 +34,12 @@ export function createNameSource(surroundings: CommandEnvironment): NameSource {
   const keptFile = join(stateDir, 'completion.json')
 
   async function find(kind: Kind): Promise<readonly string[]> {
-    const kept = readJson(keptFile)
-    const answered = await askMirror(kind, readJson(stateFile))
-    if (answered === undefined) return toNames(kept?.[kind])
+    const { lateAt, ...kept } = readJson(keptFile) ?? {}
+    const sinceLate = typeof lateAt === 'number' ? Date.now() - lateAt : -1
+    const isLate = sinceLate >= 0 && sinceLate < lateForMs
+    const answered = await askMirror(kind, readJson(stateFile), isLate ? lateAnswerMs : answerMs)
+    if (answered === 'late' && !isLate) keep(stateDir, keptFile, { ...kept, lateAt: Date.now() })
+    if (answered === 'late' || answered === undefined) return toNames(kept[kind])
     keep(stateDir, keptFile, { ...kept, [kind]: answered })
     return answered
   }
@@ -48,13 +54,18 @@ export function createNameSource(surroundings: CommandEnvironment): NameSource {
   }
 }
 
-/** Asks the running mirror; undefined when none answers in time. */
-async function askMirror(kind: Kind, state: Record<string, unknown> | undefined): Promise<string[] | undefined> {
+/** Asks the running mirror; undefined when none answers, `late` when one does not answer in time. */
+async function askMirror(
+  kind: Kind,
+  state: Record<string, unknown> | undefined,
+  waitMs: number,
+): Promise<string[] | 'late' | undefined> {
   const [admin] = (state?.['endpoints'] as { admin?: unknown[] } | undefined)?.admin ?? []
   if (typeof admin !== 'string' || !URL.canParse(admin)) return undefined
   const { protocol, hostname, origin } = new URL(admin)
   if (protocol !== 'http:' || !isLoopbackAddress(hostname.replaceAll(/[[\]]/g, ''))) return undefined
-  const body = await getText(`${origin}${kind === 'cached' ? '/api/status' : '/api/registry'}`)
+  const body = await getText(`${origin}${kind === 'cached' ? '/api/status' : '/api/registry'}`, waitMs)
+  if (body === 'late') return body
   const answer = body === undefined ? undefined : parse(body)
   if (answer === undefined) return undefined
   const images = kind === 'cached' ? (answer as { images?: unknown }).images : answer
@@ -62,8 +73,8 @@ async function askMirror(kind: Kind, state: Record<string, unknown> | undefined)
   return toNames(images.map((image: { name?: unknown } | null) => image?.name))
 }
 
-/** Gets a text of a server that answers at once; undefined otherwise. */
-async function getText(url: string): Promise<string | undefined> {
+/** Gets a text of a server that answers at once; undefined or `late` otherwise. */
+async function getText(url: string, waitMs: number): Promise<string | undefined> {
   const { get } = await import('node:http')
   return new Promise((resolve) => {
     const give = (text: string | undefined) => {
@@ -81,7 +92,7 @@ async function getText(url: string): Promise<string | undefined> {
       response.on('end', () => give(text))
     })
     request.on('error', () => give(undefined))
-    const timer = setTimeout(() => give(undefined), answerMs)
+    const timer = setTimeout(() => give('late'), waitMs)
   })
 }
 

@@ -1,8 +1,10 @@
+import { execFile } from 'node:child_process'
 import { readFile, stat, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { createNameSource } from '../../src/cli/completion-names.ts'
 import { findPackageRoot } from '../../src/lib/fs.ts'
@@ -79,6 +81,32 @@ describe('the names for the completion', () => {
     expect(performance.now() - begun).toBeLessThan(1000)
   })
 
+  test('wait less for a mirror that was silent a moment ago, and ask it again', async () => {
+    const { home } = await prepareCompletion(names)
+    let isSilent = true
+    const server = createServer((_, response) => {
+      if (!isSilent) response.end(JSON.stringify([{ name: 'team/new:1' }]))
+    })
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    onTestFinished(() => {
+      server.close()
+      server.closeAllConnections()
+    })
+    await setState(home, `http://127.0.0.1:${(server.address() as AddressInfo).port}`)
+    const find = async () => {
+      const begun = performance.now()
+      const found = await createNameSource(surroundings(home)).pushed()
+      return { found, ms: performance.now() - begun }
+    }
+    const [first, second] = [await find(), await find()]
+    expect([first.found, second.found]).toEqual([names.pushed, names.pushed])
+    // A timer ends no earlier than it says.
+    expect(first.ms).toBeGreaterThanOrEqual(79)
+    expect(second.ms).toBeLessThan(first.ms)
+    isSilent = false
+    await expect.poll(async () => (await find()).found).toEqual(['team/new:1'])
+  })
+
   test.each(['http://192.0.2.1:80', 'https://127.0.0.1:1', 'file:///etc/passwd', 'no url'])(
     'are asked of no other machine: %s',
     async (admin) => {
@@ -101,7 +129,30 @@ describe('the names for the completion', () => {
 })
 
 test('the completion loads one small file: no command, and no shared code of the program', async () => {
-  const text = await readFile(join(findPackageRoot(), 'dist', 'cli', 'complete.js'), 'utf8')
+  const text = await readFile(join(findPackageRoot(), 'dist', 'cli', 'complete.cjs'), 'utf8')
   expect(text.length).toBeLessThan(40_000)
-  expect(text).not.toMatch(/chunks\/|oclif\/core|from "(?!node:)/)
+  expect(text).not.toMatch(/chunks\/|oclif\/core|require\("(?!node:)|\bimport\(/)
+})
+
+test('the completion of commands and flags loads no streams and no HTTP: they take longer than all the rest', async () => {
+  const machine = await prepareCompletion(names)
+  const reporter = join(machine.home, 'reporter.cjs')
+  await writeFile(
+    reporter,
+    `process.on('exit', () => require('node:fs').writeFileSync(process.env.LOADED, process.moduleLoadList.join('\\n')))`,
+  )
+  await writeFile(join(machine.home, 'empty.cjs'), '')
+  const run = promisify(execFile)
+  const list = async (...args: string[]) => {
+    const env = { ...machine.env, LOADED: join(machine.home, 'loaded') }
+    const { stdout } = await run(process.execPath, ['--require', reporter, ...args], { env, cwd: machine.home })
+    return { stdout, loaded: new Set((await readFile(env.LOADED, 'utf8')).split('\n')) }
+  }
+  const empty = await list('empty.cjs')
+  const program = join(findPackageRoot(), 'bin', 'run.js')
+  const { stdout, loaded } = await list(program, '__complete', 'bash', '--line=mirror trace --fo')
+  expect(stdout).toBe('--follow\n')
+  const added = [...loaded].filter((name) => !empty.loaded.has(name))
+  expect(added).not.toEqual([])
+  expect(added.filter((name) => /\b(stream|streams|http|net|undici)\b/.test(name))).toEqual([])
 })

@@ -51,7 +51,7 @@ describe('the package', () => {
       /^bin\/(package\.json|run\.js|start\.js|compile-cache\.js)$/,
       /^dist\/(index\.js|NOTICES\.txt|mirror\.schema\.json)$/,
       /^dist\/chunks\/[\w.-]+-[A-Z0-9]{8}\.js$/,
-      /^dist\/(cli\/(?:main|complete)|daemon\/serve)\.js$/,
+      /^dist\/(cli\/main\.js|cli\/complete\.cjs|daemon\/serve\.js)$/,
       /^dist\/commands\/([a-z]+\/)?[a-z]+\.js$/,
       /^dist\/dashboard\/(index\.html|assets\/[a-z]+-[A-Z0-9]{8}\.(js|css|svg))$/,
       /^dist\/man\/mirror\.1$/,
