@@ -115,8 +115,8 @@ async function handleRequest(request: IncomingMessage, response: ServerResponse,
   if (request.method === 'GET' || request.method === 'HEAD') {
     if (isPagePath(page, path)) return sendPage(request, response, page, path)
     if (path === '/healthz') return sendHealth(request, response, context)
-    sessions.checkRead(request)
-    if (path === '/api/events' && context.events) return context.events.open(request, response)
+    const isPermitted = sessions.checkRead(request)
+    if (path === '/api/events' && context.events) return context.events.open(request, response, isPermitted)
     return handleRead(path, request, response, await context.api)
   }
   const credential = sessions.checkChange(request)

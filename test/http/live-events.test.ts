@@ -1,14 +1,15 @@
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { LiveEvents, LiveSummary, RequestReport } from '../../src/admin/activity.ts'
-import { startSession } from '../support/dashboard.ts'
+import { type Headers, sameOrigin, startSession } from '../support/dashboard.ts'
+import { expectError } from '../support/expect-content.ts'
 import { get, open } from '../support/get.ts'
+import { startTestMirror } from '../support/mirror.ts'
+import { outsideAddress } from '../support/outside-address.ts'
 import { app, startScene } from '../support/scene.ts'
 
 /** Listens to the events of a mirror as its page does. */
-async function listenTo(adminUrl: string) {
-  const response = await open(adminUrl, '/api/events', {
-    headers: { 'sec-fetch-site': 'same-origin', 'sec-fetch-mode': 'cors', 'sec-fetch-dest': 'empty' },
-  })
+async function listenTo(adminUrl: string, headers: Headers = {}) {
+  const response = await open(adminUrl, '/api/events', { headers: { ...sameOrigin, ...headers } })
   expect(response.statusCode).toBe(200)
   const events: { name: string; data: unknown }[] = []
   let rest = ''
@@ -88,5 +89,23 @@ describe('a page that listens to a mirror', () => {
     await mirror.close()
     await closed
     expect(performance.now() - from).toBeLessThan(5000)
+  })
+})
+
+describe.skipIf(outsideAddress === undefined)('a page that listens from where reading needs a session', () => {
+  test('hears nothing more as soon as its session has ended, and the other pages go on', async () => {
+    const mirror = await startTestMirror({ adminHost: outsideAddress! })
+    const [first, second] = [await startSession(mirror), await startSession(mirror)]
+    const [ending, staying] = await Promise.all(
+      [first, second].map(({ headers }) => listenTo(mirror.adminUrl, { cookie: headers.cookie })),
+    )
+    await expect.poll(() => [ending, staying].map((page) => page!.find('summary').length > 0)).toEqual([true, true])
+    const closed = new Promise((resolve) => ending!.response.once('close', resolve))
+    await get(mirror.adminUrl, '/api/session', { method: 'DELETE', headers: first.headers })
+    await mirror.post('/api/offline', { offline: true })
+    await closed
+    expect(ending!.find('changed')).toEqual([])
+    await expect.poll(() => staying!.find('changed').flatMap(({ what }) => what)).toEqual(['offline'])
+    expectError(await get(mirror.adminUrl, '/api/events', { headers: { cookie: first.headers.cookie } }), 401)
   })
 })

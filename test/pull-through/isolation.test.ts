@@ -1,4 +1,3 @@
-import { networkInterfaces } from 'node:os'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -11,6 +10,7 @@ import { get } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
 import { startTestMirror, temporaryHome } from '../support/mirror.ts'
 import { noise } from '../support/noise.ts'
+import { outsideAddress } from '../support/outside-address.ts'
 import { app, startScene } from '../support/scene.ts'
 import { anyBlob, startUpstream } from '../support/upstream.ts'
 
@@ -150,10 +150,6 @@ describe('stored bytes are served only with a grant for the repository', () => {
   })
 })
 
-const outside = Object.values(networkInterfaces())
-  .flat()
-  .find((address) => address && !address.internal && address.family === 'IPv4')?.address
-
 async function startBoth(shareCredentials: boolean, credentials?: CredentialsSource, tagFreshness = 0) {
   const passwordFile = join(await temporaryHome(), 'password')
   await writeFile(passwordFile, 'open-sesame', { mode: 0o600 })
@@ -166,7 +162,7 @@ async function startBoth(shareCredentials: boolean, credentials?: CredentialsSou
       tagFreshness,
       listen: [
         { host: '127.0.0.1', port: 0 },
-        { host: outside!, port: 0 },
+        { host: outsideAddress!, port: 0 },
       ],
     },
   })
@@ -174,7 +170,7 @@ async function startBoth(shareCredentials: boolean, credentials?: CredentialsSou
   return { ...scene, outer: scene.mirror.urls[1]! }
 }
 
-describe.skipIf(outside === undefined)('credentials are used on loopback listeners only', () => {
+describe.skipIf(outsideAddress === undefined)('credentials are used on loopback listeners only', () => {
   test('a listener on another address uses anonymous access, and does not serve content of a credential', async () => {
     const { mirror, upstream, outer, image, layer } = await startBoth(false)
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)

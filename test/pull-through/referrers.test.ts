@@ -1,5 +1,4 @@
 import { writeFile } from 'node:fs/promises'
-import { networkInterfaces } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { computeDigest } from '../../src/oci/reference.ts'
@@ -11,6 +10,7 @@ import { send, type Fault } from '../support/faulty-server.ts'
 import { get, type Answer } from '../support/get.ts'
 import { makeImage, manifestOf } from '../support/images.ts'
 import { startTestMirror, temporaryHome } from '../support/mirror.ts'
+import { outsideAddress } from '../support/outside-address.ts'
 import { app, startScene, type Scene, type SceneOptions } from '../support/scene.ts'
 import type { TestUpstream } from '../support/upstream.ts'
 
@@ -257,11 +257,7 @@ describe('a list of referrers', () => {
   })
 })
 
-const outside = Object.values(networkInterfaces())
-  .flat()
-  .find((address) => address && !address.internal && address.family === 'IPv4')?.address
-
-test.skipIf(outside === undefined)(
+test.skipIf(outsideAddress === undefined)(
   'a list of referrers that was fetched with a credential is served on loopback only',
   async () => {
     const passwordFile = join(await temporaryHome(), 'password')
@@ -272,7 +268,7 @@ test.skipIf(outside === undefined)(
       cache: {
         listen: [
           { host: '127.0.0.1', port: 0 },
-          { host: outside!, port: 0 },
+          { host: outsideAddress!, port: 0 },
         ],
       },
     })

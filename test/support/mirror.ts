@@ -15,6 +15,8 @@ export interface TestMirrorOptions {
   /** Settings that differ from the defaults for tests: short timeouts, tags never fresh. */
   readonly cache?: Partial<Omit<CacheConfig, 'timeouts'>> & { readonly timeouts?: Partial<CacheConfig['timeouts']> }
   readonly allowedHosts?: string[]
+  /** The address of the admin listener; default: 127.0.0.1. */
+  readonly adminHost?: string
   /** Paths of PEM files. */
   readonly tls?: { readonly cert: string; readonly key: string }
   /** The home of an earlier mirror; default: a new one, removed after the test. */
@@ -66,7 +68,11 @@ export async function startTestMirror(options: TestMirrorOptions = {}): Promise<
   onTestFinished(close)
 
   const [url, adminUrl] = [running.endpoints.cache[0]!, running.endpoints.admin[0]!]
-  const status = async () => JSON.parse((await get(adminUrl, '/api/status')).body.toString()) as StatusReport
+  const readToken = async () => ({ authorization: `Bearer ${(await readFile(paths.tokenFile, 'utf8')).trim()}` })
+  const status = async () => {
+    const { body } = await get(adminUrl, '/api/status', { headers: await readToken() })
+    return JSON.parse(body.toString()) as StatusReport
+  }
   return {
     url,
     urls: running.endpoints.cache,
@@ -80,8 +86,7 @@ export async function startTestMirror(options: TestMirrorOptions = {}): Promise<
       await expect.poll(async () => (await status()).storage.blobs).toBe(blobs)
     },
     async post(path, body) {
-      const token = (await readFile(paths.tokenFile, 'utf8')).trim()
-      const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' }
+      const headers = { ...(await readToken()), 'content-type': 'application/json' }
       return get(adminUrl, path, { method: 'POST', headers, body: JSON.stringify(body) })
     },
     close,
@@ -95,7 +100,13 @@ export async function temporaryHome(): Promise<string> {
   return home
 }
 
-function testConfig({ upstreams = {}, cache = {}, allowedHosts = [], tls }: TestMirrorOptions): Config {
+function testConfig({
+  upstreams = {},
+  cache = {},
+  allowedHosts = [],
+  adminHost = '127.0.0.1',
+  tls,
+}: TestMirrorOptions): Config {
   const defaults = defaultConfig()
   const { timeouts: changed, ...settings } = cache
   return {
@@ -109,7 +120,7 @@ function testConfig({ upstreams = {}, cache = {}, allowedHosts = [], tls }: Test
       timeouts: { ...timeouts, ...changed },
     },
     registry: { ...defaults.registry, enabled: false },
-    admin: { listen: [{ host: '127.0.0.1', port: 0 }] },
+    admin: { listen: [{ host: adminHost, port: 0 }] },
     networks: [],
     allowedHosts,
     tls: tls && { ...tls, ca: undefined },

@@ -4,6 +4,7 @@ import { logFailure, runEvery } from '../../lib/time.ts'
 import { OciError } from '../../oci/errors.ts'
 import type { RequestListener } from '../../stats/requests.ts'
 import type { DownloadReport, LiveEvents, LiveSummary, RequestReport } from '../activity.ts'
+import type { ReadPermit } from './sessions.ts'
 
 export type Changed = LiveEvents['changed']['what'][number]
 
@@ -45,7 +46,8 @@ const retryMs = 2000
  */
 export class EventFeed {
   readonly #options: EventFeedOptions
-  readonly #listeners = new Set<ServerResponse>()
+  /** Maps the responses to what allows their pages to read. */
+  readonly #listeners = new Map<ServerResponse, ReadPermit>()
   readonly #changed = new Set<Changed>()
   #requests: RequestReport[] = []
   #omitted = 0
@@ -58,8 +60,11 @@ export class EventFeed {
     this.#options = options
   }
 
-  /** Answers a request with events until the client leaves. Throws an OciError 503 when too many listen, or the mirror ends. */
-  async open(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  /**
+   * Answers a request with events until the client leaves, or may not read any more. Throws an OciError 503 when too many listen, or
+   * the mirror ends.
+   */
+  async open(request: IncomingMessage, response: ServerResponse, isPermitted: ReadPermit): Promise<void> {
     const sources = await this.#options.sources
     const limit = Math.min(this.#options.maxListeners ?? Infinity, maxListenersEver)
     if (this.#isClosed || this.#listeners.size >= limit) {
@@ -70,7 +75,7 @@ export class EventFeed {
     const headers = { 'content-type': 'text/event-stream', 'cache-control': 'no-store', 'x-accel-buffering': 'no' }
     response.writeHead(200, headers)
     if (request.method === 'HEAD' || response.destroyed) return void response.end()
-    this.#listeners.add(response)
+    this.#listeners.set(response, isPermitted)
     response.once('close', () => this.#leave(response))
     this.#start(sources)
     response.write(`retry: ${retryMs}\n\n`)
@@ -88,12 +93,14 @@ export class EventFeed {
   /** Ends all connections, so that the server can end at once; their pages connect again. */
   close(): void {
     this.#isClosed = true
-    for (const response of this.#listeners) {
-      this.#leave(response)
-      // Waits for no client that does not read.
-      if (response.writableLength > 0) response.destroy()
-      else response.end()
-    }
+    for (const response of this.#listeners.keys()) this.#dismiss(response)
+  }
+
+  #dismiss(response: ServerResponse): void {
+    this.#leave(response)
+    // Waits for no client that does not read.
+    if (response.writableLength > 0) response.destroy()
+    else response.end()
   }
 
   #start(sources: LiveSources): void {
@@ -155,8 +162,9 @@ export class EventFeed {
   }
 
   #send(bytes: Buffer): void {
-    for (const response of this.#listeners)
-      if (response.writableLength > maxWaitingBytes) response.destroy()
+    for (const [response, isPermitted] of this.#listeners)
+      if (!isPermitted()) this.#dismiss(response)
+      else if (response.writableLength > maxWaitingBytes) response.destroy()
       else response.write(bytes)
   }
 }

@@ -18,6 +18,9 @@ const maxCookies = 5
 /** Names what a request has proven: the token of the state folder, or a session of the dashboard. */
 export type Credential = 'token' | 'session'
 
+/** Reports whether a request that was allowed to read still is. */
+export type ReadPermit = () => boolean
+
 interface Session {
   /** Holds the value of `X-Mirror-Session`. */
   readonly secret: string
@@ -112,12 +115,17 @@ export class Sessions {
     return { report: { active: false }, cookie: this.#formatCookie('', getOwnOrigin(request), 0) }
   }
 
-  /** Throws an OciError 401 for a read from another machine without the token and without a session. */
-  checkRead(request: IncomingMessage): void {
+  /**
+   * Throws an OciError 401 for a read from another machine without the token and without a session. Returns what still allows the read
+   * later: a session may end while a response is under way.
+   */
+  checkRead(request: IncomingMessage): ReadPermit {
     // Renews the session, also where a read needs none.
-    const session = this.#find(request)
-    if (isLoopbackAddress(request.socket.remoteAddress ?? '')) return
-    if (!session && !this.#hasToken(request)) throw createTokenError()
+    const found = this.#find(request)
+    if (isLoopbackAddress(request.socket.remoteAddress ?? '') || this.#hasToken(request)) return () => true
+    if (!found) throw createTokenError()
+    const key = hash(found.id)
+    return () => this.#isActive(this.#sessions.get(key))
   }
 
   /**
@@ -156,12 +164,16 @@ export class Sessions {
       const session = this.#sessions.get(key)
       if (!session) continue
       this.#sessions.delete(key)
-      if (now - session.usedAt >= sessionIdleMs) continue
+      if (!this.#isActive(session)) continue
       session.usedAt = now
       this.#sessions.set(key, session)
       return { id, session }
     }
     return undefined
+  }
+
+  #isActive(session: Session | undefined): boolean {
+    return session !== undefined && this.#clock.monotonic() - session.usedAt < sessionIdleMs
   }
 
   #drop(request: IncomingMessage): void {

@@ -54,6 +54,31 @@ test('a read from another machine needs the token or a session, and one from thi
     expect(() => sessions.checkRead(fakeRequest(headers, gateway))).toThrow('needs the token')
 })
 
+test('a read that a session allows is allowed no longer than the session lasts', () => {
+  const { sessions, begin, pass } = createTestSessions()
+  const gateway = '172.17.0.1'
+  const own = sessions.checkRead(fakeRequest())
+  const token = sessions.checkRead(fakeRequest({ authorization: `Bearer ${'a'.repeat(64)}` }, gateway))
+  const headers = begin(sessions.createTicket().ticket)
+  const read = sessions.checkRead(fakeRequest(headers, gateway))
+  pass(11 * hour)
+  sessions.describe(fakeRequest(headers))
+  pass(11 * hour)
+  expect([read(), own(), token()]).toEqual([true, true, true])
+  pass(hour)
+  expect(read()).toBe(false)
+
+  const ended = begin(sessions.createTicket().ticket)
+  const readAgain = sessions.checkRead(fakeRequest(ended, gateway))
+  sessions.end(fakeRequest(ended))
+  expect([readAgain(), own(), token()]).toEqual([false, true, true])
+
+  const { ticket } = sessions.createTicket()
+  const stolen = sessions.checkRead(fakeRequest(begin(ticket), gateway))
+  expect(() => begin(ticket)).toThrow('has been used')
+  expect(stolen()).toBe(false)
+})
+
 test('the cookie of a page behind an HTTPS proxy is sent over HTTPS only', () => {
   const { sessions } = createTestSessions()
   const host = 'mirror.corp.example'
