@@ -1,8 +1,8 @@
 import { effect, signal } from '@preact/signals'
 import { type ComponentChildren, render } from 'preact'
 import { formatSpan } from './data/format.ts'
-import { connect, startLive } from './data/live.ts'
-import { change, openSession } from './data/session.ts'
+import { connect, restart, startLive } from './data/live.ts'
+import { change, endSession, openSession } from './data/session.ts'
 import {
   connection,
   downloads,
@@ -16,7 +16,7 @@ import {
   view,
   views,
 } from './data/state.ts'
-import { ask, Dialog } from './parts/dialog.tsx'
+import { ask, Dialog, run } from './parts/dialog.tsx'
 import { Action, Badge, Command, toast, Toasts } from './parts/pieces.tsx'
 import { Clients } from './views/clients.tsx'
 import { Doctor } from './views/doctor.tsx'
@@ -46,15 +46,29 @@ function App() {
           </button>
         </Banner>
       )}
-      {summary.value?.offline && <Banner tone="warn">The mirror is offline: only cached images are served.</Banner>}
+      {summary.value?.offline && connection.value !== 'locked' && (
+        <Banner tone="warn">The mirror is offline: only cached images are served.</Banner>
+      )}
       <main id="main" tabIndex={-1}>
         <h1 class="hidden">{views[view.value]}</h1>
-        <Page />
+        {connection.value === 'locked' ? <Locked /> : <Page />}
       </main>
       <Footer />
       <Dialog />
       <Toasts />
     </>
+  )
+}
+
+function Locked() {
+  return (
+    <section class="panel">
+      <h2>This browser is not signed in</h2>
+      <p>
+        The mirror is in a container or on another machine, and shows its numbers only to a browser that is signed in.
+        On the machine where you started it: <Command text="mirror dashboard" />
+      </p>
+    </section>
   )
 }
 
@@ -99,6 +113,7 @@ function Header() {
 
 function State() {
   if (connection.value === 'lost') return <Badge tone="bad">disconnected</Badge>
+  if (connection.value === 'locked') return <Badge tone="warn">signed out</Badge>
   if (!summary.value) return <Badge tone="quiet">connecting</Badge>
   const [first, ...others] = inTrouble.value
   if (first !== undefined)
@@ -144,7 +159,8 @@ function ThemeButton() {
 }
 
 function Footer() {
-  const known = status.value
+  const isLocked = connection.value === 'locked'
+  const known = isLocked ? undefined : status.value
   return (
     <footer>
       {known && (
@@ -154,14 +170,14 @@ function Footer() {
           {known.endpoints.registry.length > 0 && `; registry ${known.endpoints.registry.join(', ')}`}
         </p>
       )}
-      {secret.value === undefined ? (
+      {isLocked ? null : secret.value === undefined ? (
         <p>
           Read-only. To change things here: <Command text="mirror dashboard" />
         </p>
       ) : (
         <p>
           This browser may change things.{' '}
-          <button type="button" onClick={() => void endSession()}>
+          <button type="button" onClick={() => void run(signOut).then(restart)}>
             End the session
           </button>
         </p>
@@ -170,9 +186,9 @@ function Footer() {
   )
 }
 
-async function endSession(): Promise<void> {
-  await fetch('/api/session', { method: 'DELETE', headers: { 'x-mirror-session': secret.value ?? '' } }).catch(() => {})
-  secret.value = undefined
+async function signOut(): Promise<string> {
+  await endSession()
+  return 'The session has ended.'
 }
 
 function route(): void {
@@ -194,9 +210,9 @@ effect(() => {
 })
 route()
 addEventListener('hashchange', () => {
-  if (location.hash.startsWith('#ticket=')) void begin()
+  if (location.hash.startsWith('#ticket=')) void begin().then(restart)
   route()
 })
 render(<App />, document.body)
-void begin()
-startLive()
+// Wait for the session, because a mirror in a container refuses all that comes before it.
+void begin().then(startLive)

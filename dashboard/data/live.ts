@@ -1,6 +1,6 @@
 import { batch, effect, type Signal } from '@preact/signals'
 import type { LiveEvents, RequestReport } from '../../src/admin/activity.ts'
-import { getJson, openSession } from './session.ts'
+import { getJson, openSession, watchSession } from './session.ts'
 import {
   addRequests,
   clients,
@@ -66,12 +66,16 @@ const waiting = new Map<List, boolean>()
 /** Keeps the state up to date while the page is visible. */
 export function startLive(): void {
   connect()
+  watchSession(restart)
   effect(() => readAll(lists[view.value]))
   effect(() => {
     if (range.value) read('history')
   })
+  effect(() => {
+    if (connection.value === 'locked') disconnect()
+  })
   setInterval(() => {
-    if (!document.hidden) readAll(lists[view.peek()])
+    if (!document.hidden && connection.value !== 'locked') readAll(lists[view.peek()])
   }, pollMs)
   setInterval(() => {
     if (document.hidden) return
@@ -121,7 +125,20 @@ export function connect(): void {
     if (what.includes('doctor')) read('doctor')
     if (what.includes('offline')) read('status')
   })
-  opened.addEventListener('error', lose)
+  opened.addEventListener('error', () => void (opened.readyState === EventSource.CLOSED ? explain() : lose()))
+}
+
+/** Connects and reads again, because the session of this browser has begun or ended. */
+export function restart(): void {
+  connect()
+  refresh()
+}
+
+/** Finds out why the mirror has refused the events: it may be that this browser has no session. */
+async function explain(): Promise<void> {
+  disconnect()
+  await readers.status().catch(() => {})
+  if (!source && connection.value !== 'locked') lose()
 }
 
 function welcome(): void {

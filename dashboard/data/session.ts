@@ -1,8 +1,10 @@
 import type { SessionReport } from '../../src/admin/activity.ts'
-import { secret } from './state.ts'
+import { connection, secret } from './state.ts'
 
 /** Names the entry of the browser's storage, which is of this origin with its port, for the secret of the session. */
 const storedSecret = 'mirror-session'
+/** Begins a session with POST, and describes it with GET. */
+const sessionPath = '/api/session'
 
 /** Reads JSON from the admin listener. Throws an Error with the mirror's message. */
 export function getJson<T>(path: string): Promise<T> {
@@ -21,19 +23,37 @@ export async function openSession(): Promise<string | undefined> {
   // Remove the ticket at once, so that it stays in no history.
   if (ticket !== undefined) history.replaceState(null, '', location.pathname)
   let refusal: string | undefined
-  let session: SessionReport = { active: false }
+  let session: SessionReport | undefined
   if (ticket !== undefined) {
     try {
-      session = await change('/api/session', { ticket })
+      session = await change(sessionPath, { ticket })
     } catch (error) {
       refusal = describe(error)
     }
   }
-  if (!session.active) session = await getJson<SessionReport>('/api/session').catch(() => session)
+  session ??= await getJson<SessionReport>(sessionPath).catch(() => undefined)
+  // Keep what is known when the mirror does not answer.
+  if (!session) return refusal
   if (session.secret !== undefined) localStorage.setItem(storedSecret, session.secret)
   if (!session.active) localStorage.removeItem(storedSecret)
-  secret.value = session.active ? (localStorage.getItem(storedSecret) ?? undefined) : undefined
+  secret.value = localStorage.getItem(storedSecret) ?? undefined
   return refusal
+}
+
+/** Ends the session of this browser. Throws an Error with the mirror's message. */
+export async function endSession(): Promise<void> {
+  await request(sessionPath, { method: 'DELETE', headers: { 'x-mirror-session': secret.value ?? '' } })
+  localStorage.removeItem(storedSecret)
+  secret.value = undefined
+}
+
+/** Calls `onChange` when another tab has begun or ended the session. */
+export function watchSession(onChange: () => void): void {
+  addEventListener('storage', ({ key, newValue }) => {
+    if (key !== storedSecret) return
+    secret.value = newValue ?? undefined
+    onChange()
+  })
 }
 
 export function describe(error: unknown): string {
@@ -41,6 +61,7 @@ export function describe(error: unknown): string {
 }
 
 async function request<T>(path: string, init: RequestInit): Promise<T> {
+  const sent = secret.value
   const response = await fetch(path, { ...init, signal: AbortSignal.timeout(60_000) }).catch(() => {
     throw new Error('The mirror does not answer.')
   })
@@ -48,10 +69,12 @@ async function request<T>(path: string, init: RequestInit): Promise<T> {
     readonly errors?: readonly { readonly message?: string }[]
   }
   if (response.ok) return body as T
-  // The session ends with a restart of the mirror, for example.
-  if (response.status === 401 && secret.value !== undefined) {
+  // Neither a request from before the session began nor a refused ticket tells anything about the session.
+  if (response.status === 401 && secret.value === sent && path !== sessionPath) {
+    if (init.method === 'GET') connection.value = 'locked'
     secret.value = undefined
-    throw new Error('The session has ended. Run: mirror dashboard')
+    // The session ends with a restart of the mirror, for example.
+    if (sent !== undefined) throw new Error('The session has ended. Run: mirror dashboard')
   }
   throw new Error(body.errors?.[0]?.message ?? `The mirror answered with ${response.status}.`)
 }

@@ -27,8 +27,11 @@ export type View = keyof typeof views
 export const maxRequests = 500
 
 export const view = signal<View>('overview')
-/** Distinguishes `lost`: the mirror does not answer, and the page tries again. */
-export const connection = signal<'connecting' | 'live' | 'lost'>('connecting')
+/**
+ * Distinguishes `lost`: the mirror does not answer, and the page tries again; `locked`: it tells nothing to a browser without a session,
+ * because the browser is not on its machine, or the mirror is in a container.
+ */
+export const connection = signal<'connecting' | 'live' | 'lost' | 'locked'>('connecting')
 /** Holds the value of `X-Mirror-Session`; undefined without a session. */
 export const secret = signal<string | undefined>(undefined)
 /** Gives the time that ages are relative to, ms. */
@@ -62,6 +65,7 @@ export const isUnused = computed(() => summary.value?.cache.requests === 0 && st
 export const title = computed(() => {
   const ratio = summary.value && summary.value.cache.hits + summary.value.cache.misses > 0
   if (connection.value === 'lost') return 'disconnected – mirror'
+  if (connection.value === 'locked') return 'signed out – mirror'
   if (summary.value?.offline) return 'offline – mirror'
   if (inTrouble.value.length > 0) return `${inTrouble.value[0]} in trouble – mirror`
   if (downloads.value.length > 0) return `↓ ${downloads.value.length} – mirror`

@@ -13,6 +13,7 @@ import { makeImage } from '../support/images.ts'
 import { startTestMirror, type TestMirror } from '../support/mirror.ts'
 import { startMirrorProcess } from '../support/mirror-process.ts'
 import { noise } from '../support/noise.ts'
+import { outsideAddress } from '../support/outside-address.ts'
 import { pushImage } from '../support/push.ts'
 import { anyBlob, startUpstream } from '../support/upstream.ts'
 import { closeBrowser, hasChromium, launch, openPage, readColumn } from './support/browser.ts'
@@ -276,6 +277,66 @@ describe.runIf(hasChromium)('the actions', () => {
     await page.getByRole('dialog').getByRole('button', { name: 'Go online' }).click()
     await page.getByText('only cached images are served').waitFor({ state: 'detached' })
     expect(await isOffline()).toBe(false)
+  })
+})
+
+describe.runIf(hasChromium && outsideAddress !== undefined)('a page where reading needs a session', () => {
+  /** Lets the page wait for an answer that the mirror has given. */
+  const delayAnswer = (page: Page, path: string, ms: number) =>
+    page.route(`**${path}`, async (route) => {
+      const response = await route.fetch()
+      await page.waitForTimeout(ms)
+      await route.fulfill({ response })
+    })
+
+  test('says how to sign in, then shows the numbers, and shows none after the end of the session', async () => {
+    const mirror = await startTestMirror({ adminHost: outsideAddress! })
+    const page = await openPage(mirror.adminUrl, { expected: /401|Opener-Policy/ })
+    await page.getByText('This browser is not signed in').waitFor()
+    await badge(page).getByText('signed out').waitFor()
+    expect(await page.locator('body').innerText()).toContain('mirror dashboard')
+    expect(await page.locator('body').innerText()).not.toContain('does not answer')
+
+    const other = await page.context().newPage()
+    await other.goto(mirror.adminUrl)
+    await other.getByText('This browser is not signed in').waitFor()
+    await page.goto(`${mirror.adminUrl}/#ticket=${await fetchTicket(mirror)}`)
+    for (const tab of [page, other]) {
+      await tab.getByText('This browser may change things.').waitFor()
+      await tab.locator('.tile').first().waitFor()
+      await badge(tab).getByText('live').waitFor()
+    }
+
+    await page.getByRole('button', { name: 'End the session' }).click()
+    for (const tab of [page, other]) {
+      await tab.getByText('This browser is not signed in').waitFor()
+      expect(await tab.locator('.tile').count()).toBe(0)
+      expect(await tab.locator('footer').innerText()).toBe('')
+    }
+  })
+
+  test('stays signed in when the answers to its first requests come late', async () => {
+    const mirror = await startTestMirror({ adminHost: outsideAddress! })
+    const page = await openPage('about:blank', { expected: /401|Opener-Policy/ })
+    await delayAnswer(page, '/api/status', 1500)
+    await page.goto(`${mirror.adminUrl}/#ticket=${await fetchTicket(mirror)}`)
+    await page.locator('footer').getByText('mirror 0.0.0-test').waitFor()
+    await page.getByText('This browser may change things.').waitFor()
+  })
+
+  test('is signed in by a link that is opened while it still waits for a refusal', async () => {
+    const mirror = await startTestMirror({ adminHost: outsideAddress! })
+    const page = await openPage('about:blank', { expected: /401|Opener-Policy/ })
+    await delayAnswer(page, '/api/status', 1500)
+    const asked = page.waitForRequest('**/api/status')
+    await page.goto(mirror.adminUrl)
+    await asked
+    const refused = page.waitForResponse((response) => response.status() === 401 && response.url().endsWith('/status'))
+    await page.goto(`${mirror.adminUrl}/#ticket=${await fetchTicket(mirror)}`)
+    await page.getByText('This browser may change things.').waitFor()
+    await refused
+    await page.locator('footer').getByText('mirror 0.0.0-test').waitFor()
+    expect(await page.getByText('This browser may change things.').count()).toBe(1)
   })
 })
 
