@@ -70,7 +70,7 @@ async function takePictures() {
 
   for (const [index, image] of images.entries()) {
     await pull(mirror.cache, image, clients[index % 3])
-    for (let again = 0; again < index % 2; again += 1) await pull(mirror.cache, image, clients[(index + again) % 3])
+    for (let again = 1; again <= index % 3; again += 1) await pull(mirror.cache, image, clients[(index + again) % 3])
   }
   await send(mirror.cache, 'HEAD', toPath(images[3], 'manifests/1.27-alpine'), clients[3])
   await push(mirror.registry, 'team/app:1.4', createImage('docker.io/team/app:1.4', [24, 6], 200))
