@@ -50,6 +50,7 @@ export default class Doctor extends BaseCommand {
       only: flags.only ?? [],
       pull: flags.pull,
       timeoutMs: flags.timeout,
+      elapsedMs: performance.now(),
     }
     const { runDoctor } = await import('../doctor/doctor.ts')
     const report = await runDoctor(request)

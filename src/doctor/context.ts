@@ -27,6 +27,8 @@ export interface DoctorContext {
   readonly pull: boolean
   /** Aborts at the deadline of the checks without a pull. */
   readonly signal: AbortSignal
+  /** Aborts some time before, so that a silent upstream is named and does not make its check late. */
+  readonly probeSignal: AbortSignal
 }
 
 /** Holds what one request to an upstream has shown. */

@@ -35,6 +35,8 @@ export interface DoctorRequest {
   readonly pull: boolean
   /** Limits the time of all checks without a pull, ms; default: 4000. */
   readonly timeoutMs?: number | undefined
+  /** Holds the part of that time that the start of the program has taken, ms. */
+  readonly elapsedMs?: number
 }
 
 /**
@@ -45,15 +47,25 @@ export async function runDoctor(request: DoctorRequest): Promise<DoctorReport> {
   const begin = performance.now()
   const isSelected = createSelection(request.only)
   const deadline = new AbortController()
+  const probing = new AbortController()
   // Each task listens, and there are more than ten.
-  setMaxListeners(0, deadline.signal)
-  const { timeoutMs = defaultTimeoutMs } = request
-  const stop = runLater(
-    timeoutMs,
-    () => deadline.abort(),
-    () => {},
+  setMaxListeners(0, deadline.signal, probing.signal)
+  const { timeoutMs = defaultTimeoutMs, elapsedMs = 0 } = request
+  // A slow start leaves enough for the limits of single checks.
+  const leftMs = Math.max(timeoutMs - elapsedMs, timeoutMs * 0.85)
+  const stops = (
+    [
+      [deadline, leftMs],
+      [probing, leftMs * 0.8],
+    ] as const
+  ).map(([controller, ms]) =>
+    runLater(
+      ms,
+      () => controller.abort(),
+      () => {},
+    ),
   )
-  const context = await createContext(request, deadline.signal)
+  const context = await createContext(request, { signal: deadline.signal, probeSignal: probing.signal })
   const tasks = [
     ...listMirrorTasks(context),
     ...listUpstreamTasks(context),
@@ -62,7 +74,7 @@ export async function runDoctor(request: DoctorRequest): Promise<DoctorReport> {
     ...listUseTasks(context),
   ].filter(({ ids }) => ids.some(isSelected))
   const outcomes = (await Promise.all(tasks.map((task) => runTask(task, deadline.signal, timeoutMs)))).flat()
-  stop()
+  for (const stop of stops) stop()
   deadline.abort()
   const order = new Map(checks.map(({ id, group }) => [id, group]))
   const groups = [...new Set(order.values())]
@@ -86,7 +98,7 @@ function countStates(results: readonly CheckResult[]): Record<CheckState, number
 
 async function createContext(
   { surroundings, version, clients, pull }: DoctorRequest,
-  signal: AbortSignal,
+  signals: Pick<DoctorContext, 'signal' | 'probeSignal'>,
 ): Promise<DoctorContext> {
   const named: ClientName[] = []
   for (const name of clients) named.push((await getAdapter(name, 'mirror doctor CLIENT')).client)
@@ -117,7 +129,7 @@ async function createContext(
     probeUpstreams: () => (probes ??= probeUpstreams(context)),
     clients: named,
     pull,
-    signal,
+    ...signals,
   }
   return context
 }

@@ -13,7 +13,7 @@ import { createAddressGuard, mayReceiveCredential } from '../upstream/trust.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { DoctorContext, UpstreamProbe } from './context.ts'
 
-const timeouts = { connect: 3000, headers: 3000, idle: 3000 }
+const timeouts = { connect: 2000, headers: 2500, idle: 2500 }
 
 /** Sends `GET /v2/` to each upstream. */
 export async function probeUpstreams(context: DoctorContext): Promise<readonly UpstreamProbe[]> {
@@ -51,9 +51,13 @@ async function probeUpstream(
       status: response.status,
       ms,
       ...(!Number.isNaN(date) && { skewMs: Date.now() - date }),
-      ...(challenge !== undefined && (await probeToken(challenge, open.transport, context.signal))),
+      ...(challenge !== undefined && (await probeToken(challenge, open.transport, context.probeSignal))),
     }
   } catch (error) {
+    if (context.probeSignal.aborted) {
+      const failure = `${open?.name ?? host} did not answer in time.`
+      return { host, failure, fault: toFault(failure) }
+    }
     if (error instanceof UpstreamError) return { host, failure: error.message, fault: toFault(error.message) }
     // A file of certificates or a variable of a proxy that cannot be used, which keeps the mirror from starting, too.
     if (error instanceof MirrorError) {
@@ -74,6 +78,8 @@ function toFault(failure: string): NonNullable<UpstreamProbe['fault']> {
 }
 
 interface OpenUpstream {
+  /** Names the upstream, with the proxy through which it is asked. */
+  readonly name: string
   readonly url: URL
   readonly transport: Transport
   readonly tokenHosts: readonly string[]
@@ -84,27 +90,36 @@ interface OpenUpstream {
 function openUpstream(
   host: string,
   settings: UpstreamConfig | undefined,
-  { surroundings, version, signal }: DoctorContext,
+  { surroundings, version, probeSignal }: DoctorContext,
 ): OpenUpstream {
   const url = new URL(settings?.url ?? toRegistryUrl(host))
   const tokenHosts = settings?.tokenHosts ?? []
   const ca = settings && readAuthorities({ [host]: settings }).get(host)
+  const proxies = readProxies(surroundings.env)
+  const proxy = proxies.find(url)?.name
   const transport = createTransport({
     host,
     timeouts,
     userAgent: `dev-mirror/${version}`,
     guard: createAddressGuard({ host, url, allowPrivate: settings !== undefined, tokenHosts, lookup }),
-    proxies: readProxies(surroundings.env),
+    proxies,
     certificates: ca === undefined ? undefined : getTrustedCertificates(ca, host),
     keepAlive: false,
   })
   const base = new URL(`${url.origin}${url.pathname.replace(/\/+$/, '')}/v2/`)
   return {
+    name: proxy === undefined ? host : `${host}, through the proxy ${proxy},`,
     url,
     transport,
     tokenHosts,
     async ping(headers) {
-      const response = await transport.send({ method: 'GET', url: base, headers, pool: 'metadata', signal })
+      const response = await transport.send({
+        method: 'GET',
+        url: base,
+        headers,
+        pool: 'metadata',
+        signal: probeSignal,
+      })
       response.discard()
       return response
     },
@@ -137,6 +152,7 @@ async function probeToken(
     response.discard()
     return { token: { realm: url.host, status: response.status } }
   } catch (error) {
+    if (signal.aborted) return { token: { realm: url.host, failure: `${url.host} did not answer in time.` } }
     if (!(error instanceof UpstreamError)) throw error
     return { token: { realm: url.host, failure: error.message } }
   }
@@ -172,7 +188,7 @@ export async function testCredential(
     const { realm } = token
     if (!mayReceiveCredential(realm, upstream.url, upstream.tokenHosts))
       return { result: 'untrusted', realm: realm.host }
-    const response = await upstream.transport.send(createLogin(token, credential, context.signal))
+    const response = await upstream.transport.send(createLogin(token, credential, context.probeSignal))
     response.discard()
     const { status } = response
     // Servers differ in the status for a refused refresh token: RFC 6749 §5.2 says 400.
@@ -180,7 +196,8 @@ export async function testCredential(
     return isRefused ? { result: 'refused', by: realm.host, status } : { result: 'accepted' }
   } catch (error) {
     // The other checks of this upstream name what failed.
-    if (error instanceof UpstreamError || error instanceof MirrorError) return { result: 'unknown' }
+    if (context.probeSignal.aborted || error instanceof UpstreamError || error instanceof MirrorError)
+      return { result: 'unknown' }
     throw error
   } finally {
     await upstream.transport.close()

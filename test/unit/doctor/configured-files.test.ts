@@ -53,6 +53,7 @@ async function filesOf(text: string | undefined, before: boolean | 'by mirror') 
     clients: ['k3s'],
     pull: false,
     signal: new AbortController().signal,
+    probeSignal: new AbortController().signal,
   }
   const outcomes: Outcome[] = []
   for (const task of await listClientTasks(context)) await task.run((one) => outcomes.push(one))

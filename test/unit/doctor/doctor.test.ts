@@ -1,4 +1,5 @@
 import { mkdir, rm, writeFile } from 'node:fs/promises'
+import type { ServerResponse } from 'node:http'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
@@ -310,6 +311,33 @@ describe('of an upstream the doctor names', () => {
     const { results } = await examine(home, ['upstreams.credential'], helper.env)
     expect(results).toMatchObject([{ state: 'fail', advice: advice.replace('FILE', file) }])
     expect(results[0]).not.toHaveProperty('fix')
+  })
+
+  test.each([
+    ['an upstream', 'upstreams.reachable', () => {}],
+    [
+      'a token service',
+      'upstreams.token',
+      (realm: string, response: ServerResponse) =>
+        reply(response, 401, { 'www-authenticate': `Bearer realm="${realm}"` }),
+    ],
+  ] as const)('%s that is silent, and what the other upstreams say', async (_, id, answer) => {
+    const silent = await serve((request, response) => {
+      if (request.url !== '/token') answer(`http://${request.headers.host}/token`, response)
+    })
+    const other = await serve((_request, response) => reply(response, 200))
+    const upstreams = {
+      'registry.test': { url: silent.url, credentials: 'anonymous' },
+      'other.test': { url: other.url, credentials: 'anonymous' },
+    }
+    const { results } = await examine(await homeWith({ ...anyPort, upstreams }), ['upstreams', 'mirror.clock'])
+    const found = findings(results).filter((one) => one.id !== 'upstreams.time')
+    expect(found).toMatchObject([
+      { id, subject: 'registry.test', state: 'fail', saw: expect.stringContaining('in time') },
+    ])
+    expect(results).toContainEqual(
+      expect.objectContaining({ id: 'upstreams.reachable', subject: 'other.test', state: 'ok' }),
+    )
   })
 
   test('an upstream that is silent, within the deadline', async () => {

@@ -58,6 +58,7 @@ async function check(files: Readonly<Record<string, string>> | undefined, isStal
     clients: ['kind'],
     pull: false,
     signal: new AbortController().signal,
+    probeSignal: new AbortController().signal,
   }
   const outcomes: Outcome[] = []
   for (const task of await listClientTasks(context)) await task.run((one) => outcomes.push(one))

@@ -71,6 +71,7 @@ async function contextOf(scene: Scene) {
     clients: [],
     pull: false,
     signal: new AbortController().signal,
+    probeSignal: new AbortController().signal,
   } as unknown as DoctorContext
 }
 

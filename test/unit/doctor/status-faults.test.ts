@@ -80,6 +80,7 @@ async function contextOf({
     clients: [],
     pull: false,
     signal: new AbortController().signal,
+    probeSignal: new AbortController().signal,
   }
 }
 
