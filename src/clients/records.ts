@@ -279,7 +279,18 @@ export function getConfigureArguments({ client, root, details }: TargetIdentity,
   return ['configure', client, ...flags, ...more]
 }
 
-/** Returns the same as a command line, with sudo for a target that only root can change. */
+/** Returns the command that configures a target for the first time, with sudo for one that only root can change. */
+export function getFirstCommand(
+  machine: Machine,
+  client: ClientRecord['client'],
+  { details }: Pick<ClientRecord, 'details'>,
+): Promise<string> {
+  // Only root may write the files of the system.
+  const lockedByRoot = details['scope'] === 'system' && process.geteuid?.() !== 0
+  return getConfigureCommand(machine, { client, root: undefined, details, lockedByRoot })
+}
+
+/** Returns the command line with these arguments, with sudo for a target that only root can change. */
 export async function getConfigureCommand(
   machine: Machine,
   target: TargetIdentity,

@@ -1,8 +1,9 @@
 import { basename, dirname } from 'node:path'
 import { toRegistryUrl } from '../oci/reference.ts'
-import { findClientsOnPath } from './adapters.ts'
+import { MirrorError } from '../lib/errors.ts'
+import { findClientsOnPath, getAdapter } from './adapters.ts'
 import { listRecord } from './configured.ts'
-import { openMachineRecords, type StoredRecord } from './records.ts'
+import { getFirstCommand, openMachineRecords, type StoredRecord } from './records.ts'
 import type { StaleClient } from './stale-clients.ts'
 import type { ClientName, Machine } from './types.ts'
 
@@ -160,19 +161,38 @@ export async function listClientRequests(options: ClientRequestsOptions): Promis
       found.push({ ...request, notes: [...request.notes, ...notes], ...(fix !== undefined && { fix }) })
   }
   const configured = new Set(records.map((record) => record.client))
-  for (const name of await findClientsOnPath(machine))
-    if (isWanted(name) && !configured.has(name) && !image.isPushed) found.push(describeUnconfigured(name, image))
-  return found
+  if (image.isPushed) return found
+  const others = (await findClientsOnPath(machine)).filter((name) => isWanted(name) && !configured.has(name))
+  return [...found, ...(await Promise.all(others.map((name) => describeUnconfigured(machine, name, image))))]
 }
 
-function describeUnconfigured(client: ClientName, image: AskedImage): ClientRequest {
+async function describeUnconfigured(machine: Machine, client: ClientName, image: AskedImage): Promise<ClientRequest> {
   return {
     client,
     via: 'origin',
     url: toOriginUrl(image),
     notes: ['It is not configured by mirror.'],
-    fix: `mirror configure ${client}`,
+    fix: await findFirstCommand(machine, client),
   }
+}
+
+/** Returns the command that configures the target which `mirror configure` would choose. */
+async function findFirstCommand(machine: Machine, client: ClientName): Promise<string> {
+  const options = {
+    scope: undefined,
+    clientVersion: undefined,
+    imageStore: undefined,
+    file: undefined,
+    cluster: undefined,
+  }
+  try {
+    const [target] = await (await getAdapter(client)).findTargets(machine, options)
+    if (target) return await getFirstCommand(machine, client, target)
+  } catch (error) {
+    // The command explains what is wrong.
+    if (!(error instanceof MirrorError)) throw error
+  }
+  return `mirror configure ${client}`
 }
 
 /** Describes files that are not as mirror wrote them. */

@@ -2,7 +2,7 @@ import { getAdapter } from '../clients/adapters.ts'
 import { isLoopbackUrl } from '../clients/address.ts'
 import { checkClient } from '../clients/check.ts'
 import { findMirrorAddress, type MirrorAddress } from '../clients/find-mirror.ts'
-import { getConfigureCommand, openMachineRecords, type StoredRecord } from '../clients/records.ts'
+import { getConfigureCommand, getFirstCommand, openMachineRecords, type StoredRecord } from '../clients/records.ts'
 import { inspectKanikoVariables } from '../clients/kaniko.ts'
 import { findStaleNodes, openKindNodes } from '../clients/kind/nodes.ts'
 import { findStaleClients } from '../clients/stale-clients.ts'
@@ -107,10 +107,7 @@ async function checkTarget(
   const mirror = await all.address
   const current = mirror === undefined ? undefined : getCache(mirror, target)
   const cache = current ?? record?.cache
-  const { details } = target
-  // Only root may write the files of the system.
-  const lockedByRoot = details['scope'] === 'system' && process.geteuid?.() !== 0
-  const command = await getConfigureCommand(machine, record ?? { client, root: undefined, details, lockedByRoot })
+  const command = await (record ? getConfigureCommand(machine, record) : getFirstCommand(machine, client, target))
   const [files, observation, inspection] = await Promise.all([
     record === undefined ? undefined : checkFiles(target, record, command, subject, all, report),
     cache === undefined ? undefined : target.observe?.({ cache }),

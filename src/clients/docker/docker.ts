@@ -11,6 +11,7 @@ import {
   findEngines,
   type FoundEngine,
   getDockerKind,
+  listDockerdPrograms,
   locateInstallation,
 } from './engines.ts'
 import { createConfigTarget, createManualTarget } from './target.ts'
@@ -191,10 +192,9 @@ interface InstalledDockerd {
 /** Finds the dockerd program of this machine, running or not. */
 async function findInstalledDockerd({ platform, runCommand }: Machine): Promise<InstalledDockerd | undefined> {
   const timeoutMs = 3000
-  const printed =
-    (await runCommand('dockerd', ['--version'], { timeoutMs })) ??
-    // An ordinary user's PATH lacks the folder.
-    (platform === 'linux' ? await runCommand('/usr/sbin/dockerd', ['--version'], { timeoutMs }) : undefined)
+  let printed: Awaited<ReturnType<typeof runCommand>>
+  for (const program of listDockerdPrograms(platform))
+    printed ??= await runCommand(program, ['--version'], { timeoutMs })
   const version = /^Docker version (\S+?),? /.exec(printed?.stdout ?? '')?.[1]
   if (version === undefined) return undefined
   const unit = await runCommand('systemctl', ['show', '--property=ExecStart', 'docker.service'], { timeoutMs })

@@ -29,6 +29,11 @@ export async function findEngines(machine: EngineMachine): Promise<FoundEngine[]
   return engines.filter((engine) => engine !== undefined)
 }
 
+/** Lists the programs to try for dockerd. On Linux, an ordinary user's PATH lacks its folder. */
+export function listDockerdPrograms(platform: string): readonly string[] {
+  return platform === 'linux' ? ['dockerd', '/usr/sbin/dockerd'] : ['dockerd']
+}
+
 /** Checks that an engine of this machine answers. */
 export async function hasEngine(machine: EngineMachine): Promise<boolean> {
   try {

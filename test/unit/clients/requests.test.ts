@@ -1,7 +1,11 @@
+import { chmod, mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import type { RecordedFile } from '../../../src/clients/records.ts'
-import { describeRequests } from '../../../src/clients/requests.ts'
+import { describeRequests, listClientRequests } from '../../../src/clients/requests.ts'
 import type { ClientName } from '../../../src/clients/types.ts'
+import { machineWith } from '../../support/clients/machine-with.ts'
+import { temporaryHome } from '../../support/mirror.ts'
 
 const registries = ['docker.io', 'ghcr.io', 'registry.example:5000']
 const cache = 'http://127.0.0.1:5055'
@@ -117,4 +121,24 @@ test('a pushed image is asked for at the registry', () => {
   expect(list(makeRecord('docker', [], { registry: undefined }), image)).toMatchObject([
     { url: 'http://localhost:5001/v2/app/manifests/1' },
   ])
+})
+
+test('an unconfigured client gets the command for its target, with sudo where only root can write', async () => {
+  const programs = await temporaryHome()
+  await mkdir(programs, { recursive: true })
+  for (const name of ['containerd', 'podman']) {
+    await writeFile(join(programs, name), '#!/bin/sh\n')
+    await chmod(join(programs, name), 0o755)
+  }
+  const answers = { 'containerd --version': 'containerd github.com/containerd/containerd 1.6.20\n' }
+  const { machine } = await machineWith(answers, {}, { platform: 'linux', env: { PATH: programs } })
+  const find = async (client: string) => {
+    const found = await listClientRequests({ machine, image: alpine, stale: [], registries, client })
+    return found.map(({ via, url, fix }) => ({ via, url, fix }))
+  }
+  const sudo = process.geteuid?.() === 0 ? 'mirror' : 'sudo .*'
+  const fix = expect.stringMatching(new RegExp(`^${sudo} configure containerd --scope system$`)) as string
+  expect(await find('containerd')).toEqual([{ via: 'origin', url: hub, fix }])
+  const own = expect.stringMatching(/^mirror configure podman --scope (?:user|system)$/) as string
+  expect(await find('podman')).toEqual([{ via: 'origin', url: hub, fix: own }])
 })
