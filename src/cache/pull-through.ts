@@ -73,8 +73,8 @@ export interface RepositoryView {
   readonly identity: Identity
   readonly policy: TagPolicy
   readonly ranges: RangePolicy
-  /** Returns the time for which no request is sent about a cached tag, ms. */
-  getFreshFor(tag: string): number
+  /** Returns what is known of a cached tag beside its digest. */
+  describeCheck(tag: string): ReturnType<TagLookup['describeCheck']> & Pick<TagDetails, 'newer'>
   /** Returns the upstream's refusal of `manifests/…` or `blobs/…` that is still remembered. */
   findRefusal(resource: string): UpstreamError | undefined
 }
@@ -351,7 +351,10 @@ export class PullThrough implements Registry {
       identity,
       policy: this.#options.policy,
       ranges: this.#options.ranges,
-      getFreshFor: (tag) => this.#tags.getFreshFor({ host, name }, tag),
+      describeCheck: (tag) => ({
+        ...this.#tags.describeCheck({ host, name }, tag),
+        newer: this.#tags.findNewer({ host, name }, tag),
+      }),
       findRefusal: (resource) => this.#refusals.get(`${identity} ${host}/${name} ${resource}`),
     }
   }

@@ -228,12 +228,12 @@ export class TagLookup {
     return this.#newer.get(toTagKey(repository, tag))
   }
 
-  /** Returns the time for which no request is sent about a cached tag, ms. */
-  getFreshFor(context: Pick<RequestContext, 'host' | 'name'>, tag: string): number {
-    if (this.#policy.offline) return Infinity
-    const checkedAt = this.#checks.get(toTagKey(context, tag))?.at
-    if (checkedAt === undefined) return 0
-    return Math.max(0, checkedAt + this.#getFreshnessMs(context) - this.#clock.monotonic())
+  /** Returns the time for which no request is sent about a cached tag, ms; and why its last check failed, while that counts. */
+  describeCheck(context: Pick<RequestContext, 'host' | 'name'>, tag: string) {
+    const check = this.#checks.get(toTagKey(context, tag))
+    const left = check ? check.at + this.#getFreshnessMs(context) - this.#clock.monotonic() : 0
+    const failure = left > 0 ? check?.failure : undefined
+    return { freshFor: this.#policy.offline ? Infinity : Math.max(0, left), failure }
   }
 
   /** Records that the upstream has just resolved the tag to this digest. */

@@ -130,8 +130,9 @@ function parseRequest(line: string): RequestReport | undefined {
   const { id, time, method, status, ...fields } = parseObject(line) ?? {}
   if (typeof id !== 'string' || typeof time !== 'string' || typeof method !== 'string' || typeof status !== 'number')
     return undefined
-  const { listener, kind, repository, reference, cache, reason, evictedAt, bytes, ms, client, agent, error } = fields
-  const texts = { kind, repository, reference, cache, reason, evictedAt, agent, error }
+  const { listener, kind, repository, reference, cache, reason, evictedAt, bytes, ms, client, agent, error, warning } =
+    fields
+  const texts = { kind, repository, reference, cache, reason, evictedAt, agent, error, warning }
   const known = Object.fromEntries(Object.entries(texts).filter(([, value]) => typeof value === 'string'))
   return {
     ...known,

@@ -66,6 +66,7 @@ export function recordAccess(
     client: peer.address,
     agent: peer.agent,
     error,
+    warning: provenance?.warning,
   }
   const isPing = route?.kind === 'base'
   if (!isPing || status >= 400) recent.record(fields, evictedAt)

@@ -27,6 +27,8 @@ export interface RequestReport {
   readonly client: string
   readonly agent?: string
   readonly error?: string
+  /** Explains why the upstream did not confirm the content: the text of the `Warning` header. */
+  readonly warning?: string
 }
 
 /** Describes a request that was answered; a member that is undefined is absent from the report. */
@@ -46,6 +48,7 @@ export interface AnsweredRequest {
   readonly client: string
   readonly agent: string | undefined
   readonly error: string | undefined
+  readonly warning: string | undefined
 }
 
 /** Holds what is remembered of a request, but for its texts, which are in a buffer. */
@@ -67,6 +70,7 @@ interface Entry {
   client: string
   agent: string | undefined
   error: string | undefined
+  warning: string | undefined
 }
 
 /** Selects requests; a member that is absent selects all. */
@@ -129,6 +133,7 @@ export class RecentRequests {
     entry.client = request.client
     entry.agent = request.agent
     entry.error = request.error === undefined ? undefined : cutText(request.error, maxErrorLength)
+    entry.warning = request.warning === undefined ? undefined : cutText(request.warning, maxErrorLength)
     this.#next = (place + 1) % maxRecentRequests
     if (this.#listeners.size === 0) return
     const toRequestReport = () => toReport(entry, this.#readTexts(place))
@@ -174,12 +179,13 @@ export function cutText(text: string, length: number): string {
 
 function createEntry(): Entry {
   const absent = { kind: undefined, cache: undefined, reason: undefined, evictedAt: undefined }
-  const rest = { bytes: 0, ms: 0, client: '', agent: undefined, error: undefined }
+  const rest = { bytes: 0, ms: 0, client: '', agent: undefined, error: undefined, warning: undefined }
   return { at: 0, textBytes: 0, listener: 'cache', method: '', status: 0, ...absent, ...rest }
 }
 
 function toReport(entry: Entry, texts: { id: string; repository: string; reference: string }): RequestReport {
-  const { at, listener, method, kind, status, cache, reason, evictedAt, bytes, ms, client, agent, error } = entry
+  const { at, listener, method, kind, status, cache, reason, evictedAt, bytes, ms, client, agent, error, warning } =
+    entry
   const { id, repository, reference } = texts
   return {
     id,
@@ -198,6 +204,7 @@ function toReport(entry: Entry, texts: { id: string; repository: string; referen
     client,
     ...(agent !== undefined && { agent: cleanText(agent) }),
     ...(error !== undefined && { error: cleanText(redact(error)) }),
+    ...(warning !== undefined && { warning: cleanText(redact(warning)) }),
   }
 }
 

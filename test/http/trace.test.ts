@@ -243,6 +243,73 @@ describe('the trace of an image tells what a pull does now', () => {
     expect((await trace(scene.mirror)).next).toMatchObject({ result: 'hit', upstreamRequests: 0 })
   })
 
+  test('a tag that the upstream could not confirm is served as it is, for a reason', async () => {
+    const scene = await start()
+    await pullAndStore(scene)
+    await scene.mirror.close()
+    const upstreams = { 'docker.io': scene.upstream.url }
+    const mirror = await startTestMirror({ home: scene.mirror.home, upstreams, cache: { tagFreshness: 60_000 } })
+    await scene.upstream.stop()
+    await mirror.get(`${app}/manifests/v1`)
+    // The check may go on behind the answer.
+    await expect.poll(async () => (await trace(mirror)).next.upstreamRequests).toBe(0)
+    const { next, requests } = await trace(mirror)
+    expect(next.result).toBe('hit')
+    expect(next.why[1]).toMatch(
+      /^docker\.io could not confirm the tag, so it is served as it is, and docker\.io is not asked for .*: docker\.io .*refused the connection\.$/,
+    )
+    expect(requests[0]).toMatchObject({
+      cache: 'stale',
+      warning: expect.stringMatching(/^docker\.io .*; served tag app:v1 as of/),
+    })
+  })
+
+  test('a tag whose newer digest is known but not fetched is served in part', async () => {
+    const scene = await start()
+    await pullAndStore(scene)
+    const newer = makeImage({ layers: [noise(1000, 9)], seed: 9 })
+    scene.upstream.push('library/app', 'v1', newer)
+    await scene.mirror.post('/api/cache/check', { image: name })
+    expect((await trace(scene.mirror)).tag).toMatchObject({ digest: index.digest, newer: { digest: newer.digest } })
+    const before = scene.upstream.requests.length
+    const { next } = await trace(scene.mirror)
+    expect(next).toMatchObject({ result: 'partly', upstreamRequests: 2, hubPulls: 1 })
+    expect(next.why).toEqual([
+      expect.stringContaining(`docker.io named another digest for the tag just now (${newer.digest})`),
+    ])
+    expect(next.bytes).toBeUndefined()
+    await scene.mirror.get(`${app}/manifests/v1`)
+    expect(scene.upstream.requests.length - before).toBe(2)
+    expect((await trace(scene.mirror)).tag!.newer).toBeUndefined()
+  })
+
+  test('a newer digest of a fresh tag is fetched later', async () => {
+    const scene = await start({ cache: { tagFreshness: 60_000 } })
+    await pullAndStore(scene)
+    const newer = makeImage({ layers: [noise(1000, 9)], seed: 9 })
+    scene.upstream.push('library/app', 'v1', newer)
+    await scene.mirror.post('/api/cache/check', { image: name })
+    const { next, requests } = await expectPull(scene, { result: 'hit', upstreamRequests: 0, hubPulls: 0 })
+    expect(next.why.at(-1)).toMatch(/, which a pull fetches when it asks about the tag again\.$/)
+    expect(requests).toBe(0)
+  })
+
+  test('an image without an index is for any platform', async () => {
+    const scene = await start({ image: arm64, cache: { tagFreshness: 60_000 } })
+    await pull(scene.mirror, arm64)
+    await scene.mirror.untilStored(3)
+    expect((await trace(scene.mirror)).next.why[0]).toMatch(/^All 3 parts are held: /)
+  })
+
+  test('content that an upstream does not have is an answer, and no refusal', async () => {
+    const scene = await start()
+    await scene.mirror.get(`${app}/manifests/none`)
+    expect((await trace(scene.mirror, 'app:none')).next).toMatchObject({
+      result: 'fails',
+      why: [expect.stringMatching(/^docker\.io has just answered: docker\.io does not have it/)],
+    })
+  })
+
   test('a refusal that the mirror remembers fails', async () => {
     const scene = await start()
     scene.upstream.on({ method: 'GET', path: /\/manifests\/secret/ }, status(403))

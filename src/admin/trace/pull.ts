@@ -1,6 +1,8 @@
 import { usesRanges } from '../../cache/download/download.ts'
 import type { RepositoryView } from '../../cache/pull-through.ts'
 import { mayServeStale } from '../../cache/stale.ts'
+import { isValidFor } from '../../cache/grants.ts'
+import type { NewerDigest } from '../../cache/tags.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'
 import type { Removal } from '../../metadata/past-changes.ts'
 import { type Digest, formatReference, type Reference } from '../../oci/reference.ts'
@@ -54,6 +56,9 @@ export function planPull(situation: PullSituation): TraceReport['next'] {
   for (const one of isRootFetched ? needed.slice(1) : needed) addContent(one, situation, costs)
   if (isRootFetched) costs.bytes += root?.size ?? 0
   const isComplete = trace?.isComplete === true
+  const newer = isRootHeld ? findNewer(situation) : undefined
+  if (newer && costs.optional > 0) return planNewer(situation, newer)
+  if (newer) why.push(`${describeNewer(newer, situation)}, which a pull fetches when it asks about the tag again.`)
   const counts = {
     upstreamRequests: costs.required + costs.optional,
     hubPulls: host === 'docker.io' && costs.manifestGets > 0 ? 1 : 0,
@@ -73,7 +78,7 @@ export function planPull(situation: PullSituation): TraceReport['next'] {
     const state =
       arriving.length > 0
         ? `${countParts(arriving.length)} of ${needed.length} ${arriving.length === 1 ? 'arrives' : 'arrive'} now, and a client joins the download.`
-        : `All ${needed.length} parts for ${platform} are held: ${formatBytes(sumSizes(needed))}.`
+        : `All ${needed.length} parts${root?.kind === 'index' ? ` for ${platform}` : ''} are held: ${formatBytes(sumSizes(needed))}.`
     return { ...counts, result: arriving.length > 0 ? 'partly' : 'hit', why: [state, ...why, ...parts] }
   }
   if (missing.length === needed.length) return { ...counts, result: 'miss', why: [...why, ...parts] }
@@ -81,6 +86,21 @@ export function planPull(situation: PullSituation): TraceReport['next'] {
   const rest = isComplete ? `: ${formatBytes(costs.bytes)}` : ', and a manifest among them tells what else'
   const state = `${countParts(missing.length)} of ${needed.length}${known} must be fetched from ${host}${rest}.`
   return { ...counts, result: 'partly', why: [state, ...why, ...parts] }
+}
+
+/** Returns the digest that the upstream has named for the tag, and that is not fetched. */
+function findNewer({ view, reference, tag }: PullSituation): NewerDigest | undefined {
+  return tag?.isValid && reference.kind === 'tag' ? view.describeCheck(reference.tag).newer : undefined
+}
+
+/** Plans the pull of a tag whose newer manifest is not here, so that nobody knows what it names. */
+function planNewer(situation: PullSituation, newer: NewerDigest): TraceReport['next'] {
+  const why = `${describeNewer(newer, situation)}: one HEAD request asks about it, and one GET request fetches its manifest.`
+  return { result: 'partly', why: [why], upstreamRequests: 2, hubPulls: situation.host === 'docker.io' ? 1 : 0 }
+}
+
+function describeNewer({ digest, at }: NewerDigest, { host, now }: PullSituation): string {
+  return `${host} named another digest for the tag ${formatAge(now - at)} (${digest})`
 }
 
 /** Adds what it costs to resolve the tag. */
@@ -102,8 +122,14 @@ function planTag(
     why.push(`Another credential fetched the tag, so one HEAD request asks ${host} whether this one may have it.`)
     return
   }
-  const freshFor = view.getFreshFor(tagName)
+  const { freshFor, failure } = view.describeCheck(tagName)
+  const isAffected = failure !== undefined && isValidFor(failure, view.identity)
   if (freshFor === Infinity) why.push('The mirror is offline, so the tag is served as it is.')
+  else if (freshFor > 0 && isAffected)
+    why.push(
+      `${host} could not confirm the tag, so it is served as it is, and ${host} is not asked for ${formatDuration(freshFor)}: ` +
+        `${cleanText(failure.reason.text)}.`,
+    )
   else if (freshFor > 0) why.push(`The tag is fresh for ${formatDuration(freshFor)}, so ${host} is not asked about it.`)
   else if (mayBeAsked(view)) {
     costs.optional += 1
@@ -136,7 +162,8 @@ function findProblem({ view, host, reference, now }: PullSituation, hubPulls: nu
   const { upstream, policy } = view
   if (policy.offline) return `The mirror is offline, and a part is missing: ${host} is not asked.`
   const refusal = view.findRefusal(`manifests/${formatReference(reference)}`)
-  if (refusal) return `${host} has just refused it: ${cleanText(refusal.message)}`
+  if (refusal)
+    return `${host} has just ${refusal.failure === 'absent' ? 'answered' : 'refused it'}: ${cleanText(refusal.message)}`
   const health = upstream.health()
   if (health.state === 'open')
     return `${host} does not answer, and the mirror waits before it asks again: ${describeFailure(health)}`

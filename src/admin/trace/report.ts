@@ -36,6 +36,8 @@ export interface TraceReport {
     readonly freshUntil?: string
     /** Holds the digest before the last move, with the time of the move. */
     readonly movedFrom?: { readonly digest: string; readonly at: string }
+    /** Holds the digest that the upstream has named since then and that is not fetched, with the time of its answer. */
+    readonly newer?: { readonly digest: string; readonly at: string }
   }
   readonly digest?: string
   readonly content: readonly TracedContent[]

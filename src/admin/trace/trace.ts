@@ -166,7 +166,7 @@ function describeTag(
 ): NonNullable<TraceReport['tag']> {
   if (!known) return { name }
   const change = pastChanges.findTagChange(toTagKey({ host: view.upstream.host, name: view.name }, name))
-  const freshFor = view.getFreshFor(name)
+  const { freshFor, newer } = view.describeCheck(name)
   return {
     name,
     digest: known.digest,
@@ -174,6 +174,7 @@ function describeTag(
     checkedAt: toIso(known.updatedAt),
     ...(freshFor > 0 && Number.isFinite(freshFor) && { freshUntil: toIso(now() + freshFor) }),
     ...(change?.from && { movedFrom: { digest: change.from, at: toIso(change.at) } }),
+    ...(newer && { newer: { digest: newer.digest, at: toIso(newer.at) } }),
   }
 }
 

@@ -162,8 +162,10 @@ function formatSize({ bytes, received }: Fields, method: string, status: number)
   return method === 'GET' && status < 400 && typeof bytes === 'number' ? [formatBytes(bytes)] : []
 }
 
-function formatFailure({ error }: Fields, status: number, word: string): string | undefined {
+/** Returns why a request failed, or why the upstream did not confirm the content that was served; undefined for any other one. */
+function formatFailure({ error, cache, warning }: Fields, status: number, word: string): string | undefined {
   if (status === 499) return 'the client closed the connection'
+  if (cache === 'stale') return typeof warning === 'string' ? sanitize(warning) : undefined
   return status >= 400 && word !== 'ABSENT' && typeof error === 'string' ? sanitize(error) : undefined
 }
 

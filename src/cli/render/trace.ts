@@ -134,6 +134,9 @@ function describeTag({ tag, upstream, listener }: TraceReport, now: number): Fac
     ...(tag.movedFrom === undefined
       ? []
       : ([['moved', `${age(tag.movedFrom.at)} from ${tag.movedFrom.digest}`]] satisfies Fact[])),
+    ...(tag.newer === undefined
+      ? []
+      : ([['newer', `${tag.newer.digest}, named ${age(tag.newer.at)} and not fetched`]] satisfies Fact[])),
   ]
 }
 

@@ -48,6 +48,15 @@ describe('a request in the log', () => {
     expect(render({ ...manifest, cache })).toBe(`19:01:40 ${expected} 79 ms docker/20.10.24`)
   })
 
+  test('says why content was served that the upstream did not confirm', () => {
+    const warning = 'docker.io refused the connection; served tag redis:7 as of 18:20 UTC'
+    expect(render({ ...manifest, cache: 'stale', warning })).toBe(
+      `19:01:40 STALE GET docker.io/library/redis:7 manifest 1.6 KiB 79 ms docker/20.10.24 – ${warning}`,
+    )
+    // Each hit of the next seconds has the same reason.
+    expect(render({ ...manifest, cache: 'hit', warning })).not.toContain(warning)
+  })
+
   test.each([
     [{ reason: 'first' }, ''],
     [{ reason: 'removed' }, ' (removed)'],

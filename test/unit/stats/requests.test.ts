@@ -26,6 +26,7 @@ function answered(changes: Partial<AnsweredRequest> = {}): AnsweredRequest {
     client: '127.0.0.1',
     agent: 'docker/28.0.1',
     error: undefined,
+    warning: undefined,
     ...changes,
   }
 }
