@@ -10,7 +10,14 @@ import { ifVisible } from '../lib/fs.ts'
 import { readProcessStat } from '../lib/process.ts'
 import { formatBytes, formatDuration } from '../lib/units.ts'
 import { type DoctorContext, notRunning, type Report, type Task, toOk, toSkipped } from './context.ts'
-import { findFreePort, type ListenerName, listenerNames, planStart, toStartCommand } from './start-command.ts'
+import {
+  findFreePort,
+  type ListenerName,
+  listenerNames,
+  planStart,
+  toStartCommand,
+  tryListen,
+} from './start-command.ts'
 
 const maxSkewMs = 60_000
 const recommendedOpenFiles = 1024
@@ -120,9 +127,13 @@ async function findTakenPorts(context: DoctorContext): Promise<readonly TakenPor
     const addresses = new Map(config[name].listen.map(({ host, port }) => [port, host]))
     for (const [port, host] of addresses) {
       const holder = port === 0 ? undefined : await findPortHolder(port, context.machine)
-      if (holder === undefined) continue
-      const who = holder.mirror === undefined ? cutText(holder.command) : 'another mirror'
-      taken.push({ name, host, port, who: `${who} (pid ${holder.pid})` })
+      if (holder !== undefined) {
+        const who = holder.mirror === undefined ? cutText(holder.command) : 'another mirror'
+        taken.push({ name, host, port, who: `${who} (pid ${holder.pid})` })
+      }
+      // The processes of other users are not visible.
+      else if (port !== 0 && (await tryListen(host, port)) === 'EADDRINUSE')
+        taken.push({ name, host, port, who: 'a program of another user' })
     }
   }
   return taken

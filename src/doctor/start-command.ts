@@ -101,10 +101,15 @@ export async function findFreePort(
 }
 
 async function canListen(host: string, port: number): Promise<boolean> {
+  return (await tryListen(host, port)) === undefined
+}
+
+/** Listens for a moment; returns the error code of the failure, and undefined when it succeeds. */
+export async function tryListen(host: string, port: number): Promise<string | undefined> {
   const server = createServer()
   return new Promise((resolve) => {
-    server.once('error', () => resolve(false))
-    server.listen({ host, port, exclusive: true }, () => server.close(() => resolve(true)))
+    server.once('error', (error) => resolve(getErrno(error) ?? 'unknown'))
+    server.listen({ host, port, exclusive: true }, () => server.close(() => resolve(undefined)))
   })
 }
 

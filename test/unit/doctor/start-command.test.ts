@@ -239,6 +239,25 @@ test('one command names free ports for all that other programs have, and the che
   for (const { saw } of found) expect(saw.length).toBeLessThan(100)
 })
 
+test('a port of a program that this user cannot see is taken, too', async () => {
+  const server = createServer().listen(0, '127.0.0.1')
+  onTestFinished(() => void server.close())
+  await once(server, 'listening')
+  const { port } = server.address() as { port: number }
+  const wanted = { ...withPort(port), registry: { ...defaultConfig().registry, enabled: false } }
+  wanted.admin.listen = local(0)
+  const context = await contextOf({ wanted })
+  // No program of this machine tells who has a port.
+  const hidden = { ...context, machine: { ...context.machine, platform: 'win32' } }
+  const outcomes: Outcome[] = []
+  for (const task of listMirrorTasks(hidden))
+    if (task.ids.some((id) => /runs|ports/.test(id))) await task.run((one) => outcomes.push(one))
+  expect(outcomes.map(({ id, saw }) => [id, saw])).toEqual([
+    ['mirror.runs', 'mirror is not running.'],
+    ['mirror.ports', `Port ${port} (cache) is in use by a program of another user.`],
+  ])
+})
+
 test('the name of the program that has a port is cut', async () => {
   const folder = await temporaryHome()
   const script = join(folder, `${'long'.repeat(20)}.mjs`)
