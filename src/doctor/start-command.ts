@@ -34,7 +34,8 @@ export async function planStart({ found, config, paths, surroundings }: DoctorCo
   const mirror = await found
   const { user } = mirror ?? {}
   const forOwner = (line: string) => (user === undefined ? line : toUserCommand(line, user.name, surroundings))
-  const common = { configFile: (mirror?.paths ?? paths).configFile, forOwner }
+  const { configFile, dataDir } = mirror?.paths ?? paths
+  const common = { configFile, forOwner }
   const state = mirror?.running ?? (await readLastState(paths.stateFile))
   const wanted = await readConfig(config)
   if (wanted === undefined || state === undefined)
@@ -46,7 +47,7 @@ export async function planStart({ found, config, paths, surroundings }: DoctorCo
       config: wanted,
       changed: [],
     }
-  const hashes = hashConfig(wanted, paths.dataDir)
+  const hashes = hashConfig(wanted, dataDir)
   const ports: Partial<Record<ListenerName, number>> = {}
   let canRepeat = user === undefined
   for (const name of listenerNames) {
@@ -56,7 +57,7 @@ export async function planStart({ found, config, paths, surroundings }: DoctorCo
     else if (port !== undefined) ports[name] = port
   }
   const flagged = withPorts(wanted, ports)
-  const others = findOtherFlags(flagged, state, paths.dataDir)
+  const others = findOtherFlags(flagged, state, dataDir)
   return {
     fix: { command: forOwner(toStartCommand(ports, others.flags)), isOwn: canRepeat },
     ...common,

@@ -228,6 +228,7 @@ describe('the report', () => {
     ['has it in a longer word only', 'docker', 'dockerd has read nothing.', '✖ docker: dockerd has read nothing.'],
     ['has one of its parts', 'docker, system', 'docker fails.', '✖ docker, system: docker fails.'],
     ['has all of its parts', 'docker, /a/b.json', 'docker reads /a/b.json twice.', '✖ docker reads /a/b.json twice.'],
+    ['has the path of it', 'docker, system, /a/b.json', '/a/b.json fails.', '✖ docker, system: /a/b.json fails.'],
     ['has it in a longer name', 'kind', 'kind-dev fails.', '✖ kind: kind-dev fails.'],
   ]
 

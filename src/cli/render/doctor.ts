@@ -45,7 +45,7 @@ function renderResult({ id, subject, state, saw, fix, advice }: CheckResult, sty
   const { colors, columns = Infinity, unicode } = style
   const [mark, ascii] = marks[state]
   const color: Colorizer = { ok: colors.green, warn: colors.yellow, fail: colors.red, skipped: colors.dim }[state]
-  const about = subject === undefined || namesAll(saw, subject) ? saw : `${subject}: ${saw}`
+  const about = subject === undefined || namesAll(saw, subject) ? saw : `${withoutPath(subject, saw)}: ${saw}`
   // Name the check that was skipped, because the reason alone does not tell it.
   const text = toShown(state === 'skipped' ? `${id}: ${about}` : about)
   const lines = wrapText(text, Math.max(20, columns), '    ')
@@ -67,6 +67,13 @@ function namesAll(sentence: string, subject: string): boolean {
     const escaped = part.replaceAll(/[.*+?^${}()|[\]\\]/g, String.raw`\$&`)
     return new RegExp(String.raw`(?<![\w-])${escaped}(?![\w-])`).test(sentence)
   })
+}
+
+/** Leaves out the path at the end of a subject when the sentence names it. */
+function withoutPath(subject: string, sentence: string): string {
+  const parts = subject.split(', ')
+  const last = parts.at(-1)!
+  return parts.length > 1 && last.includes('/') && sentence.includes(last) ? parts.slice(0, -1).join(', ') : subject
 }
 
 /** Replaces control characters, because files and answers of other programs may hold some. */

@@ -1,8 +1,11 @@
-import { describe, expect, test } from 'vitest'
+import { spawn } from 'node:child_process'
+import { readFile } from 'node:fs/promises'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import type { StatusReport } from '../../../src/admin/api.ts'
 import type { FoundMirror } from '../../../src/admin/find-mirror.ts'
 import { defaultConfig } from '../../../src/config/config.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
+import { checks } from '../../../src/doctor/checks.ts'
 import type { DoctorContext, Outcome, Task, UpstreamProbe } from '../../../src/doctor/context.ts'
 import { listListenerTasks } from '../../../src/doctor/listeners.ts'
 import { listMirrorTasks } from '../../../src/doctor/mirror.ts'
@@ -213,6 +216,13 @@ const faults: readonly [fault: string, id: string, state: string, mend: string, 
       status: { networks: { kind: { state: 'failed', reason: 'the port is in use' } } },
     },
   ],
+  [
+    'a gateway that refuses connections',
+    'listeners.network',
+    'fail',
+    'mirror up',
+    { status: { networks: { kind: { state: 'listening', url: 'http://127.0.0.1:1' } as never } } },
+  ],
   ['a network of kind that is not served', 'listeners.node', 'fail', 'mirror up --network kind', { answers: cluster }],
   [
     'a node that is refused',
@@ -318,6 +328,15 @@ describe('mirror doctor finds, of a running mirror,', () => {
     expect(await findingsOf({ endpoints: onKind, answers }, 'listeners.proxy')).toEqual([])
   })
 
+  test('a low limit on open files, of the process of the mirror', async () => {
+    const child = spawn('sh', ['-c', 'ulimit -n 512; exec sleep 60'], { stdio: 'ignore' })
+    onTestFinished(() => void child.kill())
+    const advice = 'ulimit -n 1024; mirror down && mirror up'
+    await expect
+      .poll(() => findingsOf({ pid: child.pid! }, 'mirror.files'))
+      .toMatchObject([{ id: 'mirror.files', state: 'warn', saw: expect.stringContaining('512'), advice }])
+  })
+
   test('a client that asks for tags and then fetches nothing', async () => {
     const client = {
       address: '172.18.0.2',
@@ -371,4 +390,15 @@ describe('mirror doctor finds, of a running mirror,', () => {
     const admin = await serve((_, response) => reply(response, 404))
     expect(await findingsOf({ endpoints: { admin: [admin.url] } }, 'use.seen')).toEqual([])
   })
+})
+
+test('each check of the mirror, its upstreams, its addresses and its use has a test that seeds its fault', async () => {
+  const texts = await Promise.all(
+    ['status-faults', 'doctor', 'start-command'].map((name) =>
+      readFile(new URL(`${name}.test.ts`, import.meta.url), 'utf8'),
+    ),
+  )
+  const groups = ['mirror', 'upstreams', 'listeners', 'use']
+  const ids = checks.filter(({ group }) => groups.includes(group)).map(({ id }) => id)
+  expect(ids.filter((id) => !texts.some((text) => text.includes(`'${id}'`)))).toEqual([])
 })
