@@ -26,6 +26,13 @@ export interface FullTrace extends TraceReport {
   readonly clientsError?: string
   /** Holds the request that the user named by its id. */
   readonly request?: RequestReport
+  /** Is true for a name that looks like the id of a request, when there is neither such a request nor such an image. */
+  readonly isUnknownId?: true
+}
+
+/** Holds the result for the id of a request that concerns no image, such as a list of tags. */
+interface RequestTrace {
+  readonly request: RequestReport
 }
 
 export interface TraceOptions {
@@ -40,22 +47,33 @@ export interface TraceOptions {
 export async function readTrace(
   surroundings: CommandEnvironment,
   { name, platform, client }: TraceOptions,
-): Promise<FullTrace | undefined> {
+): Promise<FullTrace | RequestTrace | undefined> {
   if (client !== undefined) await getAdapter(client, `mirror trace ${quoteShellWord(name)} --client CLIENT`)
   const found = await findRunningMirror(surroundings)
   if (found === undefined) return undefined
   const api = createClientForMirror(found)
   const logged = await readLoggedRequests(found)
-  const recent = looksLikeRequestId(name) ? await api.listRequests({ limit: maxSearched }) : []
-  const all = mergeRequests(recent, logged)
-  const request = looksLikeRequestId(name) ? all.find(({ id }) => id === name) : undefined
-  const image = request ? findImageOf(request, found, all) : name
-  if (image === undefined)
-    throw new MirrorError(`The request ${name} names no image, so there is nothing to trace.`, { exit: exitCode.usage })
+  const { request, image } = await resolveName(name, found, logged)
+  if (image === undefined) return { request: request! }
   const report = await api.trace({ image, ...(platform !== undefined && { platform }) })
   const requests = mergeRequests(report.requests, selectRequests(logged, report)).slice(0, maxRequests)
   const clients = await readClients(surroundings, report, found, client)
-  return { ...report, requests, ...clients, ...(request && { request }) }
+  const isUnknownId =
+    request === undefined && looksLikeRequestId(name) && /\d/.test(name) && report.digest === undefined
+  return { ...report, requests, ...clients, ...(request && { request }), ...(isUnknownId && { isUnknownId }) }
+}
+
+/** Finds what a user names: a request with its image, if it concerns one, or an image. */
+async function resolveName(
+  name: string,
+  found: FoundMirror,
+  logged: readonly RequestReport[],
+): Promise<{ readonly request?: RequestReport; readonly image: string | undefined }> {
+  if (!looksLikeRequestId(name)) return { image: name }
+  const recent = await createClientForMirror(found).listRequests({ limit: maxSearched })
+  const all = mergeRequests(recent, logged)
+  const request = all.find(({ id }) => id === name)
+  return request ? { request, image: findImageOf(request, found, all) } : { image: name }
 }
 
 /** Opens a function that reads the current trace of an image again, without clients and log. */
@@ -66,7 +84,13 @@ export async function openTraceReader(
   const found = await findRunningMirror(surroundings)
   if (found === undefined) return undefined
   const api = createClientForMirror(found)
-  return () => api.trace({ image: name, ...(platform !== undefined && { platform }) })
+  const { image } = await resolveName(name, found, await readLoggedRequests(found))
+  if (image === undefined)
+    throw new MirrorError(`The request ${name} concerns no image, so there is nothing to follow.`, {
+      exit: exitCode.usage,
+      hints: [`mirror trace ${name}   (shows the request)`],
+    })
+  return () => api.trace({ image, ...(platform !== undefined && { platform }) })
 }
 
 /** Reports whether a name may be the id of a request; an image may have such a name, too. */
@@ -74,34 +98,47 @@ function looksLikeRequestId(name: string): boolean {
   return /^[0-9a-z]{11,16}$/.test(name)
 }
 
-/** Limits the time between the manifest of a pull and its last blob, ms. */
+/** Limits the time between the manifest of a pull or push and its blobs, ms. */
 const maxPullMs = 600_000
 
 /**
- * Returns the image of a request. For a manifest by digest or a blob, this is the tag of its repository that the same client has asked
- * for before, if there is one.
+ * Returns the image of a request; undefined when it concerns none. For a manifest by digest or a blob, this is the tag of its repository
+ * that the same client has asked for before, if there is one. A push ends with its manifest, so for its parts this is the next tag that
+ * the client has pushed.
  */
 function findImageOf(
   request: RequestReport,
   { running }: FoundMirror,
   requests: readonly RequestReport[],
 ): string | undefined {
-  const { kind, repository, listener, client, at } = request
-  const before = requests.filter(
+  const { kind, repository, listener, client, at, method, reference: own } = request
+  if (repository === undefined || kind === undefined || !imageKinds.has(kind)) return undefined
+  const elapsed = (one: RequestReport) => Date.parse(one.at) - Date.parse(at)
+  const others = requests.filter(
     (one) =>
       one.kind === 'manifest' &&
       one.repository === repository &&
+      one.listener === listener &&
       one.client === client &&
-      one.at <= at &&
-      Date.parse(at) - Date.parse(one.at) < maxPullMs,
+      Math.abs(elapsed(one)) < maxPullMs,
   )
-  const manifest = kind === 'manifest' && isByTag(request) ? request : (before.find(isByTag) ?? before[0])
-  const reference = manifest?.reference
-  if (repository === undefined || reference === undefined) return undefined
+  const before = others.filter((one) => elapsed(one) <= 0)
+  // The list begins with the newest request.
+  const pushed = others.findLast((one) => elapsed(one) >= 0 && one.method === 'PUT' && isByTag(one))
+  const isPush = listener === 'registry' && method !== 'GET'
+  const manifest =
+    kind === 'manifest' && isByTag(request)
+      ? request
+      : ((isPush ? pushed : undefined) ?? before.find(isByTag) ?? before[0])
+  const reference = manifest?.reference ?? (kind === 'manifest' || kind === 'referrers' ? own : undefined)
+  if (reference === undefined) return undefined
   const [registry] = listener === 'registry' ? running.endpoints.registry : []
   const host = registry === undefined ? '' : `${new URL(registry).host}/`
   return `${host}${repository}${reference.includes(':') ? '@' : ':'}${reference}`
 }
+
+/** Lists the kinds of requests that concern an image. */
+const imageKinds: ReadonlySet<string> = new Set(['manifest', 'blob', 'referrers', 'uploads', 'upload'])
 
 function isByTag({ reference }: RequestReport): boolean {
   return reference !== undefined && !reference.includes(':')

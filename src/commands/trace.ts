@@ -42,7 +42,10 @@ export default class Trace extends BaseCommand {
     const trace = await readTrace(this.getSurroundings(), options)
     if (trace === undefined) return this.reportDown(flags.json)
     if (flags.json) return this.printJson(trace)
-    const { renderTrace } = await import('../cli/render/trace.ts')
+    const { renderRequest, renderTrace } = await import('../cli/render/trace.ts')
+    if (!('image' in trace)) return this.print(renderRequest(trace.request, this.getRenderOptions()))
+    if (trace.isUnknownId)
+      this.info(`There is no request with the id ${args.image} among the last ones, so this is the image of that name.`)
     this.print(renderTrace(trace, this.getRenderOptions()))
   }
 

@@ -116,6 +116,42 @@ test('an image of the registry for pushed images is named by its address', async
   expect(stdout).toContain('Nobody has pushed app:1 to the registry of this mirror.')
 })
 
+test('each request is explained by its id: a part of a push, a list, and one that is not known', async () => {
+  const { cache, registry } = await startMirror()
+  const push = async (path: string, body: Buffer, type: string) => {
+    const answer = await fetch(`${registry}${path}`, {
+      method: 'PUT',
+      body: new Uint8Array(body),
+      headers: { 'content-type': type },
+    })
+    expect(answer.status).toBe(201)
+    return answer.headers.get('x-request-id')!
+  }
+  const ids: string[] = []
+  for (const [digest, bytes] of image.blobs) {
+    const begun = await fetch(`${registry}/v2/team/tool/blobs/uploads/`, { method: 'POST' })
+    ids.push(begun.headers.get('x-request-id')!)
+    const { pathname } = new URL(begun.headers.get('location')!, registry)
+    ids.push(await push(`${pathname}?digest=${digest}`, bytes, 'application/octet-stream'))
+  }
+  ids.push(await push('/v2/team/tool/manifests/1', image.bytes, image.mediaType))
+  const name = `${new URL(registry).host}/team/tool:1`
+  for (const id of ids) expect(await readJson(id)).toMatchObject({ image: name, request: { id } })
+
+  const list = (await get(cache, '/v2/library/app/tags/list')).headers['x-request-id'] as string
+  expect(await mirror('trace', list)).toMatchObject({
+    exit: 0,
+    stdout: expect.stringMatching(/^Request\n.*library\/app tags.*\n\nIt concerns no image\.\n$/) as string,
+  })
+  expect(await readJson(list)).toEqual({ request: expect.objectContaining({ id: list, kind: 'tags' }) })
+  expect(await mirror('trace', list, '--follow')).toMatchObject({ exit: 2, stdout: '' })
+
+  const unknown = await mirror('trace', 'mx46t8aqlpz')
+  expect(unknown).toMatchObject({ exit: 0, stderr: expect.stringContaining('no request with the id mx46t8aqlpz') })
+  expect(unknown.stdout).toContain('docker.io/library/mx46t8aqlpz:latest now is a miss')
+  expect(await readJson('mx46t8aqlpz')).toMatchObject({ isUnknownId: true })
+})
+
 test('a damaged record of a client is a note, and the rest of the trace is shown', async () => {
   await startMirror()
   const { stateDir } = mirrorPaths({ platform: process.platform, env: commandEnv(home), homedir: home, cwd: home })

@@ -340,6 +340,7 @@ describe('the trace of an image tells what a pull does now', () => {
     const report = await trace(scene.mirror, 'registry.example/app:v1')
     expect(report).toMatchObject({ registry: 'registry.example', content: [], next: { result: 'fails' } })
     expect(report.upstream).toBeUndefined()
+    expect(report.next.why[1]).toMatch(/^To mirror it, add ".*registry\.example.*" to mirror\.yaml\.$/)
   })
 })
 
@@ -356,6 +357,27 @@ test('an image by the first digits of its digest is found', async () => {
   await pullAndStore(scene)
   for (const image of [index.digest, index.digest.slice(0, 20)])
     expect(await trace(scene.mirror, image)).toMatchObject({ image: `docker.io/library/app@${index.digest}` })
+})
+
+test('a digest alone may be the manifest of one platform', async () => {
+  const scene = await start()
+  await pullAndStore(scene)
+  expect(await trace(scene.mirror, amd64.digest)).toMatchObject({ image: `docker.io/library/app@${amd64.digest}` })
+  const answer = await get(scene.mirror.adminUrl, `/api/trace?image=${amd64.layers[0]}`)
+  expect([answer.status, answer.body.toString()]).toEqual([400, expect.stringContaining('no cached manifest has')])
+})
+
+test.each([
+  ['%s/v2/library/app/manifests/v1', name],
+  ['%s/v2/library/app/manifests/v1?ns=ghcr.io', 'ghcr.io/library/app:v1'],
+  ['%s/v2/docker.io/library/app/manifests/v1', name],
+  [`/v2/app/manifests/${index.digest}?ns=docker.io`, `docker.io/library/app@${index.digest}`],
+  ['https://registry-1.docker.io/v2/library/app/manifests/v1', name],
+  ['https://r.example:5000/v2/app/manifests/1', 'r.example:5000/app:1'],
+  ['/v2/app/manifests/1?ns=r.example%3A5000', 'r.example:5000/app:1'],
+])('the URL of a manifest is its image: %s', async (url, expected) => {
+  const { mirror } = await start()
+  expect((await trace(mirror, url.replace('%s', mirror.url))).image).toBe(expected)
 })
 
 test('a name through the address of the mirror is the image itself', async () => {

@@ -5,6 +5,7 @@ import { isValidFor } from '../../cache/grants.ts'
 import { OciError } from '../../oci/errors.ts'
 import {
   type Digest,
+  formatUpstreamSetting,
   isRepositoryName,
   parseReference,
   parseRegistryHost,
@@ -46,11 +47,30 @@ export interface TraceSources {
 /** Explains an image: what is held of it, and what a pull would do now. Changes nothing. Throws an OciError 400 for a bad name. */
 export async function traceImage(request: TraceRequest, sources: TraceSources): Promise<TraceReport> {
   const platform = parsePlatform(request.platform)
-  const image = request.image.trim().replace(/^(?:docker|oci|https?):\/\//i, '')
+  const image =
+    readManifestUrl(request.image.trim()) ?? request.image.trim().replace(/^(?:docker|oci|https?):\/\//i, '')
   const slash = image.indexOf('/')
   const host = image.slice(0, Math.max(0, slash)).toLowerCase()
   if (sources.naming.isRegistryAddress(host)) return tracePushed(host, image.slice(slash + 1), platform, sources)
   return traceCached(image, platform, sources)
+}
+
+/** Returns the name of the image in the URL of a manifest at a listener, as `mirror trace` and logs show it. */
+function readManifestUrl(text: string): string | undefined {
+  const match = /^(?:https?:\/\/([^/]+))?\/v2\/(.+)\/manifests\/([^/?#]+)(?:\?ns=([^&#]+))?$/i.exec(text)
+  if (!match) return undefined
+  const [, host, name, reference = '', ns] = match
+  const registry = ns === undefined ? host : decodeText(ns)
+  const end = `${name}${reference.includes(':') ? '@' : ':'}${reference}`
+  return registry === undefined ? end : `${registry}/${end}`
+}
+
+function decodeText(text: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
+  }
 }
 
 async function tracePushed(host: string, name: string, platform: string, sources: TraceSources): Promise<TraceReport> {
@@ -123,6 +143,7 @@ async function traceCached(image: string, platform: string, sources: TraceSource
   if (!view) {
     const why = [
       `${host} is not mirrored, so the mirror answers 404, and a client with a fallback asks ${host} itself.`,
+      `To mirror it, add "${formatUpstreamSetting(host)}" to mirror.yaml.`,
     ]
     const known = reference.kind === 'digest' ? { digest: reference.digest } : { tag: { name: reference.tag } }
     return { ...base, ...known, content: [], next: { result: 'fails', why, upstreamRequests: 0, hubPulls: 0 } }
@@ -193,14 +214,24 @@ async function parseCachedName(image: string, sources: TraceSources) {
   const [parsed] = parseUserNames([image], { isOwnAddress, defaultUpstream, images })
   let { name } = parsed!
   if (/^sha(?:256|512):/.test(name)) {
-    const found = images.find(({ digest }) => digest === name)
-    if (!found) throw createNameError(image, 'a digest alone names no repository; write REPOSITORY@DIGEST')
-    name = `${found.name.replace(/(?::[^/:@]*|@.*)$/, '')}@${name}`
+    const found = images.find(({ digest }) => digest === name)?.name ?? findRepository(name as Digest, sources.store)
+    if (found === undefined)
+      throw createNameError(
+        image,
+        'no cached manifest has this digest; with REPOSITORY@DIGEST it names one that is not cached',
+      )
+    name = `${found.replace(/(?::[^/:@]*|@.*)$/, '')}@${name}`
   }
   const slash = name.indexOf('/')
   const host = slash === -1 ? undefined : parseRegistryHost(name.slice(0, slash))
   if (host === undefined) throw createNameError(image, 'it is not the name of an image')
   return { host, ...splitName(name.slice(slash + 1), image) }
+}
+
+/** Finds the name of a repository with a manifest of this digest, which may be one of several platforms of an image. */
+function findRepository(digest: Digest, { metadata }: TraceSources['store']): string | undefined {
+  for (const { host, name, manifests } of metadata.all()) if (manifests.has(digest)) return `${host}/${name}`
+  return undefined
 }
 
 /** Splits a name without a registry. Throws an OciError 400. */

@@ -50,6 +50,11 @@ export function renderTrace(trace: RenderedTrace, options: TraceRenderOptions): 
   return [renderConclusion(trace, options), ...shown].join('\n\n')
 }
 
+/** Renders a request that concerns no image. */
+export function renderRequest(request: RequestReport, options: TraceRenderOptions): string {
+  return `${options.colors.bold('Request')}\n${renderRequests([request], options)}\n\nIt concerns no image.`
+}
+
 function renderConclusion(
   { image, next, registry, listener }: TraceReport,
   { colors, columns }: TraceRenderOptions,
