@@ -124,7 +124,81 @@ describe.runIf(hasChromium)('a reader who does not see or point', () => {
   })
 })
 
+/** Adds the longest texts that clients, upstreams and checks may send, without a place to break them. */
+function createLongSeed() {
+  const seed = { ...createSeed(), secret: 'secret' }
+  const repository = `${'a'.repeat(120)}/${'b'.repeat(100)}`
+  seed.images.push({ ...seed.images[0]!, name: `registry.example.com:8443/${repository}:${'t'.repeat(128)}` })
+  seed.pushed.push({ ...seed.pushed[0]!, name: `${repository}:v1` })
+  const address = '2001:db8:85a3:1234:5678:8a2e:370:7334'
+  seed.clients.push({ ...seed.clients[0]!, address, product: 'x'.repeat(180), version: '9'.repeat(60) })
+  seed.requests.unshift({
+    ...seed.requests[0]!,
+    id: 'long',
+    repository,
+    agent: 'y'.repeat(200),
+    error: 'z'.repeat(300),
+  })
+  const finding = { group: 'clients', state: 'fail', saw: 'w'.repeat(300) } as const
+  const fix = { command: `mirror configure ${'c'.repeat(200)}`, isOwn: false }
+  const report = seed.doctor.report!
+  const results = [{ ...finding, id: `clients.${'q'.repeat(90)}`, fix }, ...report.results]
+  seed.doctor.report = { ...report, results }
+  seed.status.upstreams['quay.io']!.lastError = { message: 'e'.repeat(400), at: new Date().toISOString() }
+  return seed
+}
+
 describe.runIf(hasChromium)('the layout', () => {
+  test.each([360, 1280])('breaks the longest texts at %i px, and leaves short words whole', async (width) => {
+    const { url } = await startSeeded(createLongSeed())
+    const page = await openPage(url, { viewport: { width, height: 800 } })
+    for (const view of views) {
+      await page.goto(`${url}/#/${view}`)
+      await page.locator('main .panel').first().waitFor()
+      await page.waitForTimeout(100)
+      const excess = await page.evaluate(() =>
+        [document.documentElement, ...document.querySelectorAll('.scroll')].map(
+          (element) => element.scrollWidth - element.clientWidth,
+        ),
+      )
+      expect(Math.max(...excess), view).toBeLessThanOrEqual(0)
+      const broken = await page.evaluate(() => {
+        const texts = document.createTreeWalker(document.querySelector('main')!, NodeFilter.SHOW_TEXT)
+        const found: string[] = []
+        while (texts.nextNode()) {
+          const { currentNode } = texts
+          const text = currentNode.textContent ?? ''
+          const range = document.createRange()
+          range.selectNodeContents(currentNode)
+          // The names of images may break everywhere.
+          if (currentNode.parentElement?.closest('.image')) continue
+          if (text.length < 20 && !text.includes(' ') && range.getClientRects().length > 1) found.push(text)
+        }
+        return found
+      })
+      expect(broken, view).toEqual([])
+    }
+  })
+
+  test('shows with forced colours how far a download is, which range is chosen, and the colours of the charts', async () => {
+    const { url } = await startSeeded(createSeed())
+    const page = await openPage(url, { forcedColors: 'active' })
+    const bars = page.locator('.downloads progress')
+    await bars.nth(1).waitFor()
+    expect(await bars.nth(0).screenshot()).not.toEqual(await bars.nth(1).screenshot())
+    const readBackground = (selector: string) =>
+      page
+        .locator(selector)
+        .first()
+        .evaluate((element) => getComputedStyle(element).backgroundColor)
+    const chosen = await readBackground('.segments [aria-pressed=true]')
+    expect(chosen).not.toBe(await readBackground('.segments [aria-pressed=false]'))
+    const keys = await page
+      .locator('.legend i')
+      .evaluateAll((elements) => elements.map((element) => getComputedStyle(element).backgroundColor))
+    expect(new Set(keys.slice(0, 3)).size).toBe(3)
+  })
+
   test.each([360, 768, 1440, 2560])('has no horizontal scroll at %i px', async (width) => {
     const { url } = await startSeeded({ ...createSeed(), secret: 'secret' })
     const page = await openPage(url, { viewport: { width, height: 800 } })

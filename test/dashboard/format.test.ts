@@ -48,5 +48,7 @@ describe('the texts of the page', () => {
 
   test('show a sign for each character that hides or reorders text', () => {
     expect(cleanText('a\u0000b\u202ec\u200bd\u001b[31me')).toBe('a�b�c�d�[31me')
+    expect(cleanText('a\u00adb\u061cc\u3164d\u{e0041}e')).toBe('a�b�c�d�e')
+    expect(cleanText('Zoë 日本語 👩‍💻'.replaceAll('\u200d', ''))).toBe('Zoë 日本語 👩💻')
   })
 })
