@@ -32,6 +32,21 @@ type Flag = Command['flags'][string]
 
 const none: Completion = { candidates: [] }
 const files: Completion = { candidates: [], files: true }
+const programFlags: readonly Candidate[] = [
+  { value: '--help', description: 'show help' },
+  { value: '--version', description: 'show the version' },
+]
+/** Lists the platforms of most images. */
+const platforms = [
+  'linux/amd64',
+  'linux/arm64',
+  'linux/arm/v7',
+  'linux/arm/v6',
+  'linux/386',
+  'linux/ppc64le',
+  'linux/riscv64',
+  'linux/s390x',
+]
 /** Limits the candidates, because more help nobody. */
 const maxCandidates = 1000
 /** Matches what no shell changes when it inserts it. Names come from registries. */
@@ -100,6 +115,7 @@ export async function complete(
 ): Promise<Completion> {
   const { commands, topics } = sources
   const [first, ...rest] = words
+  if (first === undefined && current.startsWith('-')) return filter(programFlags, current)
   if (first === undefined) return filter(listCommands(sources), current)
   const inTopic = topics[first] !== undefined && commands[first] === undefined
   if (inTopic && rest[0] === undefined) return filter(listTopicCommands(first, commands), current)
@@ -138,20 +154,23 @@ async function completeCommand(
     const help = { value: '--help', description: 'show help' }
     return filter([...open.map((flag) => ({ value: `--${flag.name}`, description: flag.description })), help], current)
   }
-  return completeArgument(command, used.positions, current, sources.names)
+  const completion = await completeArgument(command, used.positions.length, current, sources.names)
+  // A command that takes many names takes each of them once.
+  const isNew = ({ value }: Candidate) => !used.positions.includes(value)
+  return { ...completion, candidates: completion.candidates.filter(isNew) }
 }
 
 /** Reads the words before the current one: the flags, and one that still needs its value. */
 function readWords(words: readonly string[], flags: readonly Flag[]) {
   const found = new Set<Flag>()
   let open: Flag | undefined
-  let positions = 0
+  const positions: string[] = []
   let isEnded = false
   for (const word of words) {
     if (open) {
       open = undefined
     } else if (isEnded || !word.startsWith('-') || word === '-') {
-      positions += 1
+      positions.push(word)
     } else if (word === '--') {
       isEnded = true
     } else {
@@ -175,6 +194,7 @@ async function completeValue(
   if (flag.name === 'only') return filter(toCandidates(listCheckNames(checks, current)), current)
   const [means = ''] = [flag.helpValue].flat()
   if (means === 'FILE' || means === 'DIR') return files
+  if (means === 'OS/ARCH') return filter(toCandidates(platforms), current)
   if (means.startsWith('HOST')) return filter(toCandidates(await names.upstreams()), current)
   return none
 }
@@ -200,9 +220,20 @@ async function completeArgument(
   if (arg.name === 'client') return filter(toCandidates(clientNames), current)
   if (arg.name === 'repository') return filter(toCandidates(toRepositories(await names.pushed())), current)
   if (arg.name === 'name' && isRegistry) return filter(toCandidates(await names.pushed()), current)
-  if (arg.name === 'name' || arg.name === 'image') return filter(toCandidates(toShort(await names.cached())), current)
+  if (arg.name === 'name') return filter(toCandidates(toShort(await names.cached())), current)
+  if (arg.name === 'image') return filter(toCandidates(await listImages(current, names)), current)
   if (arg.name === 'file') return files
   return none
+}
+
+/** Lists the images of the cache and those of the registry at its address. Asks the mirror for what may fit only. */
+async function listImages(current: string, names: NameSource): Promise<string[]> {
+  const [address, ...others] = names.registries()
+  const named = [address, ...others].find((host) => host !== undefined && current.startsWith(`${host}/`))
+  const cached = named === undefined ? toShort(await names.cached()) : []
+  const host = named ?? [address, ...others].find((one) => one?.startsWith(current))
+  if (host === undefined) return cached
+  return [...cached, ...(await names.pushed()).map((image) => `${host}/${image}`)]
 }
 
 function toRepositories(images: readonly string[]): string[] {

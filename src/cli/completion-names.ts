@@ -11,6 +11,8 @@ export interface NameSource {
   cached(): Promise<readonly string[]>
   /** Lists the pushed images. */
   pushed(): Promise<readonly string[]>
+  /** Lists the addresses of the registry for pushed images, as names of images begin with them: `localhost:5001`. */
+  registries(): readonly string[]
   upstreams(): Promise<readonly string[]>
 }
 
@@ -47,6 +49,12 @@ export function createNameSource(surroundings: CommandEnvironment): NameSource {
   return {
     cached: () => find('cached'),
     pushed: () => find('pushed'),
+    registries() {
+      const [url] = (readJson(stateFile)?.['endpoints'] as { registry?: unknown[] } | undefined)?.registry ?? []
+      if (typeof url !== 'string' || !URL.canParse(url)) return []
+      const { host, hostname, port } = new URL(url)
+      return isLoopbackAddress(hostname.replaceAll(/[[\]]/g, '')) ? [`localhost:${port || '80'}`, host] : [host]
+    },
     async upstreams() {
       const served = readJson(stateFile)?.['served'] as { config?: { upstreams?: object } } | undefined
       return [...new Set([...Object.keys(served?.config?.upstreams ?? {}), ...builtInUpstreams])]

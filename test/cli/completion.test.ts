@@ -123,7 +123,10 @@ describe('the names for the completion', () => {
     expect(await source.upstreams()).toContain('docker.io')
     const machine = await prepareCompletion({})
     const served = { config: { upstreams: { 'registry.corp.example': {} } } }
-    await writeFile(join(machine.home, 'state', 'mirror.json'), JSON.stringify({ served }))
+    const endpoints = { registry: ['http://127.0.0.1:5001'] }
+    expect(source.registries()).toEqual([])
+    await writeFile(join(machine.home, 'state', 'mirror.json'), JSON.stringify({ served, endpoints }))
+    expect(createNameSource(surroundings(machine.home)).registries()).toEqual(['localhost:5001', '127.0.0.1:5001'])
     expect((await createNameSource(surroundings(machine.home)).upstreams())[0]).toBe('registry.corp.example')
   })
 })

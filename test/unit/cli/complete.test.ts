@@ -11,6 +11,7 @@ const read = async (file: string) => JSON.parse(await readFile(join(findPackageR
 const { commands, checks } = await read('oclif.manifest.json')
 const { oclif } = await read('package.json')
 
+const zeros = `sha256:${'0'.repeat(64)}`
 const cached = ['docker.io/library/alpine:3.20', 'docker.io/library/alpine:3.21', 'docker.io/me/app:1', 'ghcr.io/a/b:1']
 const sources: CompletionSources = {
   commands,
@@ -18,7 +19,8 @@ const sources: CompletionSources = {
   topics: oclif.topics,
   names: {
     cached: async () => cached,
-    pushed: async () => ['app:1', 'app:2', 'team/tool:old-1', `app@sha256:${'0'.repeat(64)}`],
+    pushed: async () => ['app:1', 'app:2', 'team/tool:old-1', `app@${zeros}`],
+    registries: () => ['localhost:5001', '127.0.0.1:5001'],
     upstreams: async () => ['docker.io', 'ghcr.io', 'registry.corp.example:5000'],
   },
 }
@@ -49,6 +51,19 @@ describe('the completion', () => {
     ['doctor --only mirror,upstreams.pr', ['mirror,upstreams.proxy']],
     ['doctor --only clients.kind', ['clients.kind', ...expectedChecks('clients.kind.')]],
     ['trace --client pod', ['podman']],
+    ['trace --platform linux/arm', ['linux/arm64', 'linux/arm/v7', 'linux/arm/v6']],
+    ['trace gh', ['ghcr.io/a/b:1']],
+    [
+      'trace lo',
+      ['localhost:5001/app:1', 'localhost:5001/app:2', 'localhost:5001/team/tool:old-1', `localhost:5001/app@${zeros}`],
+    ],
+    ['trace localhost:5001/te', ['localhost:5001/team/tool:old-1']],
+    ['trace 127.0.0.1:5001/app:', ['127.0.0.1:5001/app:1', '127.0.0.1:5001/app:2']],
+    ['trace localhost:5001/app@', [`localhost:5001/app@${zeros}`]],
+    ['--v', ['--version']],
+    ['-', ['--help', '--version']],
+    ['cache rm alpine:3.20 alpine:', ['alpine:3.21']],
+    ['doctor docker do', []],
     ['configure ', [...clientNames]],
     ['configure pod', ['podman']],
     ['configure docker ', []],
