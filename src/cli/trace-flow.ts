@@ -1,4 +1,5 @@
 import { createClientForMirror } from '../admin/access.ts'
+import type { AdminClient } from '../admin/client.ts'
 import type { RequestReport, TraceReport } from '../admin/activity.ts'
 import { type FoundMirror, findRunningMirror } from '../admin/find-mirror.ts'
 import { describeMachine, getAdapter } from '../clients/adapters.ts'
@@ -55,7 +56,7 @@ export async function readTrace(
   const logged = await readLoggedRequests(found)
   const { request, image } = await resolveName(name, found, logged)
   if (image === undefined) return { request: request! }
-  const report = await api.trace({ image, ...(platform !== undefined && { platform }) })
+  const report = await askForTrace(api, image, platform)
   const requests = mergeRequests(report.requests, selectRequests(logged, report)).slice(0, maxRequests)
   const clients = await readClients(surroundings, report, found, client)
   const isUnknownId =
@@ -90,7 +91,18 @@ export async function openTraceReader(
       exit: exitCode.usage,
       hints: [`mirror trace ${name}   (shows the request)`],
     })
-  return () => api.trace({ image, ...(platform !== undefined && { platform }) })
+  return () => askForTrace(api, image, platform)
+}
+
+/** Gets the trace of an image. Throws a MirrorError with a next step for a name that is none. */
+async function askForTrace(api: AdminClient, image: string, platform: string | undefined): Promise<TraceReport> {
+  try {
+    return await api.trace({ image, ...(platform !== undefined && { platform }) })
+  } catch (error) {
+    if (!(error instanceof MirrorError) || error.exit !== exitCode.usage || error.hints.length > 0) throw error
+    const hints = ['mirror trace --help   (examples)', 'mirror cache ls   (the cached images)']
+    throw new MirrorError(error.message, { exit: error.exit, hints, cause: error })
+  }
 }
 
 /** Reports whether a name may be the id of a request; an image may have such a name, too. */

@@ -53,8 +53,10 @@ export default class Trace extends BaseCommand {
     return { colors: this.getColorsFor(process.stdout), columns: getColumns(process.stdout), now: Date.now() }
   }
 
-  private reportDown(asJson: boolean): void {
-    if (asJson) this.printJson({ running: false })
+  /** `asJson`: prints an object; `line` prints it on one line, like each of a followed pull. */
+  private reportDown(asJson: boolean | 'line'): void {
+    if (asJson === 'line') this.print(JSON.stringify({ running: false }))
+    else if (asJson) this.printJson({ running: false })
     else this.info('mirror is not running. Start it with: mirror up')
     process.exitCode = exitCode.notRunning
   }
@@ -66,7 +68,7 @@ export default class Trace extends BaseCommand {
     const { renderFollow, listChanges } = await import('../cli/render/trace.ts')
     const { toPrintable } = await import('../cli/render/table.ts')
     const read = await openTraceReader(this.getSurroundings(), options)
-    if (read === undefined) return this.reportDown(asJson)
+    if (read === undefined) return this.reportDown(asJson && 'line')
     let before: TraceReport | undefined
     const printChanges = (report: TraceReport) => {
       const changes = listChanges(before, report)

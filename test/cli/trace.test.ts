@@ -64,6 +64,7 @@ test('without a running mirror there is nothing to trace, and the exit code is 3
   const json = await mirror('trace', 'app', '--json')
   expect(json.exit).toBe(3)
   expect(JSON.parse(json.stdout)).toEqual({ running: false })
+  expect(await mirror('trace', 'app', '--follow', '--json')).toMatchObject({ exit: 3, stdout: '{"running":false}\n' })
 })
 
 test('an image is explained before its pull, after it, and from the log after a restart', async () => {
@@ -100,7 +101,7 @@ test('a name or a client that does not exist is wrong usage', async () => {
   await startMirror()
   const wrong = await mirror('trace', 'A B')
   expect(wrong).toMatchObject({ exit: 2, stdout: '' })
-  expect(wrong.stderr).toContain('cannot be traced')
+  expect(wrong.stderr).toMatch(/cannot be traced[^]*Next:\n {2}mirror trace --help/)
   expect((await mirror('trace', 'app', '--platform', 'x')).exit).toBe(2)
   expect(await mirror('trace', 'app', '--client', 'dokcer')).toMatchObject({
     exit: 2,
