@@ -51,9 +51,5 @@ export function formatDay(time: number): string {
 
 /** Replaces characters in text of clients and upstreams that are invisible, or that reorder the text around them. */
 export function cleanText(text: string): string {
-  // oxlint-disable-next-line no-control-regex
-  return text.replaceAll(
-    /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu,
-    '�',
-  )
+  return text.replaceAll(/[\p{C}\p{Zl}\p{Zp}\u115f\u1160\u3164\uffa0]/gu, '�')
 }
