@@ -361,7 +361,7 @@ describe.runIf(hasChromium)('pages of other sites', () => {
     await once(server, 'listening')
     onTestFinished(() => void server.close())
     const page = await openPage(`${mirror.adminUrl}/#ticket=${await fetchTicket(mirror)}`, {
-      expected: /CORS|ERR_FAILED|403|Failed to load|frame-ancestors|Refused to frame|Framing/,
+      expected: /CORS|ERR_|403|Failed to load|frame-ancestors|Refused to frame|Framing|WebSocket/,
     })
     await page.getByText('This browser may change things.').waitFor()
     await page.goto(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`)
@@ -379,14 +379,36 @@ describe.runIf(hasChromium)('pages of other sites', () => {
         events.addEventListener('summary', () => resolve('heard'))
         events.addEventListener('error', () => resolve('refused'))
       })
+      const socket = new WebSocket(`${url.replace('http', 'ws')}/api/events`)
+      const opened = new Promise<string>((resolve) => {
+        socket.addEventListener('open', () => resolve('opened'))
+        socket.addEventListener('error', () => resolve('refused'))
+      })
+      // A form sends any text across origins, and needs no permission.
+      const frame = document.createElement('iframe')
+      frame.name = 'answer'
+      const form = document.createElement('form')
+      Object.assign(form, { action: `${url}/api/cache/rm`, method: 'post', enctype: 'text/plain', target: 'answer' })
+      const input = document.createElement('input')
+      Object.assign(input, { name: '{"names":["docker.io/library/app"],"', value: '":1}' })
+      form.append(input)
+      document.body.append(frame, form)
+      const sent = new Promise((resolve) => frame.addEventListener('load', resolve, { once: true }))
+      form.submit()
+      await sent
+      const withSecret = { 'content-type': 'application/json', 'x-mirror-session': 'guess' }
       return [
         await settle(fetch(`${url}/api/status`, { credentials: 'include' })),
         await settle(fetch(`${url}/api/session`, { credentials: 'include' })),
         await settle(fetch(`${url}/api/cache/rm`, { method: 'POST', mode: 'no-cors', credentials: 'include', body })),
+        await settle(
+          fetch(`${url}/api/cache/rm`, { method: 'POST', headers: withSecret, credentials: 'include', body }),
+        ),
         await heard,
+        await opened,
       ]
     }, mirror.adminUrl)
-    expect(outcomes).toEqual(['failed', 'failed', 'failed', 'refused'])
+    expect(outcomes).toEqual(['failed', 'failed', 'failed', 'failed', 'refused', 'refused'])
     expect(statuses.filter((status) => status < 400)).toEqual([])
     expect(await listImages(mirror)).toEqual(['docker.io/library/app:v1'])
   })

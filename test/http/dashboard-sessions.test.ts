@@ -54,6 +54,16 @@ describe('a ticket', () => {
     expect(await ask({ authorization: `Bearer ${token}` })).toBe(200)
   })
 
+  test('begins one session at most when several pages send it at once', async () => {
+    const mirror = await startTestMirror()
+    const ticket = await fetchTicket(mirror)
+    const answers = await Promise.all(Array.from({ length: 8 }, () => beginSession(mirror, ticket)))
+    const begun = answers.filter(({ status }) => status === 200)
+    expect(begun).toHaveLength(1)
+    const cookie = begun[0]!.headers['set-cookie']![0]!.split(';')[0]!
+    expect(parse(await get(mirror.adminUrl, '/api/session', { headers: { cookie } }))).toEqual({ active: false })
+  })
+
   test('is refused from another origin, without an origin, as a form, and when it is no ticket', async () => {
     const mirror = await startTestMirror()
     const ticket = await fetchTicket(mirror)
@@ -120,6 +130,19 @@ describe('a session', () => {
     // Browsers of some years ago do not send where a request comes from.
     const old = without(headers, ...Object.keys(sameOrigin))
     expect((await prune(mirror, old)).status).toBe(200)
+  })
+
+  test.each([
+    ['a forwarded port of SSH', '127.0.0.1', 'localhost:8888'],
+    ['the other loopback address', '::1', undefined],
+  ])('is given to the page at %s, and is good for no other address', async (_, adminHost, forwarded) => {
+    const mirror = await startTestMirror({ adminHost })
+    const host = forwarded ?? new URL(mirror.adminUrl).host
+    const own = { host, origin: `http://${host}` }
+    const { headers } = await startSession(mirror, own)
+    expect((await prune(mirror, headers)).status).toBe(200)
+    const other = `127.0.0.1:${new URL(mirror.adminUrl).port}`
+    expectError(await prune(mirror, { ...headers, host: other, origin: `http://${other}` }), 403)
   })
 
   test('is of no use to another mirror, whose cookie has another name', async () => {

@@ -28,9 +28,9 @@ export function beginSession(mirror: TestMirror, ticket: string, headers: Header
   })
 }
 
-/** Begins a session, and returns the headers of its changes. */
-export async function startSession(mirror: TestMirror) {
-  const answer = await beginSession(mirror, await fetchTicket(mirror))
+/** Begins a session, and returns the headers of its changes. `own`: headers of a page at another address. */
+export async function startSession(mirror: TestMirror, own: Headers = {}) {
+  const answer = await beginSession(mirror, await fetchTicket(mirror), own)
   expect(answer.status).toBe(200)
   const [cookie] = answer.headers['set-cookie']!
   const { secret } = parse(answer) as SessionReport
@@ -40,6 +40,7 @@ export async function startSession(mirror: TestMirror) {
     origin: mirror.adminUrl,
     'content-type': 'application/json',
     ...sameOrigin,
+    ...own,
   }
   return { cookie: cookie!, secret: secret!, headers }
 }

@@ -42,7 +42,8 @@ export async function get(baseUrl: string, path: string, options: GetOptions = {
 
 /** Sends a request and returns its response; the caller reads or destroys the body. */
 export function open(baseUrl: string, path: string, options: GetOptions = {}): Promise<IncomingMessage> {
-  const { hostname, port } = new URL(baseUrl)
+  const { hostname: bracketed, port } = new URL(baseUrl)
+  const hostname = bracketed.replace(/^\[|\]$/g, '')
   const { method = 'GET', headers = {}, body, signal } = options
   return new Promise((resolve, reject) => {
     const asked = request(
