@@ -1,35 +1,15 @@
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createDockerEngine } from '../../docker/dockerode-engine.ts'
-import { type DockerEndpoint, renderDockerHost } from '../../docker/endpoint.ts'
-import type { DockerEngineInfo } from '../../docker/engine.ts'
-import { getErrno, exitCode, MirrorError } from '../../lib/errors.ts'
-import { ifVisible } from '../../lib/fs.ts'
-import { type Clock, systemClock } from '../../lib/time.ts'
-import { parseVersion } from '../address.ts'
-import { namesMirror } from '../containerd/hosts-toml.ts'
+import type { DockerEndpoint } from '../../docker/endpoint.ts'
+import { systemClock } from '../../lib/time.ts'
 import { localFiles } from '../files/local.ts'
-import type {
-  ClientReload,
-  ConfigPlan,
-  ConfigTarget,
-  FilePort,
-  Machine,
-  MirrorForClient,
-  Observation,
-  Reason,
-} from '../types.ts'
-import {
-  type DockerTarget,
-  emptyDaemonJsonLists,
-  getDockerForm,
-  getListedMirrors,
-  isSameUrl,
-  validateDaemonJson,
-} from './daemon-json.ts'
-import { type DockerdProcess, type DockerInstallation, findDockerd } from './engines.ts'
+import type { ConfigPlan, ConfigTarget, Machine, MirrorForClient } from '../types.ts'
+import { type DockerTarget, getDockerForm, validateDaemonJson } from './daemon-json.ts'
+import type { DockerdProcess, DockerInstallation } from './engines.ts'
 import { inspectDocker } from './inspect.ts'
+import { observeDocker } from './observe.ts'
 import { listTrustSteps, planDocker, stripDocker } from './plan.ts'
+import { buildsAfterReload, createDockerReload, getReloadCommand } from './reload.ts'
 
 interface DockerTargetOptions {
   readonly machine: Machine
@@ -43,16 +23,6 @@ interface DockerTargetOptions {
 }
 
 const pullTimeoutMs = 90_000
-/** Sets the time between polls of `docker info` after a reload, ms. */
-const pollMs = 100
-/** Limits the time until dockerd has applied a reload, ms. */
-const maxWaitMs = 5000
-/**
- * Is the first major version whose BuildKit takes new mirrors from a reload. Before it, BuildKit keeps those of the start of
- * dockerd.
- */
-const minLiveBuildsMajor = 26
-
 /** Creates the target for an engine with a daemon.json on this machine. */
 export function createConfigTarget(options: DockerTargetOptions): ConfigTarget {
   const { machine, installation, target, endpoint, dockerd, notes } = options
@@ -180,14 +150,13 @@ function listReloadSteps({ installation, target, endpoint, dockerd }: DockerTarg
       return []
     default: {
       const command = getReloadCommand(dockerd, installation.kind === 'rootless')
-      const major = parseVersion(target.version)?.[0]
       return [
         `${command}   (dockerd reads its file again${endpoint === undefined ? '' : '; --reload does it for you'})`,
-        ...(major === undefined || major < minLiveBuildsMajor
-          ? [
+        ...(buildsAfterReload(target.version)
+          ? []
+          : [
               'docker build (BuildKit) before Docker 26 uses the mirror only after a restart of dockerd, which stops containers.',
-            ]
-          : []),
+            ]),
       ]
     }
   }
@@ -197,201 +166,4 @@ function listReloadSteps({ installation, target, endpoint, dockerd }: DockerTarg
 function listUndoSteps({ installation: { kind } }: DockerTargetOptions): string[] {
   const restart = restartSteps[kind]
   return restart === undefined ? [] : [restart]
-}
-
-/** Compares the engine's own list, its daemon.json and its folder for Docker Hub with the mirror's address. */
-async function observeDocker(
-  { installation, target, endpoint }: DockerTargetOptions,
-  cache: string,
-): Promise<Observation> {
-  const { daemonJson, certsFolder } = target
-  const hostsToml = certsFolder === undefined ? undefined : join(certsFolder, 'docker.io', 'hosts.toml')
-  const info = endpoint && (await createDockerEngine(endpoint).findInfo())
-  const file = await inspectFile(localFiles, daemonJson, (text) =>
-    describeMirrorList(getListedMirrors(daemonJson, text) ?? [], cache),
-  )
-  const folder =
-    hostsToml === undefined
-      ? undefined
-      : await inspectFile(localFiles, hostsToml, (text) => describeHostsToml(text, cache))
-  const saw = [
-    ...(endpoint === undefined ? [] : [describeInfo(info, renderDockerHost(endpoint))]),
-    `${daemonJson} ${file.description}.`,
-    ...(hostsToml !== undefined && folder !== undefined && (folder.exists || file.names !== true)
-      ? [`${hostsToml} ${folder.description}.`]
-      : []),
-  ]
-  if (info === undefined || endpoint === undefined)
-    return { inUse: undefined, saw, reasons: [{ why: 'No Docker engine answers', fix: 'docker info' }], todo: [] }
-
-  const readsFolders = getDockerForm({ ...target, version: info.version, imageStore: info.imageStore }) === 'folders'
-  const isLoaded = info.mirrors.some((url) => isSameUrl(url, cache))
-  const inUse = readsFolders && folder?.exists ? folder.names === true : isLoaded
-  const reload = getReloadCommand(await findDockerd(endpoint), installation.kind === 'rootless')
-  const isStale = !inUse && !readsFolders && file.names === true
-  return {
-    inUse,
-    saw,
-    reasons: listReasons({
-      info,
-      cache,
-      inUse,
-      readsFolders,
-      isStale,
-      folderNames: folder?.names === true,
-      daemonJson,
-    }),
-    todo: isStale ? [`${reload}   (dockerd reads its file again, no containers stop; --reload does it for you)`] : [],
-  }
-}
-
-interface EngineFindings {
-  readonly info: DockerEngineInfo
-  readonly cache: string
-  readonly inUse: boolean
-  readonly readsFolders: boolean
-  readonly isStale: boolean
-  readonly folderNames: boolean
-  readonly daemonJson: string
-}
-
-function listReasons({ info, cache, inUse, readsFolders, isStale, folderNames, daemonJson }: EngineFindings): Reason[] {
-  const log = 'journalctl -u docker -n 50   (dockerd reports the reason in its log only)'
-  if (isStale)
-    return [{ why: `dockerd has not read ${daemonJson} since it was written`, fix: 'mirror configure docker --reload' }]
-  if (!inUse && folderNames)
-    return [
-      {
-        why: `This engine (${describeEngine(info)}) does not read hosts.toml`,
-        fix: 'mirror configure docker',
-      },
-    ]
-  if (!inUse) return [{ why: 'docker is not configured for this mirror', fix: 'mirror configure docker' }]
-  if (readsFolders) return [{ why: `dockerd could not use its hosts.toml, or did not reach ${cache}`, fix: log }]
-  const first = info.mirrors.find((url) => !isSameUrl(url, cache))
-  const comesFirst = first !== undefined && info.mirrors[0] === first
-  return [
-    ...(comesFirst
-      ? [{ why: `dockerd asks ${first} first`, fix: `Put ${cache} first in "registry-mirrors" of ${daemonJson}` }]
-      : []),
-    { why: `dockerd did not reach ${cache}`, fix: log },
-  ]
-}
-
-function describeInfo(info: DockerEngineInfo | undefined, where: string): string {
-  if (info === undefined) return `No Docker engine answers at ${where}.`
-  const mirrors = info.mirrors.length === 0 ? 'no mirror' : info.mirrors.map((url) => url.replace(/\/$/, '')).join(', ')
-  return `docker info (${describeEngine(info)}) lists ${info.mirrors.length === 0 ? '' : 'the mirrors '}${mirrors}.`
-}
-
-function describeEngine({ version, imageStore }: DockerEngineInfo): string {
-  return `Docker ${version}, ${imageStore} image store`
-}
-
-interface FileFindings {
-  readonly exists: boolean
-  /** Is true when the file names the mirror; undefined when it cannot be read. */
-  readonly names: boolean | undefined
-  /** Holds the rest of a sentence that starts with its path. */
-  readonly description: string
-}
-
-/** Reads a file. `read` returns for its text if that names the mirror, and the description. */
-async function inspectFile(
-  files: FilePort,
-  path: string,
-  read: (text: string) => readonly [names: boolean, description: string],
-): Promise<FileFindings> {
-  try {
-    const state = await files.read(path)
-    if (state === undefined) return { exists: false, names: false, description: 'does not exist' }
-    const [names, description] = read(Buffer.from(state.bytes).toString())
-    return { exists: true, names, description }
-  } catch (error) {
-    if (error instanceof MirrorError)
-      return { exists: true, names: undefined, description: `is broken: ${error.message}` }
-    if (getErrno(error) === undefined) throw error
-    return { exists: true, names: undefined, description: `cannot be read (${getErrno(error)})` }
-  }
-}
-
-function describeMirrorList(mirrors: readonly string[], cache: string): [boolean, string] {
-  const names = mirrors.some((url) => isSameUrl(url, cache))
-  if (mirrors.length === 0) return [names, 'names no mirror']
-  return [names, `names ${mirrors.join(', ')}`]
-}
-
-function describeHostsToml(text: string, cache: string): [boolean, string] {
-  const names = namesMirror(text, cache)
-  return [names, `${names ? 'names' : 'does not name'} ${cache}`]
-}
-
-interface ReloadedDockerd {
-  readonly endpoint: DockerEndpoint
-  readonly daemonJson: string
-  /** Holds the version of Docker; undefined when unknown. */
-  readonly version?: string | undefined
-  /** Holds the process at the time of detection. */
-  readonly dockerd: DockerdProcess | undefined
-  readonly isRootless: boolean
-}
-
-/** Creates a reload that sends SIGHUP to dockerd, then polls the engine until it lists the mirrors of daemon.json. */
-export function createDockerReload(
-  { endpoint, daemonJson, version, dockerd, isRootless }: ReloadedDockerd,
-  clock: Clock,
-): ClientReload {
-  return {
-    question: 'Reload dockerd now (SIGHUP, no containers stop)?',
-    done: `Sent SIGHUP to dockerd${dockerd === undefined ? '' : ` (pid ${dockerd.pid})`}.`,
-    async run() {
-      const running = await findDockerd(endpoint)
-      if (running === undefined)
-        throw new MirrorError('Found no dockerd to reload.', {
-          exit: exitCode.missing,
-          hints: [getReloadCommand(undefined, isRootless)],
-        })
-      sendHangup(running, isRootless)
-      await waitUntilReloaded(endpoint, daemonJson, clock)
-    },
-    planInterim: (mirror, files) => emptyDaemonJsonLists(mirror, daemonJson, files, version),
-  }
-}
-
-/** Returns the command that a user can run for the same reload. */
-function getReloadCommand(dockerd: DockerdProcess | undefined, isRootless: boolean): string {
-  const sudo = isRootless || process.getuid?.() === 0 ? '' : 'sudo '
-  return dockerd === undefined
-    ? `${sudo}systemctl ${isRootless ? '--user ' : ''}reload docker`
-    : `${sudo}kill -HUP ${dockerd.pid}`
-}
-
-function sendHangup(dockerd: DockerdProcess, isRootless: boolean): void {
-  try {
-    process.kill(dockerd.pid, 'SIGHUP')
-  } catch (cause) {
-    if (getErrno(cause) !== 'EPERM' && getErrno(cause) !== 'ESRCH') throw cause
-    throw new MirrorError(`No permission to signal dockerd (pid ${dockerd.pid}).`, {
-      exit: exitCode.usage,
-      hints: [getReloadCommand(dockerd, isRootless)],
-      cause,
-    })
-  }
-}
-
-/** Polls the engine until it lists the mirrors of daemon.json. Throws MirrorError after `maxWaitMs`: dockerd reports errors in its log only. */
-async function waitUntilReloaded(endpoint: DockerEndpoint, daemonJson: string, clock: Clock): Promise<void> {
-  const text = await ifVisible(readFile(daemonJson, 'utf8'))
-  const expected = text === undefined ? undefined : getListedMirrors(daemonJson, text)
-  if (expected === undefined) return
-  const engine = createDockerEngine(endpoint)
-  const end = clock.monotonic() + maxWaitMs
-  while (clock.monotonic() < end) {
-    const mirrors = (await engine.findInfo())?.mirrors
-    if (mirrors?.length === expected.length && expected.every((url, at) => isSameUrl(url, mirrors[at]!))) return
-    await clock.sleep(pollMs)
-  }
-  throw new MirrorError(`dockerd was reloaded, but its mirrors still differ from those in ${daemonJson}.`, {
-    hints: ['journalctl -u docker -n 20   (shows the reason)', "docker info --format '{{.RegistryConfig.Mirrors}}'"],
-  })
 }
