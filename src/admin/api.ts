@@ -5,6 +5,7 @@ import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import type { HistoryRange, HistoryReport } from '../stats/history.ts'
 import type { RequestReport } from '../stats/requests.ts'
 import type { Totals } from '../stats/stats.ts'
+import type { UpstreamFailure } from '../upstream/upstream.ts'
 import type { ClientsApi } from './clients.ts'
 import type { FindingsApi } from './dashboard/findings.ts'
 import type { TraceReport } from './trace/report.ts'
@@ -195,8 +196,11 @@ export interface UpstreamReport {
    */
   pullsAvoided?: number
   state: 'ok' | 'failing' | 'open'
-  /** Holds the last failure, only for an upstream that is not ok or limits its clients. */
-  lastError?: { message: string; at: string; retryAfterSeconds?: number }
+  /**
+   * Holds the last failure, only for an upstream that is not ok or limits its clients. `failure`: `limited` for status 429,
+   * `unavailable` for an outage.
+   */
+  lastError?: { failure?: UpstreamFailure; message: string; at: string; retryAfterSeconds?: number }
   rateLimit?: LimitedPullsReport | UnlimitedPullsReport
   /** Holds a credential that was exported to a container; an expired one counts as none until it is exported again. */
   credentials?: { state: 'valid' | 'expired'; expires?: string }

@@ -171,7 +171,8 @@ function reportToken(host: string, token: UpstreamProbe['token'], report: Report
 async function reportQuota(host: string, upstream: KnownUpstream, report: Report): Promise<void> {
   const id = 'upstreams.quota'
   const { lastError, rateLimit } = upstream.known ?? {}
-  const limited = lastError?.retryAfterSeconds
+  // The mirror also waits after an outage, which is no limit.
+  const limited = lastError?.failure === 'limited' ? lastError.retryAfterSeconds : undefined
   if (limited !== undefined)
     return report({
       id,

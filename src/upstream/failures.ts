@@ -109,7 +109,7 @@ export function isDenial(status: number): boolean {
  * that cannot be read. `wall`: wall clock ms. `watcher` receives for each request whether it reached the upstream.
  */
 export function recordFailures(upstream: Upstream, wall: () => number, watcher?: WorkWatcher): Upstream {
-  let last: { readonly message: string; readonly at: number; readonly retryAt: number } | undefined
+  let last: (Pick<UpstreamError, 'failure' | 'message'> & { readonly at: number; readonly retryAt: number }) | undefined
   /** Is true if the last request got no usable response, and neither a pause nor a fault of this process explains it. */
   let isFailing = false
 
@@ -117,8 +117,8 @@ export function recordFailures(upstream: Upstream, wall: () => number, watcher?:
     if (!(error instanceof UpstreamError && recordedFailures.has(error.failure))) return
     const pauseMs = (error.retryAfterSeconds ?? 0) * 1000
     // A request that the circuit refuses has failed for an earlier reason.
-    const { message } = error.cause instanceof UpstreamError ? error.cause : error
-    last = { message, at: wall(), retryAt: wall() + pauseMs }
+    const { failure, message } = error.cause instanceof UpstreamError ? error.cause : error
+    last = { failure, message, at: wall(), retryAt: wall() + pauseMs }
     isFailing = error.failure === 'unavailable' && pauseMs === 0 && findProcessFaultCode(error) === undefined
   }
 
@@ -158,9 +158,9 @@ export function recordFailures(upstream: Upstream, wall: () => number, watcher?:
       const health = upstream.health()
       const state = health.state === 'ok' && isFailing ? 'failing' : health.state
       if (last === undefined || (state === 'ok' && last.retryAt <= wall())) return health
-      const { message, at, retryAt } = last
+      const { retryAt, ...lastError } = last
       const retryAfterSeconds = Math.ceil((retryAt - wall()) / 1000)
-      return { ...health, state, lastError: { message, at, ...(retryAfterSeconds > 0 && { retryAfterSeconds }) } }
+      return { ...health, state, lastError: { ...lastError, ...(retryAfterSeconds > 0 && { retryAfterSeconds }) } }
     },
   }
 }

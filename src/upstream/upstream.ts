@@ -97,7 +97,12 @@ export interface UpstreamHealth {
   readonly state: 'ok' | 'failing' | 'open'
   readonly rateLimit: RateLimit | undefined
   /** Holds the last failure; absent while the upstream is healthy. `at`: wall clock ms. */
-  readonly lastError?: { readonly message: string; readonly at: number; readonly retryAfterSeconds?: number }
+  readonly lastError?: {
+    readonly failure: UpstreamFailure
+    readonly message: string
+    readonly at: number
+    readonly retryAfterSeconds?: number
+  }
 }
 
 /** Describes Docker Hub's pull quota, as its responses tell it. */

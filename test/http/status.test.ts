@@ -94,6 +94,8 @@ describe('an upstream that fails', () => {
     for (let at = 0; at < 8; at++) await mirror.get(`/v2/library/app${at}/manifests/v${at}`)
     const open = await docker()
     expect(open?.state).toBe('open')
+    // Tells the pause after an outage from a rate limit.
+    expect(open?.lastError?.failure).toBe('unavailable')
     // The reason is the failure itself, without the sentence about the pause.
     expect(open?.lastError?.message).toMatch(/503/)
     expect(open?.lastError?.message).not.toContain('again in')
@@ -107,6 +109,7 @@ describe('an upstream that fails', () => {
     await mirror.get(`${app}/manifests/v1`)
     const { state, lastError } = (await mirror.status()).upstreams['docker.io']!
     expect(state).toBe('ok')
+    expect(lastError?.failure).toBe('limited')
     expect(lastError?.retryAfterSeconds).toBeGreaterThan(20)
   })
 })

@@ -312,6 +312,29 @@ describe('mirror doctor finds, of a running mirror,', () => {
     expect(found?.saw).toMatch(/^docker\.io grants 0 more of 100 pulls in 6 h, and resets in 2 h/)
   })
 
+  test('a limit of the registry, and none while the mirror waits after an outage', async () => {
+    const at = new Date().toISOString()
+    const waiting = (failure: 'limited' | 'unavailable', message: string) => ({
+      status: {
+        upstreams: {
+          'docker.io': {
+            ...quietUpstream,
+            state: 'open' as const,
+            lastError: { failure, message, at, retryAfterSeconds: 23 },
+          },
+        },
+      },
+    })
+    const limited = waiting('limited', 'docker.io is rate limiting this mirror for 23 s.')
+    const found = (await findingsOf(limited, 'upstreams.quota')).find(({ id }) => id === 'upstreams.quota')
+    expect(found?.saw).toBe('docker.io limits the rate of pulls for the next 23 s.')
+    for (const message of ['docker.io refused the connection.', 'docker.io could not be resolved.']) {
+      const down = waiting('unavailable', message)
+      const outcomes = await outcomesOf(down, 'upstreams.quota')
+      expect(outcomes.filter(({ id }) => id === 'upstreams.quota')).toMatchObject([{ state: 'ok' }])
+    }
+  })
+
   test('a quota that no login raises, because there is one', async () => {
     const auths = { 'https://index.docker.io/v1/': { auth: Buffer.from('me:secret').toString('base64') } }
     const rateLimit = { ...limit, remaining: 0 }

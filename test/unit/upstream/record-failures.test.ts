@@ -105,8 +105,9 @@ describe('the health of an upstream', () => {
   test('stays ok for a rate limit, a paused request, and a fault of this process', async () => {
     const { upstream, request } = recorded()
     await request(new UpstreamError('limited', 429, 'it limits', { retryAfterSeconds: 9 }))
-    expect(upstream.health()).toMatchObject({ state: 'ok', lastError: { retryAfterSeconds: 9 } })
+    expect(upstream.health()).toMatchObject({ state: 'ok', lastError: { failure: 'limited', retryAfterSeconds: 9 } })
     await request(new UpstreamError('unavailable', 503, 'this request is paused', { retryAfterSeconds: 30 }))
+    expect(upstream.health().lastError).toMatchObject({ failure: 'unavailable', retryAfterSeconds: 30 })
     await request(noDescriptor)
     expect(upstream.health().state).toBe('ok')
   })
