@@ -135,3 +135,9 @@ async function hasHeader({ files }: ConfigTarget, path: string): Promise<boolean
 export function stripNote(text: string): string {
   return text.split('   (')[0]!
 }
+
+/** Returns the note after a command as a sentence; undefined without one. */
+export function getNote(text: string): string | undefined {
+  const note = /   \((.*)\)$/.exec(text)?.[1]
+  return note && `${note[0]!.toUpperCase()}${note.slice(1)}`
+}

@@ -9,7 +9,7 @@ import { findStaleClients } from '../clients/stale-clients.ts'
 import { type ClientName, clientNames, type ConfigTarget, type Finding, type Machine } from '../clients/types.ts'
 import { getTarget } from '../clients/undo.ts'
 import { MirrorError } from '../lib/errors.ts'
-import { checkFiles, type Inspection, inspectTarget, stripNote } from './client-files.ts'
+import { checkFiles, getNote, type Inspection, inspectTarget, stripNote } from './client-files.ts'
 import { type DoctorContext, notRunning, type Outcome, type Report, type Task, toOk, toSkipped } from './context.ts'
 import { type CheckedTarget, listClusters, listFaultIds, listTargets } from './targets.ts'
 
@@ -193,13 +193,17 @@ export async function toOutcome(
 }
 
 function reportRunning(
-  { inUse, saw, reasons }: Awaited<ReturnType<NonNullable<ConfigTarget['observe']>>>,
+  { inUse, saw, reasons, todo }: Awaited<ReturnType<NonNullable<ConfigTarget['observe']>>>,
   isAsWritten: boolean,
   subject: string,
   report: Report,
 ): void {
   const id = 'clients.running'
   const text = saw.join(' ')
+  const [step] = todo
+  // A part of the client still has the old configuration: the builds of dockerd, a service of podman.
+  if (inUse === true && step !== undefined)
+    return report({ id, subject, state: 'warn', saw: joinSentences([text, getNote(step)]), ...toFix(step) })
   if (inUse === true) return report(toOk(id, text, subject))
   if (inUse === undefined) return report(toSkipped(id, text, subject))
   const reason = reasons.find(({ isUnconfigured }) => !isUnconfigured || !isAsWritten) ?? reasons[0]

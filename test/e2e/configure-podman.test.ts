@@ -152,6 +152,16 @@ describe.skipIf(missing !== undefined)('the configuration of podman', () => {
       inUse: false,
       todo: [expect.stringContaining(`pid ${service.pid} `)],
     })
+    const doctor = await apart.mirror('doctor', 'podman', '--only', 'clients.running', '--timeout', '60s', '--json')
+    expect(JSON.parse(doctor.stdout)).toMatchObject({
+      results: [
+        {
+          state: 'fail',
+          saw: expect.stringContaining(`The podman service (pid ${service.pid}) has cached its old configuration.`),
+          fix: { command: 'systemctl restart podman' },
+        },
+      ],
+    })
   })
 
   test('is listed by podman info', async () => {

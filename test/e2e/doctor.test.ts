@@ -161,6 +161,11 @@ describe.skipIf(missing !== undefined)('mirror doctor', () => {
       { id: 'clients.running', state: 'fail', fix: { command: 'mirror configure docker --reload', isOwn: false } },
     ])
     expect(await mirror('configure', 'docker', '--reload', '--yes')).toMatchObject({ exit: 0 })
+    // BuildKit in Docker before 26 keeps the mirrors that dockerd had at its start.
+    expect(findings(await examine())).toMatchObject([
+      { id: 'clients.running', state: 'warn', fix: { command: 'sudo systemctl restart docker', isOwn: false } },
+    ])
+    await dockerd.restart()
     expect(findings(await examine())).toEqual([])
   })
 

@@ -7,7 +7,7 @@ import { namesMirror } from '../containerd/hosts-toml.ts'
 import { localFiles } from '../files/local.ts'
 import type { FilePort, Observation, Reason } from '../types.ts'
 import { type DockerTarget, getDockerForm, getListedMirrors, isSameUrl } from './daemon-json.ts'
-import { type DockerInstallation, findDockerd } from './engines.ts'
+import { type DockerInstallation, findDockerd, listBuildSteps } from './engines.ts'
 import { getReloadCommand } from './reload.ts'
 
 interface ObservedDocker {
@@ -45,7 +45,8 @@ export async function observeDocker(
   const readsFolders = getDockerForm({ ...target, version: info.version, imageStore: info.imageStore }) === 'folders'
   const isLoaded = info.mirrors.some((url) => isSameUrl(url, cache))
   const inUse = readsFolders && folder?.exists ? folder.names === true : isLoaded
-  const reload = getReloadCommand(await findDockerd(endpoint), installation.kind === 'rootless')
+  const dockerd = await findDockerd(endpoint)
+  const reload = getReloadCommand(dockerd, installation.kind === 'rootless')
   const isStale = !inUse && !readsFolders && file.names === true
   return {
     inUse,
@@ -59,7 +60,9 @@ export async function observeDocker(
       folderNames: folder?.names === true,
       daemonJson,
     }),
-    todo: isStale ? [`${reload}   (dockerd reads its file again, no containers stop; --reload does it for you)`] : [],
+    todo: isStale
+      ? [`${reload}   (dockerd reads its file again, no containers stop; --reload does it for you)`]
+      : await listBuildSteps(dockerd, info.version, file.names === true ? daemonJson : undefined),
   }
 }
 

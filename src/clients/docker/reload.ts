@@ -4,7 +4,6 @@ import type { DockerEndpoint } from '../../docker/endpoint.ts'
 import { exitCode, getErrno, MirrorError } from '../../lib/errors.ts'
 import { ifVisible } from '../../lib/fs.ts'
 import type { Clock } from '../../lib/time.ts'
-import { parseVersion } from '../address.ts'
 import type { ClientReload } from '../types.ts'
 import { emptyDaemonJsonLists, getListedMirrors, isSameUrl } from './daemon-json.ts'
 import { type DockerdProcess, findDockerd } from './engines.ts'
@@ -13,17 +12,6 @@ import { type DockerdProcess, findDockerd } from './engines.ts'
 const pollMs = 100
 /** Limits the time until dockerd has applied a reload, ms. */
 const maxWaitMs = 5000
-/**
- * Is the first major version whose BuildKit takes new mirrors from a reload. Before it, BuildKit keeps those of the start of
- * dockerd.
- */
-const minLiveBuildsMajor = 26
-
-/** Reports whether BuildKit in this Docker takes new mirrors from a reload; false for an unknown version. */
-export function buildsAfterReload(version: string | undefined): boolean {
-  const major = parseVersion(version)?.[0]
-  return major !== undefined && major >= minLiveBuildsMajor
-}
 
 interface ReloadedDockerd {
   readonly endpoint: DockerEndpoint

@@ -5,11 +5,11 @@ import { systemClock } from '../../lib/time.ts'
 import { localFiles } from '../files/local.ts'
 import type { ConfigPlan, ConfigTarget, Machine, MirrorForClient } from '../types.ts'
 import { type DockerTarget, getDockerForm, validateDaemonJson } from './daemon-json.ts'
-import type { DockerdProcess, DockerInstallation } from './engines.ts'
+import { type DockerdProcess, type DockerInstallation, listBuildNotes } from './engines.ts'
 import { inspectDocker } from './inspect.ts'
 import { observeDocker } from './observe.ts'
 import { listTrustSteps, planDocker, stripDocker } from './plan.ts'
-import { buildsAfterReload, createDockerReload, getReloadCommand } from './reload.ts'
+import { createDockerReload, getReloadCommand } from './reload.ts'
 
 interface DockerTargetOptions {
   readonly machine: Machine
@@ -152,11 +152,7 @@ function listReloadSteps({ installation, target, endpoint, dockerd }: DockerTarg
       const command = getReloadCommand(dockerd, installation.kind === 'rootless')
       return [
         `${command}   (dockerd reads its file again${endpoint === undefined ? '' : '; --reload does it for you'})`,
-        ...(buildsAfterReload(target.version)
-          ? []
-          : [
-              'docker build (BuildKit) before Docker 26 uses the mirror only after a restart of dockerd, which stops containers.',
-            ]),
+        ...listBuildNotes(target.version),
       ]
     }
   }

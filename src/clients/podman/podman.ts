@@ -333,6 +333,10 @@ async function observePodman(
       ),
     ],
     reasons: [
+      ...stale.map(({ pid }) => ({
+        why: `The podman service (pid ${pid}) has cached its old configuration`,
+        fix: getRestartCommand(pid),
+      })),
       ...(has(own) === true
         ? [{ why: `podman did not reach ${cache}`, fix: `curl -sS ${cache}/v2/` }]
         : own === undefined
@@ -343,10 +347,6 @@ async function observePodman(
                 fix: causes.configure,
               },
             ]),
-      ...stale.map(({ pid }) => ({
-        why: `The podman service (pid ${pid}) has cached its old configuration`,
-        fix: getRestartCommand(pid),
-      })),
       ...causes.others,
     ],
     todo: stale.map(({ pid }) => `${getRestartCommand(pid)}   (the podman service has cached its old configuration)`),
