@@ -80,7 +80,16 @@ export async function runDoctor(request: DoctorRequest): Promise<DoctorReport> {
   const groups = [...new Set(order.values())]
   const results = outcomes
     .filter(({ id }) => isSelected(id))
-    .map((outcome): CheckResult => ({ ...outcome, saw: redact(outcome.saw), group: getCheck(outcome.id).group }))
+    .map((outcome): CheckResult => {
+      const { fix, advice } = outcome
+      return {
+        ...outcome,
+        saw: redact(outcome.saw),
+        ...(fix !== undefined && { fix: { ...fix, command: nameForUser(fix.command, request.surroundings) } }),
+        ...(advice !== undefined && { advice: nameForUser(advice, request.surroundings) }),
+        group: getCheck(outcome.id).group,
+      }
+    })
     .toSorted((one, other) => groups.indexOf(one.group) - groups.indexOf(other.group))
   return {
     at: new Date().toISOString(),
@@ -88,6 +97,12 @@ export async function runDoctor(request: DoctorRequest): Promise<DoctorReport> {
     counts: countStates(results),
     results,
   }
+}
+
+/** Leaves out sudo for root itself, whose machine may not have it. */
+function nameForUser(text: string, { env }: CommandEnvironment): string {
+  const isRoot = process.geteuid?.() === 0 && env['SUDO_UID'] === undefined
+  return isRoot ? text.replaceAll(/(?<![\w/-])sudo (?=(?:systemctl|kill|ip6?tables|ufw|timedatectl) )/g, '') : text
 }
 
 function countStates(results: readonly CheckResult[]): Record<CheckState, number> {

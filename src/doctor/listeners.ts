@@ -163,6 +163,7 @@ function reportNode(
   report: Report,
 ): void {
   const { hostname, port } = new URL(url)
+  const address = hostname.replace(/^\[|\]$/g, '')
   if (reached === 'yes') {
     report(toOk('listeners.node', `${node} reaches ${url}.`, node))
     return report(toOk('listeners.firewall', undefined, node))
@@ -174,10 +175,10 @@ function reportNode(
       state: 'fail',
       saw: `A connection from ${node} to ${url} gets no answer, so a firewall probably drops it.`,
       fix: {
-        command: `sudo iptables -I INPUT -p tcp -d ${hostname} --dport ${port} -j ACCEPT`,
+        command: `sudo ${address.includes(':') ? 'ip6tables' : 'iptables'} -I INPUT -p tcp -d ${address} --dport ${port} -j ACCEPT`,
         isOwn: false,
       },
-      advice: `With ufw: sudo ufw allow proto tcp to ${hostname} port ${port}`,
+      advice: `With ufw: sudo ufw allow proto tcp to ${address} port ${port}`,
     })
   report({
     id: 'listeners.node',

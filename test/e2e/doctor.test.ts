@@ -163,7 +163,7 @@ describe.skipIf(missing !== undefined)('mirror doctor', () => {
     expect(await mirror('configure', 'docker', '--reload', '--yes')).toMatchObject({ exit: 0 })
     // BuildKit in Docker before 26 keeps the mirrors that dockerd had at its start.
     expect(findings(await examine())).toMatchObject([
-      { id: 'clients.running', state: 'warn', fix: { command: 'sudo systemctl restart docker', isOwn: false } },
+      { id: 'clients.running', state: 'warn', fix: { command: 'systemctl restart docker', isOwn: false } },
     ])
     await dockerd.restart()
     expect(findings(await examine())).toEqual([])

@@ -270,6 +270,16 @@ describe('of an upstream the doctor names', () => {
     ])
   })
 
+  test('a command for root itself without sudo, which may not be installed', async () => {
+    const date = new Date(Date.now() - 3_600_000).toUTCString()
+    const upstream = await serve((_, response) => reply(response, 200, { date }))
+    const examineAs = async (env: Record<string, string>) =>
+      (await examine(await homeWith({ ...anyPort, ...upstreamAt(upstream.url) }), ['mirror.clock'], env)).results
+    const command = process.geteuid?.() === 0 ? 'timedatectl set-ntp true' : 'sudo timedatectl set-ntp true'
+    expect(await examineAs({})).toMatchObject([{ fix: { command } }])
+    expect(await examineAs({ SUDO_UID: '1000' })).toMatchObject([{ fix: { command: 'sudo timedatectl set-ntp true' } }])
+  })
+
   test('a password file that is missing', async () => {
     const upstream = await serve((_, response) => reply(response, 200))
     const credentials = { username: 'me', passwordFile: '/var/empty/password' }

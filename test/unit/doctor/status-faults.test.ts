@@ -245,6 +245,16 @@ const faults: readonly [fault: string, id: string, state: string, mend: string, 
     },
   ],
   [
+    'a firewall before an address of IPv6',
+    'listeners.firewall',
+    'fail',
+    'sudo ip6tables -I INPUT -p tcp -d fc00:f853::1 --dport 5055 -j ACCEPT',
+    {
+      endpoints: { networks: { kind: 'http://[fc00:f853::1]:5055' } },
+      answers: { ...cluster, [`${exec} bash`]: silent, [`${exec} env`]: '' },
+    },
+  ],
+  [
     'a proxy in a node',
     'listeners.proxy',
     'fail',
