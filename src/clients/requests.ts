@@ -3,7 +3,7 @@ import { toRegistryUrl } from '../oci/reference.ts'
 import { MirrorError } from '../lib/errors.ts'
 import { findClientsOnPath, getAdapter } from './adapters.ts'
 import { listRecord } from './configured.ts'
-import { getFirstCommand, openMachineRecords, type StoredRecord } from './records.ts'
+import { getConfigureCommand, getFirstCommand, openMachineRecords, type StoredRecord } from './records.ts'
 import type { StaleClient } from './stale-clients.ts'
 import type { ClientName, Machine } from './types.ts'
 
@@ -84,6 +84,8 @@ export function describeRequests(
   image: AskedImage,
   /** Lists the registries that mirror configures. */
   registries: readonly string[],
+  /** Holds the command that configures the client again. */
+  command?: string,
 ): ClientRequest[] {
   const { client, title: target } = record
   if (image.isPushed) return [describePushedRequest(record, image)]
@@ -117,7 +119,10 @@ export function describeRequests(
       : client === 'k3s' || registries.includes(image.registry)
   const storeNote = hasList ? ['With the containerd image store.'] : []
   if (isCovered) found.push(withMirror(forms[client], storeNote))
-  else found.push(bypass(`Its configuration has no entry for ${image.registry}.`))
+  else {
+    const isNew = command !== undefined && registries.includes(image.registry)
+    found.push({ ...bypass(`Its configuration has no entry for ${image.registry}.`), ...(isNew && { fix: command }) })
+  }
   return found
 }
 
@@ -156,9 +161,11 @@ export async function listClientRequests(options: ClientRequestsOptions): Promis
   for (const record of records.filter((one) => isWanted(one.client))) {
     const listed = await listRecord(machine, record, stale)
     const notes = listed === undefined ? [] : describeFiles(listed.files, listed.stale?.mend)
-    const fix = listed?.stale?.mend
-    for (const request of describeRequests(record, image, registries))
-      found.push({ ...request, notes: [...request.notes, ...notes], ...(fix !== undefined && { fix }) })
+    const command = await getConfigureCommand(machine, record)
+    const isChanged = listed?.files.some(({ state }) => changedStates.has(state)) === true
+    const mend = listed?.stale?.mend ?? (isChanged ? command : undefined)
+    for (const request of describeRequests(record, image, registries, command))
+      found.push({ ...request, notes: [...request.notes, ...notes], ...(mend !== undefined && { fix: mend }) })
   }
   const configured = new Set(records.map((record) => record.client))
   if (image.isPushed) return found
@@ -195,13 +202,16 @@ async function findFirstCommand(machine: Machine, client: ClientName): Promise<s
   return `mirror configure ${client}`
 }
 
+/** Lists the states of files that the command which configures the client writes again. */
+const changedStates: ReadonlySet<string> = new Set(['changed since', 'gone'])
+
 /** Describes files that are not as mirror wrote them. */
 function describeFiles(
   files: readonly { readonly path: string; readonly state: string }[],
   mend: string | undefined,
 ): string[] {
   const notes = mend === undefined ? [] : ['Its configuration has an old address of the mirror.']
-  for (const state of ['changed since', 'gone', 'unreachable']) {
+  for (const state of [...changedStates, 'unreachable']) {
     const [first, ...others] = files.filter((file) => file.state === state)
     const more = others.length === 0 ? '' : ` and ${others.length} more`
     if (first) notes.push(`${first.path}${more}: ${state}, so it may ask somewhere else.`)

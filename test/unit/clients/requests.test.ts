@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest'
 import type { RecordedFile } from '../../../src/clients/records.ts'
 import { describeRequests, listClientRequests } from '../../../src/clients/requests.ts'
 import type { ClientName } from '../../../src/clients/types.ts'
+import { openMachineRecords } from '../../../src/clients/records.ts'
 import { machineWith } from '../../support/clients/machine-with.ts'
 import { temporaryHome } from '../../support/mirror.ts'
 
@@ -120,6 +121,39 @@ test('a pushed image is asked for at the registry', () => {
   ])
   expect(list(makeRecord('docker', [], { registry: undefined }), image)).toMatchObject([
     { url: 'http://localhost:5001/v2/app/manifests/1' },
+  ])
+})
+
+test('a client that was configured before a registry was added gets the command that adds it', () => {
+  const old = makeRecord('containerd', folder('/etc/containerd/certs.d', 'docker.io'))
+  const find = (image: typeof alpine) =>
+    describeRequests(old, image, registries, 'mirror configure containerd').map(({ via, fix }) => [via, fix])
+  expect(find(tool)).toEqual([['origin', 'mirror configure containerd']])
+  expect(find(other)).toEqual([['origin', undefined]])
+  expect(find(alpine)).toEqual([['mirror', undefined]])
+  const classic = makeRecord('docker', [file('/etc/docker/daemon.json')])
+  expect(describeRequests(classic, tool, registries, 'mirror configure docker')[0]!.fix).toBeUndefined()
+})
+
+test('a client whose file was changed gets the command that writes it again', async () => {
+  const { machine, home } = await machineWith({}, {}, { platform: 'linux' })
+  const path = join(home, '.config/containers/registries.conf.d/50-mirror.conf')
+  await openMachineRecords(machine).put({
+    client: 'podman',
+    place: 'user',
+    title: 'user',
+    details: { scope: 'user', era: 'v2' },
+    root: undefined,
+    since: new Date(0).toISOString(),
+    cache,
+    registry: undefined,
+    fallback: true,
+    files: [{ path, before: undefined, written: '0'.repeat(64) }],
+    folders: [],
+  })
+  const options = { machine, image: alpine, stale: [], registries, client: 'podman' } as const
+  expect(await listClientRequests(options)).toMatchObject([
+    { client: 'podman', notes: [expect.stringContaining(': gone')], fix: 'mirror configure podman --scope user' },
   ])
 })
 
