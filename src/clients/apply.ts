@@ -1,9 +1,8 @@
 import { createHash } from 'node:crypto'
 import { basename, join } from 'node:path'
-import { MirrorError } from '../lib/errors.ts'
-import { makeFolder } from '../lib/fs.ts'
+import { getErrno, MirrorError } from '../lib/errors.ts'
+import { writeFileAtomic } from '../lib/fs.ts'
 import { isCaFile } from './files/kinds.ts'
-import { localFiles } from './files/local.ts'
 import type { ClientRecord, ClientRecords, RecordedFile } from './records.ts'
 import type { FileChange, FilePort, FileState } from './types.ts'
 
@@ -49,19 +48,60 @@ export async function applyPlan(request: ApplyRequest): Promise<ClientRecord> {
   }
   let record: ClientRecord = { ...entry, files: [...recorded.values()], folders: previous?.folders ?? [] }
   await records.put(record)
-  for (const { path, after } of sortForWriting(changes)) {
-    await files.tidy?.(path)
-    if (after === undefined) {
-      await files.remove(path)
-      continue
+  const left = new Set(changes.map(({ path }) => path))
+  try {
+    for (const { path, after } of sortForWriting(changes)) {
+      await files.tidy?.(path)
+      const created = after === undefined ? [] : await files.write(path, Buffer.from(after), states.get(path))
+      if (after === undefined) await files.remove(path)
+      left.delete(path)
+      const newFolders = created.filter((folder) => !record.folders.includes(folder))
+      if (newFolders.length === 0) continue
+      record = { ...record, folders: [...record.folders, ...newFolders] }
+      await records.put(record)
     }
-    const created = await files.write(path, Buffer.from(after), states.get(path))
-    const newFolders = created.filter((folder) => !record.folders.includes(folder))
-    if (newFolders.length === 0) continue
-    record = { ...record, folders: [...record.folders, ...newFolders] }
-    await records.put(record)
+  } catch (error) {
+    await forgetUnwritten(record, left, states, request)
+    throw error
   }
   return record
+}
+
+/**
+ * Removes from a record the files that a failed run has not written, so that nothing claims that mirror wrote them. An earlier entry
+ * of such a file counts again.
+ */
+async function forgetUnwritten(
+  record: ClientRecord,
+  left: ReadonlySet<string>,
+  states: ReadonlyMap<string, FileState | undefined>,
+  { files, records, previous }: ApplyRequest,
+): Promise<void> {
+  const kept = await Promise.all(
+    record.files.map(async (file) => {
+      if (!left.has(file.path) || !(await isUnchanged(file.path, states.get(file.path), files))) return file
+      return previous?.files.find(({ path }) => path === file.path)
+    }),
+  )
+  const remaining = kept.filter((file) => file !== undefined)
+  const isNothingWritten = left.size > 0 && remaining.every((file) => previous?.files.includes(file))
+  if (!isNothingWritten) return records.put({ ...record, files: remaining })
+  if (previous !== undefined) return records.put({ ...previous, folders: record.folders })
+  for (const folder of record.folders.toReversed()) await files.removeFolder(folder)
+  await records.remove(record)
+}
+
+/** Reports whether a file has the content that it had before; false when it cannot be read. */
+async function isUnchanged(path: string, before: FileState | undefined, files: FilePort): Promise<boolean> {
+  try {
+    const now = await files.read(path)
+    return now === undefined
+      ? before === undefined
+      : before !== undefined && hashHex(now.bytes) === hashHex(before.bytes)
+  } catch (error) {
+    if (!(error instanceof MirrorError) && getErrno(error) === undefined) throw error
+    return false
+  }
 }
 
 /** Copies the content that an undo restores to the backup folder. */
@@ -77,8 +117,8 @@ async function backUp(
   if (bytes === undefined) return undefined
   const { mode, uid, gid } = state
   const backup = join(backupFolder, `${number}-${basename(path)}`)
-  await makeFolder(backupFolder)
-  await localFiles.write(backup, bytes, { mode, uid, gid })
+  // The record has the owner, who may be one of a node or a virtual machine; this user must be able to read the backup.
+  await writeFileAtomic(backup, bytes, (mode & 0o777) | 0o600)
   return { backup, mode, uid, gid }
 }
 

@@ -66,7 +66,12 @@ export async function prepareClient(request: PrepareRequest): Promise<PreparedCl
   const denial = await findDenial(plan.changes, { ...request, target }, previous)
   if (denial !== undefined && !request.dryRun) throw denial
   await target.validate?.(plan.changes)
-  const notes = [...plan.notes, ...(cache.startsWith('https:') && ca === undefined ? [publicCertificateNote] : [])]
+  const losses = await Promise.all(plan.changes.map(async ({ path }) => target.files.describeLoss?.(path)))
+  const notes = [
+    ...plan.notes,
+    ...losses.filter((loss) => loss !== undefined),
+    ...(cache.startsWith('https:') && ca === undefined ? [publicCertificateNote] : []),
+  ]
   const { client } = adapter
   const configured = { client, root: getRecordRoot(machine), details: target.details }
   const undoCommand = await getConfigureCommand(machine, configured, '--undo')

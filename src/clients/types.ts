@@ -262,6 +262,8 @@ export interface FilePort {
   remove(path: string): Promise<void>
   /** Resolves to true when `write` can replace or create this file. */
   mayWrite(path: string): Promise<boolean>
+  /** Describes, in a sentence, which attributes of an existing file a write cannot keep; undefined for none. Absent where it keeps all. */
+  describeLoss?(path: string): Promise<string | undefined>
   /** Removes temporary files that a killed run of mirror has left beside this file; absent when it leaves none. */
   tidy?(path: string): Promise<void>
   /** Removes a folder if it is empty. */

@@ -1,6 +1,6 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chmod, chown, mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
+import { chmod, chown, mkdir, mkdtemp, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { existsSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, relative } from 'node:path'
@@ -292,6 +292,39 @@ describe('mirror configure', () => {
     )
     expect(refused).toMatchObject({ exit: 2 })
     expect(refused.stderr).toMatch(new RegExp(`\\nNext:\\n {2}chmod u\\+w ${closed}\\n$`))
+  })
+
+  test.runIf(anotherUserCanRunIt()).each([
+    [0o644, 0o644],
+    [0o664, 0o644],
+    [0o640, 0o600],
+    [0o604, 0o600],
+  ])("changes a file of the user's own in another group, from mode %o to %o", async (mode, after) => {
+    const file = join(folder, 'kind.yaml')
+    await writeFile(file, 'kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n')
+    await chmod(file, mode)
+    await chown(file, nobody, 0)
+    for (const path of [folder, root]) await chown(path, nobody, nobody)
+    const asNobody = (...args: string[]) =>
+      finished(
+        spawn(process.execPath, [program, 'configure', 'kind', '--file', file, ...args], {
+          cwd: folder,
+          env: { PATH: process.env['PATH'], HOME: folder, MIRROR_HOME: join(folder, 'home') },
+          stdio: ['ignore', 'pipe', 'pipe'],
+          uid: nobody,
+          gid: nobody,
+        }),
+      )
+    const configured = await asNobody('--mirror', 'http://172.18.0.1:5055', '--yes')
+    expect(configured, configured.stderr).toMatchObject({ exit: 0 })
+    const change = mode === after ? '' : `, and its mode becomes 0${after.toString(8)}`
+    const flat = configured.stderr.replaceAll(/\s+/g, ' ')
+    expect(flat).toContain(`${file} gets your group, because you are not in its group (0)${change}.`)
+    const { uid, gid, mode: written } = await stat(file)
+    expect({ uid, gid, mode: written & 0o7777 }).toEqual({ uid: nobody, gid: nobody, mode: after })
+    const undone = await asNobody('--undo', '--yes')
+    expect(undone, undone.stderr).toMatchObject({ exit: 0 })
+    expect(await readFile(file, 'utf8')).toBe('kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n')
   })
 
   test('reports that docker is already configured, and that nothing can be reloaded', async () => {

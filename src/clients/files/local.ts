@@ -70,8 +70,8 @@ function createFilePort(locate: (path: string) => Promise<string>): FilePort {
       const folder = dirname(target)
       const created = await makeFolders(folder)
       const prepare = async (file: FileHandle) => {
-        if (attributes && process.platform !== 'win32') await restoreOwner(file, attributes)
-        await file.chmod(attributes?.mode ?? newFileMode)
+        const keepsOwner = attributes !== undefined && process.platform !== 'win32'
+        await file.chmod(keepsOwner ? await restoreOwner(file, attributes, target) : (attributes?.mode ?? newFileMode))
       }
       await replaceFile(target, join(folder, createTemporaryName(basename(target))), content, { prepare })
       return created
@@ -86,6 +86,7 @@ function createFilePort(locate: (path: string) => Promise<string>): FilePort {
     async mayWrite(path) {
       const target = await locateToWrite(path)
       const existing = await ignoreMissing(() => stat(target))
+      // The group is a wish: see describeLoss.
       if (existing && !canKeepOwner(existing)) return false
       let folder = dirname(target)
       while ((await ignoreMissing(() => stat(folder))) === undefined && folder !== dirname(folder))
@@ -97,6 +98,15 @@ function createFilePort(locate: (path: string) => Promise<string>): FilePort {
         if (getErrno(error) === undefined) throw error
         return false
       }
+    },
+
+    async describeLoss(path) {
+      const existing = await ignoreMissing(async () => stat(await locateToWrite(path)))
+      if (existing === undefined || canKeepGroup(existing)) return undefined
+      const mode = existing.mode & 0o7777
+      const narrowed = withoutGroup(mode)
+      const access = narrowed === mode ? '' : `, and its mode becomes ${narrowed.toString(8).padStart(4, '0')}`
+      return `${path} gets your group, because you are not in its group (${existing.gid})${access}.`
     },
 
     async tidy(path) {
@@ -143,17 +153,51 @@ async function makeFolders(folder: string): Promise<string[]> {
   }
 }
 
-/** Gives a new file the owner and group of the file that it replaces. */
-async function restoreOwner(file: FileHandle, { uid, gid }: { uid: number; gid: number }): Promise<void> {
+/**
+ * Gives a new file the owner of the file that it replaces, and the group where this process may. Returns its mode. Throws a
+ * MirrorError (usage) for an owner that it cannot keep.
+ */
+async function restoreOwner(
+  file: FileHandle,
+  { mode, uid, gid }: { mode: number; uid: number; gid: number },
+  path: string,
+): Promise<number> {
   const current = await file.stat()
-  if (current.uid !== uid || current.gid !== gid) await file.chown(uid, gid)
+  if (current.uid === uid && current.gid === gid) return mode
+  try {
+    await file.chown(uid, gid)
+    return mode
+  } catch (cause) {
+    // The system knows no such owner in a user namespace (EINVAL).
+    if (!['EPERM', 'EINVAL'].includes(getErrno(cause) ?? '')) throw cause
+    if (current.uid === uid) return withoutGroup(mode)
+    throw new MirrorError(`${path} belongs to the user ${uid}, so only that user or root can replace it.`, {
+      exit: exitCode.usage,
+      hints: ['run the command again as the owner of the file, or with sudo'],
+      cause,
+    })
+  }
 }
 
-/** Returns whether this process can give a file this owner and group. */
-function canKeepOwner({ uid, gid }: { uid: number; gid: number }): boolean {
+/**
+ * Returns the mode for a file in another group than before. Members of the new group had the access of others, and members of the old
+ * one get it, so both get what both had.
+ */
+function withoutGroup(mode: number): number {
+  const shared = (mode >> 3) & mode & 0o7
+  return (mode & 0o5700) | (shared << 3) | shared
+}
+
+/** Returns whether this process can give a file this owner. */
+function canKeepOwner({ uid }: { uid: number }): boolean {
   const ownUid = process.geteuid?.()
-  if (ownUid === undefined || ownUid === 0) return true
-  return uid === ownUid && (gid === process.getegid!() || process.getgroups!().includes(gid))
+  return ownUid === undefined || ownUid === 0 || uid === ownUid
+}
+
+/** Returns whether this process can give a file this group. */
+function canKeepGroup({ gid }: { gid: number }): boolean {
+  if (process.geteuid === undefined || process.geteuid() === 0) return true
+  return gid === process.getegid!() || process.getgroups!().includes(gid)
 }
 
 async function listBelow(folder: string, depth: number, locate: (path: string) => Promise<string>): Promise<string[]> {

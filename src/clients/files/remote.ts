@@ -100,6 +100,7 @@ export function joinFilePorts(ports: FilesByFolder): FilePort {
     },
     remove: forward((files, path) => files.remove(path)),
     mayWrite: forward((files, path) => files.mayWrite(path)),
+    describeLoss: forward(async (files, path) => files.describeLoss?.(path)),
     tidy: forward(async (files, path) => files.tidy?.(path)),
     removeFolder: forward((files, path) => files.removeFolder(path)),
   }

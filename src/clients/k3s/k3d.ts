@@ -227,6 +227,7 @@ function withConfigMap(machine: Machine, cluster: string): FilePort {
     write: (path, content, attributes) => choosePort(path).write(path, content, attributes),
     remove: (path) => choosePort(path).remove(path),
     mayWrite: (path) => choosePort(path).mayWrite(path),
+    describeLoss: async (path) => choosePort(path).describeLoss?.(path),
     tidy: async (path) => choosePort(path).tidy?.(path),
     removeFolder: (path) => localFiles.removeFolder(path),
   }

@@ -104,6 +104,58 @@ describe('applying a plan and undoing it', () => {
     expect((await stat(join(folder, 'state', 'backups', 'one'))).mode & 0o777).toBe(0o700)
   })
 
+  test('writes the backup of a file in a node as this user, who can read it, and records the owner', async () => {
+    const read = async () => ({ bytes: Buffer.from('theirs'), mode: 0o440, uid: 54_321, gid: 54_321 })
+    const { files } = await applyPlan({
+      changes: [{ path: '/node/etc/config.toml', before: 'theirs', after: 'ours' }],
+      files: { ...localFiles, read, write: async () => [] },
+      records: configured(),
+      backupFolder: join(folder, 'state', 'backups', 'one'),
+      entry,
+      previous: undefined,
+      getTextWithoutMirror: () => 'theirs',
+    })
+    const before = files[0]!.before!
+    expect(before).toMatchObject({ mode: 0o440, uid: 54_321, gid: 54_321 })
+    const { uid, mode } = await stat(before.backup)
+    expect({ uid, mode: mode & 0o777 }).toEqual({ uid: process.getuid!(), mode: 0o640 })
+  })
+
+  test.each([0, 1])('records no file that a failed run has not written, after %i written ones', async (written) => {
+    const paths = ['a.toml', 'b.toml'].map((name) => join(folder, 'etc', name))
+    const write: FilePort['write'] = (path, ...rest) => {
+      if (path === paths[written]) throw new Error('the disk is full')
+      return localFiles.write(path, ...rest)
+    }
+    const request = {
+      changes: paths.map((path) => ({ path, before: undefined, after: 'ours' })),
+      files: { ...localFiles, write },
+      records: configured(),
+      backupFolder: join(folder, 'state', 'backups', 'one'),
+      entry,
+      previous: undefined,
+      getTextWithoutMirror: () => undefined,
+    }
+    await expect(applyPlan(request)).rejects.toThrow('the disk is full')
+    const recorded = (await configured().list()).map(({ files }) => files.map(({ path }) => path))
+    expect(recorded).toEqual(written === 0 ? [] : [[paths[0]]])
+  })
+
+  test('keeps the record of an earlier run after a failed one', async () => {
+    const first = await apply(target, undefined, 'ours one')
+    const failing = applyPlan({
+      changes: [{ path: target, before: 'ours one', after: 'ours two' }],
+      files: { ...localFiles, write: () => Promise.reject(new Error('the disk is full')) },
+      records: configured(),
+      backupFolder: join(folder, 'state', 'backups', 'two'),
+      entry: { ...entry, since: '2026-02-01T00:00:00.000Z' },
+      previous: first,
+      getTextWithoutMirror: () => undefined,
+    })
+    await expect(failing).rejects.toThrow('the disk is full')
+    expect(await configured().list()).toEqual([{ ...first, lockedByRoot: false }])
+  })
+
   test('does not write a file that has changed since the plan was made', async () => {
     await mkdir(join(folder, 'etc'))
     await writeFile(target, 'newer')
