@@ -38,6 +38,7 @@ export function Tiles() {
   const known = summary.value
   if (!known) return null
   const { cache, today, storage } = known
+  const hub = known.upstreams['docker.io']
   const [saved, savedUnit] = formatBytes(today.bytesSaved).split(' ')
   const [disk, diskUnit] = formatBytes(storage.bytes).split(' ')
   const since = status.value ? ` since ${formatDay(Date.parse(status.value.since))}` : ''
@@ -54,7 +55,7 @@ export function Tiles() {
         {formatCount(today.hits)} hits, {formatCount(today.misses)} misses;{' '}
         {formatShare(cache.hits, cache.hits + cache.misses)} in all
       </Tile>
-      <HubTile hub={known.upstreams['docker.io']} />
+      {hub && (hub.rateLimit ?? hub.pullsAvoided) !== undefined && <HubTile hub={hub} />}
       <Tile
         label="Disk"
         value={disk!}
@@ -73,9 +74,10 @@ export function Tiles() {
   )
 }
 
-function HubTile({ hub }: { hub: UpstreamReport | undefined }) {
-  const limit = hub?.rateLimit
-  const avoided = hub?.pullsAvoided ? `${formatCount(hub.pullsAvoided)} pulls avoided` : undefined
+/** Shows the quota of an upstream that is Docker Hub. */
+function HubTile({ hub }: { hub: UpstreamReport }) {
+  const limit = hub.rateLimit
+  const avoided = hub.pullsAvoided ? `${formatCount(hub.pullsAvoided)} pulls avoided` : undefined
   if (!limit)
     return (
       <Tile label="Docker Hub quota" value="unknown">

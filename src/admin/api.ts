@@ -192,7 +192,7 @@ export interface UpstreamReport {
   bytesFromUpstream: number
   /**
    * Counts the pulls that Docker Hub would have counted without the mirror: GETs of image manifests that were answered from the store or
-   * by a running fetch. Present only for docker.io.
+   * by a running fetch. Present only where the requests go to Docker Hub, or to a server that announces its quota.
    */
   pullsAvoided?: number
   state: 'ok' | 'failing' | 'open'

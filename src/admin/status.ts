@@ -33,15 +33,18 @@ interface StatusContext {
 
 type StorageContext = Pick<StatusContext, 'maxBytes' | 'minFree' | 'freeBytes'>
 
+interface UpstreamSource {
+  /** Iterates over the upstreams that received requests since the start. */
+  all(): Iterable<{ readonly host: string; health(): UpstreamHealth }>
+  /** Returns whether the requests for this registry spend a pull quota of Docker Hub. */
+  countsPulls(host: string): boolean
+}
+
 /** Holds the parts of the server that a status report covers. */
 interface StatusSources {
   readonly store: Pick<Store<MetadataStore>, 'metadata' | 'blobs' | 'layout'>
   readonly stats: Stats
-  /** Holds the upstreams that received requests since the start. */
-  readonly upstreams: {
-    readonly offline: { report(): OfflineReport }
-    all(): Iterable<{ readonly host: string; health(): UpstreamHealth }>
-  }
+  readonly upstreams: UpstreamSource & { readonly offline: { report(): OfflineReport } }
   /** Is undefined when the registry is switched off. */
   readonly pushed: { readonly store: PushedStore; readonly sessions: { readonly count: number } } | undefined
   readonly blobs: { readonly kind: StatusReport['sendBlob'] }
@@ -65,7 +68,7 @@ export async function createStatusReport(sources: StatusSources, context: Status
     sendBlob: sender.kind,
     offline: upstreams.offline.report(),
     cache: toCounters(stats.totals, stats.hitRatio),
-    upstreams: toUpstreamReports(stats.upstreams, [...upstreams.all()]),
+    upstreams: toUpstreamReports(stats.upstreams, upstreams),
     storage: describeStorage(sources, context, manifests),
     registry: {
       ...toRegistryCounters(pushed),
@@ -107,7 +110,7 @@ export function createLiveSummary(
     at: new Date().toISOString(),
     cache: toCounters(stats.totals, stats.hitRatio),
     today: context.today,
-    upstreams: toUpstreamReports(stats.upstreams, [...upstreams.all()]),
+    upstreams: toUpstreamReports(stats.upstreams, upstreams),
     storage: describeStorage(sources, context, manifests),
     offline: upstreams.offline.report().active,
   }
@@ -181,15 +184,18 @@ function toCounters(totals: Totals, hitRatio: number): StatusReport['cache'] {
 
 function toUpstreamReports(
   countsByHost: Stats['upstreams'],
-  contactedUpstreams: readonly { readonly host: string; health(): UpstreamHealth }[],
+  directory: UpstreamSource,
 ): Record<string, UpstreamReport> {
   const reports = new Map<string, UpstreamReport>()
-  for (const [host, counts] of countsByHost) reports.set(host, { ...toUpstreamCounters(host, counts), state: 'ok' })
-  for (const upstream of contactedUpstreams) {
+  const toCounts = (host: string, { pullsAvoided, ...counts }: UpstreamTotals) => ({
+    ...counts,
+    ...(directory.countsPulls(host) && { pullsAvoided }),
+  })
+  for (const [host, counts] of countsByHost) reports.set(host, { ...toCounts(host, counts), state: 'ok' })
+  for (const upstream of directory.all()) {
     const { host } = upstream
     const { state, rateLimit, lastError } = upstream.health()
-    const counts =
-      reports.get(host) ?? toUpstreamCounters(host, { hits: 0, misses: 0, bytesFromUpstream: 0, pullsAvoided: 0 })
+    const counts = reports.get(host) ?? toCounts(host, { hits: 0, misses: 0, bytesFromUpstream: 0, pullsAvoided: 0 })
     const quota = rateLimit && toQuotaReport(rateLimit)
     const failure = lastError && { ...lastError, message: cleanText(lastError.message), at: toIso(lastError.at) }
     reports.set(host, {
@@ -200,10 +206,6 @@ function toUpstreamReports(
     })
   }
   return Object.fromEntries(reports)
-}
-
-function toUpstreamCounters(host: string, { pullsAvoided, ...counts }: UpstreamTotals): Omit<UpstreamReport, 'state'> {
-  return { ...counts, ...(host === 'docker.io' && { pullsAvoided }) }
 }
 
 function toQuotaReport(quota: RateLimit): NonNullable<UpstreamReport['rateLimit']> {

@@ -155,12 +155,18 @@ export function createUpstreamDirectory({
     }
   }
 
+  const getUrl = (host: string) => config.upstreams[host]?.url ?? toRegistryUrl(host)
+
   function find(host: string): Upstream {
     const known = named.get(host)
     if (known) return known
+    const isHub = isDockerHub(getUrl(host))
     const online = createReopenedUpstream(host, {
       call: (ask) => call(host, ask),
-      health: () => opened.get(host)?.online.health(),
+      health() {
+        const health = opened.get(host)?.online.health() ?? { state: 'ok', rateLimit: undefined }
+        return isHub || health.rateLimit !== undefined ? { ...health, countsPulls: true } : health
+      },
     })
     const upstream = createSwitchedUpstream(online, createOfflineUpstream(online), {
       isOffline: () => offline.isActive,
@@ -172,8 +178,7 @@ export function createUpstreamDirectory({
 
   async function probeHubQuota(): Promise<void> {
     const host = 'docker.io'
-    const url = config.upstreams[host]?.url ?? toRegistryUrl(host)
-    if (offline.isActive || !isDockerHub(url) || isSet(env['MIRROR_NO_QUOTA_PROBE'])) return
+    if (offline.isActive || !isDockerHub(getUrl(host)) || isSet(env['MIRROR_NO_QUOTA_PROBE'])) return
     const { http } = open(host)
     // Bypass the record of failures: a laptop without a network has no failing upstream before somebody pulls.
     if (isQuotaOutdated(http.health().rateLimit, clock.wall())) await probeQuota(http, logger)
@@ -199,6 +204,8 @@ export function createUpstreamDirectory({
       const target = route(repository)
       return target && { upstream: find(target.host), name: target.name }
     },
+    /** Returns whether the requests for this registry spend a pull quota of Docker Hub. */
+    countsPulls: (host: string) => find(host).health().countsPulls === true,
     /** Iterates over the upstreams that were used since the start, or whose quota is known. */
     *all(): Iterable<Upstream> {
       for (const [host, { http, isUsed }] of opened)
@@ -299,8 +306,7 @@ interface OpenUpstream {
 interface ReopenedOptions {
   /** Opens the upstream, if it is not open, and calls it. */
   readonly call: <T>(ask: (upstream: Upstream) => Promise<T>) => Promise<T>
-  /** Returns undefined while the upstream is not open. */
-  readonly health: () => UpstreamHealth | undefined
+  readonly health: () => UpstreamHealth
 }
 
 /** Creates an upstream that each call finds open, so that a download may keep it across pauses. */
@@ -314,7 +320,7 @@ function createReopenedUpstream(host: string, { call, health }: ReopenedOptions)
     blob: (...args) => call((upstream) => upstream.blob(...args)),
     tags: (...args) => call((upstream) => upstream.tags(...args)),
     referrers: (...args) => call((upstream) => upstream.referrers(...args)),
-    health: () => health() ?? { state: 'ok', rateLimit: undefined },
+    health,
   }
 }
 

@@ -96,6 +96,8 @@ export interface FetchedList {
 export interface UpstreamHealth {
   readonly state: 'ok' | 'failing' | 'open'
   readonly rateLimit: RateLimit | undefined
+  /** Is true where the requests go to Docker Hub, or to a server that announces a pull quota as Docker Hub does. */
+  readonly countsPulls?: boolean
   /** Holds the last failure; absent while the upstream is healthy. `at`: wall clock ms. */
   readonly lastError?: {
     readonly failure: UpstreamFailure

@@ -42,6 +42,16 @@ describe.runIf(hasChromium)('the overview', () => {
     expect(await textOf(page, '.tile:nth-child(4)')).toContain(`Docker Hub quota ${text}`)
   })
 
+  test('shows no quota of Docker Hub where docker.io is another server', async () => {
+    const seed = createSeed()
+    const { rateLimit: _, pullsAvoided: __, ...other } = seed.status.upstreams['docker.io']!
+    seed.status.upstreams['docker.io'] = other
+    const { url } = await startSeeded(seed)
+    const page = await openPage(url)
+    await page.locator('.tile').first().waitFor()
+    expect(await page.locator('.tile').allTextContents()).not.toContainEqual(expect.stringContaining('Docker Hub'))
+  })
+
   test('draws each chart, reads it with the arrow keys, and has the same numbers as a table', async () => {
     const { url } = await startSeeded(createSeed())
     const page = await openPage(url)

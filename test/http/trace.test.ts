@@ -27,7 +27,7 @@ async function trace(mirror: Pick<TestMirror, 'adminUrl'>, image = 'app:v1', pla
 }
 
 function start(options: SceneOptions = {}): Promise<Scene> {
-  return startScene({ image: index, ...options, cache: { prefetch, ...options.cache } })
+  return startScene({ image: index, isDockerHub: true, ...options, cache: { prefetch, ...options.cache } })
 }
 
 /** Pulls as a client of linux/amd64 does. */
@@ -60,6 +60,12 @@ const describeContent = ({ content }: TraceReport) =>
   )
 
 describe('the trace of an image tells what a pull does now', () => {
+  test('no pull of Docker Hub is counted where another server stands in for it', async () => {
+    const scene = await start({ isDockerHub: false })
+    const { next } = await expectPull(scene, { result: 'miss', hubPulls: 0, upstreamRequests: 1 })
+    expect(next).not.toHaveProperty('countsPulls')
+  })
+
   test('an unknown image is fetched', async () => {
     const scene = await start()
     const { next, requests } = await expectPull(scene, { result: 'miss', hubPulls: 1, upstreamRequests: 1 })
@@ -170,7 +176,11 @@ describe('the trace of an image tells what a pull does now', () => {
       await writeFile(passwordFile, users[username], { mode: 0o600 })
       return { from: 'password-file' as const, username, passwordFile }
     }
-    const scene = await start({ auth: { scheme: 'basic', users }, upstream: { credentials: await credentials('ann') } })
+    const scene = await start({
+      isDockerHub: false,
+      auth: { scheme: 'basic', users },
+      upstream: { credentials: await credentials('ann') },
+    })
     await pullAndStore(scene)
     expect(await trace(scene.mirror)).toMatchObject({
       upstream: { credential: 'password-file', url: scene.upstream.url },

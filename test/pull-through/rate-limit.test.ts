@@ -89,8 +89,18 @@ test("Docker Hub's quota is read from its responses and shown in the status", as
   })
 })
 
+test('no pulls of Docker Hub are counted where another server stands in for it', async () => {
+  const { mirror } = await startScene()
+  for (let pulls = 0; pulls < 3; pulls++) await mirror.get(`${app}/manifests/v1`)
+  expect((await mirror.status()).upstreams['docker.io']).toMatchObject({ hits: 2, misses: 1 })
+  expect((await mirror.status()).upstreams['docker.io']).not.toHaveProperty('pullsAvoided')
+  expect((await get(mirror.adminUrl, '/metrics')).body.toString()).not.toMatch(
+    /^mirror_upstream_pulls_avoided_total\{/m,
+  )
+})
+
 test('the pulls that Docker Hub would have counted are counted once for each manifest: no index, no HEAD, no miss', async () => {
-  const { upstream, mirror, image } = await startScene()
+  const { upstream, mirror, image } = await startScene({ isDockerHub: true })
   const avoided = async () => (await mirror.status()).upstreams['docker.io']?.pullsAvoided
   await mirror.get(`${app}/manifests/v1`)
   expect(await avoided()).toBe(0)

@@ -25,6 +25,8 @@ export interface TestMirrorOptions {
   readonly pageFolder?: string
   /** Runs the checks of `mirror doctor`; default: the mirror cannot. */
   readonly runDoctor?: StartOptions['runDoctor']
+  /** Variables that differ from those of the test. */
+  readonly env?: Readonly<Record<string, string>>
   /** Lists the configured clients; default: the mirror does not know them. */
   readonly listConfigured?: StartOptions['listConfigured']
 }
@@ -60,6 +62,7 @@ export async function startTestMirror(options: TestMirrorOptions = {}): Promise<
     runtime: 'process',
     logger: recordingLogger(log),
     ...(options.pageFolder === undefined ? {} : { pageFolder: options.pageFolder }),
+    ...(options.env && { env: { ...process.env, ...options.env } }),
     runDoctor: options.runDoctor,
     listConfigured: options.listConfigured,
   })

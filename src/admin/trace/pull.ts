@@ -61,7 +61,7 @@ export function planPull(situation: PullSituation): TraceReport['next'] {
   if (newer) why.push(`${describeNewer(newer, situation)}, which a pull fetches when it asks about the tag again.`)
   const counts = {
     upstreamRequests: costs.required + costs.optional,
-    hubPulls: host === 'docker.io' && costs.manifestGets > 0 ? 1 : 0,
+    ...countHubPulls(situation, costs.manifestGets > 0),
     ...(isComplete && { bytes: costs.bytes }),
   }
   const missing = needed.filter(({ state }) => state === 'missing')
@@ -88,6 +88,12 @@ export function planPull(situation: PullSituation): TraceReport['next'] {
   return { ...counts, result: 'partly', why: [state, ...why, ...parts] }
 }
 
+/** Counts the pulls for Docker Hub's quota, where the requests go to a server that has it. */
+function countHubPulls({ view }: PullSituation, isManifestFetched: boolean) {
+  const countsPulls = view.upstream.health().countsPulls === true
+  return { hubPulls: countsPulls && isManifestFetched ? 1 : 0, ...(countsPulls && { countsPulls }) }
+}
+
 /** Returns the digest that the upstream has named for the tag, and that is not fetched. */
 function findNewer({ view, reference, tag }: PullSituation): NewerDigest | undefined {
   return tag?.isValid && reference.kind === 'tag' ? view.describeCheck(reference.tag).newer : undefined
@@ -96,7 +102,7 @@ function findNewer({ view, reference, tag }: PullSituation): NewerDigest | undef
 /** Plans the pull of a tag whose newer manifest is not here, so that nobody knows what it names. */
 function planNewer(situation: PullSituation, newer: NewerDigest): TraceReport['next'] {
   const why = `${describeNewer(newer, situation)}: one HEAD request asks about it, and one GET request fetches its manifest.`
-  return { result: 'partly', why: [why], upstreamRequests: 2, hubPulls: situation.host === 'docker.io' ? 1 : 0 }
+  return { result: 'partly', why: [why], upstreamRequests: 2, ...countHubPulls(situation, true) }
 }
 
 function describeNewer({ digest, at }: NewerDigest, { host, now }: PullSituation): string {

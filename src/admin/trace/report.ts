@@ -53,6 +53,8 @@ export interface TraceReport {
     readonly upstreamRequests: number
     /** Counts the pulls that Docker Hub would count. */
     readonly hubPulls: number
+    /** Is true where the requests go to Docker Hub, or to a server that announces its quota. */
+    readonly countsPulls?: boolean
     /** Bytes to fetch; absent when a manifest is missing. */
     readonly bytes?: number
   }

@@ -81,7 +81,11 @@ function listCacheFacts({ cache, storage, since, upstreams, offline }: StatusRep
 /** Renders the pulls that Docker Hub did not count, because the mirror answered them. */
 function describeAvoidedPulls(upstreams: StatusReport['upstreams']): Fact[] {
   const avoided = upstreams['docker.io']?.pullsAvoided ?? 0
-  return avoided === 0 ? [] : [['avoided', `${formatCount(avoided, 'pull', 'pulls')} from Docker Hub`]]
+  if (avoided === 0) return []
+  // Docker Hub counts each request for a manifest, also those of a client that asks again within seconds.
+  return [
+    ['avoided', `${formatCount(avoided, 'pull', 'pulls')} of Docker Hub's quota (one for each request for a manifest)`],
+  ]
 }
 
 function renderUpstreams({ upstreams }: StatusReport, colors: Colors, now: number, columns = Infinity): string[] {

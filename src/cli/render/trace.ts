@@ -77,12 +77,14 @@ function indentFirst(token: Token, at: number): Token {
   return at === 0 ? { ...token, text: `  ${token.text}` } : token
 }
 
-function describeCosts({ upstreamRequests, hubPulls, bytes }: TraceReport['next'], registry: string): string {
+function describeCosts(
+  { upstreamRequests, hubPulls, countsPulls, bytes }: TraceReport['next'],
+  registry: string,
+): string {
   if (upstreamRequests === 0) return `no request to ${registry}`
   const least = bytes === undefined ? 'at least ' : ''
   const requests = `${least}${upstreamRequests} ${upstreamRequests === 1 ? 'request' : 'requests'} to ${registry}`
-  const pulls =
-    registry === 'docker.io' ? [`${hubPulls} ${hubPulls === 1 ? 'pull' : 'pulls'} of Docker Hub's quota`] : []
+  const pulls = countsPulls === true ? [`${hubPulls} ${hubPulls === 1 ? 'pull' : 'pulls'} of Docker Hub's quota`] : []
   return [requests, ...pulls, ...(bytes === undefined || bytes === 0 ? [] : [`${formatBytes(bytes)} to fetch`])].join(
     ', ',
   )

@@ -106,6 +106,7 @@ const trace = {
     ],
     upstreamRequests: 2,
     hubPulls: 0,
+    countsPulls: true,
     bytes: 1000,
   },
   clients,

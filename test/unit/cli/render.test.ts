@@ -115,7 +115,7 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
     const upstreams = { 'docker.io': { ...report.upstreams['docker.io']!, rateLimit, pullsAvoided: 1234 } }
     const shown = renderStatus({ ...report, upstreams }, plain, localNow)
     expect(shown).toContain(`ok     ${text}\n`)
-    expect(shown).toContain('avoided   1,234 pulls from Docker Hub\n')
+    expect(shown).toContain("avoided   1,234 pulls of Docker Hub's quota (one for each request for a manifest)\n")
   })
 
   const troubled: StatusReport = {
