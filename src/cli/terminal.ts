@@ -74,7 +74,9 @@ export function createPrompt(
         default: options.default,
         validate: (text: string) => options.problem?.(text) ?? true,
       }),
-    confirm: (message: string) => ask<boolean>({ type: 'confirm', message: fit(message), default: true }),
+    /** Asks for yes or no. `byDefault`: the answer of the Enter key. */
+    confirm: (message: string, byDefault = true) =>
+      ask<boolean>({ type: 'confirm', message: fit(message), default: byDefault }),
     /** Asks for one of several. */
     choose: <T>(message: string, choices: readonly Choice<T>[]) =>
       askToChoose<T>('select', message, renderChoices(choices, columns - 2, 2)),
@@ -147,14 +149,18 @@ export interface Terminal {
   readonly prompt: ReturnType<typeof createPrompt>
 }
 
-/** Returns true to continue: by flag, or by the user's answer. Throws NotInteractiveError without both. */
+/**
+ * Returns true to continue: by flag, or by the user's answer. `byDefault`: the answer of the Enter key, false for a removal. Throws
+ * NotInteractiveError without both.
+ */
 export async function confirm(
   terminal: Pick<Terminal, 'prompt'>,
   { yes }: { readonly yes: boolean },
   question: string,
+  byDefault = true,
 ): Promise<boolean> {
   if (yes) return true
-  if (terminal.prompt) return terminal.prompt.confirm(question)
+  if (terminal.prompt) return terminal.prompt.confirm(question, byDefault)
   throw new NotInteractiveError()
 }
 

@@ -101,7 +101,8 @@ export default class Down extends BaseCommand {
   private async confirmVolumeRemoval(flags: { yes: boolean }): Promise<boolean> {
     const { confirm, createPrompt } = await import('../cli/terminal.ts')
     const prompt = createPrompt(process.stdin, process.stdout)
-    return confirm({ prompt }, flags, "Delete the container's volume, with all cached content and pushed images?")
+    const question = "Delete the container's volume, with all cached content and pushed images?"
+    return confirm({ prompt }, flags, question, false)
   }
 
   private async removeVolume(surroundings: CommandEnvironment): Promise<boolean> {

@@ -1,8 +1,9 @@
 import { string } from '@oclif/core/args'
 import { integer } from '@oclif/core/flags'
 import type { RegistryAccess } from '../../admin/access.ts'
+import type { RemovalReport } from '../../admin/api.ts'
 import { BaseCommand } from '../../cli/base-command.ts'
-import { dryRunFlag, durationFlag, jsonFlag } from '../../cli/flags.ts'
+import { dryRunFlag, durationFlag, jsonFlag, yesFlag } from '../../cli/flags.ts'
 import { describeUnfreed, renderRemoval } from '../../cli/render/table.ts'
 import { exitCode, findNearest, MirrorError } from '../../lib/errors.ts'
 
@@ -10,7 +11,7 @@ export default class RegistryPrune extends BaseCommand {
   static override summary = 'Remove old tags and the images that only they reference'
   static override description =
     'For tools that push a new tag with every build. A tag is removed when it is older than --older-than and not among the ' +
-    'newest --keep tags of its repository.'
+    'newest --keep tags of its repository. On a terminal, it asks first.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> --older-than 14d --keep 5',
     '<%= config.bin %> <%= command.id %> team/app --older-than 2h --keep 1 --dry-run',
@@ -19,6 +20,7 @@ export default class RegistryPrune extends BaseCommand {
   static override flags = {
     json: jsonFlag,
     'dry-run': dryRunFlag,
+    yes: yesFlag,
     'older-than': durationFlag({
       description: 'remove tags that were pushed longer ago',
       default: 14 * 24 * 3_600_000,
@@ -40,7 +42,10 @@ export default class RegistryPrune extends BaseCommand {
       const { keep, 'dry-run': dryRun } = flags
       const selection =
         args.repository === undefined ? {} : { repository: await this.parseRepositoryName(args.repository, registry) }
-      const removal = await registry.prune({ olderThan: flags['older-than'], keep, ...selection, dryRun })
+      const prune = (dry: boolean) =>
+        registry.prune({ olderThan: flags['older-than'], keep, ...selection, dryRun: dry })
+      if (!flags.yes && !dryRun && !(await this.agreeToRemoval(() => prune(true)))) return
+      const removal = await prune(dryRun)
       if (flags.json) this.printJson(removal)
       // The error below says that there is no such repository.
       else if (removal.unknown.length === 0) {
@@ -52,6 +57,11 @@ export default class RegistryPrune extends BaseCommand {
     } finally {
       await registry.close()
     }
+  }
+
+  private async agreeToRemoval(preview: () => Promise<RemovalReport>): Promise<boolean> {
+    const { agreeToRemoval } = await import('../../cli/removal-flow.ts')
+    return agreeToRemoval({ preview, isPushed: true, mustAgree: false, info: (text) => this.info(text) })
   }
 
   private async createUnknownRepositoryError(unknown: string[], registry: RegistryAccess): Promise<MirrorError> {

@@ -9,8 +9,8 @@ export default class RegistryRm extends BaseCommand {
     'NAME is an image, a repository (all of its tags) or a digest, with or without the address of the registry: ' +
     'localhost:5001/app:1 is app:1. Content that nothing else needs is removed, too. The disk space of content that was ' +
     'pushed or requested within 24 h is freed by a later garbage collection. In a pattern, * and ? match within a part of ' +
-    'the path or a tag, and ** matches across slashes; quote it, because shells expand it too. A pattern that matches ' +
-    'several images asks first.'
+    'the path or a tag, and ** matches across slashes; quote it, because shells expand it too. On a ' +
+    'terminal, it asks first; without one, only a pattern that matches several images needs --yes.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> app:1.2',
     '<%= config.bin %> <%= command.id %> localhost:5001/app:1.2',
@@ -34,6 +34,7 @@ export default class RegistryRm extends BaseCommand {
         info: (text) => this.info(text),
         given: argv as string[],
         store: registry,
+        isPushed: true,
         yes: flags.yes,
         dryRun: flags['dry-run'],
       })
