@@ -74,8 +74,9 @@ export default class Init extends BaseCommand {
     }
     const copy = await writeConfig(configFile, text, { force: flags.force, command: this.commandLine })
     const schema = await writeSchema(configFile, { isNew: true })
-    this.reportWritten(configFile, copy)
-    if (schema !== undefined) this.info(`Wrote its schema, for editors: ${schema}`)
+    this.reportWritten(configFile, copy, 'the settings')
+    if (schema !== undefined)
+      this.info(`Wrote the schema, with which editors complete and check the settings: ${schema}`)
     this.info('Apply it with: mirror up')
   }
 
@@ -97,7 +98,7 @@ export default class Init extends BaseCommand {
     refuseForeignFile(`--output ${flags.output}`, file, surroundings)
     const { writeConfig } = await import('../daemon/init.ts')
     const copy = await writeConfig(file, text, { force: flags.force, command: this.commandLine })
-    this.reportWritten(file, copy)
+    this.reportWritten(file, copy, 'the template')
   }
 
   /** Returns this command as the user gave it, without the flags that an error for an existing file suggests. */
@@ -106,10 +107,11 @@ export default class Init extends BaseCommand {
     return ['mirror init', ...args.map(quoteShellWord)].join(' ')
   }
 
-  /** Prints the path, for other programs. `copy`: the copy of the file that was replaced. */
-  private reportWritten(file: string, copy: string | undefined): void {
+  /** Says what was written; prints the path alone for other programs. `copy`: the copy of the file that was replaced. */
+  private reportWritten(file: string, copy: string | undefined, what: string): void {
     if (copy !== undefined) this.info(`Kept the old file as ${copy}`)
-    this.print(file)
+    if (process.stdout.isTTY) this.info(`Wrote ${what}: ${file}`)
+    else this.print(file)
   }
 
   private async askForChoices(flags: {
@@ -120,6 +122,8 @@ export default class Init extends BaseCommand {
     'dry-run': boolean
   }): Promise<ConfigChoices> {
     const { createPrompt } = await import('../cli/terminal.ts')
+    const { describeUpstreamProblem } = await import('../daemon/init.ts')
+    const { homedir } = this.getSurroundings()
     const silent = flags.yes || flags['dry-run']
     const prompt = silent ? undefined : createPrompt(process.stdin, process.stdout)
     const maxSize =
@@ -137,11 +141,19 @@ export default class Init extends BaseCommand {
       }))
     const upstreams =
       flags.upstream?.join(',') ??
-      (await prompt?.ask('Additional registries (host names, separated by commas)?', { default: '' }))
+      (await prompt?.ask('Additional registries (host names, separated by commas)?', {
+        default: '',
+        problem: (answer) =>
+          splitList(answer).flatMap((upstream) => describeUpstreamProblem(upstream, homedir) ?? [])[0],
+      }))
     return {
       cachePort: Number(cachePort ?? 5055),
       maxSize: maxSize ?? '20GiB',
-      upstreams: (upstreams ?? '').split(',').flatMap((host) => host.trim() || []),
+      upstreams: splitList(upstreams ?? ''),
     }
   }
+}
+
+function splitList(text: string): string[] {
+  return text.split(',').flatMap((part) => part.trim() || [])
 }

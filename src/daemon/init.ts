@@ -35,6 +35,11 @@ interface InitRequest {
 /** Renders a commented mirror.yaml. Throws a MirrorError (exit 2) for an invalid choice. */
 export async function renderConfig({ choices, configFile, template, homedir }: InitRequest): Promise<string> {
   const { cachePort, maxSize, upstreams } = choices
+  for (const upstream of upstreams) {
+    const problem = describeUpstreamProblem(upstream, homedir)
+    if (problem !== undefined)
+      throw new MirrorError(`${problem}.`, { exit: exitCode.usage, hints: ['mirror init --help'] })
+  }
   // JSON is YAML, and escapes user input.
   const text = (await readFile(template, 'utf8'))
     .replace("'@LISTEN@'", () => JSON.stringify([`127.0.0.1:${cachePort}`]))
@@ -47,6 +52,17 @@ export async function renderConfig({ choices, configFile, template, homedir }: I
     `These choices are not a valid configuration:\n${parsed.problems.map((problem) => `  ${formatProblem(problem)}`).join('\n')}`,
     { exit: exitCode.usage, hints: ['mirror init --help'] },
   )
+}
+
+/** Describes what is wrong with an additional registry; undefined for a valid one. */
+export function describeUpstreamProblem(upstream: string, homedir: string): string | undefined {
+  const text = `upstreams:\n  ${renderUpstream(upstream)}`
+  const parsed = parseConfig({ text, path: '/mirror.yaml', label: 'mirror.yaml', homedir })
+  if ('config' in parsed) return undefined
+  const [problem] = parsed.problems
+  return /^[^=]*:\/\//.test(upstream)
+    ? `Write the host alone, such as ghcr.io, or HOST=URL for a company cache, not ${JSON.stringify(upstream)}`
+    : `${JSON.stringify(upstream)}: ${problem?.message ?? 'not valid'}`
 }
 
 /** Renders `host` or `host=url`; the path of the URL becomes the prefix. The parser of the configuration reports invalid input. */

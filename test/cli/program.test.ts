@@ -271,7 +271,7 @@ describe('mirror', () => {
     expect((await mirror('init', '--dry-run')).stderr).toContain(`Would write ${schema}`)
     const { exit, stdout, stderr } = await mirror('init', '--max-size', '5GiB', '--upstream', 'registry.corp.example')
     expect({ exit, stdout }).toEqual({ exit: 0, stdout: `${join(home, 'mirror.yaml')}\n` })
-    expect(stderr).toContain(`Wrote its schema, for editors: ${schema}\n`)
+    expect(stderr).toContain(`Wrote the schema, with which editors complete and check the settings: ${schema}\n`)
     expect((await mirror('init', '--dry-run')).stderr).not.toContain(schema)
     const text = await readFile(join(home, 'mirror.yaml'), 'utf8')
     expect(text).toContain('maxSize: 5GiB')

@@ -147,11 +147,15 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
       const answers = [
         ['How large', '5GiB\r'],
         ['Which port', '\r'],
-        ['Additional registries', '\r'],
+        ['Additional registries', 'https://ghcr.io\r'],
+        // The question stays open, and Ctrl-U clears the answer.
+        ['Write the host alone', '\u0015quay.example\r'],
       ] as const
       const { exit, text } = await mirror(columns, ['init'], { answers, env: { MIRROR_HOME: own } })
       expect(exit, text).toBe(0)
       expect(await readFile(join(own, 'mirror.yaml'), 'utf8')).toContain('maxSize: 5GiB')
+      expect(await readFile(join(own, 'mirror.yaml'), 'utf8')).toContain('quay.example')
+      expect(unwrapped(text)).toContain(`Wrote the settings: ${join(own, 'mirror.yaml')}`)
     })
 
     test('ends a question on Ctrl-C with 130 and without a stack', async () => {

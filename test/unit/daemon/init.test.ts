@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { renderConfig, writeConfig } from '../../../src/daemon/init.ts'
+import { describeUpstreamProblem, renderConfig, writeConfig } from '../../../src/daemon/init.ts'
 import { refreshSchema, writeSchema } from '../../../src/daemon/schema-file.ts'
 import { defaultConfig } from '../../../src/config/config.ts'
 import { parseConfig } from '../../../src/config/parse.ts'
@@ -72,6 +72,23 @@ describe('a new mirror.yaml', () => {
   ])('is refused with exit code 2 for %j', async (chosen) => {
     await expect(render(chosen)).rejects.toMatchObject({ name: 'MirrorError', exit: 2 })
   })
+
+  test.each([
+    ['https://ghcr.io', /^Write the host alone, such as ghcr\.io, or HOST=URL for a company cache, not "https:/],
+    ['not a host', /^"not a host": .*must be a registry's host name/],
+    ['docker.io=ftp://x', /^"docker\.io=ftp:\/\/x": .*must be a URL/],
+    ['ghcr.io', undefined],
+    ['docker.io=https://cr.corp/hub', undefined],
+  ])(
+    'names the problem of the registry %s at its question, and no file that does not exist',
+    async (given, problem) => {
+      const found = describeUpstreamProblem(given, '/home/me')
+      if (problem === undefined) return expect(found).toBeUndefined()
+      expect(found).toMatch(problem)
+      expect(found).not.toMatch(/mirror\.yaml|:\d+:\d+/)
+      await expect(render({ upstreams: [given] })).rejects.toThrow(problem)
+    },
+  )
 
   test('has a schema beside it for editors, which its first line names, and replaces only its own', async () => {
     const config = join(folder, 'mirror.yaml')
