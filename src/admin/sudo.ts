@@ -131,7 +131,7 @@ interface Programs {
  * (`secure_path`), so a mirror or Node elsewhere, installed by nvm, needs the user's PATH. What is on neither is named by its path.
  */
 export async function renderRootCommand(
-  { env, platform, cwd }: Pick<CommandEnvironment, 'env' | 'platform' | 'cwd'>,
+  { env, platform, cwd, callers }: Pick<CommandEnvironment, 'env' | 'platform' | 'cwd' | 'callers'>,
   args: readonly string[],
   { execPath, program, folders }: Programs = {},
 ): Promise<string> {
@@ -144,12 +144,19 @@ export async function renderRootCommand(
   const isFoundIn = async (searched: readonly string[]) =>
     (await isFirstInFolders('mirror', run, searched)) && (await isFirstInFolders('node', node, searched))
   const isFound = await isFoundIn(search)
-  const isOnPath = !isFound && (await isFoundIn((env['PATH'] ?? '').split(delimiter).filter(isAbsolute)))
+  // Search the PATH that root was given, because root's own has no folders of the user.
+  const path = (callers?.env ?? env)['PATH'] ?? ''
+  const isOnPath = !isFound && (await isFoundIn(path.split(delimiter).filter(isAbsolute)))
   const mirror = isFound || isOnPath ? ['mirror'] : [quoteShellWord(node), quoteShellWord(run)]
   const passedVariables = [...trustedVariables.filter((name) => isTrusted(name, env[name], cwd)), ...locatingVariables]
   const settings = passedVariables.flatMap((name) => (env[name] ? [`${name}=${quoteShellWord(env[name])}`] : []))
   const variables = isOnPath ? ['"PATH=$PATH"', ...settings] : settings
   return ['sudo', ...(variables.length > 0 ? ['env', ...variables] : []), ...mirror, ...words].join(' ')
+}
+
+/** Returns whether sudo ran `env PATH=…`, as in the command line for root that mirror prints: then root knows of the user's folders. */
+export function isPathPassedOnPurpose(env: CommandEnvironment['env']): boolean {
+  return /^\S*\benv (?:.* )?PATH=/.test(env['SUDO_COMMAND'] ?? '')
 }
 
 /** Returns whether root would use the path in a variable (docs/decisions/0020). */

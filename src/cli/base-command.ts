@@ -1,7 +1,7 @@
 import { homedir } from 'node:os'
 import { basename, dirname, isAbsolute, join, relative, sep } from 'node:path'
 import { Command } from '@oclif/core/command'
-import { describeInvoker, explainRootOwnedFile, refuseForeignPaths } from '../admin/sudo.ts'
+import { describeInvoker, explainRootOwnedFile, isPathPassedOnPurpose, refuseForeignPaths } from '../admin/sudo.ts'
 import { type IgnoredPath, mustCheckOwners, mirrorPaths, toRootPaths } from '../config/paths.ts'
 import { checkDescriptorLimit } from '../daemon/limits.ts'
 import { DockerError } from '../docker/engine.ts'
@@ -211,14 +211,17 @@ function getCallerSurroundings(): CommandEnvironment | undefined {
 /** Describes the paths that root ignores, and how to use them; undefined where there are none. */
 function describeDroppedPaths(env: NodeJS.ProcessEnv): string | undefined {
   if (droppedPaths === undefined) return undefined
-  const lines = droppedPaths.ignored.map(({ name, value, why }) => {
+  const isOnPurpose = isPathPassedOnPurpose(env)
+  const ignored = droppedPaths.ignored.filter(({ name }) => name !== 'PATH' || !isOnPurpose)
+  if (ignored.length === 0) return undefined
+  const lines = ignored.map(({ name, value, why }) => {
     const instead = name === 'HOME' ? `; ${env['HOME']} takes its place` : ''
     return `  ${name}=${value}   (${why}${instead})`
   })
   return [
     'As root, mirror uses nothing that other users can change. Not used:',
     ...lines,
-    `To use it, run the command ${describeInvoker(droppedPaths.ignored)}. To keep root's files elsewhere, set MIRROR_HOME to a folder of root's.`,
+    `To use it, run the command ${describeInvoker(ignored)}. To keep root's files elsewhere, set MIRROR_HOME to a folder of root's.`,
   ].join('\n')
 }
 

@@ -109,7 +109,7 @@ async function isProgram(path: string): Promise<boolean> {
 
 /** Describes the machine for the adapters. `root`: a folder in place of `/` and `~`; then no program or daemon is contacted. */
 export async function describeMachine(surroundings: CommandEnvironment, root: string | undefined): Promise<Machine> {
-  const { platform, env, homedir, cwd } = surroundings
+  const { platform, env, homedir, cwd, callers } = surroundings
   const { stateDir } = mirrorPaths(surroundings)
   const rootFolder = root === undefined ? undefined : resolve(cwd, root)
   return {
@@ -119,6 +119,7 @@ export async function describeMachine(surroundings: CommandEnvironment, root: st
     root: rootFolder ?? '/',
     detached: rootFolder !== undefined,
     cwd,
+    callers,
     stateDir,
     records: await findRecordFolders(surroundings),
     runCommand,

@@ -297,6 +297,7 @@ export async function getConfigureCommand(
   ...more: string[]
 ): Promise<string> {
   const args = getConfigureArguments(target, ...more)
-  const belongsToRoot = target.lockedByRoot === true || (isSystemWide(target) && process.geteuid?.() === 0)
+  // The records of root are root's, also those of a client that is not system-wide.
+  const belongsToRoot = target.lockedByRoot === true || process.geteuid?.() === 0
   return belongsToRoot ? renderRootCommand(machine, args) : ['mirror', ...args.map(quoteShellWord)].join(' ')
 }

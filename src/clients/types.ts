@@ -1,6 +1,6 @@
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import type { HostAlias } from '../lib/network.ts'
-import type { RunCommand } from '../lib/process.ts'
+import type { CommandEnvironment, RunCommand } from '../lib/process.ts'
 
 /** Lists the programs that mirror can configure. */
 export const clientNames = [
@@ -77,6 +77,8 @@ export interface Machine {
   /** Is true with `--root`: then nothing is detected, and no program or daemon is contacted. */
   readonly detached: boolean
   readonly cwd: string
+  /** Holds the surroundings that root was given, before paths of other users were removed; absent where none was. */
+  readonly callers?: CommandEnvironment | undefined
   /** Names mirror's state folder. */
   readonly stateDir: string
   /** Holds the folders of the records; `stateDir` when absent. */

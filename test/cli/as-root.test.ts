@@ -61,6 +61,19 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     expect(snapshotRootFiles()).toBe('')
   })
 
+  test('prints no warning about a PATH that its own command line passes, and one about a PATH that sudo kept', async () => {
+    await giveFilesToOtherUser()
+    const env = { HOME: own, PATH: `${foreignFolder}:${process.env['PATH']}`, SUDO_UID: String(nobody) }
+    const line = `/usr/bin/env PATH=${env.PATH} mirror configure --list`
+    expect(mirror(['configure', '--list'], { ...env, SUDO_COMMAND: line }).stderr).toBe('')
+    const kept = mirror(['configure', '--list'], { ...env, SUDO_COMMAND: '/usr/local/bin/mirror configure --list' })
+    expect(kept.stderr).toContain(`PATH=${foreignFolder}`)
+    const passedAndKept = { ...env, HOME: foreignFolder, SUDO_COMMAND: line }
+    const { stderr } = mirror(['configure', '--list'], passedAndKept)
+    expect(stderr).toContain(`HOME=${foreignFolder}`)
+    expect(stderr).not.toContain(`PATH=${foreignFolder}`)
+  })
+
   test('prints no warning when every folder belongs to root', () => {
     expect(mirror(['configure', '--list'], { HOME: own }).stderr).toBe('')
   })

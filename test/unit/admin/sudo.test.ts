@@ -47,6 +47,16 @@ describe('the command line for root', () => {
     expect(await command(path)).toContain('sudo env "PATH=$PATH" mirror')
   })
 
+  test("is the same for root that runs it, although root's own PATH has no folders of the user", async () => {
+    await symlink(programs.program, join(folder, 'other', 'mirror'))
+    await symlink(programs.execPath, join(folder, 'other', 'node'))
+    const own = { ...user, env: { ...user.env, PATH: join(folder, 'bin') } }
+    const callers = { ...own, homedir: '/', env: { ...user.env, PATH: join(folder, 'other') } }
+    expect(await renderRootCommand({ ...own, callers }, ['configure', 'docker'], programs)).toBe(
+      'sudo env "PATH=$PATH" mirror configure docker',
+    )
+  })
+
   test('sets the variables that sudo removes', async () => {
     expect(await command({ DOCKER_HOST: 'unix:///run/a b.sock', HOME: '/home/me' })).toContain(
       "sudo env DOCKER_HOST='unix:///run/a b.sock' /",
