@@ -11,13 +11,13 @@ import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { parseObject } from '../lib/json.ts'
 import { type CommandEnvironment, quoteShellWord } from '../lib/process.ts'
 import { systemClock } from '../lib/time.ts'
+import { looksLikeRequestId } from '../server/request-id.ts'
+import { maxRecentRequests } from '../stats/requests.ts'
 
 /** Limits the lines of the log that are searched. */
 const maxLogLines = 20_000
 /** Limits the requests in a trace. */
 const maxRequests = 100
-/** Limits the requests among which the mirror looks for an id. */
-const maxSearched = 2000
 
 /** Holds the result of `mirror trace --json`. */
 export interface FullTrace extends TraceReport {
@@ -27,8 +27,6 @@ export interface FullTrace extends TraceReport {
   readonly clientsError?: string
   /** Holds the request that the user named by its id. */
   readonly request?: RequestReport
-  /** Is true for a name that looks like the id of a request, when there is neither such a request nor such an image. */
-  readonly isUnknownId?: true
 }
 
 /** Holds the result for the id of a request that concerns no image, such as a list of tags. */
@@ -59,22 +57,37 @@ export async function readTrace(
   const report = await askForTrace(api, image, platform)
   const requests = mergeRequests(report.requests, selectRequests(logged, report)).slice(0, maxRequests)
   const clients = await readClients(surroundings, report, found, client)
-  const isUnknownId =
-    request === undefined && looksLikeRequestId(name) && /\d/.test(name) && report.digest === undefined
-  return { ...report, requests, ...clients, ...(request && { request }), ...(isUnknownId && { isUnknownId }) }
+  return { ...report, requests, ...clients, ...(request && { request }) }
 }
 
-/** Finds what a user names: a request with its image, if it concerns one, or an image. */
+/** Finds what a user names: a request with its image, if it concerns one, or an image. Throws a MirrorError for the id of no known request. */
 async function resolveName(
   name: string,
   found: FoundMirror,
   logged: readonly RequestReport[],
 ): Promise<{ readonly request?: RequestReport; readonly image: string | undefined }> {
   if (!looksLikeRequestId(name)) return { image: name }
-  const recent = await createClientForMirror(found).listRequests({ limit: maxSearched })
-  const all = mergeRequests(recent, logged)
+  const api = createClientForMirror(found)
+  const all = mergeRequests(await api.listRequests({ limit: maxRecentRequests }), logged)
   const request = all.find(({ id }) => id === name)
-  return request ? { request, image: findImageOf(request, found, all) } : { image: name }
+  if (request) return { request, image: findImageOf(request, found, all) }
+  // An image may have such a name, too.
+  if ((await api.trace({ image: name })).digest !== undefined) return { image: name }
+  throw createUnknownIdError(name)
+}
+
+function createUnknownIdError(name: string): MirrorError {
+  const count = maxRecentRequests.toLocaleString('en')
+  return new MirrorError(
+    `${name} looks like the id of a request, but it is none of the last ${count} requests, which the mirror remembers, or of those in its log.`,
+    {
+      exit: exitCode.usage,
+      hints: [
+        'mirror logs   (the id is at the end of a line, and "id" with --json)',
+        `mirror trace docker.io/library/${name}   (if it is the name of an image)`,
+      ],
+    },
+  )
 }
 
 /** Opens a function that reads the current trace of an image again, without clients and log. */
@@ -103,11 +116,6 @@ async function askForTrace(api: AdminClient, image: string, platform: string | u
     const hints = ['mirror trace --help   (examples)', 'mirror cache ls   (the cached images)']
     throw new MirrorError(error.message, { exit: error.exit, hints, cause: error })
   }
-}
-
-/** Reports whether a name may be the id of a request; an image may have such a name, too. */
-function looksLikeRequestId(name: string): boolean {
-  return /^[0-9a-z]{11,16}$/.test(name)
 }
 
 /** Limits the time between the manifest of a pull or push and its blobs, ms. */

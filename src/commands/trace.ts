@@ -30,7 +30,7 @@ export default class Trace extends BaseCommand {
       description: 'platform to pull for (default: linux on this processor)',
       helpValue: 'OS/ARCH',
     }),
-    follow: boolean({ char: 'f', description: 'show the arriving parts until Ctrl-C' }),
+    follow: boolean({ char: 'f', description: 'show the arriving parts until all are held' }),
     json: jsonFlag,
   }
 
@@ -44,8 +44,6 @@ export default class Trace extends BaseCommand {
     if (flags.json) return this.printJson(trace)
     const { renderRequest, renderTrace } = await import('../cli/render/trace.ts')
     if (!('image' in trace)) return this.print(renderRequest(trace.request, this.getRenderOptions()))
-    if (trace.isUnknownId)
-      this.info(`There is no request with the id ${args.image} among the last ones, so this is the image of that name.`)
     this.print(renderTrace(trace, this.getRenderOptions()))
   }
 
@@ -65,7 +63,7 @@ export default class Trace extends BaseCommand {
   private async follow(options: { name: string; platform: string | undefined }, asJson: boolean): Promise<void> {
     this.endWhenUnread()
     const { openTraceReader } = await import('../cli/trace-flow.ts')
-    const { renderFollow, listChanges } = await import('../cli/render/trace.ts')
+    const { isFinished, listChanges, renderFollow } = await import('../cli/render/trace.ts')
     const { toPrintable } = await import('../cli/render/table.ts')
     const read = await openTraceReader(this.getSurroundings(), options)
     if (read === undefined) return this.reportDown(asJson && 'line')
@@ -79,26 +77,29 @@ export default class Trace extends BaseCommand {
     // A name that cannot be traced ends the command before the screen opens.
     const first = await read()
     if (!asJson && !process.stdout.isTTY && listChanges(undefined, first).length === 0)
-      this.info(`Waiting for requests for ${toPrintable(first.image, 400)}`)
-    if (asJson || !process.stdout.isTTY) return this.poll(first, read, printChanges)
+      this.info(`Waiting for requests for ${toPrintable(first.image, 400)}. Ctrl-C ends this.`)
+    if (asJson || !process.stdout.isTTY) return void (await this.poll(first, read, printChanges, isFinished))
     const { openScreen } = await import('../cli/terminal.ts')
     const screen = openScreen(process.stdout)
-    try {
-      await this.poll(first, read, (report) => screen.show(renderFollow(report, this.getRenderOptions())))
-    } finally {
-      screen.close()
-    }
+    const show = (report: TraceReport) => screen.show(renderFollow(report, this.getRenderOptions()))
+    const last = await this.poll(first, read, show, isFinished).finally(() => screen.close())
+    // The screen is gone with what it showed.
+    if (isFinished(last)) this.print(renderFollow(last, this.getRenderOptions()))
   }
 
+  /** Shows reports until the last one, or an interruption. Returns the last one. */
   private async poll(
     first: TraceReport,
     read: () => Promise<TraceReport>,
     show: (report: TraceReport) => void,
-  ): Promise<void> {
+    isLast: (report: TraceReport) => boolean,
+  ): Promise<TraceReport> {
     const { systemClock } = await import('../lib/time.ts')
-    for (let report = first; !this.interrupted.aborted; report = await read()) {
-      show(report)
+    for (let report = first; ; report = await read()) {
+      if (!this.interrupted.aborted) show(report)
+      if (isLast(report)) return report
       await systemClock.sleep(pollMs, this.interrupted).catch(() => {})
+      if (this.interrupted.aborted) return report
     }
   }
 }

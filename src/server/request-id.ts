@@ -28,6 +28,17 @@ function beginSeries(): string {
   return Date.now().toString(base).padStart(8, '0').slice(-8) + randomInt(base, base ** 2).toString(base)
 }
 
+/** Holds the time of the first release with ids, wall clock ms. */
+const firstIdAt = Date.UTC(2025, 0)
+const dayMs = 86_400_000
+
+/** Reports whether a text may be such an id: it begins with the time of a start of the mirror, so that few words may be one. */
+export function looksLikeRequestId(text: string): boolean {
+  if (!/^[0-9a-z]{11,16}$/.test(text)) return false
+  const at = Number.parseInt(text.slice(0, 8), base)
+  return at >= firstIdAt && at < Date.now() + dayMs
+}
+
 /** Is the response class of the cache and the registry. Adds the id to every head, also to those that Node writes itself. */
 export class IdentifiedResponse extends LingeringResponse {
   readonly requestId = createRequestId()

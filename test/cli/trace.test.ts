@@ -148,9 +148,15 @@ test('each request is explained by its id: a part of a push, a list, and one tha
   expect(await mirror('trace', list, '--follow')).toMatchObject({ exit: 2, stdout: '' })
 
   const unknown = await mirror('trace', 'mx46t8aqlpz')
-  expect(unknown).toMatchObject({ exit: 0, stderr: expect.stringContaining('no request with the id mx46t8aqlpz') })
-  expect(unknown.stdout).toContain('docker.io/library/mx46t8aqlpz:latest now is a miss')
-  expect(await readJson('mx46t8aqlpz')).toMatchObject({ isUnknownId: true })
+  expect(unknown).toMatchObject({ exit: 2, stdout: '' })
+  expect(unknown.stderr).toContain('mx46t8aqlpz looks like the id of a request')
+  expect(unknown.stderr).toContain('last 2,000 requests')
+  expect(unknown.stderr).toMatch(/^ {2}mirror logs .*\n {2}mirror trace docker\.io\/library\/mx46t8aqlpz /m)
+  expect(await mirror('trace', 'mx46t8aqlpz', '--json')).toMatchObject({ exit: 2, stdout: '' })
+  expect(await mirror('trace', 'mx46t8aqlpz', '--follow')).toMatchObject({ exit: 2, stdout: '' })
+  // An image of such a name can be named in full, and what cannot be an id is an image.
+  for (const name of ['docker.io/library/mx46t8aqlpz', 'mx46t8aqlpz:latest', 'postgresql16', 'elasticsearch'])
+    expect((await readJson(name)).next.result).toBe('miss')
 })
 
 test('a damaged record of a client is a note, and the rest of the trace is shown', async () => {
@@ -168,7 +174,7 @@ test('a damaged record of a client is a note, and the rest of the trace is shown
   })
 })
 
-test('a followed pull prints its changes in a pipe until it is interrupted', async () => {
+test('a followed pull prints its changes in a pipe, and ends when it is complete', async () => {
   const { cache } = await startMirror()
   const follow = start('trace', 'app:v1', '--follow')
   const ended = finished(follow)
@@ -176,11 +182,20 @@ test('a followed pull prints its changes in a pipe until it is interrupted', asy
   let waiting = ''
   follow.stdout!.on('data', (text: string) => (output += text))
   follow.stderr!.on('data', (text: string) => (waiting += text))
-  await expect.poll(() => waiting, { timeout: 10_000 }).toBe('Waiting for requests for docker.io/library/app:v1\n')
+  await expect
+    .poll(() => waiting, { timeout: 10_000 })
+    .toBe('Waiting for requests for docker.io/library/app:v1. Ctrl-C ends this.\n')
   await get(cache, '/v2/library/app/manifests/v1?ns=docker.io')
   for (const digest of image.blobs.keys()) await get(cache, `/v2/library/app/blobs/${digest}?ns=docker.io`)
-  await expect.poll(() => output, { timeout: 10_000 }).toContain('complete docker.io/library/app:v1')
+  expect((await ended).exit).toBe(0)
+  expect(output).toMatch(/complete docker\.io\/library\/app:v1\n$/)
   expect(output).toContain(`held layer ${image.layers[0]}`)
-  follow.kill('SIGINT')
-  expect((await ended).exit).toBe(130)
+  const again = await mirror('trace', 'app:v1', '--follow', '--json')
+  expect(again.exit).toBe(0)
+  expect(JSON.parse(again.stdout)).toMatchObject({ next: { result: 'hit' } })
+  const waits = start('trace', 'app:v2', '--follow')
+  const interrupted = finished(waits)
+  await once(waits.stderr!, 'data')
+  waits.kill('SIGINT')
+  expect((await interrupted).exit).toBe(130)
 })

@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest'
 import type { TraceReport } from '../../src/admin/activity.ts'
 import { getCacheRoot } from '../../src/config/paths.ts'
 import { createStoreLayout } from '../../src/store/layout.ts'
-import { slow, status } from '../support/faults.ts'
+import { heldAt, status } from '../support/faults.ts'
 import { get, open } from '../support/get.ts'
 import { makeImage, makeIndex, type TestImage } from '../support/images.ts'
 import { startTestMirror, temporaryHome, type TestMirror } from '../support/mirror.ts'
@@ -218,7 +218,9 @@ describe('the trace of an image tells what a pull does now', () => {
     const scene = await start({ image: large, cache: { tagFreshness: 60_000 } })
     await scene.mirror.get(`${app}/manifests/v1`)
     await scene.mirror.get(`${app}/blobs/${[...large.blobs.keys()][0]}`)
-    scene.upstream.on(anyBlob, slow(300_000))
+    await scene.mirror.untilStored(2)
+    let release!: () => void
+    scene.upstream.on(anyBlob, heldAt(100_000, new Promise<void>((resolve) => (release = resolve))))
     const response = await open(scene.mirror.url, `${app}/blobs/${large.layers[0]}`)
     const { next, content } = await trace(scene.mirror)
     expect(next).toMatchObject({ result: 'partly', upstreamRequests: 0, bytes: 0 })
@@ -227,7 +229,26 @@ describe('the trace of an image tells what a pull does now', () => {
       state: 'arriving',
       download: { followers: 1, size: large.blobs.get(large.layers[0]!)!.length },
     })
+    release()
     response.destroy()
+  })
+
+  test('downloads under way are named beside what is missing', async () => {
+    const large = makeImage({ layers: [noise(1_000_000, 5), noise(1_100_000, 6), noise(50_000, 7)], seed: 5 })
+    const scene = await start({ image: large, cache: { tagFreshness: 60_000 } })
+    await scene.mirror.get(`${app}/manifests/v1`)
+    await scene.mirror.get(`${app}/blobs/${[...large.blobs.keys()][0]}`)
+    await scene.mirror.untilStored(2)
+    let release!: () => void
+    scene.upstream.on(anyBlob, heldAt(100_000, new Promise<void>((resolve) => (release = resolve))))
+    const layers = large.layers.slice(0, 2)
+    const responses = await Promise.all(layers.map((layer) => open(scene.mirror.url, `${app}/blobs/${layer}`)))
+    const { next } = await trace(scene.mirror)
+    expect(next).toMatchObject({ result: 'partly', upstreamRequests: 1 })
+    expect(next.why[0]).toMatch(/^1 part of 5 must be fetched from docker\.io: /)
+    expect(next.why[1]).toBe('2 parts of 5 arrive now, and a client joins the downloads.')
+    release()
+    for (const response of responses) response.destroy()
   })
 
   test('offline, a missing image fails and a held one is a hit', async () => {

@@ -74,18 +74,23 @@ export function planPull(situation: PullSituation): TraceReport['next'] {
     const other = `The index has no manifest for ${platform}, so a client of this platform refuses the image.`
     return { ...counts, result: 'fails', why: [other, ...why] }
   }
+  const joined = describeArriving(arriving.length, needed.length)
   if (isComplete && missing.length === 0 && !isRootFetched) {
-    const state =
-      arriving.length > 0
-        ? `${countParts(arriving.length)} of ${needed.length} ${arriving.length === 1 ? 'arrives' : 'arrive'} now, and a client joins the download.`
-        : `All ${needed.length} parts${root?.kind === 'index' ? ` for ${platform}` : ''} are held: ${formatBytes(sumSizes(needed))}.`
-    return { ...counts, result: arriving.length > 0 ? 'partly' : 'hit', why: [state, ...why, ...parts] }
+    if (arriving.length > 0) return { ...counts, result: 'partly', why: [...joined, ...why, ...parts] }
+    const state = `All ${needed.length} parts${root?.kind === 'index' ? ` for ${platform}` : ''} are held: ${formatBytes(sumSizes(needed))}.`
+    return { ...counts, result: 'hit', why: [state, ...why, ...parts] }
   }
   if (missing.length === needed.length) return { ...counts, result: 'miss', why: [...why, ...parts] }
   const known = isComplete ? '' : ' known'
   const rest = isComplete ? `: ${formatBytes(costs.bytes)}` : ', and a manifest among them tells what else'
   const state = `${countParts(missing.length)} of ${needed.length}${known} must be fetched from ${host}${rest}.`
-  return { ...counts, result: 'partly', why: [state, ...why, ...parts] }
+  return { ...counts, result: 'partly', why: [state, ...joined, ...why, ...parts] }
+}
+
+function describeArriving(count: number, total: number): string[] {
+  if (count === 0) return []
+  const [arrive, downloads] = count === 1 ? ['arrives', 'download'] : ['arrive', 'downloads']
+  return [`${countParts(count)} of ${total} ${arrive} now, and a client joins the ${downloads}.`]
 }
 
 /** Counts the pulls for Docker Hub's quota, where the requests go to a server that has it. */

@@ -19,6 +19,8 @@ interface LogRendererOptions {
   readonly columns: () => number | undefined
   /** Gives the wall-clock time, ms. Lines of another day are shown below its date. */
   readonly now: number
+  /** Is true when a request that is longer than a line is wrapped, not cut. */
+  readonly isWrapped?: boolean
 }
 
 type Fields = Record<string, unknown>
@@ -36,7 +38,12 @@ const maxIdLength = 16
  * Renders lines of the log for people: one line a request (`19:01:40 HIT GET docker.io/library/redis blob 12.6 MiB 79 ms
  * docker/20.10`), a line for each pull and push, and any other message with its fields. A line that is not JSON stays as it is.
  */
-export function createLogRenderer({ colors, columns, now }: LogRendererOptions): (line: string) => string {
+export function createLogRenderer({
+  colors,
+  columns,
+  now,
+  isWrapped = false,
+}: LogRendererOptions): (line: string) => string {
   let day = formatDay(new Date(now))
   return (line) => {
     const fields = parseObject(line)
@@ -44,17 +51,24 @@ export function createLogRenderer({ colors, columns, now }: LogRendererOptions):
     const at = typeof fields['time'] === 'string' ? new Date(fields['time']) : undefined
     const isKnown = at !== undefined && !Number.isNaN(at.getTime())
     const clock = isKnown ? at.toTimeString().slice(0, 8) : ''
-    const text = renderFields(fields, clock, colors, columns())
+    const text = renderFields(fields, clock, { colors, columns: columns(), isWrapped })
     if (!isKnown || formatDay(at) === day) return text
     day = formatDay(at)
     return `${colors.dim(day)}\n${text}`
   }
 }
 
-function renderFields(fields: Fields, clock: string, colors: Colors, columns: number | undefined): string {
+interface LineStyle {
+  readonly colors: Colors
+  readonly columns: number | undefined
+  readonly isWrapped: boolean
+}
+
+function renderFields(fields: Fields, clock: string, style: LineStyle): string {
+  const { colors, columns } = style
   const { msg, method, status, image } = fields
   if (msg === 'request' && typeof method === 'string' && typeof status === 'number')
-    return renderRequest(fields, method, status, clock, colors, columns)
+    return renderRequest(fields, method, status, clock, style)
   if ((msg === 'pull' || msg === 'push') && typeof image === 'string')
     return renderTransfer(fields, msg, image, clock, colors, columns)
   return renderMessage(fields, clock, colors, columns)
@@ -65,8 +79,7 @@ function renderRequest(
   method: string,
   status: number,
   clock: string,
-  colors: Colors,
-  columns: number | undefined,
+  { colors, columns, isWrapped }: LineStyle,
 ): string {
   const [word, color] = chooseSourceLabel(fields, method, status, colors)
   const { name, kind } = describeContent(fields)
@@ -84,7 +97,7 @@ function renderRequest(
   const failure = formatFailure(fields, status, word)
   const others = [...before, ...rest].join(' ').length + 1
   // Wrap a failure, so that its reason is readable, and a line without room for a name; cut anything else to one line.
-  if (failure !== undefined || columns === undefined || columns - others < minCutLength) {
+  if (isWrapped || failure !== undefined || columns === undefined || columns - others < minCutLength) {
     const words: Token[] = [
       { text: clock, color: colors.dim },
       { text: word, color },

@@ -44,7 +44,7 @@ export function renderTrace(trace: RenderedTrace, options: TraceRenderOptions): 
     ['Tag', renderFacts(describeTag(trace, now), colors, columns)],
     ['Content', renderContent(trace, options)],
     ['Vouched for by', renderFacts(describeGrants(trace), colors, columns)],
-    ['Last requests', renderRequests(trace.requests.slice(0, maxRequests), options)],
+    ['Last requests, oldest first', renderRequests(trace.requests.slice(0, maxRequests).toReversed(), options)],
   ]
   const shown = sections.filter(([, text]) => text !== '').map(([title, text]) => `${colors.bold(title)}\n${text}`)
   return [renderConclusion(trace, options), ...shown].join('\n\n')
@@ -203,10 +203,11 @@ function describeDownload({ arrived, size, bytesPerSecond, followers }: Download
   return [share, `${formatBytes(bytesPerSecond)}/s`, clients]
 }
 
-/** Counts the content for which each repository vouches: first what counts for this image, then the rest. */
+/** Counts the content that a pull needs for which each repository vouches: first what counts for this image, then the rest. */
 function describeGrants({ content, registry, repository: own }: TraceReport): Fact[] {
+  const needed = content.filter(({ isNeeded }) => isNeeded)
   const counts = new Map<string, { count: number; isValid: boolean; repository: string; identity: string }>()
-  for (const { grants } of content)
+  for (const { grants } of needed)
     for (const { repository, identity, isValid } of grants) {
       const key = `${repository} ${identity}`
       const known = counts.get(key)
@@ -217,9 +218,12 @@ function describeGrants({ content, registry, repository: own }: TraceReport): Fa
   return [...all.filter(({ isValid }) => isValid), ...all.filter(({ isValid }) => !isValid)].map(
     ({ count, isValid, repository, identity }): Fact => {
       const name = toPrintable(repository, 300)
-      const parts = count === 1 ? 'part' : 'parts'
+      const parts = needed.length === 1 ? 'part' : 'parts'
       if (isValid)
-        return [`${count}`, `${parts} by ${name}, ${identity === 'anonymous' ? 'anonymously' : 'with a credential'}`]
+        return [
+          `${count} of ${needed.length}`,
+          `${parts} by ${name}, ${identity === 'anonymous' ? 'anonymously' : 'with a credential'}`,
+        ]
       const which = `${count} of these parts`
       return repository === `${registry}/${own}`
         ? ['', `${name} holds ${which} with another credential; a pull now may not use them`]
@@ -229,7 +233,8 @@ function describeGrants({ content, registry, repository: own }: TraceReport): Fa
 }
 
 function renderRequests(requests: readonly RequestReport[], { colors, columns, now }: TraceRenderOptions): string {
-  const render = createLogRenderer({ colors, columns: () => (columns === undefined ? undefined : columns - 2), now })
+  const width = columns === undefined ? undefined : columns - 2
+  const render = createLogRenderer({ colors, columns: () => width, now, isWrapped: true })
   return requests
     .map(({ at, reason, ...fields }) => {
       const why = reason === 'first' ? 'never in the cache' : reason
@@ -289,6 +294,11 @@ function renderFollowedPart(
 export function isComplete({ next, content }: TraceReport): boolean {
   const needed = content.filter(({ isNeeded }) => isNeeded)
   return next.result === 'hit' && needed.length > 0
+}
+
+/** Reports whether all that a pull needs is held and nothing more arrives, so that there is nothing to follow. */
+export function isFinished(report: TraceReport): boolean {
+  return isComplete(report) && report.content.every(({ state }) => state !== 'arriving')
 }
 
 /** Lists the changes between two states, one line each, for a pipe. */

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import type { RequestReport, TracedContent, TraceReport } from '../../../src/admin/activity.ts'
-import { isComplete, listChanges, renderFollow, renderTrace } from '../../../src/cli/render/trace.ts'
+import { isComplete, isFinished, listChanges, renderFollow, renderTrace } from '../../../src/cli/render/trace.ts'
 import { createColors } from '../../../src/cli/terminal.ts'
 import type { ClientRequest } from '../../../src/clients/requests.ts'
 
@@ -149,9 +149,9 @@ describe('the trace of an image on a screen', () => {
       '  not held, and not needed for linux/amd64: linux/arm64',
       '',
       'Vouched for by',
-      '  5         parts by docker.io/library/alpine, anonymously',
+      '  4 of 4    parts by docker.io/library/alpine, anonymously',
       '',
-      'Last requests',
+      'Last requests, oldest first',
       '  19:04:00 MISS GET docker.io/library/alpine:3.20 manifest (never in the cache) 693 B 124 ms containerd/2.1.4 mx3tiow4ud0',
     ])
   })
@@ -176,6 +176,24 @@ describe('the trace of an image on a screen', () => {
   test('says why the clients are not known', () => {
     const text = renderTrace({ ...trace, clients: [], clientsError: '/a.json is damaged.' }, options(200))
     expect(text).toMatch(/^Clients\n {2}not known +\/a\.json is damaged\.$/m)
+  })
+
+  test('has the last requests with the newest at the bottom, as the log has them', () => {
+    const requests = Array.from({ length: 12 }, (_, age) => ({ ...request, id: `mx3tiow4u${age + 10}`, at: ago(age) }))
+    const lines = renderTrace({ ...trace, requests }, options(200)).split('\n')
+    const ids = lines.slice(lines.indexOf('Last requests, oldest first') + 1).map((line) => line.split(' ').at(-1))
+    expect(ids).toEqual([9, 8, 7, 6, 5, 4, 3, 2, 1, 0].map((age) => `mx3tiow4u${age + 10}`))
+  })
+
+  test.each([40, 60, 80, 200])('has the whole of a request, with its client and id, on %i columns', (columns) => {
+    const text = renderTrace(
+      { ...trace, request: { ...request, kind: 'blob', reference: digest('d') } },
+      options(columns),
+    )
+    for (const section of ['Request', 'Last requests, oldest first']) {
+      const [shown] = text.slice(text.indexOf(`${section}\n`)).split('\n\n')
+      expect(shown!.replaceAll(/\s+/g, ' ')).toMatch(/docker\.io\/library\/alpine.* containerd\/2\.1\.4 mx3tiow4ud0$/)
+    }
   })
 
   test.each([60, 80, 200])('fits %i columns', (columns) => {
@@ -246,6 +264,10 @@ describe('the trace of an image that is followed', () => {
     const complete = { ...trace, content, next: { ...trace.next, result: 'hit' as const } }
     expect(isComplete(trace)).toBe(false)
     expect(renderFollow(complete, options(100)).split('\n').at(-1)).toBe('The pull is complete: everything is held.')
+    const other = part('layer', 'f', { ...layer, digest: digest('f'), isNeeded: false })
+    expect(isComplete({ ...complete, content: [...content, other] })).toBe(true)
+    expect(isFinished({ ...complete, content: [...content, other] })).toBe(false)
+    expect(isFinished(complete)).toBe(true)
     expect(listChanges(trace, complete)).toEqual([
       `held config ${digest('c')} 1000`,
       `held layer ${digest('d')} 1000`,
