@@ -139,7 +139,8 @@ async function handleRead(
   switch (path) {
     case '/metrics': {
       const { contentType, text } = await api.getMetrics()
-      return void sendWhole(request, response, 200, { 'content-type': contentType }, Buffer.from(text))
+      const headers = { 'content-type': contentType, 'cache-control': 'no-store' }
+      return void sendWhole(request, response, 200, headers, Buffer.from(text))
     }
     case '/api/status':
       return sendJson(request, response, await api.getStatus())

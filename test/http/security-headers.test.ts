@@ -100,6 +100,14 @@ describe('the security headers are in every response', () => {
     expectSecure((await scene.mirror.post('/api/cache/rm', { names: 1 })).headers, 'a bad body')
   })
 
+  test('of the admin listener, and browsers keep none of its numbers', async () => {
+    const { mirror } = await startScene()
+    for (const path of ['/healthz', '/metrics', '/api/status', '/api/requests', '/api/session', '/api/doctor']) {
+      const { headers } = await get(mirror.adminUrl, path)
+      expect([path, headers['cache-control']]).toEqual([path, 'no-store'])
+    }
+  })
+
   test('of the registry', async () => {
     const registry = await startTestRegistry()
     const image = makeImage()

@@ -4,8 +4,11 @@ import { type AdminTunnel, toReachableUrl } from '../client.ts'
 import { findRunningMirror } from '../find-mirror.ts'
 import type { CommandEnvironment } from '../../lib/process.ts'
 
-/** Limits the connections that are forwarded at a time; a browser opens about six. */
-const maxConnections = 32
+/**
+ * Limits the connections that are forwarded at a time; a browser opens at most six. For each, the engine starts a program in the container,
+ * which takes up to 8 MB of its memory.
+ */
+const maxConnections = 12
 
 /** Describes an address at which a browser of this machine reaches the dashboard. */
 export interface DashboardLink {

@@ -22,6 +22,26 @@ describe('the forwarding to a mirror on another machine', () => {
     expect(answer.status).toBe(200)
   })
 
+  test('holds two browsers at a time, because each connection takes memory of the container', async () => {
+    const mirror = await startTestMirror()
+    const { port } = new URL(mirror.adminUrl)
+    let opened = 0
+    const forwarding = await forwardConnections({
+      name: 'ssh://me@there',
+      async connect() {
+        opened += 1
+        return connect(Number(port))
+      },
+    })
+    onTestFinished(() => forwarding.close())
+    const sockets = Array.from({ length: 14 }, () => connect(forwarding.port))
+    let refused = 0
+    for (const socket of sockets) socket.on('error', () => {}).once('close', () => (refused += 1))
+    await expect.poll(() => [opened, refused]).toEqual([12, 2])
+    sockets.forEach((socket) => socket.destroy())
+    await expect.poll(async () => (await get(`http://127.0.0.1:${forwarding.port}`, '/healthz')).status).toBe(200)
+  })
+
   test('ends a connection that the engine refuses, and all others when it is closed', async () => {
     const mirror = await startTestMirror()
     const { port } = new URL(mirror.adminUrl)
