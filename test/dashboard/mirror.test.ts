@@ -282,12 +282,15 @@ describe.runIf(hasChromium)('the actions', () => {
 
 describe.runIf(hasChromium && outsideAddress !== undefined)('a page where reading needs a session', () => {
   /** Lets the page wait for an answer that the mirror has given. */
-  const delayAnswer = (page: Page, path: string, ms: number) =>
-    page.route(`**${path}`, async (route) => {
+  const delayAnswer = async (page: Page, path: string, ms: number) => {
+    // Answers that still wait at the end of the test have no page.
+    onTestFinished(() => page.unrouteAll({ behavior: 'ignoreErrors' }))
+    await page.route(`**${path}`, async (route) => {
       const response = await route.fetch()
       await page.waitForTimeout(ms)
       await route.fulfill({ response })
     })
+  }
 
   test('says how to sign in, then shows the numbers, and shows none after the end of the session', async () => {
     const mirror = await startTestMirror({ adminHost: outsideAddress! })
