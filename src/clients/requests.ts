@@ -1,11 +1,13 @@
 import { basename, dirname } from 'node:path'
 import { toRegistryUrl } from '../oci/reference.ts'
-import { MirrorError } from '../lib/errors.ts'
+import { getErrno, MirrorError } from '../lib/errors.ts'
 import { findClientsOnPath, getAdapter } from './adapters.ts'
+import { readFiles } from './configure.ts'
 import { listRecord } from './configured.ts'
 import { getConfigureCommand, getFirstCommand, openMachineRecords, type StoredRecord } from './records.ts'
 import type { StaleClient } from './stale-clients.ts'
 import type { ClientName, Machine } from './types.ts'
+import { getTarget } from './undo.ts'
 
 /** Names an image by its parts. */
 export interface AskedImage {
@@ -164,13 +166,42 @@ export async function listClientRequests(options: ClientRequestsOptions): Promis
     const command = await getConfigureCommand(machine, record)
     const isChanged = listed?.files.some(({ state }) => changedStates.has(state)) === true
     const mend = listed?.stale?.mend ?? (isChanged ? command : undefined)
-    for (const request of describeRequests(record, image, registries, command))
+    const asked = describeRequests(record, image, registries, command)
+    for (const request of await Promise.all(asked.map((one) => followFiles(one, machine, record, image))))
       found.push({ ...request, notes: [...request.notes, ...notes], ...(mend !== undefined && { fix: mend }) })
   }
   const configured = new Set(records.map((record) => record.client))
   if (image.isPushed) return found
   const others = (await findClientsOnPath(machine)).filter((name) => isWanted(name) && !configured.has(name))
   return [...found, ...(await Promise.all(others.map((name) => describeUnconfigured(machine, name, image))))]
+}
+
+/** Corrects a request by the files as they are, where other files than those of mirror decide about it. */
+async function followFiles(
+  request: ClientRequest,
+  machine: Machine,
+  record: StoredRecord,
+  image: AskedImage,
+): Promise<ClientRequest> {
+  const { findRoute, files, inputs } = await getTarget(machine, record)
+  if (findRoute === undefined || image.isPushed) return request
+  try {
+    const name = `${image.registry}/${image.repository}`
+    const route = findRoute(record.cache, name, await readFiles(files, inputs))
+    if (route === undefined || route.viaMirror === (request.via === 'mirror')) return request
+    const { client, target, notes } = request
+    const common = { client, ...(target !== undefined && { target }) }
+    const [registry = '', ...path] = route.image.split('/')
+    const origin = toOriginUrl({ registry, repository: path.join('/'), reference: image.reference })
+    if (!route.viaMirror)
+      return { ...common, via: 'origin', url: origin, notes: [...notes, `${route.where} leaves out the mirror.`] }
+    const url = toMirrorUrl(record.cache, forms[client], { ...image, registry, repository: path.join('/') })
+    return { ...common, via: 'mirror', url, ...(record.fallback && { fallback: origin }), notes: [] }
+  } catch (error) {
+    // Files that cannot be read have a note of their own.
+    if (error instanceof MirrorError || getErrno(error) !== undefined) return request
+    throw error
+  }
 }
 
 async function describeUnconfigured(machine: Machine, client: ClientName, image: AskedImage): Promise<ClientRequest> {

@@ -54,6 +54,8 @@ export interface ConfigPlan {
   readonly todo: readonly string[]
   /** Holds the text for stdout: flags, a cluster file. */
   readonly output?: string
+  /** Lists the registries for which the user's files keep the client from the mirror, each with the reason and what changes it. */
+  readonly leftOut?: readonly { readonly registry: string; readonly why: string }[]
 }
 
 /** Holds the plan for a client whose settings are only printed. */
@@ -148,7 +150,7 @@ export interface ConfigTarget {
   readonly isOwn?: true
   /** Is true when the client reads the address from its files at each pull, so that a new address takes effect at once. */
   readonly readAtEachPull?: true
-  /** Resolves to true for a cluster that was deleted; to false when unknown. */
+  /** Resolves to true for a cluster that was deleted; to false when it is only stopped, and when unknown. */
   isDeleted?(): Promise<boolean>
   /** Lists the files to read before `plan` and `strip`. */
   readonly inputs: TargetInputs
@@ -175,6 +177,11 @@ export interface ConfigTarget {
    * undefined when unknown. Absent for clients whose files have no known faults.
    */
   inspect?(cache: string | undefined, files: FilesSnapshot): readonly Finding[]
+  /**
+   * Finds by the files whether a pull asks the mirror first, and which file decides about that. Pure. Absent for clients whose files
+   * need no interpretation; undefined when no file decides.
+   */
+  findRoute?(cache: string, image: string, files: FilesSnapshot): ClientRoute | undefined
   /** Lists the user's steps until the client has applied an undo of these files without `reload`; absent when there are none. */
   listUndoSteps?(paths: readonly string[]): string[]
   /**
@@ -187,6 +194,15 @@ export interface ConfigTarget {
    * `observe` take precedence.
    */
   readonly reasons: readonly Reason[]
+}
+
+/** Describes where a client looks for an image first. */
+export interface ClientRoute {
+  readonly viaMirror: boolean
+  /** Names the file and the line that decide: `/etc/containers/registries.conf:12`. */
+  readonly where: string
+  /** Names the image at its origin, which may be another than in its name: `registry.corp.example/hub/library/alpine`. */
+  readonly image: string
 }
 
 /** Describes a likely cause of a pull that bypassed the mirror. */

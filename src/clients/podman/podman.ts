@@ -20,7 +20,7 @@ import type {
 } from '../types.ts'
 import { inspectPodman } from './inspect.ts'
 import { planPodman, getCertificatesFolder, stripPodman } from './plan.ts'
-import { getDropInFolder, getMainFile, type PodmanLayout, listConfigFiles } from './registries-conf.ts'
+import { findPodmanRoute, getDropInFolder, getMainFile, type PodmanLayout, listConfigFiles } from './registries-conf.ts'
 import { findRunningServices, getRestartCommand } from './services.ts'
 
 /** Configures podman, buildah and skopeo, which read the same files. */
@@ -124,6 +124,7 @@ function toConfigTarget(machine: Machine, details: ConfigTargetDetails): ConfigT
     },
     strip: (mirror, files) => stripPodman(mirror, target, files),
     inspect: (cache, files) => inspectPodman(cache, target, files),
+    findRoute: (cache, image, files) => findPodmanRoute(cache, image, layout, files),
     ...(!machine.detached && {
       pull: (image: string) => pullByPodman(machine.runCommand, image, name),
       observe: ({ cache }: { readonly cache: string }) => observePodman(machine, cache, name, causes),

@@ -1,6 +1,14 @@
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import { readToml, asStrings, asTable, asTables, findTomlTableLines, type TomlTable } from '../edit/toml.ts'
-import type { FilesSnapshot } from '../types.ts'
+import {
+  readToml,
+  asStrings,
+  asTable,
+  asTables,
+  findTomlTableLines,
+  tryReadToml,
+  type TomlTable,
+} from '../edit/toml.ts'
+import type { ClientRoute, FilesSnapshot } from '../types.ts'
 
 /** Holds the table of one registry in one file. */
 export interface RegistryTable {
@@ -26,6 +34,35 @@ export function findGoverningTable(tables: readonly RegistryTable[], registry: s
     (best, one) => (best === undefined || one.prefix.length >= best.prefix.length ? one : best),
     undefined,
   )
+}
+
+/**
+ * Finds by the files whether a pull of an image asks the mirror first. Undefined when no table is about the image, and for a file that
+ * is not valid.
+ */
+export function findPodmanRoute(
+  cache: string,
+  image: string,
+  layout: PodmanLayout,
+  files: FilesSnapshot,
+): ClientRoute | undefined {
+  const paths = sortByReadingOrder(layout, files.paths)
+  if (paths.some((path) => tryReadToml(files.getText(path) ?? '') === undefined)) return undefined
+  const tables = readRegistryTables(paths, files)
+  const longest = tables
+    .filter(({ prefix }) => image === prefix || /^[/:@]/.test(image.slice(prefix.length)))
+    .filter(({ prefix }) => image.startsWith(prefix))
+    .reduce<RegistryTable | undefined>((best, one) => {
+      return best === undefined || one.prefix.length >= best.prefix.length ? one : best
+    }, undefined)
+  const found = longest ?? findGoverningTable(tables, image.split('/', 1)[0]!)
+  if (found === undefined) return undefined
+  const [first = found.table] = asTables(found.table['mirror'])
+  const { host } = new URL(cache)
+  const viaMirror = found.table['blocked'] !== true && withoutEndSlashes(first['location']).split('/', 1)[0] === host
+  const location = withoutEndSlashes(found.table['location'])
+  const isPattern = found.prefix.startsWith('*.') || location === ''
+  return { viaMirror, where: found.where, image: isPattern ? image : location + image.slice(found.prefix.length) }
 }
 
 function readTables(path: string, text: string): RegistryTable[] {
