@@ -206,7 +206,13 @@ export async function undoInteractively(
   const todo = applied ? await listRemainingSteps(machine, target, record, files, reloads, stillInUse) : []
   const clientReload = reloads ? target.reload : undefined
   if (applied && !json) {
-    const what = plan.notes.length === 0 ? `${record.client} is as it was` : `Removed mirror from ${record.client}`
+    const isUntouched = plan.notes.length > 0 && plan.changes.length === 0
+    const what =
+      plan.notes.length === 0
+        ? `${record.client} is as it was`
+        : isUntouched
+          ? `No file was changed, and mirror no longer lists ${record.client} as configured`
+          : `Removed mirror from ${record.client}`
     terminal.report(
       stillInUse ? `The files of ${record.client} are as they were: ${record.title}.` : `${what}: ${record.title}.`,
     )

@@ -3,9 +3,11 @@ import type { AdminClient } from '../admin/client.ts'
 import { findRunningMirror } from '../admin/find-mirror.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import type { CommandEnvironment } from '../lib/process.ts'
+import { getAdapter } from './adapters.ts'
 import { listRecord } from './configured.ts'
 import { findMirrorAddress } from './find-mirror.ts'
-import { getConfigureCommand, openMachineRecords } from './records.ts'
+import { getConfigureCommand, openMachineRecords, type StoredRecord } from './records.ts'
+import { explainUselessConfigure, rehearseConfigure } from './configure.ts'
 import type { ConfigTarget, Machine } from './types.ts'
 
 /** Reports the result of a check by a pull. */
@@ -88,7 +90,26 @@ async function explainMissedPull(
   const reasons = hasMoved
     ? [{ why: `${client} is configured for ${record.cache}, and the mirror is at ${mirror}`, fix: configure }]
     : (observation?.reasons ?? target.reasons.filter(({ isUnconfigured }) => !isUnconfigured || !isAsWritten))
-  return { saw, reasons: explainOutput(client, output) ?? reasons }
+  const fixes = explainOutput(client, output) ?? reasons
+  if (hasMoved || record === undefined || !fixes.some(({ fix }) => fix === configure)) return { saw, reasons: fixes }
+  const step = await findOtherStep(surroundings, machine, record, target, { saw: saw.join(' '), command: configure })
+  return {
+    saw,
+    reasons: fixes.map((one) => (one.fix === configure && step !== undefined ? { ...one, fix: step } : one)),
+  }
+}
+
+/** Returns the step that helps where `mirror configure` would change nothing; undefined where it helps, or no mirror runs. */
+async function findOtherStep(
+  surroundings: CommandEnvironment,
+  machine: Machine,
+  { client, fallback }: StoredRecord,
+  target: ConfigTarget,
+  finding: { readonly saw: string; readonly command: string },
+): Promise<string | undefined> {
+  const mirror = await findMirrorAddress(surroundings, { url: undefined, caFile: undefined })
+  const rehearsal = await rehearseConfigure({ machine, adapter: await getAdapter(client), target, mirror, fallback })
+  return explainUselessConfigure(rehearsal, finding)
 }
 
 /** Returns the cause that the client's own output names; undefined when it names none. */

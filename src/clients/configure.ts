@@ -272,3 +272,75 @@ async function translateReadErrors<T>(
 export function resolveTargetBelowRoot({ detached, root }: Machine, target: ConfigTarget): ConfigTarget {
   return detached ? { ...target, files: createRootedFiles(root) } : target
 }
+
+/** Describes what `mirror configure` of a target would do now. */
+export type Rehearsal =
+  | { readonly refusal: MirrorError }
+  | {
+      readonly refusal: undefined
+      readonly plan: ConfigPlan
+      /** Holds the files as they would be afterwards. */
+      readonly after: FilesSnapshot
+    }
+
+/** Plans the configuration of a target and writes nothing, so that nobody is told to run a command that would not help. */
+export async function rehearseConfigure(request: {
+  readonly machine: Machine
+  readonly adapter: ClientAdapter
+  readonly target: ConfigTarget
+  readonly mirror: MirrorAddress
+  readonly fallback: boolean
+}): Promise<Rehearsal> {
+  try {
+    const { plan, target } = await prepareClient({ ...request, dryRun: true })
+    const files = await readFiles(target.files, target.inputs)
+    return { refusal: undefined, plan, after: files.with(plan.changes) }
+  } catch (error) {
+    if (error instanceof MirrorError) return { refusal: error }
+    if (getErrno(error) === undefined) throw error
+    return { refusal: new MirrorError(error instanceof Error ? error.message : String(error)) }
+  }
+}
+
+/**
+ * Explains why `mirror configure` would not mend a finding, as a step for the user; undefined if it would. `saw`: the finding.
+ * `path`: the file that it is about. `remains`: finds out whether it is still there afterwards. `command`: that of `mirror configure`.
+ */
+export function explainUselessConfigure(
+  rehearsal: Rehearsal,
+  {
+    saw,
+    path,
+    remains,
+    command,
+  }: {
+    readonly saw: string
+    readonly path?: string | undefined
+    readonly remains?: (after: FilesSnapshot) => boolean
+    readonly command: string
+  },
+): string | undefined {
+  const { refusal } = rehearsal
+  if (refusal !== undefined) return isCommand(refusal.hints[0]) ? undefined : describeRefusal(refusal, command)
+  const { plan, after } = rehearsal
+  const words = new Set(saw.split(/[\s,]+/).map((word) => word.replace(/[.:;]$/, '')))
+  const left = path === undefined ? plan.leftOut?.find(({ registry }) => words.has(registry)) : undefined
+  if (left !== undefined) return `${left.why} Then run: mirror up; ${command}`
+  const isIdle = path === undefined ? plan.changes.length === 0 : !plan.changes.some((change) => change.path === path)
+  if (remains === undefined ? !isIdle : !remains(after)) return undefined
+  const step = `${command} would not change that; ${command} --undo removes what mirror recorded.`
+  return [step, ...plan.notes].join(' ')
+}
+
+/** Reports whether a hint is a command that names the same problem, or does what this user may not do. */
+function isCommand(hint: string | undefined): boolean {
+  return hint !== undefined && /^(?:sudo|chmod|mirror|docker|kind) /.test(hint)
+}
+
+function describeRefusal({ message, hints: [hint] }: MirrorError, command: string): string {
+  if (hint === undefined) return message
+  const step = hint.replace(/(?:run )?the (?:same )?command again/, (again) =>
+    again.startsWith('run') ? `run: ${command}` : command,
+  )
+  return step.charAt(0).toUpperCase() + step.slice(1)
+}

@@ -42,6 +42,7 @@ const sentences: Readonly<Record<CheckGroup, Readonly<Record<string, string>>>> 
   },
   clients: {
     configured: 'The client is configured for the mirror.',
+    exists: 'The cluster or the file that was configured still exists.',
     files: 'The files of the client are as mirror wrote them.',
     address: 'The client has the current address of the mirror.',
     running: 'The running client has the configuration.',

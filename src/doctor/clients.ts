@@ -5,10 +5,11 @@ import { findMirrorAddress, type MirrorAddress } from '../clients/find-mirror.ts
 import { getConfigureCommand, getFirstCommand, openMachineRecords, type StoredRecord } from '../clients/records.ts'
 import { inspectKanikoVariables } from '../clients/kaniko.ts'
 import { findStaleNodes, openKindNodes } from '../clients/kind/nodes.ts'
+import { explainUselessConfigure, type Rehearsal, rehearseConfigure } from '../clients/configure.ts'
 import { findStaleClients } from '../clients/stale-clients.ts'
 import { type ClientName, clientNames, type ConfigTarget, type Finding, type Machine } from '../clients/types.ts'
 import { getTarget } from '../clients/undo.ts'
-import { MirrorError } from '../lib/errors.ts'
+import { getErrno, MirrorError } from '../lib/errors.ts'
 import { checkFiles, getNote, type Inspection, inspectTarget, stripNote } from './client-files.ts'
 import { type DoctorContext, notRunning, type Outcome, type Report, type Task, toOk, toSkipped } from './context.ts'
 import { type CheckedTarget, listClusters, listFaultIds, listTargets } from './targets.ts'
@@ -21,7 +22,7 @@ const optional: ReadonlySet<ClientName> = new Set(['buildkit', 'containerd', 'ki
 /** Lists the faults that each kind cluster has before mirror configures it. */
 const mirrorFaults: ReadonlySet<string> = new Set(['containerd.config-path', 'kind.hosts'])
 
-const general = ['configured', 'files', 'address', 'running', 'loopback'] as const
+const general = ['configured', 'exists', 'files', 'address', 'running', 'loopback'] as const
 
 /** Holds what the checks of all clients need. */
 interface Surroundings {
@@ -100,14 +101,33 @@ async function checkTarget(
   client: ClientName,
   { target, record }: CheckedTarget,
   all: Surroundings,
-  report: Report,
+  tell: Report,
 ): Promise<void> {
   const { machine } = all
   const subject = nameTarget(client, target)
+  if (record !== undefined) {
+    const gone = await explainGone(target)
+    if (gone !== undefined) {
+      const fix = { command: await getConfigureCommand(machine, record, '--undo'), isOwn: !record.lockedByRoot }
+      const saw = `${gone} Only the record of its configuration is left.`
+      return tell({ id: 'clients.exists', subject, state: 'warn', saw, fix })
+    }
+    tell(toOk('clients.exists', undefined, subject))
+  }
   const mirror = await all.address
   const current = mirror === undefined ? undefined : getCache(mirror, target)
   const cache = current ?? record?.cache
   const command = await (record ? getConfigureCommand(machine, record) : getFirstCommand(machine, client, target))
+  // Keep what needs `mirror configure` until it is known that this helps, or until there is no time left to find out.
+  const kept: Outcome[] = []
+  const { probeSignal } = all.context
+  const release = () => kept.splice(0).forEach(tell)
+  probeSignal.addEventListener('abort', release, { once: true })
+  const report = (outcome: Outcome) => {
+    const isKept = outcome.fix?.command === command && mirror !== undefined && !probeSignal.aborted
+    if (isKept) kept.push(outcome)
+    else tell(outcome)
+  }
   const [files, observation, inspection] = await Promise.all([
     record === undefined ? undefined : checkFiles(target, record, command, subject, all, report),
     cache === undefined ? undefined : target.observe?.({ cache }),
@@ -136,6 +156,57 @@ async function checkTarget(
   }
   reportLoopback(target, record, subject, { command, isOwn }, report)
   reportSoundFiles(client, inspection, isForeign, subject, report)
+  if (kept.length === 0 || mirror === undefined) return
+  const adapter = await getAdapter(client)
+  const fallback = record?.fallback ?? true
+  const rehearsal = await rehearseConfigure({ machine, adapter, target, mirror, fallback })
+  for (const outcome of kept.splice(0)) tell(replaceUselessFix(outcome, rehearsal, { command, target, cache, record }))
+}
+
+/** Replaces the command of a finding by an advice where `mirror configure` would not mend it. */
+function replaceUselessFix(
+  outcome: Outcome,
+  rehearsal: Rehearsal,
+  {
+    command,
+    target,
+    cache,
+    record,
+  }: {
+    readonly command: string
+    readonly target: ConfigTarget
+    readonly cache: string | undefined
+    readonly record: StoredRecord | undefined
+  },
+): Outcome {
+  const { id, saw } = outcome
+  const fault = id.slice('clients.'.length)
+  const isFault = fault.includes('.')
+  const path = id === 'clients.files' ? record?.files.find((file) => saw.startsWith(file.path))?.path : undefined
+  const advice = explainUselessConfigure(rehearsal, {
+    saw,
+    path,
+    command,
+    ...(isFault && {
+      remains: (after) => target.inspect?.(cache, after).some((one) => one.fault === fault && one.saw === saw) === true,
+    }),
+  })
+  if (advice === undefined) return outcome
+  const { fix: _fix, ...rest } = outcome
+  return { ...rest, advice }
+}
+
+/** Explains that the cluster or the file of a configured target no longer exists; undefined when it does, or when that is unknown. */
+async function explainGone(target: ConfigTarget): Promise<string | undefined> {
+  const { cluster, file } = target.details
+  if (await target.isDeleted?.()) return `The cluster ${cluster} no longer exists.`
+  if (file === undefined) return undefined
+  try {
+    return (await target.files.read(file)) === undefined ? `${file} no longer exists.` : undefined
+  } catch (error) {
+    if (!(error instanceof MirrorError) && getErrno(error) === undefined) throw error
+    return undefined
+  }
 }
 
 /** Reports the faults that the files do not have; all as one skipped check when the files cannot be read. */
@@ -275,6 +346,7 @@ async function checkPulls(
   for (const record of (await records).filter((one) => one.client === client)) {
     const target = await getTarget(machine, record)
     const subject = nameTarget(client, target)
+    if (await explainGone(target)) continue
     if (target.pull === undefined) {
       report(toSkipped(id, 'no pull can be run from this machine', subject))
       continue

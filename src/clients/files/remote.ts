@@ -106,6 +106,21 @@ export function joinFilePorts(ports: FilesByFolder): FilePort {
   }
 }
 
+/** Puts one file of another port into a tree, at `at`. */
+export function overlayFile(files: FilePort, at: string, file: FilePort): FilePort {
+  const choosePort = (path: string) => (path === at ? file : files)
+  return {
+    read: (path) => choosePort(path).read(path),
+    list: (folder) => files.list(folder),
+    write: (path, content, attributes) => choosePort(path).write(path, content, attributes),
+    remove: (path) => choosePort(path).remove(path),
+    mayWrite: (path) => choosePort(path).mayWrite(path),
+    describeLoss: async (path) => choosePort(path).describeLoss?.(path),
+    tidy: async (path) => choosePort(path).tidy?.(path),
+    removeFolder: (path) => files.removeFolder(path),
+  }
+}
+
 /** Runs a program where the files are; undefined if it cannot run there. */
 type Exec = (args: readonly string[], input?: string) => Promise<CommandResult | undefined>
 

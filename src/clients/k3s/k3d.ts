@@ -15,7 +15,7 @@ import {
 } from '../edit/yaml.ts'
 import { caFileName, recognizeFile } from '../files/kinds.ts'
 import { createRootedFiles, localFiles } from '../files/local.ts'
-import { createConfigMapFile, registryConfigMap } from '../files/remote.ts'
+import { createConfigMapFile, overlayFile, registryConfigMap } from '../files/remote.ts'
 import { type CaLocation, k3sFolder, planRegistries, type RegistriesPlan, stripRegistries } from './k3s.ts'
 import { isOwnHostingConfigMap, renderHostingConfigMap } from '../kind/nodes.ts'
 import { inspectRegistriesYaml } from './registries-yaml.ts'
@@ -168,6 +168,8 @@ function createTarget(
     location: getDockerNetworkLocation(machine, 'k3d nodes', network ?? `k3d-${name}`),
     files: hasHosting ? withConfigMap(machine, name) : localFiles,
     ...(file === undefined && !hasHosting && { isOwn: true as const }),
+    // Without the ConfigMap, the files are for new clusters.
+    ...(hasHosting && { isDeleted: () => isClusterDeleted(machine, name) }),
     inputs: { files: [path, caPath, ...(hasHosting ? [hostingPath] : [])], trees: [] },
     plan: (mirror, files) => planK3d(mirror, target, files),
     inspect: (cache, files) => inspectRegistriesYaml(path, files.getText(path), cache),
@@ -219,18 +221,15 @@ async function answersKubectl(machine: Machine, cluster: string): Promise<boolea
 /** Creates a port of this machine's files, with the hosting ConfigMap of the cluster at `hostingPath`. */
 function withConfigMap(machine: Machine, cluster: string): FilePort {
   const { name, namespace } = registryConfigMap
-  const object = createConfigMapFile(name, namespace, createKubectl(machine, cluster))
-  const choosePort = (path: string) => (path === hostingPath ? object : localFiles)
-  return {
-    read: (path) => choosePort(path).read(path),
-    list: (folder) => localFiles.list(folder),
-    write: (path, content, attributes) => choosePort(path).write(path, content, attributes),
-    remove: (path) => choosePort(path).remove(path),
-    mayWrite: (path) => choosePort(path).mayWrite(path),
-    describeLoss: async (path) => choosePort(path).describeLoss?.(path),
-    tidy: async (path) => choosePort(path).tidy?.(path),
-    removeFolder: (path) => localFiles.removeFolder(path),
-  }
+  return overlayFile(localFiles, hostingPath, createConfigMapFile(name, namespace, createKubectl(machine, cluster)))
+}
+
+/** Reports whether k3d answers and knows no cluster of this name. */
+async function isClusterDeleted({ runCommand }: Machine, name: string): Promise<boolean> {
+  const result = await runCommand('k3d', ['cluster', 'list', '--output', 'json'], { timeoutMs: 10_000 })
+  if (result?.exitCode !== 0) return false
+  const clusters = JSON.parse(result.stdout || '[]') as { name?: string }[] | null
+  return !clusters?.some((one) => one.name === name)
 }
 
 /** Describes the properties of a cluster file of k3d (`kind: Simple`). https://k3d.io/stable/usage/configfile/ */

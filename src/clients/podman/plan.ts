@@ -102,6 +102,7 @@ export function planPodman(mirror: MirrorForClient, target: PodmanTarget, files:
       ...describePushes(mirror),
     ],
     todo: dropInsIgnored && layout.override !== path ? [describeOverrideStep(path, layout)] : [],
+    leftOut: decisions.flatMap(({ registry, isKept, note }) => (isKept && note ? [{ registry, why: note }] : [])),
   }
 }
 
@@ -141,13 +142,15 @@ interface Decision {
   readonly registry: string
   readonly table?: TomlTable
   readonly note?: string
+  /** Is true when a file of the user keeps podman from the mirror. */
+  readonly isKept?: true
 }
 
 /** Decides about one registry. `found`: the table that governs it so far. */
 function decideTable(mirror: MirrorForClient, registry: string, found: RegistryTable | undefined): Decision {
   const { mirror: existing, 'mirror-by-digest-only': digestsOnly, ...keys } = found?.table ?? {}
   if (found && keys['blocked'] === true)
-    return { registry, note: `${registry} is blocked in ${found.where}, and stays so.` }
+    return { registry, isKept: true, note: `${registry} is blocked in ${found.where}, and stays so.` }
   const { host, insecure } = toEndpoint(mirror.cache)
   const location = withoutEndSlashes(keys['location']) || registry
   const upstream = location.replace(/^(registry-1|index)\.docker\.io(?=\/|$)/, 'docker.io')
@@ -157,6 +160,7 @@ function decideTable(mirror: MirrorForClient, registry: string, found: RegistryT
   if (found && !mirror.registries.includes(upstreamHost))
     return {
       registry,
+      isKept: true,
       note:
         `${registry} is taken from ${location}, says ${found.where}, and stays so. To mirror that, add ${upstreamHost} ` +
         `to "upstreams" in mirror.yaml.`,

@@ -2,7 +2,7 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { getAdapter } from '../../../src/clients/adapters.ts'
-import { readFiles } from '../../../src/clients/configure.ts'
+import { explainUselessConfigure, readFiles, type Rehearsal } from '../../../src/clients/configure.ts'
 import { inspectBuildkit } from '../../../src/clients/buildkit/inspect.ts'
 import { inspectContainerdConfig } from '../../../src/clients/containerd/inspect-config.ts'
 import type { DockerTarget } from '../../../src/clients/docker/daemon-json.ts'
@@ -14,11 +14,13 @@ import type { PodmanTarget } from '../../../src/clients/podman/registries-conf.t
 import {
   type ClientName,
   type ClientOptions,
+  type ConfigTarget,
   FilesSnapshot,
   type Finding,
   type Machine,
 } from '../../../src/clients/types.ts'
 import { checks } from '../../../src/doctor/checks.ts'
+import { MirrorError } from '../../../src/lib/errors.ts'
 import { inspectTarget } from '../../../src/doctor/client-files.ts'
 import { toOutcome } from '../../../src/doctor/clients.ts'
 import { temporaryHome } from '../../support/mirror.ts'
@@ -910,6 +912,74 @@ test("containerd's own default of two folders is a fault only with files of the 
     })
   expect(inspectDefault(undefined)).toEqual([])
   expect(inspectDefault('/etc/containerd/certs.d')).toMatchObject([{ fault: 'containerd.two-folders' }])
+})
+
+describe('the command `mirror configure` of a finding', () => {
+  const mirror = {
+    cache,
+    registry: undefined,
+    registries: ['docker.io', 'quay.io'],
+    defaultUpstream: 'docker.io',
+    fallback: true,
+  }
+  const rehearse = (target: ConfigTarget, files: FilesSnapshot): Rehearsal => {
+    try {
+      const plan = target.plan(mirror, files)
+      return { refusal: undefined, plan, after: files.with(plan.changes) }
+    } catch (error) {
+      if (error instanceof MirrorError) return { refusal: error }
+      throw error
+    }
+  }
+  const command = 'mirror configure podman --scope user'
+  const seeded = faults.filter(({ mend }) => mend.startsWith('mirror configure'))
+
+  test.for(seeded.map((fault) => ({ when: '', ...fault })))(
+    'mends $fault of $client $when, or an advice takes its place',
+    async ({ client, files, options = {}, fault }) => {
+      const machine = await machineAt(await temporaryHome(), files)
+      const [target] = await (await getAdapter(client)).findTargets(machine, { ...noOptions, ...options })
+      const before = await readFiles(target!.files, target!.inputs)
+      const found = target!.inspect!(cache, before).find((one) => one.fault === fault)!
+      const rehearsal = rehearse(target!, before)
+      const remains = (after: FilesSnapshot) => target!.inspect!(cache, after).some((one) => one.saw === found.saw)
+      const advice = explainUselessConfigure(rehearsal, { saw: found.saw, command, remains })
+      if (advice === undefined) expect(rehearsal.refusal === undefined && remains(rehearsal.after)).toBe(false)
+      else expect(advice).toMatch(/^[A-Z/m].*/)
+    },
+  )
+
+  test.each([
+    [
+      'location = "hub.corp.example/hub"\n',
+      'add hub.corp.example to "upstreams" in mirror.yaml. Then run: mirror up; ',
+    ],
+    ['location = "docker.io"\nblocked = true\n', 'is blocked in '],
+  ])('is replaced where a later file of podman has %j', async (keys, advice) => {
+    const later = `[[registry]]\nprefix = "docker.io"\n${keys}`
+    const machine = await machineAt(await temporaryHome(), { [userTable]: later })
+    const [target] = await (await getAdapter('podman')).findTargets(machine, { ...noOptions, scope: 'system' })
+    const rehearsal = rehearse(target!, await readFiles(target!.files, target!.inputs))
+    const saw = 'podman info lists no mirror of docker.io.'
+    expect(explainUselessConfigure(rehearsal, { saw, command })).toContain(advice)
+    expect(explainUselessConfigure(rehearsal, { saw: 'podman info lists no mirror of quay.io.', command })).toBe(
+      undefined,
+    )
+    // What trace shows is read from the same files.
+    const files = (await readFiles(target!.files, target!.inputs)).with(rehearsal.refusal ? [] : rehearsal.plan.changes)
+    const routes = ['docker.io/library/app', 'quay.io/org/app'].map((one) => target!.findRoute!(cache, one, files))
+    expect(routes.map((route) => route?.viaMirror)).toEqual([false, true])
+  })
+
+  test('is replaced where a file in its place is of the user', async () => {
+    const machine = await machineAt(await temporaryHome(), { [ownTable]: table('') })
+    const [target] = await (await getAdapter('podman')).findTargets(machine, { ...noOptions, scope: 'system' })
+    const rehearsal = rehearse(target!, await readFiles(target!.files, target!.inputs))
+    const path = join(machine.root, ownTable)
+    expect(explainUselessConfigure(rehearsal, { saw: `${path} was changed since.`, path, command })).toBe(
+      `Rename ${path} to another name that ends in .conf, then run: ${command}`,
+    )
+  })
 })
 
 test('each check of the files of clients has a case here', () => {

@@ -30,9 +30,21 @@ function answerScript(script: string, files: Readonly<Record<string, string>>): 
   return succeeded(text === undefined ? '' : `644 0 0\n${Buffer.from(text).toString('base64')}\n`)
 }
 
+/** Describes a cluster, and what mirror has recorded. */
+interface Cluster {
+  /** Answers the list of containers. */
+  readonly engine: CommandResult
+  readonly isRunning: boolean
+  readonly recorded: Readonly<Record<string, string>>
+}
+
 /** Runs the checks of kind for a running cluster that mirror has no record of. `files`: those of its node; undefined: unreadable. */
-async function check(files: Readonly<Record<string, string>> | undefined, isStale = false): Promise<Outcome[]> {
-  const { machine, home } = await machineWith({})
+async function check(
+  files: Readonly<Record<string, string>> | undefined,
+  isStale = false,
+  { engine = succeeded('abc\n'), isRunning = true, recorded = {} }: Partial<Cluster> = {},
+): Promise<Outcome[]> {
+  const { machine, home } = await machineWith({}, recorded)
   const surroundings = { platform: 'linux', env: { MIRROR_HOME: home }, homedir: home, cwd: home }
   const context: DoctorContext = {
     surroundings,
@@ -41,8 +53,9 @@ async function check(files: Readonly<Record<string, string>> | undefined, isStal
       async runCommand(file, args, { input }) {
         const line = [file, ...args].join(' ')
         if (line.startsWith('kind version')) return succeeded('0.30.0\n')
-        if (line.startsWith('docker ps')) return succeeded('abc\n')
-        if (line.startsWith('docker inspect')) return succeeded(inspected)
+        if (line.startsWith('docker ps')) return engine
+        if (line.startsWith('docker inspect'))
+          return succeeded(inspected.replace('"Running":true', `"Running":${isRunning}`))
         if (line.endsWith('containerd config dump')) return succeeded(files?.[config] ?? '')
         if (line.includes('containerd.sock')) return { exitCode: isStale ? 0 : 1, stdout: '', stderr: '' }
         if (!line.endsWith('dev-control-plane sh') || input === undefined) return failed('unknown')
@@ -120,5 +133,36 @@ describe('of a running kind cluster that mirror has no record of, the doctor', (
         saw: expect.stringContaining('its files cannot be read: '),
       }),
     ])
+  })
+})
+
+describe('of a kind cluster that mirror has configured, the doctor', () => {
+  const record = {
+    client: 'kind',
+    place: 'cluster dev',
+    title: 'the nodes of the running cluster dev',
+    details: { cluster: 'dev', program: 'docker', nodes: 'dev-control-plane' },
+    since: '2026-11-30T12:00:00.000Z',
+    cache: 'http://172.18.0.1:5055',
+    fallback: true,
+    files: [{ path: `/dev-control-plane${hosts}`, written: '0'.repeat(64) }],
+    folders: [],
+  }
+  const recorded = { 'state/configured/kind-0123456789abcdef.json': JSON.stringify(record) }
+
+  test('warns once that it was deleted, with the undo, which --fix may run', async () => {
+    const outcomes = await check({}, false, { engine: succeeded(''), recorded })
+    const command = 'mirror configure kind --cluster dev --undo'
+    expect(outcomes.filter(isFinding)).toEqual([
+      expect.objectContaining({ id: 'clients.exists', state: 'warn', fix: { command, isOwn: true } }),
+    ])
+  })
+
+  test.each([
+    ['it is stopped', { isRunning: false }],
+    ['its engine does not answer', { engine: failed('no engine') }],
+  ])('does not say that it was deleted when %s', async (_, cluster) => {
+    const outcomes = await check(undefined, false, { ...cluster, recorded })
+    expect(outcomes.filter(isFinding).map(({ id }) => id)).toEqual([])
   })
 })
