@@ -6,7 +6,14 @@ import { type CommandEnvironment, runCommand } from '../lib/process.ts'
 import { hasEngine, listDockerdPrograms } from './docker/engines.ts'
 import type { printedClients } from './printed.ts'
 import { findRecordFolders } from './records.ts'
-import { type ClientAdapter, type ClientName, clientNames, type Machine } from './types.ts'
+import {
+  type ClientAdapter,
+  type ClientName,
+  clientNames,
+  type ClientOptions,
+  type ConfigTarget,
+  type Machine,
+} from './types.ts'
 
 /** Maps the clients to the loaders of their adapters. Each loads its module on use. */
 const loaders: Partial<Record<ClientName, () => Promise<ClientAdapter>>> = {
@@ -61,6 +68,31 @@ export async function findClients(machine: Machine): Promise<FoundClient[]> {
     (await loadAllAdapters()).map(async (adapter) => ({ adapter, what: await adapter.find(machine) })),
   )
   return found.flatMap(({ adapter, what }) => (what === undefined ? [] : { adapter, what }))
+}
+
+const noOptions: ClientOptions = {
+  scope: undefined,
+  clientVersion: undefined,
+  imageStore: undefined,
+  file: undefined,
+  cluster: undefined,
+}
+
+/** Returns the targets that `mirror configure` of a client offers; none when they cannot be found, which that command explains. */
+export async function listDefaultTargets(machine: Machine, adapter: ClientAdapter): Promise<readonly ConfigTarget[]> {
+  try {
+    return await adapter.findTargets(machine, noOptions)
+  } catch (error) {
+    if (error instanceof MirrorError) return []
+    throw error
+  }
+}
+
+/** Reports whether only root may write the files of a target. */
+export async function isForRoot({ details, files, inputs }: ConfigTarget): Promise<boolean> {
+  const [main] = inputs.files
+  if (details['scope'] !== 'system' || main === undefined || process.geteuid?.() === 0) return false
+  return !(await files.mayWrite(main))
 }
 
 /** Lists the programs that `find` of each adapter runs. */

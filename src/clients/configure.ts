@@ -5,6 +5,7 @@ import { getErrno, exitCode, MirrorError } from '../lib/errors.ts'
 import { ifVisible } from '../lib/fs.ts'
 import { quoteShellWord } from '../lib/process.ts'
 import { getFileFailureReason } from '../lib/system-errors.ts'
+import { listDefaultTargets } from './adapters.ts'
 import { applyPlan } from './apply.ts'
 import { createRootedFiles } from './files/local.ts'
 import type { MirrorAddress } from './find-mirror.ts'
@@ -173,7 +174,7 @@ async function findDenial(
   const hasUserScope =
     !machine.detached &&
     target.details['scope'] !== 'user' &&
-    ['podman', 'containerd', 'buildkit'].includes(adapter.client)
+    (await listDefaultTargets(machine, adapter)).some(({ details }) => details['scope'] === 'user')
   return new MirrorError(what, {
     exit: exitCode.usage,
     hints: [

@@ -257,15 +257,28 @@ Clients: docker, podman, containerd, kind, k3d, k3s, minikube, buildkit, kaniko,
   ): Promise<readonly ClientAdapter[] | undefined> {
     const { getAdapter } = await import('../clients/adapters.ts')
     if (name !== undefined) return [await getAdapter(name)]
-    const { findClients } = await import('../clients/adapters.ts')
-    const found = await findClients(machine)
+    const { findClients, isForRoot, listDefaultTargets } = await import('../clients/adapters.ts')
+    const { getFirstCommand } = await import('../clients/records.ts')
+    const installed = await findClients(machine)
+    const found = await Promise.all(
+      installed.map(async ({ adapter, what }) => {
+        const [target] = flags.yes || flags.json ? [] : await listDefaultTargets(machine, adapter)
+        const rootCommand =
+          target && (await isForRoot(target)) ? await getFirstCommand(machine, adapter.client, target) : undefined
+        return { adapter, what, rootCommand }
+      }),
+    )
     const isNone = found.length === 0
     if (isNone && !flags.json)
       this.report('No client was found on this machine. Configure one anyway with: mirror configure CLIENT')
     else if (flags.yes) return found.map(({ adapter }) => adapter)
     else if (flags.json) this.printJson(found.map(({ adapter, what }) => ({ client: adapter.client, found: what })))
     else if (this.terminal.prompt && !flags['dry-run']) {
-      const choices = found.map(({ adapter, what }) => ({
+      const forRoot = found.flatMap(({ what, rootCommand }) => (rootCommand ? [`  ${what}: ${rootCommand}`] : []))
+      if (forRoot.length > 0) this.info(['Only root can configure these:', ...forRoot].join('\n'))
+      const own = found.filter(({ rootCommand }) => rootCommand === undefined)
+      if (own.length === 0) return undefined
+      const choices = own.map(({ adapter, what }) => ({
         name: what,
         description: adapter.summary,
         short: adapter.client,
@@ -273,7 +286,9 @@ Clients: docker, podman, containerd, kind, k3d, k3s, minikube, buildkit, kaniko,
       }))
       return this.terminal.prompt.pick('Configure which clients?', choices)
     } else {
-      const lines = found.map(({ adapter, what }) => `  ${what}: mirror configure ${adapter.client}`)
+      const lines = found.map(
+        ({ adapter, what, rootCommand }) => `  ${what}: ${rootCommand ?? `mirror configure ${adapter.client}`}`,
+      )
       this.report(['Found on this machine:', ...lines].join('\n'))
     }
     return undefined
@@ -289,9 +304,13 @@ Clients: docker, podman, containerd, kind, k3d, k3s, minikube, buildkit, kaniko,
     const defaultTarget = await chooseTarget(machine, { client: adapter.client, targets, ...flags })
     const asks = targets.length > 1 && !flags.yes && !flags['dry-run'] && !flags.check && !flags.json
     if (!asks || !this.terminal.prompt) return defaultTarget
+    const { isForRoot } = await import('../clients/adapters.ts')
+    const areForRoot = await Promise.all(targets.map(isForRoot))
+    const own = targets.filter((_, at) => !areForRoot[at])
+    if (own.length < 2) return own[0] ?? defaultTarget
     return this.terminal.prompt.choose(
       'Which configuration?',
-      targets.map((target) => ({ name: target.title, value: target })),
+      own.map((target) => ({ name: target.title, value: target })),
     )
   }
 

@@ -327,6 +327,31 @@ describe('mirror configure', () => {
     expect(await readFile(file, 'utf8')).toBe('kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n')
   })
 
+  test.runIf(anotherUserCanRunIt())('names the command for root of a client that only root can configure', async () => {
+    const bin = join(folder, 'bin')
+    await mkdir(bin)
+    const version = '#!/bin/sh\ncase "$1" in --version) echo "v1.2.3 1.6.20";; *) exit 1;; esac\n'
+    for (const name of ['containerd', 'skaffold'])
+      await writeFile(join(bin, name), name === 'skaffold' ? '#!/bin/sh\necho v1.2.3\n' : version, { mode: 0o755 })
+    await chown(folder, nobody, nobody)
+    const asNobody = (...args: string[]) =>
+      finished(
+        spawn(process.execPath, [program, 'configure', ...args], {
+          cwd: folder,
+          env: { PATH: bin, HOME: folder, MIRROR_HOME: join(folder, 'home'), DOCKER_HOST: `unix://${folder}/no.sock` },
+          stdio: ['ignore', 'pipe', 'pipe'],
+          uid: nobody,
+          gid: nobody,
+        }),
+      )
+    const { stdout } = await asNobody()
+    expect(stdout).toMatch(/containerd [\d.]+: sudo .*configure containerd --scope system\n/)
+    expect(stdout).toMatch(/skaffold v?1\.2\.3: mirror configure skaffold\n/)
+    const refused = await asNobody('containerd', ...address, '--yes')
+    expect(refused).toMatchObject({ exit: 2, stderr: expect.stringContaining('sudo ') })
+    expect(refused.stderr, 'no containerd of this user runs').not.toContain('--scope user')
+  })
+
   test('reports that docker is already configured, and that nothing can be reloaded', async () => {
     await configure('docker', ...address, '--yes')
     const again = await configure('docker', ...address, '--dry-run', '--reload')
