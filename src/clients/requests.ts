@@ -183,14 +183,14 @@ async function followFiles(
   record: StoredRecord,
   image: AskedImage,
 ): Promise<ClientRequest> {
-  const { findRoute, files, inputs } = await getTarget(machine, record)
-  if (findRoute === undefined || image.isPushed) return request
+  const target = await getTarget(machine, record)
+  if (target.findRoute === undefined || image.isPushed) return request
   try {
     const name = `${image.registry}/${image.repository}`
-    const route = findRoute(record.cache, name, await readFiles(files, inputs))
+    const route = target.findRoute(record.cache, name, await readFiles(target.files, target.inputs))
     if (route === undefined || route.viaMirror === (request.via === 'mirror')) return request
-    const { client, target, notes } = request
-    const common = { client, ...(target !== undefined && { target }) }
+    const { client, target: title, notes } = request
+    const common = { client, ...(title !== undefined && { target: title }) }
     const [registry = '', ...path] = route.image.split('/')
     const origin = toOriginUrl({ registry, repository: path.join('/'), reference: image.reference })
     if (!route.viaMirror)
