@@ -1,10 +1,11 @@
-import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
+import { chmod, chown, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, inject, onTestFinished, test } from 'vitest'
+import type { DoctorReport } from '../../src/admin/activity.ts'
 import { parseArchive } from '../clients/archive.ts'
-import { configure } from './support/configure.ts'
+import { configure, runMirror } from './support/configure.ts'
 import { dockerSocket } from './support/dockerd.ts'
 import { type KindHost, nodeImage, pullInNode, startKindHost } from './support/kind.ts'
 import { run } from './support/run.ts'
@@ -16,6 +17,7 @@ const { missing, newer } = inject('e2e')
 
 const image = 'docker.io/library/runnable:one'
 const gcr = 'gcr.io/org/runnable:one'
+const nobody = 65_534
 
 async function startWithKind(containerd: string): Promise<{ scene: Scene; host: KindHost }> {
   const scene = await startScene({
@@ -116,6 +118,38 @@ describe.skipIf(missing !== undefined).each([
       'localhost_5001_',
     ])
     expect(await mirror('--check')).toMatchObject({ exit: 5 })
+  })
+
+  test('configure changes the nodes for a user who is not root, and the doctor names the undo of a deleted cluster', async () => {
+    const { scene, host } = await startWithKind(containerd)
+    await createWith(host, 'mine', 'kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n')
+    const home = await mkdtemp(join(tmpdir(), 'mirror-user-'))
+    onTestFinished(() => rm(home, { recursive: true }))
+    await chown(home, nobody, nobody)
+    await chmod(scene.folder, 0o755)
+    await chmod(dockerSocket(scene.folder), 0o666)
+    const user = {
+      enter: (command: readonly string[]) =>
+        scene.namespace.enter(['setpriv', '--reuid', `${nobody}`, '--clear-groups', ...command]),
+      env: { ...host.env, HOME: home, MIRROR_HOME: home },
+    }
+    const { kind: address } = (await scene.mirror.status()).endpoints.networks
+    const cluster = ['kind', '--cluster', 'mine']
+    const done = await configure(scene, user, ...cluster, '--mirror', address!, '--yes')
+    expect(done, done.stderr).toMatchObject({ exit: 0 })
+    await pullInNode(host, 'mine-control-plane', image)
+    const findExists = async () => {
+      const { stdout } = await runMirror(scene, user, 'doctor', 'kind', '--only', 'clients', '--json')
+      return (JSON.parse(stdout) as DoctorReport).results.filter(({ state }) => state === 'warn' || state === 'fail')
+    }
+    await host.docker('stop', 'mine-control-plane')
+    expect((await findExists()).map(({ id }) => id)).not.toContain('clients.exists')
+    await host.kind('delete', 'cluster', '--name', 'mine')
+    const command = 'mirror configure kind --cluster mine --undo'
+    expect(await findExists()).toMatchObject([{ id: 'clients.exists', state: 'warn', fix: { command, isOwn: true } }])
+    const undone = await configure(scene, user, ...cluster, '--undo', '--yes')
+    expect(undone, undone.stderr).toMatchObject({ exit: 0 })
+    expect((await findExists()).map(({ id }) => id)).not.toContain('clients.exists')
   })
 
   test('configure changes the nodes of a running cluster, and the undo restores them', async () => {
