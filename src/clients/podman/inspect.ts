@@ -79,12 +79,13 @@ export function inspectPodman(
         command: `mv ${quoteShellWord(path)} ${quoteShellWord(`${path}.conf`)}`,
       })
   }
-  if (named !== undefined && (modern || !own.includes(named)))
+  // Versions before 6 read the drop-ins, which count before the named file.
+  if (named !== undefined && modern && !own.includes(named))
     add(
       'variable',
       'warn',
       named,
-      `CONTAINERS_REGISTRIES_CONF makes podman read ${named} instead of the usual files.`,
+      `CONTAINERS_REGISTRIES_CONF makes podman 6 and later read ${named} instead of the usual files and their drop-ins.`,
       {
         command: 'unset CONTAINERS_REGISTRIES_CONF',
       },
@@ -127,14 +128,22 @@ export function inspectPodman(
         },
       )
   }
-  for (const { table, where, path, prefix } of tables) {
+  // Of equal prefixes, the table of the last file counts, whichever settings the others have.
+  const isEffective = (path: string, prefix: string) => tables.findLast((one) => one.prefix === prefix)?.path === path
+  for (const one of tables) {
+    const { table, where, path, prefix } = one
     const mirrors = asTables(table['mirror'])
+    const locate = (key: string, value: unknown) => locateKey(one, files.getText(path) ?? '', key, value)
     const locations = [table, ...mirrors].map((one) => withoutEndSlashes(one['location']))
     const withScheme = locations.find((location) => location.includes('://'))
     if (withScheme !== undefined)
-      add('location', 'fail', path, `${where} has the location ${withScheme} with a scheme, so podman fails.`, {
-        advice: `Write ${withScheme.replace(/^.*:\/\//, '')} at ${where}.`,
-      })
+      add(
+        'location',
+        'fail',
+        path,
+        `${locate('location', withScheme)} has the location ${withScheme} with a scheme, so podman fails.`,
+        { advice: `Write ${withScheme.replace(/^.*:\/\//, '')} at ${locate('location', withScheme)}.` },
+      )
     if (hubAliases.has(prefix) && mirrors.length > 0)
       add(
         'hub',
@@ -145,8 +154,10 @@ export function inspectPodman(
           advice: `Write prefix = "docker.io" at ${where}.`,
         },
       )
-    if (table['blocked'] === true)
-      add('blocked', 'warn', path, `${where} blocks ${prefix}.`, { advice: `Remove blocked = true at ${where}.` })
+    if (table['blocked'] === true && isEffective(path, prefix))
+      add('blocked', 'warn', path, `${locate('blocked', true)} blocks ${prefix}.`, {
+        advice: 'Remove blocked = true there.',
+      })
     if (cache === undefined) continue
     const { host, protocol } = new URL(cache)
     for (const mirror of mirrors.filter((one) => isAt(one, host))) {
@@ -156,7 +167,7 @@ export function inspectPodman(
           'location',
           'fail',
           path,
-          `${where} has the mirror ${host} without the name of the registry, so another image may come.`,
+          `${locate('location', mirror['location'])} has the mirror ${host} without the name of the registry, so another image may come.`,
           {
             advice: `Write location = "${host}/${prefix}" for that mirror in ${path}.`,
           },
@@ -169,22 +180,33 @@ export function inspectPodman(
           'insecure',
           'fail',
           path,
-          `${where} has no insecure = true for ${String(mirror['location'])}, so podman contacts it by HTTPS.`,
+          `${locate('insecure' in mirror ? 'insecure' : 'location', mirror['insecure'] ?? mirror['location'])} has no insecure = true for ${String(mirror['location'])}, so podman contacts it by HTTPS.`,
           mend,
         )
+      const digestKey = table['mirror-by-digest-only'] === true ? 'mirror-by-digest-only' : 'pull-from-mirror'
       if (mirror['pull-from-mirror'] === 'digest-only' || table['mirror-by-digest-only'] === true)
         add(
           'digest-only',
           'warn',
           path,
-          `${where} uses the mirror for digests only, so each tag is pulled from the origin.`,
-          {
-            advice: `Remove ${table['mirror-by-digest-only'] === true ? 'mirror-by-digest-only' : 'pull-from-mirror'} at ${where}.`,
-          },
+          `${locate(digestKey, table[digestKey] ?? mirror[digestKey])} uses the mirror for digests only, so each tag is pulled from the origin.`,
+          { advice: `Remove ${digestKey} there.` },
         )
     }
   }
   return dropRepeated(findings)
+}
+
+/** Names the file and the line of a key with a value below the heading of a table; the heading's line where it is written in another way. */
+function locateKey({ path, where }: RegistryTable, text: string, key: string, value: unknown): string {
+  const start = Number(where.slice(path.length + 1))
+  if (start === 0) return where
+  const lines = text.split('\n').slice(start)
+  const end = lines.findIndex((line) => /^\s*\[\[\s*registry\s*\]\]/.test(line))
+  const at = lines
+    .slice(0, end === -1 ? lines.length : end)
+    .findIndex((line) => new RegExp(`^\\s*["']?${key}["']?\\s*=`).test(line) && line.includes(String(value)))
+  return at === -1 ? where : `${path}:${start + at + 1}`
 }
 
 /** Matches the names of backups, of files that a package manager keeps, and of files that a user has switched off. */

@@ -719,7 +719,12 @@ const others: readonly [
     'podman.variable',
     'warn',
     'unset CONTAINERS_REGISTRIES_CONF',
-    () => inspectPodman(cache, { ...layout, files: { ...layout.files, named: '/tmp/mine.conf' } }, snapshot({})),
+    () =>
+      inspectPodman(
+        cache,
+        { ...layout, files: { ...layout.files, modern: true, named: '/tmp/mine.conf' } },
+        snapshot({}),
+      ),
   ],
   [
     'a kind node without the files of the mirror',
