@@ -1,4 +1,5 @@
 import { exitCode, MirrorError } from '../lib/errors.ts'
+import type { CommandResult } from '../lib/process.ts'
 import type { ClientLocation, Machine } from './types.ts'
 
 /** Holds the first versions that accept the capability `referrers` in hosts.toml; older ones ignore the whole file. */
@@ -185,6 +186,25 @@ export async function getProgramVersion(
 ): Promise<string | undefined> {
   const result = await runCommand(program, args, { timeoutMs: 5000 })
   return result?.exitCode === 0 ? result.stdout.trim().split('\n')[0] : undefined
+}
+
+/** Matches the errors of a program that lacks its daemon, a permission or a plugin, which tell nothing of its configuration. */
+const unavailable =
+  /(?:cannot|unable to|failed to) connect to|connection refused|permission denied|unknown command|is not a docker command/i
+
+/**
+ * Returns the error with which a program answered, as a sentence that begins with the command; undefined when it succeeded, is not
+ * installed, took too long, or only lacks its daemon or a permission.
+ */
+export function describeProgramFailure(
+  command: string,
+  result: Pick<CommandResult, 'exitCode' | 'stderr'> | undefined,
+): string | undefined {
+  if (result?.exitCode === undefined || result.exitCode === 0 || unavailable.test(result.stderr)) return undefined
+  const lines = result.stderr.trim().split('\n')
+  const line = lines.findLast((one) => /^error:/i.test(one)) ?? lines.at(-1)!
+  const why = line.replace(/^error:\s*/i, '').trim()
+  return `${command} fails: ${why === '' ? `exit code ${result.exitCode}` : why.replace(/\.$/, '')}.`
 }
 
 /**

@@ -8,7 +8,7 @@ import { listRecord } from './configured.ts'
 import { findMirrorAddress } from './find-mirror.ts'
 import { getConfigureCommand, openMachineRecords, type StoredRecord } from './records.ts'
 import { explainUselessConfigure, rehearseConfigure } from './configure.ts'
-import type { ConfigTarget, Machine } from './types.ts'
+import type { ConfigTarget, Machine, Reason } from './types.ts'
 
 /** Reports the result of a check by a pull. */
 export interface ClientCheckResult {
@@ -112,8 +112,13 @@ async function findOtherStep(
   return explainUselessConfigure(rehearsal, finding)
 }
 
+interface OutputReason extends Reason {
+  /** Names the file that the client cannot read. */
+  readonly file: string
+}
+
 /** Returns the cause that the client's own output names; undefined when it names none. */
-function explainOutput(client: string, output: string): ConfigTarget['reasons'] | undefined {
+export function explainOutput(client: string, output: string): readonly OutputReason[] | undefined {
   if (output.trim().endsWith(' is not installed.')) return []
   const refused = refusedFile.exec(output)?.groups
   if (refused === undefined) return undefined
@@ -122,6 +127,7 @@ function explainOutput(client: string, output: string): ConfigTarget['reasons'] 
     {
       why: `${client} cannot read ${refused['file']}${line === undefined ? '' : ` (line ${line})`}`,
       fix: `Fix the file, then run the check again`,
+      file: refused['file']!,
     },
   ]
 }

@@ -169,9 +169,9 @@ export interface ConfigTarget {
   readonly reload?: ClientReload
   /**
    * Observes the current state of the client and its files. It changes nothing, and throws no error that a user could fix. Absent for
-   * clients that cannot be observed.
+   * clients that cannot be observed. `since`: when mirror wrote the files; undefined when unknown.
    */
-  observe?(mirror: { readonly cache: string }): Promise<Observation>
+  observe?(mirror: { readonly cache: string; readonly since?: string | undefined }): Promise<Observation>
   /**
    * Finds known faults in the client's files, which it does not report itself. Pure. `cache`: the address that the client should have;
    * undefined when unknown. Absent for clients whose files have no known faults.
@@ -234,8 +234,12 @@ export interface Finding {
 export interface Observation {
   /** Is true when the running client uses the mirror; undefined when unknown. */
   readonly inUse: boolean | undefined
+  /** Holds the error of the client's own program, by which its pulls fail, in one sentence; absent without one. */
+  readonly failure?: string
   /** Lists the findings, a sentence each: `docker info (Docker 20.10.24, classic image store) lists no mirror.` */
   readonly saw: readonly string[]
+  /** Lists pulls that bypass the mirror although the client uses it; absent without any. */
+  readonly bypasses?: readonly Reason[]
   /** Lists likely causes that fit the findings. */
   readonly reasons: readonly Reason[]
   /** Lists the steps until a client with the right files uses the mirror. */

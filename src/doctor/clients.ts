@@ -1,6 +1,6 @@
 import { getAdapter } from '../clients/adapters.ts'
 import { isLoopbackUrl } from '../clients/address.ts'
-import { checkClient } from '../clients/check.ts'
+import { checkClient, explainOutput } from '../clients/check.ts'
 import { findMirrorAddress, type MirrorAddress } from '../clients/find-mirror.ts'
 import { getConfigureCommand, getFirstCommand, openMachineRecords, type StoredRecord } from '../clients/records.ts'
 import { inspectKanikoVariables } from '../clients/kaniko.ts'
@@ -105,6 +105,7 @@ async function checkTarget(
 ): Promise<void> {
   const { machine } = all
   const subject = nameTarget(client, target)
+  const failed: Outcome[] = []
   if (record !== undefined) {
     const gone = await explainGone(target)
     if (gone !== undefined) {
@@ -124,13 +125,14 @@ async function checkTarget(
   const release = () => kept.splice(0).forEach(tell)
   probeSignal.addEventListener('abort', release, { once: true })
   const report = (outcome: Outcome) => {
+    if (outcome.state === 'fail') failed.push(outcome)
     const isKept = outcome.fix?.command === command && mirror !== undefined && !probeSignal.aborted
     if (isKept) kept.push(outcome)
     else tell(outcome)
   }
   const [files, observation, inspection] = await Promise.all([
     record === undefined ? undefined : checkFiles(target, record, command, subject, all, report),
-    cache === undefined ? undefined : target.observe?.({ cache }),
+    cache === undefined ? undefined : target.observe?.({ cache, since: record?.since }),
     inspectTarget(target, cache),
   ])
   const isOwn = target.isOwn === true || files?.isOwn === true
@@ -148,10 +150,15 @@ async function checkTarget(
     const saw = `${subject} is not configured for the mirror.`
     report({ id: 'clients.configured', subject, state: 'warn', saw, fix: { command, isOwn: false } })
   } else if (!isCluster) reportUnconfigured(client, subject, command, all, report)
-  if (works === true) await reportNodes(target, subject, machine, report)
+  const failure = observation?.failure
+  if (failure !== undefined) reportFailure(client, failure, subject, failed, report)
+  else if (works === true) await reportNodes(target, subject, machine, report)
   // The files for new clusters have no reader yet, and a cluster that does not read them has a finding that says why.
   else if (record !== undefined && target.observe !== undefined) {
     if (observation === undefined || mirror === undefined) report(toSkipped('clients.running', notRunning, subject))
+    // One cause is one finding: a client whose files have a fault does not use the mirror.
+    else if (observation.inUse === false && failed.length > 0)
+      report(toSkipped('clients.running', 'its files have a fault, which comes first', subject))
     else reportRunning(observation, files?.isAsWritten === true, subject, report)
   }
   reportLoopback(target, record, subject, { command, isOwn }, report)
@@ -263,14 +270,43 @@ export async function toOutcome(
   }
 }
 
+/** Matches the checks of files that clients refuse. */
+const refusedFaults = /\.(?:syntax|old-style|location)$/
+
+/** Reports the error of the client's own program, unless a failure in the file that it names explains it. */
+function reportFailure(
+  client: ClientName,
+  failure: string,
+  subject: string,
+  failed: readonly Outcome[],
+  report: Report,
+): void {
+  const isExplained = failed.some(({ id, subject: about }) => {
+    const path = about?.split(', ').at(-1)
+    return refusedFaults.test(id) && path?.startsWith('/') === true && failure.includes(path)
+  })
+  if (isExplained) return
+  const [reason] = explainOutput(client, failure) ?? []
+  const advice = reason === undefined ? 'Correct its configuration' : `Correct ${reason.file}`
+  report({
+    id: 'clients.running',
+    subject,
+    state: 'fail',
+    saw: failure,
+    advice: `${advice}, then run mirror doctor again.`,
+  })
+}
+
 function reportRunning(
-  { inUse, saw, reasons, todo }: Awaited<ReturnType<NonNullable<ConfigTarget['observe']>>>,
+  { inUse, saw, reasons, todo, bypasses = [] }: Awaited<ReturnType<NonNullable<ConfigTarget['observe']>>>,
   isAsWritten: boolean,
   subject: string,
   report: Report,
 ): void {
   const id = 'clients.running'
   const text = saw.join(' ')
+  for (const { why, fix } of bypasses) report({ id, subject, state: 'warn', saw: `${why}.`, ...toFix(fix) })
+  if (bypasses.length > 0) return
   const [step] = todo
   // A part of the client still has the old configuration: the builds of dockerd, a service of podman.
   if (inUse === true && step !== undefined)

@@ -32,6 +32,16 @@ export async function readProcessStat(pid: number): Promise<ProcessStat | undefi
   return { ended: fields[0] === 'Z' || fields[0] === 'X', started: fields[19] }
 }
 
+/** Counts the clock ticks of proc(5) in a second: USER_HZ, which is 100 on each architecture that Node supports. */
+const ticksPerSecond = 100
+
+/** Reads when a process started, in ms since the epoch and correct to a second; undefined without /proc or without the process. */
+export async function readProcessStart(pid: number): Promise<number | undefined> {
+  const [stat, uptime] = await Promise.all([readProcessStat(pid), ifVisible(readFile('/proc/uptime', 'utf8'))])
+  if (stat?.started === undefined || uptime === undefined) return undefined
+  return Date.now() - (Number.parseFloat(uptime) - Number(stat.started) / ticksPerSecond) * 1000
+}
+
 /** Reads the id of this boot of the kernel; undefined where the system has none. */
 export async function readBootId(): Promise<string | undefined> {
   return (await ifVisible(readFile('/proc/sys/kernel/random/boot_id', 'utf8')))?.trim()

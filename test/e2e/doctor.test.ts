@@ -161,9 +161,14 @@ describe.skipIf(missing !== undefined)('mirror doctor', () => {
       { id: 'clients.running', state: 'fail', fix: { command: 'mirror configure docker --reload', isOwn: false } },
     ])
     expect(await mirror('configure', 'docker', '--reload', '--yes')).toMatchObject({ exit: 0 })
-    // BuildKit in Docker before 26 keeps the mirrors that dockerd had at its start.
+    // BuildKit of Docker 20.10 keeps the mirrors of the start of dockerd.
     expect(findings(await examine())).toMatchObject([
-      { id: 'clients.running', state: 'warn', fix: { command: 'systemctl restart docker', isOwn: false } },
+      {
+        id: 'clients.running',
+        state: 'warn',
+        saw: expect.stringContaining('docker build (BuildKit) bypasses'),
+        fix: { command: 'systemctl restart docker', isOwn: false },
+      },
     ])
     await dockerd.restart()
     expect(findings(await examine())).toEqual([])
@@ -184,6 +189,36 @@ describe.skipIf(missing !== undefined)('mirror doctor', () => {
     const overridden = findings(await examine()).find(({ id }) => id === 'clients.podman.overridden')
     expect(overridden).toMatchObject({ state: 'fail', fix: { command: 'mirror configure podman --scope system' } })
     expect(await apart.mirror('configure', 'podman', '--scope', 'system', '--yes')).toMatchObject({ exit: 0 })
+    expect(findings(await examine())).toEqual([])
+  })
+
+  test('finds a registries.conf that podman refuses, whose own message it carries', async () => {
+    const scene = await startScene({ registries: ['docker.io'], content: await content() })
+    const apart = await startApart(scene, searchPath(''))
+    const file = '/etc/containers/registries.conf.d/90-user.conf'
+    const examine = async () =>
+      JSON.parse(
+        (await apart.mirror('doctor', 'podman', '--only', 'clients', '--timeout', '60s', '--json')).stdout,
+      ) as DoctorReport
+    expect(await apart.mirror('configure', 'podman', '--yes')).toMatchObject({ exit: 0 })
+    const refused = {
+      '[[registry]]\nprefix = "https://docker.io"\n': 'URI schemes are not supported',
+      'short-name-mode = "sometimes"\n': 'invalid short-name mode',
+      '[[registry]]\nlocation = 5\n': 'incompatible types',
+      '[[registry]]\nprefix = "docker.io"\nblocked = true\n': 'location is unset',
+    }
+    for (const [text, why] of Object.entries(refused)) {
+      await apart.run('sh', '-c', 'printf %s "$1" > "$2"', 'sh', text, file)
+      const found = findings(await examine()).filter(({ id }) => id === 'clients.running')
+      expect(found, text).toEqual([
+        expect.objectContaining({
+          state: 'fail',
+          saw: expect.stringMatching(new RegExp(`^podman info fails: .*${why}`)),
+          advice: `Correct ${file}, then run mirror doctor again.`,
+        }),
+      ])
+    }
+    await apart.run('rm', file)
     expect(findings(await examine())).toEqual([])
   })
 

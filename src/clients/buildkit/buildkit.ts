@@ -3,7 +3,7 @@ import { dirname, join, relative, resolve } from 'node:path'
 import { MirrorError } from '../../lib/errors.ts'
 import { createTemporaryFolder } from '../../lib/fs.ts'
 import type { RunCommand } from '../../lib/process.ts'
-import { isLoopbackUrl, parseVersion } from '../address.ts'
+import { describeProgramFailure, isLoopbackUrl, parseVersion } from '../address.ts'
 import { findEngines, getDockerKind } from '../docker/engines.ts'
 import { caFileName } from '../files/kinds.ts'
 import { localFiles } from '../files/local.ts'
@@ -136,8 +136,11 @@ async function observeBuilder(
   const result = await runCommand('docker', ['buildx', 'inspect'], { timeoutMs: versionTimeoutMs })
   const text = result?.exitCode === 0 ? result.stdout : ''
   const [name, driver] = ['Name', 'Driver'].map((key) => new RegExp(`^${key}:\\s*(\\S+)`, 'm').exec(text)?.[1])
-  if (name === undefined || driver === undefined)
-    return { inUse: undefined, saw: ['docker buildx inspect names no builder.'], reasons: [], todo: [] }
+  if (name === undefined || driver === undefined) {
+    const failure = describeProgramFailure('docker buildx inspect', result)
+    const saw = [failure ?? 'docker buildx inspect names no builder.']
+    return { inUse: undefined, ...(failure !== undefined && { failure }), saw, reasons: [], todo: [] }
+  }
   const isOwn = driver !== 'docker'
   const printsConfig = text.includes('buildkitd.toml')
   const inUse = isOwn ? (printsConfig ? text.includes(new URL(cache).host) : undefined) : false

@@ -1,5 +1,6 @@
 import { join, posix } from 'node:path'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
+import type { CommandResult } from '../../lib/process.ts'
 import { isAtLeast } from '../address.ts'
 import { readToml, renderTomlHeading, setTomlValue, asStrings, asTable, type TomlTable } from '../edit/toml.ts'
 import { localFiles } from '../files/local.ts'
@@ -282,8 +283,12 @@ function findOldKey(section: TomlTable | undefined): string | undefined {
 }
 
 /** Returns the output of `containerd config dump`; undefined without containerd, or if that cannot read its own file. */
-export async function dumpContainerdConfig({ runCommand, detached }: Machine): Promise<string | undefined> {
-  if (detached) return undefined
-  const result = await runCommand('containerd', ['config', 'dump'], { timeoutMs: 10_000 })
+export async function dumpContainerdConfig(machine: Machine): Promise<string | undefined> {
+  const result = await runConfigDump(machine)
   return result?.exitCode === 0 ? result.stdout : undefined
+}
+
+/** Runs `containerd config dump`, which fails where containerd does not start; undefined without containerd. */
+export async function runConfigDump({ runCommand, detached }: Machine): Promise<CommandResult | undefined> {
+  return detached ? undefined : runCommand('containerd', ['config', 'dump'], { timeoutMs: 10_000 })
 }

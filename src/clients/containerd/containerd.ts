@@ -3,7 +3,7 @@ import { getErrno, exitCode, isConnectionFailure, MirrorError } from '../../lib/
 import { ifVisible, pathExists } from '../../lib/fs.ts'
 import { isObject, parseObject } from '../../lib/json.ts'
 import type { RunCommand } from '../../lib/process.ts'
-import { parseContainerdVersion, isAtLeast, allSupportReferrers } from '../address.ts'
+import { allSupportReferrers, describeProgramFailure, isAtLeast, parseContainerdVersion } from '../address.ts'
 import { localFiles } from '../files/local.ts'
 import type {
   ClientAdapter,
@@ -14,7 +14,13 @@ import type {
   Observation,
   Reason,
 } from '../types.ts'
-import { type ContainerdFile, dumpContainerdConfig, readConfigFiles, readContainerdConfig } from './config-toml.ts'
+import {
+  type ContainerdFile,
+  dumpContainerdConfig,
+  readConfigFiles,
+  readContainerdConfig,
+  runConfigDump,
+} from './config-toml.ts'
 import { createCriClient, CriError, criUnimplemented, pullTimeoutMs } from './cri.ts'
 import { namesMirror } from './hosts-toml.ts'
 import { type ContainerdTarget, inspectContainerd, planContainerd, stripContainerd } from './plan.ts'
@@ -252,7 +258,9 @@ async function observeContainerd(
   cache: string,
 ): Promise<Observation> {
   const hosts = target.hosts.name
-  const written = await readConfigPaths(dump ? await dumpContainerdConfig(machine) : undefined, target)
+  const dumped = dump ? await runConfigDump(machine) : undefined
+  const failure = describeProgramFailure('containerd config dump', dumped)
+  const written = await readConfigPaths(dumped?.exitCode === 0 ? dumped.stdout : undefined, target)
   const live = await queryConfigPaths(socket)
   const hostsToml = await findHostsToml(target.hosts.path, cache)
   const has = (paths: readonly string[] | undefined) => paths?.includes(hosts)
@@ -260,7 +268,9 @@ async function observeContainerd(
   const inUse = !hostsToml.names ? false : (has(live) ?? (has(written) === false ? false : undefined))
   return {
     inUse,
+    ...(failure !== undefined && { failure }),
     saw: [
+      ...(failure === undefined ? [] : [failure]),
       ...(written === undefined
         ? []
         : [`config_path in the configuration (containerd config dump) is ${describePaths(written)}.`]),

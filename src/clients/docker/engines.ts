@@ -1,13 +1,10 @@
-import { readdir, readFile, readlink, realpath, stat } from 'node:fs/promises'
-import { uptime } from 'node:os'
+import { readdir, readFile, readlink, realpath } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { createDockerEngine } from '../../docker/dockerode-engine.ts'
 import { type DockerEndpoint, findDockerEndpoint, renderDockerHost } from '../../docker/endpoint.ts'
 import type { DockerEngineInfo } from '../../docker/engine.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { ifVisible } from '../../lib/fs.ts'
-import { readProcessStat } from '../../lib/process.ts'
-import { parseVersion } from '../address.ts'
 import type { ClientLocation, Machine } from '../types.ts'
 
 /** Holds the socket that `docker` uses by default. */
@@ -277,37 +274,3 @@ function toIsolatedLocation(what: string): ClientLocation {
     ],
   }
 }
-
-/** Is the first major version of Docker whose `docker build` uses a mirror after a reload. */
-const minLiveBuildsMajor = 26
-
-/** Warns of the builds of an engine that may use a mirror only after a restart. */
-export function listBuildNotes(version: string | undefined): string[] {
-  const major = parseVersion(version)?.[0]
-  if (major !== undefined && major >= minLiveBuildsMajor) return []
-  return [
-    'docker build (BuildKit) before Docker 26 uses the mirror only after a restart of dockerd, which stops containers.',
-  ]
-}
-
-/**
- * Lists the restart without which `docker build` before Docker 26 does not use a mirror: its BuildKit reads the mirrors at the start of
- * dockerd. `daemonJson`: the file that names the mirror; undefined when none does.
- */
-export async function listBuildSteps(
-  dockerd: DockerdProcess | undefined,
-  version: string,
-  daemonJson: string | undefined,
-): Promise<string[]> {
-  const major = parseVersion(version)?.[0] ?? minLiveBuildsMajor
-  if (dockerd === undefined || daemonJson === undefined || major >= minLiveBuildsMajor) return []
-  const [running, file] = await Promise.all([readProcessStat(dockerd.pid), ifVisible(stat(daemonJson))])
-  if (running?.started === undefined || file === undefined) return []
-  // Linux counts the start in hundredths of a second since the boot.
-  const startedAt = Date.now() - uptime() * 1000 + Number(running.started) * 10
-  if (file.mtimeMs <= startedAt + clockSlackMs) return []
-  return ['sudo systemctl restart docker   (its builds use the mirror only after a restart, which stops containers)']
-}
-
-/** Allows for the resolution of the times of processes and files. */
-const clockSlackMs = 1000

@@ -5,7 +5,7 @@ import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { createTemporaryFolder } from '../../lib/fs.ts'
 import { isObject, parseObject } from '../../lib/json.ts'
 import type { CommandResult, RunCommand } from '../../lib/process.ts'
-import { isAtLeast } from '../address.ts'
+import { describeProgramFailure, isAtLeast } from '../address.ts'
 import { localFiles } from '../files/local.ts'
 import { createShellFiles } from '../files/remote.ts'
 import type {
@@ -314,9 +314,12 @@ async function observePodman(
   causes: { readonly configure: string; readonly others: readonly Reason[] },
 ): Promise<Observation> {
   const { host } = new URL(cache)
-  const queryMirrors = async (...args: string[]) =>
-    getHubMirrors(await runCommand('podman', [...args, 'info', '--format', 'json'], { timeoutMs: infoTimeoutMs }))
-  const own = await queryMirrors(...(vm === undefined ? [] : ['--connection', vm]))
+  const query = (...args: string[]) =>
+    runCommand('podman', [...args, 'info', '--format', 'json'], { timeoutMs: infoTimeoutMs })
+  const queryMirrors = async (...args: string[]) => getHubMirrors(await query(...args))
+  const result = await query(...(vm === undefined ? [] : ['--connection', vm]))
+  const own = getHubMirrors(result)
+  const failure = describeProgramFailure('podman info', result)
   const services = vm === undefined && platform === 'linux' ? await findRunningServices(env) : []
   const observedServices = await Promise.all(
     services.map(async (service) => ({ ...service, mirrors: await queryMirrors('--url', `unix://${service.socket}`) })),
@@ -327,8 +330,11 @@ async function observePodman(
   const inUse = has(own) === true && stale.length > 0 ? false : has(own)
   return {
     inUse,
+    ...(failure !== undefined && { failure }),
     saw: [
-      own === undefined ? 'podman info does not answer.' : `podman info lists ${describeMirrors(own)} of docker.io.`,
+      own === undefined
+        ? (failure ?? (result === undefined ? 'podman is not installed.' : 'podman info does not answer.'))
+        : `podman info lists ${describeMirrors(own)} of docker.io.`,
       ...answering.map(
         ({ pid, mirrors }) => `The podman service (pid ${pid}) has ${describeMirrors(mirrors!)} of docker.io.`,
       ),

@@ -1,13 +1,12 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, readFile, rm, utimes, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import type { Machine } from '../../../src/clients/types.ts'
 import { configureClient, prepareClient } from '../../../src/clients/configure.ts'
-import { listBuildSteps } from '../../../src/clients/docker/engines.ts'
 import { dockerAdapter } from '../../../src/clients/docker/docker.ts'
 import type { MirrorAddress } from '../../../src/clients/find-mirror.ts'
 import { listConfigured } from '../../../src/clients/configured.ts'
@@ -114,10 +113,30 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps its mirrors u
     await (await createTarget()).reload!.run()
     expect(await mirrors()).toMatchObject({
       inUse: true,
-      // BuildKit of this version keeps its mirrors until a restart.
-      todo: [expect.stringContaining('sudo systemctl restart docker')],
+      todo: [],
       reasons: [{ why: `dockerd did not reach ${cache}` }],
     })
+  })
+
+  test('gives BuildKit the mirrors of its start only, before Docker 26', async () => {
+    const stop = await startDockerd()
+    await configure()
+    await (await createTarget()).reload!.run()
+    const since = new Date(Date.now() + 1000).toISOString()
+    const reloaded = await (await createTarget()).observe!({ cache, since })
+    expect(reloaded).toMatchObject({
+      inUse: true,
+      bypasses: [
+        {
+          why: expect.stringContaining('docker build (BuildKit) bypasses the mirror'),
+          fix: expect.stringMatching(/systemctl restart docker/),
+        },
+      ],
+    })
+    await stop()
+    await startDockerd()
+    const before = new Date(Date.now() - 60_000).toISOString()
+    expect(await (await createTarget()).observe!({ cache, since: before })).not.toHaveProperty('bypasses')
   })
 
   test('stays listed after an undo without a reload, and a later reload restores the file byte for byte', async () => {
@@ -184,24 +203,5 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps its mirrors u
     await undo(true)
     expect(await readFile(daemonJson, 'utf8')).toBe(before)
     expect(await findRecords(machine, all)).toEqual([])
-  })
-})
-
-describe('the builds of an engine before Docker 26', () => {
-  const dockerd = { pid: process.pid, program: undefined, args: [], folder: undefined, sharesNetwork: true }
-  const changedAt = async (ms: number) => utimes(daemonJson, new Date(ms), new Date(ms))
-
-  test('need a restart after a daemon.json that is newer than dockerd', async () => {
-    await changedAt(Date.now() + 10_000)
-    expect(await listBuildSteps(dockerd, '20.10.24', daemonJson)).toEqual([
-      expect.stringMatching(/^sudo systemctl restart docker {3}\(its builds use the mirror only after a restart/),
-    ])
-    expect(await listBuildSteps(dockerd, '28.5.2', daemonJson)).toEqual([])
-    expect(await listBuildSteps(dockerd, '20.10.24', undefined)).toEqual([])
-  })
-
-  test('need none after a daemon.json that dockerd has read at its start', async () => {
-    await changedAt(Date.now() - 3_600_000)
-    expect(await listBuildSteps(dockerd, '20.10.24', daemonJson)).toEqual([])
   })
 })

@@ -2,11 +2,11 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { buildkitAdapter } from '../../../src/clients/buildkit/buildkit.ts'
-import type { ConfigTarget } from '../../../src/clients/types.ts'
+import type { ConfigTarget, Machine } from '../../../src/clients/types.ts'
 import { containerdAdapter } from '../../../src/clients/containerd/containerd.ts'
 import { k3sAdapter } from '../../../src/clients/k3s/k3s.ts'
 import { podmanAdapter } from '../../../src/clients/podman/podman.ts'
-import { type Answers, machineWith } from '../../support/clients/machine-with.ts'
+import { type Answers, fails, machineWith } from '../../support/clients/machine-with.ts'
 
 const cache = 'http://127.0.0.1:5055'
 const look = (target: ConfigTarget | undefined) => target!.observe!({ cache })
@@ -116,5 +116,37 @@ describe('the observation of BuildKit', () => {
     expect(observation.inUse).toBe(inUse)
     expect(observation.saw[0]).toContain('The builder in use is')
     expect(observation.reasons[0]!.why).toContain(why)
+  })
+})
+
+describe('the observation of a client whose own program fails', () => {
+  const observed = {
+    podman: ['podman info', (machine: Machine) => podmanAdapter.restoreTarget(machine, { scope: 'user' })],
+    containerd: [
+      'containerd config dump',
+      (machine: Machine) =>
+        containerdAdapter.restoreTarget(machine, { scope: 'system', folders: '/certs.d', socket: '/no.sock' }),
+    ],
+    buildkit: [
+      'docker buildx inspect',
+      (machine: Machine) => buildkitAdapter.restoreTarget(machine, { kind: 'buildx', scope: 'user', path: '/b.toml' }),
+    ],
+  } as const
+
+  describe.each(Object.entries(observed))('%s', (_, [command, restore]) => {
+    test('has the error, without warnings before it', async () => {
+      const stderr = 'level=warning msg="old"\nError: cannot read "/a.conf": line 2\n'
+      const { machine } = await machineWith({ [command]: fails(stderr) })
+      const failure = `${command} fails: cannot read "/a.conf": line 2.`
+      expect(await look(restore(machine))).toMatchObject({ failure, saw: expect.arrayContaining([failure]) })
+    })
+
+    test.each([
+      'Cannot connect to the Docker daemon at unix:///var/run/docker.sock.',
+      'open /a.toml: permission denied',
+    ])('has no failure where only a daemon or a permission is missing: %s', async (stderr) => {
+      const { machine } = await machineWith({ [command]: fails(stderr) })
+      expect((await look(restore(machine))).failure).toBeUndefined()
+    })
   })
 })
