@@ -162,7 +162,8 @@ async function checkTarget(
     else reportRunning(observation, files?.isAsWritten === true, subject, report)
   }
   reportLoopback(target, record, subject, { command, isOwn }, report)
-  reportSoundFiles(client, inspection, isForeign, subject, report)
+  const isEmpty = record === undefined && inUse !== true && isRead && !inspection.namesMirror
+  reportSoundFiles(client, inspection, { isForeign, isEmpty }, subject, report)
   if (kept.length === 0 || mirror === undefined) return
   const adapter = await getAdapter(client)
   const fallback = record?.fallback ?? true
@@ -216,18 +217,22 @@ async function explainGone(target: ConfigTarget): Promise<string | undefined> {
   }
 }
 
-/** Reports the faults that the files do not have; all as one skipped check when the files cannot be read. */
+/**
+ * Reports the faults that the files do not have; all as one skipped check when the files cannot be read. `isEmpty`: no file is one of the
+ * mirror, so that only their syntax was checked.
+ */
 function reportSoundFiles(
   client: ClientName,
   inspection: Inspection,
-  isForeign: boolean,
+  { isForeign, isEmpty }: { readonly isForeign: boolean; readonly isEmpty: boolean },
   subject: string,
   report: Report,
 ): void {
-  const ids = listFaultIds(client)
+  const all = listFaultIds(client)
+  const ids = isEmpty ? all.filter((id) => id.endsWith('.syntax')) : all
   const { findings } = inspection
   if (findings === undefined)
-    return report(toSkipped(ids[0]!, `its files cannot be read: ${inspection.unreadable}`, subject))
+    return report(toSkipped(all[0]!, `its files cannot be read: ${inspection.unreadable}`, subject))
   const found = new Set([...findings.map(({ fault }) => fault), ...(isForeign ? mirrorFaults : [])])
   for (const id of ids) if (!found.has(id.slice('clients.'.length))) report(toOk(id, undefined, subject))
 }

@@ -41,6 +41,10 @@ export interface UpstreamProbe {
   /** Holds what mends the failure where it is one of this machine. */
   readonly advice?: string
   readonly status?: number
+  /** Is true for an upstream with plain HTTP. */
+  readonly isPlain?: boolean
+  /** Names the proxy through which it is asked; absent without one. */
+  readonly proxy?: string
   /** Holds the time until the response, ms. */
   readonly ms?: number
   /** Holds how far this machine's clock is ahead of the upstream's, ms. */

@@ -50,6 +50,8 @@ async function probeUpstream(
       host,
       status: response.status,
       ms,
+      isPlain: open.url.protocol === 'http:',
+      ...(open.proxy !== undefined && { proxy: `The proxy ${open.proxy}` }),
       ...(!Number.isNaN(date) && { skewMs: Date.now() - date }),
       ...(challenge !== undefined && (await probeToken(challenge, open.transport, context.probeSignal))),
     }
@@ -80,6 +82,7 @@ function toFault(failure: string): NonNullable<UpstreamProbe['fault']> {
 interface OpenUpstream {
   /** Names the upstream, with the proxy through which it is asked. */
   readonly name: string
+  readonly proxy: string | undefined
   readonly url: URL
   readonly transport: Transport
   readonly tokenHosts: readonly string[]
@@ -109,6 +112,7 @@ function openUpstream(
   const base = new URL(`${url.origin}${url.pathname.replace(/\/+$/, '')}/v2/`)
   return {
     name: proxy === undefined ? host : `${host}, through the proxy ${proxy},`,
+    proxy,
     url,
     transport,
     tokenHosts,

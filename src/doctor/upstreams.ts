@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { homedir } from 'node:os'
-import type { UpstreamReport } from '../admin/api.ts'
+import type { StatusReport, UpstreamReport } from '../admin/api.ts'
 import type { Config, UpstreamConfig } from '../config/config.ts'
 import { MirrorError } from '../lib/errors.ts'
 import { ifVisible } from '../lib/fs.ts'
@@ -11,15 +11,7 @@ import { createCredentials, type CredentialsSource, getCredentialHost } from '..
 import { getDockerConfigPath } from '../upstream/docker-credentials.ts'
 import { CredentialError, type CredentialFault, type Credentials } from '../upstream/identity.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import {
-  type DoctorContext,
-  type Outcome,
-  type Report,
-  type Task,
-  toOk,
-  toSkipped,
-  type UpstreamProbe,
-} from './context.ts'
+import { type DoctorContext, type Outcome, type Report, type Task, toOk, type UpstreamProbe } from './context.ts'
 import { type CredentialTest, isOffline, listHosts, testCredential } from './probe.ts'
 import { adviseOnConfig, planStart, toStartCommand } from './start-command.ts'
 
@@ -41,9 +33,22 @@ export function listUpstreamTasks(context: DoctorContext): Task[] {
 
 async function checkUpstreams(context: DoctorContext, report: Report): Promise<void> {
   const [config, status] = await Promise.all([context.config, context.status])
-  if (isOffline(config, status)) return report(toSkipped('upstreams.reachable', 'the mirror is offline'))
+  if (isOffline(config, status)) return reportOffline(context, status, report)
   for (const probe of await context.probeUpstreams())
     await reportProbe(probe, { context, config, known: status?.upstreams[probe.host] }, report)
+}
+
+/** Reports that no upstream is contacted, and the way back: the switch of the running mirror, or mirror.yaml. */
+async function reportOffline(context: DoctorContext, status: StatusReport | undefined, report: Report): Promise<void> {
+  const isSwitched = status?.offline?.source === 'session'
+  report({
+    id: 'upstreams.reachable',
+    state: 'warn',
+    saw: `The mirror is offline${isSwitched ? ' until it restarts' : ' (cache.offline)'}: it contacts no upstream, and serves only what is cached.`,
+    advice: isSwitched
+      ? 'Choose "Go online" in the dashboard: mirror dashboard'
+      : await adviseOnConfig(context, 'Remove offline: true below cache: in'),
+  })
 }
 
 interface KnownUpstream {
@@ -57,8 +62,8 @@ async function reportProbe(probe: UpstreamProbe, upstream: KnownUpstream, report
   const { host, failure, status = 0, ms = 0, token } = probe
   const { context, known } = upstream
   if (failure !== undefined) return reportFailure({ ...probe, failure }, upstream, report)
-  report(toOk('upstreams.tls', undefined, host))
-  report(toOk('upstreams.proxy', undefined, host))
+  if (probe.isPlain !== true) report(toOk('upstreams.tls', undefined, host))
+  if (probe.proxy !== undefined) report(toOk('upstreams.proxy', `${probe.proxy} connects to ${host}.`, host))
   const lastError = known?.state === 'ok' ? undefined : known?.lastError
   if (status >= 500)
     report({

@@ -82,9 +82,10 @@ async function checkUse(context: DoctorContext, report: Report): Promise<void> {
   const records = (await openMachineRecords(context.machine).list()).filter(
     (one) => !one.undone && one.root === undefined,
   )
+  const known = records.filter(({ client, isNamed }) => hasKnownProducts(client) && isNamed !== true)
+  if (known.length === 0) return report(toSkipped(seen, 'no client is configured that tells its name'))
   let isAllSeen = true
-  for (const { client, title, since, isNamed } of records) {
-    if (!hasKnownProducts(client) || isNamed === true) continue
+  for (const { client, title, since } of known) {
     const [described] = describeConfigured([{ client, title, since }], reports)
     if (Date.now() - Date.parse(described?.lastSeen ?? since) < maxUnseenMs) continue
     isAllSeen = false

@@ -112,6 +112,26 @@ describe('of an upstream the doctor names', () => {
     expect(await at(upstream.url, ['upstreams', 'mirror.clock'])).toEqual([])
   })
 
+  test('neither a certificate of plain HTTP nor a proxy without one', async () => {
+    const upstream = await serve((_, response) => reply(response, 200))
+    const { results } = await examine(await homeWith({ ...anyPort, ...upstreamAt(upstream.url) }), ['upstreams'])
+    expect(results.map(({ id }) => id)).toContain('upstreams.reachable')
+    expect(results.map(({ id }) => id)).not.toContain('upstreams.tls')
+    expect(results.map(({ id }) => id)).not.toContain('upstreams.proxy')
+  })
+
+  test('none while the mirror is offline, with a warning that says so', async () => {
+    const home = await homeWith({ ...anyPort, cache: { ...anyPort.cache, offline: true } })
+    const { results } = await examine(home, ['upstreams.reachable'])
+    expect(results).toEqual([
+      expect.objectContaining({
+        state: 'warn',
+        saw: expect.stringContaining('The mirror is offline (cache.offline)'),
+        advice: expect.stringContaining('Remove offline: true below cache: in'),
+      }),
+    ])
+  })
+
   test('a connection that is refused', async () => {
     expect(await at('http://127.0.0.1:1', ['upstreams'])).toEqual([
       { id: 'upstreams.reachable', state: 'fail', saw: expect.stringContaining('refused the connection') },

@@ -435,3 +435,27 @@ test('each check of the mirror, its upstreams, its addresses and its use has a t
   const ids = checks.filter(({ group }) => groups.includes(group)).map(({ id }) => id)
   expect(ids.filter((id) => !texts.some((text) => text.includes(`'${id}'`)))).toEqual([])
 })
+
+describe('of a mirror that somebody switched offline, the doctor', () => {
+  test('warns, and names the switch of the dashboard', async () => {
+    const found = await findingsOf({ status: { offline: { active: true, source: 'session' } } }, 'upstreams.reachable')
+    expect(found).toEqual([
+      {
+        id: 'upstreams.reachable',
+        state: 'warn',
+        saw: expect.stringContaining('The mirror is offline until it restarts'),
+        advice: 'Choose "Go online" in the dashboard: mirror dashboard',
+      },
+    ])
+  })
+})
+
+describe('without a configured client, the doctor', () => {
+  test('skips the check whether each has used the mirror', async () => {
+    const admin = await serve((_, response) => reply(response, 200, {}, '[]'))
+    const outcomes = await outcomesOf({ endpoints: { admin: [admin.url] } }, 'use.seen')
+    expect(outcomes.filter(({ id }) => id === 'use.seen')).toEqual([
+      expect.objectContaining({ state: 'skipped', saw: expect.stringContaining('no client is configured') }),
+    ])
+  })
+})
