@@ -16,7 +16,9 @@ export const durationFlag = custom<number>({
   parse: (text) => {
     const duration = parseDuration(text)
     if (duration !== undefined) return Promise.resolve(duration)
-    throw new MirrorError(`${JSON.stringify(text)} is not a duration such as 36h or 14d.`, { exit: exitCode.usage })
+    throw new MirrorError(`${JSON.stringify(text)} is not a duration such as 20s, 36h or 14d.`, {
+      exit: exitCode.usage,
+    })
   },
 })
 

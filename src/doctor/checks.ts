@@ -154,4 +154,4 @@ function isBelow(id: string, name: string): boolean {
 }
 
 /** Begins the reason of a check that was skipped because it was late. */
-export const lateStart = 'no answer within '
+export const lateStart = 'the check did not end within '

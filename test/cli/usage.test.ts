@@ -64,7 +64,7 @@ describe('wrong usage', () => {
     [['init', '--template'], '--template takes one of compose, systemd,', 'mirror init --help'],
     [
       ['registry', 'prune', '--older-than', '14'],
-      '--older-than: "14" is not a duration such as 36h or 14d.\n',
+      '--older-than: "14" is not a duration such as 20s, 36h or 14d.\n',
       'mirror registry prune --help',
     ],
     [

@@ -97,13 +97,19 @@ function renderSummary(
   { colors, columns }: DoctorStyle,
 ): string {
   const skipped = counts.skipped === 0 ? '' : `, ${counts.skipped} skipped`
+  const unfinished =
+    late === 0
+      ? ''
+      : ` ${formatCount(late, 'check', 'checks')} had no time, so nobody knows: mirror doctor --timeout 20s`
   if (counts.ok + counts.warn + counts.fail === 0)
-    return colors.yellow(total === 0 ? 'Nothing was checked.' : `Nothing could be checked: ${counts.skipped} skipped.`)
+    return colors.yellow(
+      total === 0 ? 'Nothing was checked.' : `Nothing could be checked: ${counts.skipped} skipped.${unfinished}`,
+    )
   const text =
     counts.fail + counts.warn + late === 0
       ? `Everything is well: ${formatCount(total, 'check', 'checks')}${skipped}.`
-      : `${formatCount(counts.fail, 'failure', 'failures')}, ${formatCount(counts.warn, 'warning', 'warnings')}, ${counts.ok} ok${skipped}.`
-  const color = counts.fail > 0 ? colors.red : counts.warn > 0 ? colors.yellow : colors.green
+      : `${formatCount(counts.fail, 'failure', 'failures')}, ${formatCount(counts.warn, 'warning', 'warnings')}, ${counts.ok} ok${skipped}.${unfinished}`
+  const color = counts.fail > 0 ? colors.red : counts.warn + late > 0 ? colors.yellow : colors.green
   return color(wrapText(text, columns ?? Infinity).join('\n'))
 }
 
