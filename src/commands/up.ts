@@ -92,7 +92,7 @@ export default class Up extends BaseCommand {
         return this.printJson({ action, changed, ...toDroppedReport(plan), dryRun: true, autostart: autostart?.file })
       this.report(renderUpPlan(plan))
       if (autostart) this.report(`Would write ${autostart.file}.`)
-      return this.warnOfPasswords(plan, surroundings)
+      return this.warnOfUpstreams(plan, surroundings)
     }
     if (flags.foreground) return this.serve(plan, surroundings, release)
 
@@ -103,7 +103,7 @@ export default class Up extends BaseCommand {
     )
     const notes = (await autostart?.install()) ?? []
     if (!flags.json) this.report(renderUp(report, this.getColorsFor(process.stdout), plan))
-    await this.warnOfPasswords(plan, surroundings)
+    await this.warnOfUpstreams(plan, surroundings)
     const clients = await this.findClients(surroundings)
     if (flags.json)
       return this.printJson({ ...report, clients: clients.stale.map(toClientReport), autostart: autostart?.file })
@@ -129,12 +129,16 @@ export default class Up extends BaseCommand {
     )
   }
 
-  /** Warns of each password in the configuration that the server cannot read. A server that runs on has its own variables. */
-  private async warnOfPasswords({ action, config }: UpPlan, { env }: CommandEnvironment): Promise<void> {
+  /**
+   * Warns of each upstream that is reached by plain HTTP, and of each password that the server cannot read. A server that runs on has
+   * its own variables.
+   */
+  private async warnOfUpstreams({ action, config }: UpPlan, { env }: CommandEnvironment): Promise<void> {
     if (action === 'nothing') return
-    const { listUnreadablePasswords } = await import('../daemon/start-errors.ts')
+    const { listPlainUpstreams, listUnreadablePasswords } = await import('../daemon/start-errors.ts')
     const { yellow } = this.getColorsFor(process.stderr)
-    for (const text of await listUnreadablePasswords(config, env)) this.info(yellow(`  ${text}`))
+    const warnings = [...listPlainUpstreams(config), ...(await listUnreadablePasswords(config, env))]
+    for (const text of warnings) this.info(yellow(`  ${text}`))
   }
 
   /** Finds the configured clients, and rewrites the files of those with another address where that needs no consent. */
@@ -234,7 +238,7 @@ export default class Up extends BaseCommand {
   private async serve(plan: UpPlan, surroundings: CommandEnvironment, release: () => void): Promise<void> {
     const { action, running, paths, dropped } = plan
     if (action === 'nothing') return this.report(`mirror is already running (pid ${running!.pid}), in the background.`)
-    await this.warnOfPasswords(plan, surroundings)
+    await this.warnOfUpstreams(plan, surroundings)
     const { prepareRollback } = await import('../daemon/stop.ts')
     const [{ serveInPlace }, { serveMirror }, { listConfiguredClients }] = await Promise.all([
       import('../daemon/up.ts'),

@@ -210,6 +210,13 @@ export async function checkNamedFiles(
   }
 }
 
+/** Lists a warning for each upstream that is reached by plain HTTP. */
+export function listPlainUpstreams({ upstreams }: Pick<Config, 'upstreams'>): string[] {
+  return Object.entries(upstreams).flatMap(([host, { url }]) =>
+    url.startsWith('http://') ? [`${host} is reached over plain HTTP (unencrypted): ${url}`] : [],
+  )
+}
+
 /** Describes each password that upstreams in mirror.yaml name and that cannot be read, a sentence each. */
 export async function listUnreadablePasswords(
   { upstreams }: Pick<Config, 'upstreams'>,

@@ -266,6 +266,18 @@ describe('mirror', () => {
     expect(stdout).not.toContain('NOPE')
   })
 
+  test('up warns of each upstream that is reached by plain HTTP', async () => {
+    const upstreams = { 'docker.io': { url: 'http://cache.example' }, 'ghcr.io': { url: 'https://cache.example' } }
+    await writeFile(join(home, 'mirror.yaml'), JSON.stringify({ upstreams }))
+    for (const args of [['up', '--dry-run'], ['up']]) {
+      const { exit, stderr } = await mirror(...args)
+      expect(exit).toBe(0)
+      expect(stderr).toContain('docker.io is reached over plain HTTP (unencrypted): http://cache.example\n')
+      expect(stderr).not.toContain('ghcr.io is reached')
+    }
+    expect((await mirror('up')).stderr).not.toContain('plain HTTP')
+  })
+
   test('init writes a valid mirror.yaml, and does not overwrite it', async () => {
     const schema = join(home, 'mirror.schema.json')
     expect((await mirror('init', '--dry-run')).stderr).toContain(`Would write ${schema}`)

@@ -29,7 +29,7 @@ import { makeFolder } from '../../lib/fs.ts'
 import { mirrorName, mirrorServiceName } from '../../lib/network.ts'
 import { type CommandEnvironment, runCommand } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
-import { checkNamedFiles } from '../start-errors.ts'
+import { checkNamedFiles, listPlainUpstreams } from '../start-errors.ts'
 import { prepareRollback, replaceWithRollback } from '../stop.ts'
 import { findDroppedNetworks, type DroppedParts, findMovedAddresses, type UpReport } from '../up.ts'
 import {
@@ -216,7 +216,8 @@ export async function prepareContainer(engine: DockerEngine, request: ContainerR
   if (plan.action === 'create' || plan.action === 'replace') await refuseTakenPorts(engine, desired.ports)
   // Reads the credentials before the running mirror stops, so that a missing one does not cost it.
   const credentialsFile = await exportCredentials(credentials, config, surroundings.env, request.clock)
-  for (const warning of [...listClearTextWarnings(engine), ...warnings]) request.notify(warning)
+  for (const warning of [...listClearTextWarnings(engine), ...listPlainUpstreams(config), ...warnings])
+    request.notify(warning)
   const keptInstance = plan.action === 'keep' || plan.action === 'start' ? existing && getInstance(existing) : undefined
   return {
     plan,
