@@ -18,6 +18,7 @@ import {
   type ProcessMirrorState,
   parseState,
   readState,
+  writeState,
   type RuntimeKind,
 } from './state.ts'
 
@@ -181,16 +182,33 @@ export async function findDeadMirror(
 
 async function describeDeadProcess(state: ProcessMirrorState, paths: MirrorPaths): Promise<DeadMirror> {
   const { runtime, version, pid, startedAt, logFile } = state
-  const lastSeen = await readLastWriteTime([join(paths.stateDir, 'stats.json'), paths.stateFile, logFile])
+  const lastSeen = await findLastSeen(state, paths)
   return {
     runtime,
     version,
     pid,
     startedAt,
-    ...(lastSeen !== undefined && { lastSeen: new Date(Math.max(lastSeen, Date.parse(startedAt))).toISOString() }),
+    ...(lastSeen !== undefined && { lastSeen }),
     reason: (await wasRebooted(state)) ? 'reboot' : 'died',
     hasLog: logFile !== undefined,
   }
+}
+
+async function findLastSeen(
+  { startedAt, logFile, lastSeen }: ProcessMirrorState,
+  { stateDir, stateFile }: MirrorPaths,
+): Promise<string | undefined> {
+  if (lastSeen !== undefined) return lastSeen
+  const time = await readLastWriteTime([join(stateDir, 'stats.json'), stateFile, logFile])
+  return time === undefined ? undefined : new Date(Math.max(time, Date.parse(startedAt))).toISOString()
+}
+
+/** Records until when a process that ended without being stopped wrote its files, before a start that may fail writes to them. */
+export async function recordLastSeen(paths: MirrorPaths): Promise<void> {
+  const state = await readState(paths.stateFile)
+  if (state === undefined || state.container || (await isRunning(state))) return
+  const lastSeen = await findLastSeen(state, paths)
+  if (lastSeen !== state.lastSeen) await writeState(paths.stateFile, { ...state, lastSeen })
 }
 
 const clockSlackMs = 60_000

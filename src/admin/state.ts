@@ -60,6 +60,7 @@ function renderState(state: MirrorState): string {
         ...common,
         logFile: state.logFile,
         served: state.served,
+        lastSeen: state.lastSeen,
       }
   return `${JSON.stringify(fields, null, 2)}\n`
 }
@@ -78,7 +79,8 @@ function getPid(state: MirrorState): number | undefined {
 export function parseState(text: string): MirrorState | undefined {
   const value = parseObject(text)
   if (!value || !isObject(value['endpoints']) || !isObject(value['configHashes'])) return undefined
-  const { pid, processIdentity, version, runtime, startedAt, configHashes, logFile, served, container } = value
+  const { pid, processIdentity, version, runtime, startedAt, configHashes, logFile, served, lastSeen, container } =
+    value
   if (typeof pid !== 'number' || typeof version !== 'string' || typeof startedAt !== 'string') return undefined
   if (runtime !== 'process' && runtime !== 'container') return undefined
   const common = {
@@ -95,6 +97,7 @@ export function parseState(text: string): MirrorState | undefined {
     processIdentity: typeof processIdentity === 'string' ? processIdentity : undefined,
     logFile: typeof logFile === 'string' ? logFile : undefined,
     served: isObject(served) ? parseServed(served) : undefined,
+    lastSeen: typeof lastSeen === 'string' ? lastSeen : undefined,
   }
 }
 
@@ -231,6 +234,8 @@ export interface ProcessMirrorState extends CommonMirrorState {
   logFile: string | undefined
   /** Holds the settings that the process was started with; undefined for one in a container. */
   served?: ServedConfig | undefined
+  /** Gives the time until which the process wrote its files (ISO 8601), for one that ended without being stopped; see `recordLastSeen`. */
+  lastSeen?: string | undefined
   container?: undefined
 }
 

@@ -3,6 +3,7 @@ import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { ConfiguredClient, DoctorReport } from '../admin/activity.ts'
 import { parseDoctorReport } from '../admin/dashboard/findings.ts'
+import { recordLastSeen } from '../admin/find-mirror.ts'
 import { type Endpoints, findReachableMirror, keepState, type KeptState, removeVolumeMarker } from '../admin/state.ts'
 import { type Config, hashConfig, toConfigDocument } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
@@ -50,6 +51,7 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
     const hashes = hashConfig(config, paths.dataDir)
     const rendered = toConfigDocument(config)
     await refuseSecond(paths)
+    await recordLastSeen(paths)
     const logFile = (await isStderr(paths.logFile)) ? paths.logFile : undefined
     const logger = await createLogger({ level: config.log.level, write: request.writeLog, file: logFile })
     stopSurviving = surviveFailures(process, { logger })

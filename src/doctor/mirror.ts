@@ -37,7 +37,7 @@ export function listMirrorTasks(context: DoctorContext): Task[] {
     toTask('config', checkConfig),
     toTask('ports', (_, report) => checkPorts(context, findTaken, report)),
     toTask('disk', checkDisk),
-    toTask('lock', checkLock),
+    toTask('lock', (_, report) => checkLock(context, findTaken, report)),
     toTask('clock', checkClock),
     toTask('files', checkFiles),
     toTask('records', checkRecords),
@@ -201,7 +201,11 @@ async function readFreeBytes(path: string): Promise<number | undefined> {
   }
 }
 
-async function checkLock(context: DoctorContext, report: Report): Promise<void> {
+async function checkLock(
+  context: DoctorContext,
+  findTaken: () => Promise<readonly TakenPort[]>,
+  report: Report,
+): Promise<void> {
   const id = 'mirror.lock'
   const { found, status, paths, surroundings } = context
   const mirror = await found
@@ -211,6 +215,8 @@ async function checkLock(context: DoctorContext, report: Report): Promise<void> 
     if (died === undefined) return report(toOk(id))
     const who = died.pid === undefined ? `container ${died.container}` : `process ${died.pid}`
     const saw = `${paths.stateFile} was left by ${who}, which has ended.`
+    if ((await findTaken()).length > 0)
+      return report({ id, state: 'warn', saw, advice: 'See the command of mirror.ports.' })
     return report({ id, state: 'warn', saw, fix: (await planStart(context)).fix })
   }
   const answer = await status

@@ -1,9 +1,9 @@
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, rm, utimes, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { type DeadMirror, findDeadMirror } from '../../../src/admin/find-mirror.ts'
+import { type DeadMirror, findDeadMirror, recordLastSeen } from '../../../src/admin/find-mirror.ts'
 import { type ContainerMirrorState, type ProcessMirrorState, writeState } from '../../../src/admin/state.ts'
 import { renderDown } from '../../../src/cli/render/up.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
@@ -49,6 +49,18 @@ async function find(
 describe('a recorded mirror that does not run', () => {
   test('was stopped when there is no record', async () => {
     expect(await findDeadMirror(mirrorPaths(surroundings), surroundings)).toBeUndefined()
+  })
+
+  test('was last seen before a later start that failed and wrote to its files', async () => {
+    const paths = mirrorPaths(surroundings)
+    const logFile = join(home, 'mirror.log')
+    await writeFile(logFile, 'a line')
+    const before = await find({ logFile })
+    await recordLastSeen(paths)
+    const later = new Date(Date.now() + 60_000)
+    for (const file of [logFile, paths.stateFile]) await utimes(file, later, later)
+    await recordLastSeen(paths)
+    expect(await findDeadMirror(paths, surroundings)).toEqual(before)
   })
 
   test('died when no command stopped it', async () => {

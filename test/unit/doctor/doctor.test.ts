@@ -1,3 +1,5 @@
+import { writeState } from '../../../src/admin/state.ts'
+import { mirrorPaths } from '../../../src/config/paths.ts'
 import { mkdir, rm, writeFile } from 'node:fs/promises'
 import type { ServerResponse } from 'node:http'
 import { createServer } from 'node:net'
@@ -67,7 +69,8 @@ describe('without a running mirror', () => {
     await new Promise((resolve) => server.once('listening', resolve))
     const { port } = server.address() as { port: number }
     const home = await homeWith({ ...anyPort, cache: { listen: [`127.0.0.1:${port}`] } })
-    const { results } = await examine(home, ['mirror.ports'], { MIRROR_CACHE_LISTEN: `127.0.0.1:${port}` })
+    const env = { MIRROR_CACHE_LISTEN: `127.0.0.1:${port}` }
+    const { results } = await examine(home, ['mirror.ports'], env)
     expect(results).toEqual([
       expect.objectContaining({
         state: 'fail',
@@ -75,6 +78,24 @@ describe('without a running mirror', () => {
         fix: { command: expect.stringMatching(/^mirror up --cache-port \d+$/), isOwn: false },
       }),
     ])
+    // A dead mirror's state names no command that fails because of that port.
+    await writeState(
+      mirrorPaths({ platform: 'linux', env: { MIRROR_HOME: home }, homedir: home, cwd: home }).stateFile,
+      {
+        pid: 4_000_000,
+        processIdentity: undefined,
+        version: '1',
+        runtime: 'process',
+        startedAt: new Date().toISOString(),
+        configHashes: {},
+        endpoints: { cache: [`http://127.0.0.1:${port}`], registry: [], admin: [], networks: {} },
+        logFile: undefined,
+      },
+    )
+    for (const id of ['mirror.runs', 'mirror.lock'])
+      expect((await examine(home, [id], env)).results).toMatchObject([
+        { id, advice: 'See the command of mirror.ports.' },
+      ])
   })
 
   test('the doctor reports a mirror.yaml that is not valid', async () => {
