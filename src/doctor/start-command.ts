@@ -30,7 +30,12 @@ export interface StartPlan {
  * Plans the start of the mirror. Ports of the recorded mirror that differ from mirror.yaml may have been set by flags, so the command
  * repeats them. A host cannot be set by a flag: then the command is none that --fix may run.
  */
-export async function planStart({ found, config, paths, surroundings }: DoctorContext): Promise<StartPlan> {
+export async function planStart({
+  found,
+  config,
+  paths,
+  surroundings,
+}: Pick<DoctorContext, 'found' | 'config' | 'paths' | 'surroundings'>): Promise<StartPlan> {
   const mirror = await found
   const { user } = mirror ?? {}
   const forOwner = (line: string) => (user === undefined ? line : toUserCommand(line, user.name, surroundings))

@@ -129,6 +129,9 @@ describe.skipIf(process.platform !== 'linux')('a mirror that has moved', () => {
     const again = await mirror('up')
     expect(again.stdout).toContain(`points at ${moved.from}, and the mirror is at ${moved.to} now.`)
     expect(again.stderr, 'what is next has been said').not.toContain('Next:')
+    expect((await mirror('status')).stdout).toMatch(
+      new RegExp(`^ {2}pending +podman, .*points at ${moved.from}, and the mirror is at ${moved.to} now`, 'm'),
+    )
     const { stdout } = await mirror('configure', '--list')
     expect(stdout).toContain('stale address')
     expect(stdout).not.toContain('as written')

@@ -278,6 +278,17 @@ describe('mirror', () => {
     expect((await mirror('up')).stderr).not.toContain('plain HTTP')
   })
 
+  test('status names an edited mirror.yaml that is not applied', async () => {
+    await mirror('up')
+    expect((await mirror('status')).stdout).not.toContain('pending')
+    await writeFile(join(home, 'mirror.yaml'), 'cache: {maxSize: 7GiB}\n')
+    const { stdout } = await mirror('status')
+    expect(stdout).toMatch(/^ {2}pending +the edited \S+mirror\.yaml is not applied \(cache\)\. Next: mirror up/m)
+    expect(JSON.parse((await mirror('status', '--json')).stdout).pending).toHaveLength(1)
+    await writeFile(join(home, 'mirror.yaml'), 'cache: [\n')
+    expect((await mirror('status')).stdout).toContain('is not valid now. Next: mirror doctor')
+  })
+
   test('init writes a valid mirror.yaml, and does not overwrite it', async () => {
     const schema = join(home, 'mirror.schema.json')
     expect((await mirror('init', '--dry-run')).stderr).toContain(`Would write ${schema}`)

@@ -27,8 +27,11 @@ import {
 const maxImages = 15
 const noColors = createColors(false)
 
+/** Holds a report with what this machine adds. `pending`: the changes that are not applied, a sentence each. */
+type ShownStatus = StatusReport & { readonly pending?: readonly string[] }
+
 /** Renders the status of a running mirror. `now`: wall clock, ms. `columns`: of the terminal; undefined for no limit. */
-export function renderStatus(report: StatusReport, colors: Colors, now: number, columns?: number): string {
+export function renderStatus(report: ShownStatus, colors: Colors, now: number, columns?: number): string {
   const { version, pid, runtime, engine, user, uptimeSeconds } = report
   const location = runtime === 'container' ? `container${engine === undefined ? '' : ` on ${engine}`}` : `pid ${pid}`
   const blocks = [
@@ -64,9 +67,12 @@ function listCacheFacts({ cache, storage, since, upstreams, offline }: StatusRep
     storage.maxBytes === 0
       ? ', no limit'
       : ` of ${formatBytes(storage.maxBytes)} (${formatPercent(storage.bytes / storage.maxBytes)})`
-  const why = offline?.source === 'config' ? 'cache.offline in mirror.yaml' : 'until the mirror restarts'
+  const why =
+    offline?.source === 'config'
+      ? 'cache.offline). Next: set it to false in mirror.yaml, then: mirror up'
+      : 'until the mirror restarts). To go online: mirror dashboard'
   return [
-    ...(offline?.active ? [['offline', `no upstream is contacted (${why})`] satisfies Fact] : []),
+    ...(offline?.active ? [['offline', `no upstream is contacted (${why}`] satisfies Fact] : []),
     ['pulls', `${formatNumber(cache.pulls)} since ${since.slice(0, 10)}`],
     ['requests', `${formatCount(hits, 'hit', 'hits')}, ${formatCount(misses, 'miss', 'misses')}${ratio}`],
     [
@@ -221,10 +227,11 @@ export function renderPushedImages(
 const maxNames = 5
 
 /** Renders what the mirror waits for and what has failed, each with the next step. */
-function renderTroubles(report: StatusReport, colors: Colors, columns: number | undefined): string[] {
+function renderTroubles(report: ShownStatus, colors: Colors, columns: number | undefined): string[] {
   const { errors, staleServed, digestMismatches } = report.cache
   const rows = [
     ...toFacts('update', describeUpdate(report), colors.yellow),
+    ...toFacts('pending', report.pending ?? [], colors.yellow),
     ...toFacts('waiting', listWaiting(report), colors.yellow),
     ...toFacts('failing', listFailingUpstreams(report), colors.red),
     ...toFacts('failed', listFailures(report), colors.red),

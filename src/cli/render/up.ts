@@ -1,6 +1,6 @@
 import type { DeadMirror } from '../../admin/find-mirror.ts'
 import type { Endpoints, MirrorState } from '../../admin/state.ts'
-import type { UpdatedClient } from '../../clients/stale-clients.ts'
+import type { StaleClient, UpdatedClient } from '../../clients/stale-clients.ts'
 import type { ClientName } from '../../clients/types.ts'
 import type { ContainerUpPlan } from '../../daemon/container/up.ts'
 import type { DroppedParts, MovedAddress, OmittedFlag, UpPlan, UpReport } from '../../daemon/up.ts'
@@ -87,7 +87,16 @@ export function renderStale(stale: readonly UpdatedClient[], colors: Colors): st
     .join('\n')
 }
 
-function describeStaleClient({ record: { client, title }, of, from, to, why, mend, rewritten }: UpdatedClient): string {
+/** Describes a client with another address, and how to update it. */
+export function describeStaleClient({
+  record: { client, title },
+  of,
+  from,
+  to,
+  why,
+  mend,
+  rewritten = false,
+}: StaleClient & Partial<Pick<UpdatedClient, 'rewritten'>>): string {
   const who = `${client}, ${title}`
   if (rewritten) return `${who}: pointed at ${from}; its files say ${to} now.`
   if (why !== undefined) return `${who}: points at ${from}, and cannot reach the mirror now. ${why} To fix it: ${mend}`

@@ -217,8 +217,12 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
     expect(renderStatus(report, plain, now)).not.toContain('offline')
     const offline = (source: 'config' | 'session', active = true) =>
       renderStatus({ ...report, offline: { active, source } }, plain, now)
-    expect(offline('session')).toContain('no upstream is contacted (until the mirror restarts)')
-    expect(offline('config')).toContain('no upstream is contacted (cache.offline in mirror.yaml)')
+    expect(offline('session')).toContain(
+      'no upstream is contacted (until the mirror restarts). To go online: mirror dashboard',
+    )
+    expect(offline('config')).toContain(
+      'no upstream is contacted (cache.offline). Next: set it to false in mirror.yaml, then: mirror up',
+    )
     expect(offline('session', false)).not.toContain('offline')
   })
 
