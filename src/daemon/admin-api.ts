@@ -1,7 +1,8 @@
+import { join } from 'node:path'
 import type { DoctorReport, LiveSummary } from '../admin/activity.ts'
 import type { AdminApi, RegistryApi, StatusReport } from '../admin/api.ts'
 import type { LiveSources } from '../admin/dashboard/events.ts'
-import { createFindings } from '../admin/dashboard/findings.ts'
+import { openFindings } from '../admin/dashboard/findings.ts'
 import { createCacheApi, createRegistryApi } from '../admin/local.ts'
 import { createAddressCheck } from '../admin/names.ts'
 import {
@@ -14,7 +15,7 @@ import {
 import { traceImage } from '../admin/trace/trace.ts'
 import type { Config } from '../config/config.ts'
 import { getErrno } from '../lib/errors.ts'
-import { systemClock } from '../lib/time.ts'
+import { logFailure, systemClock } from '../lib/time.ts'
 import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
 import { toRegistryUrl } from '../oci/reference.ts'
@@ -101,13 +102,14 @@ interface ServerActions {
   readonly stop: () => void
   /** Runs the checks of `mirror doctor` on this machine; undefined where that is not possible. */
   readonly runDoctor: (() => Promise<DoctorReport>) | undefined
+  readonly stateDir: string
   readonly logger: Logger
 }
 
 /** Implements the admin API with the parts of the running server. */
 export async function createServerAdminApi(
   parts: Parts,
-  { status, stop, activity, logger, runDoctor }: ServerActions,
+  { status, stop, activity, logger, runDoctor, stateDir }: ServerActions,
 ): Promise<AdminApi> {
   const { evictor, cache, store } = await parts.cache
   const pushed = await parts.registry?.opened
@@ -118,7 +120,11 @@ export async function createServerAdminApi(
     getMetrics: async () => renderMetrics(await status()),
     cache: createCacheApi(store, evictor, { cache, savings: parts.activity.savings }),
     registry: pushed ? createRegistryApi(pushed.store, pushed.maintenance) : disabledRegistry,
-    doctor: createFindings(runDoctor),
+    doctor: await openFindings({
+      runDoctor,
+      path: join(stateDir, 'doctor.json'),
+      onFailure: logFailure(logger, 'could not save the findings of mirror doctor'),
+    }),
     async setOffline({ offline }) {
       const report = parts.upstreams.setOffline(offline)
       logger.info({ offline }, offline ? 'upstreams are not contacted' : 'upstreams are contacted again')

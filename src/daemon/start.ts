@@ -157,6 +157,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
         stop: options.onStopRequested ?? (() => {}),
         activity: { ...activityApi, ...createTraceApi({ parts, config, endpoints }, activityApi) },
         runDoctor: options.runDoctor,
+        stateDir: home.stateDir,
         logger,
       }),
     )

@@ -1,4 +1,5 @@
-import { readFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import type { DoctorReport } from '../../src/admin/activity.ts'
 import { createDeferred } from '../../src/lib/async.ts'
@@ -47,6 +48,26 @@ describe('the findings of mirror doctor', () => {
     const { report: next } = (await read(mirror)) as { report: DoctorReport }
     expect(next.results).toEqual([{ ...report.results[0], saw: expect.stringMatching(/^dock \[2Jerx+$/) }])
     expect(next.results[0]!.saw.length).toBe(2000)
+  })
+
+  test('stay after a restart, also those of the mirror itself; a damaged file is none', async () => {
+    const first = await startTestMirror()
+    await put(first, report)
+    await first.close()
+    const second = await startTestMirror({ home: first.home, runDoctor: async () => ({ ...report, durationMs: 7 }) })
+    expect(await read(second)).toEqual({ canRun: true, report })
+    const { headers } = await startSession(second)
+    await get(second.adminUrl, '/api/doctor/run', { method: 'POST', headers, body: '{}' })
+    await second.close()
+    const third = await startTestMirror({ home: first.home })
+    expect(await read(third)).toEqual({ canRun: false, report: { ...report, durationMs: 7 } })
+    await third.close()
+    for (const text of ['{"at":', '{"at":"yesterday"}']) {
+      await writeFile(join(third.paths.stateDir, 'doctor.json'), text)
+      const mirror = await startTestMirror({ home: first.home })
+      expect(await read(mirror)).toEqual({ canRun: false })
+      await mirror.close()
+    }
   })
 
   test.each([

@@ -1,4 +1,6 @@
-import { isObject } from '../../lib/json.ts'
+import { writeFileAtomic } from '../../lib/fs.ts'
+import { isObject, readJsonFile } from '../../lib/json.ts'
+import type { OnFailure } from '../../lib/time.ts'
 import { OciError } from '../../oci/errors.ts'
 
 /** Holds the result of `mirror doctor --json`. */
@@ -36,14 +38,14 @@ export interface CheckResult {
 /** Describes the operations on the findings of `mirror doctor`. */
 export interface FindingsApi {
   get(): Promise<FindingsReport>
-  /** Keeps the findings until the server ends, or others replace them. */
+  /** Keeps the findings until others replace them. */
   store(report: DoctorReport): Promise<void>
   /** Runs the checks on the server's machine. Throws an OciError (409) where the server cannot. */
   run(): Promise<DoctorReport>
 }
 
 export interface FindingsReport {
-  /** Holds the last findings; absent when there are none since the start. */
+  /** Holds the last findings; absent when there are none. */
   readonly report?: DoctorReport
   /** Is true when the server can run the checks itself. */
   readonly canRun: boolean
@@ -52,24 +54,51 @@ export interface FindingsReport {
 const states: readonly CheckState[] = ['ok', 'warn', 'fail', 'skipped']
 const groups: readonly CheckGroup[] = ['mirror', 'upstreams', 'listeners', 'clients', 'use']
 const maxResults = 1000
+const maxFileBytes = 16 * 1024 * 1024
 /** Limits the characters of a text. */
 const maxTextLength = 2000
 
-/** Keeps the last findings of `mirror doctor` in memory, for the dashboard. `runDoctor`: undefined where this process cannot run it. */
-export function createFindings(runDoctor: (() => Promise<DoctorReport>) | undefined): FindingsApi {
-  let last: DoctorReport | undefined
+interface FindingsOptions {
+  /** Runs the checks on this machine; undefined where this process cannot. */
+  readonly runDoctor: (() => Promise<DoctorReport>) | undefined
+  /** Names the file in the state folder. */
+  readonly path: string
+  /** Is called when the file cannot be written. */
+  readonly onFailure: OnFailure
+}
+
+/** Keeps the last findings of `mirror doctor` for the dashboard, across restarts. With a damaged file it starts with none. */
+export async function openFindings({ runDoctor, path, onFailure }: FindingsOptions): Promise<FindingsApi> {
+  let last = await loadReport(path)
   let running: Promise<DoctorReport> | undefined
+  const store = async (report: DoctorReport) => {
+    last = report
+    await writeFileAtomic(path, JSON.stringify(report)).catch(onFailure)
+  }
   return {
     get: async () => ({ ...(last && { report: last }), canRun: runDoctor !== undefined }),
-    async store(report) {
-      last = report
-    },
+    store,
     async run() {
       if (!runDoctor) throw new OciError('UNSUPPORTED', 409, 'This mirror cannot run the checks. Run: mirror doctor')
       // Lets all pages that ask share one run.
-      running ??= runDoctor().finally(() => (running = undefined))
-      return (last = await running)
+      running ??= runDoctor()
+        .then(async (report) => {
+          await store(report)
+          return report
+        })
+        .finally(() => (running = undefined))
+      return running
     },
+  }
+}
+
+async function loadReport(path: string): Promise<DoctorReport | undefined> {
+  const value = await readJsonFile(path, maxFileBytes)
+  try {
+    return value && parseDoctorReport(value)
+  } catch (error) {
+    if (error instanceof OciError) return undefined
+    throw error
   }
 }
 
