@@ -1,5 +1,5 @@
 import { signal } from '@preact/signals'
-import type { RequestReport } from '../../src/admin/activity.ts'
+import type { RequestOutcome, RequestReport } from '../../src/admin/activity.ts'
 import { cleanText, formatBytes, formatCount, formatMs, formatTime } from '../data/format.ts'
 import { frozen, maxRequests, omitted, requests } from '../data/state.ts'
 import { Badge, type Tone } from '../parts/pieces.tsx'
@@ -7,22 +7,18 @@ import { Badge, type Tone } from '../parts/pieces.tsx'
 const filter = signal('')
 const outcome = signal('')
 
-const tones: Readonly<Record<string, Tone>> = {
+const tones: Readonly<Record<RequestOutcome, Tone>> = {
   hit: 'good',
-  checked: 'good',
   stale: 'warn',
   miss: 'info',
   joined: 'info',
-  error: 'bad',
-}
-
-/** Names the outcome of a request with the words of `mirror logs`. */
-function outcomeOf({ cache, status }: RequestReport): string {
-  if (status >= 400) return 'error'
-  if (cache === 'revalidated') return 'checked'
-  if (cache === 'collapsed') return 'joined'
-  if (cache === 'own') return 'local'
-  return cache ?? 'ok'
+  passed: 'quiet',
+  local: 'good',
+  check: 'quiet',
+  absent: 'quiet',
+  left: 'warn',
+  ok: 'quiet',
+  failed: 'bad',
 }
 
 const nameOf = ({ repository = '', reference = '' }: RequestReport) => {
@@ -34,7 +30,7 @@ export function Log() {
   const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean)
   const isPaused = frozen.value !== undefined
   const shown = (frozen.value ?? requests.value).filter((request) => {
-    if (outcome.value !== '' && outcomeOf(request) !== outcome.value) return false
+    if (outcome.value !== '' && request.outcome !== outcome.value) return false
     if (words.length === 0) return true
     const text = Object.values(request).join('\n').toLowerCase()
     return words.every((word) => text.includes(word))
@@ -58,7 +54,7 @@ export function Log() {
           onChange={({ currentTarget }) => (outcome.value = currentTarget.value)}
         >
           <option value="">All outcomes</option>
-          {['hit', 'checked', 'stale', 'miss', 'joined', 'passed', 'local', 'error'].map((name) => (
+          {Object.keys(tones).map((name) => (
             <option key={name} value={name}>
               {name}
             </option>
@@ -110,16 +106,16 @@ export function Log() {
 }
 
 function Row(request: RequestReport) {
-  const { at, method, kind = '', status, reason, error, bytes, ms, client, agent = '' } = request
-  const name = outcomeOf(request)
-  const detail = error ?? (reason === undefined ? '' : reason)
+  const { at, method, kind = '', status, outcome, cache, reason, error, bytes, ms, client, agent = '' } = request
+  const tone = outcome === 'failed' && status < 500 ? 'warn' : tones[outcome]
+  const detail = (outcome === 'absent' ? undefined : error) ?? reason ?? (cache === 'revalidated' ? 'checked' : '')
   return (
     <tr>
       <td>
         <time dateTime={at}>{formatTime(Date.parse(at), true)}</time>
       </td>
       <td>
-        <Badge tone={tones[name] ?? 'quiet'}>{name === 'error' ? String(status) : name}</Badge>
+        <Badge tone={tone}>{outcome === 'failed' ? String(status) : outcome}</Badge>
       </td>
       <td class="what">
         <span class="quiet">

@@ -7,7 +7,7 @@ export type { HistoryBucket } from '../stats/buckets.ts'
 export type { ClientReport } from '../stats/clients.ts'
 export type { ConfiguredClient, ConfiguredClientReport } from '../stats/configured-clients.ts'
 export type { HistoryRange, HistoryReport } from '../stats/history.ts'
-export type { RequestReport } from '../stats/requests.ts'
+export type { RequestOutcome, RequestReport } from '../stats/requests.ts'
 export type { CheckGroup, CheckResult, CheckState, DoctorReport, FindingsReport } from './dashboard/findings.ts'
 export type { TracedContent, TraceReport } from './trace/report.ts'
 

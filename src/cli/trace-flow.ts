@@ -12,7 +12,7 @@ import { parseObject } from '../lib/json.ts'
 import { type CommandEnvironment, quoteShellWord } from '../lib/process.ts'
 import { systemClock } from '../lib/time.ts'
 import { looksLikeRequestId } from '../server/request-id.ts'
-import { maxRecentRequests } from '../stats/requests.ts'
+import { maxRecentRequests, nameOutcome } from '../stats/requests.ts'
 
 /** Limits the lines of the log that are searched. */
 const maxLogLines = 20_000
@@ -184,7 +184,7 @@ async function readLoggedRequests({ running, user }: FoundMirror): Promise<Reque
 
 /** Reads a line of the log. Its fields are those of a report, except the time. */
 function parseRequest(line: string): RequestReport | undefined {
-  const { id, time, method, status, ...fields } = parseObject(line) ?? {}
+  const { id, time, method, status, probe, ...fields } = parseObject(line) ?? {}
   if (typeof id !== 'string' || typeof time !== 'string' || typeof method !== 'string' || typeof status !== 'number')
     return undefined
   const { listener, kind, repository, reference, cache, reason, evictedAt, bytes, ms, client, agent, error, warning } =
@@ -197,6 +197,7 @@ function parseRequest(line: string): RequestReport | undefined {
     at: time,
     method,
     status,
+    outcome: nameOutcome({ method, status, cache, probe }),
     listener: listener === 'registry' ? 'registry' : 'cache',
     bytes: typeof bytes === 'number' ? bytes : 0,
     ms: typeof ms === 'number' ? ms : 0,

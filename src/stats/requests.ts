@@ -17,6 +17,7 @@ export interface RequestReport {
   readonly reference?: string
   readonly status: number
   readonly cache?: Provenance['outcome']
+  readonly outcome: RequestOutcome
   /** Explains a miss, and a hit that needed a grant first (`identity`, `not granted`); absent for any other hit. */
   readonly reason?: MissReason
   /** Gives the time of the eviction when `reason` is `evicted` (ISO 8601). */
@@ -31,6 +32,48 @@ export interface RequestReport {
   readonly warning?: string
 }
 
+/**
+ * Names what became of a request, with the words of `mirror logs` and the dashboard. `absent`: a HEAD for what does not exist, which is how
+ * clients find that out before a push; `check`: a request for a probe image; `left`: the client closed the connection.
+ */
+export type RequestOutcome =
+  | 'hit'
+  | 'stale'
+  | 'miss'
+  | 'joined'
+  | 'passed'
+  | 'local'
+  | 'check'
+  | 'absent'
+  | 'left'
+  | 'ok'
+  | 'failed'
+
+const outcomes: Readonly<Record<string, RequestOutcome>> = {
+  hit: 'hit',
+  revalidated: 'hit',
+  stale: 'stale',
+  miss: 'miss',
+  collapsed: 'joined',
+  passed: 'passed',
+  own: 'local',
+} satisfies Record<Provenance['outcome'], RequestOutcome>
+
+/** Names the outcome of a request. `cache`: an outcome of `Provenance`, or anything that a line of the log has in its place. */
+export function nameOutcome(request: {
+  readonly method: string
+  readonly status: number
+  readonly cache?: unknown
+  readonly probe?: unknown
+}): RequestOutcome {
+  const { method, status, cache, probe } = request
+  if (status === 499) return 'left'
+  if (status === 404 && method === 'HEAD') return 'absent'
+  if (status >= 400) return 'failed'
+  if (probe === true) return 'check'
+  return (typeof cache === 'string' && Object.hasOwn(outcomes, cache) ? outcomes[cache] : undefined) ?? 'ok'
+}
+
 /** Describes a request that was answered; a member that is undefined is absent from the report. */
 export interface AnsweredRequest {
   readonly id: string
@@ -41,6 +84,8 @@ export interface AnsweredRequest {
   readonly reference: string | undefined
   readonly status: number
   readonly cache: Provenance['outcome'] | undefined
+  /** Is true for a request for a probe image. */
+  readonly probe?: boolean | undefined
   readonly reason: MissReason | undefined
   readonly bytes: number
   readonly ms: number
@@ -62,6 +107,7 @@ interface Entry {
   kind: string | undefined
   status: number
   cache: Provenance['outcome'] | undefined
+  probe: boolean
   reason: MissReason | undefined
   /** Wall clock ms. */
   evictedAt: number | undefined
@@ -126,6 +172,7 @@ export class RecentRequests {
     entry.kind = request.kind
     entry.status = request.status
     entry.cache = request.cache
+    entry.probe = request.probe === true
     entry.reason = request.reason
     entry.evictedAt = evictedAt
     entry.bytes = request.bytes
@@ -178,7 +225,7 @@ export function cutText(text: string, length: number): string {
 }
 
 function createEntry(): Entry {
-  const absent = { kind: undefined, cache: undefined, reason: undefined, evictedAt: undefined }
+  const absent = { kind: undefined, cache: undefined, probe: false, reason: undefined, evictedAt: undefined }
   const rest = { bytes: 0, ms: 0, client: '', agent: undefined, error: undefined, warning: undefined }
   return { at: 0, textBytes: 0, listener: 'cache', method: '', status: 0, ...absent, ...rest }
 }
@@ -197,6 +244,7 @@ function toReport(entry: Entry, texts: { id: string; repository: string; referen
     ...(reference !== '' && { reference: cleanText(reference) }),
     status,
     ...(cache !== undefined && { cache }),
+    outcome: nameOutcome(entry),
     ...(reason !== undefined && { reason }),
     ...(evictedAt !== undefined && { evictedAt: new Date(evictedAt).toISOString() }),
     bytes,

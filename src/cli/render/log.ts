@@ -2,6 +2,7 @@ import { getErrno, MirrorError } from '../../lib/errors.ts'
 import { parseObject } from '../../lib/json.ts'
 import { redact } from '../../lib/logger.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'
+import { nameOutcome, type RequestOutcome } from '../../stats/requests.ts'
 import {
   type Colorizer,
   fitText,
@@ -81,7 +82,7 @@ function renderRequest(
   clock: string,
   { colors, columns, isWrapped }: LineStyle,
 ): string {
-  const [word, color] = chooseSourceLabel(fields, method, status, colors)
+  const [word, color] = chooseLabel(fields, method, status, colors)
   const { name, kind } = describeContent(fields)
   const agent = parseAgentName(fields['agent'])
   const id = typeof fields['id'] === 'string' ? sanitize(fields['id']).slice(0, maxIdLength) : ''
@@ -118,27 +119,24 @@ function renderRequest(
     .join(' ')
 }
 
-/** Chooses the label for the source of a response, from `Cache-Status`; the status for a failure. */
-function chooseSourceLabel(fields: Fields, method: string, status: number, colors: Colors): [string, Colorizer] {
-  if (status === 499) return ['LEFT', colors.yellow]
-  if (status >= 500) return [String(status), colors.red]
-  // Show no failure for HEAD: clients use it to find out whether content exists, mostly before a push.
-  if (status === 404 && method === 'HEAD') return ['ABSENT', colors.dim]
-  if (status >= 400) return [String(status), colors.yellow]
-  if (fields['probe'] === true) return ['CHECK', colors.dim]
-  const outcome = typeof fields['cache'] === 'string' ? outcomes[fields['cache']] : undefined
-  if (outcome !== undefined) return [outcome[0], colors[outcome[1]]]
-  return ['OK', colors.bold]
+/** Chooses the label for the outcome of a request; the status for a failure. */
+function chooseLabel(fields: Fields, method: string, status: number, colors: Colors): [string, Colorizer] {
+  const outcome = nameOutcome({ method, status, cache: fields['cache'], probe: fields['probe'] })
+  if (outcome === 'failed') return [String(status), status >= 500 ? colors.red : colors.yellow]
+  return [outcome.toUpperCase(), colors[outcomeColors[outcome]]]
 }
 
-const outcomes: Record<string, readonly [string, keyof Colors]> = {
-  hit: ['HIT', 'green'],
-  revalidated: ['HIT', 'green'],
-  stale: ['STALE', 'yellow'],
-  miss: ['MISS', 'bold'],
-  collapsed: ['JOINED', 'bold'],
-  passed: ['PASSED', 'dim'],
-  own: ['LOCAL', 'green'],
+const outcomeColors: Readonly<Record<Exclude<RequestOutcome, 'failed'>, keyof Colors>> = {
+  hit: 'green',
+  stale: 'yellow',
+  miss: 'bold',
+  joined: 'bold',
+  passed: 'dim',
+  local: 'green',
+  check: 'dim',
+  absent: 'dim',
+  left: 'yellow',
+  ok: 'bold',
 }
 
 /** Describes why content was not served from the store: `(evicted 2 h ago)`; nothing for the first request of it. */

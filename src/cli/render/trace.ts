@@ -238,7 +238,8 @@ function renderRequests(requests: readonly RequestReport[], { colors, columns, n
   return requests
     .map(({ at, reason, ...fields }) => {
       const why = reason === 'first' ? 'never in the cache' : reason
-      return render(JSON.stringify({ ...fields, reason: why, time: at, msg: 'request' }))
+      const probe = fields.outcome === 'check'
+      return render(JSON.stringify({ ...fields, probe, reason: why, time: at, msg: 'request' }))
     })
     .map((text) => text.replaceAll(/^/gm, '  '))
     .join('\n')

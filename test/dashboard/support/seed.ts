@@ -337,12 +337,13 @@ export function createRequests(count: number): RequestReport[] {
       reference: isBlob ? toDigest(String(index)) : reference!,
       status: 200,
       cache,
+      outcome: cache === 'revalidated' ? 'hit' : cache,
       ...(cache === 'miss' ? { reason: 'first' as const } : {}),
       bytes: isBlob ? ((index * 37) % 60) * MiB : 1600,
       ms: cache === 'miss' ? 312 : 4,
       client: '127.0.0.1',
       agent: 'docker/28.3.2 go/go1.24.5 kernel/6.12 os/linux arch/amd64',
-      ...(index === 5 ? { status: 404, error: 'docker.io does not have it.' } : {}),
+      ...(index === 5 ? { status: 404, outcome: 'failed' as const, error: 'docker.io does not have it.' } : {}),
     }
   })
 }

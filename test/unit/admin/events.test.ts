@@ -57,6 +57,7 @@ async function startFeed(batchMs?: number) {
 }
 
 const request: RequestReport = {
+  outcome: 'hit',
   id: 'a1',
   at: '2026-01-01T00:00:00.000Z',
   listener: 'cache',

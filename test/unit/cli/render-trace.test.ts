@@ -28,6 +28,7 @@ const request: RequestReport = {
   reference: '3.20',
   status: 200,
   cache: 'miss',
+  outcome: 'miss',
   reason: 'first',
   bytes: 693,
   ms: 124,

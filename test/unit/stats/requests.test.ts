@@ -41,7 +41,7 @@ describe('the last requests', () => {
     const at = (milliseconds: number) => new Date(milliseconds).toISOString()
     const common = { listener: 'cache', method: 'GET', bytes: 7, ms: 3, client: '127.0.0.1' }
     expect(recent.list({ limit: 10 })).toEqual([
-      { ...common, id: 'b', at: at(now), status: 404, error: 'There is none.' },
+      { ...common, id: 'b', at: at(now), status: 404, outcome: 'failed', error: 'There is none.' },
       {
         ...common,
         id: 'a',
@@ -51,9 +51,18 @@ describe('the last requests', () => {
         reference: 'v1',
         status: 200,
         cache: 'hit',
+        outcome: 'hit',
         agent: 'docker/28.0.1',
       },
     ])
+  })
+
+  test('name their outcome: a check is one also when it is a hit', () => {
+    const recent = new RecentRequests(clock)
+    recent.record(answered({ probe: true }))
+    recent.record(answered({ method: 'HEAD', status: 404 }))
+    recent.record(answered({ cache: 'revalidated' }))
+    expect(recent.list({ limit: 3 }).map(({ outcome }) => outcome)).toEqual(['hit', 'absent', 'check'])
   })
 
   test('say why content was missing, and when it was evicted', () => {
