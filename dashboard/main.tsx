@@ -1,6 +1,6 @@
 import { effect, signal } from '@preact/signals'
 import { type ComponentChildren, render } from 'preact'
-import { formatSpan } from './data/format.ts'
+import { cleanText, formatSpan } from './data/format.ts'
 import { connect, restart, startLive } from './data/live.ts'
 import { change, endSession, openSession } from './data/session.ts'
 import {
@@ -8,6 +8,7 @@ import {
   downloads,
   inTrouble,
   now,
+  refusal,
   secret,
   status,
   summary,
@@ -17,7 +18,7 @@ import {
   views,
 } from './data/state.ts'
 import { ask, Dialog, run } from './parts/dialog.tsx'
-import { Action, Badge, Command, toast, Toasts } from './parts/pieces.tsx'
+import { Action, Badge, Command, Toasts } from './parts/pieces.tsx'
 import { Clients } from './views/clients.tsx'
 import { Doctor } from './views/doctor.tsx'
 import { Images, Pushed } from './views/images.tsx'
@@ -43,6 +44,14 @@ function App() {
           again.{' '}
           <button type="button" onClick={connect}>
             Retry now
+          </button>
+        </Banner>
+      )}
+      {refusal.value !== undefined && (
+        <Banner tone="warn">
+          {cleanText(refusal.value)}{' '}
+          <button type="button" onClick={() => (refusal.value = undefined)}>
+            Dismiss
           </button>
         </Banner>
       )}
@@ -197,8 +206,7 @@ function route(): void {
 }
 
 async function begin(): Promise<void> {
-  const refusal = await openSession()
-  if (refusal !== undefined) toast(refusal, 'bad')
+  refusal.value = await openSession()
 }
 
 effect(() => {

@@ -26,6 +26,8 @@ const throttleMs = 1000
 const pollMs = 30_000
 /** Limits the silence of the server, which sends a summary every two seconds, ms. */
 const silenceMs = 12_000
+/** Counts the attempts to connect that follow each other quickly. */
+const quickRetries = 60
 /** Sets how long a hidden page stays connected, ms. */
 const hiddenMs = 60_000
 
@@ -157,12 +159,12 @@ function disconnect(): void {
   source = undefined
 }
 
-/** Drops the connection and tries again, after a time that grows to 15 s. */
+/** Drops the connection and tries again: each second at first, because a mirror that restarts is back soon, later each 15 s. */
 function lose(): void {
   disconnect()
   connection.value = 'lost'
   downloads.value = []
-  if (!document.hidden) retryTimer = setTimeout(connect, Math.min(15_000, 1000 * 2 ** retries++))
+  if (!document.hidden) retryTimer = setTimeout(connect, retries++ < quickRetries ? 1000 : 15_000)
 }
 
 /** Reads lists soon, each at most once in a while, and only those that are shown. */

@@ -34,6 +34,8 @@ export const view = signal<View>('overview')
 export const connection = signal<'connecting' | 'live' | 'lost' | 'locked'>('connecting')
 /** Holds the value of `X-Mirror-Session`; undefined without a session. */
 export const secret = signal<string | undefined>(undefined)
+/** Explains why the link that this page was opened with did not sign it in; undefined otherwise. */
+export const refusal = signal<string | undefined>(undefined)
 /** Gives the time that ages are relative to, ms. */
 export const now = signal(Date.now())
 

@@ -23,12 +23,14 @@ interface Question {
 const question = signal<Question | undefined>(undefined)
 const preview = signal<ComponentChildren>(undefined)
 const isReady = signal(false)
+const isRunning = signal(false)
 
 /** Asks for confirmation in a dialog, then does it. */
 export function ask(asked: Question): void {
   question.value = asked
   preview.value = undefined
   isReady.value = asked.preview === undefined
+  isRunning.value = false
   void lookAhead(asked)
 }
 
@@ -79,7 +81,8 @@ function Removal({ report: { images, blobs, bytes } }: { report: RemovalReport }
   return (
     <>
       <p>
-        This removes {countImages(images.length)}, {formatCount(blobs)} blobs, <b>{formatBytes(bytes)}</b>:
+        This removes {countImages(images.length)}, {formatCount(blobs)} {blobs === 1 ? 'blob' : 'blobs'},{' '}
+        <b>{formatBytes(bytes)}</b>:
       </p>
       <ul class="names">
         {images.slice(0, 50).map((name) => (
@@ -99,6 +102,12 @@ export function Dialog() {
   }, [asked])
   if (!asked) return null
   const close = () => element.current?.close()
+  const confirm = async () => {
+    isRunning.value = true
+    await run(asked.run)
+    // Another question may be open by now.
+    if (question.value === asked) close()
+  }
   return (
     <dialog ref={element} aria-labelledby="dialog-title" onClose={() => (question.value = undefined)}>
       <h2 id="dialog-title">{asked.title}</h2>
@@ -106,18 +115,16 @@ export function Dialog() {
       {preview.value ?? (!isReady.value && <p class="quiet">Looking at what this changes …</p>)}
       <div class="buttons">
         <button type="button" onClick={close}>
-          Cancel
+          {isRunning.value ? 'Close' : 'Cancel'}
         </button>
         <button
           type="button"
           class={asked.isDangerous ? 'bad' : 'primary'}
-          disabled={!isReady.value}
-          onClick={() => {
-            close()
-            void run(asked.run)
-          }}
+          disabled={!isReady.value || isRunning.value}
+          aria-busy={isRunning.value}
+          onClick={() => void confirm()}
         >
-          {asked.label}
+          {isRunning.value ? `${asked.label} …` : asked.label}
         </button>
       </div>
     </dialog>

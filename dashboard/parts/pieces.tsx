@@ -69,23 +69,37 @@ interface ActionProps {
   /** Names the object for screen readers, as there are many buttons of the same label. */
   readonly about?: string
   readonly tone?: Tone
-  readonly isDisabled?: boolean
-  readonly onClick: () => void
+  /** Is shown while it runs. */
+  readonly busyLabel?: string
+  /** Does it. The button is off until a promise is settled. */
+  readonly onClick: () => Promise<void> | void
 }
 
+/** Lists the actions under way by their keys. They outlive their buttons, which a change of the view removes. */
+const busy = signal<ReadonlySet<string>>(new Set())
+
 /** Shows a button that changes something; it explains itself while there is no session. */
-export function Action({ label, about, tone, isDisabled = false, onClick }: ActionProps) {
-  const isOff = secret.value === undefined || isDisabled
+export function Action({ label, about, tone, busyLabel = `${label} …`, onClick }: ActionProps) {
+  const key = `${label}\n${about ?? ''}`
+  const isBusy = busy.value.has(key)
+  const isOff = secret.value === undefined || isBusy
+  const click = async () => {
+    const done = onClick()
+    if (!done) return
+    busy.value = new Set([...busy.value, key])
+    await done.finally(() => (busy.value = new Set([...busy.value].filter((other) => other !== key))))
+  }
   return (
     <button
       type="button"
       class={tone}
       disabled={isOff}
       title={secret.value === undefined ? sessionHint : undefined}
-      aria-label={about === undefined ? undefined : `${label}: ${cleanText(about)}`}
-      onClick={onClick}
+      aria-label={about === undefined ? undefined : `${isBusy ? busyLabel : label}: ${cleanText(about)}`}
+      aria-busy={isBusy}
+      onClick={() => void click()}
     >
-      {label}
+      {isBusy ? busyLabel : label}
     </button>
   )
 }

@@ -81,7 +81,11 @@ function Seen() {
             </>
           ),
         },
-        { head: 'Address', value: ({ address }) => cleanText(address) },
+        {
+          head: 'Address',
+          value: ({ address }) => cleanText(address),
+          cell: ({ address }) => <span class="address">{cleanText(address)}</span>,
+        },
         {
           head: 'Configured',
           from: 'medium',

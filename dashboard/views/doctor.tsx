@@ -1,4 +1,4 @@
-import type { CheckResult, CheckState } from '../../src/admin/activity.ts'
+import type { CheckGroup, CheckResult, CheckState } from '../../src/admin/activity.ts'
 import { cleanText, formatAgo, formatMs } from '../data/format.ts'
 import { change } from '../data/session.ts'
 import { doctor, now } from '../data/state.ts'
@@ -7,10 +7,18 @@ import { Action, Badge, Command, type Tone } from '../parts/pieces.tsx'
 
 const tones: Readonly<Record<CheckState, Tone>> = { fail: 'bad', warn: 'warn', ok: 'good', skipped: 'quiet' }
 const order: readonly CheckState[] = ['fail', 'warn', 'ok', 'skipped']
+const groups: Readonly<Record<CheckGroup, string>> = {
+  mirror: 'The mirror',
+  upstreams: 'Registries',
+  listeners: 'Addresses',
+  clients: 'Clients',
+  use: 'Use',
+}
 
 export function Doctor() {
   const { report, canRun = false } = doctor.value ?? {}
   const results = report?.results.toSorted((a, b) => order.indexOf(a.state) - order.indexOf(b.state)) ?? []
+  const problems = results.filter(isProblem)
   return (
     <section class="panel" aria-label="Doctor">
       <header>
@@ -21,17 +29,7 @@ export function Doctor() {
             took {formatMs(report.durationMs)}
           </span>
         )}
-        {canRun && (
-          <Action
-            label="Run now"
-            onClick={() =>
-              void run(async () => {
-                await change('/api/doctor/run')
-                return 'The checks have run.'
-              })
-            }
-          />
-        )}
+        {canRun && <Action label="Run now" busyLabel="Running the checks …" onClick={() => run(runChecks)} />}
       </header>
       {results.length === 0 ? (
         <div class="empty">
@@ -39,13 +37,48 @@ export function Doctor() {
           <Command text="mirror doctor" />
         </div>
       ) : (
-        <ul class="findings">
-          {results.map((result) => (
-            <Finding key={`${result.id} ${result.subject ?? ''}`} {...result} />
-          ))}
-        </ul>
+        <>
+          {problems.length === 0 && <p class="empty">Nothing is wrong.</p>}
+          <Findings results={problems} />
+          {Object.entries(groups).map(([group, title]) => {
+            const rest = results.filter((result) => result.group === group && !isProblem(result))
+            return rest.length > 0 && <Group key={group} title={title} results={rest} />
+          })}
+        </>
       )}
     </section>
+  )
+}
+
+const isProblem = ({ state }: CheckResult) => state === 'fail' || state === 'warn'
+
+async function runChecks(): Promise<string> {
+  await change('/api/doctor/run')
+  return 'The checks have run.'
+}
+
+/** Shows the checks of a group that found nothing, behind their number. */
+function Group({ title, results }: { title: string; results: readonly CheckResult[] }) {
+  const ok = results.filter(({ state }) => state === 'ok').length
+  const skipped = results.length - ok
+  const counts = [...(ok > 0 ? [`${ok} ok`] : []), ...(skipped > 0 ? [`${skipped} skipped`] : [])]
+  return (
+    <details>
+      <summary>
+        {title} <span class="quiet">{counts.join(', ')}</span>
+      </summary>
+      <Findings results={results} />
+    </details>
+  )
+}
+
+function Findings({ results }: { results: readonly CheckResult[] }) {
+  return (
+    <ul class="findings">
+      {results.map((result) => (
+        <Finding key={`${result.id} ${result.subject ?? ''}`} {...result} />
+      ))}
+    </ul>
   )
 }
 

@@ -97,7 +97,9 @@ export function Images() {
       ]}
       actions={({ name }) => (
         <>
-          {!name.includes('@') && <Action label="Check" about={name} onClick={() => void run(() => checkTag(name))} />}
+          {!name.includes('@') && (
+            <Action label="Check" about={name} busyLabel="Checking …" onClick={() => run(() => checkTag(name))} />
+          )}
           <Action
             label="Remove"
             about={name}

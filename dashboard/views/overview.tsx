@@ -47,7 +47,8 @@ export function FirstSteps() {
 /** Lists what needs a decision of the user, with the next step. */
 function listTroubles(report: StatusReport): string[] {
   const networks = Object.entries(report.networks).filter(([, { state }]) => state !== 'listening')
-  const failures = (doctor.value?.report?.results ?? []).filter(({ state }) => state === 'fail')
+  const { fail = 0, warn = 0 } = doctor.value?.report?.counts ?? {}
+  const found = [...countWord(fail, 'failure'), ...countWord(warn, 'warning')].join(' and ')
   return [
     ...(report.troubles ?? []),
     ...networks.map(([name, { reason }]) => `Network ${name}: ${reason ?? 'waiting'}.`),
@@ -60,10 +61,12 @@ function listTroubles(report: StatusReport): string[] {
     ...Object.entries(report.refusedHosts).map(
       ([host, count]) => `The Host “${host}” was refused (${count}×). Add it to “allowedHosts” if it is yours.`,
     ),
-    ...(failures.length > 0
-      ? [`mirror doctor found ${failures.length} ${failures.length === 1 ? 'problem' : 'problems'}: see Doctor.`]
-      : []),
+    ...(found === '' ? [] : [`mirror doctor found ${found}: see Doctor.`]),
   ]
+}
+
+function countWord(count: number, word: string): string[] {
+  return count === 0 ? [] : [`${formatCount(count)} ${word}${count === 1 ? '' : 's'}`]
 }
 
 function Attention() {

@@ -66,7 +66,8 @@ export function Tiles() {
             : undefined
         }
       >
-        {formatCount(storage.blobs)} blobs{isLimited ? '' : ', no limit'}
+        {formatCount(storage.blobs)} {storage.blobs === 1 ? 'blob' : 'blobs'}
+        {isLimited ? '' : ', no limit'}
         {storage.pushedBytes > 0 && `, ${formatBytes(storage.pushedBytes)} pushed`}
         {storage.freeBytes !== undefined && `, ${formatBytes(storage.freeBytes)} free`}
       </Tile>

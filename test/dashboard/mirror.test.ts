@@ -205,7 +205,7 @@ describe.runIf(hasChromium)('the actions', () => {
     const first = await openPage(address, { expected: /401/ })
     await first.getByText('This browser may change things.').waitFor()
     const second = await openPage(address, { expected: /401/ })
-    await second.getByText('This link has been used').waitFor()
+    await second.getByText('This link has been used, or is older than a minute.').waitFor()
     await second.getByText('Read-only.').waitFor()
     await first.getByRole('link', { name: 'Images' }).click()
     await first.getByRole('button', { name: 'Check: docker.io/library/app:v1' }).click()

@@ -1,6 +1,9 @@
 import type { Page } from 'playwright-core'
 import { afterAll, describe, expect, test } from 'vitest'
 import type { ImageReport } from '../../src/admin/api.ts'
+import { createLogRenderer } from '../../src/cli/render/log.ts'
+import { createColors } from '../../src/cli/terminal.ts'
+import { nameOutcome } from '../../src/stats/requests.ts'
 import { closeBrowser, hasChromium, openPage, pageFolder, readColumn, startSeeded } from './support/browser.ts'
 import { createEmptySeed, createRequests, createSeed } from './support/seed.ts'
 import { startSeededServer } from './support/seeded-server.ts'
@@ -210,7 +213,7 @@ describe.runIf(hasChromium)('the log', () => {
     const page = await openPage(`${server.url}/#/log`)
     const rows = page.locator('tbody tr')
     await expect.poll(() => rows.count()).toBe(120)
-    await page.getByLabel('Outcome').selectOption('error')
+    await page.getByLabel('Outcome').selectOption('failed')
     expect(await rows.allInnerTexts()).toEqual([expect.stringContaining('docker.io does not have it.')])
     await page.getByLabel('Outcome').selectOption('')
     const [request] = createRequests(1)
@@ -225,6 +228,42 @@ describe.runIf(hasChromium)('the log', () => {
     expect(await rows.count()).toBe(1)
     await page.getByRole('button', { name: 'Continue' }).click()
     await expect.poll(() => rows.count()).toBe(2)
+  })
+
+  test('has the words of mirror logs: checks, what does not exist before a push, and what the client left', async () => {
+    const seed = createSeed()
+    const [request] = createRequests(1)
+    const answered = [
+      { method: 'GET', status: 200, cache: 'hit', probe: true },
+      { method: 'HEAD', status: 404 },
+      { method: 'GET', status: 499 },
+      { method: 'GET', status: 200, cache: 'revalidated' },
+      { method: 'GET', status: 503 },
+    ] as const
+    seed.requests = answered.map(({ method, status, ...rest }, index) => ({
+      ...request!,
+      id: `word${index}`,
+      at: new Date(Date.now() - index * 1000).toISOString(),
+      method,
+      status,
+      ...('cache' in rest ? {} : { cache: 'miss' as const }),
+      ...rest,
+      outcome: nameOutcome({ method, status, ...rest }),
+    }))
+    const render = createLogRenderer({ colors: createColors(false), columns: () => undefined, now: Date.now() })
+    const printed = answered.map(
+      (fields) =>
+        render(JSON.stringify({ msg: 'request', ...fields }))
+          .trim()
+          .split(' ')[0],
+    )
+    expect(printed).toEqual(['CHECK', 'ABSENT', 'LEFT', 'HIT', '503'])
+    const { url } = await startSeeded(seed)
+    const page = await openPage(`${url}/#/log`)
+    await page.locator('tbody tr').first().waitFor()
+    const badges = page.locator('tbody .badge')
+    expect((await badges.allInnerTexts()).map((word) => word.toUpperCase())).toEqual(printed)
+    expect(await badges.nth(1).getAttribute('class')).not.toMatch(/\bbad\b/)
   })
 
   test('keeps 500 requests, and says how many were too many', async () => {
@@ -246,16 +285,91 @@ describe.runIf(hasChromium)('the findings of the doctor', () => {
     const { url } = await startSeeded(createSeed())
     const page = await openPage(`${url}/#/doctor`)
     await page.locator('.findings li').first().waitFor()
-    expect(await textOf(page, '.findings li:first-child')).toBe(
+    expect(await textOf(page, '.findings:first-of-type > li:first-child >> nth=0')).toBe(
       'fail podman: podman pulls docker.io from the origin. clients.podman.not-configured mirror configure podman Copy',
     )
-    expect(await page.locator('.findings li').evaluateAll((items) => items.map((item) => item.className))).toEqual([
-      'fail',
-      'warn',
-      'ok',
-      'ok',
-      'skipped',
-    ])
+    const shown = page.locator('.findings li:visible')
+    expect(await shown.evaluateAll((items) => items.map((item) => item.className))).toEqual(['fail', 'warn'])
+  })
+
+  test('that are ok or skipped are behind their number for each group, which opens with the keyboard', async () => {
+    const { url } = await startSeeded(createSeed())
+    const page = await openPage(`${url}/#/doctor`)
+    const group = page.locator('details').first()
+    expect(await group.locator('summary').innerText()).toBe('The mirror 1 ok')
+    await group.locator('summary').focus()
+    await page.keyboard.press('Enter')
+    await group.getByText('The command and the running mirror have the version 0.2.0.').waitFor()
+    expect(await page.locator('details').count()).toBeGreaterThan(1)
+  })
+
+  test('fit a phone with a long path, and are one line of the overview with their warnings', async () => {
+    const seed = createSeed()
+    const path = `/var/lib/${'a-long-folder'.repeat(20)}`
+    const [first] = seed.doctor.report!.results
+    const results = [...seed.doctor.report!.results, { ...first!, id: 'x', state: 'warn' as const, saw: path }].map(
+      (one) =>
+        one.state === 'fail' ? { ...one, saw: path, advice: path, fix: { command: `cat ${path}`, isOwn: false } } : one,
+    )
+    seed.doctor.report = { ...seed.doctor.report!, results, counts: { ...seed.doctor.report!.counts, warn: 2 } }
+    const { url } = await startSeeded(seed)
+    const page = await openPage(`${url}/#/doctor`, { viewport: { width: 360, height: 740 } })
+    await page.locator('.findings li').first().waitFor()
+    expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBe(360)
+    const wide = await page
+      .locator('.findings *')
+      .evaluateAll((all) => all.filter((one) => one.getBoundingClientRect().right > 348).length)
+    expect(wide).toBe(0)
+    await page.goto(`${url}/#/overview`)
+    await page.getByText('mirror doctor found 1 failure and 2 warnings: see Doctor.').waitFor()
+  })
+
+  test('show that they are made while a run is under way', async () => {
+    const seed = createSeed()
+    seed.secret = 'secret'
+    let end!: () => void
+    const ended = new Promise<void>((resolve) => (end = resolve))
+    seed.answer = async () => {
+      await ended
+      return seed.doctor.report
+    }
+    const { url, changes } = await startSeeded(seed)
+    const page = await openPage(`${url}/#/doctor`)
+    await page.getByRole('button', { name: 'Run now' }).click()
+    const button = page.getByRole('button', { name: 'Running the checks …' })
+    expect(await button.isDisabled()).toBe(true)
+    // It is still under way after a look at another view.
+    await page.getByRole('link', { name: 'Log' }).click()
+    await page.getByRole('link', { name: 'Doctor' }).click()
+    await button.waitFor()
+    end()
+    await page.getByText('The checks have run.').waitFor()
+    expect(await page.getByRole('button', { name: 'Run now' }).isEnabled()).toBe(true)
+    expect(changes.length).toBe(1)
+  })
+})
+
+describe.runIf(hasChromium)('a change that takes time', () => {
+  test('keeps its dialog open with the button off until it is done', async () => {
+    const seed = createSeed()
+    seed.secret = 'secret'
+    let end!: () => void
+    const ended = new Promise<void>((resolve) => (end = resolve))
+    let asked = 0
+    seed.answer = async () => {
+      // The first request is the preview.
+      if (++asked > 1) await ended
+      return { images: ['docker.io/library/redis:7'], blobs: 1, bytes: 45_000_000, unknown: [] }
+    }
+    const { url } = await startSeeded(seed)
+    const page = await openPage(`${url}/#/images`)
+    await page.getByRole('button', { name: 'Prune now' }).click()
+    await page.getByText('This removes 1 image, 1 blob,').waitFor()
+    await page.getByRole('button', { name: 'Prune', exact: true }).click()
+    expect(await page.getByRole('button', { name: 'Prune …' }).isDisabled()).toBe(true)
+    end()
+    await page.getByText('Removed 1 image').waitFor()
+    await page.locator('dialog').waitFor({ state: 'detached' })
   })
 })
 
@@ -272,6 +386,19 @@ describe.runIf(hasChromium)('a mirror that does not answer', () => {
     const second = await startSeededServer(pageFolder, seed, Number(new URL(first.url).port))
     await page.getByRole('button', { name: 'Retry now' }).click()
     await page.getByText('The mirror does not answer').waitFor({ state: 'detached' })
+    await second.close()
+  })
+
+  test('is found within two seconds when it was away for some', async () => {
+    const seed = createSeed()
+    const first = await startSeededServer(pageFolder, seed)
+    const page = await openPage(first.url, { expected: /ERR_/ })
+    await page.locator('.tile').first().waitFor()
+    await first.close()
+    await page.getByText('The mirror does not answer').waitFor()
+    await page.waitForTimeout(8500)
+    const second = await startSeededServer(pageFolder, seed, Number(new URL(first.url).port))
+    await page.getByText('The mirror does not answer').waitFor({ state: 'detached', timeout: 2000 })
     await second.close()
   })
 })

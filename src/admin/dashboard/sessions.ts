@@ -88,7 +88,11 @@ export class Sessions {
     const given = typeof ticket === 'string' ? this.#tickets.get(hash(ticket)) : undefined
     if (given?.session !== undefined) this.#sessions.delete(given.session)
     if (!given || given.session !== undefined || this.#clock.monotonic() >= given.until)
-      throw new OciError('UNAUTHORIZED', 401, 'This link has been used, or has expired. Run: mirror dashboard')
+      throw new OciError(
+        'UNAUTHORIZED',
+        401,
+        'This link has been used, or is older than a minute. Run mirror dashboard for a new one.',
+      )
     this.#drop(request)
     const [id, secret] = [createRandom(), createRandom()]
     given.session = hash(id)

@@ -58,7 +58,12 @@ export async function startSeededServer(folder: string, seed: Seed, port = 0): P
       changes.push({ path: pathname, body: JSON.parse(Buffer.concat(chunks).toString() || '{}') })
       return sendJson(
         response,
-        seed.answer?.(pathname) ?? { images: ['docker.io/library/redis:7'], blobs: 8, bytes: 45_000_000, unknown: [] },
+        (await seed.answer?.(pathname)) ?? {
+          images: ['docker.io/library/redis:7'],
+          blobs: 8,
+          bytes: 45_000_000,
+          unknown: [],
+        },
       )
     }
     if (pathname === '/api/events') {
