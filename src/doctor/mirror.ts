@@ -57,7 +57,7 @@ async function checkRuns(
     const died = await findDeadMirror(paths, surroundings)
     const since = died?.lastSeen === undefined ? '' : `, last seen ${died.lastSeen}`
     const saw =
-      died === undefined ? notRunning : `${notRunning}: it has ended without being stopped (${died.reason}${since})`
+      died === undefined ? notRunning : `${notRunning}, and nobody stopped the last one (${died.reason}${since})`
     // A start fails while another program has a port, so leave the command to mirror.ports.
     if ((await findTaken()).length > 0)
       return report({ id, state: 'fail', saw: `${saw}.`, advice: 'See the command of mirror.ports.' })

@@ -228,7 +228,7 @@ describe('mirror', () => {
     )
     const pruned = await mirror('registry', 'prune', '--older-than', '0', '--keep', '0', 'other')
     const later =
-      '2 B more are freed after 24 h, because a push may still need them. To free them now: mirror registry gc --grace 0\n'
+      'Unreferenced content of 2 B is removed after 24 h, because a push may still need it. To remove it now: mirror registry gc --grace 0\n'
     expect(pruned).toMatchObject({ exit: 0, stdout: expect.stringContaining(`  other:v1\n${later}`) as string })
     expect((await mirror('registry', 'gc')).stdout).toBe(`Nothing to remove.\n${later}`)
     expect((await mirror('registry', 'gc', '--grace', '0')).stdout).not.toContain('24 h')

@@ -182,5 +182,5 @@ export async function describeUnfreed(registry: Pick<RegistryApi, 'gc'>): Promis
   })
   return bytes === 0
     ? undefined
-    : `${formatBytes(bytes)} more are freed after 24 h, because a push may still need them. To free them now: mirror registry gc --grace 0`
+    : `Unreferenced content of ${formatBytes(bytes)} is removed after 24 h, because a push may still need it. To remove it now: mirror registry gc --grace 0`
 }
