@@ -37,6 +37,19 @@ export async function inspectTarget(target: ConfigTarget, cache: string | undefi
   }
 }
 
+/** Explains that the cluster or the file of a configured target no longer exists; undefined when it does, or when that is unknown. */
+export async function explainGone(target: ConfigTarget): Promise<string | undefined> {
+  const { cluster, file } = target.details
+  if (await target.isDeleted?.()) return `The cluster ${cluster} no longer exists.`
+  if (file === undefined) return undefined
+  try {
+    return (await target.files.read(file)) === undefined ? `${file} no longer exists.` : undefined
+  } catch (error) {
+    if (!(error instanceof MirrorError) && getErrno(error) === undefined) throw error
+    return undefined
+  }
+}
+
 interface CheckedFiles {
   readonly isAsWritten: boolean
   /** Is true when mirror created each file that differs, so that to write them again changes nothing of the user's. */

@@ -9,8 +9,8 @@ import { explainUselessConfigure, type Rehearsal, rehearseConfigure } from '../c
 import { findStaleClients } from '../clients/stale-clients.ts'
 import { type ClientName, clientNames, type ConfigTarget, type Finding, type Machine } from '../clients/types.ts'
 import { getTarget } from '../clients/undo.ts'
-import { getErrno, MirrorError } from '../lib/errors.ts'
-import { checkFiles, getNote, type Inspection, inspectTarget, stripNote } from './client-files.ts'
+import { MirrorError } from '../lib/errors.ts'
+import { checkFiles, explainGone, getNote, type Inspection, inspectTarget, stripNote } from './client-files.ts'
 import { type DoctorContext, notRunning, type Outcome, type Report, type Task, toOk, toSkipped } from './context.ts'
 import { type CheckedTarget, listClusters, listFaultIds, listTargets } from './targets.ts'
 
@@ -202,19 +202,6 @@ function replaceUselessFix(
   if (advice === undefined) return outcome
   const { fix: _fix, ...rest } = outcome
   return { ...rest, advice }
-}
-
-/** Explains that the cluster or the file of a configured target no longer exists; undefined when it does, or when that is unknown. */
-async function explainGone(target: ConfigTarget): Promise<string | undefined> {
-  const { cluster, file } = target.details
-  if (await target.isDeleted?.()) return `The cluster ${cluster} no longer exists.`
-  if (file === undefined) return undefined
-  try {
-    return (await target.files.read(file)) === undefined ? `${file} no longer exists.` : undefined
-  } catch (error) {
-    if (!(error instanceof MirrorError) && getErrno(error) === undefined) throw error
-    return undefined
-  }
 }
 
 /**
