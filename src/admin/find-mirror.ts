@@ -3,6 +3,7 @@ import { stat } from 'node:fs/promises'
 import { uptime } from 'node:os'
 import { join } from 'node:path'
 import { mustCheckOwners, mirrorPaths, type MirrorPaths } from '../config/paths.ts'
+import { findDockerEndpoint } from '../docker/endpoint.ts'
 import { DockerError } from '../docker/engine.ts'
 import { getErrno, MirrorError } from '../lib/errors.ts'
 import { ifVisible } from '../lib/fs.ts'
@@ -11,6 +12,7 @@ import { isRootControlled, readOwnedFile } from '../lib/ownership.ts'
 import { getBoot, readBootId, runCommand, type RunCommand, type CommandEnvironment } from '../lib/process.ts'
 import {
   type Endpoints,
+  findContainer,
   findRunning,
   isRunning,
   type ContainerMirrorState,
@@ -240,9 +242,9 @@ async function describeDeadContainer(
 ): Promise<DeadMirror> {
   const common = { runtime, version, container: name, startedAt }
   try {
-    const { openEngine } = await import('../docker/dockerode-engine.ts')
-    const { containers } = await openEngine(surroundings, engine)
-    const found = await containers.find(id)
+    const endpoint = engine ?? (await findDockerEndpoint(surroundings))
+    if (endpoint === undefined) return { ...common, reason: 'no-engine', hasLog: false }
+    const found = await findContainer(endpoint, id)
     if (found === undefined) return { ...common, reason: 'removed', hasLog: false }
     const { exitCode, finishedAt, outOfMemory } = found
     return {

@@ -310,10 +310,15 @@ export async function isContainerUp(container: ContainerRecord, { admin }: Endpo
 }
 
 async function isContainerRunning(endpoint: DockerEndpoint, id: string): Promise<boolean> {
+  const found = await findContainer(endpoint, id)
+  return found?.running === true || found?.restarting === true
+}
+
+/** Returns a container of an engine; undefined when it has none with this id. Throws a MirrorError when the engine does not answer. */
+export async function findContainer(endpoint: DockerEndpoint, id: string) {
   const { openEngineAt } = await import('../docker/dockerode-engine.ts')
   const { containers } = await openEngineAt(endpoint)
-  const found = await containers.find(id)
-  return found?.running === true || found?.restarting === true
+  return containers.find(id)
 }
 
 /** Records that the data is in a volume of the Docker engine, which only a container reaches. */
