@@ -314,8 +314,18 @@ async function isContainerRunning(endpoint: DockerEndpoint, id: string): Promise
   return found?.running === true || found?.restarting === true
 }
 
+/** Describes the last run of a container. */
+interface ContainerRun {
+  readonly running: boolean
+  readonly restarting: boolean
+  readonly exitCode: number
+  /** Gives the time of the end (ISO 8601); absent for a container that has not ended. */
+  readonly finishedAt?: string
+  readonly outOfMemory?: boolean
+}
+
 /** Returns a container of an engine; undefined when it has none with this id. Throws a MirrorError when the engine does not answer. */
-export async function findContainer(endpoint: DockerEndpoint, id: string) {
+export async function findContainer(endpoint: DockerEndpoint, id: string): Promise<ContainerRun | undefined> {
   const { openEngineAt } = await import('../docker/dockerode-engine.ts')
   const { containers } = await openEngineAt(endpoint)
   return containers.find(id)

@@ -300,7 +300,7 @@ function reportRunning(
   for (const { why, fix } of bypasses) report({ id, subject, state: 'warn', saw: `${why}.`, ...toFix(fix) })
   if (bypasses.length > 0) return
   const [step] = todo
-  // A part of the client still has the old configuration: the builds of dockerd, a service of podman.
+  // A part of the client still has the old configuration: a service of podman.
   if (inUse === true && step !== undefined)
     return report({ id, subject, state: 'warn', saw: joinSentences([text, getNote(step)]), ...toFix(step) })
   if (inUse === true) return report(toOk(id, text, subject))
