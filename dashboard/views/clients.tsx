@@ -88,7 +88,7 @@ function Seen() {
         },
         {
           head: 'Configured',
-          from: 'medium',
+          from: 'wide',
           value: (client) => describeConfigured(client),
           cell: (client) => <span title={configuredHint}>{describeConfigured(client)}</span>,
         },

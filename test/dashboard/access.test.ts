@@ -91,6 +91,7 @@ describe.runIf(hasChromium)('a reader who does not see or point', () => {
       'Image',
       'Size',
       'Pulls',
+      'Saved',
       'Last pull',
       'Tag age',
       'Checked',
@@ -98,7 +99,6 @@ describe.runIf(hasChromium)('a reader who does not see or point', () => {
       'Check: docker.io/library/redis:7.4',
       'Remove: docker.io/library/redis:7.4',
       'Check: docker.io/library/postgres:17',
-      'Remove: docker.io/library/postgres:17',
     ])
   })
 
