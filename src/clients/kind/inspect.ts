@@ -26,10 +26,11 @@ export function inspectKindNodes(
 }
 
 function inspectNode(cache: string | undefined, node: KindNode, files: FilesSnapshot): readonly Finding[] {
-  const { name, configPaths, version } = node
+  const { name, version } = node
   const toPath = (path: string) => posix.join('/', name, path)
-  const [folder = defaultConfigPath] = configPaths
   const text = files.getText(toPath(containerdConfig)) ?? ''
+  const configPaths = readConfigPaths(text, version) ?? node.configPaths
+  const [folder = defaultConfigPath] = configPaths
   const config = inspectContainerdConfig({
     main: { name: `${containerdConfig} in ${name}`, text },
     imports: [],
@@ -85,6 +86,17 @@ interface InspectedFiles {
   readonly folder: string
   /** Names the user's cluster file; undefined without one. */
   readonly file: string | undefined
+}
+
+/** Reads the folders of config_path from a config.toml; undefined where it sets none, or cannot be read. */
+function readConfigPaths(text: string, version: string | undefined): readonly string[] | undefined {
+  try {
+    const section = readRegistrySection(containerdConfig, text, { containerd: version })
+    return section.setsPath ? section.configPaths : undefined
+  } catch (error) {
+    if (!(error instanceof MirrorError)) throw error
+    return undefined
+  }
 }
 
 /** Finds the known faults of the configuration for new clusters. */

@@ -1119,3 +1119,8 @@ describe('mirror doctor finds nothing', () => {
     expect(target!.inspect!(cache, before.with(changes))).toEqual([])
   })
 })
+
+test('the config_path of a kind node is read from its file, so that a plan which writes it counts as the mend', () => {
+  const found = inspectNode(nodeFiles(ownHosts), { configPaths: [] }).map(({ fault }) => fault)
+  expect(found).not.toContain('containerd.config-path')
+})
