@@ -70,7 +70,8 @@ export async function findClients(machine: Machine): Promise<FoundClient[]> {
   return found.flatMap(({ adapter, what }) => (what === undefined ? [] : { adapter, what }))
 }
 
-const noOptions: ClientOptions = {
+/** Leaves every choice to mirror. */
+export const noOptions: ClientOptions = {
   scope: undefined,
   clientVersion: undefined,
   imageStore: undefined,

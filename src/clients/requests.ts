@@ -1,7 +1,7 @@
 import { basename, dirname } from 'node:path'
 import { toRegistryUrl } from '../oci/reference.ts'
 import { getErrno, MirrorError } from '../lib/errors.ts'
-import { findClientsOnPath, getAdapter } from './adapters.ts'
+import { findClientsOnPath, getAdapter, noOptions } from './adapters.ts'
 import { readFiles } from './configure.ts'
 import { listRecord } from './configured.ts'
 import { getConfigureCommand, getFirstCommand, openMachineRecords, type StoredRecord } from './records.ts'
@@ -216,15 +216,8 @@ async function describeUnconfigured(machine: Machine, client: ClientName, image:
 
 /** Returns the command that configures the target which `mirror configure` would choose. */
 async function findFirstCommand(machine: Machine, client: ClientName): Promise<string> {
-  const options = {
-    scope: undefined,
-    clientVersion: undefined,
-    imageStore: undefined,
-    file: undefined,
-    cluster: undefined,
-  }
   try {
-    const [target] = await (await getAdapter(client)).findTargets(machine, options)
+    const [target] = await (await getAdapter(client)).findTargets(machine, noOptions)
     if (target) return await getFirstCommand(machine, client, target)
   } catch (error) {
     // The command explains what is wrong.

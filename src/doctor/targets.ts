@@ -1,3 +1,4 @@
+import { noOptions } from '../clients/adapters.ts'
 import { getKindProgram, openKindNodes } from '../clients/kind/nodes.ts'
 import type { StoredRecord } from '../clients/records.ts'
 import type { ClientAdapter, ClientName, ClientOptions, ConfigTarget, Machine } from '../clients/types.ts'
@@ -5,14 +6,6 @@ import { getTarget } from '../clients/undo.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import { checks } from './checks.ts'
 import type { Outcome, Report } from './context.ts'
-
-const noOptions: ClientOptions = {
-  scope: undefined,
-  clientVersion: undefined,
-  imageStore: undefined,
-  file: undefined,
-  cluster: undefined,
-}
 
 /** Maps clients to the faults that `inspect` of their targets may find, by the first part of their names. */
 const faultKinds: Partial<Record<ClientName, readonly string[]>> = {

@@ -148,6 +148,16 @@ function createLongSeed() {
   return seed
 }
 
+/** Returns by how many pixels the page or a table is wider than its place. */
+const measureExcess = (page: Page) =>
+  page.evaluate(() =>
+    Math.max(
+      ...[document.documentElement, ...document.querySelectorAll('.scroll')].map(
+        (element) => element.scrollWidth - element.clientWidth,
+      ),
+    ),
+  )
+
 describe.runIf(hasChromium)('the layout', () => {
   test.each([360, 1280])('breaks the longest texts at %i px, and leaves short words whole', async (width) => {
     const { url } = await startSeeded(createLongSeed())
@@ -156,12 +166,7 @@ describe.runIf(hasChromium)('the layout', () => {
       await page.goto(`${url}/#/${view}`)
       await page.locator('main .panel').first().waitFor()
       await page.waitForTimeout(100)
-      const excess = await page.evaluate(() =>
-        [document.documentElement, ...document.querySelectorAll('.scroll')].map(
-          (element) => element.scrollWidth - element.clientWidth,
-        ),
-      )
-      expect(Math.max(...excess), view).toBeLessThanOrEqual(0)
+      expect(await measureExcess(page), view).toBeLessThanOrEqual(0)
       const broken = await page.evaluate(() => {
         const texts = document.createTreeWalker(document.querySelector('main')!, NodeFilter.SHOW_TEXT)
         const found: string[] = []
@@ -206,12 +211,7 @@ describe.runIf(hasChromium)('the layout', () => {
       await page.goto(`${url}/#/${view}`)
       await page.locator('main .panel').first().waitFor()
       await page.waitForTimeout(100)
-      const excess = await page.evaluate(() =>
-        [document.documentElement, ...document.querySelectorAll('.scroll')].map(
-          (element) => element.scrollWidth - element.clientWidth,
-        ),
-      )
-      expect(Math.max(...excess), view).toBeLessThanOrEqual(0)
+      expect(await measureExcess(page), view).toBeLessThanOrEqual(0)
     }
   })
 
